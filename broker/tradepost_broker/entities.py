@@ -1,0 +1,204 @@
+"""The market's state: the records that the core changes and the shell keeps.
+
+Each record is one row of one table. The core owns them while the broker runs; whatever `handle` changed comes
+out as `Save` instructions, and a restart gives the same records back to `Market.restore`. Money is in
+microcredits, times are Unix seconds (float), and every record is found by its `id`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from tradepost.errors import Problem
+from tradepost.protocol import JobStatus, Offer, Requirements, Verification
+
+
+class Account(msgspec.Struct, kw_only=True):
+    """Credits of one owner for one purpose: `<purpose>:<owner>`, as `ledger` names them.
+
+    `available` may be spent; `reserved` is set aside by open reservations. Neither is ever below zero.
+    """
+
+    id: str
+    available: int = 0
+    reserved: int = 0
+
+
+class Transfer(msgspec.Struct, kw_only=True, frozen=True):
+    """An immutable movement of credits; `kind` says why. `id` makes it happen at most once."""
+
+    id: str
+    debit: str
+    credit: str
+    amount: int
+    kind: str
+    at: float
+    job: str = ""
+    lease: str = ""
+
+
+class Pipeline(msgspec.Struct, kw_only=True, frozen=True):
+    """What the market needs to know of a published pipeline.
+
+    `artifact_bytes` is what a worker without it must fetch. `memory_bytes` is the most that a stage may use.
+    `kernel_stages` are the stages that are compared bit for bit; the others by tolerance.
+    """
+
+    id: str
+    name: str
+    publisher: str
+    providers: tuple[str, ...]
+    memory_bytes: int
+    artifact_bytes: int
+    wall_s: float
+    work_units_base: int
+    work_units_per_mebibyte: int
+    kernel_stages: tuple[str, ...]
+
+
+class WorkerStanding(StrEnum):
+    """Whether a worker may be given leases."""
+
+    ACTIVE = "active"
+    SUSPENDED = "suspended"  # its reputation is too low
+    EXPELLED = "expelled"  # fraud was proven; its stake was taken
+
+
+class Worker(msgspec.Struct, kw_only=True):
+    """A device that joined. `auditor` marks one that the operator trusts with reference runs."""
+
+    id: str
+    owner: str
+    device: str
+    public_key: bytes
+    joined_at: float
+    auditor: bool = False
+    standing: WorkerStanding = WorkerStanding.ACTIVE
+    offer: Offer | None = None
+
+
+class Job(msgspec.Struct, kw_only=True):
+    """One request. `committed` is the sum of the prices of its leases that may still be paid."""
+
+    id: str
+    account: str
+    idempotency_key: str
+    request_hash: str
+    pipeline: str
+    input: str
+    input_bytes: int
+    units: int
+    max_price: int
+    confidence: float
+    requirements: Requirements
+    submitted_at: float
+    deadline_at: float
+    patience_s: float
+    status: JobStatus = JobStatus.QUEUED
+    attempts: int = 0
+    committed: int = 0
+    paid: int = 0
+    unmatched_since: float | None = None
+    finished_at: float | None = None
+    accepted: tuple[str, ...] = ()
+    verification: Verification | None = None
+    problem: Problem | None = None
+
+
+class LeasePurpose(StrEnum):
+    """Why a lease was granted. The worker is never told: checks look like ordinary work."""
+
+    AUCTION = "auction"  # the winner of the job's auction
+    REPLICA = "replica"  # drawn at random to confirm a result
+    AUDIT = "audit"  # a reference run by an auditor
+
+
+class LeaseState(StrEnum):
+    """Where a lease is."""
+
+    OPEN = "open"
+    DELIVERED = "delivered"  # a receipt is in, no verdict yet
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    INCONCLUSIVE = "inconclusive"
+    RETURNED = "returned"  # given back, or its worker failed
+    EXPIRED = "expired"
+    RECALLED = "recalled"
+
+
+class Lease(msgspec.Struct, kw_only=True):
+    """One attempt of one worker at one job.
+
+    `outcome` identifies what was delivered (an output CID, or `failed:<stage>:<code>`); `stage_hashes` are
+    (stage, output hash) in order; `group` is the id of the first lease whose outcome this one agrees with.
+    `matures_at` is when its payment leaves the hold; it is `None` before payment and after maturity.
+    """
+
+    id: str
+    job: str
+    worker: str
+    attempt: int
+    purpose: LeasePurpose
+    price: int
+    nonce: bytes
+    granted_at: float
+    expires_at: float
+    state: LeaseState = LeaseState.OPEN
+    outcome: str = ""
+    stage_hashes: tuple[tuple[str, str], ...] = ()
+    group: str = ""
+    problem: Problem | None = None
+    paid: int = 0
+    matures_at: float | None = None
+    settled_at: float | None = None
+
+
+class EvidenceKind(StrEnum):
+    """One finding about one worker. `reputation.score` says what each is worth."""
+
+    AGREED = "agreed"  # its result matched the accepted group of other owners
+    AUDIT_PASSED = "audit_passed"  # its result matched a reference run
+    OUTVOTED = "outvoted"  # its result was outside the accepted group; soft
+    AUDIT_FAILED = "audit_failed"  # a reference run contradicts it: fraud
+    FAILED = "failed"  # it gave the lease back because the device failed
+    EXPIRED = "expired"  # it let the lease expire
+
+
+class Evidence(msgspec.Struct, kw_only=True, frozen=True):
+    """One verdict about one worker, kept for ever. `stage` is where blame falls, if anywhere."""
+
+    id: str
+    worker: str
+    capability: str
+    kind: EvidenceKind
+    job: str
+    lease: str
+    at: float
+    stage: str = ""
+    detail: str = ""
+
+
+class Candidate(msgspec.Struct, kw_only=True, frozen=True):
+    """One offer in one match. `score` is v - b; `lost_because` is empty for the winner."""
+
+    worker: str
+    bid: int
+    score: int
+    lost_because: str = ""
+
+
+class Match(msgspec.Struct, kw_only=True, frozen=True):
+    """Why a lease went where it went: the best candidates, and how many were left out for which reason."""
+
+    id: str  # the lease's
+    job: str
+    purpose: LeasePurpose
+    clearing_price: int
+    candidates: tuple[Candidate, ...]
+    left_out: dict[str, int]
+    at: float
+
+
+Record = Account | Transfer | Pipeline | Worker | Job | Lease | Evidence | Match

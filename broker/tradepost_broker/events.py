@@ -1,0 +1,209 @@
+"""What the core is told and what it answers: `Market.handle(event) -> list[Instruction]`.
+
+Every event carries its time, and a seed where a choice is random, so the journal of events replays to the
+same state. The shell validates what needs I/O or cryptography first (signatures, hashes, API keys, whether
+content is present) and makes ids; the core decides everything else, refusals included.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from tradepost.errors import Problem
+from tradepost.protocol import GiveBackReason, Offer, Requirements
+from tradepost_broker.entities import Pipeline, Record
+
+
+class _Event(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that happened, at a time."""
+
+    at: float
+
+
+class Funded(_Event, frozen=True, kw_only=True, tag="funded"):
+    """The operator moved credits from the treasury to an account, once per `transfer`."""
+
+    transfer: str
+    account: str
+    amount: int
+
+
+class PipelinePublished(_Event, frozen=True, kw_only=True, tag="pipeline_published"):
+    """A pipeline was checked and its blocks are here."""
+
+    pipeline: Pipeline
+
+
+class WorkerJoined(_Event, frozen=True, kw_only=True, tag="worker_joined"):
+    """A device joined with a token; `stake` comes from the treasury, as the token says."""
+
+    worker: str
+    owner: str
+    device: str
+    public_key: bytes
+    auditor: bool
+    stake: int
+
+
+class WorkerConnected(_Event, frozen=True, kw_only=True, tag="worker_connected"):
+    """A worker's stream opened, with its standing offer and the leases that it still works on or holds."""
+
+    worker: str
+    offer: Offer
+    open_leases: tuple[str, ...] = ()
+    seed: int
+
+
+class OfferUpdated(_Event, frozen=True, kw_only=True, tag="offer_updated"):
+    """A worker replaced its standing offer."""
+
+    worker: str
+    offer: Offer
+    seed: int
+
+
+class WorkerDisconnected(_Event, frozen=True, kw_only=True, tag="worker_disconnected"):
+    """A worker's stream closed. Its leases stay open until they expire: it may come back with results."""
+
+    worker: str
+
+
+class JobSubmitted(_Event, frozen=True, kw_only=True, tag="job_submitted"):
+    """A request passed the shell's checks. `job` is fresh; a repeated idempotency key ignores it."""
+
+    job: str
+    account: str
+    idempotency_key: str
+    request_hash: str
+    pipeline: str
+    input: str
+    input_bytes: int
+    max_price: int
+    confidence: float
+    deadline_s: float
+    patience_s: float
+    requirements: Requirements
+    seed: int
+
+
+class JobCancelled(_Event, frozen=True, kw_only=True, tag="job_cancelled"):
+    """The submitter cancelled."""
+
+    job: str
+    account: str
+    seed: int
+
+
+class ReceiptDelivered(_Event, frozen=True, kw_only=True, tag="receipt_delivered"):
+    """A receipt whose signature, worker, job, pipeline, input and nonce the shell has checked.
+
+    `agrees_with` are the leases of the same job whose outcome equals this one, bit for bit or within the
+    pipeline's tolerance; the shell compares, since it has the bytes.
+    """
+
+    worker: str
+    lease: str
+    outcome: str
+    stage_hashes: tuple[tuple[str, str], ...]
+    agrees_with: tuple[str, ...]
+    problem: Problem | None = None
+    seed: int
+
+
+class LeaseGivenBack(_Event, frozen=True, kw_only=True, tag="lease_given_back"):
+    """A worker returned a lease without a result."""
+
+    worker: str
+    lease: str
+    reason: GiveBackReason
+    problem: Problem
+    seed: int
+
+
+class Tick(_Event, frozen=True, kw_only=True, tag="tick"):
+    """Time passed: leases, deadlines, patience and holds are looked at."""
+
+    seed: int
+
+
+Event = (
+    Funded
+    | PipelinePublished
+    | WorkerJoined
+    | WorkerConnected
+    | OfferUpdated
+    | WorkerDisconnected
+    | JobSubmitted
+    | JobCancelled
+    | ReceiptDelivered
+    | LeaseGivenBack
+    | Tick
+)
+
+
+class Save(msgspec.Struct, frozen=True):
+    """Write this record in the event's transaction, replacing the row with its id."""
+
+    record: Record
+
+
+class SendGrant(msgspec.Struct, frozen=True):
+    """Dispatch this open lease to its worker."""
+
+    lease: str
+    worker: str
+
+
+class SendRecall(msgspec.Struct, frozen=True):
+    """Tell the worker to stop."""
+
+    lease: str
+    worker: str
+
+
+class SendAcknowledged(msgspec.Struct, frozen=True):
+    """Tell the worker that the lease's end is durable; `problem` if its result came too late."""
+
+    lease: str
+    worker: str
+    problem: Problem | None = None
+
+
+class SendSettled(msgspec.Struct, frozen=True):
+    """Tell the worker the verdict, what it earned, and why."""
+
+    lease: str
+    worker: str
+    verdict: str
+    earned: int
+    reason: str
+
+
+class ReplySubmitted(msgspec.Struct, frozen=True):
+    """Answer the submission: the job's id (the earlier one's for a repeated key)."""
+
+    job: str
+
+
+class ReplyRefused(msgspec.Struct, frozen=True):
+    """Answer the event's sender with a refusal; nothing else changed."""
+
+    problem: Problem
+
+
+class NotifyFinished(msgspec.Struct, frozen=True):
+    """A job ended: tell whoever watches it."""
+
+    job: str
+
+
+Instruction = (
+    Save
+    | SendGrant
+    | SendRecall
+    | SendAcknowledged
+    | SendSettled
+    | ReplySubmitted
+    | ReplyRefused
+    | NotifyFinished
+)

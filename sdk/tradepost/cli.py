@@ -1,0 +1,109 @@
+"""`tradepost`, the command: its subcommands come from entry points and load when they are used.
+
+An entry point in the group `tradepost.commands` is a Typer app or a plain function. Every error that is
+raised on purpose ends here: its diagnostics go to stderr (as JSON where `--json` was given), and its fault
+decides the exit code.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import EntryPoint, entry_points, version
+from typing import Annotated, Any, NoReturn
+
+import msgspec
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from tradepost.errors import MissingExtra, TradepostError
+
+GROUP = "tradepost.commands"
+_EXTRAS = {"tradepost_broker": "broker", "tradepost_worker": "worker", "tradepost_signing": "signing"}
+
+
+class Commands(TyperGroup):
+    """A group whose members are the installed entry points."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names of all subcommands, installed extras or not."""
+        return sorted(point.name for point in entry_points(group=GROUP))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The subcommand, or one that says which extra it needs; `None` for an unknown name."""
+        for point in entry_points(group=GROUP, name=cmd_name):
+            return _command(point)
+        return None
+
+
+def _command(point: EntryPoint) -> Any:
+    try:
+        loaded: Any = point.load()
+    except ModuleNotFoundError as error:
+        loaded = _refusal(point, error)
+    if not isinstance(loaded, typer.Typer):
+        app = typer.Typer(add_completion=False)
+        app.command(name=point.name)(loaded)
+        loaded = app
+    command = get_command(loaded)
+    command.name = point.name
+    return command
+
+
+def _refusal(point: EntryPoint, error: ModuleNotFoundError) -> typer.Typer:
+    extra = _EXTRAS.get(point.module.partition(".")[0], "all")
+    app = typer.Typer(add_completion=False)
+
+    @app.command(
+        help=f"(needs the extra: {extra})",
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )
+    def refuse() -> NoReturn:
+        raise MissingExtra(
+            f"`tradepost {point.name}` needs the module {error.name}",
+            hint=f"Install it: pip install 'tradepost[{extra}]'",
+        )
+
+    return app
+
+
+app = typer.Typer(
+    cls=Commands,
+    add_completion=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tradepost {version('tradepost')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """A marketplace for spare compute: signed, sandboxed, verified inference on other people's devices.
+
+    Try `tradepost demo`: a whole market on this machine.
+    """
+
+
+def report(error: TradepostError, *, as_json: bool) -> None:
+    """Write an error to stderr, for people or as a JSON problem."""
+    text = msgspec.json.encode(error.to_problem()).decode() if as_json else error.diagnostics()
+    typer.echo(text, err=True)
+
+
+def main() -> None:
+    """Run the command line and exit: 0 success, 2 misuse, 10 and above by fault (`errors.EXIT_CODES`)."""
+    try:
+        app(prog_name="tradepost")
+    except TradepostError as error:
+        report(error, as_json="--json" in sys.argv[1:])
+        sys.exit(error.exit_code)

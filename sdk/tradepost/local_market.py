@@ -1,0 +1,242 @@
+"""A whole market on this machine: broker, workers and publisher as the separate processes that users run.
+
+The demo, the examples and the acceptance tests stand on it. Everything goes through the `tradepost` command,
+listens on loopback, keeps its state in one folder, and ends with the context manager.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+from urllib.request import urlopen
+
+from tradepost.errors import BrokerUnavailable, Problem, RunnerFailed, TradepostError
+
+START_S_MAX: Final = 60.0
+_STOP_S_MAX: Final = 10.0
+_POLL_S: Final = 0.02
+_LOG_TAIL_CHARS: Final = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerPlan:
+    """A worker to start: its device name, owner, price in credits per work unit and stake in credits.
+
+    `module` is what runs in place of the `tradepost worker` command, for a worker that cheats.
+    """
+
+    name: str
+    owner: str
+    price: str
+    stake: str = "10"
+    capacity: int = 1
+    auditor: bool = False
+    module: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunningWorker:
+    """A worker that joined: its plan, its id and its process."""
+
+    plan: WorkerPlan
+    id: str
+    process: subprocess.Popen[bytes]
+
+
+@dataclass(kw_only=True)
+class LocalMarket:
+    """A market with honest workers of these prices (credits per work unit), one owner each.
+
+    With `folder` the state is kept there; else it is temporary. `on_step` is told what happens, in words.
+    """
+
+    workers: Sequence[WorkerPlan] | int = 2
+    credits: str = "1000"
+    folder: Path | None = None
+    broker_options: Sequence[str] = ()
+    on_step: Callable[[str], None] = lambda _: None
+    running: list[RunningWorker] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._temporary = self.folder is None
+        self._home = self.folder or Path(tempfile.mkdtemp(prefix="tradepost-"))
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self.url = ""
+        self.api_key = ""
+        self.port = 0
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def publish(self, pipeline_toml: Path) -> str:
+        """Validate, sign and upload a pipeline; its CID."""
+        published = self.run(
+            ["publish", str(pipeline_toml), "--key", str(self._key), "--broker", self.url, "--json"],
+            environment={"TRADEPOST_API_KEY": self.api_key},
+        )
+        return str(published["pipeline"])
+
+    def start_broker(self) -> None:
+        """Start the broker, on the same port as before if it ran already, and wait until it answers."""
+        port_file = self._home / "broker.port"
+        port_file.unlink(missing_ok=True)
+        options = ["--host", "127.0.0.1", "--port", str(self.port), "--port-file", str(port_file)]
+        command = ["broker", "run", *self._data, *options, *self.broker_options]
+        self.broker = self._spawn("broker", _tradepost(command))
+        self._wait(port_file.exists, self.broker, "broker")
+        self.port = int(port_file.read_text())
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def kill_broker(self) -> None:
+        """End the broker with SIGKILL, as a power cut would."""
+        os.killpg(self.broker.pid, signal.SIGKILL)
+        self.broker.wait()
+        self._processes.remove(self.broker)
+
+    def start_worker(self, plan: WorkerPlan) -> RunningWorker:
+        """Join a worker with a fresh token and start it; it trusts the market's publisher."""
+        token = ["broker", "token", *self._data, "--owner", plan.owner, "--stake", plan.stake, "--json"]
+        issued = self.run([*token, "--auditor"] if plan.auditor else token)
+        state = self._home / "workers" / plan.name
+        self.run(["worker", "trust", "add", "demo-publisher", f"{self._key}.pub", "--state-dir", str(state)])
+        joining = ["worker", "join", self.url, "--token", str(issued["token"]), "--name", plan.name]
+        joined = self.run([*joining, "--state-dir", str(state), "--no-run", "--json"])
+        command = ["run", "--state-dir", str(state), "--price", plan.price, "--capacity", str(plan.capacity)]
+        if plan.module is None:
+            arguments = _tradepost(["worker", *command])
+        else:
+            arguments = [sys.executable, "-m", plan.module, *command]
+        worker = RunningWorker(
+            plan=plan, id=str(joined["worker"]), process=self._spawn(f"worker-{plan.name}", arguments)
+        )
+        self.running.append(worker)
+        return worker
+
+    def wait_for_workers(self) -> None:
+        """Wait until every started worker has a standing offer."""
+        for worker in self.running:
+            self._wait(partial(self._connected, worker.id), worker.process, f"worker-{worker.plan.name}")
+
+    def run(self, arguments: list[str], *, environment: dict[str, str] | None = None) -> dict[str, Any]:
+        """Run a `tradepost` command to its end; its JSON, if it printed any. Raises what it failed with."""
+        done = subprocess.run(
+            _tradepost(arguments),
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env=os.environ | (environment or {}),
+        )
+        if done.returncode != 0:
+            raise _failure(arguments, done.stderr)
+        return dict(json.loads(done.stdout)) if "--json" in arguments else {}
+
+    def close(self) -> None:
+        """End every process, workers first, and remove the state if it was temporary."""
+        for process in reversed(self._processes):
+            _signal_group(process, signal.SIGTERM)
+        deadline = time.monotonic() + _STOP_S_MAX
+        for process in reversed(self._processes):
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                _signal_group(process, signal.SIGKILL)
+                process.wait()
+        self._processes.clear()
+        if self._temporary:
+            shutil.rmtree(self._home, ignore_errors=True)
+
+    @property
+    def folder_in_use(self) -> Path:
+        """Where the state and the logs are."""
+        return self._home
+
+    @property
+    def _data(self) -> list[str]:
+        return ["--data-dir", str(self._home / "broker")]
+
+    @property
+    def _key(self) -> Path:
+        return self._home / "publisher.key"
+
+    def _start(self) -> None:
+        self.on_step("Starting the broker")
+        self.run(["keygen", "--out", str(self._key), "--no-passphrase"])
+        self.start_broker()
+        account = ["broker", "account", "create", "demo", *self._data, "--credits", self.credits, "--json"]
+        self.api_key = str(self.run(account)["api_key"])
+        plans = self.workers
+        if isinstance(plans, int):
+            plans = [
+                WorkerPlan(name=f"worker-{n}", owner=f"owner-{n}", price=f"0.00{n}")
+                for n in range(1, plans + 1)
+            ]
+        self.on_step(f"Joining {len(plans)} workers")
+        with ThreadPoolExecutor(max_workers=4) as pool:
+            list(pool.map(self.start_worker, plans))
+        self.wait_for_workers()
+
+    def _connected(self, worker: str) -> bool:
+        with urlopen(f"{self.url}/v1/workers/{worker}", timeout=10) as response:  # noqa: S310 - our own http URL
+            return bool(json.load(response)["connected"])
+
+    def _spawn(self, name: str, arguments: list[str]) -> subprocess.Popen[bytes]:
+        (self._home / "logs").mkdir(parents=True, exist_ok=True)
+        with (self._home / "logs" / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        self._processes.append(process)
+        return process
+
+    def _wait(self, ready: Callable[[], bool], process: subprocess.Popen[bytes], name: str) -> None:
+        deadline = time.monotonic() + START_S_MAX
+        while not ready():
+            if process.poll() is not None or time.monotonic() > deadline:
+                log = (self._home / "logs" / f"{name}.log").read_text(errors="replace")
+                state = (
+                    f"ended with {process.returncode}" if process.returncode is not None else "is not ready"
+                )
+                raise BrokerUnavailable(f"{name} {state}:\n{log[-_LOG_TAIL_CHARS:]}")
+            time.sleep(_POLL_S)
+
+
+def _tradepost(arguments: Sequence[str]) -> list[str]:
+    return [sys.executable, "-m", "tradepost", *arguments]
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, number)
+
+
+def _failure(arguments: Sequence[str], stderr: str) -> TradepostError:
+    command = " ".join(arguments[:2])
+    try:
+        problem = Problem(**json.loads(stderr.strip().splitlines()[-1]))
+    except (ValueError, TypeError, IndexError):
+        return RunnerFailed(f"`tradepost {command}` failed: {stderr.strip()[-_LOG_TAIL_CHARS:]}")
+    return TradepostError.from_problem(problem)

@@ -1,0 +1,137 @@
+"""Tensor documents: what flows between stages, as safetensors bytes with one canonical form.
+
+Equal documents have equal bytes, which the `safetensors` writer does not promise: it keeps metadata in a
+hash map, whose order changes from run to run. So `encode` writes the format itself (8-byte little-endian
+header length, JSON header with sorted keys, padding, tensors in name order, no gaps); `decode` lets the
+library check what a stranger sent.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import safetensors
+
+from tradepost.errors import InvalidTensorDocument
+
+#: safetensors dtype name -> NumPy dtype, little-endian. BF16 and the 8-bit floats have no NumPy dtype.
+DTYPES: Final[Mapping[str, np.dtype[Any]]] = MappingProxyType(
+    {
+        "BOOL": np.dtype("bool"),
+        "U8": np.dtype("u1"),
+        "I8": np.dtype("i1"),
+        "U16": np.dtype("<u2"),
+        "I16": np.dtype("<i2"),
+        "F16": np.dtype("<f2"),
+        "U32": np.dtype("<u4"),
+        "I32": np.dtype("<i4"),
+        "F32": np.dtype("<f4"),
+        "U64": np.dtype("<u8"),
+        "I64": np.dtype("<i8"),
+        "F64": np.dtype("<f8"),
+    }
+)
+_NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
+
+HEADER_BYTES_MAX: Final = 1 << 20
+TENSORS_MAX: Final = 1024
+METADATA_KEY: Final = "__metadata__"
+_ALIGNMENT: Final = 8
+
+Tensor = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class TensorDocument:
+    """Named tensors plus string metadata."""
+
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TensorDocument) and encode(self) == encode(other)
+
+    __hash__ = None  # type: ignore[assignment]  # arrays are mutable
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """The safetensors name of a tensor's dtype. Raises `InvalidTensorDocument` for one that has none."""
+    try:
+        return _NAMES[tensor.dtype.newbyteorder("<")]
+    except KeyError:
+        raise InvalidTensorDocument(f"dtype {tensor.dtype} has no safetensors name") from None
+
+
+def encode(document: TensorDocument) -> bytes:
+    """The canonical safetensors bytes of `document`; equal documents give equal bytes.
+
+    Raises `InvalidTensorDocument` for a dtype or name that the format cannot carry.
+    """
+    header: dict[str, Any] = {}
+    if document.metadata:
+        header[METADATA_KEY] = dict(sorted(document.metadata.items()))
+    chunks: list[bytes] = []
+    offset = 0
+    for name in sorted(document.tensors):
+        if name == METADATA_KEY or not name:
+            raise InvalidTensorDocument(f"a tensor cannot be named {name!r}")
+        tensor = document.tensors[name]
+        dtype = dtype_name(tensor)
+        data = np.ascontiguousarray(tensor, dtype=DTYPES[dtype]).tobytes()
+        header[name] = {
+            "dtype": dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + len(data)],
+        }
+        chunks.append(data)
+        offset += len(data)
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return b"".join([len(text).to_bytes(8, "little"), text, *chunks])
+
+
+def decode(data: bytes | memoryview, *, bytes_max: int | None = None) -> TensorDocument:
+    """The document in `data`, whose tensors are read-only views where alignment allows.
+
+    Raises `InvalidTensorDocument` if it is malformed, has gaps or overlaps, or exceeds `bytes_max`.
+    """
+    data = bytes(data)
+    if bytes_max is not None and len(data) > bytes_max:
+        raise InvalidTensorDocument(f"{len(data):,} bytes; the limit is {bytes_max:,}")
+    if len(data) < 8:
+        raise InvalidTensorDocument("shorter than its 8-byte header length")
+    header_bytes = int.from_bytes(data[:8], "little")
+    if header_bytes > min(HEADER_BYTES_MAX, len(data) - 8):
+        raise InvalidTensorDocument(f"the header claims {header_bytes:,} bytes")
+    try:
+        header = msgspec.json.decode(data[8 : 8 + header_bytes], type=dict[str, Any])
+        if len(header) > TENSORS_MAX:
+            raise InvalidTensorDocument(f"{len(header)} tensors; the limit is {TENSORS_MAX}")
+        metadata = msgspec.convert(header.get(METADATA_KEY, {}), dict[str, str])
+        # The library checks offsets, overlaps, gaps, overflow and duplicate names.
+        parts = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise InvalidTensorDocument(f"the header is not valid: {error}") from error
+    except safetensors.SafetensorError as error:
+        raise InvalidTensorDocument(str(error)) from error
+    tensors: dict[str, Tensor] = {}
+    for name, part in parts:
+        if part["dtype"] not in DTYPES:
+            raise InvalidTensorDocument(f"tensor {name!r} has dtype {part['dtype']}, which is not supported")
+        if math.prod(part["shape"]) > len(data) or len(part["shape"]) > 32:
+            raise InvalidTensorDocument(f"tensor {name!r} has shape {part['shape']}")
+        tensor = np.frombuffer(part["data"], dtype=DTYPES[part["dtype"]]).reshape(part["shape"])
+        tensor.flags.writeable = False
+        tensors[name] = tensor
+    return TensorDocument(tensors=tensors, metadata=metadata)
