@@ -175,6 +175,10 @@ class AsyncClient:
         """A job as it stands now. Raises `UnknownJob`."""
         return await self._get(f"v1/jobs/{job}", JobView)
 
+    async def cancel(self, job: str) -> JobView:
+        """Cancel a job by id; the job as it stands then. Raises `UnknownJob`."""
+        return msgspec.json.decode(await self._request("DELETE", f"v1/jobs/{job}"), type=JobView)
+
     async def pipeline(self, cid: str) -> PipelineView:
         """A published pipeline: its manifest and signature. Raises `UnknownPipeline`."""
         return await self._get(f"v1/pipelines/{cid}", PipelineView)

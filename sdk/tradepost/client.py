@@ -100,6 +100,10 @@ class Client:
         """A job as it stands now. Raises `UnknownJob`."""
         return self._wait(self._async.job(job))
 
+    def cancel(self, job: str) -> JobView:
+        """Cancel a job by id; the job as it stands then. Raises `UnknownJob`."""
+        return self._wait(self._async.cancel(job))
+
     def pipeline(self, cid: str) -> PipelineView:
         """A published pipeline: its manifest and signature. Raises `UnknownPipeline`."""
         return self._wait(self._async.pipeline(cid))

@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature as _CryptographyInvalidSignature
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -23,14 +24,19 @@ _ECDSA = ec.ECDSA(hashes.SHA256())
 
 def key_id(public_key: bytes) -> str:
     """The id of a public key: lower-case base32 SHA-256 of its DER SubjectPublicKeyInfo, 52 characters."""
-    return base64.b32encode(hashlib.sha256(public_key).digest()).decode().rstrip("=").lower()
+    return key_id_of_digest(hashlib.sha256(public_key).digest())
+
+
+def key_id_of_digest(digest: bytes) -> str:
+    """The id of the public key whose DER SubjectPublicKeyInfo has this SHA-256 digest of 32 bytes."""
+    return base64.b32encode(digest).decode().rstrip("=").lower()
 
 
 def public_key_from_der(public_key: bytes) -> ec.EllipticCurvePublicKey:
     """The P-256 key in DER SubjectPublicKeyInfo bytes. Raises `InvalidKey` for anything else."""
     try:
         key = serialization.load_der_public_key(public_key)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise InvalidKey(f"not a DER public key: {error}") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise InvalidKey("not an ECDSA P-256 public key")
@@ -79,7 +85,7 @@ class Identity:
         """The identity in the unencrypted PKCS#8 PEM file at `path`. Raises `InvalidKey`."""
         try:
             key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise InvalidKey(f"{path}: {error}") from error
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise InvalidKey(f"{path} is not an ECDSA P-256 key")

@@ -38,6 +38,17 @@ Ratio = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Provider = Literal["cpu", "cuda", "tensorrt", "rocm", "openvino", "coreml", "directml"]
 
 
+# What the DAG-CBOR and multiformats readers raise on hostile bytes, as fuzzing found.
+_UNREADABLE: Final = (
+    dag_cbor.decoding.err.CBORDecodingError,
+    ValueError,
+    TypeError,
+    LookupError,
+    OverflowError,
+    RecursionError,
+)
+
+
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One part of a manifest: immutable, nothing unknown accepted. (`kw_only` is not inherited.)"""
 
@@ -184,7 +195,7 @@ def decode_manifest(block: bytes) -> Manifest:
         raise InvalidPipeline(f"the manifest does not fit its schema: {error}") from None
     except InvalidCid as error:
         raise InvalidPipeline(f"a stage's artifact: {error}") from None
-    except (dag_cbor.decoding.DAGCBORDecodingError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise InvalidPipeline(f"the manifest is not readable DAG-CBOR: {error}") from None
     if encode_manifest(manifest) != block:
         raise InvalidPipeline("the manifest is not in canonical form")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
+from typing import Final
 
 from tradepost.errors import InvalidRequest
 from tradepost.protocol import MICROCREDITS_PER_CREDIT
+
+#: The most that one amount may be: integers are exact in every JSON reader up to here.
+MICROCREDITS_MAX: Final = 1 << 53
 
 #: What people may write for an amount of credits. A float is read as its shortest decimal text.
 Credits = Decimal | int | str | float
@@ -15,12 +19,13 @@ def to_microcredits(amount: Credits) -> int:
     """`amount` credits in microcredits. Raises `InvalidRequest` unless that is a whole number >= 0."""
     try:
         microcredits = Decimal(str(amount)) * MICROCREDITS_PER_CREDIT
-        whole = int(microcredits)
-    except (InvalidOperation, ValueError, OverflowError):
+        # Compared before it is made an integer: "1e999999" would be one of a million digits.
+        whole = 0 <= microcredits <= MICROCREDITS_MAX and microcredits == int(microcredits)
+    except ArithmeticError:
         raise InvalidRequest(f"{amount!r} is not an amount of credits") from None
-    if whole < 0 or whole != microcredits:
+    if not whole:
         raise InvalidRequest(f"{amount} credits: give 0 or more, with at most 6 decimal places")
-    return whole
+    return int(microcredits)
 
 
 def to_credits(microcredits: int) -> Decimal:

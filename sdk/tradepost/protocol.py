@@ -330,6 +330,15 @@ class _Codec:
         """The message that carries `frames`."""
         return self._encoder.encode(frames)
 
+    def encode_frame(self, frame: Any) -> bytes:
+        """One frame, for `join`: who queues frames encoded knows how many bytes wait."""
+        return self._encoder.encode(frame)
+
+    @staticmethod
+    def join(frames: list[bytes]) -> bytes:
+        """The message that carries these encoded frames: a msgpack array (array 16)."""
+        return b"".join((b"\xdc", len(frames).to_bytes(2, "big"), *frames))
+
     def decode(self, message: bytes) -> list[Any]:
         """The frames of a message. Raises `ProtocolError`."""
         if len(message) > MESSAGE_BYTES_MAX:

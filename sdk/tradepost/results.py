@@ -18,11 +18,13 @@ from tradepost.tensors import Tensor, decode
 class Result:
     """An accepted result.
 
-    `price` is in credits, at most the cap. `receipts` are the signed receipts of the workers that agreed on
+    `document` is the output as the exact bytes that the receipts commit to; `tensors` and `metadata` are it
+    decoded. `price` is in credits, at most the cap. `receipts` are the signed receipts of the workers that agreed on
     it; each can be verified offline, by anyone. `seconds` is from submission to acceptance, broker's clock.
     """
 
     job: str
+    document: bytes
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str]
     price: Decimal
@@ -55,6 +57,7 @@ def check_result(view: JobView, output: bytes, *, pipeline: str, input_cid: str)
     document = decode(output)
     return Result(
         job=view.job,
+        document=output,
         tensors=document.tensors,
         metadata=document.metadata,
         price=to_credits(view.price_microcredits),

@@ -1,0 +1,59 @@
+"""`tradepost receipt`: check receipts offline, without asking any broker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from tradepost.content import add_file
+from tradepost.errors import InvalidReceipt
+from tradepost.receipts import Receipt, Returned, SignedReceipt, verify_receipt
+
+app = typer.Typer(help="Check receipts offline.", no_args_is_help=True)
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(help="Receipts as `tradepost submit --receipts` writes them.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Check that a receipt commits to this document.")
+    ] = None,
+    worker: Annotated[str | None, typer.Option(help="Check that a receipt is by this worker id.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the receipts as JSON.")] = False,
+) -> None:
+    """Verify the signatures of receipts, and what they commit to. Exit 0 only if all of it holds."""
+    receipts = [verify_receipt(signed) for signed in _read(file)]
+    if not receipts:
+        raise InvalidReceipt(f"{file} holds no receipt")
+    if output is not None:
+        cid = add_file(output, put=None)
+        if not any(isinstance(one.outcome, Returned) and one.outcome.output == cid for one in receipts):
+            raise InvalidReceipt(f"no receipt commits to {output} ({cid})")
+    if worker is not None and all(one.worker != worker for one in receipts):
+        raise InvalidReceipt(f"no receipt is by worker {worker}")
+    if as_json:
+        typer.echo(msgspec.json.encode(receipts).decode())
+    else:
+        for one in receipts:
+            typer.echo(_for_people(one))
+
+
+@app.callback()
+def _group() -> None:
+    """Keep `verify` a subcommand although it is the only one."""
+
+
+def _read(file: Path) -> list[SignedReceipt]:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=list[SignedReceipt])
+    except (OSError, msgspec.MsgspecError) as error:
+        raise InvalidReceipt(f"{file}: {error}") from None
+
+
+def _for_people(receipt: Receipt) -> str:
+    outcome = receipt.outcome
+    said = outcome.output if isinstance(outcome, Returned) else f"{outcome.code} at stage {outcome.stage}"
+    return f"ok: worker {receipt.worker} ran job {receipt.job} of {receipt.pipeline}: {said}"

@@ -1,0 +1,72 @@
+"""The `tradepost demo` command."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from tradepost.demo.market import DemoPlan, run_demo
+from tradepost.demo.report import Report, render
+
+#: Exit code when the demo ran to its end and one of its promises did not hold.
+PROMISE_BROKEN = 1
+
+
+def demo(
+    jobs: Annotated[int, typer.Option(min=1, max=100_000, help="Digits to classify.")] = 200,
+    workers: Annotated[int, typer.Option(min=2, max=32, help="Honest workers, each with its own price.")] = 3,
+    cheaters: Annotated[int, typer.Option(min=0, max=8, help="Workers that sign wrong labels.")] = 1,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the market running until Ctrl-C.")] = False,
+    folder: Annotated[Path | None, typer.Option(help="Keep state and logs in this folder.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Run a whole market on this machine: a broker, honest workers, a cheater, a publisher, a submitter.
+
+    Real handwritten digits are classified by a small ONNX model between two WebAssembly kernels. Nothing
+    leaves this machine. Exit 0 only if every job was answered, no wrong answer was accepted and every
+    cheater was caught.
+    """
+    # SIGTERM unwinds like Ctrl-C, so that no process is left behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    plan = DemoPlan(jobs=jobs, workers=workers, cheaters=cheaters, folder=folder)
+    console = Console(stderr=True)
+    columns = [
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    ]
+    try:
+        with Progress(*columns, console=console, transient=False) as progress:
+            task = progress.add_task("Starting", total=jobs)
+
+            def on_step(step: str) -> None:
+                progress.update(task, description=step)
+
+            def on_answer(answered: int) -> None:
+                progress.update(task, completed=answered)
+
+            def on_report(report: Report) -> None:
+                progress.stop()
+                if as_json:
+                    typer.echo(msgspec.json.format(msgspec.json.encode(report)).decode())
+                else:
+                    render(report, Console())
+                if keep:
+                    console.print(f"The market is still running at {report.url}. Ctrl-C ends it.")
+                    signal.pause()
+
+            report = run_demo(plan, on_step=on_step, on_answer=on_answer, on_report=on_report)
+    except KeyboardInterrupt:
+        console.print("Stopped; every process of the demo has ended.")
+        if not keep:
+            raise typer.Exit(130) from None
+        return
+    if not report.kept_its_promises():
+        raise typer.Exit(PROMISE_BROKEN)

@@ -1,0 +1,161 @@
+"""The demo's story: start a market, classify digits through it, and collect what happened."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import numpy as np
+
+from tradepost.async_client import AsyncClient
+from tradepost.broker_url import raise_for_problem
+from tradepost.demo.report import Report, WorkerReport, percentile_ms
+from tradepost.errors import TradepostError
+from tradepost.local_market import LocalMarket, RunningWorker, WorkerPlan
+from tradepost.results import Result
+from tradepost.tensors import TensorDocument, decode
+
+#: What the submitter offers for one digit, in credits, and how sure it wants to be.
+MAX_PRICE: Final = "0.02"
+CONFIDENCE: Final = 0.97
+CHEATING_MODULE: Final = "tradepost_worker.testing.cheating"
+_NAMES: Final = ("ada", "grace", "edsger", "barbara", "donald", "radia", "leslie", "frances")
+#: Jobs in flight at once: enough to keep every worker busy, few enough that latency means something.
+_WINDOW: Final = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoPlan:
+    """How many jobs, honest workers and cheaters; and where to keep the state, if anywhere."""
+
+    jobs: int
+    workers: int
+    cheaters: int
+    folder: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """One job's end: the digit that it asked about, and its result or its error."""
+
+    index: int
+    result: Result | None
+    error: TradepostError | None
+
+
+def plan_workers(plan: DemoPlan) -> list[WorkerPlan]:
+    """Honest workers at rising prices, cheaters that underbid them all, and the operator's auditor."""
+    honest = [
+        WorkerPlan(name=_name(n), owner=_name(n), price=f"{0.0015 + 0.0005 * n:.4f}")
+        for n in range(plan.workers)
+    ]
+    cheating = [
+        WorkerPlan(name=f"mallory-{n}", owner=f"mallory-{n}", price="0.0005", module=CHEATING_MODULE)
+        for n in range(1, plan.cheaters + 1)
+    ]
+    auditor = WorkerPlan(name="auditor", owner="operator", price="0.001", stake="0", auditor=True)
+    return [*honest, *cheating, auditor]
+
+
+def run_demo(
+    plan: DemoPlan,
+    *,
+    on_step: Callable[[str], None],
+    on_answer: Callable[[int], None],
+    on_report: Callable[[Report], None],
+) -> Report:
+    """Run the whole demo; `on_report` is called while the market still stands."""
+    market = LocalMarket(workers=plan_workers(plan), folder=plan.folder, on_step=on_step)
+    data = files("tradepost.demo") / "data"
+    held_out = decode((data / "held_out.safetensors").read_bytes())
+    with market:
+        on_step("Publishing the signed pipeline")
+        with as_file(data) as folder:
+            pipeline = market.publish(folder / "pipeline.toml")
+        on_step("Classifying digits")
+        report = asyncio.run(_classify(market, pipeline, held_out, plan, on_answer))
+        on_report(report)
+    return report
+
+
+async def _classify(
+    market: LocalMarket,
+    pipeline: str,
+    held_out: TensorDocument,
+    plan: DemoPlan,
+    on_answer: Callable[[int], None],
+) -> Report:
+    async with AsyncClient(market.url, api_key=market.api_key) as client:
+        answers: list[Answer] = []
+        slots = asyncio.Semaphore(_WINDOW)
+
+        async def ask(index: int) -> None:
+            image = held_out["images"][index % len(held_out["images"])]
+            async with slots:
+                try:
+                    handle = await client.submit(
+                        pipeline, {"image": image}, max_price=MAX_PRICE, confidence=CONFIDENCE
+                    )
+                    answer = Answer(index=index, result=await handle.result(), error=None)
+                except TradepostError as error:
+                    answer = Answer(index=index, result=None, error=error)
+            answers.append(answer)
+            on_answer(len(answers))
+
+        await asyncio.gather(*(ask(index) for index in range(plan.jobs)))
+        async with aiohttp.ClientSession() as session:
+            standings = [await _standing(session, market, worker) for worker in market.running]
+    return _report(market, pipeline, held_out, plan, answers, standings)
+
+
+async def _standing(
+    session: aiohttp.ClientSession, market: LocalMarket, worker: RunningWorker
+) -> WorkerReport:
+    async with session.get(f"{market.url}/v1/workers/{worker.id}") as response:
+        await raise_for_problem(response)
+        view: dict[str, Any] = await response.json()
+    return WorkerReport.from_view(
+        view, name=worker.plan.name, price=worker.plan.price, cheats=worker.plan.module is not None
+    )
+
+
+def _report(
+    market: LocalMarket,
+    pipeline: str,
+    held_out: TensorDocument,
+    plan: DemoPlan,
+    answers: list[Answer],
+    standings: list[WorkerReport],
+) -> Report:
+    count = len(held_out["labels"])
+    results = [(answer.index % count, answer.result) for answer in answers if answer.result is not None]
+    said = np.array([int(result["index"].flat[0]) for _, result in results], dtype=np.int64)
+    asked = np.array([index for index, _ in results], dtype=np.int64)
+    seconds = [result.seconds for _, result in results]
+    cheaters = [worker for worker in standings if worker.cheats]
+    return Report(
+        jobs=plan.jobs,
+        answered=len(results),
+        accuracy=float(np.mean(said == held_out["labels"][asked])) if results else 0.0,
+        # The model errs now and then; an accepted answer is wrong when it is not what the model says.
+        wrong_accepted=int(np.sum(said != held_out["predicted"][asked])),
+        cheaters=len(cheaters),
+        cheaters_caught=sum(worker.caught for worker in cheaters),
+        latency_p50_ms=percentile_ms(seconds, 50),
+        latency_p95_ms=percentile_ms(seconds, 95),
+        paid_credits=str(sum((result.price for _, result in results), start=0)),
+        replicas_per_job=sum(len(result.receipts) for _, result in results) / max(1, len(results)),
+        workers=standings,
+        pipeline=pipeline,
+        url=market.url,
+        errors=[answer.error.diagnostics() for answer in answers if answer.error is not None][:5],
+    )
+
+
+def _name(n: int) -> str:
+    return _NAMES[n] if n < len(_NAMES) else f"honest-{n + 1}"

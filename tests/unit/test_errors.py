@@ -1,0 +1,57 @@
+"""Errors: every one says whose fault it is, and comes back as itself after crossing the wire."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from tradepost import errors
+from tradepost.errors import EXIT_CODES, Fault, InvariantBroken, Problem, TradepostError, invariant
+
+KINDS = sorted(TradepostError._by_code.values(), key=lambda kind: kind.__name__)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_error_crosses_the_wire_as_itself(kind: type[TradepostError]) -> None:
+    error = kind("this time", stage="topk", number=7)
+    problem = msgspec.json.decode(msgspec.json.encode(error.to_problem()), type=Problem)
+    again = TradepostError.from_problem(problem)
+    if kind is not errors.UnknownProblem:
+        assert type(again) is kind
+        assert again.detail == "this time"
+    assert (again.stage, again.facts, again.hint) == ("topk", {"number": 7}, error.hint)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_error_says_what_whose_and_where(kind: type[TradepostError]) -> None:
+    assert kind.title().endswith(".")
+    assert 400 <= kind.status < 600
+    assert kind().exit_code == EXIT_CODES[kind.fault] >= 10
+    text = kind("this time", stage="topk").diagnostics()
+    assert "this time" in text
+    assert "topk" in text
+    assert kind.fault.value in text
+
+
+def test_exit_codes_are_stable() -> None:
+    assert EXIT_CODES == {
+        Fault.SUBMITTER: 10,
+        Fault.PUBLISHER: 11,
+        Fault.WORKER: 12,
+        Fault.BROKER: 13,
+        Fault.OPERATOR: 14,
+        Fault.NETWORK: 15,
+        Fault.MARKET: 16,
+    }
+
+
+def test_an_error_of_a_newer_peer_is_still_told() -> None:
+    error = TradepostError.from_problem(Problem(code="moon-phase", title="Wrong moon.", detail="full"))
+    assert isinstance(error, errors.UnknownProblem)
+    assert "moon-phase" in error.detail
+
+
+def test_invariants_hold_under_python_o() -> None:
+    invariant(True, "arithmetic")
+    with pytest.raises(InvariantBroken, match="books"):
+        invariant(False, "the books balance")
