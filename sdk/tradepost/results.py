@@ -19,8 +19,8 @@ class Result:
     """An accepted result.
 
     `document` is the output as the exact bytes that the receipts commit to; `tensors` and `metadata` are it
-    decoded. `price` is in credits, at most the cap. `receipts` are the signed receipts of the workers that agreed on
-    it; each can be verified offline, by anyone. `seconds` is from submission to acceptance, broker's clock.
+    decoded. `price` is in credits, at most the cap. `receipts` are those of the workers that agreed on it;
+    each can be verified offline, by anyone. `seconds` is from submission to acceptance, broker's clock.
     """
 
     job: str

@@ -1,0 +1,195 @@
+"""The SDK against a scripted broker: futures, typed errors, checked receipts, and broken connections."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from aiohttp.test_utils import TestServer
+
+from tradepost import AsyncClient, Client, TensorDocument, TradepostError
+from tradepost.errors import (
+    BrokerUnavailable,
+    InsufficientFunds,
+    InvalidReceipt,
+    InvalidSettings,
+    JobCancelled,
+    ResultTimeout,
+    Unauthorized,
+)
+from tradepost.testing.fake_broker import API_KEY, FakeBroker
+
+PIPELINE = "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku"
+
+
+def double(document: TensorDocument) -> TensorDocument:
+    return TensorDocument(tensors={"y": document["x"] * 2}, metadata={"labels": "two"})
+
+
+def x(value: float = 1.0) -> dict[str, Any]:
+    return {"x": np.array([value])}
+
+
+@pytest.fixture
+async def broker() -> AsyncIterator[FakeBroker]:
+    fake = FakeBroker(double)
+    async with TestServer(fake.app) as server:
+        fake.url = str(server.make_url("")).rstrip("/")
+        yield fake
+
+
+def client_of(broker: FakeBroker, **options: Any) -> AsyncClient:
+    return AsyncClient(broker.url, api_key=API_KEY, **options)
+
+
+async def test_a_result_has_outputs_price_and_receipts(broker: FakeBroker) -> None:
+    async with client_of(broker) as client:
+        handle = await client.submit(PIPELINE, x(3), max_price="0.01", confidence=0.9)
+        result = await handle.result()
+    assert result["y"].tolist() == [6]
+    assert result.metadata == {"labels": "two"}
+    assert str(result.price) == "0.001"
+    assert len(result.receipts) == 1
+    assert broker.requests[0].max_price_microcredits == 10_000
+    assert broker.requests[0].confidence == 0.9
+
+
+async def test_map_keeps_order_and_its_window(broker: FakeBroker) -> None:
+    async with client_of(broker) as client:
+        values = [
+            result["y"][0]
+            async for result in client.map(PIPELINE, (x(n) for n in range(50)), window=7, max_price=1)
+        ]
+    assert values == [2 * n for n in range(50)]
+
+
+async def test_a_refusal_is_the_brokers_typed_error(broker: FakeBroker) -> None:
+    broker.refuse = InsufficientFunds("3 credits are missing", missing_microcredits=3_000_000)
+    async with client_of(broker) as client:
+        with pytest.raises(InsufficientFunds, match="3 credits") as caught:
+            await client.submit(PIPELINE, x(), max_price=1)
+    assert caught.value.facts == {"missing_microcredits": 3_000_000}
+
+
+async def test_a_wrong_key_is_told_at_once(broker: FakeBroker) -> None:
+    async with AsyncClient(broker.url, api_key="wrong") as client:
+        with pytest.raises(Unauthorized, match="unknown"):
+            await client.submit(PIPELINE, x(), max_price=1)
+
+
+async def test_large_inputs_go_as_blocks(broker: FakeBroker) -> None:
+    data = {"x": np.arange(200_000.0)}  # 1.6 MB: seven leaves and a root
+    async with client_of(broker) as client:
+        handle = await client.submit(PIPELINE, data, max_price=1, inline=False)
+        assert broker.requests[0].input is None
+        assert broker.requests[0].input_cid == handle.input_cid
+    assert len(broker.blocks) == 8
+
+
+async def test_a_lost_connection_is_resumed(broker: FakeBroker) -> None:
+    broker.hold = True
+    async with client_of(broker) as client:
+        handle = await client.submit(PIPELINE, x(), max_price=1)
+        await broker.drop()
+        await broker.connected.wait()
+        await broker.release()
+        assert (await handle.result(timeout=10))["y"].tolist() == [2]
+    assert len(broker.requests) == 1
+
+
+async def test_a_submission_that_was_not_acknowledged_is_repeated_and_runs_once(broker: FakeBroker) -> None:
+    broker.silent = True
+    async with client_of(broker) as client:
+        submitting = asyncio.create_task(client.submit(PIPELINE, x(), max_price=1))
+        await broker.connected.wait()
+        await broker.taken.wait()
+        broker.silent = False
+        await broker.drop()
+        handle = await submitting
+        assert (await handle.result(timeout=10))["y"].tolist() == [2]
+    assert len(broker.requests) == 1
+
+
+async def test_no_broker_is_a_typed_error_that_names_it(unused_tcp_port: int) -> None:
+    async with AsyncClient(f"http://127.0.0.1:{unused_tcp_port}", api_key=API_KEY, give_up_s=0) as client:
+        with pytest.raises(BrokerUnavailable, match=str(unused_tcp_port)):
+            await client.submit(PIPELINE, x(), max_price=1)
+        with pytest.raises(BrokerUnavailable):
+            await client.balance()
+
+
+async def test_a_broker_that_stays_away_fails_what_waits(broker: FakeBroker) -> None:
+    broker.hold = True
+    async with client_of(broker, give_up_s=0) as client:
+        handle = await client.submit(PIPELINE, x(), max_price=1)
+        broker.app.router._resources.clear()  # answers 404 from now on
+        await broker.drop()
+        with pytest.raises(TradepostError):
+            await handle.result(timeout=10)
+
+
+async def test_result_times_out_and_the_job_goes_on(broker: FakeBroker) -> None:
+    broker.hold = True
+    async with client_of(broker) as client:
+        handle = await client.submit(PIPELINE, x(), max_price=1)
+        with pytest.raises(ResultTimeout):
+            await handle.result(timeout=0)
+        await broker.release()
+        assert (await handle.result(timeout=10))["y"].tolist() == [2]
+
+
+async def test_cancelling_raises_job_cancelled(broker: FakeBroker) -> None:
+    broker.hold = True
+    async with client_of(broker) as client:
+        handle = await client.submit(PIPELINE, x(), max_price=1)
+        handle.cancel()
+        with pytest.raises(JobCancelled):
+            await handle.result(timeout=10)
+
+
+@pytest.mark.parametrize("lie", ["output", "no receipt", "another job"])
+async def test_a_broker_cannot_make_up_a_result(broker: FakeBroker, lie: str) -> None:
+    broker.hold = True
+    async with client_of(broker) as client:
+        handle = await client.submit(PIPELINE, x(), max_price=1)
+        other = await client.submit(PIPELINE, x(5), max_price=1)
+        view, another = broker._views[handle.id], broker._views[other.id]
+        changes: dict[str, Any] = {
+            "output": {"output": another.output},
+            "no receipt": {"receipts": ()},
+            "another job": {"receipts": another.receipts, "output": another.output},
+        }[lie]
+        broker._views[handle.id] = msgspec.structs.replace(view, **changes)
+        await broker.release()
+        with pytest.raises(InvalidReceipt):
+            await handle.result(timeout=10)
+
+
+async def test_the_blocking_client_gives_standard_futures(broker: FakeBroker) -> None:
+    def work() -> None:
+        with Client(broker.url, api_key=API_KEY) as client:
+            handles = [client.submit(PIPELINE, x(n), max_price=1) for n in range(3)]
+            done, _ = concurrent.futures.wait([handle.future() for handle in handles], timeout=10)
+            assert sorted(future.result()["y"][0] for future in done) == [0, 2, 4]
+            assert [r["y"][0] for r in client.map(PIPELINE, [x(1), x(2)], max_price=1)] == [2, 4]
+            assert handles[0].result(timeout=1).job == handles[0].id
+
+    await asyncio.to_thread(work)
+
+
+async def test_a_client_that_is_not_open_says_so() -> None:
+    client = AsyncClient("http://127.0.0.1:1", api_key=API_KEY)
+    with pytest.raises(InvalidSettings, match="not open"):
+        await client.submit(PIPELINE, x(), max_price=1)
+
+
+def test_a_missing_key_says_how_to_give_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRADEPOST_API_KEY", raising=False)
+    with pytest.raises(InvalidSettings) as caught:
+        AsyncClient("http://127.0.0.1:1")
+    assert "TRADEPOST_API_KEY" in caught.value.hint
