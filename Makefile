@@ -8,7 +8,7 @@ UV := $(shell command -v uv || echo $(BIN)/uv)
 INSTALL := $(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types kernels benchmark clean
+.PHONY: help demo test check lint types kernels benchmark constraints clean
 
 help:
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -34,6 +34,10 @@ kernels: $(VENV)/ready-to-develop ## rebuild the compiled kernels from their C s
 
 benchmark: $(VENV)/ready-to-develop ## measure, side by side in one run
 	$(BIN)/python -m benchmarks
+
+constraints: $(VENV)/ready-to-develop ## pin the newest versions that fit pyproject.toml
+	$(UV) pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
+	  --upgrade --no-annotate --no-header --quiet --output-file constraints.txt
 
 clean: ## remove what these commands made
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
