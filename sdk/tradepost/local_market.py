@@ -91,10 +91,10 @@ class LocalMarket:
     ) -> None:
         self.close()
 
-    def publish(self, pipeline_toml: Path) -> str:
-        """Validate, sign and upload a pipeline; its CID."""
+    def publish(self, pipeline_toml: Path, *, key: Path | None = None) -> str:
+        """Validate, sign (with the key that the workers trust, or another) and upload a pipeline; its CID."""
         published = self.run(
-            ["publish", str(pipeline_toml), "--key", str(self._key), "--broker", self.url, "--json"],
+            ["publish", str(pipeline_toml), "--key", str(key or self._key), "--broker", self.url, "--json"],
             environment={"TRADEPOST_API_KEY": self.api_key},
         )
         return str(published["pipeline"])

@@ -43,7 +43,16 @@ def install(folder: Path, *requirements: str) -> Path:
     """A virtual environment in `folder` with these requirements; its Python."""
     subprocess.run([uv(), "venv", "--quiet", "--python", sys.executable, str(folder)], check=True)
     python = folder / "bin" / "python"
-    command = [uv(), "pip", "install", "--quiet", "--python", str(python), "-c", str(ROOT / "constraints.txt")]
+    command = [
+        uv(),
+        "pip",
+        "install",
+        "--quiet",
+        "--python",
+        str(python),
+        "-c",
+        str(ROOT / "constraints.txt"),
+    ]
     subprocess.run([*command, *requirements], check=True)
     return python
 

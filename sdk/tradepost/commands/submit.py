@@ -37,6 +37,10 @@ def submit(
     isolation: Annotated[
         list[str] | None, typer.Option(help="A sandbox layer that workers must have.")
     ] = None,
+    inline: Annotated[
+        bool | None,
+        typer.Option("--inline/--by-cid", help="Send the input inside the request, or upload it first."),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the output document here (safetensors).")] = None,
     receipts: Annotated[Path | None, typer.Option(help="Write the signed receipts here (JSON).")] = None,
     broker: Url = None,
@@ -57,6 +61,7 @@ def submit(
             deadline_s=deadline_s,
             patience_s=patience_s,
             requirements=Requirements(isolation=tuple(isolation or ())),
+            inline=inline,
         )
         result = job.result()
     if output is not None:
