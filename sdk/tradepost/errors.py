@@ -209,6 +209,13 @@ class UnknownJob(TradepostError):
     status = 404
 
 
+class UnknownWorker(TradepostError):
+    """No worker with this id has joined."""
+
+    fault = Fault.SUBMITTER
+    status = 404
+
+
 class JobCancelled(TradepostError):
     """The job was cancelled by its submitter."""
 
@@ -264,6 +271,65 @@ class ContentStoreFull(TradepostError):
     status = 507
 
 
+class InvalidDag(ContentMismatch):
+    """These blocks are not what they claim to be: no such file or directory exists within the limits."""
+
+    fault = Fault.PUBLISHER
+    status = 422
+    default_hint = "Every block has its hash, so whoever made them is at fault, not who sent them."
+
+
+class InvalidCar(TradepostError):
+    """This is not a CAR (version 1) within the limits."""
+
+    fault = Fault.SUBMITTER
+    status = 400
+    default_hint = "`ipfs dag export` and `tradepost content get --car` write what is read here."
+
+
+class UnknownPath(TradepostError):
+    """There is nothing at this path below the CID."""
+
+    fault = Fault.SUBMITTER
+    status = 404
+
+
+class UnsafeName(TradepostError):
+    """The directory has an entry that must not be written to a disk."""
+
+    fault = Fault.PUBLISHER
+    status = 422
+
+
+class UnreadableContent(TradepostError):
+    """This file or directory cannot be read."""
+
+    fault = Fault.SUBMITTER
+    status = 400
+
+
+class SourceFailed(TradepostError):
+    """A source of blocks did not deliver."""
+
+    fault = Fault.NETWORK
+    status = 502
+
+
+class ContentUnavailable(TradepostError):
+    """No source delivered this block."""
+
+    fault = Fault.NETWORK
+    status = 503
+    default_hint = "What arrived is kept: fetch again and only what is missing is asked for."
+
+
+class KuboFailed(SourceFailed):
+    """The Kubo daemon cannot be reached, or refused the call."""
+
+    fault = Fault.OPERATOR
+    default_hint = "Is it running, with its API at this address? `ipfs id` tells."
+
+
 # Pipelines and trust
 
 
@@ -280,6 +346,13 @@ class UnknownPipeline(TradepostError):
     fault = Fault.SUBMITTER
     status = 404
     default_hint = "`tradepost publish` prints the CID to use."
+
+
+class InvalidArtifact(TradepostError):
+    """This file or directory cannot be signed or verified."""
+
+    fault = Fault.PUBLISHER
+    status = 422
 
 
 class InvalidSignature(TradepostError):

@@ -1,0 +1,116 @@
+"""The trust policy: a device's owner decides whose pipelines may run, and how far.
+
+Nothing runs unless a publisher's entry allows it, and a denial wins over every entry. A refusal names the
+rule that refused and the lines of the policy file that would allow it, so that the owner need not guess.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tradepost.content import Cid, cid_of_block
+from tradepost.errors import InvalidPipeline, UntrustedPipeline, UntrustedSigner
+from tradepost.manifest import Manifest, encode_manifest
+from tradepost_signing.keys import PublicKey, key_id_of_hint
+from tradepost_signing.policy_file import read_policy_file
+from tradepost_signing.publisher import Publisher
+from tradepost_signing.verify import verify_artifact
+
+
+@dataclass(frozen=True, slots=True)
+class TrustPolicy:
+    """Whose artifacts are trusted. `source` is where the owner edits it, for messages."""
+
+    publishers: tuple[Publisher, ...] = ()
+    deny: frozenset[str] = frozenset()
+    source: str = "the trust policy"
+
+    @classmethod
+    def load(cls, path: Path) -> TrustPolicy:
+        """The policy in the TOML file at `path`; one that trusts nobody if there is no such file.
+
+        Raises `InvalidTrustPolicy`.
+        """
+        publishers, deny = read_policy_file(path)
+        return cls(publishers=publishers, deny=deny, source=str(path))
+
+    @classmethod
+    def of_key(cls, key: PublicKey, *, name: str) -> TrustPolicy:
+        """A policy that trusts one key without limits."""
+        return cls(publishers=(Publisher(name=name, key=key),), source=name)
+
+    def publisher_by_hint(self, hint: str) -> Publisher:
+        """The publisher whose key a bundle names by `hint`. Raises `UntrustedSigner`."""
+        for publisher in self.publishers:
+            if hint in (publisher.key.hint, publisher.key.directory_hint):
+                self._refuse(publisher.key.id, f"the key of {publisher.name!r}")
+                return publisher
+        key_id = key_id_of_hint(hint)
+        if key_id is not None:
+            self._refuse(key_id, "its key")
+        raise UntrustedSigner(
+            f"it is signed by key {key_id or repr(hint[:64])}, which {self.source} does not name",
+            hint=_lines_to_trust(self.source, key_id),
+            rule="publisher",
+            key_id=key_id,
+        )
+
+    def refuse_denied(self, cid: Cid) -> None:
+        """Raise `UntrustedSigner` if the artifact at `cid` is denied."""
+        self._refuse(cid, "it")
+
+    def check_pipeline(self, manifest: Manifest, manifest_block: bytes, bundle: str) -> Publisher:
+        """The publisher on whose word this pipeline may run, once these steps have passed:
+
+        1. `manifest` is what `manifest_block` says.
+        2. Neither the pipeline nor any kernel or model in it is denied.
+        3. A trusted publisher signed the block: the steps of `verify_artifact`.
+        4. The pipeline stays within that publisher's limits.
+
+        Raises `InvalidPipeline` (1), `UntrustedPipeline` (2, 3, 4) or another error of `verify_artifact` (3).
+        The error says which rule refused; its hint gives the TOML lines that would allow it.
+        """
+        # Step 1
+        if encode_manifest(manifest) != manifest_block:
+            raise InvalidPipeline("the manifest is not the one in the block")
+        pipeline = cid_of_block(manifest_block, "dag-cbor")
+        try:
+            # Step 2
+            for cid in (pipeline, *manifest.artifacts()):
+                self.refuse_denied(cid)
+            # Step 3
+            publisher = verify_artifact(manifest_block, bundle, self).publisher
+        except UntrustedSigner as error:
+            raise UntrustedPipeline(
+                error.detail, hint=error.hint, **error.facts | {"pipeline": pipeline}
+            ) from None
+        # Step 4
+        if breach := publisher.first_breach(manifest):
+            raise UntrustedPipeline(
+                f"{breach.rule} refuses it: {breach.asks}",
+                stage=breach.stage,
+                hint=f"To allow it, set for publisher {publisher.name!r} in {self.source}:\n\n{breach.line}",
+                rule=breach.rule,
+                key_id=publisher.key.id,
+                pipeline=pipeline,
+            )
+        return publisher
+
+    def _refuse(self, entry: str, what: str) -> None:
+        if entry in self.deny:
+            raise UntrustedSigner(
+                f"{what} is denied by {self.source}",
+                hint=f'To allow it, remove "{entry}" from deny in {self.source}.',
+                rule="deny",
+                denied=entry,
+            )
+
+
+def _lines_to_trust(source: str, key_id: str | None) -> str:
+    lines = ["[[publisher]]", 'name = "PUBLISHER"', 'key = "PUBLISHER.pub"']
+    if key_id is not None:
+        lines.append(f'key_id = "{key_id}"')
+    return "\n".join(
+        [f"To trust it, get the publisher's public key file from them and add to {source}:", "", *lines]
+    )

@@ -1,0 +1,105 @@
+"""The OpenSSF Model Signing reference implementation accepts our directories, and we accept its own.
+
+`model_signing` runs as users run it, as a process of its own, on keys in files.
+"""
+
+import subprocess
+import sys
+
+import pytest
+
+from tradepost.errors import InvalidSignature
+from tradepost_signing.directory import sign_directory, verify_directory
+from tradepost_signing.keys import SigningKey
+from tradepost_signing.trust import TrustPolicy
+
+KEY = SigningKey.generate()
+TRUST = TrustPolicy.of_key(KEY.public_key, name="publisher")
+FILES = {
+    "kernel.wasm": b"\0asm",
+    "model.onnx": bytes(range(256)) * 5000,
+    "empty": b"",
+    "nested/deep/größe 模型.txt": b"unicode",
+    "nested.txt": b"sorts beside nested/",
+    "with:colon": b"1",
+    ".hidden": b"2",
+    ".gitattributes": b"not signed by either",
+}
+
+
+@pytest.fixture
+def model(tmp_path):
+    KEY.save(tmp_path / "key", passphrase=None)
+    directory = tmp_path / "model"
+    for name, data in FILES.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_bytes(data)
+    (directory / "no files in here").mkdir()
+    return directory
+
+
+def model_signing(folder, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "model_signing", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def theirs_verifies(folder) -> subprocess.CompletedProcess[str]:
+    return model_signing(
+        folder, "verify", "key", "model", "--signature", "model/model.sig", "--public_key", "key.pub"
+    )
+
+
+def ours_verifies(model) -> tuple[str, ...]:
+    signature = model / "model.sig"
+    return verify_directory(model, signature.read_text(), TRUST, signature=signature).files
+
+
+SIGNED = {*FILES} - {".gitattributes"}
+
+
+def test_they_accept_what_we_sign_and_name_a_changed_file(model, tmp_path):
+    signature = model / "model.sig"
+    signature.write_text(sign_directory(model, KEY, signature=signature))
+    done = theirs_verifies(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {*ours_verifies(model)} == SIGNED
+
+    flip(model / "model.onnx")
+    done = theirs_verifies(tmp_path)
+    assert done.returncode != 0
+    assert "model.onnx" in done.stdout + done.stderr
+    with pytest.raises(InvalidSignature, match=r"changed: model\.onnx"):
+        ours_verifies(model)
+
+
+@pytest.mark.parametrize("ignoring", [(), ("--ignore-paths", "model/.hidden")])
+def test_we_accept_what_they_sign_and_name_a_changed_file(model, tmp_path, ignoring):
+    done = model_signing(
+        tmp_path, "sign", "key", "model", "--signature", "model/model.sig", "--private_key", "key", *ignoring
+    )
+    assert done.returncode == 0, done.stderr
+    assert {*ours_verifies(model)} == SIGNED - ({".hidden"} if ignoring else set())
+    assert theirs_verifies(tmp_path).returncode == 0
+
+    flip(model / "nested/deep/größe 模型.txt")
+    with pytest.raises(InvalidSignature, match="changed: nested/deep/größe 模型"):
+        ours_verifies(model)
+    assert theirs_verifies(tmp_path).returncode != 0
+
+
+def test_both_refuse_another_key(model, tmp_path):
+    signature = model / "model.sig"
+    signature.write_text(sign_directory(model, SigningKey.generate(), signature=signature))
+    assert theirs_verifies(tmp_path).returncode != 0
+
+
+def flip(path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)

@@ -1,0 +1,259 @@
+"""Publishing against a broker that speaks the real protocol over a real socket."""
+
+import asyncio
+import json
+import os
+import sys
+
+import msgspec
+import pytest
+import wasmtime
+from aiohttp import web
+from yarl import URL
+
+from tradepost.content import Cid, FolderStore, add_bytes, read_file
+from tradepost.errors import (
+    BrokerUnavailable,
+    ContentMismatch,
+    QuotaExceeded,
+    TradepostError,
+    Unauthorized,
+)
+from tradepost.manifest import decode_manifest, manifest_cid
+from tradepost.protocol import PublishRequest
+from tradepost_signing.keys import SigningKey
+from tradepost_signing.pipeline_toml import load_pipeline
+from tradepost_signing.publish import publish, sign_pipeline
+from tradepost_signing.trust import TrustPolicy
+
+KEY = SigningKey.generate()
+API_KEY = "secret"
+KERNEL = wasmtime.wat2wasm(
+    """(module
+      (memory (export "memory") 1)
+      (func (export "kernel_alloc") (param i32) (result i32) i32.const 0)
+      (func (export "kernel_run") (param i32 i32) (result i64) i64.const 0))"""
+)
+PIPELINE = """
+name = "echo"
+version = "1"
+[inputs]
+x = { dtype = "U8", shape = ["?"] }
+[[stage]]
+name = "one"
+kernel = "kernel.wasm"
+inputs = { x = "input.x" }
+outputs = ["y"]
+[outputs]
+y = "one.y"
+"""
+
+
+class PublishBroker:
+    """The publisher's side of a broker: keeps blocks, and lists pipelines whose blocks it has."""
+
+    def __init__(self, folder) -> None:
+        self.store = FolderStore(folder, bytes_max=1 << 30)
+        self.puts: list[str] = []
+        self.listed: list[PublishRequest] = []
+        self.refuse: TradepostError | None = None
+        self.blocks_until_break: int | None = None
+        self.app = web.Application(client_max_size=4 << 20, middlewares=[self._problems])
+        self.app.add_routes(
+            [
+                web.head("/v1/blocks/{cid}", self._has),
+                web.put("/v1/blocks/{cid}", self._put),
+                web.post("/v1/pipelines", self._list),
+            ]
+        )
+
+    @web.middleware
+    async def _problems(self, request: web.Request, handler) -> web.StreamResponse:
+        try:
+            if request.headers.get("Authorization") != f"Bearer {API_KEY}":
+                raise Unauthorized("no such key")
+            return await handler(request)
+        except TradepostError as error:
+            return web.Response(
+                status=error.status,
+                body=msgspec.json.encode(error.to_problem()),
+                content_type="application/problem+json",
+            )
+
+    async def _has(self, request: web.Request) -> web.Response:
+        return web.Response(status=200 if self.store.has(Cid(request.match_info["cid"])) else 404)
+
+    async def _put(self, request: web.Request) -> web.Response:
+        if self.blocks_until_break is not None:
+            if self.blocks_until_break == 0:
+                request.transport.abort()
+                return web.Response()
+            self.blocks_until_break -= 1
+        cid = Cid(request.match_info["cid"])
+        self.store.put(cid, await request.read())
+        self.puts.append(cid)
+        return web.Response(status=204)
+
+    async def _list(self, request: web.Request) -> web.Response:
+        if self.refuse is not None:
+            raise self.refuse
+        wanted = msgspec.json.decode(await request.read(), type=PublishRequest)
+        for cid in decode_manifest(wanted.manifest).artifacts():
+            await read_file(cid, self._get, bytes_max=1 << 30)
+        self.listed.append(wanted)
+        return web.json_response({})
+
+    async def _get(self, cid: Cid) -> bytes:
+        return self.store.get(cid)
+
+
+@pytest.fixture
+def broker(tmp_path):
+    return PublishBroker(tmp_path / "store")
+
+
+@pytest.fixture
+async def url(broker, aiohttp_server):
+    server = await aiohttp_server(broker.app)
+    return URL(str(server.make_url("/")).rstrip("/"))
+
+
+def source(folder, *, kernel: bytes = KERNEL):
+    (folder / "kernel.wasm").write_bytes(kernel)
+    (folder / "pipeline.toml").write_text(PIPELINE)
+    return folder / "pipeline.toml"
+
+
+def signed(folder, *, kernel: bytes = KERNEL):
+    return sign_pipeline(load_pipeline(source(folder, kernel=kernel)), KEY)
+
+
+def ignore(_bytes: int) -> None:
+    pass
+
+
+async def test_the_broker_gets_every_block_and_a_verifiable_manifest(tmp_path, broker, url):
+    pipeline = signed(tmp_path)
+    sizes: list[int] = []
+    uploaded = await publish(pipeline, broker=url, api_key=API_KEY, progress=sizes.append)
+    assert (uploaded.sent_blocks, uploaded.present_blocks) == (1, 0)
+    assert sum(sizes) == pipeline.total_bytes == uploaded.sent_bytes == len(KERNEL)
+    (listed,) = broker.listed
+    manifest = decode_manifest(listed.manifest)
+    assert manifest_cid(manifest) == pipeline.cid
+    trust = TrustPolicy.of_key(KEY.public_key, name="publisher")
+    trust.check_pipeline(manifest, listed.manifest, listed.bundle)
+
+
+async def test_what_the_broker_has_is_not_sent_again(tmp_path, broker, url):
+    pipeline = signed(tmp_path, kernel=os.urandom(1 << 20))
+    first = await publish(pipeline, broker=url, api_key=API_KEY, progress=ignore)
+    again = await publish(pipeline, broker=url, api_key=API_KEY, progress=ignore)
+    assert (first.sent_blocks, again.sent_blocks, again.present_blocks) == (5, 0, 5)  # 4 leaves and a root
+    assert sorted(broker.puts) == sorted({block.cid for _, block in pipeline.blocks()})
+
+
+async def test_a_break_is_typed_and_publishing_goes_on_from_it(tmp_path, broker, url):
+    pipeline = signed(tmp_path, kernel=os.urandom(4 << 20))
+    broker.blocks_until_break = 5
+    with pytest.raises(BrokerUnavailable):
+        await publish(pipeline, broker=url, api_key=API_KEY, progress=ignore)
+    assert broker.listed == []
+    broker.blocks_until_break = None
+    uploaded = await publish(pipeline, broker=url, api_key=API_KEY, progress=ignore)
+    assert uploaded.present_blocks >= 5
+    assert len(broker.listed) == 1
+
+
+async def test_the_brokers_refusal_is_raised_here(tmp_path, broker, url):
+    pipeline = signed(tmp_path)
+    with pytest.raises(Unauthorized, match="no such key"):
+        await publish(pipeline, broker=url, api_key="wrong", progress=ignore)
+    broker.refuse = QuotaExceeded("one pipeline each", limit=1)
+    with pytest.raises(QuotaExceeded) as caught:
+        await publish(pipeline, broker=url, api_key=API_KEY, progress=ignore)
+    assert caught.value.facts == {"limit": 1}
+
+
+async def test_a_broker_that_is_down_is_unavailable(tmp_path, unused_tcp_port):
+    address = URL(f"http://127.0.0.1:{unused_tcp_port}")
+    with pytest.raises(BrokerUnavailable):
+        await publish(signed(tmp_path), broker=address, api_key=API_KEY, progress=ignore)
+
+
+async def test_a_file_that_changed_meanwhile_is_not_sent(tmp_path, broker, url):
+    pipeline = signed(tmp_path)
+    (tmp_path / "kernel.wasm").write_bytes(KERNEL[:-1] + b"?")
+    with pytest.raises(ContentMismatch, match=r"kernel\.wasm"):
+        await publish(pipeline, broker=url, api_key=API_KEY, progress=ignore)
+    assert broker.listed == []
+
+
+async def test_the_command_publishes_and_prints_the_cid_alone(tmp_path, broker, url):
+    KEY.save(tmp_path / "key", passphrase=None)
+    command = ["publish", str(source(tmp_path)), "--key", str(tmp_path / "key"), "--broker", str(url)]
+    code, out, err = await tradepost(*command, environment={"TRADEPOST_API_KEY": API_KEY})
+    assert (code, err) == (0, "")
+    cid = out.strip()
+    assert cid == signed(tmp_path).cid
+    assert len(broker.listed) == 1
+    code, out, _ = await tradepost(*command, "--api-key", API_KEY, "--json")
+    assert code == 0
+    assert json.loads(out) == {
+        "pipeline": cid,
+        "key_id": KEY.public_key.id,
+        "artifacts": {"kernel.wasm": add_bytes(KERNEL, put=None)},
+        "published": True,
+        "sent_blocks": 0,
+        "sent_bytes": 0,
+        "present_blocks": 1,
+    }
+
+
+async def test_the_command_reports_a_refusal(tmp_path, url):
+    KEY.save(tmp_path / "key", passphrase=None)
+    command = ["publish", str(source(tmp_path)), "--key", str(tmp_path / "key"), "--broker", str(url)]
+    code, out, err = await tradepost(*command, "--api-key", "wrong", "--json")
+    assert (code, out, json.loads(err)["code"]) == (10, "", "unauthorized")
+    code, out, err = await tradepost(*command)
+    assert (code, out) == (10, "")
+    assert "TRADEPOST_API_KEY" in err
+
+
+async def test_a_dry_run_needs_no_broker(tmp_path):
+    KEY.save(tmp_path / "key", passphrase=None)
+    command = ["publish", str(source(tmp_path)), "--key", str(tmp_path / "key")]
+    for more in (["--dry-run", "--broker", "http://127.0.0.1:1"], []):
+        code, out, err = await tradepost(*command, *more)
+        assert (code, out.strip()) == (0, signed(tmp_path).cid)
+        assert "Nothing was sent" in err
+
+
+async def test_plain_http_leaves_this_machine_for_nobody(tmp_path):
+    KEY.save(tmp_path / "key", passphrase=None)
+    command = ["publish", str(source(tmp_path)), "--key", str(tmp_path / "key"), "--api-key", "secret"]
+    code, out, err = await tradepost(*command, "--broker", "http://broker.example", "--json")
+    assert (code, out, json.loads(err)["code"]) == (14, "", "insecure-transport")
+
+
+async def test_an_invalid_pipeline_is_not_signed(tmp_path):
+    toml = source(tmp_path, kernel=b"\0asm")
+    code, out, err = await tradepost("publish", str(toml), "--key", str(tmp_path / "absent"))
+    assert (code, out) == (11, "")
+    assert "stage: one" in err
+
+
+async def tradepost(*arguments: str, environment: dict[str, str] | None = None) -> tuple[int, str, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("TRADEPOST_")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tradepost",
+        *arguments,
+        env=clean | (environment or {}),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    return process.returncode or 0, out.decode(), err.decode()

@@ -1,0 +1,165 @@
+"""`tradepost keygen`, `sign` and `verify`, and the exit codes that scripts depend on."""
+
+import json
+import stat
+from types import SimpleNamespace
+
+import pytest
+from typer.testing import CliRunner
+
+from tradepost.cli import app
+from tradepost.errors import InvalidArtifact, InvalidKey, TradepostError
+from tradepost_signing.bundle import sign_bytes
+from tradepost_signing.keys import PublicKey, SigningKey
+from tradepost_signing.passphrase import VARIABLE, existing_passphrase, new_passphrase
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(VARIABLE, raising=False)
+
+
+def run(*arguments: str, **options):
+    return CliRunner().invoke(app, list(arguments), **options)
+
+
+def ok(*arguments: str, **options) -> str:
+    result = run(*arguments, **options)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def refusal(*arguments: str) -> TradepostError:
+    error = run(*arguments).exception
+    assert isinstance(error, TradepostError)
+    return error
+
+
+@pytest.fixture
+def signed(tmp_path):
+    (tmp_path / "file").write_text("content")
+    ok("keygen", "--out", "key", "--no-passphrase")
+    ok("sign", "file", "--key", "key")
+    return tmp_path / "file"
+
+
+def test_keygen_says_what_it_made(tmp_path):
+    facts = json.loads(ok("keygen", "--out", "key", "--no-passphrase", "--json"))
+    public = PublicKey.load(tmp_path / "key.pub")
+    assert facts == {"key": "key", "public_key": "key.pub", "key_id": public.id}
+    assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600
+    assert isinstance(refusal("keygen", "--out", "key", "--no-passphrase"), InvalidKey)
+
+
+def test_the_passphrase_comes_from_a_file_or_the_environment(tmp_path):
+    (tmp_path / "passphrase").write_text("secret\n")
+    (tmp_path / "file").touch()
+    ok("keygen", "--out", "key", "--passphrase-file", "passphrase")
+    assert b"ENCRYPTED" in (tmp_path / "key").read_bytes()
+    ok("sign", "file", "--key", "key", env={VARIABLE: "secret"})
+    ok("sign", "file", "--key", "key", "--passphrase-file", "passphrase")
+
+
+def test_without_a_terminal_nobody_waits_for_a_passphrase():
+    error = refusal("keygen", "--out", "key")
+    assert VARIABLE in error.hint
+    assert "empty" in str(run("keygen", "--out", "key", env={VARIABLE: ""}).exception)
+
+
+def test_a_terminal_is_asked_twice_for_a_new_passphrase(monkeypatch, tmp_path):
+    asked: list[bool] = []
+
+    def prompt(_text: str, *, hide_input: bool, confirmation_prompt: bool, err: bool) -> str:
+        assert hide_input
+        assert err
+        asked.append(confirmation_prompt)
+        return "secret"
+
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("typer.prompt", prompt)
+    assert new_passphrase(None) == b"secret"
+    assert existing_passphrase(tmp_path / "key", None) == b"secret"
+    assert asked == [True, False]
+
+
+def test_a_file_signed_here_verifies_here(signed):
+    facts = json.loads(ok("verify", "file", "--key", "key.pub", "--json"))
+    assert facts["verdict"] == "ok"
+    assert facts["key_id"] == PublicKey.load(signed.parent / "key.pub").id
+    (signed.parent / "trust.toml").write_text('[[publisher]]\nname = "alice"\nkey = "key.pub"\n')
+    assert "signed by alice" in ok("verify", "file", "--trust", "trust.toml")
+
+
+def test_a_directory_signed_here_verifies_here(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_text("1")
+    ok("keygen", "--out", "key", "--no-passphrase")
+    facts = json.loads(ok("sign", "model", "--key", "key", "--json"))
+    assert facts["signature"] == "model/model.sig"
+    assert json.loads(ok("verify", "model", "--key", "key.pub", "--json"))["files"] == 1
+
+
+def verdict(*arguments: str) -> tuple[int, str]:
+    result = run("verify", *arguments, "--json")
+    people = run("verify", *arguments)
+    assert people.exit_code == result.exit_code
+    assert people.stderr
+    facts = json.loads(result.stdout)
+    assert facts["problem"]["code"]
+    return result.exit_code, facts["verdict"]
+
+
+def test_verify_tells_its_findings_apart(signed, tmp_path):
+    key = ("--key", "key.pub")
+    ok("keygen", "--out", "other", "--no-passphrase")
+    (tmp_path / "empty.toml").touch()
+    assert verdict("file", "--key", "other.pub") == (21, "untrusted")
+    assert verdict("file", "--trust", "empty.toml") == (21, "untrusted")
+    (tmp_path / "bare").touch()
+    assert verdict("bare", *key) == (22, "unsigned")
+    assert verdict("bare", "--bundle", "bare", *key) == (22, "unsigned")
+    signed.write_text("changed")
+    assert verdict("file", *key) == (20, "tampered")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("absent", "--key", "key.pub"),
+        ("file", "--key", "absent.pub"),
+        ("file", "--key", "key"),
+        ("file", "--trust", "absent.toml"),
+        ("file", "--trust", "file"),
+        ("file", "--bundle", "file", "--key", "key.pub"),
+        ("file", "--bundle", ".", "--key", "key.pub"),
+        ("file", "--bundle", "large", "--key", "key.pub"),
+        ("file", "--bundle", "binary", "--key", "key.pub"),
+    ],
+)
+def test_what_cannot_be_read_is_unreadable(signed, tmp_path, arguments):
+    (tmp_path / "large").write_text(" " * 70_000 + sign_bytes(b"", SigningKey.generate()))
+    (tmp_path / "binary").write_bytes(b"\xff")
+    assert verdict(*arguments) == (26, "unreadable")
+
+
+def test_a_changed_directory_is_tampered(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_text("1")
+    ok("keygen", "--out", "key", "--no-passphrase")
+    ok("sign", "model", "--key", "key")
+    (tmp_path / "model" / "weights").write_text("2")
+    assert verdict("model", "--key", "key.pub") == (20, "tampered")
+    assert "changed: weights" in run("verify", "model", "--key", "key.pub").stderr
+
+
+@pytest.mark.usefixtures("signed")
+def test_somebody_must_be_trusted():
+    assert run("verify", "file").exit_code == 2
+    assert run("verify", "file", "--key", "key.pub", "--trust", "trust.toml").exit_code == 2
+
+
+@pytest.mark.usefixtures("signed")
+def test_what_cannot_be_signed_is_named():
+    assert isinstance(refusal("sign", "absent", "--key", "key"), InvalidArtifact)
+    assert isinstance(refusal("sign", "file", "--key", "key", "--out", "absent/file"), InvalidArtifact)
