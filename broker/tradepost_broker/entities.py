@@ -80,7 +80,12 @@ class Worker(msgspec.Struct, kw_only=True):
 
 
 class Job(msgspec.Struct, kw_only=True):
-    """One request. `committed` is the sum of the prices of its leases that may still be paid."""
+    """One request. `committed` is the sum of the prices of its leases that may still be paid.
+
+    `attempts` counts leases granted, `failures` those that were lost. `unmatched_since` is set while no
+    standing offer, idle or busy, could take it. `spot_check` asks for a reference run of what was delivered.
+    `paid` is what the submitter paid, less what was clawed back.
+    """
 
     id: str
     account: str
@@ -98,8 +103,10 @@ class Job(msgspec.Struct, kw_only=True):
     patience_s: float
     status: JobStatus = JobStatus.QUEUED
     attempts: int = 0
+    failures: int = 0
     committed: int = 0
     paid: int = 0
+    spot_check: bool = False
     unmatched_since: float | None = None
     finished_at: float | None = None
     accepted: tuple[str, ...] = ()

@@ -120,6 +120,10 @@ class LeaseGivenBack(_Event, frozen=True, kw_only=True, tag="lease_given_back"):
     seed: int
 
 
+class Restarted(_Event, frozen=True, kw_only=True, tag="restarted"):
+    """The broker started again on its records: every stream is closed until its worker comes back."""
+
+
 class Tick(_Event, frozen=True, kw_only=True, tag="tick"):
     """Time passed: leases, deadlines, patience and holds are looked at."""
 
@@ -137,6 +141,7 @@ Event = (
     | JobCancelled
     | ReceiptDelivered
     | LeaseGivenBack
+    | Restarted
     | Tick
 )
 

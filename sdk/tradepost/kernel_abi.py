@@ -64,7 +64,8 @@ ALLOWED_IMPORTS: Final[Mapping[str, Signature]] = MappingProxyType(
     }
 )
 
-_FUNCTIONS: Final[Mapping[str, Signature]] = MappingProxyType(
+#: What a kernel exports, of which `check_interface` says what is needed.
+FUNCTIONS: Final[Mapping[str, Signature]] = MappingProxyType(
     {
         START: Signature(()),
         INITIALIZE: Signature(()),
@@ -98,7 +99,7 @@ def check_interface(interface: ModuleInterface) -> KernelForm:
             f"its table has {interface.table_elements:,} elements; the limit is {TABLE_ELEMENTS_MAX:,}"
         )
     for export in interface.exports:
-        expected = _FUNCTIONS.get(export.name)
+        expected = FUNCTIONS.get(export.name)
         if expected is not None and export.signature != expected:
             raise InvalidKernel(f"it exports {export.name} as {export.signature}; {ABI} has {expected}")
     return _form(set(kinds))
@@ -128,6 +129,6 @@ def _form(exports: set[str]) -> KernelForm:
     if missing := {ALLOC, RUN} - exports:
         raise InvalidKernel(
             f"it does not export {' and '.join(sorted(missing))}",
-            hint=f"Export {ALLOC} and {RUN} (TK_KERNEL in tradepost_kernel.h does), or {START}.",
+            hint=f"Export {ALLOC} and {RUN} (TK_REACTOR in tradepost_kernel.h does), or {START}.",
         )
     return KernelForm.REACTOR

@@ -27,8 +27,8 @@ STAGES_MAX: Final = 32
 #: The name of the pipeline's own input in a reference such as `input.image`.
 INPUT: Final = "input"
 
-Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
-TensorName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.:/-]{0,127}$")]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]{0,63}\Z")]
+TensorName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.:/-]{0,127}\Z")]
 Text = Annotated[str, msgspec.Meta(max_length=4096)]
 CidText = Annotated[str, msgspec.Meta(max_length=64)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 53)]
@@ -56,7 +56,7 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class TensorSpec(_Part, frozen=True, kw_only=True):
     """A tensor's dtype (safetensors name, `U8`) and shape, in which `None` is any length."""
 
-    dtype: Annotated[str, msgspec.Meta(pattern=r"^[A-Z0-9]{2,4}$")]
+    dtype: Annotated[str, msgspec.Meta(pattern=r"^[A-Z0-9]{2,4}\Z")]
     shape: Annotated[tuple[Annotated[int, msgspec.Meta(ge=0)] | None, ...], msgspec.Meta(max_length=8)]
 
     def __str__(self) -> str:
@@ -139,7 +139,7 @@ class Manifest(_Part, frozen=True, kw_only=True):
 
     format: Literal["tradepost-pipeline/1"] = FORMAT
     name: Name
-    version: Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z.+-]{1,64}$")]
+    version: Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z.+-]{1,64}\Z")]
     description: Text = ""
     inputs: Annotated[dict[TensorName, TensorSpec], msgspec.Meta(min_length=1, max_length=64)]
     stages: Annotated[tuple[Stage, ...], msgspec.Meta(min_length=1, max_length=STAGES_MAX)]

@@ -33,7 +33,7 @@ class StageReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """
 
     stage: Short
-    output: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+    output: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
     fuel: Count = 0
     provider: Short = ""
     wall_us: Count = 0

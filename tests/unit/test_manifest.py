@@ -92,6 +92,8 @@ def test_the_cid_names_every_field() -> None:
         (("stages", 1, "tolerance", "atol"), -1.0),
         (("stages",), []),
         (("name",), "../etc"),
+        (("name",), "digits\n"),
+        (("version",), "1.0.0\n"),
         (("inputs",), {}),
     ],
 )

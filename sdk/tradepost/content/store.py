@@ -79,6 +79,20 @@ class FolderStore:
         _sync_folder(path.parent)
         self.bytes_used += len(data)
 
+    def make_room(self, bytes_wanted: int) -> None:
+        """Remove the blocks that were stored longest ago until `bytes_wanted` more fit: this store is a cache.
+
+        Raises `ContentStoreFull` if they never fit.
+        """
+        if bytes_wanted > self._bytes_max:
+            raise ContentStoreFull(f"{bytes_wanted:,} bytes are more than the budget of {self._bytes_max:,}")
+        blocks = [(path.stat().st_mtime_ns, path) for path in self._folder.glob("??/b*")]
+        for _, path in sorted(blocks):
+            if self.bytes_used + bytes_wanted <= self._bytes_max:
+                return
+            self.bytes_used -= path.stat().st_size
+            path.unlink()
+
     def _path(self, cid: Cid) -> Path:
         # The characters before the last: the first ones are the same for every CID of a codec.
         return self._folder / cid[-3:-1] / cid

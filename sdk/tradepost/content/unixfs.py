@@ -1,18 +1,40 @@
-"""The two protobuf messages of IPFS files: the dag-pb node and the UnixFS data inside it.
+"""UnixFS: what the data of a dag-pb node says about it. (Spec: specs.ipfs.tech/unixfs.)
 
-Only what files need, written and read in the canonical form (links before data, no unknown fields), so
-that a node has one encoding. Specs: ipld.io/specs/codecs/dag-pb, specs.ipfs.tech/unixfs.
+    message Data { required DataType Type = 1; optional bytes Data = 2; optional uint64 filesize = 3;
+                   repeated uint64 blocksizes = 4; optional uint64 hashType = 5; optional uint64 fanout = 6;
+                   optional uint32 mode = 7; optional UnixTime mtime = 8; }
+
+Four kinds of node are in use: files, directories, shards of large directories, and symbolic links. What a
+node says must agree with its links, so that nothing behind it has to be believed. Modes and times, which an
+import by the default profile never has, are skipped when read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from tradepost.content.cids import Cid, cid_from_bytes, cid_to_bytes
-from tradepost.errors import ContentMismatch
+from tradepost.content.cids import Cid
+from tradepost.content.dag_pb import (
+    PbLink,
+    PbNode,
+    bytes_field,
+    decode_node,
+    encode_node,
+    fields,
+    name_bytes,
+    varint_field,
+)
+from tradepost.errors import InvalidDag
 
-_FILE = 2
+_RAW, _DIRECTORY, _FILE, _SYMLINK, _SHARD = 0, 1, 2, 4, 5
+_TYPE, _DATA, _FILE_BYTES, _BLOCK_BYTES, _HASH_TYPE, _FANOUT, _MODE, _MTIME = range(1, 9)
+_MURMUR3_X64_64: Final = 0x22
+_TARGET_BYTES_MAX: Final = 4096
+
+#: Children of a shard: one for each value of a byte of the hash, as Kubo has it.
+FANOUT: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,92 +46,180 @@ class Link:
     file_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class FileNode:
+    """A file or a part of one: its own bytes, then those of its children in order."""
+
+    data: bytes
+    links: tuple[Link, ...]
+
+    @property
+    def file_bytes(self) -> int:
+        """The size of the content that this node declares."""
+        return len(self.data) + sum(link.file_bytes for link in self.links)
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryNode:
+    """A directory in one block: its entries, all names different."""
+
+    entries: tuple[PbLink, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardNode:
+    """A part of a large directory: by slot, an entry (with its name) or a further shard (without one)."""
+
+    children: dict[int, PbLink]
+
+
+@dataclass(frozen=True, slots=True)
+class SymlinkNode:
+    """A symbolic link to a path."""
+
+    target: str
+
+
+UnixFsNode = FileNode | DirectoryNode | ShardNode | SymlinkNode
+
+
 def encode_file_node(links: list[Link]) -> bytes:
-    """The dag-pb block of a file's inner node with these children, in order."""
-    out = bytearray()
+    """The block of a file's inner node with these children, in order."""
+    data = varint_field(_TYPE, _FILE) + varint_field(_FILE_BYTES, sum(link.file_bytes for link in links))
     for link in links:
-        # Name is written although empty, as Kubo does.
-        body = (
-            _bytes_field(1, cid_to_bytes(link.cid)) + _bytes_field(2, b"") + _varint_field(3, link.tree_bytes)
-        )
-        out += _bytes_field(2, body)
-    data = _varint_field(1, _FILE) + _varint_field(3, sum(link.file_bytes for link in links))
-    for link in links:
-        data += _varint_field(4, link.file_bytes)
-    return bytes(out + _bytes_field(1, data))
+        data += varint_field(_BLOCK_BYTES, link.file_bytes)
+    return encode_node((PbLink(link.cid, "", link.tree_bytes) for link in links), data)
+
+
+def encode_directory(entries: Iterable[PbLink]) -> bytes:
+    """The block of a directory with these entries, in the order of their names' bytes."""
+    return encode_node(sorted(entries, key=lambda link: name_bytes(link.name)), _EMPTY_DIRECTORY)
+
+
+def encode_symlink(target: str) -> bytes:
+    """The block of a symbolic link."""
+    return encode_node((), varint_field(_TYPE, _SYMLINK) + bytes_field(_DATA, name_bytes(target)))
+
+
+def encode_shard(children: dict[int, PbLink]) -> bytes:
+    """The block of a shard with these children by slot. Their names lack the slot, which is added here."""
+    bits = sum(1 << slot for slot in children)
+    data = (
+        varint_field(_TYPE, _SHARD)
+        + bytes_field(_DATA, bits.to_bytes((bits.bit_length() + 7) // 8, "big"))
+        + varint_field(_HASH_TYPE, _MURMUR3_X64_64)
+        + varint_field(_FANOUT, FANOUT)
+    )
+    named = (
+        PbLink(link.cid, f"{slot:02X}{link.name}", link.tree_bytes) for slot, link in sorted(children.items())
+    )
+    return encode_node(named, data)
+
+
+def decode_unixfs(block: bytes) -> UnixFsNode:
+    """The node in a dag-pb block. Raises `InvalidDag` for what is no UnixFS node or contradicts itself."""
+    node = decode_node(block)
+    try:
+        message = _decode_data(node.data)
+        if message.kind in (_FILE, _RAW):
+            return _file(node, message)
+        if message.kind == _DIRECTORY:
+            return _directory(node, message)
+        if message.kind == _SHARD:
+            return _shard(node, message)
+        if message.kind == _SYMLINK:
+            return _symlink(node, message)
+        raise ValueError(f"type {message.kind}")
+    except (ValueError, IndexError) as error:
+        raise InvalidDag(f"a dag-pb block that is no UnixFS node: {error}") from None
 
 
 def decode_file_node(block: bytes) -> list[Link]:
-    """The children of a file's inner node. Raises `ContentMismatch` for any other node or encoding."""
-    try:
-        links: list[tuple[Cid, int]] = []
-        sizes: list[int] = []
-        total = kind = -1
-        for number, value in _fields(block):
-            if number == 2 and isinstance(value, bytes):
-                link = dict(_fields(value))
-                cid, tree_bytes = link[1], link[3]
-                if not isinstance(cid, bytes) or not isinstance(tree_bytes, int) or link.get(2, b"") != b"":
-                    raise ValueError("a link of another kind")
-                links.append((cid_from_bytes(cid), tree_bytes))
-            elif number == 1 and isinstance(value, bytes):
-                for inner, item in _fields(value):
-                    if not isinstance(item, int):
-                        raise ValueError("inline data beside links")
-                    if inner == 1:
-                        kind = item
-                    elif inner == 3:
-                        total = item
-                    elif inner == 4:
-                        sizes.append(item)
-        if kind != _FILE or len(sizes) != len(links) or not links or sum(sizes) != total:
-            raise ValueError("not a file node whose sizes add up")
-    except (ValueError, KeyError, IndexError) as error:
-        raise ContentMismatch(f"a dag-pb block that is no UnixFS file: {error}") from None
-    return [Link(cid, tree, size) for (cid, tree), size in zip(links, sizes, strict=True)]
+    """The children of a file's inner node. Raises `InvalidDag` for any other node."""
+    node = decode_unixfs(block)
+    if not isinstance(node, FileNode) or node.data or not node.links:
+        raise InvalidDag("a dag-pb block that is no inner node of a UnixFS file")
+    return list(node.links)
 
 
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+@dataclass(slots=True)
+class _Message:
+    kind: int
+    data: bytes
+    file_bytes: int | None
+    block_bytes: list[int]
+    hash_type: int | None
+    fanout: int | None
 
 
-def _varint_field(number: int, value: int) -> bytes:
-    return bytes((number << 3,)) + _varint(value)
+def _decode_data(data: bytes) -> _Message:
+    message = _Message(-1, b"", None, [], None, None)
+    seen: set[int] = set()
+    for number, value in fields(data):
+        if number in seen and number != _BLOCK_BYTES:
+            raise ValueError(f"field {number} twice")
+        seen.add(number)
+        if number in (_DATA, _MTIME) and isinstance(value, bytes):
+            message.data = value if number == _DATA else message.data
+        elif not isinstance(value, int):
+            raise ValueError(f"bytes in field {number}")
+        elif number == _TYPE:
+            message.kind = value
+        elif number == _FILE_BYTES:
+            message.file_bytes = value
+        elif number == _BLOCK_BYTES:
+            message.block_bytes.append(value)
+        elif number == _HASH_TYPE:
+            message.hash_type = value
+        elif number == _FANOUT:
+            message.fanout = value
+        elif number != _MODE:
+            raise ValueError(f"field {number}")
+    return message
 
 
-def _bytes_field(number: int, value: bytes) -> bytes:
-    return bytes((number << 3 | 2,)) + _varint(len(value)) + value
+def _file(node: PbNode, message: _Message) -> FileNode:
+    sizes: Sequence[int] = message.block_bytes
+    if len(sizes) != len(node.links):
+        raise ValueError("a file whose sizes are not those of its links")
+    # A child without content would let a few blocks stand for endless work.
+    if 0 in sizes:
+        raise ValueError("a file with a child that is empty")
+    if any(link.name for link in node.links):
+        raise ValueError("a file with named links")
+    links = zip(node.links, sizes, strict=True)
+    file = FileNode(message.data, tuple(Link(link.cid, link.tree_bytes, size) for link, size in links))
+    if file.file_bytes != (message.file_bytes or 0):
+        raise ValueError("a file whose sizes do not add up")
+    return file
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    position = 0
-    while position < len(data):
-        key, position = _read_varint(data, position)
-        value, position = _read_varint(data, position)
-        if key & 7 == 2:
-            if value > len(data) - position:
-                raise ValueError("a length beyond the end")
-            yield key >> 3, data[position : position + value]
-            position += value
-        elif key & 7 == 0:
-            yield key >> 3, value
-        else:
-            raise ValueError(f"wire type {key & 7}")
+def _directory(node: PbNode, message: _Message) -> DirectoryNode:
+    if message.data or message.file_bytes or message.block_bytes:
+        raise ValueError("a directory with content")
+    if len({link.name for link in node.links}) != len(node.links):
+        raise ValueError("a directory with a name twice")
+    return DirectoryNode(node.links)
 
 
-def _read_varint(data: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[position]
-        value |= (byte & 0x7F) << shift
-        position += 1
-        if byte < 0x80:
-            return value, position
-        shift += 7
-        if shift > 63:
-            raise ValueError("a varint over 64 bits")
+def _shard(node: PbNode, message: _Message) -> ShardNode:
+    if (message.hash_type, message.fanout) != (_MURMUR3_X64_64, FANOUT):
+        raise ValueError(f"a shard with hash {message.hash_type} and fanout {message.fanout}")
+    children: dict[int, PbLink] = {}
+    for link in node.links:
+        slot = link.name[:2]
+        if len(slot) != 2 or any(c not in "0123456789ABCDEF" for c in slot) or int(slot, 16) in children:
+            raise ValueError(f"a shard with the link {link.name[:80]!r}")
+        children[int(slot, 16)] = PbLink(link.cid, link.name[2:], link.tree_bytes)
+    if int.from_bytes(message.data, "big") != sum(1 << slot for slot in children):
+        raise ValueError("a shard whose bits are not those of its links")
+    return ShardNode(children)
+
+
+def _symlink(node: PbNode, message: _Message) -> SymlinkNode:
+    if node.links or not message.data or len(message.data) > _TARGET_BYTES_MAX or 0 in message.data:
+        raise ValueError("a symbolic link to nowhere")
+    return SymlinkNode(message.data.decode("utf-8", "surrogateescape"))
+
+
+_EMPTY_DIRECTORY: Final = varint_field(_TYPE, _DIRECTORY)
