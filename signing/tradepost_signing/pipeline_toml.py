@@ -126,9 +126,11 @@ class _Reader:
                 hint='Metadata values are strings, such as "255", or { file = "labels.txt" }.',
             )
         try:
-            return (self._folder / value["file"]).read_text(encoding="utf-8")
+            text = (self._folder / value["file"]).read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             raise InvalidPipeline(f"metadata.{key}: file {value['file']!r}: {error}", stage=stage) from None
+        # As a shell's $(...) does: the newline that ends a text file is not part of what it says.
+        return text.removesuffix("\n")
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

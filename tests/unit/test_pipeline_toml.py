@@ -76,7 +76,7 @@ def test_every_field_reaches_the_manifest(load):
             artifact=kernel,
             inputs={"image": "input.image"},
             outputs=("image",),
-            metadata={"size": "8,8", "labels": "null\neins\n"},
+            metadata={"size": "8,8", "labels": "null\neins"},
             fuel=50_000_000,
             memory_bytes=16_777_216,
         ),

@@ -1,18 +1,24 @@
-"""The embedded block store: a folder of blocks, crash-safe, within a byte budget.
+"""The embedded block store: a folder of blocks within a byte budget, for any number of processes at once.
 
-A block is written to a temporary file, synced, and renamed to its CID: under its name it is whole or absent,
-and two processes may share one store. Reading hashes again, so a bad disk is found, never believed.
+When a block does not fit, those that were used longest ago go, except what is pinned: a pin on a root keeps
+every block that its links lead to. Reading hashes again, so a bad disk is found, never believed. What lies
+where, and why a crash cannot tear a block, is in `block_files`.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
+import errno
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from tradepost.content.block_files import BlockFile, BlockFiles
 from tradepost.content.cids import Cid, parse_cid, verify_block
-from tradepost.errors import ContentStoreFull, UnknownCid
+from tradepost.content.pins import PinFolder
+from tradepost.errors import ContentMismatch, ContentStoreFull, UnknownCid
 
 
 class BlockReader(Protocol):
@@ -35,72 +41,179 @@ class BlockStore(BlockReader, Protocol):
         ...
 
 
-class FolderStore:
-    """A `BlockStore` in a folder, holding at most `bytes_max` bytes of blocks."""
+class PinningStore(BlockStore, Protocol):
+    """A store that may forget blocks, except what is pinned."""
 
-    def __init__(self, folder: Path, *, bytes_max: int) -> None:
-        self._folder = folder
+    def pin(self, root: Cid) -> None:
+        """Keep the whole DAG below `root`. Raises `UnknownCid` while a block of it is missing."""
+        ...
+
+    def unpin(self, root: Cid) -> None:
+        """Let the DAG below `root` be forgotten. Raises `UnknownCid` if `root` itself is not pinned."""
+        ...
+
+    def pins(self) -> list[Cid]:
+        """The pinned roots, sorted."""
+        ...
+
+
+@dataclass(slots=True)
+class Audit:
+    """What `FolderStore.verify` found: blocks that the disk changed, and blocks that a pin needs and lacks."""
+
+    blocks: int = 0
+    bytes: int = 0
+    bad: list[Cid] = field(default_factory=list)
+    missing: list[Cid] = field(default_factory=list)
+
+
+class FolderStore:
+    """A `PinningStore` in a folder, holding at most `bytes_max` bytes of blocks.
+
+    With `evict=False` a full store refuses a block instead of forgetting others: for blocks that exist nowhere
+    else. `clock` gives the time in nanoseconds; what was used at an earlier time is forgotten first.
+    """
+
+    def __init__(
+        self, folder: Path, *, bytes_max: int, evict: bool = True, clock: Callable[[], int] = time.time_ns
+    ) -> None:
+        self._files = BlockFiles(folder)
+        self._pins = PinFolder(folder / "pins", self._files)
         self._bytes_max = bytes_max
-        folder.mkdir(parents=True, exist_ok=True)
-        self.bytes_used = sum(path.stat().st_size for path in folder.glob("??/b*"))
+        self._evict = evict
+        self._clock = clock
+        self._oldest: deque[BlockFile] = deque()
+
+    @property
+    def bytes_used(self) -> int:
+        """The bytes of all blocks."""
+        return self._files.bytes_used
 
     def get(self, cid: Cid) -> bytes:
-        """The verified bytes of a block. Raises `UnknownCid`, or `ContentMismatch` if the disk lies."""
-        try:
-            data = self._path(cid).read_bytes()
-        except FileNotFoundError:
-            raise UnknownCid(f"{cid} is not in this store", cid=cid) from None
-        verify_block(cid, data, source=str(self._folder))
+        """The verified bytes of a block.
+
+        Raises `UnknownCid`, or `ContentMismatch` if the disk lies; then the block is removed, to be put again.
+        """
+        data = self._read(cid)
+        self._files.touch(cid, self._clock())
         return data
 
     def has(self, cid: Cid) -> bool:
         """Whether the block is here."""
-        return self._path(cid).exists()
+        return self._files.path(cid).exists()
 
     def put(self, cid: Cid, data: bytes) -> None:
-        """Keep a block, durably. Raises `ContentMismatch` or `ContentStoreFull`."""
+        """Keep a block, durably, forgetting others if need be.
+
+        Raises `ContentMismatch`, or `ContentStoreFull` if it cannot fit.
+        """
         verify_block(parse_cid(cid), data, source="the caller")
-        path = self._path(cid)
-        if path.exists():
+        if self._files.touch(cid, self._clock()):
             return
-        if self.bytes_used + len(data) > self._bytes_max:
-            raise ContentStoreFull(f"{self.bytes_used:,} of {self._bytes_max:,} bytes are used")
-        path.parent.mkdir(exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        _sync_folder(path.parent)
-        self.bytes_used += len(data)
+            self._write(cid, data)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise ContentStoreFull(f"the disk is full: {error}") from None
+
+    def discard(self, cid: Cid) -> int:
+        """Forget one block, pinned or not; the bytes that this freed."""
+        with self._files.lock():
+            return self._files.remove(cid)
 
     def make_room(self, bytes_wanted: int) -> None:
-        """Remove the blocks that were stored longest ago until `bytes_wanted` more fit: this store is a cache.
+        """Forget blocks until `bytes_wanted` more fit. Raises `ContentStoreFull` if they never do."""
+        with self._files.lock():
+            self._make_room(bytes_wanted)
 
-        Raises `ContentStoreFull` if they never fit.
-        """
+    def pin(self, root: Cid) -> None:
+        """Keep the whole DAG below `root`. Raises `UnknownCid` while a block of it is missing."""
+        with self._files.lock():
+            self._pins.add(parse_cid(root))
+
+    def unpin(self, root: Cid) -> None:
+        """Let the DAG below `root` be forgotten. Raises `UnknownCid` if `root` itself is not pinned."""
+        with self._files.lock():
+            self._pins.remove(parse_cid(root))
+
+    def pins(self) -> list[Cid]:
+        """The pinned roots, sorted."""
+        return self._pins.roots()
+
+    def gc(self) -> tuple[int, int]:
+        """Forget every block that is not pinned; how many these were, and their bytes."""
+        with self._files.lock():
+            keep = self._pins.blocks()
+            freed = [self._files.remove(file.cid) for file in self._files.scan() if file.cid not in keep]
+            self._files.sweep(self._clock())
+        return len(freed), sum(freed)
+
+    def blocks(self) -> Iterator[BlockFile]:
+        """Every block that is here, in no order."""
+        return self._files.scan()
+
+    def verify(self, *, on_bytes: Callable[[int], None] | None = None) -> Audit:
+        """Read and hash every block, and follow every pin. What is bad is removed."""
+        audit = Audit()
+        for file in self._files.scan():
+            try:
+                self._read(file.cid)
+            except ContentMismatch:
+                audit.bad.append(file.cid)
+            except UnknownCid:
+                continue  # forgotten by another process since it was listed
+            audit.blocks += 1
+            audit.bytes += file.bytes
+            if on_bytes is not None:
+                on_bytes(file.bytes)
+        audit.missing = self._pins.missing()
+        return audit
+
+    def _read(self, cid: Cid) -> bytes:
+        try:
+            data = self._files.path(cid).read_bytes()
+        except FileNotFoundError:
+            raise UnknownCid(f"{cid} is not in this store", cid=cid) from None
+        try:
+            verify_block(cid, data, source=str(self._files.folder))
+        except ContentMismatch:
+            self.discard(cid)
+            raise
+        return data
+
+    def _write(self, cid: Cid, data: bytes) -> None:
+        aside = self._files.write_aside(cid, data, self._clock())
+        try:
+            with self._files.lock():
+                if not self.has(cid):
+                    self._reserve(len(data))
+                    self._files.commit(cid, aside, len(data))
+        finally:
+            aside.unlink(missing_ok=True)
+        self._files.sync(cid)
+
+    def _reserve(self, bytes_wanted: int) -> None:
+        if self.bytes_used + bytes_wanted <= self._bytes_max:
+            return
+        if not self._evict:
+            raise ContentStoreFull(f"{self.bytes_used:,} of {self._bytes_max:,} bytes are used")
+        self._make_room(bytes_wanted)
+
+    def _make_room(self, bytes_wanted: int) -> None:
         if bytes_wanted > self._bytes_max:
             raise ContentStoreFull(f"{bytes_wanted:,} bytes are more than the budget of {self._bytes_max:,}")
-        blocks = [(path.stat().st_mtime_ns, path) for path in self._folder.glob("??/b*")]
-        for _, path in sorted(blocks):
-            if self.bytes_used + bytes_wanted <= self._bytes_max:
-                return
-            self.bytes_used -= path.stat().st_size
-            path.unlink()
-
-    def _path(self, cid: Cid) -> Path:
-        # The characters before the last: the first ones are the same for every CID of a codec.
-        return self._folder / cid[-3:-1] / cid
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        scanned = False
+        keep = self._pins.blocks()
+        while self.bytes_used + bytes_wanted > self._bytes_max:
+            if not self._oldest:
+                if scanned:
+                    raise ContentStoreFull(
+                        f"{self.bytes_used:,} of {self._bytes_max:,} bytes are used, and pinned"
+                    )
+                # One listing serves many evictions: what is used or put after it is newer than all in it.
+                self._oldest.extend(sorted(self._files.scan()))
+                scanned = True
+            oldest = self._oldest.popleft()
+            if oldest.cid not in keep and self._files.used_ns(oldest.cid) == oldest.used_ns:
+                self._files.remove(oldest.cid)
