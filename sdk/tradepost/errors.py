@@ -308,6 +308,21 @@ class UnreadableContent(TradepostError):
     status = 400
 
 
+class NotAcceptable(TradepostError):
+    """This gateway serves blocks and CARs, which can be checked, and no other format."""
+
+    fault = Fault.SUBMITTER
+    status = 406
+    default_hint = "Ask with ?format=raw or ?format=car."
+
+
+class RangeNotSatisfiable(TradepostError):
+    """The range lies beyond the content."""
+
+    fault = Fault.SUBMITTER
+    status = 416
+
+
 class SourceFailed(TradepostError):
     """A source of blocks did not deliver."""
 

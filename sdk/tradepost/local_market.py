@@ -184,7 +184,8 @@ class LocalMarket:
 
     def _start(self) -> None:
         self.on_step("Starting the broker")
-        self.run(["keygen", "--out", str(self._key), "--no-passphrase"])
+        self._home.mkdir(parents=True, exist_ok=True)
+        self.run(["keygen", "--out", str(self._key), "--no-passphrase", "--json"])
         self.start_broker()
         account = ["broker", "account", "create", "demo", *self._data, "--credits", self.credits, "--json"]
         self.api_key = str(self.run(account)["api_key"])

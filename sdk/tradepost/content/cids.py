@@ -12,8 +12,8 @@ more than everything else that the broker does for a job. (Spec: github.com/mult
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
+import re
 from typing import Final, Literal, NewType
 
 from tradepost.errors import ContentMismatch, ContentTooLarge, InvalidCid
@@ -29,6 +29,9 @@ _CODECS: Final = {code: codec for codec, code in _CODES.items()}
 _PREFIXES: Final = {codec: bytes((1, code, 0x12, 0x20)) for codec, code in _CODES.items()}
 _BYTES: Final = 36
 _CHARS: Final = 59
+_FORM: Final = re.compile(r"b[a-z2-7]{58}")
+#: From the alphabet of RFC 4648 to that of `int(…, 32)`, which reads 58 digits six times as fast as `base64`.
+_DIGITS: Final = str.maketrans("abcdefghijklmnopqrstuvwxyz234567", "0123456789abcdefghijklmnopqrstuv")
 
 
 def cid_of_digest(digest: bytes, codec: Codec) -> Cid:
@@ -45,16 +48,14 @@ def cid_of_block(data: bytes | memoryview, codec: Codec) -> Cid:
 
 def cid_to_bytes(text: str) -> bytes:
     """The 36 binary bytes of a CID. Raises `InvalidCid` unless it is canonical, as this module describes."""
-    if len(text) != _CHARS or text[0] != "b" or not text.isascii() or not text.islower():
+    if _FORM.fullmatch(text) is None:
         raise InvalidCid(f"{text[:_CHARS]!r} is not a CIDv1 in lower-case base32 ({_CHARS} characters)")
-    try:
-        data = base64.b32decode(text[1:].upper() + "======")
-    except binascii.Error as error:
-        raise InvalidCid(f"{text!r}: {error}") from None
+    value = int(text[1:].translate(_DIGITS), 32)
+    if value & 3:  # 58 digits have two bits more than 36 bytes
+        raise InvalidCid(f"{text!r} is not canonical base32")
+    data = (value >> 2).to_bytes(_BYTES, "big")
     if data[1] not in _CODECS or data[:4] != _PREFIXES[_CODECS[data[1]]]:
         raise InvalidCid(f"{text!r}: not CIDv1 of raw, dag-pb or dag-cbor with sha2-256")
-    if cid_of_digest(data[4:], _CODECS[data[1]]) != text:  # stray bits beyond the last byte
-        raise InvalidCid(f"{text!r} is not canonical base32")
     return data
 
 

@@ -59,7 +59,7 @@ class PinningStore(BlockStore, Protocol):
 
 @dataclass(slots=True)
 class Audit:
-    """What `FolderStore.verify` found: blocks that the disk changed, and blocks that a pin needs and lacks."""
+    """What `FolderStore.verify` found: blocks that the disk changed, and blocks that a pin lacks."""
 
     blocks: int = 0
     bytes: int = 0
@@ -70,8 +70,8 @@ class Audit:
 class FolderStore:
     """A `PinningStore` in a folder, holding at most `bytes_max` bytes of blocks.
 
-    With `evict=False` a full store refuses a block instead of forgetting others: for blocks that exist nowhere
-    else. `clock` gives the time in nanoseconds; what was used at an earlier time is forgotten first.
+    With `evict=False` a full store refuses a block instead of forgetting others: for blocks that exist
+    nowhere else. `clock` gives the time in nanoseconds; what was used at an earlier time is forgotten first.
     """
 
     def __init__(
@@ -92,7 +92,8 @@ class FolderStore:
     def get(self, cid: Cid) -> bytes:
         """The verified bytes of a block.
 
-        Raises `UnknownCid`, or `ContentMismatch` if the disk lies; then the block is removed, to be put again.
+        Raises `UnknownCid`, or `ContentMismatch` if the disk lies; then the block is removed, to be put
+        again.
         """
         data = self._read(cid)
         self._files.touch(cid, self._clock())

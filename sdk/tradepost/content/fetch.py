@@ -1,0 +1,260 @@
+"""Fetching from several sources at once, none of them believed.
+
+A block is asked of the source that is fastest so far, hashed as it arrives, and on any failure asked of the
+next: one that has not got it, that breaks off, stalls, trickles, sends without end or sends compressed is
+asked last for a while; one that sends another block is never asked again. What arrived is put into the store
+at once, so that fetching again asks for what is missing and nothing else.
+
+A source is timed twice: until its first byte, and by its rate from there on, since small blocks tell nothing
+of the rate and large ones little of the delay. Sources that were not tried yet come first, in the order
+given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Final
+
+from tradepost.content.cids import BLOCK_BYTES_MAX, Cid, cid_to_bytes, codec_of
+from tradepost.content.dag import DagWalk
+from tradepost.content.dag_pb import decode_node
+from tradepost.content.files import CHUNK_BYTES, stream_file
+from tradepost.content.sources import Source
+from tradepost.content.store import BlockStore
+from tradepost.errors import (
+    ContentMismatch,
+    ContentTooLarge,
+    ContentUnavailable,
+    InvalidSettings,
+    SourceFailed,
+    TradepostError,
+    UnknownCid,
+)
+
+log = logging.getLogger(__name__)
+
+_RATED_BYTES_MIN: Final = 64 << 10
+_SMOOTHING: Final = 0.2
+_DIGEST: Final = slice(4, None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchLimits:
+    """How long a source may take, and how many blocks are asked for at once.
+
+    A source that sends nothing for `stall_s`, or that after `grace_s` on one block has sent less than
+    `rate_min_bytes_s`, is given up, and asked last for `aside_s`.
+    """
+
+    parallel: int = 16
+    stall_s: float = 15.0
+    grace_s: float = 5.0
+    rate_min_bytes_s: float = 8 << 10
+    aside_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a fetch is. `bytes_total` is what the root declares, if it does: a claim, not a fact."""
+
+    blocks: int
+    bytes: int
+    bytes_total: int | None
+
+
+@dataclass(slots=True)
+class Standing:
+    """What a `Fetcher` knows about a source. `lied` is for ever; `aside_until` is by the fetcher's clock."""
+
+    source: Source
+    blocks: int = 0
+    bytes: int = 0
+    failures: int = 0
+    lied: bool = False
+    aside_until: float = 0.0
+    first_byte_s: float | None = None
+    rate_bytes_s: float | None = None
+
+    @property
+    def expected_s(self) -> float:
+        """How long a full block should take; 0 for a source that was not tried."""
+        return (self.first_byte_s or 0.0) + (CHUNK_BYTES / self.rate_bytes_s if self.rate_bytes_s else 0.0)
+
+
+class Fetcher:
+    """Gets verified blocks, files and DAGs from `sources`, keeping them in `store` if there is one.
+
+    `clock` tells the seconds that sources are measured by.
+    """
+
+    def __init__(
+        self,
+        sources: Iterable[Source],
+        *,
+        store: BlockStore | None = None,
+        limits: FetchLimits | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.standings = [Standing(source) for source in sources]
+        self._store = store
+        self._limits = limits or FetchLimits()
+        self._clock = clock
+        self._slots = asyncio.Semaphore(self._limits.parallel)
+
+    async def get(self, cid: Cid) -> bytes:
+        """A block, from the store or else from the best source that delivers it; the store then keeps it.
+
+        Raises `UnknownCid` if every source says that it has no such block, `ContentUnavailable` if one
+        failed.
+        """
+        if self._store is not None:
+            try:
+                return await asyncio.to_thread(self._store.get, cid)
+            except (UnknownCid, ContentMismatch):
+                pass  # absent, or changed by the disk and now removed: fetched again, either way
+        async with self._slots:
+            block = await self._ask(cid)
+        if self._store is not None:
+            await asyncio.to_thread(self._store.put, cid, block)
+        return block
+
+    def stream_file(self, cid: Cid, *, bytes_max: int) -> AsyncGenerator[bytes, None]:
+        """The content of the file at `cid` in order, fetched ahead; raises as `files.read_file` and `get`."""
+        return stream_file(cid, self.get, bytes_max=bytes_max, ahead=self._limits.parallel)
+
+    async def read_file(self, cid: Cid, *, bytes_max: int) -> bytes:
+        """The content of the file at `cid`; raises as `files.read_file` and `get`."""
+        async with aclosing(self.stream_file(cid, bytes_max=bytes_max)) as parts:
+            return b"".join([part async for part in parts])
+
+    async def fetch(
+        self, root: Cid, *, bytes_max: int, on_progress: Callable[[Progress], None] | None = None
+    ) -> Progress:
+        """Bring the whole DAG below `root` into the store, with what is there already not asked for again.
+
+        Raises `ContentTooLarge` beyond `bytes_max`, as declared or as it turns out, `InvalidDag`, and as
+        `get`.
+        """
+        if self._store is None:
+            raise InvalidSettings("fetching a DAG needs a store to keep it in")
+        walk = DagWalk(root, bytes_max=bytes_max)
+        total: int | None = None
+        running: set[asyncio.Task[tuple[Cid, bytes]]] = set()
+        try:
+            while True:
+                while len(running) < self._limits.parallel and (cid := walk.take()) is not None:
+                    running.add(asyncio.create_task(self._get_named(cid)))
+                if not running:
+                    return Progress(walk.blocks, walk.bytes, total)
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    cid, block = task.result()
+                    if cid == root:
+                        total = _declared(root, block, bytes_max)
+                    walk.visit(cid, block)
+                    if on_progress is not None:
+                        on_progress(Progress(walk.blocks, walk.bytes, total))
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    async def _get_named(self, cid: Cid) -> tuple[Cid, bytes]:
+        return cid, await self.get(cid)
+
+    async def _ask(self, cid: Cid) -> bytes:
+        problems: dict[str, TradepostError] = {}
+        for standing in self._by_speed():
+            try:
+                return await self._receive(standing, cid)
+            except UnknownCid as error:
+                problems[standing.source.name] = error
+            except ContentMismatch as error:
+                standing.lied = True
+                problems[standing.source.name] = self._failed(standing, cid, error)
+            except SourceFailed as error:
+                standing.aside_until = self._clock() + self._limits.aside_s
+                problems[standing.source.name] = self._failed(standing, cid, error)
+        if all(isinstance(error, UnknownCid) for error in problems.values()):
+            asked = ", ".join(problems) or "nobody"
+            raise UnknownCid(f"{cid} is nowhere: asked {asked}", cid=cid)
+        raise ContentUnavailable(
+            f"{cid}: {'; '.join(error.detail for error in problems.values())}",
+            cid=cid,
+            sources={name: error.code() for name, error in problems.items()},
+        )
+
+    def _by_speed(self) -> list[Standing]:
+        now = self._clock()
+        honest = (standing for standing in self.standings if not standing.lied)
+        return sorted(honest, key=lambda standing: (standing.aside_until > now, standing.expected_s))
+
+    def _failed(self, standing: Standing, cid: Cid, error: TradepostError) -> TradepostError:
+        standing.failures += 1
+        log.warning(
+            "Source %s was put aside: %s",
+            standing.source.name,
+            error.detail,
+            extra={"action": "source_put_aside", "source": standing.source.name, "cid": cid},
+        )
+        return error
+
+    async def _receive(self, standing: Standing, cid: Cid) -> bytes:
+        """One block from one source, hashed as it arrives."""
+        limits, name = self._limits, standing.source.name
+        block = bytearray()
+        digest = hashlib.sha256()
+        began = first = now = self._clock()
+        loop = asyncio.get_running_loop()
+        try:
+            async with (
+                asyncio.timeout(limits.stall_s) as stall,
+                aclosing(standing.source.block(cid)) as chunks,
+            ):
+                async for chunk in chunks:
+                    now = self._clock()
+                    first = first if block else now
+                    block += chunk
+                    digest.update(chunk)
+                    if len(block) > BLOCK_BYTES_MAX:
+                        raise SourceFailed(f"{name} sends more than a block has", source=name)
+                    spent_s = now - first
+                    if spent_s > limits.grace_s and len(block) < spent_s * limits.rate_min_bytes_s:
+                        raise SourceFailed(
+                            f"{name} sent {len(block):,} bytes in {spent_s:.0f} s", source=name
+                        )
+                    stall.reschedule(loop.time() + limits.stall_s)
+        except TimeoutError:
+            raise SourceFailed(f"{name} sent nothing for {limits.stall_s:g} s", source=name) from None
+        if digest.digest() != cid_to_bytes(cid)[_DIGEST]:
+            raise ContentMismatch(f"{name} sent other bytes than {cid}", source=name, cid=cid)
+        _measure(standing, len(block), first - began, self._clock() - first)
+        return bytes(block)
+
+
+def _measure(standing: Standing, size: int, until_first_s: float, then_s: float) -> None:
+    standing.blocks += 1
+    standing.bytes += size
+    standing.first_byte_s = _smooth(standing.first_byte_s, until_first_s)
+    if size >= _RATED_BYTES_MIN and then_s > 0:
+        standing.rate_bytes_s = _smooth(standing.rate_bytes_s, size / then_s)
+
+
+def _smooth(before: float | None, now: float) -> float:
+    return now if before is None else before + _SMOOTHING * (now - before)
+
+
+def _declared(root: Cid, block: bytes, bytes_max: int) -> int | None:
+    """The size of the DAG that its root declares. Raises `ContentTooLarge`."""
+    if codec_of(root) != "dag-pb":
+        return len(block) if codec_of(root) == "raw" else None
+    declared = decode_node(block).tree_bytes(len(block))
+    if declared > bytes_max:
+        raise ContentTooLarge(f"{root} declares {declared:,} bytes; {bytes_max:,} are allowed here")
+    return declared

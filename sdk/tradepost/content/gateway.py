@@ -1,0 +1,139 @@
+"""What a trustless gateway decides about a request, without any I/O: what is asked for, and how it is
+labelled.
+
+    GET|HEAD /ipfs/{cid}[/path]?format=raw|car&dag-scope=block|entity|all&entity-bytes=from:to
+
+The server reads the request (`read_request`), finds the block or the CAR (`paths.resolve`,
+`export.export_car`) and answers with `headers`. Content has an address that changes with it, so every answer
+may be kept for ever. (Spec: specs.ipfs.tech/http-gateways/trustless-gateway.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, cast, get_args
+
+from tradepost.content.cids import Cid
+from tradepost.content.export import EntityBytes, Scope
+from tradepost.content.paths import split_path
+from tradepost.errors import InvalidRequest, NotAcceptable, RangeNotSatisfiable
+
+Format = Literal["raw", "car"]
+
+RAW_TYPE: Final = "application/vnd.ipld.raw"
+CAR_TYPE: Final = "application/vnd.ipld.car"
+#: The CARs made here: parents before children, no block twice.
+CAR_CONTENT_TYPE: Final = f"{CAR_TYPE}; version=1; order=dfs; dups=n"
+
+_KEEP_FOR_EVER: Final = "public, max-age=29030400, immutable"
+_ENTITY_BYTES: Final = re.compile(r"(-?\d{1,16}):(-?\d{1,16}|\*)")
+_RANGE: Final = re.compile(r"bytes=(\d{0,16})-(\d{0,16})")
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayRequest:
+    """What is asked for: a block or a CAR, at a path below a root."""
+
+    root: Cid
+    segments: tuple[str, ...]
+    format: Format
+    scope: Scope = "all"
+    entity_bytes: EntityBytes | None = None
+
+    def etag(self, end: Cid) -> str:
+        """The entity tag of the answer; `end` is the CID at the end of the path."""
+        if self.format == "raw":
+            return f'"{end}.raw"'
+        asked = repr((self.root, self.segments, self.scope, self.entity_bytes))
+        return f'W/"{end}.car.{hashlib.sha256(asked.encode()).hexdigest()[:16]}"'
+
+    def headers(self, end: Cid) -> dict[str, str]:
+        """The headers of the answer, whether it is the content, a HEAD, or `304 Not Modified`."""
+        raw = self.format == "raw"
+        return {
+            "Content-Type": RAW_TYPE if raw else CAR_CONTENT_TYPE,
+            "Content-Disposition": f'attachment; filename="{end}.{"bin" if raw else "car"}"',
+            "ETag": self.etag(end),
+            "Cache-Control": _KEEP_FOR_EVER,
+            "Accept-Ranges": "bytes" if raw else "none",
+            "Vary": "Accept",
+            "X-Content-Type-Options": "nosniff",
+            "X-Ipfs-Path": "/".join(("/ipfs", self.root, *self.segments)),
+        }
+
+
+def read_request(path: str, query: Mapping[str, str], accept: str) -> GatewayRequest:
+    """The request for `path` (what follows `/ipfs/`, percent-decoded) with its query and `Accept` header.
+
+    Raises `InvalidCid`, `UnknownPath`, `InvalidRequest`, or `NotAcceptable` for any other format.
+    """
+    root, segments = split_path(path)
+    format_ = _format(query.get("format"), accept)
+    scope = _scope(query.get("dag-scope", "all"))
+    if "entity-bytes" not in query:
+        return GatewayRequest(root, segments, format_, scope)
+    return GatewayRequest(root, segments, format_, "entity", _entity_bytes(query["entity-bytes"]))
+
+
+def is_unchanged(if_none_match: str | None, etag: str) -> bool:
+    """Whether whoever asks with this `If-None-Match` has the answer already."""
+    if if_none_match is None:
+        return False
+    known = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
+    return "*" in known or etag.removeprefix("W/") in known
+
+
+def read_range(header: str | None, size: int) -> range | None:
+    """The offsets that a `Range` header asks of a block; `None` for all of it, as for any header not
+    understood.
+
+    Raises `RangeNotSatisfiable`.
+    """
+    match = _RANGE.fullmatch(header.strip()) if header else None
+    if match is None or not any(match.groups()):
+        return None
+    first, last = match.groups()
+    if not first:
+        wanted = range(max(0, size - int(last)), size)
+    else:
+        wanted = range(int(first), min(int(last) + 1, size) if last else size)
+    if not wanted:
+        raise RangeNotSatisfiable(f"{header} of {size:,} bytes", size=size)
+    return wanted
+
+
+def _format(asked: str | None, accept: str) -> Format:
+    if asked in ("raw", "car"):
+        return "raw" if asked == "raw" else "car"
+    if asked is not None:
+        raise NotAcceptable(f"format={asked[:40]!r}")
+    for kind, options in _accepted(accept):
+        if kind == RAW_TYPE:
+            return "raw"
+        if kind == CAR_TYPE and options.get("version", "1") == "1" and options.get("dups", "n") == "n":
+            return "car"
+    raise NotAcceptable(f"Accept: {accept[:200]}")
+
+
+def _scope(asked: str) -> Scope:
+    for scope in get_args(Scope):
+        if asked == scope:
+            return cast(Scope, scope)
+    raise InvalidRequest(f"dag-scope={asked[:40]!r}: it is block, entity or all")
+
+
+def _accepted(accept: str) -> Iterator[tuple[str, dict[str, str]]]:
+    for part in accept.split(","):
+        kind, *options = (piece.strip() for piece in part.split(";"))
+        yield kind, {key.strip(): value.strip() for key, _, value in (one.partition("=") for one in options)}
+
+
+def _entity_bytes(text: str) -> EntityBytes:
+    match = _ENTITY_BYTES.fullmatch(text)
+    if match is None:
+        raise InvalidRequest(f"entity-bytes={text[:40]!r}: it is from:to")
+    first, last = match.groups()
+    return EntityBytes(int(first), None if last == "*" else int(last))
