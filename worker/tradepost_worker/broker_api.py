@@ -1,0 +1,121 @@
+"""The broker's REST endpoints that a worker uses. Every block is hashed and capped as it arrives."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
+
+import aiohttp
+import msgspec
+from yarl import URL
+
+from tradepost.broker_url import raise_for_problem, raise_unavailable
+from tradepost.content import BLOCK_BYTES_MAX, Cid, verify_block
+from tradepost.errors import ContentTooLarge, ProtocolError
+from tradepost.manifest import MANIFEST_BYTES_MAX
+from tradepost.protocol import MESSAGE_BYTES_MAX, JoinReply, JoinRequest, PipelineView
+
+T = TypeVar("T")
+
+_CONNECT_S_MAX: Final = 10.0
+_READ_S_MAX: Final = 30.0
+#: A pipeline view is a manifest in base64 and its bundle.
+_JSON_BYTES_MAX: Final = 2 * MANIFEST_BYTES_MAX + (128 << 10)
+
+
+class BrokerApi:
+    """One broker, by its base URL. Use it within `async with`.
+
+    Every method raises `BrokerUnavailable` when the broker cannot be reached, and what the broker answers.
+    """
+
+    def __init__(self, url: URL) -> None:
+        self.url = url
+        self._session: aiohttp.ClientSession
+
+    async def __aenter__(self) -> BrokerApi:
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S_MAX, sock_read=_READ_S_MAX)
+        self._session = aiohttp.ClientSession(timeout=timeout)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+    async def join(self, request: JoinRequest) -> JoinReply:
+        """Become a worker of this broker."""
+        body = msgspec.json.encode(request)
+        headers = {"Content-Type": "application/json"}
+        async with self._request("POST", "v1/workers", data=body, headers=headers) as response:
+            return _decode(await _read(response, _JSON_BYTES_MAX), JoinReply)
+
+    async def pipeline(self, cid: str) -> PipelineView:
+        """A published pipeline's manifest block and bundle, neither checked."""
+        async with self._request("GET", f"v1/pipelines/{cid}") as response:
+            return _decode(await _read(response, _JSON_BYTES_MAX), PipelineView)
+
+    async def block(self, cid: Cid) -> bytes:
+        """A published block. Raises `ContentMismatch` for other bytes."""
+        async with self._request("GET", f"ipfs/{cid}", params={"format": "raw"}) as response:
+            return await _read_block(response, cid)
+
+    async def lease_block(self, lease: str, nonce: bytes, cid: Cid) -> bytes:
+        """A block of a lease's input. Raises `ContentMismatch` for other bytes."""
+        path = f"v1/leases/{lease}/blocks/{cid}"
+        async with self._request("GET", path, headers=_authorization(nonce)) as response:
+            return await _read_block(response, cid)
+
+    async def put_lease_block(self, lease: str, nonce: bytes, cid: Cid, data: bytes) -> None:
+        """Upload a block of a lease's output."""
+        path = f"v1/leases/{lease}/blocks/{cid}"
+        async with self._request("PUT", path, data=data, headers=_authorization(nonce)):
+            pass
+
+    async def open_stream(self, worker: str, nonce: bytes) -> aiohttp.ClientWebSocketResponse:
+        """The worker's WebSocket, on which the broker speaks first."""
+        try:
+            return await self._session.ws_connect(
+                self.url / "v1/worker" % {"worker": worker, "nonce": nonce.hex()},
+                max_msg_size=MESSAGE_BYTES_MAX,
+                heartbeat=_READ_S_MAX,
+                autoclose=True,
+            )
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise_unavailable(self.url, error)
+
+    @asynccontextmanager
+    async def _request(self, method: str, path: str, **options: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+        try:
+            async with self._session.request(method, self.url / path, **options) as response:
+                await raise_for_problem(response)
+                yield response
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise_unavailable(self.url, error)
+
+
+def _authorization(nonce: bytes) -> dict[str, str]:
+    return {"Authorization": f"Lease {nonce.hex()}"}
+
+
+async def _read_block(response: aiohttp.ClientResponse, cid: Cid) -> bytes:
+    data = await _read(response, BLOCK_BYTES_MAX)
+    verify_block(cid, data, source=str(response.url.origin()))
+    return data
+
+
+async def _read(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
+    """The whole body. Raises `ContentTooLarge` as soon as it is over the cap."""
+    parts, size = [], 0
+    async for part in response.content.iter_any():
+        size += len(part)
+        if size > bytes_max:
+            raise ContentTooLarge(f"{response.url.host} sent more than {bytes_max:,} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _decode(body: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ProtocolError(f"the broker's {kind.__name__} is not valid: {error}") from None

@@ -1,0 +1,33 @@
+"""What a device offers: probed, not assumed.
+
+Providers, engine versions and isolation are what a locked-down runner reports of itself, so a provider that
+works only outside the sandbox is not offered.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from tradepost.protocol import Capabilities
+from tradepost_worker.runner_messages import Ready
+from tradepost_worker.settings import Settings, available_cores
+
+log = logging.getLogger(__name__)
+
+
+def probe_capabilities(ready: Ready, settings: Settings) -> Capabilities:
+    """The device's capabilities, given what a fresh runner said. Layers that it lacks are logged."""
+    for layer, reason in ready.isolation.refused.items():
+        log.warning(
+            "The sandbox works without %s: %s",
+            layer,
+            reason,
+            extra={"action": "isolation_refused", "layer": layer},
+        )
+    return Capabilities(
+        cores=available_cores(),
+        memory_bytes=settings.memory_bytes_max,
+        providers=ready.providers,
+        engines=ready.engines,
+        isolation=ready.isolation.achieved,
+    )

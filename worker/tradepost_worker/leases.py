@@ -1,0 +1,169 @@
+"""The leases that a worker holds, from grant to acknowledgement, whatever the connection does meanwhile.
+
+A lease is either running or has an end in the outbox; it leaves the outbox when the broker has acknowledged
+the end. What is finished while there is no connection is delivered with the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from typing import Final
+
+from tradepost.content import Cid, add_bytes
+from tradepost.errors import BrokerUnavailable, QuotaExceeded, RunnerFailed, TradepostError
+from tradepost.money import format_credits
+from tradepost.protocol import Acknowledged, GiveBackReason, Grant, Settled
+from tradepost_worker.broker_api import BrokerApi
+from tradepost_worker.connection import BrokerStream, reconnect_delays
+from tradepost_worker.lease_work import LeaseWork, give_back
+from tradepost_worker.outbox import LeaseEnd, Outbox
+
+#: As many as a worker's hello may name.
+_HELD_MAX: Final = 4096
+
+log = logging.getLogger(__name__)
+
+
+class Leases:
+    """Up to `capacity` running leases, and the ends of those that finished."""
+
+    def __init__(
+        self, *, work: LeaseWork, outbox: Outbox, broker: BrokerApi, capacity: int, rng: random.Random
+    ) -> None:
+        self._work = work
+        self._outbox = outbox
+        self._broker = broker
+        self._capacity = capacity
+        self._rng = rng
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._uploads: set[asyncio.Task[None]] = set()
+        self._stream: BrokerStream | None = None
+
+    @property
+    def running(self) -> int:
+        """How many leases run."""
+        return len(self._running)
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """The leases that run or wait for their acknowledgement."""
+        ended = (end.lease for end in self._outbox.pending())
+        return tuple(dict.fromkeys((*self._running, *ended)))[:_HELD_MAX]
+
+    def attach(self, stream: BrokerStream) -> None:
+        """Deliver over a new connection, after comparing what both sides hold: stop what the broker decided
+        without us, deliver again what was not acknowledged, and give back what a restart lost."""
+        self._stream = stream
+        held_by_broker = stream.welcome.leases
+        for lease in [lease for lease in self._running if lease not in held_by_broker]:
+            self.recall(lease, "the broker no longer holds it")
+        for end in self._outbox.pending():
+            self._deliver(end)
+        for lease in held_by_broker:
+            if lease not in self._running and lease not in self._outbox:
+                self._finish(give_back(lease, RunnerFailed("the worker was restarted")))
+
+    async def detach(self) -> None:
+        """The connection ended."""
+        self._stream = None
+        for upload in self._uploads:
+            upload.cancel()
+        await asyncio.gather(*self._uploads, return_exceptions=True)
+
+    def take(self, grant: Grant) -> None:
+        """Start working on a lease. A repeated grant changes nothing; one too many is given back."""
+        if grant.lease in self._running or grant.lease in self._outbox:
+            return
+        if len(self._running) >= self._capacity:
+            error = QuotaExceeded(f"this device runs {self._capacity} leases at once")
+            self._finish(give_back(grant.lease, error, GiveBackReason.REFUSED))
+            return
+        self._running[grant.lease] = asyncio.create_task(self._run(grant))
+
+    def recall(self, lease: str, why: str) -> None:
+        """Stop a lease, if it still runs: its end is not wanted."""
+        if (task := self._running.pop(lease, None)) is not None:
+            task.cancel()
+            log.info("Stopped lease %s: %s.", lease, why, extra={"action": "lease_stopped", "lease": lease})
+
+    async def give_back_all(self) -> None:
+        """Stop and give back whatever runs, because the owner wants the device."""
+        stopped = dict(self._running)
+        self._running.clear()
+        for task in stopped.values():
+            task.cancel()
+        await asyncio.gather(*stopped.values(), return_exceptions=True)
+        for lease in stopped:
+            error = RunnerFailed("the owner stopped the worker")
+            self._finish(give_back(lease, error, GiveBackReason.PREEMPTED))
+
+    def acknowledge(self, frame: Acknowledged) -> None:
+        """The broker has a lease's end."""
+        self._outbox.acknowledge(frame.lease)
+        if frame.problem is not None:
+            log.info(
+                "Lease %s was not taken: %s %s",
+                frame.lease,
+                frame.problem.title,
+                frame.problem.detail,
+                extra={"action": "lease_not_taken", "lease": frame.lease, "code": frame.problem.code},
+            )
+
+    def settle(self, frame: Settled) -> None:
+        """Record what a lease earned, and why."""
+        self._outbox.record(frame)
+        log.info(
+            "Lease %s is %s, earned %s credits: %s",
+            frame.lease,
+            frame.verdict,
+            format_credits(frame.earned_microcredits),
+            frame.reason,
+            extra={
+                "action": "lease_settled",
+                "lease": frame.lease,
+                "verdict": frame.verdict,
+                "earned_microcredits": frame.earned_microcredits,
+            },
+        )
+
+    async def _run(self, grant: Grant) -> None:
+        try:
+            end = await self._work.run(grant)
+        except Exception as defect:  # one lease's defect must not keep its job waiting, nor end the others
+            log.exception("Lease %s met a defect.", grant.lease, extra={"action": "defect"})
+            end = give_back(grant.lease, RunnerFailed(f"a defect in the worker: {type(defect).__name__}"))
+        del self._running[grant.lease]
+        self._finish(end)
+
+    def _finish(self, end: LeaseEnd) -> None:
+        self._outbox.add(end)
+        self._deliver(end)
+
+    def _deliver(self, end: LeaseEnd) -> None:
+        if self._stream is None:
+            return
+        if end.document is None:
+            self._stream.send(end.frame)
+            return
+        task = asyncio.create_task(self._upload(end, end.document, self._stream))
+        self._uploads.add(task)
+        task.add_done_callback(self._uploads.discard)
+
+    async def _upload(self, end: LeaseEnd, document: bytes, stream: BrokerStream) -> None:
+        """Upload an output, then deliver; try again while the connection lasts."""
+        blocks: list[tuple[Cid, bytes]] = []
+        add_bytes(document, put=lambda cid, data: blocks.append((cid, data)))
+        for delay_s in reconnect_delays(rng=self._rng):
+            try:
+                for cid, data in blocks:
+                    await self._broker.put_lease_block(end.lease, end.nonce, cid, data)
+            except BrokerUnavailable:
+                await asyncio.sleep(delay_s)
+            except TradepostError as error:
+                self._finish(give_back(end.lease, error))
+                return
+            else:
+                stream.send(end.frame)
+                return

@@ -1,0 +1,164 @@
+"""What a worker must not lose: the ends of leases until the broker acknowledges them, and what was earned.
+
+An end is sent at once and written to SQLite a moment later, many in one transaction: on a good connection it
+is acknowledged before that and never touches the disk; on a bad one it survives a restart and is sent again.
+The broker takes a lease's end once, however often it comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from tradepost.protocol import Deliver, GiveBack, Settled
+
+#: How long an end waits for its acknowledgement before it is written.
+LINGER_S: Final = 0.02
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS lease_end (lease TEXT PRIMARY KEY, end BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS settled (
+    lease TEXT PRIMARY KEY, at REAL NOT NULL, verdict TEXT NOT NULL, earned_microcredits INTEGER NOT NULL,
+    reason TEXT NOT NULL
+) STRICT;
+"""
+
+
+class LeaseEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """How a lease ended on this side. `document` is an output too large for its frame, uploaded before it."""
+
+    frame: Deliver | GiveBack
+    nonce: bytes = b""
+    document: bytes | None = None
+
+    @property
+    def lease(self) -> str:
+        """The lease's id."""
+        return self.frame.lease
+
+
+class Earnings(msgspec.Struct, frozen=True, kw_only=True):
+    """A sum over settled leases."""
+
+    leases: int
+    paid_leases: int
+    earned_microcredits: int
+
+
+class Outbox:
+    """Ends of leases and settlements, in the SQLite file at `path`. `keep` must run beside its users."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._turn = threading.Lock()  # a cancelled flush may still be writing when the last one comes
+        self._database = sqlite3.connect(path, check_same_thread=False)
+        self._database.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; {_SCHEMA}")
+        rows = self._database.execute("SELECT end FROM lease_end ORDER BY rowid")
+        ends = [msgspec.msgpack.decode(row[0], type=LeaseEnd) for row in rows]
+        self._pending = {end.lease: end for end in ends}
+        self._written = set(self._pending)
+        self._unwritten: set[str] = set()
+        self._settled: list[tuple[str, float, str, int, str]] = []
+        self._changed = asyncio.Event()
+        self._emptied = asyncio.Event()
+
+    def add(self, end: LeaseEnd) -> None:
+        """Keep how a lease ended; a second end of one lease replaces the first."""
+        self._pending[end.lease] = end
+        self._unwritten.add(end.lease)
+        self._changed.set()
+
+    def acknowledge(self, lease: str) -> None:
+        """Forget a lease: the broker has its end."""
+        if self._pending.pop(lease, None) is not None:
+            self._unwritten.discard(lease)
+            if lease in self._written:
+                self._changed.set()
+            if not self._pending:
+                self._emptied.set()
+
+    def record(self, settled: Settled) -> None:
+        """Keep what a lease earned; the broker's latest word counts."""
+        self._settled.append(
+            (settled.lease, time.time(), settled.verdict, settled.earned_microcredits, settled.reason)
+        )
+        self._changed.set()
+
+    def __contains__(self, lease: str) -> bool:
+        return lease in self._pending
+
+    def pending(self) -> list[LeaseEnd]:
+        """The ends that the broker has not acknowledged, oldest first."""
+        return list(self._pending.values())
+
+    async def empty(self) -> None:
+        """Wait until everything is acknowledged."""
+        self._emptied.clear()
+        if self._pending:
+            await self._emptied.wait()
+
+    async def keep(self) -> None:
+        """Write what has to be written, until cancelled."""
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(LINGER_S)
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Make everything durable now."""
+        self._changed.clear()
+        added = [self._pending[lease] for lease in self._unwritten]
+        removed = [lease for lease in self._written if lease not in self._pending]
+        settled, self._settled = self._settled, []
+        self._unwritten.clear()
+        self._written.difference_update(removed)
+        self._written.update(end.lease for end in added)
+        if added or removed or settled:
+            await asyncio.to_thread(self._write, added, removed, settled)
+
+    def close(self) -> None:
+        """Close the database. What was not flushed is lost."""
+        self._database.close()
+
+    def _write(
+        self, added: Iterable[LeaseEnd], removed: Iterable[str], settled: Iterable[tuple[object, ...]]
+    ) -> None:
+        rows = [(end.lease, msgspec.msgpack.encode(end)) for end in added]
+        with self._turn, self._database as database:
+            database.executemany("INSERT OR REPLACE INTO lease_end VALUES (?, ?)", rows)
+            database.executemany("DELETE FROM lease_end WHERE lease = ?", [(lease,) for lease in removed])
+            database.executemany("INSERT OR REPLACE INTO settled VALUES (?, ?, ?, ?, ?)", settled)
+
+
+def read_earnings(path: Path, *, since: float = 0.0) -> Earnings:
+    """What was earned since a time (Unix seconds), read beside a worker that may be running."""
+    row = _read_row(
+        path,
+        "SELECT count(*), coalesce(sum(earned_microcredits > 0), 0),"
+        " coalesce(sum(earned_microcredits), 0) FROM settled WHERE at >= ?",
+        (since,),
+    )
+    leases, paid_leases, earned = row or (0, 0, 0)
+    return Earnings(leases=leases, paid_leases=paid_leases, earned_microcredits=earned)
+
+
+def read_pending(path: Path) -> int:
+    """How many ends of leases wait for the broker, read beside a worker that may be running."""
+    row = _read_row(path, "SELECT count(*) FROM lease_end", ())
+    return row[0] if row else 0
+
+
+def _read_row(path: Path, query: str, values: tuple[object, ...]) -> tuple[int, ...] | None:
+    if not path.exists():
+        return None
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+        row: tuple[int, ...] = database.execute(query, values).fetchone()
+    return row

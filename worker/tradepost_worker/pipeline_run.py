@@ -1,0 +1,23 @@
+"""What running a pipeline came to, as runners report it and receipts state it.
+
+It stands apart from the code that runs pipelines, so that the agent loads no engine.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from tradepost.errors import Problem
+from tradepost.receipts import StageReport
+
+
+class PipelineRun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a pipeline ended: with an output document, or with the failure of a stage.
+
+    `stages` are the reports of the stages that finished. A failure is a result too: it is the same on every
+    device, so it is signed and verified like an output.
+    """
+
+    stages: tuple[StageReport, ...]
+    output: bytes = b""
+    failure: Problem | None = None

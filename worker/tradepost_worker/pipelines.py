@@ -1,0 +1,192 @@
+"""The pipelines that this device may run: fetched by CID, checked against its owner's policy, kept warm.
+
+A pipeline is admitted once per state of the policy file; when the owner edits the file, every pipeline is
+checked again. Artifacts are kept as blocks within the cache's budget and hashed again when they are read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from tradepost.content import Cid, FolderStore, codec_of, parse_cid, read_file, verify_block
+from tradepost.errors import (
+    ContentMismatch,
+    InvalidPipeline,
+    NoEligibleWorker,
+    TradepostError,
+    UnknownCid,
+)
+from tradepost.manifest import KernelStage, Manifest, Stage, decode_manifest
+from tradepost_signing.publisher import Publisher
+from tradepost_signing.trust import TrustPolicy
+from tradepost_worker.broker_api import BrokerApi
+
+KERNEL_BYTES_MAX: Final = 64 << 20
+MODEL_BYTES_MAX: Final = 2 << 30  # more does not fit into one protobuf message either
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrustedPipeline:
+    """A pipeline that may run here. Its manifest is narrowed to the providers that the owner allows."""
+
+    cid: Cid
+    manifest: Manifest
+    publisher: str
+    read_artifacts: Callable[[], Coroutine[Any, Any, dict[str, bytes]]]
+
+
+class PipelineLibrary:
+    """Finds pipelines by CID and decides whether they may run here.
+
+    `providers` and `memory_bytes_max` are what this device has.
+    """
+
+    def __init__(
+        self,
+        *,
+        broker: BrokerApi,
+        store: FolderStore,
+        trust_path: Path,
+        providers: Iterable[str],
+        memory_bytes_max: int,
+    ) -> None:
+        self._broker = broker
+        self._store = store
+        self._trust_path = trust_path
+        self._providers = frozenset(providers)
+        self._memory_bytes_max = memory_bytes_max
+        self._admitted: dict[str, asyncio.Task[TrustedPipeline]] = {}
+        self._tasks: set[asyncio.Task[TrustedPipeline]] = set()
+        self._policy = TrustPolicy()
+        self._policy_stamp: tuple[int, ...] | None = None
+
+    @property
+    def warm(self) -> tuple[Cid, ...]:
+        """The pipelines that were admitted and whose artifacts were fetched, oldest first."""
+        admitted = self._admitted.values()
+        return tuple(task.result().cid for task in admitted if task.done() and not _has_failed(task))
+
+    async def get(self, cid: str) -> TrustedPipeline:
+        """The pipeline, once these steps have passed:
+
+        1. The broker's manifest block hashes to `cid`, and is a valid manifest.
+        2. The owner's trust policy allows it: `TrustPolicy.check_pipeline`.
+        3. The device has the memory and, for each model, a provider.
+        4. Every artifact is here, each block hashed.
+
+        Raises what `check_pipeline` raises, `NoEligibleWorker` (3), and `ContentMismatch` (1, 4).
+        """
+        self._reload_policy()
+        task = self._admitted.get(cid)
+        if task is None or _has_failed(task):
+            task = self._admitted[cid] = asyncio.create_task(self._admit(parse_cid(cid)))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        # Shielded: one recalled lease must not end the fetch that others wait for.
+        return await asyncio.shield(task)
+
+    async def close(self) -> None:
+        """End what is being fetched."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _admit(self, cid: Cid) -> TrustedPipeline:
+        view = await self._broker.pipeline(cid)
+        # Step 1
+        if codec_of(cid) != "dag-cbor":
+            raise InvalidPipeline(f"{cid} is not the CID of a manifest")
+        verify_block(cid, view.manifest, source="the broker")
+        manifest = decode_manifest(view.manifest)
+        # Step 2
+        publisher = self._policy.check_pipeline(manifest, view.manifest, view.bundle)
+        # Step 3
+        narrowed = self._narrow(manifest, publisher)
+        # Step 4
+        pipeline = TrustedPipeline(
+            cid=cid,
+            manifest=narrowed,
+            publisher=publisher.name,
+            read_artifacts=lambda: self._read_artifacts(manifest, publisher),
+        )
+        await pipeline.read_artifacts()
+        log.info(
+            "Pipeline %s %s of %s may run here.",
+            manifest.name,
+            manifest.version,
+            publisher.name,
+            extra={"action": "pipeline_admitted", "pipeline": cid},
+        )
+        return pipeline
+
+    def _narrow(self, manifest: Manifest, publisher: Publisher) -> Manifest:
+        stages: list[Stage] = []
+        for stage in manifest.stages:
+            if stage.memory_bytes > self._memory_bytes_max:
+                raise NoEligibleWorker(
+                    f"it may use {stage.memory_bytes:,} bytes of memory; this device lends "
+                    f"{self._memory_bytes_max:,}",
+                    stage=stage.name,
+                )
+            if isinstance(stage, KernelStage):
+                stages.append(stage)
+                continue
+            allowed = publisher.allowed_providers(stage)
+            if not self._providers.intersection(allowed):
+                raise NoEligibleWorker(
+                    f"it runs on {', '.join(allowed)}; this device has {', '.join(sorted(self._providers))}",
+                    stage=stage.name,
+                )
+            stages.append(msgspec.structs.replace(stage, providers=allowed))
+        return msgspec.structs.replace(manifest, stages=tuple(stages))
+
+    async def _read_artifacts(self, manifest: Manifest, publisher: Publisher) -> dict[str, bytes]:
+        artifacts: dict[str, bytes] = {}
+        for stage in manifest.stages:
+            if isinstance(stage, KernelStage):
+                bytes_max = KERNEL_BYTES_MAX
+            else:
+                bytes_max = publisher.max_model_bytes or MODEL_BYTES_MAX
+            try:
+                artifacts[stage.artifact] = await read_file(
+                    Cid(stage.artifact), self._block, bytes_max=bytes_max
+                )
+            except TradepostError as error:
+                error.stage = stage.name
+                raise
+        return artifacts
+
+    async def _block(self, cid: Cid) -> bytes:
+        try:
+            return await asyncio.to_thread(self._store.get, cid)
+        except (UnknownCid, ContentMismatch):
+            data = await self._broker.block(cid)
+        await asyncio.to_thread(self._store.put, cid, data)
+        return data
+
+    def _reload_policy(self) -> None:
+        """Read the policy file again if the owner changed it. Raises `InvalidTrustPolicy`."""
+        try:
+            status = os.stat(self._trust_path)
+            stamp: tuple[int, ...] = (status.st_mtime_ns, status.st_size, status.st_ino)
+        except FileNotFoundError:
+            stamp = ()
+        if stamp != self._policy_stamp:
+            self._policy_stamp = None
+            self._policy = TrustPolicy.load(self._trust_path)
+            self._policy_stamp = stamp
+            self._admitted.clear()
+
+
+def _has_failed(task: asyncio.Task[TrustedPipeline]) -> bool:
+    return task.done() and (task.cancelled() or task.exception() is not None)

@@ -1,0 +1,128 @@
+"""The runner: a process that runs one pipeline's stages and nothing else.
+
+It starts with an empty environment and two pipes, imports its engines, tries the execution providers once
+(which loads their libraries), and then locks itself down. Only after that does it read its first message, so
+no foreign byte is ever parsed by a process that could open a file or a socket. It holds no keys and knows
+nothing of leases, prices or the broker.
+
+The message stream is moved away from descriptors 0 and 1 first: whatever a library prints goes to stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from importlib.metadata import version
+from typing import Final
+
+from tradepost.errors import TradepostError
+from tradepost_worker.executor import Executor
+from tradepost_worker.inference import ENGINE_VERSION, Inference, probe_providers
+from tradepost_worker.lockdown import Isolation, die_with_parent, lock_down
+from tradepost_worker.runner_messages import (
+    LENGTH_MAX,
+    FromRunner,
+    Load,
+    Loaded,
+    MessageBuffer,
+    Ran,
+    Ready,
+    Refused,
+    Run,
+    ToRunner,
+    pack,
+    unpack_for_runner,
+)
+from tradepost_worker.sandbox import Sandbox
+
+#: What receipts name as the engines that ran a pipeline.
+ENGINES: Final = {
+    "tradepost": version("tradepost"),
+    "wasmtime": version("wasmtime"),
+    "onnxruntime": ENGINE_VERSION,
+}
+
+_READ_BYTES: Final = 1 << 20
+#: Replies to requests that are here already are sent together, unless one has waited this long.
+_GATHER_S: Final = 0.001
+
+
+class Runner:
+    """The engines, and the pipeline that is loaded, if one is."""
+
+    def __init__(self, *, sandbox: Sandbox, inference: Inference) -> None:
+        self._sandbox = sandbox
+        self._inference = inference
+        self._executor: Executor | None = None
+
+    def answer(self, request: ToRunner) -> FromRunner:
+        """The reply to one request; a pipeline's failure is one, a defect of this process is not."""
+        try:
+            if isinstance(request, Load):
+                return self._load(request)
+            return self._run(request)
+        except TradepostError as error:
+            return Refused(problem=error.to_problem())
+
+    def _load(self, request: Load) -> Loaded:
+        self._executor = Executor(
+            request.manifest, request.artifacts, sandbox=self._sandbox, inference=self._inference
+        )
+        return Loaded()
+
+    def _run(self, request: Run) -> Ran:
+        if self._executor is None:
+            raise RuntimeError("a run was requested before a pipeline was loaded")
+        started_s = time.monotonic()
+        run = self._executor.run(request.document, wall_s_max=request.wall_s_max)
+        return Ran(run=run, wall_us=round((time.monotonic() - started_s) * 1e6))
+
+
+def isolate(inference: Inference) -> tuple[Isolation, tuple[str, ...]]:
+    """Load the providers' libraries, lock this process down, and see which providers still work."""
+    probe_providers(inference)
+    isolation = lock_down()
+    return isolation, probe_providers(inference)
+
+
+def main(parent_pid: int, threads: int) -> None:
+    """Serve the agent with process id `parent_pid` over stdin and stdout until it closes them."""
+    die_with_parent(parent_pid)
+    requests, replies = _take_pipes()
+    inference = Inference(threads=threads)
+    isolation, inference.providers = isolate(inference)
+    ready = Ready(isolation=isolation, providers=inference.providers, engines=ENGINES)
+    _send(replies, pack(ready))
+    serve(Runner(sandbox=Sandbox(), inference=inference), requests, replies)
+
+
+def serve(runner: Runner, requests: int, replies: int) -> None:
+    """Answer what arrives at descriptor `requests`, in order, until it ends."""
+    buffer = MessageBuffer(bytes_max=LENGTH_MAX)
+    while chunk := os.read(requests, _READ_BYTES):
+        buffer.feed(chunk)
+        gathered: list[bytes] = []
+        gathered_since_s = time.monotonic()
+        while (body := buffer.take()) is not None:
+            gathered.append(pack(runner.answer(unpack_for_runner(body))))
+            if time.monotonic() - gathered_since_s >= _GATHER_S:
+                _send(replies, b"".join(gathered))
+                gathered.clear()
+                gathered_since_s = time.monotonic()
+        _send(replies, b"".join(gathered))
+
+
+def _take_pipes() -> tuple[int, int]:
+    """Move the message stream to fresh descriptors; leave 0 empty and let 1 go where 2 goes."""
+    requests, replies = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return requests, replies
+
+
+def _send(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

@@ -1,0 +1,118 @@
+"""What the agent and its runners say to each other over the runner's pipes.
+
+Each message is msgpack behind its length (4 bytes, little-endian). The runner is not believed: the agent
+bounds the length before it reads, and decodes strictly. Requests are answered in order, one reply each.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+
+from tradepost.errors import Problem, RunnerFailed
+from tradepost.manifest import Manifest
+from tradepost.receipts import Count
+from tradepost_worker.lockdown import Isolation
+from tradepost_worker.pipeline_run import PipelineRun
+
+LENGTH_BYTES: Final = 4
+LENGTH_MAX: Final = (1 << 8 * LENGTH_BYTES) - 1
+
+Short = Annotated[str, msgspec.Meta(max_length=256)]
+
+
+class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A message: immutable, nothing unknown accepted."""
+
+
+class Load(_Message, frozen=True, kw_only=True, tag="load"):
+    """Compile and load this pipeline, with its artifacts by CID."""
+
+    manifest: Manifest
+    artifacts: dict[str, bytes]
+
+
+class Run(_Message, frozen=True, kw_only=True, tag="run"):
+    """Run the loaded pipeline on an input document."""
+
+    document: bytes
+    wall_s_max: float
+
+
+class Ready(_Message, frozen=True, kw_only=True, tag="ready"):
+    """The first message: what isolation holds, which providers work within it, and the engines' versions."""
+
+    isolation: Isolation
+    providers: Annotated[tuple[Short, ...], msgspec.Meta(max_length=16)]
+    engines: Annotated[dict[Short, Short], msgspec.Meta(max_length=16)]
+
+
+class Loaded(_Message, frozen=True, kw_only=True, tag="loaded"):
+    """The pipeline is loaded."""
+
+
+class Ran(_Message, frozen=True, kw_only=True, tag="ran"):
+    """The pipeline ended; `wall_us` is how long it took."""
+
+    run: PipelineRun
+    wall_us: Count
+
+
+class Refused(_Message, frozen=True, kw_only=True, tag="refused"):
+    """The request could not be answered; the runner is still fit."""
+
+    problem: Problem
+
+
+ToRunner = Load | Run
+FromRunner = Ready | Loaded | Ran | Refused
+
+_encoder = msgspec.msgpack.Encoder()
+_to_runner: msgspec.msgpack.Decoder[ToRunner] = msgspec.msgpack.Decoder(ToRunner)
+_from_runner: msgspec.msgpack.Decoder[FromRunner] = msgspec.msgpack.Decoder(FromRunner)
+
+
+def pack(message: ToRunner | FromRunner) -> bytes:
+    """The message behind its length."""
+    body = _encoder.encode(message)
+    return len(body).to_bytes(LENGTH_BYTES, "little") + body
+
+
+class MessageBuffer:
+    """Takes bytes as they come and gives whole message bodies, each of at most `bytes_max`."""
+
+    def __init__(self, *, bytes_max: int) -> None:
+        self.bytes_max = bytes_max
+        self._bytes = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        """Add what was read."""
+        self._bytes += data
+
+    def take(self) -> bytes | None:
+        """The next body, if it is whole. Raises `RunnerFailed` if it claims to be larger than the cap."""
+        if len(self._bytes) < LENGTH_BYTES:
+            return None
+        length = int.from_bytes(self._bytes[:LENGTH_BYTES], "little")
+        if length > self.bytes_max:
+            raise RunnerFailed(f"a message of {length:,} bytes on the runner's pipe")
+        end = LENGTH_BYTES + length
+        if len(self._bytes) < end:
+            return None
+        body = bytes(memoryview(self._bytes)[LENGTH_BYTES:end])
+        del self._bytes[:end]
+        return body
+
+
+def unpack_for_runner(body: bytes) -> ToRunner:
+    """A message from the agent."""
+    return _to_runner.decode(body)
+
+
+def unpack_from_runner(body: bytes) -> FromRunner:
+    """A message from the runner. Raises `RunnerFailed` for anything that is not one."""
+    try:
+        return _from_runner.decode(body)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise RunnerFailed(f"the runner sent something else than a message: {error}") from None

@@ -1,0 +1,243 @@
+"""The runners of a device: which process runs which pipeline, and which one gives way.
+
+A runner loads one pipeline and stays warm for it. A job goes to a runner of its pipeline that is idle; else
+to a new one while there is room; else, where runs are so short that the way to the runner would show, behind
+another run; else it waits its turn. Room is made by ending the runner that was idle longest, but a pipeline
+that has a runner already takes another's place only after that one was idle for a while.
+
+What a runner reports is checked against the manifest before anything is signed: the process ran foreign code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from tradepost.errors import RunnerFailed, StageFailure, TradepostError
+from tradepost.manifest import Manifest
+from tradepost_worker.pipeline_run import PipelineRun
+from tradepost_worker.runner_process import RunnerInterrupted, RunnerProcess
+
+#: Runs shorter than this are sent ahead of their turn, up to `_DEPTH` at once.
+_SHORT_S: Final = 0.005
+_DEPTH: Final = 4
+#: How long a runner stays idle before another pipeline may have its place for a second runner.
+_IDLE_S: Final = 1.0
+
+
+class RunnablePipeline(Protocol):
+    """What the pool needs of a pipeline that the owner trusts."""
+
+    @property
+    def cid(self) -> str:
+        """The pipeline's identity."""
+        ...
+
+    @property
+    def manifest(self) -> Manifest:
+        """What runs, within the owner's limits."""
+        ...
+
+    async def read_artifacts(self) -> dict[str, bytes]:
+        """The kernels and models, by CID."""
+        ...
+
+
+@dataclass(eq=False, slots=True)
+class _Slot:
+    pipeline: str
+    starting: asyncio.Task[RunnerProcess]
+    in_use: int = 0
+    idle_since_s: float = 0.0
+    mean_run_s: float = 1.0  # long, until a run was measured
+
+    @property
+    def depth(self) -> int:
+        return _DEPTH if self.mean_run_s < _SHORT_S else 1
+
+    @property
+    def has_ended(self) -> bool:
+        if not self.starting.done():
+            return False
+        failed = self.starting.cancelled() or self.starting.exception() is not None
+        return failed or not self.starting.result().is_alive
+
+
+@dataclass(eq=False, slots=True)
+class _Waiting:
+    pipeline: RunnablePipeline
+    slot: asyncio.Future[_Slot] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class RunnerPool:
+    """At most `runners_max` runners, made by `start`. `spare` is one that was started already."""
+
+    def __init__(
+        self,
+        *,
+        runners_max: int,
+        start: Callable[[], Awaitable[RunnerProcess]] = RunnerProcess.start,
+        spare: RunnerProcess | None = None,
+    ) -> None:
+        self._runners_max = runners_max
+        self._start = start
+        self._spare = spare
+        self._slots: list[_Slot] = []
+        self._waiting: dict[str, deque[_Waiting]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def run(self, pipeline: RunnablePipeline, document: bytes, *, wall_s_max: float) -> PipelineRun:
+        """Run `pipeline` on an input document, in a runner of its own.
+
+        Raises `InvalidInput` or `InvalidTensorDocument` for the input, `StageFailure` for an artifact that
+        cannot be loaded, `LeaseTimeout` after `wall_s_max` seconds of running, and `RunnerFailed`.
+        """
+        while True:
+            slot = await self._acquire(pipeline)
+            try:
+                process = await asyncio.shield(slot.starting)
+                ran = await process.run(document, wall_s_max=wall_s_max)
+                slot.mean_run_s += 0.2 * (ran.wall_us / 1e6 - slot.mean_run_s)
+                check_run(ran.run, pipeline.manifest)
+                return ran.run
+            except RunnerInterrupted:
+                continue  # a run is a pure function: ask again
+            finally:
+                self._release(slot)
+
+    async def close(self) -> None:
+        """End every runner."""
+        if self._spare is not None:
+            await self._spare.close()
+        for slot in self._slots:
+            self._end(slot)
+        self._slots.clear()
+        await asyncio.gather(*self._closing)
+
+    async def _acquire(self, pipeline: RunnablePipeline) -> _Slot:
+        waiting = _Waiting(pipeline)
+        self._waiting.setdefault(pipeline.cid, deque()).append(waiting)
+        self._dispatch()
+        try:
+            return await waiting.slot
+        except asyncio.CancelledError:
+            if waiting.slot.done() and not waiting.slot.cancelled():
+                self._release(waiting.slot.result())
+            raise
+
+    def _release(self, slot: _Slot) -> None:
+        slot.in_use -= 1
+        if slot.in_use == 0:
+            slot.idle_since_s = time.monotonic()
+        if slot.has_ended and slot in self._slots:
+            self._slots.remove(slot)
+            self._end(slot)
+        self._dispatch()
+
+    def _dispatch(self) -> None:
+        """Give slots to those that wait, as far as there is room, pipelines taking turns."""
+        placed = True
+        while placed:
+            placed = False
+            for cid, queue in list(self._waiting.items()):
+                while queue and queue[0].slot.done():  # it gave up
+                    queue.popleft()
+                if not queue:
+                    del self._waiting[cid]
+                    continue
+                slot = self._place(queue[0].pipeline)
+                if slot is not None:
+                    slot.in_use += 1
+                    queue.popleft().slot.set_result(slot)
+                    self._waiting[cid] = self._waiting.pop(cid)  # to the end of the line
+                    placed = True
+                elif not self._slots_of(cid):
+                    break  # else the pipelines that have runners could keep them busy for ever
+
+    def _slots_of(self, cid: str) -> list[_Slot]:
+        return [slot for slot in self._slots if slot.pipeline == cid and not slot.has_ended]
+
+    def _place(self, pipeline: RunnablePipeline) -> _Slot | None:
+        own = self._slots_of(pipeline.cid)
+        least_used = min(own, key=lambda slot: slot.in_use, default=None)
+        if least_used is not None and least_used.in_use == 0:
+            return least_used
+        if self._make_room(has_one=bool(own)):
+            slot = _Slot(pipeline.cid, asyncio.create_task(self._start_loaded(pipeline)))
+            self._slots.append(slot)
+            return slot
+        if least_used is not None and least_used.in_use < least_used.depth:
+            return least_used
+        return None
+
+    def _make_room(self, *, has_one: bool) -> bool:
+        if len(self._slots) < self._runners_max:
+            return True
+        idle = [slot for slot in self._slots if slot.in_use == 0]
+        if not idle:
+            return False
+        oldest = min(idle, key=lambda slot: slot.idle_since_s)
+        if has_one and time.monotonic() - oldest.idle_since_s < _IDLE_S:
+            return False
+        self._slots.remove(oldest)
+        self._end(oldest)
+        return True
+
+    async def _start_loaded(self, pipeline: RunnablePipeline) -> RunnerProcess:
+        artifacts = await pipeline.read_artifacts()
+        process, self._spare = self._spare, None
+        if process is None:
+            process = await self._start()
+        manifest = pipeline.manifest
+        documents_bytes = manifest.limits.input_bytes + manifest.limits.output_bytes
+        try:
+            await process.load(
+                manifest,
+                artifacts,
+                memory_bytes_max=sum(stage.memory_bytes for stage in manifest.stages) + 2 * documents_bytes,
+                output_bytes_max=manifest.limits.output_bytes,
+            )
+        except BaseException:
+            await process.close()
+            raise
+        return process
+
+    def _end(self, slot: _Slot) -> None:
+        closing = asyncio.create_task(_close(slot.starting))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+
+def check_run(run: PipelineRun, manifest: Manifest) -> None:
+    """Raise `RunnerFailed` unless `run` is something that this pipeline can have come to."""
+    names = [stage.name for stage in manifest.stages]
+    reported = [report.stage for report in run.stages]
+    if reported != names[: len(reported)]:
+        raise RunnerFailed(f"the runner reports the stages {reported[:32]} of {names}")
+    if run.failure is None:
+        if len(reported) != len(names) or len(run.output) > manifest.limits.output_bytes:
+            raise RunnerFailed("the runner returned an output that the pipeline cannot have")
+    elif run.output or run.failure.stage not in names or not _is_stage_failure(run):
+        raise RunnerFailed("the runner returned a failure that the pipeline cannot have")
+
+
+def _is_stage_failure(run: PipelineRun) -> bool:
+    return run.failure is not None and run.failure.code in _STAGE_FAILURES
+
+
+def _codes(root: type[TradepostError]) -> set[str]:
+    return {root.code()}.union(*(_codes(child) for child in root.__subclasses__()))
+
+
+_STAGE_FAILURES: Final = frozenset(_codes(StageFailure))
+
+
+async def _close(starting: asyncio.Task[RunnerProcess]) -> None:
+    starting.cancel()
+    outcome = (await asyncio.gather(starting, return_exceptions=True))[0]
+    if not isinstance(outcome, BaseException):
+        await outcome.close()

@@ -1,0 +1,317 @@
+"""One runner as the agent sees it: started bare, spoken to over its pipes, watched, killed as a group.
+
+Requests may overlap: they are written as they come and answered in order, so the next one is in the runner
+before the last one's reply is out. Only the one at the head runs, so only that one is to blame when the
+process dies: its caller gets the reason, the others `RunnerInterrupted`, after which the same run can simply
+be asked of another runner. Limits are held from out here, whatever runs inside: the head's deadline, the
+memory (RLIMIT_DATA, and resident memory by looking), the size of a message, the end of the agent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from tradepost.errors import (
+    InvalidInput,
+    InvalidTensorDocument,
+    LeaseTimeout,
+    NoEligibleWorker,
+    Problem,
+    RunnerFailed,
+    SandboxUnavailable,
+    StageFailure,
+    TradepostError,
+)
+from tradepost.manifest import Manifest
+from tradepost_worker.memory_limit import MemoryLimit
+from tradepost_worker.runner_messages import (
+    FromRunner,
+    Load,
+    MessageBuffer,
+    Ran,
+    Ready,
+    Refused,
+    Run,
+    ToRunner,
+    pack,
+    unpack_from_runner,
+)
+
+START_S_MAX: Final = 60.0
+LOAD_S_MAX: Final = 60.0
+#: How much longer than its own deadline a run may take before the process is killed.
+GRACE_S: Final = 0.5
+#: How long a run that nobody waits for any more may go on: less than starting a runner costs.
+ABANDONED_S: Final = 0.1
+MEMORY_POLL_S: Final = 0.05
+#: What the engines may use beyond the pipeline's own limits.
+MEMORY_OVERHEAD_BYTES: Final = 256 << 20
+_CONTROL_BYTES_MAX: Final = 1 << 20
+_STDERR_TAIL_BYTES: Final = 4096
+_TEXT_CHARS_MAX: Final = 1000
+
+_BOOT: Final = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from tradepost_worker.runner import main; main(int(sys.argv[2]), int(sys.argv[3]))"
+)
+#: numpy's libraries start threads when they are imported, unless told otherwise; Landlock needs a single one.
+_ENVIRONMENT: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+#: With what a runner may refuse to load, and to run.
+_LOAD_REFUSALS: Final = (StageFailure, NoEligibleWorker)
+_RUN_REFUSALS: Final = (InvalidInput, InvalidTensorDocument, LeaseTimeout, SandboxUnavailable)
+
+
+class RunnerInterrupted(RunnerFailed):
+    """The runner ended because of something else than this run."""
+
+
+@dataclass(eq=False, slots=True)
+class _Request:
+    reply: asyncio.Future[FromRunner]
+    wall_s_max: float
+    is_run: bool
+
+
+class RunnerProcess(asyncio.SubprocessProtocol):
+    """A runner process. Make it with `start`, end it with `close`."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._requests: deque[_Request] = deque()
+        self._outgoing: list[bytes] = []
+        self._received = MessageBuffer(bytes_max=_CONTROL_BYTES_MAX)
+        self._stderr_tail = b""
+        self._failure: TradepostError | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._memory: MemoryLimit | None = None
+        self._memory_check: asyncio.TimerHandle | None = None
+        self._ended = asyncio.Event()
+        self._transport: asyncio.SubprocessTransport
+        self._requests_pipe: asyncio.WriteTransport
+        self.pid: int
+        self.ready: Ready
+
+    @classmethod
+    async def start(cls, *, threads: int = 1, boot: str = _BOOT) -> RunnerProcess:
+        """A runner, locked down and ready to load. Raises `RunnerFailed`, `SandboxUnavailable`.
+
+        `boot` is the program that it runs; tests and other entry points replace it.
+        """
+        environment = _ENVIRONMENT | {
+            name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ
+        }
+        paths = json.dumps([path for path in sys.path if os.path.isabs(path)])
+        loop = asyncio.get_running_loop()
+        _, runner = await loop.subprocess_exec(
+            cls,
+            *(sys.executable, "-I", "-B", "-c", boot, paths, str(os.getpid()), str(threads)),
+            env=environment,
+            cwd="/",
+            start_new_session=True,
+        )
+        try:
+            await runner._begin()
+        except BaseException:
+            await runner.close()
+            raise
+        return runner
+
+    async def load(
+        self,
+        manifest: Manifest,
+        artifacts: Mapping[str, bytes],
+        *,
+        memory_bytes_max: int,
+        output_bytes_max: int,
+    ) -> None:
+        """Load a pipeline into the fresh runner.
+
+        Raises `StageFailure` for an artifact that loads nowhere, `NoEligibleWorker`, or `RunnerFailed`.
+        """
+        self._memory = MemoryLimit(self.pid)
+        self._memory.allow(memory_bytes_max + MEMORY_OVERHEAD_BYTES)
+        self._received.bytes_max = output_bytes_max + _CONTROL_BYTES_MAX
+        message = Load(manifest=manifest, artifacts=dict(artifacts))
+        reply = await self._ask(message, LOAD_S_MAX, is_run=False)
+        if isinstance(reply, Refused):
+            raise _refusal(reply.problem, _LOAD_REFUSALS)
+
+    async def run(self, document: bytes, *, wall_s_max: float) -> Ran:
+        """Run the loaded pipeline.
+
+        Raises `InvalidInput` or `InvalidTensorDocument` for the document; `LeaseTimeout`, `RunnerFailed` and
+        `SandboxUnavailable` where this run is to blame; and `RunnerInterrupted` where it is not.
+        """
+        reply = await self._ask(Run(document=document, wall_s_max=wall_s_max), wall_s_max, is_run=True)
+        if isinstance(reply, Refused):
+            raise _refusal(reply.problem, _RUN_REFUSALS)
+        if not isinstance(reply, Ran):
+            raise self._fail(RunnerFailed(f"the runner answered a run with {type(reply).__name__}"))
+        return reply
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it takes requests."""
+        return self._failure is None
+
+    async def close(self) -> None:
+        """Kill the process group and wait for its end."""
+        self._fail(RunnerInterrupted("the runner was closed"))
+        await self._ended.wait()
+
+    async def _begin(self) -> None:
+        pipe = self._transport.get_pipe_transport(0)
+        assert isinstance(pipe, asyncio.WriteTransport)
+        self._requests_pipe = pipe
+        reply = await self._expect(_Request(self._loop.create_future(), START_S_MAX, is_run=False))
+        if not isinstance(reply, Ready):
+            raise self._fail(RunnerFailed("the runner did not say that it is ready"))
+        self.ready = reply
+
+    async def _ask(self, message: ToRunner, wall_s_max: float, *, is_run: bool) -> FromRunner:
+        if self._failure is not None:
+            raise RunnerInterrupted(str(self._failure))
+        self._outgoing.append(pack(message))
+        if len(self._outgoing) == 1:
+            self._loop.call_soon(self._flush)
+        return await self._expect(_Request(self._loop.create_future(), wall_s_max, is_run))
+
+    async def _expect(self, request: _Request) -> FromRunner:
+        self._requests.append(request)
+        if self._requests[0] is request:
+            self._watch_head()
+        try:
+            return await request.reply
+        except asyncio.CancelledError:
+            if self._requests and self._requests[0] is request:
+                self._watch_head()
+            raise
+
+    def _flush(self) -> None:
+        if self._failure is None:
+            self._requests_pipe.writelines(self._outgoing)
+        self._outgoing = []
+
+    # What the event loop tells
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The process has started."""
+        assert isinstance(transport, asyncio.SubprocessTransport)
+        self._transport = transport
+        self.pid = transport.get_pid()
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        """Take replies from stdout; keep the end of stderr, to tell why it died."""
+        if fd == 2:
+            self._stderr_tail = (self._stderr_tail + data)[-_STDERR_TAIL_BYTES:]
+            return
+        self._received.feed(data)
+        try:
+            while self._failure is None and (body := self._received.take()) is not None:
+                self._answer(body)
+        except RunnerFailed as error:
+            self._fail(error)
+
+    def process_exited(self) -> None:
+        """Leave nothing of the group behind."""
+        self._kill_group()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The process has ended and its pipes are drained."""
+        self._fail(RunnerFailed(self._last_words()))
+        self._transport.close()
+        self._ended.set()
+
+    def _answer(self, body: bytes) -> None:
+        if not self._requests:
+            raise RunnerFailed("the runner answered what nobody asked")
+        message = unpack_from_runner(body)
+        request = self._requests.popleft()
+        if not request.reply.done():
+            request.reply.set_result(message)
+        self._watch_head()
+
+    # Limits
+
+    def _watch_head(self) -> None:
+        """Set the deadline of the request that now runs, and look at memory while one does."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if not self._requests:
+            return
+        head = self._requests[0]
+        left_s = ABANDONED_S if head.reply.cancelled() else head.wall_s_max + GRACE_S
+        self._deadline = self._loop.call_later(left_s, self._overdue, head)
+        if self._memory_check is None:
+            self._memory_check = self._loop.call_later(MEMORY_POLL_S, self._check_memory)
+
+    def _overdue(self, head: _Request) -> None:
+        if head.reply.cancelled():
+            self._fail(RunnerInterrupted("the lease was recalled"))
+        elif head.is_run:
+            self._fail(LeaseTimeout(f"killed after {head.wall_s_max + GRACE_S:.1f} s"))
+        else:
+            self._fail(RunnerFailed(f"it did not start or load within {head.wall_s_max:g} s"))
+
+    def _check_memory(self) -> None:
+        self._memory_check = None
+        if self._memory is not None and (used_bytes := self._memory.excess()) is not None:
+            self._fail(RunnerFailed(f"killed at {used_bytes:,} bytes of memory"))
+        elif self._requests:
+            self._memory_check = self._loop.call_later(MEMORY_POLL_S, self._check_memory)
+
+    def _fail(self, error: TradepostError) -> TradepostError:
+        """Kill the process; the first reason counts. Returns the error."""
+        if self._failure is not None:
+            return error
+        self._failure = error
+        if self._transport.get_returncode() is None:
+            self._kill_group()
+        for timer in (self._deadline, self._memory_check):
+            if timer is not None:
+                timer.cancel()
+        for position, request in enumerate(self._requests):
+            if not request.reply.done():
+                to_blame = position == 0 and not isinstance(error, RunnerInterrupted)
+                request.reply.set_exception(error if to_blame else RunnerInterrupted(str(error)))
+        self._requests.clear()
+        return error
+
+    def _kill_group(self) -> None:
+        with suppress(ProcessLookupError):  # it has ended by itself
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def _last_words(self) -> str:
+        code = self._transport.get_returncode()
+        if code is not None and code < 0:
+            how = f"was killed by signal {-code} ({signal.strsignal(-code)})"
+        else:
+            how = f"exited with status {code}"
+        lines = self._stderr_tail.decode(errors="replace").strip().splitlines()
+        return f"the runner {how}" + (f": {lines[-1][:300]}" if lines else "")
+
+
+def _refusal(problem: Problem, expected: tuple[type[TradepostError], ...]) -> TradepostError:
+    """What a runner refused with, without the facts: their names and values are its own choice."""
+    error = TradepostError.from_problem(
+        Problem(
+            code=problem.code,
+            title=problem.title[:_TEXT_CHARS_MAX],
+            detail=problem.detail[:_TEXT_CHARS_MAX],
+            stage=problem.stage and problem.stage[:_TEXT_CHARS_MAX],
+            hint=problem.hint[:_TEXT_CHARS_MAX],
+        )
+    )
+    return error if isinstance(error, expected) else RunnerFailed(f"the runner refused: {error}")

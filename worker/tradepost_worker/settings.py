@@ -1,0 +1,126 @@
+"""The worker's settings: one frozen object, from four places.
+
+A command-line flag wins over the environment (`TRADEPOST_WORKER_CAPACITY`), which wins over `worker.toml` in
+the state folder, which wins over the default. `docs/worker.md` explains each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+import platformdirs
+import psutil
+
+from tradepost.errors import InvalidRequest, InvalidSettings
+from tradepost.money import to_microcredits
+
+ENVIRONMENT_PREFIX: Final = "TRADEPOST_WORKER_"
+FILE_NAME: Final = "worker.toml"
+
+_Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 53)]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the owner decided. Sizes are in bytes, the price in credits per work unit."""
+
+    state_dir: Path
+    trust_path: Path
+    price_per_unit: Decimal = Decimal("0.001")
+    capacity: Annotated[int, msgspec.Meta(ge=1, le=4096)]
+    runners_max: Annotated[int, msgspec.Meta(ge=1, le=4096)]
+    threads_per_runner: Annotated[int, msgspec.Meta(ge=1, le=4096)]
+    memory_bytes_max: _Positive
+    cache_bytes_max: _Positive = 8 << 30
+
+    @property
+    def price_per_unit_microcredits(self) -> int:
+        """The price in microcredits per work unit."""
+        return to_microcredits(self.price_per_unit)
+
+    def __post_init__(self) -> None:
+        try:
+            price = self.price_per_unit_microcredits
+        except InvalidRequest as error:
+            raise InvalidSettings(f"price_per_unit: {error.detail}") from None
+        if price < 1:
+            raise InvalidSettings("price_per_unit is 0; the least is 0.000001")
+
+
+def load_settings(
+    flags: Mapping[str, object] | None = None, environment: Mapping[str, str] | None = None
+) -> Settings:
+    """The settings, where `flags` that are `None` were not given. Raises `InvalidSettings`."""
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    from_environment = _from_environment(os.environ if environment is None else environment)
+    state_dir = Path(
+        str(given.get("state_dir") or from_environment.get("state_dir") or default_state_dir())
+    ).absolute()
+    merged = _read_file(state_dir / FILE_NAME) | from_environment | given | {"state_dir": str(state_dir)}
+    cores = available_cores()
+    try:
+        # Flags and variables are text, so numbers may be written as such.
+        capacity = msgspec.convert(merged.get("capacity", cores), int, strict=False)
+        runners_max = msgspec.convert(merged.get("runners_max", min(capacity, cores)), int, strict=False)
+        defaults = {
+            "trust_path": str(state_dir / "trust.toml"),
+            "capacity": capacity,
+            "runners_max": runners_max,
+            "threads_per_runner": max(1, cores // max(1, runners_max)),
+            "memory_bytes_max": psutil.virtual_memory().total // 2,
+        }
+        return msgspec.convert(defaults | merged, Settings, strict=False, dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        raise InvalidSettings(str(error)) from None
+
+
+def save_settings(path: Path, changes: Mapping[str, str | int]) -> None:
+    """Set these keys in the TOML file at `path`, made if absent; everything else in it stays as it is."""
+    text = path.read_text() if path.exists() else ""
+    for key, value in changes.items():
+        line = f"{key} = {json.dumps(value)}"  # of text and whole numbers, JSON is TOML
+        if present := re.search(rf"(?m)^{key}[ \t]*=.*$", text):
+            text = text[: present.start()] + line + text[present.end() :]
+        else:
+            text = f"{text}{line}\n"
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.write_text(text)
+
+
+def default_state_dir() -> Path:
+    """Where a worker keeps its state unless told otherwise."""
+    return platformdirs.user_data_path("tradepost") / "worker"
+
+
+def available_cores() -> int:
+    """The processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    names = (field.name for field in msgspec.structs.fields(Settings))
+    variables = {name: ENVIRONMENT_PREFIX + name.upper() for name in names}
+    return {name: environment[variable] for name, variable in variables.items() if variable in environment}
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=dict[str, Any])
+    except FileNotFoundError:
+        return {}
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise InvalidSettings(f"{path}: {error}") from None
+
+
+def _decode(kind: type, value: object) -> object:
+    if kind is Path:
+        return Path(str(value)).expanduser()
+    raise NotImplementedError(f"settings of type {kind}")

@@ -1,0 +1,115 @@
+"""The worker's state folder: its key, what it joined, its database and blocks, and who is using it.
+
+worker.key       the identity, readable by its owner only
+membership.json  the broker that it joined
+worker.toml      settings                trust.toml  the trust policy
+worker.sqlite    outbox and earnings     blocks/     artifacts
+worker.lock      held while a worker runs from this folder
+connection.json  whether that worker is connected
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from tradepost.errors import InvalidSettings
+from tradepost.identity import Identity
+
+
+class Membership(msgspec.Struct, frozen=True, kw_only=True):
+    """The broker that a device joined, and as whom. `broker` and `worker` are key ids."""
+
+    broker_url: str
+    broker: str
+    worker: str
+    owner: str
+    device: str
+    stake_microcredits: int
+
+
+class Connection(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the running worker is connected, and since when (Unix seconds)."""
+
+    is_connected: bool
+    since: float
+
+
+class StateFolder:
+    """The files of one worker."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.database = path / "worker.sqlite"
+        self.blocks = path / "blocks"
+        self._key = path / "worker.key"
+        self._membership = path / "membership.json"
+        self._connection = path / "connection.json"
+        self._lock = path / "worker.lock"
+
+    def identity(self) -> Identity:
+        """The worker's identity, made on first use."""
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return Identity.load_or_create(self._key)
+
+    def membership(self) -> Membership | None:
+        """What the device joined, if it did. Raises `InvalidSettings` for a file that cannot be read."""
+        try:
+            return msgspec.json.decode(self._membership.read_bytes(), type=Membership)
+        except FileNotFoundError:
+            return None
+        except msgspec.MsgspecError as error:
+            raise InvalidSettings(f"{self._membership}: {error}", hint="Join again.") from None
+
+    def join(self, membership: Membership) -> None:
+        """Remember what the device joined."""
+        _replace(self._membership, msgspec.json.format(msgspec.json.encode(membership)))
+
+    def set_connected(self, is_connected: bool) -> None:
+        """Tell `status` whether the running worker is connected."""
+        connection = Connection(is_connected=is_connected, since=time.time())
+        _replace(self._connection, msgspec.json.encode(connection))
+
+    def connection(self) -> Connection | None:
+        """The running worker's connection; `None` if no worker runs from this folder."""
+        if not self._lock.exists():
+            return None
+        with self._lock.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                try:
+                    return msgspec.json.decode(self._connection.read_bytes(), type=Connection)
+                except FileNotFoundError:
+                    return Connection(is_connected=False, since=time.time())
+        return None
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Hold this folder for one running worker. Raises `InvalidSettings` if another one runs from it."""
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with self._lock.open("wb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InvalidSettings(
+                    f"a worker runs from {self.path} already", hint="Give another one its own --state-dir."
+                ) from None
+            self._connection.unlink(missing_ok=True)
+            yield
+
+
+def _replace(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = path.with_suffix(".new")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
