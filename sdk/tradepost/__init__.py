@@ -4,14 +4,23 @@
 >>> with Client("http://127.0.0.1:8700", api_key="…") as client:  # doctest: +SKIP
 ...     job = client.submit(pipeline_cid, {"image": image}, max_price="0.01")
 ...     print(job.result(timeout=30).metadata["labels"])
+
+The names load when they are first used: every command and every runner imports this package, and most of
+them need no HTTP client, which alone costs a fifth of a second.
 """
 
-from tradepost.async_client import AsyncClient, AsyncJobHandle
-from tradepost.client import Client, JobHandle
-from tradepost.errors import TradepostError
-from tradepost.protocol import Requirements
-from tradepost.results import Result
-from tradepost.tensors import TensorDocument
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tradepost.async_client import AsyncClient, AsyncJobHandle
+    from tradepost.client import Client, JobHandle
+    from tradepost.errors import TradepostError
+    from tradepost.protocol import Requirements
+    from tradepost.results import Result
+    from tradepost.tensors import TensorDocument
 
 __all__ = [
     "AsyncClient",
@@ -23,3 +32,20 @@ __all__ = [
     "TensorDocument",
     "TradepostError",
 ]
+
+_MODULES = {
+    "AsyncClient": "tradepost.async_client",
+    "AsyncJobHandle": "tradepost.async_client",
+    "Client": "tradepost.client",
+    "JobHandle": "tradepost.client",
+    "Requirements": "tradepost.protocol",
+    "Result": "tradepost.results",
+    "TensorDocument": "tradepost.tensors",
+    "TradepostError": "tradepost.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

@@ -71,6 +71,7 @@ def _refusal(point: EntryPoint, error: ModuleNotFoundError) -> typer.Typer:
 app = typer.Typer(
     cls=Commands,
     add_completion=False,
+    pretty_exceptions_enable=False,  # a defect shows as Python shows it
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -35,6 +35,7 @@ from tradepost.testing import LocalMarket, WorkerPlan
 pytestmark = pytest.mark.acceptance
 
 PRICE_CAP = "0.05"
+CONFIDENCE = 0.9  # two newcomers who agree reach it
 ABSENT = "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku"
 KERNEL = """
 (module
@@ -189,6 +190,7 @@ def by_sdk(market: LocalMarket, pipeline: str, case: Case) -> dict[str, Any]:
             pipeline,
             input_of(case),
             max_price=case.max_price,
+            confidence=CONFIDENCE,
             patience_s=0,
             requirements=requirements,
             inline=True,
@@ -201,7 +203,17 @@ def by_command(market: LocalMarket, pipeline: str, case: Case, folder: Path) -> 
     path = folder / "input.safetensors"
     path.write_bytes(input_of(case))
     command = [sys.executable, "-m", "tradepost", "submit", pipeline, "--document", str(path), "--json"]
-    command += ["--max-price", case.max_price, "--patience-s", "0", "--broker", market.url, "--inline"]
+    command += [
+        "--max-price",
+        case.max_price,
+        "--patience-s",
+        "0",
+        "--confidence",
+        str(CONFIDENCE),
+        "--broker",
+        market.url,
+        "--inline",
+    ]
     for layer in case.isolation:
         command += ["--isolation", layer]
     environment = os.environ | {"TRADEPOST_API_KEY": market.api_key}
@@ -216,6 +228,7 @@ def by_http(market: LocalMarket, pipeline: str, case: Case) -> dict[str, Any]:
         "input": base64.b64encode(input_of(case)).decode(),
         "max_price_microcredits": to_microcredits(case.max_price),
         "patience_s": 0,
+        "confidence": CONFIDENCE,
         "idempotency_key": secrets.token_hex(8),
         "requirements": {"isolation": case.isolation},
     }
