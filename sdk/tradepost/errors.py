@@ -389,6 +389,10 @@ class InvalidBundle(InvalidSignature):
     """This is not a signature bundle that Tradepost reads (Sigstore bundle v0.3)."""
 
 
+class ExpiredSignature(InvalidSignature):
+    """The signer's certificate was not valid when the signature was made."""
+
+
 class UntrustedSigner(TradepostError):
     """The trust policy does not name the key that made this signature."""
 
@@ -404,6 +408,28 @@ class UntrustedPipeline(UntrustedSigner):
     default_hint = "A worker's owner decides whose code runs: ask owners to add the publisher's key."
 
 
+class Revoked(UntrustedSigner):
+    """The market's operator has revoked this."""
+
+    fault = Fault.PUBLISHER
+    status = 403
+    default_hint = "Publish again, without what was revoked; the operator says why."
+
+
+class InvalidRevocations(TradepostError):
+    """This is not a revocation list that the operator has signed."""
+
+    fault = Fault.OPERATOR
+    status = 422
+
+
+class RevocationRollback(InvalidRevocations):
+    """The revocation list is not newer than the one that is enforced."""
+
+    status = 409
+    default_hint = "Give the list a higher version: versions only rise, so that nobody can bring back an old one."
+
+
 class InvalidTrustPolicy(TradepostError):
     """The trust policy file is not valid, so nothing is trusted."""
 
@@ -416,6 +442,22 @@ class InvalidKey(TradepostError):
 
     fault = Fault.PUBLISHER
     status = 422
+
+
+class SigstoreUnavailable(TradepostError):
+    """Keyless signing needs the network, and Sigstore did not answer."""
+
+    fault = Fault.NETWORK
+    status = 503
+    default_hint = "Try again online, or sign with a key, which needs no network: `tradepost keygen`."
+
+
+class IdentityRefused(TradepostError):
+    """There is no identity to sign with, or Sigstore did not accept it."""
+
+    fault = Fault.PUBLISHER
+    status = 401
+    default_hint = "Set SIGSTORE_IDENTITY_TOKEN, use a terminal to sign in, or sign with a key."
 
 
 # Market
@@ -547,6 +589,8 @@ class InvalidKernel(StageFailure):
 
 class ModelFailure(StageFailure):
     """A model could not be run on this input."""
+
+    default_hint = "The detail is onnxruntime's: compare the input's shapes and values with what it names."
 
 
 class InvalidModel(StageFailure):

@@ -15,8 +15,7 @@ import dag_cbor
 import msgspec
 from multiformats import CID
 
-from tradepost.content import Cid, cid_of_block, parse_cid
-from tradepost.content.cids import cid_from_bytes, cid_to_bytes
+from tradepost.content.cids import Cid, cid_from_bytes, cid_of_block, cid_to_bytes, parse_cid
 from tradepost.errors import InvalidCid, InvalidInput, InvalidPipeline
 from tradepost.tensors import TensorDocument, dtype_name
 
@@ -36,6 +35,8 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 Ratio = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 Provider = Literal["cpu", "cuda", "tensorrt", "rocm", "openvino", "coreml", "directml"]
+#: ONNX operators that run a part of the graph depending on data: once, many times, or not at all.
+ConditionalOperator = Literal["If", "Loop", "Scan"]
 
 
 # What the DAG-CBOR and multiformats readers raise on hostile bytes, as fuzzing found.
@@ -100,7 +101,7 @@ class ModelStage(_Part, frozen=True, kw_only=True, tag_field="kind", tag="model"
     """An ONNX model. `inputs` maps its graph inputs to references; `outputs` are its graph outputs.
 
     `providers` are the execution providers it may run on, best first. `memory_bytes` bounds the runner's
-    whole address space while it is loaded.
+    whole address space while it is loaded. `conditional_operators` are those that its graph may hold.
     """
 
     name: Name
@@ -110,6 +111,7 @@ class ModelStage(_Part, frozen=True, kw_only=True, tag_field="kind", tag="model"
     providers: Annotated[tuple[Provider, ...], msgspec.Meta(min_length=1, max_length=7)] = ("cpu",)
     tolerance: Tolerance = Tolerance()
     memory_bytes: Annotated[int, msgspec.Meta(ge=1 << 20, le=1 << 40)] = 1 << 30
+    conditional_operators: Annotated[tuple[ConditionalOperator, ...], msgspec.Meta(max_length=3)] = ()
 
 
 Stage = KernelStage | ModelStage
@@ -173,6 +175,9 @@ def encode_manifest(manifest: Manifest) -> bytes:
     tree = msgspec.json.decode(msgspec.json.encode(manifest))
     for stage in tree["stages"]:
         stage["artifact"] = CID.decode(cid_to_bytes(stage["artifact"]))
+        # Left out where there are none: most models have none, and their manifests need not know of it.
+        if not stage.get("conditional_operators"):
+            stage.pop("conditional_operators", None)
     block: bytes = dag_cbor.encode(tree)
     return block
 

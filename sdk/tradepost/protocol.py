@@ -213,10 +213,38 @@ class UpdateOffer(_Message, frozen=True, tag="offer"):
     offer: Offer
 
 
+#: Upper bounds of a latency histogram's buckets, in milliseconds; one more bucket is for what is slower.
+LATENCY_BUCKETS_MS: Final = (1, 4, 16, 64, 256, 1024, 4096, 16384)
+
+
+class DeviceHealth(_Message, frozen=True, kw_only=True, omit_defaults=True):
+    """How a device is, as it says itself: for its operator's overview, never for its reputation.
+
+    `None` where it has no sensor. `queue` are leases that run or wait for a runner, `preemptions` how many
+    leases the owner took back since the worker started. `stage_latency` counts runs by pipeline/stage in
+    `LATENCY_BUCKETS_MS`, of the stages that ran last.
+    """
+
+    load_percent: Annotated[float, msgspec.Meta(ge=0, le=100)] | None = None
+    memory_free_bytes: Count | None = None
+    disk_free_bytes: Count | None = None
+    temperature_celsius: Annotated[float, msgspec.Meta(ge=-273, le=1000)] | None = None
+    battery_percent: Annotated[float, msgspec.Meta(ge=0, le=100)] | None = None
+    on_mains: bool | None = None
+    queue: Count = 0
+    preemptions: Count = 0
+    paused_by: Short = ""
+    stage_latency: Annotated[
+        dict[Short, Annotated[tuple[Count, ...], msgspec.Meta(min_length=9, max_length=9)]],
+        msgspec.Meta(max_length=16),
+    ] = {}
+
+
 class Heartbeat(_Message, frozen=True, tag="heartbeat"):
-    """The worker is alive, running this many leases."""
+    """The worker is alive, running this many leases. A broker may do without its `health`."""
 
     running: Count
+    health: DeviceHealth | None = None
 
 
 class Grant(_Message, frozen=True, tag="grant"):

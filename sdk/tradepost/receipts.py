@@ -14,7 +14,7 @@ from typing import Annotated, Final
 import msgspec
 
 from tradepost import identity
-from tradepost.content import Cid, cid_of_block
+from tradepost.content.cids import Cid, cid_of_block
 from tradepost.errors import InvalidReceipt, InvalidSignature, TradepostError
 
 FORMAT: Final = "tradepost-receipt/1"

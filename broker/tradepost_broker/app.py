@@ -1,0 +1,163 @@
+"""The life of a broker process: locked, opened, started, and stopped in order.
+
+Crash-only: a broker that cannot make its state durable ends at once, and a restart continues from the last
+commit. A clean stop differs only in that streams are closed politely and accepted work is finished first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import ssl
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from aiohttp import web
+
+from tradepost.errors import InvalidSettings
+from tradepost_broker.assembly import Parts, assemble
+from tradepost_broker.engine import TICK_S, Engine, Outcome
+from tradepost_broker.events import Restarted, Tick
+from tradepost_broker.settings import Settings
+from tradepost_broker.store import Store
+from tradepost_broker.work import EventWork
+
+#: How long a clean stop waits for requests that are under way.
+SHUTDOWN_S_MAX: Final = 3.0
+#: Where commands on this machine find the running broker's address.
+URL_FILE: Final = "url"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunningBroker:
+    """A broker that answers at `url`."""
+
+    parts: Parts
+    host: str
+    port: int
+    url: str
+    tasks: tuple[asyncio.Task[None], ...]
+
+    async def failed(self) -> None:
+        """Wait until something that must go on fails, and raise why. Never returns while all is well."""
+        done, _ = await asyncio.wait(self.tasks, return_when=asyncio.FIRST_COMPLETED)
+        done.pop().result()
+
+
+@asynccontextmanager
+async def running_broker(
+    settings: Settings, *, clock: Callable[[], float] = time.time
+) -> AsyncIterator[RunningBroker]:
+    """A broker with these settings, until the context ends. Raises `InvalidSettings`."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _locked(settings.data_dir), contextlib.closing(Store(settings.database_path)) as store:
+        parts = assemble(settings, store, clock=clock)
+        engine = asyncio.create_task(parts.engine.run(), name="tradepost-engine")
+        background: list[asyncio.Task[None]] = []
+        runner = web.AppRunner(
+            parts.application,
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=SHUTDOWN_S_MAX,
+        )
+        try:
+            await parts.engine.ask(EventWork(lambda moment: Restarted(at=moment.at)))
+            background = [
+                asyncio.create_task(_tick(parts.engine), name="tradepost-tick"),
+                asyncio.create_task(parts.retention.run(), name="tradepost-retention"),
+            ]
+            host, port = await _listen(runner, settings)
+            here = _url(settings, host, port)
+            url = settings.public_url or here
+            write_atomically(settings.data_dir / URL_FILE, here)
+            log.info("Broker %s listens at %s", parts.broker.id, url, extra={"action": "listening"})
+            yield RunningBroker(parts=parts, host=host, port=port, url=url, tasks=(engine, *background))
+        finally:
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+            await runner.cleanup()
+            parts.engine.stop()
+            await asyncio.wait([engine])
+            if not engine.cancelled():
+                engine.exception()  # raised by whoever watches `failed`; here it is only retrieved
+            parts.uploads.close()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that readers see all of it or none."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    os.replace(temporary, path)
+
+
+@contextmanager
+def _locked(data_dir: Path) -> Iterator[None]:
+    """Hold the data folder: two brokers on one database would each believe that it is alone."""
+    with (data_dir / "lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InvalidSettings(
+                f"another broker runs on {data_dir}", hint="Stop it, or give another --data-dir."
+            ) from None
+        yield
+
+
+async def _tick(engine: Engine) -> None:
+    """Bring a tick every `TICK_S`; none while the one before it waits."""
+    pending = False
+
+    def done(_: Outcome) -> None:
+        nonlocal pending
+        pending = False
+
+    while True:
+        await asyncio.sleep(TICK_S)
+        if not pending:
+            pending = True
+            engine.submit(EventWork(lambda moment: Tick(at=moment.at, seed=moment.seed)), done)
+
+
+async def _listen(runner: web.AppRunner, settings: Settings) -> tuple[str, int]:
+    await runner.setup()
+    site = web.TCPSite(runner, settings.host, settings.port, ssl_context=_tls(settings))
+    try:
+        await site.start()
+    except OSError as error:
+        raise InvalidSettings(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}",
+            hint="Give another --port; 0 takes any free one.",
+        ) from None
+    host, port = runner.addresses[0][:2]
+    return host, port
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    if settings.tls_cert is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    try:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise InvalidSettings(f"the certificate or its key: {error}") from None
+    return context
+
+
+def _url(settings: Settings, host: str, port: int) -> str:
+    """The broker's address as this machine sees it."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - nothing is bound here
+    shown = f"[{host}]" if ":" in host else host
+    return f"{'https' if settings.uses_tls else 'http'}://{shown}:{port}"

@@ -1,0 +1,258 @@
+"""`tradepost broker`: run a market, and operate it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tradepost.errors import InvalidSettings, InvariantBroken
+from tradepost.money import format_credits, to_credits, to_microcredits
+from tradepost_broker import database
+from tradepost_broker.app import running_broker, write_atomically
+from tradepost_broker.books import verify_books
+from tradepost_broker.operator_client import OperatorClient
+from tradepost_broker.settings import MARKET, Settings
+from tradepost_broker.store import Reader
+from tradepost_broker.views import AccountView, Explanation
+from tradepost_broker.web_admin import Funding, IssuedToken, JobSummary, NewAccount, NewApiKey, NewToken
+from tradepost_reputation.dashboard import WorkerView
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Run and operate a market.")
+account = typer.Typer(no_args_is_help=True, help="Accounts of those who submit jobs.")
+app.add_typer(account, name="account")
+
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where the broker keeps everything.")]
+Config = Annotated[Path | None, typer.Option("--config", help="Settings as TOML; broker.toml by default.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+_ID_CHARS: Final = 12
+
+
+@app.command()
+def run(
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on; beyond loopback, TLS is a must.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes any free one.")] = None,
+    data_dir: DataDir = None,
+    config: Config = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain (PEM).")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="The certificate's private key (PEM).")] = None,
+    public_url: Annotated[str | None, typer.Option(help="How others reach this broker.")] = None,
+    hold_s: Annotated[
+        float | None, typer.Option(help="How long a payment is held before it matures.")
+    ] = None,
+    audit_rate: Annotated[float | None, typer.Option(help="Share of results checked by an auditor.")] = None,
+    fault_fraction: Annotated[float | None, typer.Option(help="Share of workers believed faulty.")] = None,
+    port_file: Annotated[Path | None, typer.Option(help="Write the port here once it answers.")] = None,
+) -> None:
+    """Run the broker until Ctrl-C or SIGTERM."""
+    policy = {"hold_s": hold_s, "audit_rate": audit_rate, "fault_fraction": fault_fraction}
+    options = {
+        "host": host,
+        "port": port,
+        "data_dir": data_dir,
+        "tls_cert": tls_cert,
+        "tls_key": tls_key,
+        "public_url": public_url,
+        MARKET: policy,
+    }
+    settings = Settings.load(config=config, options=options)
+    logging.basicConfig(
+        level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    asyncio.run(_run(settings, port_file))
+
+
+async def _run(settings: Settings, port_file: Path | None) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopping.set)
+    async with running_broker(settings) as broker:
+        if port_file is not None:
+            write_atomically(port_file, str(broker.port))
+        typer.echo(f"The market is open at {broker.url}/ (data in {settings.data_dir}). Ctrl-C ends it.")
+        stop = asyncio.create_task(stopping.wait())
+        failure = asyncio.create_task(broker.failed())
+        await asyncio.wait((stop, failure), return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not failure.done():
+            failure.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await failure
+
+
+@app.command()
+def migrate(data_dir: DataDir = None, config: Config = None) -> None:
+    """Create the database, or upgrade its schema. `run` does this by itself."""
+    settings = _settings(data_dir, config)
+    database.migrate(settings.database_path)
+    typer.echo(f"{settings.database_path} has this version's schema.")
+
+
+@account.command("create")
+def create_account(
+    name: Annotated[str, typer.Argument(help="The account; for one that exists, a further key is made.")],
+    credits_: Annotated[str, typer.Option("--credits", help="Credits to start with.")] = "0",
+    data_dir: DataDir = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make an account and print its API key, this once."""
+    body = NewAccount(name=name, credits_microcredits=to_microcredits(credits_))
+    made = _client(data_dir, config).post("v1/admin/accounts", body, NewApiKey)
+    people = (
+        f"Account {made.account} has {format_credits(made.available_microcredits)} credits.\n"
+        f"Its API key, shown only now: {made.api_key}"
+    )
+    _print(made, people, as_json=as_json)
+
+
+@app.command()
+def fund(
+    name: Annotated[str, typer.Argument(help="The account.")],
+    amount: Annotated[str, typer.Argument(help="Credits to add.")],
+    transfer: Annotated[str, typer.Option(help="An id under which this happens at most once.")] = "",
+    data_dir: DataDir = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give an account credits from the treasury."""
+    body = Funding(account=name, amount_microcredits=to_microcredits(amount), transfer=transfer)
+    view = _client(data_dir, config).post("v1/admin/fund", body, AccountView)
+    _print(view, f"{name} has {format_credits(view.available_microcredits)} credits.", as_json=as_json)
+
+
+@app.command()
+def token(
+    owner: Annotated[
+        str, typer.Option(help="Whose device will join; owners are told apart by this.")
+    ] = "owner",
+    stake: Annotated[str, typer.Option(help="Credits that the worker stands to lose.")] = "10",
+    auditor: Annotated[bool, typer.Option("--auditor", help="Trust the worker with reference runs.")] = False,
+    ttl: Annotated[float, typer.Option(help="Seconds until the token expires.")] = 3600.0,
+    data_dir: DataDir = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a single-use token with which one device joins, and print it, this once."""
+    body = NewToken(owner=owner, stake_microcredits=to_microcredits(stake), auditor=auditor, ttl_s=ttl)
+    issued = _client(data_dir, config).post("v1/admin/tokens", body, IssuedToken)
+    _print(issued, issued.token, as_json=as_json)
+
+
+@app.command()
+def workers(data_dir: DataDir = None, config: Config = None, as_json: AsJson = False) -> None:
+    """List the workers: standing, score, money."""
+    views = _client(data_dir, config).get("v1/workers", list[WorkerView])
+    if as_json:
+        _print(views, "", as_json=True)
+        return
+    table = Table("worker", "owner", "device", "standing", "score", "earned", "held", "stake")
+    for one in views:
+        money = (one.earned_microcredits, one.held_microcredits, one.stake_microcredits)
+        standing = one.standing if one.connected else f"{one.standing}, away"
+        table.add_row(
+            one.worker[:_ID_CHARS],
+            one.owner,
+            one.device,
+            standing,
+            f"{one.score:.2f}",
+            *map(format_credits, money),
+        )
+    Console().print(table)
+
+
+@app.command()
+def jobs(
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 20,
+    data_dir: DataDir = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the newest jobs of all accounts."""
+    summaries = _client(data_dir, config).get("v1/admin/jobs", list[JobSummary], limit=limit)
+    if as_json:
+        _print(summaries, "", as_json=True)
+        return
+    table = Table("job", "account", "status", "paid", "pipeline")
+    for one in summaries:
+        table.add_row(
+            one.job, one.account, one.status, format_credits(one.paid_microcredits), one.pipeline[-_ID_CHARS:]
+        )
+    Console().print(table)
+
+
+@app.command()
+def explain(
+    job: Annotated[str, typer.Argument(help="The job's id.")],
+    data_dir: DataDir = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say why each lease of a job went where it went, and what was found."""
+    view = _client(data_dir, config).get(f"v1/admin/jobs/{job}/explanation", Explanation)
+    _print(view, "\n".join(_explained(view)), as_json=as_json)
+
+
+@app.command("verify-books")
+def verify(data_dir: DataDir = None, config: Config = None, as_json: AsJson = False) -> None:
+    """Recompute every balance, replay the journal, and compare. The broker may be running."""
+    settings = _settings(data_dir, config)
+    if not settings.database_path.exists():
+        raise InvalidSettings(f"there is no database at {settings.database_path}")
+    with contextlib.closing(Reader(database.open_snapshot(settings.database_path))) as reader:
+        report = verify_books(reader)
+    compared = ", ".join(f"{count} {kind}" for kind, count in report.compared.items())
+    people = (
+        f"{report.transfers} transfers give every balance; the sum is "
+        f"{to_credits(report.total_microcredits):,f} credits.\n"
+        f"{report.events} events, over {report.starts} starts, replayed to the same records: {compared}."
+    )
+    if report.differences_count:
+        _print(report, "\n".join(report.differences), as_json=as_json)
+        raise InvariantBroken(f"the books differ in {report.differences_count} places")
+    _print(report, people, as_json=as_json)
+
+
+def _explained(view: Explanation) -> list[str]:
+    lines = [f"Job {view.job} is {view.status}. {view.problem}".rstrip()]
+    for lease in view.leases:
+        lines.append(
+            f"{lease.purpose} to {lease.worker[:_ID_CHARS]} for {format_credits(lease.price_microcredits)}: "
+            f"{lease.state}, paid {format_credits(lease.paid_microcredits)}"
+        )
+        lines += [
+            f"  {one.worker[:_ID_CHARS]} bid {format_credits(one.bid_microcredits)}, score "
+            f"{format_credits(one.score_microcredits)}: {one.lost_because or 'won'}"
+            for one in lease.candidates
+        ]
+        lines += [f"  not eligible: {count} {reason}" for reason, count in lease.left_out.items()]
+    lines += [
+        f"found: {one.kind} at {one.stage or 'no stage'} {one.detail}".rstrip() for one in view.evidence
+    ]
+    return lines
+
+
+def _settings(data_dir: Path | None, config: Path | None) -> Settings:
+    return Settings.load(config=config, options={"data_dir": data_dir})
+
+
+def _client(data_dir: Path | None, config: Path | None) -> OperatorClient:
+    return OperatorClient(_settings(data_dir, config))
+
+
+def _print(value: Any, people: str, *, as_json: bool) -> None:
+    typer.echo(msgspec.json.encode(value).decode() if as_json else people)

@@ -1,0 +1,120 @@
+"""Carries out the market's instructions, once they are durable: frames to workers, ends of jobs to watchers.
+
+A worker that is not connected misses its frames, and nothing is lost: a grant is repeated when it reconnects
+(`Welcome` and the core say which leases it has), an acknowledgement when it delivers again.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from tradepost.protocol import Acknowledged, Grant, Recall, Settled, ToWorker
+from tradepost_broker.entities import Job, Lease
+from tradepost_broker.events import (
+    Instruction,
+    NotifyFinished,
+    SendAcknowledged,
+    SendGrant,
+    SendRecall,
+    SendSettled,
+)
+from tradepost_broker.outbox import Outbox
+from tradepost_broker.shell_records import Delivery, InlineInput
+from tradepost_broker.store import Store
+from tradepost_broker.views import job_view
+from tradepost_broker.watchers import Watchers
+
+
+class Records(Protocol):
+    """What the courier needs of the market."""
+
+    def job(self, id_: str) -> Job | None:
+        """The job, while it is in memory."""
+        ...
+
+    def lease(self, id_: str) -> Lease | None:
+        """The lease, while it is in memory."""
+        ...
+
+
+class Sessions:
+    """The outboxes of connected workers, one for each worker: a newer connection replaces the older."""
+
+    def __init__(self) -> None:
+        self._outboxes: dict[str, Outbox] = {}
+
+    def open(self, worker: str, outbox: Outbox) -> Outbox | None:
+        """Post to `outbox` from now on; the outbox that it replaces, if any."""
+        replaced = self._outboxes.get(worker)
+        self._outboxes[worker] = outbox
+        return replaced
+
+    def close(self, worker: str, outbox: Outbox) -> bool:
+        """Stop posting to `outbox`; whether it was still the worker's newest."""
+        if self._outboxes.get(worker) is not outbox:
+            return False
+        del self._outboxes[worker]
+        return True
+
+    def post(self, worker: str, frame: ToWorker) -> None:
+        """Send a frame to a worker, if it is connected."""
+        outbox = self._outboxes.get(worker)
+        if outbox is not None:
+            outbox.post(frame)
+
+    def is_connected(self, worker: str) -> bool:
+        """Whether the worker has a stream."""
+        return worker in self._outboxes
+
+    def __len__(self) -> int:
+        return len(self._outboxes)
+
+
+class Courier:
+    """Releases instructions."""
+
+    def __init__(self, *, records: Records, store: Store, sessions: Sessions, watchers: Watchers) -> None:
+        self._records = records
+        self._store = store
+        self._sessions = sessions
+        self._watchers = watchers
+
+    def release(self, instruction: Instruction) -> None:
+        """Carry out one instruction. Replies and saves are the engine's business."""
+        match instruction:
+            case SendGrant(lease=lease, worker=worker):
+                self._grant(lease, worker)
+            case SendRecall(lease=lease, worker=worker):
+                self._sessions.post(worker, Recall(lease))
+            case SendAcknowledged(lease=lease, worker=worker, problem=problem):
+                self._sessions.post(worker, Acknowledged(lease, problem))
+            case SendSettled(lease=lease, worker=worker, verdict=verdict, earned=earned, reason=reason):
+                self._sessions.post(worker, Settled(lease, verdict, earned, reason))
+            case NotifyFinished(job=job):
+                self._finish(job)
+            case _:
+                pass
+
+    def _grant(self, lease_id: str, worker: str) -> None:
+        lease = self._records.lease(lease_id)
+        job = self._records.job(lease.job) if lease is not None else None
+        if lease is None or job is None or not self._sessions.is_connected(worker):
+            return
+        inline = self._store.get(InlineInput, job.id)
+        grant = Grant(
+            lease=lease.id,
+            job=job.id,
+            attempt=lease.attempt,
+            pipeline=job.pipeline,
+            nonce=lease.nonce,
+            expires_at=int(lease.expires_at),
+            price_microcredits=lease.price,
+            input=None if inline is None else inline.document,
+            input_cid=job.input if inline is None else None,
+        )
+        self._sessions.post(worker, grant)
+
+    def _finish(self, job_id: str) -> None:
+        job = self._records.job(job_id)
+        if job is not None and self._watchers.is_watched(job_id):
+            self._watchers.notify(job_view(job, lambda lease: self._store.get(Delivery, lease)))

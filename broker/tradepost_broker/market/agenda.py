@@ -1,0 +1,61 @@
+"""What is due when: one timer per purpose and id. Time comes from the caller; nothing here looks at a clock.
+
+A timer that was cancelled or moved leaves its old entry in the heap, which is skipped when its time comes;
+when such entries outnumber the live ones, the heap is built anew.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from enum import StrEnum
+
+
+class Purpose(StrEnum):
+    """What a timer is for. Of timers due at one time, the earlier name is served first.
+
+    A lease ends with its job's deadline at the latest: then it is recalled, and its worker is not to blame.
+    """
+
+    DEADLINE = "1 deadline"  # id: a job
+    LEASE_EXPIRY = "2 lease expiry"  # id: a lease
+    ABSENCE = "3 absence"  # id: a worker whose stream closed
+    MATURITY = "4 maturity"  # id: a lease that was paid
+    PATIENCE = "5 patience"  # id: a job that nobody could take
+    RETIREMENT = "6 retirement"  # id: a finished job that may leave memory
+    KEY_EXPIRY = "7 key expiry"  # id: a finished job whose idempotency key may be forgotten
+
+
+#: Due time, purpose, id. Plain values only, so that the garbage collector need not look at so many tuples.
+_Timer = tuple[float, str, str]
+
+
+class Agenda:
+    """Timers, in order."""
+
+    def __init__(self) -> None:
+        self._heap: list[_Timer] = []
+        self._due: dict[tuple[str, str], float] = {}
+
+    def __len__(self) -> int:
+        return len(self._due)
+
+    def put(self, purpose: Purpose, subject: str, at: float) -> None:
+        """Set the timer, or move it."""
+        self._due[purpose.value, subject] = at
+        heapq.heappush(self._heap, (at, purpose.value, subject))
+        if len(self._heap) > 64 + 2 * len(self._due):
+            self._heap = [(when, what, which) for (what, which), when in self._due.items()]
+            heapq.heapify(self._heap)
+
+    def cancel(self, purpose: Purpose, subject: str) -> None:
+        """Unset the timer, if it is set."""
+        self._due.pop((purpose.value, subject), None)
+
+    def due(self, now: float) -> Iterator[tuple[Purpose, str]]:
+        """Take out, in order, the timers due by `now`, those set meanwhile included."""
+        while self._heap and self._heap[0][0] <= now:
+            at, purpose, subject = heapq.heappop(self._heap)
+            if self._due.get((purpose, subject)) == at:
+                del self._due[purpose, subject]
+                yield Purpose(purpose), subject

@@ -1,0 +1,150 @@
+"""The market core: `handle(event) -> list[Instruction]`, and nothing else changes it.
+
+No clock, no randomness, no I/O: time and seeds come in events, so the same events give the same state and the
+same instructions, and the journal can be replayed. Handlers are small functions found by the event's type; a
+handler that refuses raises before it changes anything. `docs/market.md` describes the rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from tradepost.errors import InvariantBroken, TradepostError, invariant
+from tradepost_broker.entities import Account, Job, Lease, Pipeline, Record, Worker
+from tradepost_broker.events import (
+    Event,
+    Funded,
+    Instruction,
+    JobCancelled,
+    JobSubmitted,
+    LeaseGivenBack,
+    OfferUpdated,
+    PipelinePublished,
+    ReceiptDelivered,
+    ReplyRefused,
+    Restarted,
+    Tick,
+    WorkerConnected,
+    WorkerDisconnected,
+    WorkerJoined,
+)
+from tradepost_broker.market import (
+    attendance,
+    clockwork,
+    deliveries,
+    intake,
+    leasing,
+    recovery,
+    settlement,
+)
+from tradepost_broker.market.roster import Reputation
+from tradepost_broker.market.state import MarketState
+from tradepost_broker.policy import MarketPolicy
+
+_HANDLERS: Final[dict[type[Any], Callable[[MarketState, Any], None]]] = {
+    Funded: intake.fund,
+    PipelinePublished: intake.publish,
+    JobSubmitted: intake.submit,
+    JobCancelled: intake.cancel,
+    WorkerJoined: attendance.join,
+    WorkerConnected: attendance.connect,
+    OfferUpdated: attendance.update_offer,
+    WorkerDisconnected: attendance.disconnect,
+    Restarted: attendance.restart,
+    ReceiptDelivered: deliveries.deliver,
+    LeaseGivenBack: deliveries.give_back,
+    Tick: clockwork.tick,
+}
+
+
+class Market:
+    """One market. `handle` is its only way to change; the rest looks, and gives records not to be changed."""
+
+    def __init__(self, *, policy: MarketPolicy) -> None:
+        self._state = MarketState(policy=policy)
+
+    @classmethod
+    def restore(cls, records: Iterable[Record], policy: MarketPolicy) -> Market:
+        """The market that these records describe; `recovery.restore` says which are needed.
+
+        The first event after it must be `Restarted`.
+        """
+        market = cls.__new__(cls)
+        market._state = recovery.restore(records, policy)
+        return market
+
+    def handle(self, event: Event) -> list[Instruction]:
+        """Decide what an event means. A refusal is one `ReplyRefused`, and then nothing has changed.
+
+        Raises `InvariantBroken` for a defect: the market must then be thrown away and restored.
+        """
+        state = self._state
+        seed = getattr(event, "seed", None)
+        state.begin(event.at, seed or 0)
+        try:
+            _HANDLERS[type(event)](state, event)
+        except InvariantBroken:
+            raise
+        except TradepostError as refusal:
+            invariant(not state.drain(), f"{type(event).__name__} was refused after it changed something")
+            return [ReplyRefused(refusal.to_problem())]
+        if seed is not None:
+            leasing.settle_down(state)
+        return state.drain()
+
+    def job(self, job: str) -> Job | None:
+        """A job that is open, or has finished and not left memory yet."""
+        return self._state.jobs.get(job)
+
+    def knows_key(self, account: str, idempotency_key: str) -> bool:
+        """Whether a submission under this key may be a repeated one."""
+        return (account, idempotency_key) in self._state.submissions
+
+    def lease(self, lease: str) -> Lease | None:
+        """A lease of such a job."""
+        return self._state.leases.get(lease)
+
+    def leases_of(self, job: str) -> list[Lease]:
+        """All leases of such a job, in the order in which they were granted."""
+        return list(self._state.leases_of.get(job, ()))
+
+    def results_of(self, job: str) -> list[Lease]:
+        """Its leases that a new result is to be compared with: those whose outcome is in, checks excluded."""
+        return [lease for lease in self._state.leases_of.get(job, ()) if settlement.is_result(lease)]
+
+    def open_leases_of(self, worker: str) -> list[Lease]:
+        """The leases that a worker is expected to work on."""
+        known = self._state.workers.get(worker)
+        return list(known.open.values()) if known else []
+
+    def worker(self, worker: str) -> Worker | None:
+        """A worker that joined."""
+        known = self._state.workers.get(worker)
+        return known.record if known else None
+
+    def workers(self) -> list[Worker]:
+        """All workers that joined."""
+        return [worker.record for worker in self._state.workers.values()]
+
+    def is_connected(self, worker: str) -> bool:
+        """Whether a worker's stream is open."""
+        known = self._state.workers.get(worker)
+        return known is not None and known.connected
+
+    def reputation_of(self, worker: str) -> dict[str, Reputation]:
+        """A worker's reputation by capability class, as of the last event; empty without evidence."""
+        known = self._state.workers.get(worker)
+        return known.reputations(self._state.day) if known else {}
+
+    def pipeline(self, pipeline: str) -> Pipeline | None:
+        """A published pipeline."""
+        return self._state.pipelines.get(pipeline)
+
+    def account(self, account: str) -> Account:
+        """A ledger account by its full name, such as `credits:alice`; one that never moved is empty."""
+        return self._state.ledger.account(account)
+
+    def accounts(self) -> list[Account]:
+        """Every account that ever moved."""
+        return list(self._state.ledger.accounts())

@@ -1,0 +1,254 @@
+"""How a job ends: paying, refunding, recording evidence, and taking the stake of a proven cheat.
+
+Every end goes through `_finish`: what is left of the reservation is freed, open leases are recalled, and
+results without a verdict become inconclusive, so no path can forget one of them. Only a reference run proves
+fraud: being outvoted is soft evidence, and costs no stake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tradepost import errors
+from tradepost.errors import Problem, TradepostError, invariant
+from tradepost.money import format_credits
+from tradepost.protocol import Verification
+from tradepost_broker.entities import EvidenceKind, Job, Lease, LeasePurpose, LeaseState, WorkerStanding
+from tradepost_broker.events import NotifyFinished, SendRecall, SendSettled
+from tradepost_broker.job_states import FINAL, Trigger, transition
+from tradepost_broker.market.agenda import Purpose
+from tradepost_broker.market.roster import WorkerState, in_order
+from tradepost_broker.market.state import MarketState
+from tradepost_broker.verification import blame
+
+#: An outcome that says how the pipeline failed begins so: `failed:<stage>:<code>`.
+FAILED_PREFIX = "failed:"
+_REFERENCE_CREDIBILITY = 1.0
+
+
+def accept(state: MarketState, job: Job, group: str, credibility: float) -> None:
+    """End a job with the results of `group`, which its confidence admits."""
+    delivered = state.ordinary_leases(job, LeaseState.DELIVERED)
+    agreed = [lease for lease in delivered if lease.group == group]
+    disagreed = [lease for lease in delivered if lease.group != group]
+    for lease in agreed:
+        # One result alone has been checked by nobody.
+        if len(agreed) > 1:
+            state.learn(lease, EvidenceKind.AGREED)
+        _pay(state, job, lease, f"{_count(agreed)}; credibility {credibility:.4f} reaches {job.confidence:g}")
+    for lease in disagreed:
+        state.learn(lease, EvidenceKind.OUTVOTED, stage=blame(lease.stage_hashes, agreed[0].stage_hashes))
+        _reject(state, lease, f"outvoted by results with credibility {credibility:.4f}; it costs no stake")
+    _conclude(state, job, agreed, disagreed, credibility)
+
+
+def apply_audit(state: MarketState, audit: Lease, agrees_with: frozenset[str]) -> None:
+    """Let a reference run decide its job, or check the decision that was made; expel who it contradicts.
+
+    A result is contradicted only if no result of its group agrees with the reference.
+    """
+    job = state.jobs[audit.job]
+    judged = [lease for lease in state.leases_of[job.id] if is_result(lease)]
+    groups = {lease.group for lease in judged if lease.id in agrees_with}
+    right = [lease for lease in judged if lease.group in groups]
+    wrong = [lease for lease in judged if lease.group not in groups]
+    for lease in right:
+        state.learn(lease, EvidenceKind.AUDIT_PASSED)
+    blamed = {lease.id: blame(lease.stage_hashes, audit.stage_hashes) for lease in wrong}
+    for lease in wrong:
+        detail = "a reference run contradicts it"
+        state.learn(lease, EvidenceKind.AUDIT_FAILED, stage=blamed[lease.id], detail=detail)
+    state.close_lease(audit, LeaseState.ACCEPTED)
+    audit.settled_at = state.at
+    job.spot_check = False
+    state.save(job)
+    if job.status not in FINAL:
+        for lease in right:
+            _pay(state, job, lease, "a reference run confirms it")
+        for lease in wrong:
+            state.close_lease(lease, LeaseState.REJECTED)
+        _conclude(state, job, right or [audit], wrong, _REFERENCE_CREDIBILITY)
+    elif not right:
+        workers = tuple(lease.worker for lease in wrong)
+        job.verification = Verification(credibility=0.0, disagreed=workers)
+    for lease in wrong:
+        lease.state = LeaseState.REJECTED
+        lease.settled_at = state.at
+        state.save(lease)
+        _expel(state, state.workers[lease.worker], lease, blamed[lease.id])
+
+
+def fail(state: MarketState, job: Job, error: TradepostError) -> None:
+    """End a job without a result; all of its cap is refunded."""
+    _finish(state, job, Trigger.GIVEN_UP, error.to_problem())
+
+
+def cancel(state: MarketState, job: Job) -> None:
+    """End a job because its submitter says so; all of its cap is refunded."""
+    _finish(state, job, Trigger.CANCELLED, errors.JobCancelled(f"job {job.id}").to_problem())
+
+
+def lose(
+    state: MarketState,
+    lease: Lease,
+    end: LeaseState,
+    problem: Problem,
+    *,
+    evidence: EvidenceKind | None = None,
+    counts: bool = True,
+) -> None:
+    """Take an open lease back without a result. If it `counts`, it is one of the attempts that a job has."""
+    state.close_lease(lease, end, problem)
+    lease.settled_at = state.at
+    job = state.jobs[lease.job]
+    if lease.purpose is not LeasePurpose.AUDIT:
+        job.failures += counts
+        if evidence is not None:
+            state.learn(lease, evidence, detail=problem.detail or problem.title)
+    touch(state, job)
+
+
+def touch(state: MarketState, job: Job) -> None:
+    """Have a job looked at that lost a lease, and queue it if that was its last."""
+    if job.status not in FINAL and not any(state.live_leases(job)):
+        transition(job, Trigger.LEASES_LOST, at=state.at)
+    state.save(job)
+    state.jobs_to_advance[job.id] = None
+
+
+def mature(state: MarketState, lease: Lease) -> None:
+    """Let a held payment become the worker's own."""
+    state.ledger.mature(lease.id, lease.worker, lease.paid, at=state.at)
+    _release_hold(state, lease)
+
+
+def check_until(state: MarketState, job: Job) -> float:
+    """Until when a spot check of a finished job may begin: while its payments can still be clawed back."""
+    assert job.finished_at is not None
+    return job.finished_at + state.policy.hold_s
+
+
+def is_result(lease: Lease) -> bool:
+    """Whether an ordinary lease brought a result that still stands or stood when its job was decided."""
+    judged = (LeaseState.DELIVERED, LeaseState.ACCEPTED, LeaseState.REJECTED)
+    return lease.purpose is not LeasePurpose.AUDIT and lease.state in judged
+
+
+def _conclude(
+    state: MarketState, job: Job, accepted: Sequence[Lease], rejected: Sequence[Lease], credibility: float
+) -> None:
+    """End a job with accepted leases; a stage failure that was accepted is how the job failed."""
+    job.accepted = tuple(lease.id for lease in accepted)
+    job.verification = Verification(
+        credibility=credibility,
+        agreed=tuple(lease.worker for lease in accepted),
+        disagreed=tuple(lease.worker for lease in rejected),
+    )
+    outcome = accepted[0]
+    if not outcome.outcome.startswith(FAILED_PREFIX):
+        _finish(state, job, Trigger.RESULT_ACCEPTED, None)
+        return
+    unnamed = errors.StageFailure(outcome.outcome).to_problem()
+    _finish(state, job, Trigger.FAILURE_ACCEPTED, outcome.problem or unnamed)
+
+
+def _finish(state: MarketState, job: Job, trigger: Trigger, problem: Problem | None) -> None:
+    """What every end of a job has in common."""
+    verified = trigger in (Trigger.RESULT_ACCEPTED, Trigger.FAILURE_ACCEPTED)
+    job.spot_check = job.spot_check and verified
+    for lease in list(state.live_leases(job)):
+        if lease.state is LeaseState.DELIVERED:
+            _set_aside(state, lease, "the job ended before its results could be verified")
+        elif lease.purpose is not LeasePurpose.AUDIT or not job.spot_check:
+            _recall(state, lease)
+    transition(job, trigger, at=state.at)
+    job.problem = problem
+    state.ledger.void(job.id)
+    state.waiting.discard(job.id)
+    state.audits_wanted.pop(job.id, None)
+    state.agenda.cancel(Purpose.DEADLINE, job.id)
+    state.agenda.cancel(Purpose.PATIENCE, job.id)
+    state.retire_job(job)
+    if job.spot_check:
+        state.jobs_to_advance[job.id] = None
+    invariant(job.committed == 0, f"job {job.id} ends with {job.committed} committed")
+    state.save(job)
+    state.send(NotifyFinished(job.id))
+
+
+def _pay(state: MarketState, job: Job, lease: Lease, reason: str) -> None:
+    state.close_lease(lease, LeaseState.ACCEPTED)
+    state.ledger.pay(job.id, lease.id, lease.worker, lease.price, at=state.at)
+    job.paid += lease.price
+    lease.paid = lease.price
+    lease.settled_at = state.at
+    lease.matures_at = state.at + state.policy.hold_s
+    state.workers[lease.worker].held[lease.id] = lease
+    state.agenda.put(Purpose.MATURITY, lease.id, lease.matures_at)
+    _tell(state, lease, reason)
+
+
+def _reject(state: MarketState, lease: Lease, reason: str) -> None:
+    state.close_lease(lease, LeaseState.REJECTED)
+    lease.settled_at = state.at
+    _tell(state, lease, reason)
+
+
+def _set_aside(state: MarketState, lease: Lease, reason: str) -> None:
+    state.close_lease(lease, LeaseState.INCONCLUSIVE)
+    lease.settled_at = state.at
+    _tell(state, lease, reason)
+
+
+def _recall(state: MarketState, lease: Lease) -> None:
+    state.close_lease(lease, LeaseState.RECALLED)
+    lease.settled_at = state.at
+    state.send(SendRecall(lease.id, lease.worker))
+
+
+def _tell(state: MarketState, lease: Lease, reason: str) -> None:
+    state.send(SendSettled(lease.id, lease.worker, lease.state.value, lease.paid, reason))
+
+
+def _expel(state: MarketState, worker: WorkerState, lease: Lease, stage: str) -> None:
+    """Take what a proven cheat has left here, and give its other work to others."""
+    worker.record.standing = WorkerStanding.EXPELLED
+    state.save(worker.record)
+    stake = state.ledger.slash(worker.record.id, at=state.at, lease=lease.id)
+    returned = sum(_claw_back(state, held) for held in in_order(worker.held))
+    for live in in_order(worker.open | worker.delivered):
+        if live.state is LeaseState.OPEN:
+            _recall(state, live)
+        else:
+            _set_aside(state, live, "its worker was expelled for another result")
+        touch(state, state.jobs[live.job])
+    state.place(worker)
+    where = f" in stage {stage}" if stage else ""
+    _tell(
+        state,
+        lease,
+        f"a reference run contradicts it{where}; its stake of {format_credits(stake)} credits is taken, and "
+        f"{format_credits(returned)} credits of held earnings go back to submitters",
+    )
+
+
+def _claw_back(state: MarketState, lease: Lease) -> int:
+    """Return a held payment to the submitter who made it, and say how much it was."""
+    job, amount = state.jobs[lease.job], lease.paid
+    state.ledger.claw_back(job.id, lease.id, lease.worker, job.account, amount, at=state.at)
+    lease.paid = 0
+    job.paid -= amount
+    state.save(job)
+    _release_hold(state, lease)
+    return amount
+
+
+def _release_hold(state: MarketState, lease: Lease) -> None:
+    lease.matures_at = None
+    del state.workers[lease.worker].held[lease.id]
+    state.agenda.cancel(Purpose.MATURITY, lease.id)
+    state.save(lease)
+
+
+def _count(leases: Sequence[Lease]) -> str:
+    return "one result" if len(leases) == 1 else f"{len(leases)} results of different owners agree"

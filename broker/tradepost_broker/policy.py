@@ -1,0 +1,88 @@
+"""Every coefficient of the market in one frozen place. `docs/market.md` says how each is used.
+
+A quantity in `bids` is a multiple of the typical bid for the job at hand, so one policy fits cheap jobs and
+dear ones alike. Changing the policy changes no record: a journal can be replayed under another one.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+Ratio = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Weight = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the market values, verifies, pays and waits. Defaults suit a market of strangers."""
+
+    # Verification
+    #: f: the share of workers believed faulty before any evidence.
+    fault_fraction: Annotated[float, msgspec.Meta(gt=0, lt=0.5)] = 0.2
+    #: q: the probability that a delivered result is checked against a reference run.
+    audit_rate: Ratio = 0.1
+    #: A job with this many results and no decision is given up.
+    results_max: Positive = 9
+    #: Reference runs of one job that may be lost before it is decided without one.
+    audits_lost_max: Positive = 3
+    #: Spot checks that may wait for an auditor; beyond, none are chosen.
+    audit_backlog_max: Count = 1_000
+
+    # Valuing a bid
+    #: What a failed lease costs its submitter.
+    failure_cost_bids: Weight = 1.0
+    #: What a second of delay costs.
+    delay_cost_bids_per_s: Weight = 0.02
+    #: How fast a worker is assumed to fetch artifacts that it has not cached.
+    fetch_bytes_per_s: Positive = 10 << 20
+
+    # Matching
+    #: Cheapest eligible offers that one auction weighs.
+    candidates_max: Positive = 32
+    #: Offers that one search looks at before it stops.
+    scan_max: Positive = 256
+    #: Owners that a draw for a replica is opened to, cheapest first, before price matters.
+    draw_owners_min: Positive = 16
+    #: Losers that a match names.
+    losers_recorded_max: Count = 4
+    #: Waiting jobs that are matched again in vain when one worker has capacity again.
+    rematches_max: Positive = 32
+    #: Waiting jobs of one kind that are looked at when a worker has capacity again.
+    waiting_looks_max: Positive = 500
+
+    # Leases
+    #: Time beyond the pipeline's own wall-clock limit for transfers and queueing.
+    lease_grace_s: Seconds = 20.0
+    #: How long a lease outlives its worker's connection.
+    reconnect_s: Seconds = 20.0
+    #: Leases of one job that may be lost before it fails.
+    attempts_max: Positive = 5
+    #: Open leases of a worker that has not passed `proven_checks` checks.
+    exposure_leases_max: Positive = 4
+    proven_checks: Weight = 10.0
+
+    # Evidence: what each kind weighs, in good or bad results
+    half_life_days: Annotated[float, msgspec.Meta(gt=0)] = 30.0
+    agreed_weight: Weight = 1.0
+    audit_passed_weight: Weight = 1.0
+    #: Passed checks that one agreement counts as. Less than a reference run: colluders can stage it.
+    agreed_checks: Weight = 0.25
+    outvoted_weight: Weight = 1.0
+    lost_weight: Weight = 0.5
+    #: Passed checks that one outvoted result cancels.
+    outvoted_checks: Weight = 10.0
+    #: A worker with at least this much evidence and a score below this is suspended.
+    suspend_evidence_min: Weight = 5.0
+    suspend_below_score: Ratio = 0.2
+
+    # Money and memory
+    #: How long a payment is held before it matures.
+    hold_s: Seconds = 600.0
+    #: How long a finished job stays in memory.
+    retain_s: Seconds = 300.0
+    #: How long after its job has finished an idempotency key is honoured. At least `retain_s`.
+    idempotency_s: Seconds = 1_800.0

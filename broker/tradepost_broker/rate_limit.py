@@ -1,0 +1,41 @@
+"""A token bucket for each key, for a bounded number of keys."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from tradepost.errors import QuotaExceeded
+
+
+class RateLimit:
+    """Lets each key do `burst` things at once and `per_s` of them a second in the long run.
+
+    Remembers `keys_max` keys; the one that was quiet for longest is forgotten first, with a full bucket.
+    """
+
+    def __init__(
+        self, *, burst: int, per_s: float, monotonic: Callable[[], float], keys_max: int = 10_000
+    ) -> None:
+        self._burst = burst
+        self._per_s = per_s
+        self._monotonic = monotonic
+        self._keys_max = keys_max
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def check(self, key: str, what: str) -> None:
+        """Raise `QuotaExceeded` if the bucket of `key` is empty."""
+        if self._level(key) < 1:
+            raise QuotaExceeded(f"{what}: more than {self._burst} at once or {self._per_s:g} a second")
+
+    def take(self, key: str, what: str) -> None:
+        """Take one from the bucket of `key`. Raises `QuotaExceeded` if it is empty."""
+        self.check(key, what)
+        self._buckets[key] = (self._level(key) - 1, self._monotonic())
+        self._buckets.move_to_end(key)
+        if len(self._buckets) > self._keys_max:
+            self._buckets.popitem(last=False)
+
+    def _level(self, key: str) -> float:
+        level, since = self._buckets.get(key, (float(self._burst), self._monotonic()))
+        return min(self._burst, level + (self._monotonic() - since) * self._per_s)

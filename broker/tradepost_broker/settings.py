@@ -1,0 +1,157 @@
+"""The broker's settings: one frozen object, from a TOML file, the environment and the command line.
+
+The command line wins over the environment, which wins over the file, which wins over the defaults. An unknown
+name is an error, so that a typo cannot leave a default in place. `docs/broker.md` lists every setting.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+import msgspec
+from platformdirs import user_data_path
+
+from tradepost.broker_url import is_loopback
+from tradepost.errors import InsecureTransport, InvalidSettings
+from tradepost_broker.policy import MarketPolicy
+
+PREFIX: Final = "TRADEPOST_BROKER_"
+CONFIG: Final = PREFIX + "CONFIG"
+#: The file in the data folder that is read unless another one is named.
+FILE_NAME: Final = "broker.toml"
+#: The table of the TOML file that holds the market's policy.
+MARKET: Final = "market"
+
+#: A day longer than any job can stay open, so that no document of an open job is forgotten.
+DOCUMENTS_KEPT_S_MIN: Final = 8 * 24 * 3600.0
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Bytes = Annotated[int, msgspec.Meta(ge=1, le=1 << 53)]
+Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 53)]
+
+
+def default_data_dir() -> Path:
+    """Where the broker keeps everything unless told otherwise."""
+    return user_data_path("tradepost") / "broker"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an operator may choose. Port 0 takes any free port.
+
+    `public_url` is how others reach this broker, where that differs from what it listens on.
+    """
+
+    data_dir: Path = msgspec.field(default_factory=default_data_dir)
+    host: str = "127.0.0.1"
+    port: Port = 8700
+    public_url: str = ""
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    content_bytes_max: Bytes = 20 << 30
+    upload_bytes_max: Bytes = 4 << 30
+    document_bytes_max: Bytes = 256 << 20
+    open_jobs_max: Positive = 10_000
+    documents_kept_s: Annotated[float, msgspec.Meta(ge=DOCUMENTS_KEPT_S_MIN)] = 14 * 24 * 3600.0
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    market: MarketPolicy = MarketPolicy()
+
+    @classmethod
+    def load(
+        cls,
+        *,
+        config: Path | None = None,
+        environment: Mapping[str, str] = os.environ,
+        options: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """The settings from all sources. Raises `InvalidSettings` or `InsecureTransport`.
+
+        `options` are those given on the command line; a value of `None` was not given.
+        """
+        chosen: dict[str, Any] = {}
+        for source in (_from_environment(environment), options or {}):
+            _merge(chosen, source)
+        values = _from_file(_config_path(config, environment, chosen))
+        _merge(values, chosen)
+        try:
+            settings = msgspec.convert(values, cls, strict=False, dec_hook=_decode)
+        except msgspec.ValidationError as error:
+            raise InvalidSettings(str(error), hint="`docs/broker.md` lists every setting.") from None
+        return settings._checked()
+
+    @property
+    def database_path(self) -> Path:
+        """The SQLite database."""
+        return self.data_dir / "broker.sqlite3"
+
+    @property
+    def uses_tls(self) -> bool:
+        """Whether connections are encrypted."""
+        return self.tls_cert is not None
+
+    def _checked(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise InvalidSettings("tls_cert and tls_key go together; one of them is missing")
+        if not self.uses_tls and not is_loopback(self.host):
+            raise InsecureTransport(
+                f"the broker would listen on {self.host} without TLS",
+                hint="Give --tls-cert and --tls-key, or listen on 127.0.0.1.",
+            )
+        return self
+
+
+def _decode(kind: type[Any], value: Any) -> Any:
+    if kind is Path and isinstance(value, str | Path):
+        return Path(value).expanduser()
+    raise NotImplementedError
+
+
+def _config_path(
+    config: Path | None, environment: Mapping[str, str], chosen: Mapping[str, Any]
+) -> Path | None:
+    if config is None and environment.get(CONFIG):
+        config = Path(environment[CONFIG])
+    if config is not None:
+        return config
+    usual = Path(chosen.get("data_dir") or default_data_dir()) / FILE_NAME
+    return usual if usual.exists() else None
+
+
+def _from_file(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise InvalidSettings(f"{path}: {error}") from None
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    known = {name.upper(): name for name in Settings.__struct_fields__ if name != MARKET}
+    policy = {f"{MARKET}_{name}".upper(): name for name in MarketPolicy.__struct_fields__}
+    for variable, value in environment.items():
+        name = variable.removeprefix(PREFIX)
+        if variable == CONFIG or not variable.startswith(PREFIX):
+            continue
+        if name in known:
+            values[known[name]] = value
+        elif name in policy:
+            values.setdefault(MARKET, {})[policy[name]] = value
+        else:
+            raise InvalidSettings(f"{variable} is no setting", hint="`docs/broker.md` lists every setting.")
+    return values
+
+
+def _merge(values: dict[str, Any], source: Mapping[str, Any]) -> None:
+    for name, value in source.items():
+        if name == MARKET and isinstance(value, Mapping):
+            chosen = {key: one for key, one in value.items() if one is not None}
+            if chosen:
+                values[MARKET] = {**values.get(MARKET, {}), **chosen}
+        elif value is not None:
+            values[name] = value

@@ -1,0 +1,92 @@
+"""What the shell keeps beside the market's records: credentials, content and signed receipts.
+
+The core never sees these. They are written in the same transaction as the event that they belong to, by the
+same path as the market's records: found by `id`, the last write of a transaction wins.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from tradepost.receipts import SignedReceipt
+
+
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A key of an account; `id` is the key's sha-256 (hex), since the key itself is shown once only."""
+
+    id: str
+    account: str
+    created_at: float
+
+
+class JoinToken(msgspec.Struct, frozen=True, kw_only=True):
+    """Lets one device join, once, as `owner`'s. `id` is the secret's sha-256 (hex), `stake` in microcredits.
+
+    `used_by` is the id of the worker that joined with it, or empty.
+    """
+
+    id: str
+    owner: str
+    stake: int
+    auditor: bool
+    expires_at: float
+    used_by: str = ""
+
+
+class Publication(msgspec.Struct, frozen=True, kw_only=True):
+    """A published pipeline as its publisher sent it, and every block of it, which are public from then on."""
+
+    id: str
+    account: str
+    at: float
+    manifest: bytes
+    bundle: str
+    blocks: tuple[str, ...]
+
+
+class Upload(msgspec.Struct, frozen=True, kw_only=True):
+    """A block in the content store that `holder` put there: `account:<name>` or `lease:<id>`.
+
+    A block belongs to each who sent its bytes: knowing a CID gives nobody access to it. `at` is when it was
+    last put or submitted.
+    """
+
+    id: str
+    holder: str
+    cid: str
+    size_bytes: int
+    at: float
+
+    @staticmethod
+    def key(holder: str, cid: str) -> str:
+        """The id of the upload of `cid` by `holder`."""
+        return f"{holder}/{cid}"
+
+
+class InlineInput(msgspec.Struct, frozen=True, kw_only=True):
+    """A job's input document that came inside its request."""
+
+    id: str
+    document: bytes
+
+
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker delivered for a lease: the signed receipt, and the output unless it was uploaded.
+
+    `output_cid` is empty where the outcome is a failure.
+    """
+
+    id: str
+    payload: bytes
+    public_key: bytes
+    signature: bytes
+    output: bytes | None
+    output_cid: str
+
+    @property
+    def receipt(self) -> SignedReceipt:
+        """The receipt as it was signed."""
+        return SignedReceipt(payload=self.payload, public_key=self.public_key, signature=self.signature)
+
+
+ShellRecord = ApiKey | JoinToken | Publication | Upload | InlineInput | Delivery

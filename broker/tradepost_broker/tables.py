@@ -1,0 +1,239 @@
+"""The broker's tables: the journal, the market's records, and what the shell keeps beside them.
+
+A record that is only ever read whole has the columns that queries need and its struct as msgpack in `body`;
+money and evidence have every field as a column, so that anyone can audit them with plain SQL. Text ids sort
+by time, so new rows land at the end of each tree. Money is in microcredits, times are Unix seconds.
+`rows` maps structs to these tables; `migrations` makes them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from sqlalchemy import BigInteger, Index, LargeBinary, MetaData, text
+from sqlmodel import Field, SQLModel
+
+#: Every constraint has a name, so that migrations can change it.
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+metadata = MetaData(naming_convention=NAMING)
+
+# A row of a small record is kept in its primary key's own tree: one tree to write instead of two.
+_SMALL = {"sqlite_with_rowid": False}
+
+
+class _Table(SQLModel):
+    metadata: ClassVar[MetaData] = metadata
+
+
+def _key(foreign_key: str | None = None) -> Any:
+    return Field(primary_key=True, foreign_key=foreign_key) if foreign_key else Field(primary_key=True)
+
+
+def _integer() -> Any:
+    return Field(sa_type=BigInteger)
+
+
+def _blob(*, nullable: bool = False) -> Any:
+    return Field(sa_type=LargeBinary, nullable=nullable)
+
+
+# What happened
+
+
+class JournalTable(_Table, table=True):
+    """Every event that changed something, in order. `body` is the event as msgpack, without its seed."""
+
+    __tablename__ = "journal"
+    seq: int = _key()
+    at: float
+    kind: str
+    seed: bytes | None = _blob(nullable=True)
+    body: bytes = _blob()
+
+
+class RunTable(_Table, table=True):
+    """Each start of the broker: the policy (msgpack) under which events from `first_seq` on were decided."""
+
+    __tablename__ = "runs"
+    first_seq: int = _key()
+    at: float
+    version: str
+    policy: bytes = _blob()
+
+
+# The market's records, in the order in which foreign keys allow them to be written
+
+
+class AccountTable(_Table, table=True):
+    """`entities.Account`."""
+
+    __tablename__ = "accounts"
+    __table_args__ = (_SMALL,)
+    id: str = _key()
+    available: int = _integer()
+    reserved: int = _integer()
+
+
+class TransferTable(_Table, table=True):
+    """`entities.Transfer`."""
+
+    __tablename__ = "transfers"
+    __table_args__ = (_SMALL,)
+    id: str = _key()
+    debit: str = Field(foreign_key="accounts.id")
+    credit: str = Field(foreign_key="accounts.id")
+    amount: int = _integer()
+    kind: str
+    at: float
+    job: str
+    lease: str
+
+
+class PipelineTable(_Table, table=True):
+    """`entities.Pipeline`."""
+
+    __tablename__ = "pipelines"
+    id: str = _key()
+    name: str
+    publisher: str
+    body: bytes = _blob()
+
+
+class WorkerTable(_Table, table=True):
+    """`entities.Worker`."""
+
+    __tablename__ = "workers"
+    id: str = _key()
+    owner: str
+    standing: str
+    body: bytes = _blob()
+
+
+class JobTable(_Table, table=True):
+    """`entities.Job`."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        Index("ix_jobs_open", "id", sqlite_where=text("finished_at IS NULL")),
+        Index("ix_jobs_finished_at", "finished_at", sqlite_where=text("finished_at IS NOT NULL")),
+        Index("ix_jobs_spot_check", "id", sqlite_where=text("spot_check")),
+        _SMALL,
+    )
+    id: str = _key()
+    account: str
+    pipeline: str = Field(foreign_key="pipelines.id")
+    status: str
+    finished_at: float | None
+    spot_check: bool
+    body: bytes = _blob()
+
+
+class LeaseTable(_Table, table=True):
+    """`entities.Lease`."""
+
+    __tablename__ = "leases"
+    __table_args__ = (
+        Index("ix_leases_held", "matures_at", sqlite_where=text("matures_at IS NOT NULL")),
+        _SMALL,
+    )
+    id: str = _key()
+    job: str = Field(foreign_key="jobs.id", index=True)
+    worker: str = Field(foreign_key="workers.id")
+    state: str
+    matures_at: float | None
+    body: bytes = _blob()
+
+
+class EvidenceTable(_Table, table=True):
+    """`entities.Evidence`."""
+
+    __tablename__ = "evidence"
+    __table_args__ = (Index("ix_evidence_worker_at", "worker", "at"), _SMALL)
+    id: str = _key()
+    worker: str = Field(foreign_key="workers.id")
+    capability: str
+    kind: str
+    job: str = Field(index=True)
+    lease: str
+    at: float
+    stage: str
+    detail: str
+
+
+class MatchTable(_Table, table=True):
+    """`entities.Match`."""
+
+    __tablename__ = "matches"
+    __table_args__ = (_SMALL,)
+    id: str = _key("leases.id")
+    body: bytes = _blob()
+
+
+# What the shell keeps (`shell_records`)
+
+
+class ApiKeyTable(_Table, table=True):
+    """`shell_records.ApiKey`."""
+
+    __tablename__ = "api_keys"
+    id: str = _key()
+    account: str
+    created_at: float
+
+
+class JoinTokenTable(_Table, table=True):
+    """`shell_records.JoinToken`."""
+
+    __tablename__ = "join_tokens"
+    id: str = _key()
+    owner: str
+    stake: int = _integer()
+    auditor: bool
+    expires_at: float
+    used_by: str
+
+
+class PublicationTable(_Table, table=True):
+    """`shell_records.Publication`."""
+
+    __tablename__ = "publications"
+    id: str = _key("pipelines.id")
+    account: str
+    body: bytes = _blob()
+
+
+class UploadTable(_Table, table=True):
+    """`shell_records.Upload`."""
+
+    __tablename__ = "uploads"
+    __table_args__ = (_SMALL,)
+    id: str = _key()
+    holder: str = Field(index=True)
+    cid: str = Field(index=True)
+    size_bytes: int = _integer()
+    at: float = Field(index=True)
+
+
+class InputTable(_Table, table=True):
+    """`shell_records.InlineInput`."""
+
+    __tablename__ = "inputs"
+    id: str = _key("jobs.id")
+    document: bytes = _blob()
+
+
+class DeliveryTable(_Table, table=True):
+    """`shell_records.Delivery`: the signed receipt of a lease, and its output."""
+
+    __tablename__ = "deliveries"
+    id: str = _key("leases.id")
+    payload: bytes = _blob()
+    public_key: bytes = _blob()
+    signature: bytes = _blob()
+    output: bytes | None = _blob(nullable=True)
+    output_cid: str

@@ -1,0 +1,152 @@
+"""REST for content: an account's blocks, the public blocks of pipelines, and the blocks of open leases."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from typing import Final
+
+from aiohttp import web
+
+from tradepost.content import parse_cid
+from tradepost.errors import InvalidRequest, LeaseGone, Unauthorized, UnknownCid
+from tradepost_broker.catalog import Catalog
+from tradepost_broker.endpoints import ACCOUNT, Access, Endpoint, read_bytes, reply
+from tradepost_broker.entities import Job, Lease, LeaseState
+from tradepost_broker.market import Market
+from tradepost_broker.uploads import Uploads
+
+RAW_BLOCK: Final = "application/vnd.ipld.raw"
+_BYTES: Final = "application/octet-stream"
+#: What a tree of blocks may take beyond the file in it: a link has some 60 bytes for a leaf of 256 KiB.
+_TREE_BYTES: Final = 4096
+_TREE_SHARE: Final = 1000
+
+
+class ContentEndpoints:
+    """Blocks. `upload_bytes_max` is an account's quota."""
+
+    def __init__(
+        self,
+        *,
+        uploads: Uploads,
+        catalog: Catalog,
+        market: Market,
+        clock: Callable[[], float],
+        upload_bytes_max: int,
+    ) -> None:
+        self._uploads = uploads
+        self._catalog = catalog
+        self._market = market
+        self._clock = clock
+        self._upload_bytes_max = upload_bytes_max
+
+    def endpoints(self) -> list[Endpoint]:
+        """What is served."""
+        own, public, leased = "/v1/blocks/{cid}", "/ipfs/{cid}", "/v1/leases/{lease}/blocks/{cid}"
+        account, lease = Access.ACCOUNT, Access.LEASE
+        return [
+            Endpoint(
+                method="PUT",
+                path=own,
+                handler=self.put,
+                access=account,
+                body=bytes,
+                reply=dict[str, str],
+                status=201,
+            ),
+            Endpoint(method="GET", path=own, handler=self.get, access=account, reply=bytes, media=_BYTES),
+            Endpoint(method="HEAD", path=own, handler=self.get, access=account),
+            Endpoint(method="GET", path=public, handler=self.gateway, reply=bytes, media=RAW_BLOCK),
+            Endpoint(method="HEAD", path=public, handler=self.gateway),
+            Endpoint(
+                method="GET", path=leased, handler=self.get_input, access=lease, reply=bytes, media=_BYTES
+            ),
+            Endpoint(
+                method="PUT",
+                path=leased,
+                handler=self.put_output,
+                access=lease,
+                body=bytes,
+                reply=dict[str, str],
+                status=201,
+            ),
+        ]
+
+    async def put(self, request: web.Request) -> web.StreamResponse:
+        """Keep one block of at most 2 MiB for this account, whose quota it counts against."""
+        cid = await self._uploads.put(
+            f"account:{request[ACCOUNT]}",
+            request.match_info["cid"],
+            await read_bytes(request),
+            quota_bytes=self._upload_bytes_max,
+            at=self._clock(),
+        )
+        return reply({"cid": cid}, status=201)
+
+    async def get(self, request: web.Request) -> web.StreamResponse:
+        """A block that this account has put here."""
+        cid = parse_cid(request.match_info["cid"])
+        if not self._uploads.holds(f"account:{request[ACCOUNT]}", cid):
+            raise UnknownCid(f"{cid} was not uploaded by this account", cid=cid)
+        return _block(await self._uploads.read(cid), _BYTES)
+
+    async def gateway(self, request: web.Request) -> web.StreamResponse:
+        """A block of a published pipeline, as an IPFS trustless gateway serves it (`?format=raw`).
+
+        Inputs and outputs of jobs are never served here: knowing a CID gives access to nothing.
+        """
+        cid = parse_cid(request.match_info["cid"])
+        if request.query.get("format") != "raw" and RAW_BLOCK not in request.headers.get("Accept", ""):
+            raise InvalidRequest("this gateway serves raw blocks: add ?format=raw")
+        if not self._uploads.is_public(cid):
+            raise UnknownCid(f"{cid} is in no published pipeline", cid=cid)
+        etag = f'"{cid}.raw"'
+        headers = {
+            "ETag": etag,
+            "Cache-Control": "public, max-age=29030400, immutable",
+            "X-Ipfs-Path": f"/ipfs/{cid}",
+            "Content-Disposition": f'attachment; filename="{cid}.bin"',
+        }
+        if etag in request.headers.get("If-None-Match", ""):
+            return web.Response(status=304, headers=headers)
+        return _block(await self._uploads.read(cid), RAW_BLOCK, headers)
+
+    async def get_input(self, request: web.Request) -> web.StreamResponse:
+        """A block of the input of an open lease's job."""
+        _, job = self._open_lease(request)
+        cid = parse_cid(request.match_info["cid"])
+        if cid not in await self._uploads.tree(f"account:{job.account}", job.input):
+            raise UnknownCid(f"{cid} is not in the input of this lease", cid=cid)
+        return _block(await self._uploads.read(cid), _BYTES)
+
+    async def put_output(self, request: web.Request) -> web.StreamResponse:
+        """Keep one block of an open lease's output, within the pipeline's limit."""
+        lease, job = self._open_lease(request)
+        limit = self._catalog.manifest(job.pipeline).limits.output_bytes
+        cid = await self._uploads.put(
+            f"lease:{lease.id}",
+            request.match_info["cid"],
+            await read_bytes(request),
+            quota_bytes=limit + limit // _TREE_SHARE + _TREE_BYTES,
+            at=self._clock(),
+        )
+        return reply({"cid": cid}, status=201)
+
+    def _open_lease(self, request: web.Request) -> tuple[Lease, Job]:
+        """The lease whose nonce the request brings. Raises `Unauthorized` or `LeaseGone`."""
+        scheme, _, nonce = request.headers.get("Authorization", "").partition(" ")
+        lease = self._market.lease(request.match_info["lease"])
+        if scheme.lower() != "lease" or lease is None:
+            raise Unauthorized("there is no such lease, or no `Authorization: Lease` header")
+        if not hmac.compare_digest(nonce.strip().encode(), lease.nonce.hex().encode()):
+            raise Unauthorized("this is not the lease's nonce")
+        job = self._market.job(lease.job)
+        if lease.state is not LeaseState.OPEN or lease.expires_at <= self._clock() or job is None:
+            raise LeaseGone(f"lease {lease.id} is {lease.state.value}", lease=lease.id)
+        return lease, job
+
+
+def _block(data: bytes, media: str, headers: dict[str, str] | None = None) -> web.Response:
+    fixed = {"X-Content-Type-Options": "nosniff", **(headers or {})}
+    return web.Response(body=data, content_type=media, headers=fixed)

@@ -1,0 +1,28 @@
+"""From evidence to belief: how far a worker, and a result, may be trusted. Pure functions of their arguments.
+
+`score` ranks workers (the low end of a Beta distribution over their record), `credibility` decides whether a
+result may be accepted (Sarmenta's formulas), and `explain` says in words where both numbers come from.
+"""
+
+from tradepost_reputation.beta import beta_quantile
+from tradepost_reputation.credibility import (
+    credibility_of_groups,
+    credibility_of_worker,
+    log_odds,
+    results_needed,
+)
+from tradepost_reputation.explain import explain
+from tradepost_reputation.score import Tally, TrackRecord, Weight, score
+
+__all__ = [
+    "Tally",
+    "TrackRecord",
+    "Weight",
+    "beta_quantile",
+    "credibility_of_groups",
+    "credibility_of_worker",
+    "explain",
+    "log_odds",
+    "results_needed",
+    "score",
+]

@@ -1,0 +1,27 @@
+"""The dashboard: pages on which every score opens its evidence and every allocation explains itself.
+
+`views` are the structs that the pages, and the JSON beside them, are made from; `pages` renders them. Nothing
+is loaded from elsewhere, and every string that a stranger chose is escaped.
+"""
+
+from tradepost_reputation.dashboard.pages import CONTENT_SECURITY_POLICY, Pages, static_file
+from tradepost_reputation.dashboard.views import (
+    CandidateView,
+    DashboardView,
+    EvidenceView,
+    LeaseView,
+    ReputationView,
+    WorkerView,
+)
+
+__all__ = [
+    "CONTENT_SECURITY_POLICY",
+    "CandidateView",
+    "DashboardView",
+    "EvidenceView",
+    "LeaseView",
+    "Pages",
+    "ReputationView",
+    "WorkerView",
+    "static_file",
+]

@@ -1,0 +1,103 @@
+"""What the dashboard shows, as structs. Money is in microcredits, times are Unix seconds."""
+
+from __future__ import annotations
+
+import msgspec
+
+from tradepost.protocol import Microcredits
+
+
+class _View(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that is shown."""
+
+
+class EvidenceView(_View, frozen=True, kw_only=True):
+    """One finding about a worker."""
+
+    kind: str
+    capability: str
+    job: str
+    lease: str
+    at: float
+    stage: str
+    detail: str
+
+
+class ReputationView(_View, frozen=True, kw_only=True):
+    """A worker's reputation in one capability class, and how it follows from the evidence."""
+
+    capability: str
+    score: float
+    credibility: float
+    explanation: tuple[str, ...]
+
+
+class WorkerView(_View, frozen=True, kw_only=True):
+    """A worker's public standing. `score` is the lowest of its reputations.
+
+    `accepted` counts the results that were paid, `held` is paid and not yet matured, `slashed` is stake that
+    was taken. `evidence` is the newest first; in lists of workers it is left out.
+    """
+
+    worker: str
+    owner: str
+    device: str
+    auditor: bool
+    standing: str
+    connected: bool
+    joined_at: float
+    price_per_unit_microcredits: Microcredits | None
+    capacity: int
+    score: float
+    accepted: int
+    stake_microcredits: Microcredits
+    held_microcredits: Microcredits
+    earned_microcredits: Microcredits
+    slashed_microcredits: Microcredits
+    evidence_counts: dict[str, int]
+    reputations: tuple[ReputationView, ...] = ()
+    evidence: tuple[EvidenceView, ...] = ()
+
+
+class CandidateView(_View, frozen=True, kw_only=True):
+    """One offer in one match; `lost_because` is empty for the winner."""
+
+    worker: str
+    bid_microcredits: int
+    score_microcredits: int
+    lost_because: str
+
+
+class LeaseView(_View, frozen=True, kw_only=True):
+    """One attempt at a job: the worker, the price, what came of it, and how the match was decided.
+
+    `left_out` counts, by reason, the offers that were not eligible.
+    """
+
+    lease: str
+    job: str
+    worker: str
+    attempt: int
+    purpose: str
+    state: str
+    granted_at: float
+    price_microcredits: Microcredits
+    paid_microcredits: Microcredits
+    outcome: str
+    agrees_with: str
+    problem: str
+    candidates: tuple[CandidateView, ...]
+    left_out: dict[str, int]
+
+
+class DashboardView(_View, frozen=True, kw_only=True):
+    """The market at a glance. `version` changes whenever something durable has.
+
+    `jobs` counts jobs by status, `leases` are the newest first.
+    """
+
+    version: int
+    broker: str
+    jobs: dict[str, int]
+    workers: tuple[WorkerView, ...]
+    leases: tuple[LeaseView, ...]

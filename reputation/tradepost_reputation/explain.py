@@ -1,0 +1,31 @@
+"""Why a score is what it is, in sentences that an owner can check against the evidence page."""
+
+from __future__ import annotations
+
+from tradepost_reputation.credibility import credibility_of_worker
+from tradepost_reputation.score import QUANTILE, Tally
+
+
+def explain(tally: Tally, *, day: int, fault_fraction: float) -> list[str]:
+    """The lines that lead from evidence to score and credibility as of `day`."""
+    record = tally.record(day=day)
+    if not tally.counts:
+        return [
+            f"No evidence yet: a newcomer scores {record.score:.2f}.",
+            f"One result of an unchecked worker is believed to {1 - fault_fraction:.3f}.",
+        ]
+    counted = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in sorted(tally.counts.items()))
+    lines = [
+        f"Evidence: {counted}.",
+        f"Half is forgotten in {tally.half_life_days:g} days: {record.good:.1f} good, {record.bad:.1f} bad.",
+    ]
+    if record.fraud:
+        lines.append("Fraud was proven; it is never forgotten.")
+    lines.append(
+        f"Score {record.score:.2f}: {1 - QUANTILE:.0%} sure that leases go well at least that often."
+    )
+    credibility = credibility_of_worker(record.checks, fault_fraction=fault_fraction)
+    lines.append(
+        f"Checks that count: {record.checks:.1f}. One result alone is believed to {credibility:.4f}."
+    )
+    return lines

@@ -1,0 +1,161 @@
+"""The operator's commands, against a broker that runs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from sqlalchemy import create_engine, text
+from typer.testing import CliRunner, Result
+
+from tradepost.errors import BrokerUnavailable, InvalidRequest, InvalidSettings, InvariantBroken, UnknownJob
+from tradepost_broker.app import running_broker
+from tradepost_broker.cli import app
+from tradepost_broker.settings import Settings
+from tradepost_broker.testing import LocalBroker, local_broker
+
+
+@pytest.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[LocalBroker]:
+    async with local_broker(tmp_path / "data") as broker:
+        yield broker
+
+
+async def command(tmp_path: Path, *arguments: str) -> Result:
+    """`tradepost broker …` on the data folder, in a thread, as it runs a loop of its own."""
+    result = await asyncio.to_thread(
+        CliRunner().invoke, app, [*arguments, "--data-dir", str(tmp_path / "data")]
+    )
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+async def as_json(tmp_path: Path, *arguments: str) -> Any:
+    return json.loads((await command(tmp_path, *arguments, "--json")).stdout)
+
+
+async def test_an_account_from_nothing_to_a_paid_job(broker: LocalBroker, tmp_path: Path) -> None:
+    made = await as_json(tmp_path, "account", "create", "alice", "--credits", "1.5")
+    assert made["available_microcredits"] == 1_500_000
+    funded = await as_json(tmp_path, "fund", "alice", "0.25", "--transfer", "t")
+    assert funded["available_microcredits"] == 1_750_000
+    key = made["api_key"]
+    pipeline = await broker.publish(key)
+    issued = await as_json(tmp_path, "token", "--owner", "bob", "--stake", "2")
+    assert issued["token"].endswith(f".{broker.running.parts.broker.id}")
+    worker = await broker.worker("bob", serve=True)
+    job = (await broker.submit(key, pipeline)).job
+    view = await broker.result(key, job)
+
+    (listed,) = await as_json(tmp_path, "workers")
+    assert (listed["owner"], listed["held_microcredits"]) == ("bob", view.price_microcredits)
+    (summary,) = await as_json(tmp_path, "jobs")
+    assert (summary["job"], summary["status"]) == (job, "accepted")
+    explained = await as_json(tmp_path, "explain", job)
+    assert [lease["worker"] for lease in explained["leases"]] == [worker.id]
+    for arguments in (("workers",), ("jobs",), ("explain", job)):
+        assert (await command(tmp_path, *arguments)).stdout.strip()
+    await worker.disconnect()
+
+
+async def test_the_books_verify_while_the_broker_runs(broker: LocalBroker, tmp_path: Path) -> None:
+    key = await broker.account()
+    worker = await broker.worker(serve=True)
+    await broker.result(key, (await broker.submit(key, await broker.publish(key))).job)
+    report = await as_json(tmp_path, "verify-books")
+    assert report["differences"] == []
+    assert (report["compared"]["job"], report["compared"]["lease"], report["starts"]) == (1, 1, 1)
+    assert report["events"] >= 7
+    people = (await command(tmp_path, "verify-books")).stdout
+    assert "replayed to the same records" in people
+    await worker.disconnect()
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        "UPDATE accounts SET available = available + 1 WHERE id = 'credits:alice'",
+        "UPDATE transfers SET amount = amount - 1",
+        "DELETE FROM journal WHERE kind = 'funded'",
+        "UPDATE workers SET standing = 'expelled'",
+        "INSERT INTO transfers SELECT 'x', debit, credit, amount, kind, at, '', '' FROM transfers LIMIT 1",
+        "DELETE FROM workers",
+    ],
+)
+async def test_books_that_were_tampered_with_do_not_verify(tmp_path: Path, tampering: str) -> None:
+    async with local_broker(tmp_path / "data") as broker:
+        await broker.account()
+        await broker.worker(connect=False)
+    engine = create_engine(f"sqlite:///{tmp_path / 'data' / 'broker.sqlite3'}")
+    with engine.begin() as connection:
+        connection.execute(text(tampering))
+    engine.dispose()
+    with pytest.raises(InvariantBroken, match="the books differ"):
+        await command(tmp_path, "verify-books")
+
+
+async def test_refusals_are_typed(broker: LocalBroker, tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest):
+        await command(tmp_path, "account", "create", "alice", "--credits", "0.0000001")
+    with pytest.raises(InvalidRequest):
+        await command(tmp_path, "account", "create", "Not A Name")
+    with pytest.raises(InvalidRequest):
+        await command(tmp_path, "fund", "nobody", "1")
+    with pytest.raises(UnknownJob):
+        await command(tmp_path, "explain", "nope")
+
+
+async def test_without_a_broker_the_commands_say_so(tmp_path: Path) -> None:
+    with pytest.raises(BrokerUnavailable):
+        await command(tmp_path, "workers")
+    with pytest.raises(InvalidSettings):
+        await command(tmp_path, "verify-books")
+    async with local_broker(tmp_path / "data"):
+        pass
+    with pytest.raises(BrokerUnavailable):
+        await command(tmp_path, "workers")
+
+
+async def test_migrate_makes_the_database(tmp_path: Path) -> None:
+    assert (await command(tmp_path, "migrate")).exit_code == 0
+    assert (tmp_path / "data" / "broker.sqlite3").exists()
+
+
+async def test_two_brokers_cannot_share_a_folder(broker: LocalBroker, tmp_path: Path) -> None:
+    with pytest.raises(InvalidSettings, match="another broker"):
+        async with local_broker(tmp_path / "data"):
+            pass
+
+
+async def test_a_port_that_is_taken_is_named(broker: LocalBroker, tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path / "other", port=broker.running.port)
+    with pytest.raises(InvalidSettings, match=str(broker.running.port)):
+        async with running_broker(settings):
+            pass
+
+
+async def test_secrets_are_readable_by_the_operator_only(broker: LocalBroker, tmp_path: Path) -> None:
+    for name in ("operator.token", "identity.pem"):
+        assert (tmp_path / "data" / name).stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
+
+
+async def test_the_commands_reach_a_broker_with_tls(tmp_path: Path) -> None:
+    issued = trustme.CA().issue_cert("market.example.org")
+    certificate, private_key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    for pem in issued.cert_chain_pems:
+        pem.write_to_path(certificate, append=True)
+    issued.private_key_pem.write_to_path(private_key)
+    config = tmp_path / "data" / "broker.toml"
+    config.parent.mkdir()
+    config.write_text(f'host = "0.0.0.0"\nport = 0\ntls_cert = "{certificate}"\ntls_key = "{private_key}"\n')
+    async with running_broker(Settings.load(options={"data_dir": tmp_path / "data"})) as running:
+        assert running.url.startswith("https://127.0.0.1:")
+        made = await as_json(tmp_path, "account", "create", "alice")
+        assert made["account"] == "alice"

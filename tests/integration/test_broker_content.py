@@ -1,0 +1,103 @@
+"""Content at a real broker: pipelines are public, everything else belongs to who sent it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tradepost.content import Cid, add_bytes, parse_cid, read_file, verify_block
+from tradepost.errors import UnknownCid
+from tradepost.manifest import decode_manifest
+from tradepost.protocol import Grant, PipelineView
+from tradepost_broker.testing import LocalBroker, SamplePipeline, local_broker, sample_input
+from tradepost_broker.views import PipelineSummary
+
+
+@pytest.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[LocalBroker]:
+    async with local_broker(tmp_path) as broker:
+        yield broker
+
+
+async def test_a_published_pipeline_can_be_fetched_and_checked_by_anyone(broker: LocalBroker) -> None:
+    key = await broker.account()
+    pipeline = SamplePipeline(kernel_bytes=600_000)
+    cid = await broker.publish(key, pipeline)
+    view: PipelineView = await broker.call("GET", f"/v1/pipelines/{cid}", reply=PipelineView)
+    assert decode_manifest(view.manifest) == pipeline.manifest
+    listed: list[PipelineSummary] = await broker.call("GET", "/v1/pipelines", reply=list[PipelineSummary])
+    assert [(one.pipeline, one.publisher) for one in listed] == [(cid, pipeline.key.public_key.id)]
+
+    async def get(block: Cid) -> bytes:
+        data: bytes = await broker.call("GET", f"/ipfs/{block}?format=raw")
+        verify_block(block, data, source="the gateway")
+        return data
+
+    for stage in pipeline.manifest.stages:
+        artifact = await read_file(parse_cid(stage.artifact), get, bytes_max=1 << 20)
+        assert add_bytes(artifact, put=None) == stage.artifact
+    assert await get(parse_cid(cid)) == view.manifest
+
+
+async def test_the_gateway_answers_as_the_specification_has_it(broker: LocalBroker) -> None:
+    cid = await broker.publish(await broker.account())
+    url = f"{broker.url}/ipfs/{cid}?format=raw"
+    async with broker.session.get(url) as response:
+        assert response.status == 200
+        assert response.content_type == "application/vnd.ipld.raw"
+        assert response.headers["Etag"] == f'"{cid}.raw"'
+        assert "immutable" in response.headers["Cache-Control"]
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+    async with broker.session.get(url, headers={"If-None-Match": f'"{cid}.raw"'}) as response:
+        assert response.status == 304
+    async with broker.session.head(url) as response:
+        assert (response.status, await response.read()) == (200, b"")
+    accept = {"Accept": "application/vnd.ipld.raw"}
+    async with broker.session.get(f"{broker.url}/ipfs/{cid}", headers=accept) as response:
+        assert response.status == 200
+
+
+async def test_data_of_jobs_is_never_public(broker: LocalBroker) -> None:
+    alice, bob = await broker.account("alice"), await broker.account("bob")
+    pipeline = await broker.publish(alice)
+    worker = await broker.worker()
+    document = sample_input()
+    cid = add_bytes(document, put=None)
+    await broker.call("PUT", f"/v1/blocks/{cid}", key=alice, body=document)
+    job = (await broker.submit(alice, pipeline, input=None, input_cid=cid)).job
+    grant = await worker.expect(Grant)
+    frame = await worker.answer(grant)
+    await broker.result(alice, job)
+    assert frame.output is not None
+    for secret in (cid, add_bytes(frame.output, put=None)):
+        with pytest.raises(UnknownCid):
+            await broker.call("GET", f"/ipfs/{secret}?format=raw")
+        with pytest.raises(UnknownCid):
+            await broker.call("GET", f"/v1/blocks/{secret}", key=bob)
+    assert await broker.call("GET", f"/v1/blocks/{cid}", key=alice) == document
+    await worker.disconnect()
+
+
+async def test_knowing_a_cid_does_not_let_one_submit_it(broker: LocalBroker) -> None:
+    alice, bob = await broker.account("alice"), await broker.account("bob")
+    pipeline = await broker.publish(alice)
+    document = sample_input()
+    cid = add_bytes(document, put=None)
+    await broker.call("PUT", f"/v1/blocks/{cid}", key=alice, body=document)
+    with pytest.raises(UnknownCid):
+        await broker.submit(bob, pipeline, input=None, input_cid=cid)
+    async with broker.session.head(
+        f"{broker.url}/v1/blocks/{cid}", headers={"Authorization": f"Bearer {bob}"}
+    ) as response:
+        assert response.status == 404
+
+
+async def test_what_was_published_survives_a_restart(tmp_path: Path) -> None:
+    async with local_broker(tmp_path) as broker:
+        key = await broker.account()
+        cid = await broker.publish(key)
+    async with local_broker(tmp_path) as broker:
+        assert await broker.call("GET", f"/ipfs/{cid}?format=raw")
+        await broker.submit(key, cid)

@@ -1,0 +1,146 @@
+"""The dashboard shows every score with its evidence, live, and nothing that a stranger wrote as markup."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import AsyncIterator
+from html.parser import HTMLParser
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import numpy as np
+import pytest
+from markupsafe import escape
+
+from tradepost.protocol import Settled
+from tradepost.receipts import Failed
+from tradepost.tensors import TensorDocument, decode, encode
+from tradepost_broker.policy import MarketPolicy
+from tradepost_broker.testing import FakeWorker, LocalBroker, echo, local_broker
+from tradepost_reputation.dashboard import CONTENT_SECURITY_POLICY, DashboardView
+
+HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>\" onmouseover=\"alert(2)"
+
+
+class Elements(HTMLParser):
+    """The tags and attributes of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+
+@pytest.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[LocalBroker]:
+    async with local_broker(tmp_path) as broker:
+        yield broker
+
+
+async def page(broker: LocalBroker, path: str) -> str:
+    async with broker.session.get(f"{broker.url}{path}") as response:
+        assert response.status == 200
+        assert response.headers["Content-Security-Policy"] == CONTENT_SECURITY_POLICY
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        return await response.text()
+
+
+async def test_every_string_from_a_stranger_is_escaped(broker: LocalBroker) -> None:
+    worker = FakeWorker(broker.session, broker.url)
+    await worker.join(await broker.token(), device=HOSTILE)
+    await worker.connect()
+    for path in ("/", f"/workers/{worker.id}"):
+        text = await page(broker, path)
+        elements = Elements(text)
+        assert HOSTILE not in text
+        assert str(escape(HOSTILE)) in text
+        assert "img" not in elements.tags
+        assert elements.tags.count("script") == 1
+        assert not [name for name, _ in elements.attributes if name.startswith("on") or name == "style"]
+    await worker.disconnect()
+
+
+async def test_a_failures_detail_is_escaped(broker: LocalBroker) -> None:
+    key = await broker.account()
+    worker = await broker.worker(
+        serve=True, script=lambda _: Failed(stage="scale", code="kernel-trap", detail=HOSTILE)
+    )
+    await broker.result(key, (await broker.submit(key, await broker.publish(key))).job)
+    text = await page(broker, "/")
+    assert HOSTILE not in text
+    assert str(escape(HOSTILE)) in text
+    assert "img" not in Elements(text).tags
+    await worker.disconnect()
+
+
+async def test_a_score_opens_the_evidence_behind_it(tmp_path: Path) -> None:
+    def wrong(document: bytes) -> bytes:
+        return encode(TensorDocument({"y": decode(echo(document))["y"] + np.float32(1)}))
+
+    async with local_broker(tmp_path, policy=MarketPolicy(audit_rate=1.0)) as broker:
+        key = await broker.account()
+        pipeline = await broker.publish(key)
+        auditor = await broker.worker("operator", serve=True, auditor=True)
+        cheat = await broker.worker("cheat", serve=True, script=wrong)
+        job = (await broker.submit(key, pipeline)).job
+        while (await cheat.expect(Settled)).verdict != "rejected":
+            pass
+        market = await page(broker, "/")
+        assert f'href="/workers/{cheat.id}"' in market
+        assert "expelled" in market
+        assert "5 lost" in market
+        evidence = await page(broker, f"/workers/{cheat.id}")
+        assert "audit failed" in evidence
+        assert job in evidence
+        assert "Fraud was proven" in evidence
+        for worker in (auditor, cheat):
+            await worker.disconnect()
+
+
+async def test_an_allocation_explains_itself(broker: LocalBroker) -> None:
+    key = await broker.account()
+    workers = [await broker.worker(f"owner-{price}", price=price) for price in (1000, 9000)]
+    await broker.submit(key, await broker.publish(key))
+    text = await page(broker, "/")
+    assert workers[0].id in text
+    assert workers[1].id in text
+    assert "won" in text
+    for worker in workers:
+        await worker.disconnect()
+
+
+async def test_the_json_changes_its_version_when_something_has_happened(broker: LocalBroker) -> None:
+    first: DashboardView = await broker.call("GET", "/v1/dashboard.json", reply=DashboardView)
+    same: dict[str, int] = await broker.call("GET", "/v1/dashboard.json?fields=version", reply=dict[str, int])
+    assert same == {"version": first.version}
+    await broker.account()
+    changed: dict[str, int] = await broker.call(
+        "GET", "/v1/dashboard.json?fields=version", reply=dict[str, int]
+    )
+    assert changed["version"] > first.version
+
+
+async def test_nothing_is_loaded_from_elsewhere(broker: LocalBroker) -> None:
+    elements = Elements(await page(broker, "/"))
+    loaded = [value or "" for name, value in elements.attributes if name in ("src", "href")]
+    assert loaded
+    assert all(value.startswith(("/", "#")) and not value.startswith("//") for value in loaded)
+    assert "default-src 'none'" in CONTENT_SECURITY_POLICY
+    for name, media in (("dashboard.css", "text/css"), ("dashboard.js", "text/javascript")):
+        async with broker.session.get(f"{broker.url}/{name}") as response:
+            assert (response.status, response.content_type) == (200, media)
+            assert "http" not in await response.text()
+
+
+def test_the_script_parses() -> None:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("there is no node here to parse it with")
+    with as_file(files("tradepost_reputation.dashboard") / "static" / "dashboard.js") as script:
+        subprocess.run([node, "--check", script], check=True)

@@ -1,0 +1,491 @@
+"""Workers at a real broker: joining, proving who they are, coming back, and receipts that do not hold."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+
+from tradepost import identity
+from tradepost.content import add_bytes
+from tradepost.errors import (
+    InvalidJoinToken,
+    InvalidReceipt,
+    InvalidRequest,
+    InvalidSignature,
+    LeaseGone,
+    ProtocolError,
+    QuotaExceeded,
+    TradepostError,
+    Unauthorized,
+    UnknownCid,
+)
+from tradepost.identity import Identity
+from tradepost.manifest import Limits
+from tradepost.protocol import (
+    VERSION,
+    Acknowledged,
+    Challenge,
+    Deliver,
+    GiveBack,
+    GiveBackReason,
+    Grant,
+    Hello,
+    JobStatus,
+    JoinRequest,
+    Refused,
+    Settled,
+    UpdateOffer,
+    worker_codec,
+)
+from tradepost.receipts import Failed, Returned, StageReport
+from tradepost_broker.testing import (
+    FakeWorker,
+    LocalBroker,
+    ManualClock,
+    SamplePipeline,
+    echo,
+    local_broker,
+    sample_input,
+)
+from tradepost_reputation.dashboard import WorkerView
+
+
+@pytest.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[LocalBroker]:
+    async with local_broker(tmp_path) as broker:
+        yield broker
+
+
+async def standing(broker: LocalBroker, worker: FakeWorker) -> WorkerView:
+    view: WorkerView = await broker.call("GET", f"/v1/workers/{worker.id}", reply=WorkerView)
+    return view
+
+
+# Joining
+
+
+async def test_a_token_admits_one_device_however_often_it_asks(broker: LocalBroker) -> None:
+    token = await broker.token("bob", stake=123)
+    first, second = (FakeWorker(broker.session, broker.url) for _ in range(2))
+    joined = await first.join(token)
+    assert (joined.worker, joined.owner, joined.stake_microcredits) == (first.id, "bob", 123)
+    assert joined.broker == token.partition(".")[2] == broker.running.parts.broker.id
+    assert await first.join(token) == joined
+    with pytest.raises(InvalidJoinToken):
+        await second.join(token)
+    assert (await standing(broker, first)).stake_microcredits == 123
+
+
+async def test_one_token_asked_for_by_two_at_once_admits_one(broker: LocalBroker) -> None:
+    token = await broker.token()
+    workers = [FakeWorker(broker.session, broker.url) for _ in range(4)]
+    outcomes = await asyncio.gather(*(worker.join(token) for worker in workers), return_exceptions=True)
+    assert sorted(isinstance(outcome, InvalidJoinToken) for outcome in outcomes) == [False, True, True, True]
+
+
+async def test_tokens_expire(tmp_path: Path) -> None:
+    clock = ManualClock()
+    async with local_broker(tmp_path, clock=clock) as broker:
+        token = await broker.token()
+        clock.advance(3600)
+        with pytest.raises(InvalidJoinToken):
+            await FakeWorker(broker.session, broker.url).join(token)
+
+
+async def test_a_token_is_of_use_only_with_the_key_that_signed_it(broker: LocalBroker) -> None:
+    token, thief, owner = await broker.token(), Identity.generate(), Identity.generate()
+    request = JoinRequest(
+        token=token, public_key=thief.public_key, signature=owner.sign("join", token.encode()), device="d"
+    )
+    with pytest.raises(InvalidSignature):
+        await broker.call("POST", "/v1/workers", body=request)
+    with pytest.raises(InvalidSignature):
+        await broker.call("POST", "/v1/workers", body=msgspec.structs.replace(request, public_key=b"no key"))
+
+
+async def test_guessing_tokens_is_slowed_down(broker: LocalBroker) -> None:
+    worker = FakeWorker(broker.session, broker.url)
+    for _ in range(30):
+        with pytest.raises(InvalidJoinToken):
+            await worker.join("guess")
+    with pytest.raises(QuotaExceeded):
+        await worker.join("guess")
+
+
+# Proving
+
+
+class Handshake:
+    """The first frames of a worker's stream, one by one."""
+
+    def __init__(self, broker: LocalBroker, worker: FakeWorker) -> None:
+        self.broker = broker
+        self.worker = worker
+        self.nonce = secrets.token_bytes(16)
+        self._codec = worker_codec()
+
+    async def challenge(self) -> Challenge:
+        url = f"{self.broker.url}/v1/worker?worker={self.worker.id}&nonce={self.nonce.hex()}"
+        self.socket = await self.broker.session.ws_connect(url)
+        (frame,) = self._codec.decode(await self.socket.receive_bytes())
+        return frame  # type: ignore[no-any-return]
+
+    def hello(self, challenge: Challenge, **changes: Any) -> Hello:
+        hello = Hello(
+            version=VERSION,
+            public_key=self.worker.key.public_key,
+            signature=self.worker.key.sign("hello", challenge.nonce + self.nonce),
+            offer=self.worker.offer,
+        )
+        return msgspec.structs.replace(hello, **changes)
+
+    async def refusal(self, *frames: Any) -> str:
+        await self.socket.send_bytes(self._codec.encode(list(frames)))
+        (frame,) = self._codec.decode(await self.socket.receive_bytes())
+        assert isinstance(frame, Refused)
+        assert (await self.socket.receive()).type is aiohttp.WSMsgType.CLOSE
+        return frame.problem.code
+
+
+async def test_the_broker_proves_its_key_first(broker: LocalBroker) -> None:
+    worker = await broker.worker(connect=False)
+    handshake = Handshake(broker, worker)
+    challenge = await handshake.challenge()
+    assert identity.key_id(challenge.public_key) == worker.broker
+    identity.verify(challenge.public_key, "challenge", handshake.nonce + challenge.nonce, challenge.signature)
+    await handshake.socket.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"signature": b"forged"}, InvalidSignature),
+        ({"version": VERSION + 1}, ProtocolError),
+        ({"public_key": Identity.generate().public_key}, Unauthorized),
+    ],
+)
+async def test_a_worker_that_does_not_prove_its_key_is_refused(
+    broker: LocalBroker, changes: dict[str, Any], error: type[TradepostError]
+) -> None:
+    worker = await broker.worker(connect=False)
+    handshake = Handshake(broker, worker)
+    hello = handshake.hello(await handshake.challenge(), **changes)
+    assert await handshake.refusal(hello) == error.code()
+    assert not (await standing(broker, worker)).connected
+
+
+async def test_a_recorded_hello_does_not_work_again(broker: LocalBroker) -> None:
+    worker = await broker.worker(connect=False)
+    first, second = Handshake(broker, worker), Handshake(broker, worker)
+    recorded = first.hello(await first.challenge())
+    await second.challenge()
+    assert await second.refusal(recorded) == InvalidSignature.code()
+    await first.socket.close()
+
+
+async def test_anything_before_the_hello_is_refused(broker: LocalBroker) -> None:
+    worker = await broker.worker(connect=False)
+    handshake = Handshake(broker, worker)
+    await handshake.challenge()
+    assert await handshake.refusal(UpdateOffer(worker.offer)) == ProtocolError.code()
+
+
+@pytest.mark.parametrize("query", ["", "nonce=00", "nonce=zz", "nonce=" + "00" * 16])
+async def test_a_stream_needs_a_nonce_and_a_worker_that_joined(broker: LocalBroker, query: str) -> None:
+    with pytest.raises((InvalidRequest, Unauthorized)):
+        await broker.call("GET", f"/v1/worker?worker=nobody&{query}")
+
+
+async def test_an_unreadable_frame_ends_the_stream(broker: LocalBroker) -> None:
+    worker = await broker.worker()
+    await worker._socket.send_bytes(b"\x81")  # type: ignore[union-attr]
+    refused = await worker.expect(Refused)
+    assert refused.problem.code == ProtocolError.code()
+    await worker.closed()
+
+
+async def test_nobody_can_use_up_another_workers_connections(broker: LocalBroker) -> None:
+    worker = await broker.worker(connect=False)
+    for _ in range(20):
+        handshake = Handshake(broker, worker)
+        challenge = await handshake.challenge()
+        assert await handshake.refusal(handshake.hello(challenge, signature=b"forged"))
+    with pytest.raises(aiohttp.WSServerHandshakeError):
+        await Handshake(broker, worker).challenge()
+    elsewhere = aiohttp.TCPConnector(local_addr=("127.0.0.2", 0))
+    async with aiohttp.ClientSession(connector=elsewhere) as session:
+        same = FakeWorker(session, broker.url, key=worker.key)
+        await same.connect()
+        await same.disconnect()
+
+
+async def test_a_worker_that_keeps_reconnecting_is_slowed_down(broker: LocalBroker) -> None:
+    worker = await broker.worker(connect=False)
+    for _ in range(20):
+        await worker.connect()
+        await worker.disconnect()
+    with pytest.raises(QuotaExceeded):
+        await worker.connect()
+
+
+# Coming back
+
+
+async def test_a_newer_connection_replaces_the_older(broker: LocalBroker) -> None:
+    key = await broker.account()
+    worker = await broker.worker()
+    twin = FakeWorker(broker.session, broker.url, key=worker.key)
+    twin.broker = worker.broker
+    await twin.connect()
+    await worker.closed()
+    assert (await standing(broker, worker)).connected
+    job = (await broker.submit(key, await broker.publish(key))).job
+    await twin.answer(await twin.expect(Grant))
+    assert (await broker.result(key, job)).status is JobStatus.ACCEPTED
+    await twin.disconnect()
+
+
+async def test_a_worker_that_comes_back_keeps_its_lease_and_delivers(broker: LocalBroker) -> None:
+    key = await broker.account()
+    worker = await broker.worker()
+    job = (await broker.submit(key, await broker.publish(key))).job
+    grant = await worker.expect(Grant)
+    await worker.vanish()
+    welcome = await worker.connect()
+    assert welcome.leases == (grant.lease,)
+    await worker.answer(grant)
+    view = await broker.result(key, job)
+    assert view.status is JobStatus.ACCEPTED
+    await worker.disconnect()
+
+
+async def test_a_delivery_that_is_repeated_is_acknowledged_again_and_paid_once(broker: LocalBroker) -> None:
+    key = await broker.account(funds=1_000_000)
+    worker = await broker.worker()
+    job = (await broker.submit(key, await broker.publish(key))).job
+    grant = await worker.expect(Grant)
+    frame = await worker.answer(grant)
+    assert (await worker.expect(Acknowledged)).problem is None
+    view = await broker.result(key, job)
+    await worker.send(frame, frame)
+    assert (await worker.expect(Acknowledged)).problem is None
+    assert (await worker.expect(Acknowledged)).problem is None
+    seen = await standing(broker, worker)
+    assert (seen.held_microcredits, seen.accepted) == (view.price_microcredits, 1)
+    await worker.disconnect()
+
+
+async def test_a_result_for_an_expired_lease_is_told_that_it_is_late(tmp_path: Path) -> None:
+    clock = ManualClock()
+    async with local_broker(tmp_path, clock=clock) as broker:
+        key = await broker.account()
+        worker = await broker.worker()
+        await broker.submit(key, await broker.publish(key))
+        grant = await worker.expect(Grant)
+        clock.now = grant.expires_at + 1
+        await broker.tick()
+        await worker.answer(grant)
+        late = await worker.expect(Acknowledged)
+        assert late.problem is not None
+        assert late.problem.code == LeaseGone.code()
+        with pytest.raises(LeaseGone):
+            await worker.upload_output(grant, b"too late")
+        await worker.disconnect()
+
+
+async def test_a_lease_that_is_given_back_goes_to_another(broker: LocalBroker) -> None:
+    key = await broker.account()
+    first = await broker.worker("first", price=1000)
+    pipeline = await broker.publish(key)
+    job = (await broker.submit(key, pipeline)).job
+    grant = await first.expect(Grant)
+    second = await broker.worker("second", serve=True, price=2000)
+    problem = LeaseGone("the owner is back").to_problem()
+    long = msgspec.structs.replace(problem, detail="x" * (1 << 20), facts={"x": "x" * (1 << 20)})
+    await first.send(GiveBack(lease=grant.lease, reason=GiveBackReason.PREEMPTED, problem=long))
+    assert (await first.expect(Acknowledged)).lease == grant.lease
+    view = await broker.result(key, job)
+    assert view.verification is not None
+    assert view.verification.agreed == (second.id,)
+    assert (await standing(broker, first)).evidence_counts == {}
+    explained = await broker.call("GET", f"/v1/jobs/{job}/explanation", key=key)
+    assert len(explained) < 10_000
+    await first.disconnect()
+    await second.disconnect()
+
+
+async def test_a_new_offer_counts_for_the_next_job(broker: LocalBroker) -> None:
+    key = await broker.account()
+    worker = await broker.worker()
+    offer = msgspec.structs.replace(worker.offer, price_per_unit_microcredits=4321)
+    await worker.send(UpdateOffer(worker.offer), UpdateOffer(offer))
+    async with asyncio.timeout(10):
+        while (await standing(broker, worker)).price_per_unit_microcredits != 4321:
+            pass
+    job = (await broker.submit(key, await broker.publish(key), max_price_microcredits=4321)).job
+    await worker.answer(await worker.expect(Grant))
+    assert (await broker.result(key, job)).price_microcredits == 4321
+    await worker.disconnect()
+
+
+# Receipts that do not hold
+
+DOCUMENT = sample_input()
+RIGHT = Returned(output=add_bytes(echo(DOCUMENT), put=None), output_bytes=len(echo(DOCUMENT)))
+HASH = "0" * 64
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"broker": "another"},
+        {"job": "another"},
+        {"lease": "another"},
+        {"attempt": 7},
+        {"worker": Identity.generate().id},
+        {"pipeline": "another"},
+        {"input": "another"},
+        {"nonce": b"\x00" * 16},
+        {"expires_at": 1},
+        {"stages": ()},
+        {"stages": (StageReport(stage="double", output=HASH), StageReport(stage="scale", output=HASH))},
+        {"outcome": Returned(output=RIGHT.output, output_bytes=RIGHT.output_bytes + 1)},
+        {"outcome": Returned(output=add_bytes(b"other", put=None), output_bytes=RIGHT.output_bytes)},
+        {"outcome": Failed(stage="scale", code="kernel-trap")},
+        {"format": "tradepost-receipt/2"},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+async def test_a_receipt_that_is_not_about_this_lease_is_refused(
+    broker: LocalBroker, changes: dict[str, Any]
+) -> None:
+    key = await broker.account(funds=1_000_000)
+    worker = await broker.worker()
+    await broker.submit(key, await broker.publish(key))
+    grant = await worker.expect(Grant)
+    await worker.answer(grant, **changes)
+    refused = await worker.expect(Acknowledged)
+    assert refused.problem is not None
+    assert refused.problem.code == InvalidReceipt.code()
+    seen = await standing(broker, worker)
+    assert (seen.accepted, seen.evidence_counts) == (0, {"failed": 1})
+    await worker.disconnect()
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [Failed(stage="nowhere", code="kernel-trap"), Failed(stage="scale", code="worker-lost")],
+    ids=["no such stage", "not a stage's failure"],
+)
+async def test_a_failure_that_the_pipeline_cannot_have_is_refused(
+    broker: LocalBroker, failure: Failed
+) -> None:
+    key = await broker.account()
+    worker = await broker.worker()
+    await broker.submit(key, await broker.publish(key))
+    grant = await worker.expect(Grant)
+    frame = worker.delivery(grant, DOCUMENT, outcome=failure, stages=())
+    await worker.send(Deliver(lease=frame.lease, receipt=frame.receipt, output=None))
+    refused = await worker.expect(Acknowledged)
+    assert refused.problem is not None
+    assert refused.problem.code == InvalidReceipt.code()
+    await worker.disconnect()
+
+
+async def test_a_forged_signature_is_refused(broker: LocalBroker) -> None:
+    key = await broker.account()
+    worker = await broker.worker()
+    await broker.submit(key, await broker.publish(key))
+    frame = worker.delivery(await worker.expect(Grant), DOCUMENT)
+    forged = msgspec.structs.replace(frame.receipt, signature=frame.receipt.signature[:-1] + b"\x00")
+    await worker.send(msgspec.structs.replace(frame, receipt=forged))
+    refused = await worker.expect(Acknowledged)
+    assert refused.problem is not None
+    assert refused.problem.code == InvalidReceipt.code()
+    await worker.disconnect()
+
+
+async def test_another_workers_lease_cannot_be_delivered(broker: LocalBroker) -> None:
+    key = await broker.account()
+    worker = await broker.worker("honest")
+    await broker.submit(key, await broker.publish(key))
+    grant = await worker.expect(Grant)
+    thief = await broker.worker("thief")
+    await thief.answer(grant)
+    refused = await thief.expect(Acknowledged)
+    assert refused.problem is not None
+    assert refused.problem.code == LeaseGone.code()
+    await worker.answer(grant)
+    assert (await worker.expect(Settled)).verdict == "accepted"
+    for one in (worker, thief):
+        await one.disconnect()
+
+
+async def test_an_output_over_the_limit_is_refused(broker: LocalBroker) -> None:
+    key = await broker.account()
+    pipeline = await broker.publish(key, SamplePipeline(limits=Limits(output_bytes=20)))
+    worker = await broker.worker()
+    await broker.submit(key, pipeline)
+    grant = await worker.expect(Grant)
+    await worker.answer(grant)
+    refused = await worker.expect(Acknowledged)
+    assert refused.problem is not None
+    assert "the limit is 20" in refused.problem.detail
+    with pytest.raises((QuotaExceeded, LeaseGone)):
+        await worker.upload_output(grant, b"x" * 300_000)
+    await worker.disconnect()
+
+
+async def test_an_output_that_was_not_uploaded_is_refused(broker: LocalBroker) -> None:
+    key = await broker.account()
+    worker = await broker.worker()
+    await broker.submit(key, await broker.publish(key))
+    frame = worker.delivery(await worker.expect(Grant), DOCUMENT)
+    await worker.send(msgspec.structs.replace(frame, output=None))
+    refused = await worker.expect(Acknowledged)
+    assert refused.problem is not None
+    assert refused.problem.code == InvalidReceipt.code()
+    await worker.disconnect()
+
+
+# Blocks of a lease
+
+
+async def test_a_leases_blocks_need_its_nonce_and_are_its_own(broker: LocalBroker) -> None:
+    key = await broker.account()
+    pipeline = await broker.publish(key)
+    worker = await broker.worker()
+    document, secret = sample_input(size=400_000), b"another file of the same account"
+    for data in (secret, *_leaves(document)):
+        await broker.call("PUT", f"/v1/blocks/{add_bytes(data, put=None)}", key=key, body=data)
+    root, node = _node(document)
+    await broker.call("PUT", f"/v1/blocks/{root}", key=key, body=node)
+    await broker.submit(key, pipeline, input=None, input_cid=root)
+    grant = await worker.expect(Grant)
+    assert await worker.fetch_input(grant) == document
+    with pytest.raises(UnknownCid):
+        await worker.fetch_block(grant, add_bytes(secret, put=None))
+    with pytest.raises(Unauthorized):
+        await worker.fetch_block(msgspec.structs.replace(grant, nonce=b"\x00" * 16), root)
+    with pytest.raises(Unauthorized):
+        await worker.fetch_block(msgspec.structs.replace(grant, lease="no-such-lease"), root)
+    await worker.disconnect()
+
+
+def _leaves(document: bytes) -> list[bytes]:
+    blocks: list[bytes] = []
+    add_bytes(document, put=lambda _, data: blocks.append(data))
+    return blocks[:-1]
+
+
+def _node(document: bytes) -> tuple[str, bytes]:
+    blocks: list[tuple[str, bytes]] = []
+    add_bytes(document, put=lambda cid, data: blocks.append((cid, data)))
+    return blocks[-1]

@@ -1,0 +1,211 @@
+"""A runner that was taken over: arbitrary Python inside it, after lock-down, finds nothing and sends nothing.
+
+Each attempt also runs in an ordinary process, where it must succeed: an attempt that fails anywhere proves
+nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tradepost_worker.runner_process import RunnerProcess
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"), reason="Linux only"
+)
+
+SECRET = "planted-secret-7c1e"
+
+#: A runner whose answers are what it gets from executing the request as Python: `found` is what it reports.
+TAKEN_OVER = """
+import ctypes, json, mmap, os, signal, socket, subprocess, sys, threading, traceback
+sys.path[:] = json.loads(sys.argv[1])
+from tradepost_worker import runner
+from tradepost_worker.pipeline_run import PipelineRun
+from tradepost_worker.runner_messages import Ran
+libc = ctypes.CDLL(None, use_errno=True)
+def call(number, *arguments):
+    libc.syscall.restype = ctypes.c_long
+    result = libc.syscall(ctypes.c_long(number), *arguments)
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result
+def answer(self, request):
+    names = dict(globals())
+    try:
+        exec(request.document.decode(), names)
+        report = "found: %r" % (names["found"],)
+    except BaseException as error:
+        report = "refused: %s" % type(error).__name__
+    return Ran(run=PipelineRun(stages=(), output=report.encode()), wall_us=0)
+runner.Runner.answer = answer
+"""
+BOOT = TAKEN_OVER + "runner.main(int(sys.argv[2]), int(sys.argv[3]))"
+BOOT_UNLOCKED = (
+    TAKEN_OVER
+    + "from tradepost_worker.lockdown import Isolation\n"
+    + "runner.lock_down = lambda: Isolation(achieved=(), refused={})\n"
+    + "runner.main(int(sys.argv[2]), int(sys.argv[3]))"
+)
+
+ATTEMPTS = {
+    "read a file": "found = open({path!r}).read()",
+    "read it through a raw openat2": """
+        how = (ctypes.c_uint64 * 3)(0, 0, 0)
+        file = call(437, ctypes.c_long(-100), ctypes.c_char_p({path!r}.encode()), how, ctypes.c_long(24))
+        found = os.read(file, 100)""",
+    "see whether it exists": "found = os.stat({path!r}).st_size",
+    "list its folder": "found = os.listdir({folder!r})",
+    "write a file": "found = open({path!r} + '.new', 'w').write('x')",
+    "delete a file": "found = os.unlink({path!r} + '.spare')",
+    "read the agent's environment": "found = open('/proc/%d/environ' % os.getppid(), 'rb').read()",
+    "read its own environment file": "found = open('/proc/self/environ', 'rb').read()",
+    "connect to a listener": """
+        link = socket.socket()
+        found = link.connect(('127.0.0.1', {port}))""",
+    "connect to an abstract socket": """
+        link = socket.socket(socket.AF_UNIX)
+        found = link.connect({abstract!r})""",
+    "open a listener": "found = socket.create_server(('127.0.0.1', 0))",
+    "make a socket pair": "found = socket.socketpair()",
+    "start a program": "found = subprocess.run(['/bin/true']).returncode",
+    "fork": """
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        found = os.waitpid(child, 0)""",
+    "replace itself": """
+        if os.fork() == 0:
+            os.execv('/bin/true', ['true'])
+        found = os.wait()""",
+    "signal the agent": "found = os.kill(os.getppid(), 0)",
+    "make a memory file": "found = os.memfd_create('x')",
+    "change its limits": """
+        limit = (ctypes.c_uint64 * 2)(16, 16)
+        found = call({prlimit64}, ctypes.c_int(0), ctypes.c_int(7), limit, None)""",
+    "leave its namespaces": "found = call({unshare}, ctypes.c_long(0))",
+}
+
+
+#: poll(2) marks a descriptor that is closed; fstat(2) may be refused.
+OPEN_DESCRIPTORS = """
+import select
+poll = select.poll()
+for number in range(32):
+    poll.register(number, 0)
+closed = {number for number, events in poll.poll(0) if events & select.POLLNVAL}
+found = sorted(set(range(32)) - closed)
+"""
+
+
+@pytest.fixture
+def plan(tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text(SECRET)
+    (tmp_path / "secret.spare").write_text(SECRET)
+    abstract = f"\0tradepost-test-{os.getpid()}"
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket(socket.AF_UNIX) as local:
+        local.bind(abstract)
+        local.listen()
+        listener.setblocking(False)
+        facts = {
+            "path": str(secret),
+            "folder": str(tmp_path),
+            "port": listener.getsockname()[1],
+            "abstract": abstract,
+            "unshare": 272 if platform.machine() == "x86_64" else 97,
+            "prlimit64": 302 if platform.machine() == "x86_64" else 261,
+        }
+        yield {name: textwrap.dedent(code).format(**facts) for name, code in ATTEMPTS.items()}
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+async def report(runner: RunnerProcess, code: str) -> str:
+    return (await runner.run(code.encode(), wall_s_max=20)).run.output.decode()
+
+
+async def test_a_runner_that_was_taken_over_reaches_nothing(plan):
+    runner = await RunnerProcess.start(boot=BOOT)
+    try:
+        for name, code in plan.items():
+            told = await report(runner, code)
+            assert told.startswith("refused: "), f"{name}: {told}"
+            assert "PermissionError" in told or "OSError" in told, f"{name}: {told}"
+    finally:
+        await runner.close()
+
+
+async def test_every_attempt_succeeds_without_the_lock_down(plan, tmp_path):
+    # The listener must see no connection in the other test; here it is one of the attempts that succeed.
+    del plan["connect to a listener"]
+    runner = await RunnerProcess.start(boot=BOOT_UNLOCKED)
+    try:
+        for name, code in plan.items():
+            told = await report(runner, code)
+            assert told.startswith("found: "), f"{name}: {told}"
+    finally:
+        await runner.close()
+
+
+async def test_a_runner_gets_no_environment_and_no_descriptor_of_the_agent(monkeypatch, tmp_path):
+    monkeypatch.setenv("TRADEPOST_API_KEY", SECRET)
+    with (tmp_path / "key").open("w+") as file:
+        file.write(SECRET)
+        file.flush()
+        os.set_inheritable(file.fileno(), True)
+        runner = await RunnerProcess.start(boot=BOOT)
+    try:
+        environment = await report(runner, "found = dict(os.environ)")
+        assert SECRET not in environment
+        assert "PATH" not in environment
+        # stdin is empty, stdout is stderr; and the two pipes.
+        assert await report(runner, OPEN_DESCRIPTORS) == "found: [0, 1, 2, 3, 4]"
+    finally:
+        await runner.close()
+
+
+async def test_every_layer_is_reported_here():
+    runner = await RunnerProcess.start()
+    try:
+        assert runner.ready.isolation.refused == {}
+        layers = ("process", "no_new_privs", "rlimits", "landlock", "seccomp")
+        assert set(layers) <= set(runner.ready.isolation.achieved)
+        status = Path(f"/proc/{runner.pid}/status").read_text()  # noqa: ASYNC240 - no disk behind it
+        assert "Seccomp:\t2" in status
+        assert "NoNewPrivs:\t1" in status
+        assert "CapEff:\t0000000000000000" in status
+    finally:
+        await runner.close()
+
+
+def test_a_layer_that_the_kernel_refuses_is_named():
+    # With a second thread, Landlock would not bind it; the report has to say so.
+    code = """
+import json, threading, sys
+sys.path[:] = json.loads(sys.argv[1])
+from tradepost_worker.lockdown import lock_down
+stay = threading.Event()
+threading.Thread(target=stay.wait, daemon=True).start()
+isolation = lock_down()
+assert "landlock" not in isolation.achieved, isolation
+assert "threads run already" in isolation.refused["landlock"], isolation
+assert "seccomp" in isolation.achieved, isolation
+"""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code, json.dumps(sys.path)],
+        env={"OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,115 @@
+"""The device stays its owner's: what they say to a running worker happens, with real runners, at once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tradepost.errors import InvalidRequest, InvalidSettings
+from tradepost.protocol import Deliver, GiveBack, GiveBackReason, Recall
+from tradepost_worker.settings import FILE_NAME, LiveLimits, load_settings, save_settings
+from tradepost_worker.testing.lent_device import NOOP, LentDevice, lent_device, runners, until
+from tradepost_worker.testing.samples import sample_input
+
+
+@pytest.fixture
+async def home(tmp_path: Path) -> AsyncIterator[LentDevice]:
+    async with lent_device(tmp_path / "state") as device:
+        yield device
+
+
+async def test_pausing_returns_what_runs_and_resuming_offers_again(home: LentDevice) -> None:
+    async with home.worker():
+        grant = await home.forever()
+        assert "paused until `tradepost worker resume`" in await home.say("pause")
+        end = await home.broker.next(GiveBack)
+        assert (end.lease, end.reason) == (grant.lease, GiveBackReason.PREEMPTED)
+        assert "paused" in end.problem.detail
+        await home.capacity(0)
+        await until(lambda: not runners())
+        assert "Paused: the owner paused it" in await home.say("status")
+        # What the broker granted before it knew is given back too, and the job's attempts are not used up.
+        late = home.broker.grant(NOOP, sample_input())
+        await home.broker.send(late)
+        assert (await home.broker.next(GiveBack)).reason is GiveBackReason.PREEMPTED
+
+        await home.say("resume")
+        await home.capacity(2)
+        await home.broker.send(home.broker.grant(NOOP, sample_input()))
+        assert (await home.broker.next(Deliver)).output is not None
+
+
+async def test_a_paused_worker_starts_paused_until_its_time_is_over(home: LentDevice) -> None:
+    assert "No worker runs; the next one starts paused until" in await home.say("pause", "--for", "1h")
+    async with home.worker():
+        assert home.broker.hellos[-1].offer.capacity == 0
+        assert "Paused until 2" in await home.say("status")
+    assert "paused for its next start" in await home.say("status")
+    with pytest.raises(InvalidRequest):
+        await home.say("pause", "--for", "soon")
+
+
+async def test_draining_finishes_what_runs_and_stops(home: LentDevice) -> None:
+    with pytest.raises(InvalidRequest, match="no worker runs"):
+        await home.say("drain")
+    async with home.worker() as running:
+        grant = await home.forever()
+        await home.say("drain")
+        await home.capacity(0)
+        late = home.broker.grant(NOOP, sample_input())
+        await home.broker.send(late)
+        assert (await home.broker.next(GiveBack)).lease == late.lease
+        assert not running.done()
+        await home.broker.send(Recall(grant.lease))
+        async with asyncio.timeout(20):
+            await asyncio.shield(running)
+    async with home.worker():  # the word is obeyed once
+        assert home.broker.hellos[-1].offer.capacity == 2
+
+
+async def test_a_limit_that_changes_holds_at_once(home: LentDevice) -> None:
+    async with home.worker():
+        await home.forever()
+        away = (time.localtime().tm_hour + 2) % 24
+        span = f"{away:02}:00-{(away + 1) % 24:02}:00"
+        assert span in await home.say("limits", "set", "hours", span)
+        assert (await home.broker.next(GiveBack)).reason is GiveBackReason.PREEMPTED
+        assert f"it works at {span} only" in await home.say("status")
+        await home.say("limits", "set", "hours", "")
+        await home.capacity(2)
+        await home.say("limits", "set", "cpu_percent", "50")
+        await home.capacity(1)
+
+
+async def test_runners_start_within_the_limits(home: LentDevice) -> None:
+    save_settings(home.folder / FILE_NAME, {"nice": 15, "cores_max": 1})
+    async with home.worker():
+        (runner,) = runners()
+        assert runner.nice() == 15
+        if hasattr(runner, "cpu_affinity"):
+            assert len(runner.cpu_affinity()) == 1
+        await home.say("limits", "set", "nice", "17")
+        await until(lambda: runner.nice() == 17)
+
+
+async def test_limits_are_shown_with_those_that_cannot_be_held(home: LentDevice) -> None:
+    assert "Not enforceable here" in await home.say("limits", "set", "gpu_percent", "50")
+    shown = await home.say("limits", "show")
+    assert "gpu_percent" in shown
+    assert "not enforceable here" in shown
+    for key, value in (("cpu_percent", "0"), ("hours", "always"), ("colour", "red"), ("capacity", "3")):
+        with pytest.raises(InvalidSettings):
+            await home.say("limits", "set", key, value)
+
+
+def test_a_settings_file_that_makes_no_sense_changes_no_limit(home: LentDevice) -> None:
+    live = LiveLimits(load_settings({"state_dir": home.folder}))
+    before = live.read()
+    save_settings(home.folder / FILE_NAME, {"cpu_percent": 0})
+    assert live.read() == before
+    save_settings(home.folder / FILE_NAME, {"cpu_percent": 10})
+    assert live.read().cpu_percent == 10

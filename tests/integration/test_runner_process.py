@@ -1,0 +1,218 @@
+"""The runner's contract, with real processes: it answers, and whatever goes wrong in it stays in it."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import psutil
+import pytest
+from wasmtime import wat2wasm
+
+import tradepost_kernels
+from tradepost.errors import InvalidKernel, InvalidTensorDocument, LeaseTimeout, RunnerFailed
+from tradepost.tensors import decode
+from tradepost_worker import runner_process
+from tradepost_worker.runner_process import RunnerInterrupted, RunnerProcess
+from tradepost_worker.testing.samples import SamplePipeline, kernel_pipeline, model_pipeline, sample_input
+
+NOOP = tradepost_kernels.load("noop")
+SPIN = bytes(
+    wat2wasm(
+        """(module (memory (export "memory") 4)
+        (func (export "kernel_alloc") (param i32) (result i32) (i32.const 65536))
+        (func (export "kernel_run") (param i32 i32) (result i64) (loop $again (br $again)) (unreachable)))"""
+    )
+)
+FOREVER = sample_input(-1)
+_START = f"import json, mmap, os, sys; forever = {FOREVER!r}; sys.path[:] = json.loads(sys.argv[1])\n"
+_SERVE = "runner.main(int(sys.argv[2]), int(sys.argv[3]))\n"
+
+Load = Callable[..., Awaitable[RunnerProcess]]
+
+
+def replacing_run(body: str) -> str:
+    """A runner whose executor runs `body` in place of a pipeline; `document` is the request's."""
+    lines = "\n".join(f"    {line}" for line in body.splitlines())
+    return (
+        f"{_START}from tradepost_worker import executor, runner\n"
+        f"def run(self, document, *, wall_s_max):\n{lines}\n"
+        f"    return honest(self, document, wall_s_max=wall_s_max)\n"
+        f"honest, executor.Executor.run = executor.Executor.run, run\n{_SERVE}"
+    )
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Load]:
+    started: list[RunnerProcess] = []
+
+    async def load(pipeline: SamplePipeline, boot: str | None = None, **limits: int) -> RunnerProcess:
+        runner = await (RunnerProcess.start() if boot is None else RunnerProcess.start(boot=boot))
+        started.append(runner)
+        sizes = {"memory_bytes_max": 64 << 20, "output_bytes_max": 1 << 20} | limits
+        await runner.load(pipeline.manifest, pipeline.artifacts, **sizes)
+        return runner
+
+    yield load
+    for runner in started:
+        await runner.close()
+        assert not psutil.pid_exists(runner.pid)
+
+
+async def test_it_runs_kernels_and_models(start: Load) -> None:
+    runner = await start(kernel_pipeline(NOOP))
+    ran = await runner.run(sample_input(1, 2), wall_s_max=10)
+    assert decode(ran.run.output)["x"].tolist() == [1.0, 2.0]
+    assert runner.ready.providers == ("cpu",)
+    assert set(runner.ready.engines) == {"tradepost", "wasmtime", "onnxruntime"}
+    models = await start(model_pipeline())
+    ran = await models.run(sample_input(2), wall_s_max=10)
+    assert decode(ran.run.output)["y"].tolist() == [4.0]
+
+
+async def test_overlapping_runs_are_answered_in_order(start: Load) -> None:
+    runner = await start(kernel_pipeline(NOOP))
+    runs = await asyncio.gather(*(runner.run(sample_input(n), wall_s_max=10) for n in range(50)))
+    assert [decode(ran.run.output)["x"].tolist() for ran in runs] == [[float(n)] for n in range(50)]
+
+
+async def test_large_documents_pass(start: Load) -> None:
+    runner = await start(kernel_pipeline(NOOP), output_bytes_max=8 << 20)
+    document = sample_input(*range(1_000_000))
+    assert (await runner.run(document, wall_s_max=20)).run.output == document
+
+
+async def test_a_bad_input_is_refused_and_the_runner_stays(start: Load) -> None:
+    runner = await start(kernel_pipeline(NOOP))
+    with pytest.raises(InvalidTensorDocument):
+        await runner.run(b"garbage", wall_s_max=10)
+    assert (await runner.run(sample_input(), wall_s_max=10)).run.failure is None
+
+
+async def test_an_artifact_that_does_not_load_is_a_stage_failure(start: Load) -> None:
+    with pytest.raises(InvalidKernel) as caught:
+        await start(kernel_pipeline(b"\0asm\1\0\0\0\x0b\xff"))
+    assert caught.value.stage == "kernel"
+
+
+async def test_what_libraries_print_does_not_reach_the_stream(start: Load) -> None:
+    noise = "print('noise' * 5000, flush=True); os.write(1, b'noise'); os.write(2, b'noise')"
+    runner = await start(kernel_pipeline(NOOP), replacing_run(noise))
+    assert (await runner.run(sample_input(3), wall_s_max=10)).run.output == sample_input(3)
+
+
+async def test_a_crash_blames_the_run_at_the_head_only(start: Load) -> None:
+    runner = await start(kernel_pipeline(NOOP), replacing_run("os.abort()"))
+    runs = [asyncio.create_task(runner.run(sample_input(n), wall_s_max=10)) for n in range(3)]
+    outcomes = await asyncio.gather(*runs, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [RunnerFailed, RunnerInterrupted, RunnerInterrupted]
+    assert "signal 6" in str(outcomes[0])
+    assert not runner.is_alive
+    with pytest.raises(RunnerInterrupted):
+        await runner.run(sample_input(), wall_s_max=10)
+
+
+async def test_a_defect_ends_the_runner_and_says_why(start: Load) -> None:
+    runner = await start(kernel_pipeline(NOOP), replacing_run("raise ZeroDivisionError('a defect')"))
+    with pytest.raises(RunnerFailed, match="status 1: ZeroDivisionError: a defect"):
+        await runner.run(sample_input(), wall_s_max=10)
+
+
+async def test_a_run_past_its_deadline_is_killed(start: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner_process, "GRACE_S", 0.05)
+    runner = await start(kernel_pipeline(NOOP), replacing_run("while True: pass"))
+    with pytest.raises(LeaseTimeout):
+        await runner.run(sample_input(), wall_s_max=0.05)
+    assert not runner.is_alive
+
+
+async def test_a_deadline_that_the_sandbox_holds_leaves_the_runner_warm(start: Load) -> None:
+    runner = await start(kernel_pipeline(SPIN, fuel=1 << 50))
+    with pytest.raises(LeaseTimeout) as caught:
+        await runner.run(sample_input(), wall_s_max=0.05)
+    assert caught.value.stage == "kernel"
+    assert runner.is_alive
+
+
+async def test_an_allocation_over_the_limit_fails_in_the_kernel(
+    start: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_process, "MEMORY_OVERHEAD_BYTES", 64 << 20)
+    runner = await start(kernel_pipeline(NOOP), replacing_run("bytearray(1 << 30)"))
+    with pytest.raises(RunnerFailed, match="MemoryError"):
+        await runner.run(sample_input(), wall_s_max=10)
+
+
+async def test_memory_that_no_limit_covers_is_found_by_looking(
+    start: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_process, "MEMORY_OVERHEAD_BYTES", 16 << 20)
+    # Shared pages do not count as the data of RLIMIT_DATA.
+    hoard = "shared = mmap.mmap(-1, 512 << 20)\nwhile True: shared.write(bytes(1 << 20))"
+    runner = await start(kernel_pipeline(NOOP), replacing_run(hoard), memory_bytes_max=64 << 20)
+    with pytest.raises(RunnerFailed, match=r"killed at [0-9,]+ bytes of memory"):
+        await runner.run(sample_input(), wall_s_max=20)
+
+
+@pytest.mark.parametrize(
+    ("sends", "says"),
+    [
+        ("(1 << 31).to_bytes(4, 'little')", "a message of 2,147,483,648 bytes"),
+        ("b'\\3\\0\\0\\0abc'", "something else than a message"),
+        ("pack(Loaded())", "answered a run with Loaded"),
+        ("pack(Loaded()) * 2", "answered a run with Loaded"),
+    ],
+    ids=["huge", "garbage", "other", "surplus"],
+)
+async def test_a_stream_that_makes_no_sense_ends_the_runner(start: Load, sends: str, says: str) -> None:
+    body = f"from tradepost_worker.runner_messages import Loaded, pack\nos.write(4, {sends})"
+    runner = await start(kernel_pipeline(NOOP), replacing_run(body))
+    with pytest.raises(RunnerFailed, match=says):
+        await runner.run(sample_input(), wall_s_max=10)
+    assert not runner.is_alive
+
+
+async def test_a_run_that_nobody_waits_for_is_stopped(start: Load) -> None:
+    runner = await start(kernel_pipeline(NOOP), replacing_run("while document == forever: pass"))
+    running = asyncio.create_task(runner.run(FOREVER, wall_s_max=20))
+    behind = asyncio.create_task(runner.run(sample_input(), wall_s_max=20))
+    await asyncio.wait([running, behind], timeout=0)
+    running.cancel()
+    with pytest.raises(RunnerInterrupted, match="recalled"):
+        await behind
+    assert running.cancelled()
+
+
+async def test_a_short_run_that_nobody_waits_for_costs_no_runner(start: Load) -> None:
+    runner = await start(kernel_pipeline(NOOP))
+    abandoned = asyncio.create_task(runner.run(sample_input(1), wall_s_max=20))
+    behind = asyncio.create_task(runner.run(sample_input(2), wall_s_max=20))
+    await asyncio.wait([abandoned, behind], timeout=0)
+    abandoned.cancel()
+    assert (await behind).run.output == sample_input(2)
+    assert runner.is_alive
+
+
+async def test_a_runner_that_does_not_start_says_why() -> None:
+    with pytest.raises(RunnerFailed, match="status 3: no luck"):
+        await RunnerProcess.start(boot="import sys; print('no luck', file=sys.stderr); sys.exit(3)")
+
+
+def test_a_runner_does_not_outlive_its_agent() -> None:
+    agent = """
+import asyncio, os, sys
+from tradepost_worker.runner_process import RunnerProcess
+async def main():
+    runner = await RunnerProcess.start()
+    print(runner.pid, flush=True)
+    await asyncio.Event().wait()
+asyncio.run(main())
+"""
+    with subprocess.Popen([sys.executable, "-c", agent], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        runner = psutil.Process(int(process.stdout.readline()))
+        process.kill()
+        runner.wait(timeout=10)
+        assert not runner.is_running()

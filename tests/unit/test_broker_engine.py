@@ -1,0 +1,261 @@
+"""The engine tells nobody anything that is not durable, keeps order, and stops when it cannot write."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from threading import Event as ThreadEvent
+
+import pytest
+
+from tradepost.errors import BrokerUnavailable, InsufficientFunds, TradepostError, UnknownJob
+from tradepost_broker.engine import BACKLOG_MAX, BATCH_MAX, Engine, Moment, Outcome
+from tradepost_broker.entities import Account
+from tradepost_broker.events import (
+    Event,
+    Funded,
+    Instruction,
+    NotifyFinished,
+    ReplyRefused,
+    Save,
+    Tick,
+)
+from tradepost_broker.shell_records import ApiKey, ShellRecord
+from tradepost_broker.store import Store, Transaction
+from tradepost_broker.testing import ManualClock
+
+
+class AddingCore:
+    """Adds each funding to one account, refuses negative amounts, and breaks at 13."""
+
+    def __init__(self) -> None:
+        self.account = Account(id="credits:alice")
+
+    def handle(self, event: Event) -> list[Instruction]:
+        if not isinstance(event, Funded):
+            return []
+        if event.amount < 0:
+            return [ReplyRefused(InsufficientFunds("no").to_problem())]
+        if event.amount == 13:
+            raise RuntimeError("a defect")
+        self.account.available += event.amount
+        return [NotifyFinished(event.transfer), Save(self.account)]
+
+
+class Funding:
+    """Work that funds alice."""
+
+    def __init__(self, amount: int, name: str = "t", *, refuse: TradepostError | None = None) -> None:
+        self._amount = amount
+        self._name = name
+        self._refuse = refuse
+
+    def event(self, moment: Moment) -> Event | None:
+        if self._refuse is not None:
+            raise self._refuse
+        return Funded(at=moment.at, transfer=self._name, account="alice", amount=self._amount)
+
+    def records(self, moment: Moment, instructions: Sequence[Instruction]) -> Sequence[ShellRecord]:
+        return (ApiKey(id=self._name, account="alice", created_at=moment.at),)
+
+
+class EmptyTick:
+    """Work that is a tick with nothing to do."""
+
+    def event(self, moment: Moment) -> Event | None:
+        return Tick(at=moment.at, seed=moment.seed)
+
+    def records(self, moment: Moment, instructions: Sequence[Instruction]) -> Sequence[ShellRecord]:
+        return ()
+
+
+class HeldStore(Store):
+    """A store whose commits wait until `release` is set."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.release = ThreadEvent()
+        self.committing = ThreadEvent()
+
+    def begin(self) -> Transaction:
+        transaction = super().begin()
+        commit = transaction.commit
+
+        def held() -> None:
+            self.committing.set()
+            self.release.wait(10)
+            commit()
+
+        transaction.commit = held  # type: ignore[method-assign]
+        return transaction
+
+
+@asynccontextmanager
+async def running(
+    store: Store, *, core: AddingCore | None = None, released: list[Instruction] | None = None
+) -> AsyncIterator[Engine]:
+    engine = Engine(
+        core=core or AddingCore(),
+        store=store,
+        release=(lambda _: None) if released is None else released.append,
+        clock=ManualClock(),
+    )
+    task = asyncio.create_task(engine.run())
+    yield engine
+    engine.stop()
+    await task
+    store.close()
+
+
+async def test_an_answer_means_that_it_is_on_disk(tmp_path: Path) -> None:
+    store = Store(tmp_path / "db")
+    async with running(store) as engine:
+        await engine.ask(Funding(5))
+        assert store.get(Account, "credits:alice") == Account(id="credits:alice", available=5)
+        assert store.get(ApiKey, "t") is not None
+        assert [event for _, event in store.journal()] == [
+            Funded(at=ManualClock().now, transfer="t", account="alice", amount=5)
+        ]
+
+
+async def test_nothing_is_told_while_the_commit_is_under_way(tmp_path: Path) -> None:
+    store = HeldStore(tmp_path / "db")
+    released: list[Instruction] = []
+    async with running(store, released=released) as engine:
+        asking = asyncio.create_task(engine.ask(Funding(5)))
+        await asyncio.to_thread(store.committing.wait, 10)
+        assert not asking.done()
+        assert released == []
+        store.release.set()
+        await asking
+        assert released[0] == NotifyFinished("t")
+
+
+async def test_work_that_comes_during_a_commit_makes_one_batch(tmp_path: Path) -> None:
+    store = HeldStore(tmp_path / "db")
+    batches: list[int] = []
+    engine = Engine(
+        core=AddingCore(),
+        store=store,
+        release=lambda _: None,
+        clock=ManualClock(),
+        observe_batch=lambda works, _: batches.append(works),
+    )
+    task = asyncio.create_task(engine.run())
+    first = asyncio.create_task(engine.ask(Funding(1, "first")))
+    await asyncio.to_thread(store.committing.wait, 10)
+    others = [asyncio.create_task(engine.ask(Funding(1, f"t{n}"))) for n in range(BATCH_MAX - 1)]
+    await asyncio.sleep(0)
+    store.release.set()
+    await asyncio.gather(first, *others)
+    engine.stop()
+    await task
+    store.close()
+    assert batches[:2] == [1, BATCH_MAX - 1]
+
+
+async def test_replies_come_in_order_and_before_instructions(tmp_path: Path) -> None:
+    told: list[str] = []
+    store = Store(tmp_path / "db")
+    engine = Engine(
+        core=AddingCore(),
+        store=store,
+        release=lambda instruction: told.append(type(instruction).__name__),
+        clock=ManualClock(),
+    )
+    ended = asyncio.Event()
+
+    def reply(name: str) -> None:
+        told.append(name)
+        if name == "second":
+            ended.set()
+
+    engine.submit(Funding(1, "a"), lambda _: reply("first"))
+    engine.submit(Funding(1, "b"), lambda _: reply("second"))
+    task = asyncio.create_task(engine.run())
+    await ended.wait()
+    engine.stop()
+    await task
+    store.close()
+    assert told == ["first", "NotifyFinished", "Save", "second", "NotifyFinished", "Save"]
+
+
+@pytest.mark.parametrize(
+    ("work", "error"),
+    [(Funding(-1), InsufficientFunds), (Funding(1, refuse=UnknownJob("no")), UnknownJob)],
+    ids=["by the core", "by the shell"],
+)
+async def test_a_refusal_writes_nothing(tmp_path: Path, work: Funding, error: type[TradepostError]) -> None:
+    store = Store(tmp_path / "db")
+    async with running(store) as engine:
+        with pytest.raises(error):
+            await engine.ask(work)
+        assert store.last_seq == 0
+        assert store.get(ApiKey, "t") is None
+
+
+async def test_a_tick_that_changes_nothing_is_not_journalled(tmp_path: Path) -> None:
+    store = Store(tmp_path / "db")
+    async with running(store) as engine:
+        await engine.ask(EmptyTick())
+        assert store.last_seq == 0
+
+
+async def test_a_defect_in_the_core_stops_the_engine(tmp_path: Path) -> None:
+    store = Store(tmp_path / "db")
+    engine = Engine(core=AddingCore(), store=store, release=lambda _: None, clock=ManualClock())
+    outcomes: list[Outcome] = []
+    engine.submit(Funding(1, "before"), outcomes.append)
+    engine.submit(Funding(13, "defect"), outcomes.append)
+    with pytest.raises(RuntimeError, match="a defect"):
+        await engine.run()
+    assert all(isinstance(outcome, BrokerUnavailable) for outcome in outcomes)
+    assert len(outcomes) == 2
+    with pytest.raises(BrokerUnavailable):
+        await engine.ask(Funding(1, "after"))
+    assert store.get(Account, "credits:alice") is None
+    store.close()
+
+
+async def test_a_commit_that_fails_stops_the_engine(tmp_path: Path) -> None:
+    store = HeldStore(tmp_path / "db")
+    store.release.set()
+    engine = Engine(core=AddingCore(), store=store, release=lambda _: None, clock=ManualClock())
+    outcomes: list[Outcome] = []
+    engine.submit(Funding(1), outcomes.append)
+    store._write.close()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        await engine.run()
+    assert [type(outcome) for outcome in outcomes] == [BrokerUnavailable]
+
+
+async def test_time_never_runs_backwards(tmp_path: Path) -> None:
+    store, clock = Store(tmp_path / "db"), ManualClock(100.0)
+    engine = Engine(core=AddingCore(), store=store, release=lambda _: None, clock=clock)
+    task = asyncio.create_task(engine.run())
+    await engine.ask(Funding(1, "a"))
+    clock.now = 50.0
+    await engine.ask(Funding(1, "b"))
+    engine.stop()
+    await task
+    assert [event.at for _, event in store.journal()] == [100.0, 100.0]
+    store.close()
+
+
+async def test_who_brings_work_waits_while_the_backlog_is_full(tmp_path: Path) -> None:
+    store = Store(tmp_path / "db")
+    engine = Engine(core=AddingCore(), store=store, release=lambda _: None, clock=ManualClock())
+    for n in range(BACKLOG_MAX):
+        engine.submit(Funding(1, f"t{n}"), lambda _: None)
+    waiting = asyncio.create_task(engine.ready())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    task = asyncio.create_task(engine.run())
+    await waiting
+    engine.stop()
+    await task
+    assert store.get(Account, "credits:alice") == Account(id="credits:alice", available=BACKLOG_MAX)
+    store.close()

@@ -1,0 +1,89 @@
+"""An outbox keeps order, fills messages, and gives up on a peer that does not read."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tradepost.protocol import (
+    FRAMES_MAX,
+    MESSAGE_BYTES_MAX,
+    Acknowledged,
+    Recall,
+    broker_codec_for_workers,
+)
+from tradepost_broker.outbox import Outbox
+
+
+class FakeSocket:
+    """Takes messages; `full` is set when it has `frames` of them. `stuck` never finishes sending."""
+
+    def __init__(self, frames: int, *, stuck: bool = False) -> None:
+        self.messages: list[list[Any]] = []
+        self.full = asyncio.Event()
+        self._frames = frames
+        self._stuck = stuck
+
+    async def send_bytes(self, message: bytes) -> None:
+        assert len(message) <= MESSAGE_BYTES_MAX
+        self.messages.append(msgspec.msgpack.decode(message))
+        if sum(map(len, self.messages)) >= self._frames:
+            self.full.set()
+        if self._stuck:
+            await asyncio.Event().wait()
+
+
+async def sent(outbox: Outbox, frames: int) -> list[list[Any]]:
+    """The frames of each message, once so many are out."""
+    socket = FakeSocket(frames)
+    task = asyncio.create_task(outbox.run(socket))  # type: ignore[arg-type]
+    await socket.full.wait()
+    task.cancel()
+    return socket.messages
+
+
+@given(st.lists(st.text(max_size=40), min_size=1, max_size=600))
+def test_every_frame_arrives_once_and_in_order(names: list[str]) -> None:
+    async def check() -> None:
+        outbox = Outbox(broker_codec_for_workers())
+        for name in names:
+            outbox.post(Recall(name))
+        messages = await sent(outbox, len(names))
+        assert [frame["lease"] for message in messages for frame in message] == names
+        assert len(messages) == -(-len(names) // FRAMES_MAX)
+
+    asyncio.run(check())
+
+
+async def test_large_frames_are_split_over_messages() -> None:
+    class BytesCodec:
+        """Frames are bytes."""
+
+        def encode_frame(self, frame: Any) -> bytes:
+            return msgspec.msgpack.encode(frame)
+
+        def join(self, frames: list[bytes]) -> bytes:
+            return broker_codec_for_workers().join(frames)
+
+    outbox = Outbox(BytesCodec())
+    for _ in range(5):
+        outbox.post(b"x" * (MESSAGE_BYTES_MAX // 2 - 100))
+    assert [len(message) for message in await sent(outbox, 5)] == [2, 2, 1]
+
+
+async def test_a_peer_that_does_not_read_is_given_up() -> None:
+    outbox = Outbox(broker_codec_for_workers(), bytes_max=1000)
+    socket = FakeSocket(1, stuck=True)
+    task = asyncio.create_task(outbox.run(socket))  # type: ignore[arg-type]
+    for n in range(100):
+        outbox.post(Acknowledged(f"lease-{n}"))
+    assert outbox.has_ended
+    task.cancel()
+
+    fresh = FakeSocket(1)
+    await outbox.run(fresh)  # type: ignore[arg-type]
+    assert fresh.messages == []

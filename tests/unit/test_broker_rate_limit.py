@@ -1,0 +1,48 @@
+"""A rate limit lets a burst through, then one at a time, and remembers a bounded number of keys."""
+
+from __future__ import annotations
+
+import pytest
+
+from tradepost.errors import QuotaExceeded
+from tradepost_broker.rate_limit import RateLimit
+from tradepost_broker.testing import ManualClock
+
+
+def test_a_burst_then_the_rate() -> None:
+    clock = ManualClock(0.0)
+    limit = RateLimit(burst=3, per_s=0.5, monotonic=clock)
+    for _ in range(3):
+        limit.take("a", "tries")
+    with pytest.raises(QuotaExceeded, match="tries"):
+        limit.take("a", "tries")
+    limit.take("b", "tries")
+    clock.advance(1.9)
+    with pytest.raises(QuotaExceeded):
+        limit.check("a", "tries")
+    clock.advance(0.2)
+    limit.check("a", "tries")
+    limit.take("a", "tries")
+    with pytest.raises(QuotaExceeded):
+        limit.take("a", "tries")
+
+
+def test_a_bucket_fills_up_to_the_burst_only() -> None:
+    clock = ManualClock(0.0)
+    limit = RateLimit(burst=2, per_s=1.0, monotonic=clock)
+    limit.take("a", "tries")
+    clock.advance(1000)
+    limit.take("a", "tries")
+    limit.take("a", "tries")
+    with pytest.raises(QuotaExceeded):
+        limit.take("a", "tries")
+
+
+def test_the_quietest_key_is_forgotten_first() -> None:
+    limit = RateLimit(burst=1, per_s=0.0, monotonic=ManualClock(), keys_max=2)
+    for key in ("a", "b", "c"):
+        limit.take(key, "tries")
+    limit.check("a", "tries")
+    for key in ("b", "c"):
+        with pytest.raises(QuotaExceeded):
+            limit.check(key, "tries")

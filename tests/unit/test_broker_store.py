@@ -1,0 +1,240 @@
+"""The store keeps what a transaction wrote, all or nothing, and gives back what a restart needs."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tradepost.protocol import JobStatus, Requirements
+from tradepost_broker import database
+from tradepost_broker.books import KINDS, Records, loadable
+from tradepost_broker.entities import (
+    Account,
+    Job,
+    Lease,
+    LeasePurpose,
+    LeaseState,
+    Pipeline,
+    Transfer,
+    Worker,
+)
+from tradepost_broker.events import Event, Funded, Tick
+from tradepost_broker.ledger import Kind
+from tradepost_broker.rows import CODECS
+from tradepost_broker.shell_records import InlineInput, JoinToken
+from tradepost_broker.store import Reader, Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(tmp_path / "broker.sqlite3")
+    yield store
+    store.close()
+
+
+def commit(store: Store, *records: object) -> None:
+    transaction = store.begin()
+    for record in records:
+        transaction.save(record)  # type: ignore[arg-type]
+    transaction.flush()
+    transaction.commit()
+
+
+def pipeline(id_: str = "p") -> Pipeline:
+    return Pipeline(
+        id=id_,
+        name="sample",
+        publisher="someone",
+        providers=("cpu",),
+        memory_bytes=1,
+        artifact_bytes=2,
+        wall_s=3.0,
+        work_units_base=1,
+        work_units_per_mebibyte=0,
+        kernel_stages=("scale",),
+    )
+
+
+def job(id_: str, *, finished_at: float | None = None) -> Job:
+    return Job(
+        id=id_,
+        account="alice",
+        idempotency_key=id_,
+        request_hash="h",
+        pipeline="p",
+        input="cid",
+        input_bytes=10,
+        units=1,
+        max_price=100,
+        confidence=0.9,
+        requirements=Requirements(memory_bytes=5, isolation=("seccomp",)),
+        submitted_at=1.0,
+        deadline_at=2.0,
+        patience_s=0.5,
+        status=JobStatus.QUEUED if finished_at is None else JobStatus.ACCEPTED,
+        finished_at=finished_at,
+    )
+
+
+def lease(id_: str, of: str, *, matures_at: float | None = None) -> Lease:
+    return Lease(
+        id=id_,
+        job=of,
+        worker="w",
+        attempt=1,
+        purpose=LeasePurpose.AUCTION,
+        price=7,
+        nonce=b"n" * 16,
+        granted_at=1.0,
+        expires_at=2.0,
+        state=LeaseState.ACCEPTED,
+        matures_at=matures_at,
+    )
+
+
+def some_of_everything() -> list[Any]:
+    checked = job("checked", finished_at=10.0)
+    checked.spot_check = True
+    return [
+        Account(id="a", available=1),
+        Account(id="b"),
+        Transfer(id="funding", debit="a", credit="b", amount=1, kind=Kind.FUND, at=1.0),
+        Transfer(id="payment", debit="a", credit="b", amount=1, kind=Kind.PAY, at=1.0),
+        pipeline(),
+        WORKER,
+        job("open"),
+        job("old", finished_at=10.0),
+        job("held", finished_at=10.0),
+        checked,
+        job("recent", finished_at=90.0),
+        lease("of-open", "open"),
+        lease("of-old", "old"),
+        lease("of-held", "held", matures_at=200.0),
+        lease("of-recent", "recent"),
+    ]
+
+
+WORKER = Worker(id="w", owner="bob", device="d", public_key=b"key", joined_at=1.0)
+
+
+def test_what_was_committed_is_read_again_equal(store: Store) -> None:
+    records: list[Any] = [
+        Account(id="a", available=5, reserved=1),
+        pipeline(),
+        WORKER,
+        job("j"),
+        lease("l", "j"),
+    ]
+    commit(store, *records)
+    for record in records:
+        assert store.get(type(record), record.id) == record
+
+
+@given(available=st.integers(0, 2**62), reserved=st.integers(0, 2**62), auditor=st.booleans())
+def test_rows_give_back_the_record(available: int, reserved: int, auditor: bool) -> None:
+    account = Account(id="a", available=available, reserved=reserved)
+    token = JoinToken(id="t", owner="o", stake=available, auditor=auditor, expires_at=1.5)
+    for record in (account, token):
+        codec = CODECS[type(record)]
+        assert codec.from_row(codec.to_row(record)) == record
+
+
+def test_the_last_write_of_a_record_wins(store: Store) -> None:
+    commit(store, Account(id="a", available=1), Account(id="a", available=2))
+    commit(store, Account(id="a", available=3))
+    assert store.get(Account, "a") == Account(id="a", available=3)
+
+
+def test_nothing_is_seen_before_the_commit(store: Store) -> None:
+    transaction = store.begin()
+    transaction.save(Account(id="a", available=1))
+    assert transaction.get(Account, "a") is not None
+    transaction.flush()
+    assert store.get(Account, "a") is None
+    transaction.commit()
+    assert store.get(Account, "a") is not None
+
+
+def test_what_was_not_committed_is_gone_after_a_restart(tmp_path: Path) -> None:
+    first = Store(tmp_path / "broker.sqlite3")
+    transaction = first.begin()
+    transaction.journal(Funded(at=1.0, transfer="t", account="a", amount=1))
+    transaction.save(Account(id="a", available=1))
+    transaction.flush()
+    first.close()
+    second = Store(tmp_path / "broker.sqlite3")
+    assert second.get(Account, "a") is None
+    assert list(second.journal()) == []
+    second.close()
+
+
+def test_a_transfer_is_written_once(store: Store) -> None:
+    transfer = Transfer(id="t", debit="a", credit="b", amount=1, kind="pay", at=1.0)
+    commit(store, Account(id="a"), Account(id="b"), transfer)
+    with pytest.raises(sqlite3.IntegrityError):
+        commit(store, transfer)
+
+
+def test_a_row_whose_parent_is_missing_is_refused(store: Store) -> None:
+    with pytest.raises(sqlite3.IntegrityError):
+        commit(store, InlineInput(id="no such job", document=b"x"))
+
+
+def test_the_journal_keeps_order_and_seeds_of_128_bits(store: Store) -> None:
+    events: list[Event] = [Tick(at=1.0, seed=2**128 - 1), Funded(at=2.0, transfer="t", account="a", amount=3)]
+    for event in events:
+        transaction = store.begin()
+        transaction.journal(event)
+        transaction.flush()
+        transaction.commit()
+    assert list(store.journal()) == list(enumerate(events, start=1))
+    assert store.last_seq == 2
+
+
+def test_a_restart_loads_what_can_still_matter(store: Store) -> None:
+    commit(store, *some_of_everything())
+    records = store.load(finished_since=50.0)
+    assert {one.id for one in records if isinstance(one, Job)} == {"open", "held", "checked", "recent"}
+    assert {one.id for one in records if isinstance(one, Lease)} == {"of-open", "of-held", "of-recent"}
+    assert {one.id for one in records if isinstance(one, Transfer)} == {"funding"}
+
+
+def test_a_replay_loads_the_same_as_a_restart(store: Store) -> None:
+    written = [*some_of_everything()]
+    commit(store, *written)
+    by_kind: Records = {kind: {} for kind in KINDS}
+    for record in written:
+        by_kind[type(record)][record.id] = record
+
+    def sorted_by_id(records: Iterable[Any]) -> list[Any]:
+        return sorted(records, key=lambda record: (type(record).__name__, record.id))
+
+    for since in (0.0, 50.0, 100.0):
+        loaded = sorted_by_id(store.load(finished_since=since))
+        assert sorted_by_id(loadable(by_kind, finished_since=since)) == loaded
+
+
+def test_a_snapshot_does_not_move(store: Store, tmp_path: Path) -> None:
+    commit(store, Account(id="a", available=1))
+    snapshot = Reader(database.open_snapshot(tmp_path / "broker.sqlite3"))
+    commit(store, Account(id="a", available=2))
+    assert snapshot.get(Account, "a") == Account(id="a", available=1)
+    assert store.get(Account, "a") == Account(id="a", available=2)
+    snapshot.close()
+
+
+def test_each_start_notes_the_policy_it_decides_under(store: Store) -> None:
+    store.record_run(at=1.0, version="1", policy=b"old")
+    store.record_run(at=2.0, version="1", policy=b"new")  # the start before it decided nothing
+    transaction = store.begin()
+    transaction.journal(Tick(at=1.0, seed=1))
+    transaction.flush()
+    transaction.commit()
+    store.record_run(at=3.0, version="2", policy=b"newer")
+    assert [(run.first_seq, run.policy) for run in store.runs()] == [(1, b"new"), (2, b"newer")]

@@ -1,0 +1,217 @@
+"""Workers that come back, stay away or let leases expire, and a broker that restarts."""
+
+from __future__ import annotations
+
+import pytest
+
+from tradepost.protocol import JobStatus
+from tradepost_broker.entities import Evidence, Lease, LeaseState
+from tradepost_broker.events import SendAcknowledged, SendGrant, SendRecall
+from tradepost_broker.market import Market
+from tradepost_broker.market.testing import MarketDriver, make_offer, make_pipeline
+from tradepost_broker.policy import MarketPolicy
+
+POLICY = MarketPolicy(audit_rate=0.0, lease_grace_s=20.0, reconnect_s=15.0)
+
+
+@pytest.fixture
+def driver() -> MarketDriver:
+    """Funded, one pipeline (30 s limit), one worker at 10."""
+    driver = MarketDriver(policy=POLICY)
+    driver.fund()
+    driver.publish()
+    driver.add_worker("w0")
+    return driver
+
+
+def kinds(driver: MarketDriver) -> list[str]:
+    return [evidence.kind.value for evidence in driver.all_of(Evidence)]
+
+
+def test_a_lease_runs_until_its_limit_and_grace(driver: MarketDriver) -> None:
+    driver.publish(make_pipeline("big", artifact_bytes=100 << 20))
+    cold = driver.open_leases(driver.submit(pipeline="big"))[0]
+    assert cold.expires_at == driver.at + 30 + 10 + 20, "limit, 100 MiB at 10 MiB/s, grace"
+    driver.connect("w0", make_offer(warm=("big",)))
+    warm = driver.open_leases(driver.submit(pipeline="big"))[0]
+    assert warm.expires_at == driver.at + 50
+    soon = driver.submit(pipeline="big", deadline_s=7.5)
+    driver.deliver(cold.id)
+    assert driver.open_leases(soon)[0].expires_at == driver.at + 8, "a whole second, and no more than that"
+
+
+def test_an_expired_lease_goes_to_another(driver: MarketDriver) -> None:
+    job = driver.submit()
+    lease = driver.open_leases(job)[0]
+    driver.add_worker("w1", 20)
+    driver.tick(50.0)
+    assert driver.of(Lease, lease.id).state is LeaseState.OPEN
+    driver.tick(1.0)
+    assert driver.of(Lease, lease.id).state is LeaseState.EXPIRED
+    assert [again.worker for again in driver.open_leases(job)] == ["w1"]
+    assert kinds(driver) == ["expired"]
+    driver.deliver(lease.id)
+    [late] = driver.told()
+    assert isinstance(late, SendAcknowledged)
+    assert late.problem is not None
+    assert late.problem.code == "lease-gone"
+    assert driver.of(Lease, lease.id).state is LeaseState.EXPIRED
+    driver.check()
+
+
+def test_a_worker_that_comes_back_in_time_keeps_its_leases(driver: MarketDriver) -> None:
+    job = driver.submit()
+    driver.disconnect("w0")
+    driver.tick(14.0)
+    driver.connect("w0")
+    assert driver.told() == []
+    driver.tick(5.0)
+    driver.deliver(f"{job}.1")
+    assert driver.job(job).status is JobStatus.ACCEPTED
+    assert kinds(driver) == []
+
+
+def test_a_worker_that_stays_away_loses_them(driver: MarketDriver) -> None:
+    job = driver.submit()
+    driver.disconnect("w0")
+    driver.add_worker("w1", 20)
+    driver.tick(15.0)
+    assert [lease.worker for lease in driver.open_leases(job)] == ["w1"]
+    assert kinds(driver) == ["expired"]
+    driver.connect("w0")
+    assert driver.told() == [SendRecall(f"{job}.1", "w0")]
+    driver.check()
+
+
+def test_what_a_worker_has_forgotten_is_leased_again(driver: MarketDriver) -> None:
+    job = driver.submit()
+    driver.connect("w0", open_leases=())
+    assert driver.told() == [SendGrant(f"{job}.2", "w0")]
+    assert driver.of(Lease, f"{job}.1").state is LeaseState.RETURNED
+    assert driver.job(job).failures == 1
+    assert kinds(driver) == []
+    driver.check()
+
+
+def test_what_the_broker_does_not_hold_open_is_recalled_or_acknowledged(driver: MarketDriver) -> None:
+    cancelled, delivered, running = driver.submit(), driver.submit(), driver.submit()
+    driver.cancel(cancelled)
+    driver.deliver(f"{delivered}.1")
+    assert driver.open_leases(running)
+    known = tuple(f"{job}.1" for job in (cancelled, delivered, running))
+    driver.connect("w0", open_leases=(*known, "never.1"))
+    assert driver.told() == [
+        SendRecall(known[0], "w0"),
+        SendAcknowledged(known[1], "w0"),
+        SendRecall("never.1", "w0"),
+    ]
+
+
+def test_a_worker_cannot_claim_the_lease_of_another(driver: MarketDriver) -> None:
+    job = driver.submit()
+    driver.join("w1")
+    driver.connect("w1", make_offer(20), open_leases=(f"{job}.1",))
+    assert driver.told() == [SendRecall(f"{job}.1", "w1")]
+    assert driver.of(Lease, f"{job}.1").state is LeaseState.OPEN
+
+
+def test_a_disconnected_worker_is_offered_nothing(driver: MarketDriver) -> None:
+    driver.disconnect("w0")
+    job = driver.submit()
+    assert driver.open_leases(job) == []
+    assert not driver.market.is_connected("w0")
+    driver.connect("w0")
+    assert driver.told() == [SendGrant(f"{job}.1", "w0")]
+
+
+# Restart
+
+
+def test_a_restart_loses_nothing(driver: MarketDriver) -> None:
+    driver.connect("w0", make_offer(capacity=1))
+    running, waiting = driver.submit(), driver.submit()
+    before = dict(driver.records)
+    driver.restart()
+    assert driver.records == before, "a restart decides nothing"
+    assert driver.market.job(running) == driver.job(running)
+    assert [lease.id for lease in driver.market.open_leases_of("w0")] == [f"{running}.1"]
+    driver.tick(10.0)
+    driver.connect("w0", make_offer(capacity=1))
+    driver.tick()
+    driver.deliver(f"{running}.1")
+    driver.deliver(f"{waiting}.1")
+    assert driver.job(running).status is driver.job(waiting).status is JobStatus.ACCEPTED
+    driver.check()
+
+
+def test_patience_begins_when_workers_have_had_time_to_come_back(driver: MarketDriver) -> None:
+    driver.restart()
+    job = driver.submit(patience_s=1.0)
+    driver.tick(15.0)
+    assert driver.job(job).status is JobStatus.QUEUED
+    driver.tick(1.0)
+    assert driver.job(job).status is JobStatus.FAILED
+
+
+def test_workers_that_do_not_come_back_after_a_restart_lose_their_leases(driver: MarketDriver) -> None:
+    job = driver.submit()
+    driver.restart()
+    driver.add_worker("w1", 20)
+    driver.tick(14.0)
+    assert driver.open_leases(job)[0].worker == "w0"
+    driver.tick(1.0)
+    assert driver.open_leases(job)[0].worker == "w1"
+
+
+def test_after_a_restart_nothing_is_paid_or_funded_twice(driver: MarketDriver) -> None:
+    driver.fund("bob", 77, transfer="t")
+    job = driver.submit(key="k")
+    driver.deliver(f"{job}.1")
+    held = driver.market.account("held:w0").available
+    driver.restart()
+    driver.fund("bob", 77, transfer="t")
+    driver.connect("w0")
+    driver.deliver(f"{job}.1")
+    assert driver.submit(key="k") == job
+    assert driver.market.account("credits:bob").available == 77
+    assert driver.market.account("held:w0").available == held
+    driver.tick(POLICY.hold_s)
+    assert driver.market.account("earned:w0").available == held
+    driver.check()
+
+
+def test_reputation_survives_a_restart(driver: MarketDriver) -> None:
+    driver.add_worker("w1")
+    for confidence in (0.9, 0.9, 0.9):
+        job = driver.submit(confidence=confidence)
+        while driver.open_leases(job):
+            driver.deliver(driver.open_leases(job)[0].id)
+    before = {worker: driver.market.reputation_of(worker) for worker in ("w0", "w1")}
+    assert before["w0"]["cpu"].score > 0.05
+    driver.restart()
+    assert {worker: driver.market.reputation_of(worker) for worker in ("w0", "w1")} == before
+
+
+def test_a_spot_check_survives_a_restart() -> None:
+    driver = MarketDriver(policy=MarketPolicy(audit_rate=1.0))
+    driver.fund()
+    driver.publish()
+    driver.add_worker("a0", auditor=True)
+    driver.connect("a0", make_offer(capacity=1))
+    driver.add_worker("w0")
+    for job in [driver.submit(), driver.submit()]:
+        driver.deliver(f"{job}.1", "wrong")
+    [audit] = driver.market.open_leases_of("a0")
+    driver.restart()
+    driver.connect("a0", make_offer(capacity=1))
+    driver.deliver(audit.id, "right")
+    assert driver.market.worker("w0").standing == "expelled"
+    [second] = driver.market.open_leases_of("a0")
+    assert second.job != audit.job
+    driver.check()
+
+
+def test_an_empty_database_is_a_new_market() -> None:
+    market = Market.restore([], POLICY)
+    assert market.accounts() == Market(policy=POLICY).accounts()
+    assert market.workers() == []

@@ -1,0 +1,150 @@
+"""The offer book against a plain list of offers; the waiting room and the agenda against their promises."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tradepost.protocol import Offer
+from tradepost_broker.market.agenda import Agenda, Purpose
+from tradepost_broker.market.offers import Need, OfferBook, Seat, fits
+from tradepost_broker.market.testing import GIBIBYTE, make_offer
+from tradepost_broker.market.waiting import WaitingRoom
+
+offers = st.builds(
+    make_offer,
+    st.integers(1, 20),
+    providers=st.sampled_from([("cpu",), ("cpu", "cuda"), ()]),
+    memory_bytes=st.sampled_from([1, 3, 4, 5, 8]).map(lambda gibibytes: gibibytes * GIBIBYTE),
+    isolation=st.sampled_from([(), ("seccomp",), ("seccomp", "landlock")]),
+    warm=st.sampled_from([(), ("digits",), ("digits", "types")]),
+)
+needs = st.builds(
+    Need,
+    providers=st.sampled_from([(), ("cpu",), ("cuda",), ("cuda", "cpu"), ("rocm",)]),
+    memory_bytes=st.sampled_from([0, 2, 4, 6]).map(lambda gibibytes: gibibytes * GIBIBYTE),
+    isolation=st.sampled_from([(), ("seccomp",), ("landlock",)]),
+)
+changes = st.lists(st.tuples(st.integers(0, 5), st.one_of(st.none(), offers), st.booleans()), max_size=30)
+
+
+@given(changes, needs)
+def test_the_book_is_the_offers_in_it(steps: list[tuple[int, Offer | None, bool]], need: Need) -> None:
+    book = OfferBook()
+    seats: dict[str, Seat | None] = {}
+    standing: dict[str, tuple[Offer, bool]] = {}
+    for number, offer, idle in steps:
+        worker = f"w{number}"
+        seats[worker] = book.place(worker, seats.get(worker), offer, idle=idle)
+        standing.pop(worker, None)
+        if offer is not None:
+            standing[worker] = (offer, idle)
+
+    def expected(*, busy_too: bool) -> list[tuple[int, str]]:
+        return sorted(
+            (offer.price_per_unit_microcredits, worker)
+            for worker, (offer, idle) in standing.items()
+            if fits(offer, need) and (idle or busy_too)
+        )
+
+    assert len(book) == len(standing)
+    for busy_too in (True, False):
+        cheapest = list(book.cheapest(need, busy_too=busy_too))
+        assert cheapest == sorted(cheapest)
+        # Buckets of the need's own power of two may hold workers that lack some of the memory.
+        assert [entry for entry in cheapest if fits(standing[entry[1]][0], need)] == expected(
+            busy_too=busy_too
+        )
+    warm = sorted(
+        (offer.price_per_unit_microcredits, worker)
+        for worker, (offer, _) in standing.items()
+        if "digits" in offer.warm
+    )
+    assert list(book.warm("digits")) == warm
+    lacking = sum(book.lacking(need).values())
+    assert lacking == len(standing) - len(list(book.cheapest(need, busy_too=True)))
+
+
+def test_what_is_lacking_is_named_once_in_order() -> None:
+    book = OfferBook()
+    for number, offer in enumerate(
+        [
+            make_offer(1),
+            make_offer(1, providers=("cuda",), memory_bytes=GIBIBYTE),
+            make_offer(1, memory_bytes=GIBIBYTE),
+            make_offer(1, isolation=("seccomp",)),
+        ]
+    ):
+        book.place(str(number), None, offer, idle=True)
+    need = Need(("cpu",), 4 * GIBIBYTE, ("seccomp",))
+    assert book.lacking(need) == {"provider": 1, "memory": 1, "isolation": 1}
+    assert [worker for _, worker in book.cheapest(need, busy_too=False)] == ["3"]
+
+
+def test_a_bucket_leaves_with_its_last_offer() -> None:
+    book = OfferBook()
+    need = Need(("cpu",), 0, ())
+    for number in range(100):
+        offer = make_offer(1, isolation=(f"invented-{number}",))
+        seat = book.place("w", None, offer, idle=True)
+        assert len(book.fitting(need)) == 1
+        assert book.place("w", seat, None, idle=False) is None
+    assert book.fitting(need) == []
+
+
+@pytest.mark.parametrize("price", [0, 1, 5, 6, 100])
+def test_counting_up_to_a_price_includes_it(price: int) -> None:
+    book = OfferBook()
+    for number, asked in enumerate([1, 5, 5, 6]):
+        book.place(f"w{number}", None, make_offer(asked), idle=True)
+    [bucket] = book.fitting(Need(("cpu",), 0, ()))
+    assert bucket.idle.count_up_to(price) == sum(asked <= price for asked in [1, 5, 5, 6])
+
+
+CPU, CUDA = Need(("cpu",), 0, ()), Need(("cuda",), 0, ())
+
+
+def test_jobs_with_results_are_served_first_then_the_oldest() -> None:
+    room = WaitingRoom()
+    for job, need, has_results in [("a", CPU, False), ("b", CPU, False), ("c", CUDA, True), ("d", CPU, True)]:
+        room.add(job, need, has_results=has_results)
+    assert list(room.suited(make_offer(1), looks_max=10)) == ["d", "a", "b"]
+    room.add("a", CPU, has_results=True)
+    assert list(room.suited(make_offer(1), looks_max=10)) == ["d", "a", "b"]
+    room.discard("d")
+    room.discard("never there")
+    assert list(room.suited(make_offer(1), looks_max=10)) == ["a", "b"]
+    assert list(room.suited(make_offer(1, providers=("cuda",)), looks_max=10)) == ["c"]
+    assert (len(room), "c" in room, "d" in room) == (3, True, False)
+
+
+def test_a_long_queue_turns_so_that_nobody_starves() -> None:
+    room = WaitingRoom()
+    for job in "abcde":
+        room.add(job, CPU, has_results=False)
+    looks = ["".join(room.suited(make_offer(1), looks_max=2)) for _ in range(4)]
+    assert looks == ["ab", "cd", "ea", "bc"]
+
+
+def test_timers_come_in_order_and_only_if_they_still_stand() -> None:
+    agenda = Agenda()
+    agenda.put(Purpose.DEADLINE, "late", 30.0)
+    agenda.put(Purpose.DEADLINE, "moved", 10.0)
+    agenda.put(Purpose.DEADLINE, "moved", 20.0)
+    agenda.put(Purpose.LEASE_EXPIRY, "second", 20.0)
+    agenda.put(Purpose.DEADLINE, "cancelled", 5.0)
+    agenda.cancel(Purpose.DEADLINE, "cancelled")
+    assert list(agenda.due(19.0)) == []
+    assert list(agenda.due(20.0)) == [(Purpose.DEADLINE, "moved"), (Purpose.LEASE_EXPIRY, "second")]
+    assert list(agenda.due(20.0)) == []
+    assert len(agenda) == 1
+
+
+def test_cancelled_timers_do_not_pile_up() -> None:
+    agenda = Agenda()
+    for number in range(10_000):
+        agenda.put(Purpose.DEADLINE, str(number), 1e9)
+        agenda.cancel(Purpose.DEADLINE, str(number))
+    assert len(agenda) == 0
+    assert len(agenda._heap) < 100

@@ -1,0 +1,282 @@
+"""The pool's choices, with runners that only pretend: who runs where, who waits, who gives way."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+
+from tradepost.errors import InvalidKernel, KernelTrap, Problem, RunnerFailed
+from tradepost.receipts import StageReport
+from tradepost_worker import runner_pool
+from tradepost_worker.pipeline_run import PipelineRun
+from tradepost_worker.runner_messages import Ran
+from tradepost_worker.runner_pool import RunnerPool, check_run
+from tradepost_worker.runner_process import RunnerInterrupted
+from tradepost_worker.testing.samples import SamplePipeline, kernel_pipeline
+
+A = kernel_pipeline(b"a", name="a")
+B = kernel_pipeline(b"b", name="b")
+C = kernel_pipeline(b"c", name="c")
+REPORT = StageReport(stage="kernel", output="0" * 64)
+LONG_US, SHORT_US = 1_000_000, 100
+
+
+class PretendedRunner:
+    """Notes what it is asked; a run ends when the test says so."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.pipeline = ""
+        self.is_alive = True
+        self.runs: dict[bytes, asyncio.Future[Ran]] = {}
+
+    async def load(self, manifest: Any, artifacts: Any, **limits: int) -> None:
+        self.pipeline = manifest.name
+        if self.device.load_error is not None:
+            raise self.device.load_error
+
+    async def run(self, document: bytes, *, wall_s_max: float) -> Ran:
+        self.runs[document] = asyncio.get_running_loop().create_future()
+        try:
+            return await self.runs[document]
+        finally:
+            del self.runs[document]
+
+    async def close(self) -> None:
+        self.is_alive = False
+
+    def finish(self, document: bytes, *, wall_us: int = LONG_US) -> None:
+        run = PipelineRun(stages=(REPORT,), output=document)
+        self.runs[document].set_result(Ran(run=run, wall_us=wall_us))
+
+    def die(self) -> None:
+        self.is_alive = False
+        for run in self.runs.values():
+            run.set_exception(RunnerInterrupted("another run"))
+
+
+class Device:
+    """A pool and the runners that it started."""
+
+    def __init__(self, *, runners_max: int) -> None:
+        self.runners: list[PretendedRunner] = []
+        self.load_error: Exception | None = None
+        self.pool = RunnerPool(runners_max=runners_max, start=self.start)  # type: ignore[arg-type]
+
+    async def start(self) -> PretendedRunner:
+        self.runners.append(PretendedRunner(self))
+        return self.runners[-1]
+
+    def ask(self, pipeline: SamplePipeline, document: bytes) -> asyncio.Task[PipelineRun]:
+        return asyncio.create_task(self.pool.run(pipeline, document, wall_s_max=10))
+
+    async def settle(self) -> None:
+        """Let everything that can happen happen."""
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    def running(self) -> dict[str, list[list[bytes]]]:
+        """Pipeline -> what each of its live runners has in hand."""
+        state: dict[str, list[list[bytes]]] = {}
+        for runner in self.runners:
+            if runner.is_alive:
+                state.setdefault(runner.pipeline, []).append(sorted(runner.runs))
+        return state
+
+    def finish(self, document: bytes, *, wall_us: int = LONG_US) -> None:
+        for runner in self.runners:
+            if document in runner.runs:
+                runner.finish(document, wall_us=wall_us)
+
+
+async def test_a_runner_stays_warm_for_its_pipeline():
+    device = Device(runners_max=2)
+    for document in (b"1", b"2"):
+        asked = device.ask(A, document)
+        await device.settle()
+        device.finish(document)
+        assert (await asked).output == document
+    assert len(device.runners) == 1
+    await device.pool.close()
+    assert not device.runners[0].is_alive
+
+
+async def test_a_second_job_gets_a_second_runner_and_the_third_waits():
+    device = Device(runners_max=2)
+    asked = [device.ask(A, name) for name in (b"1", b"2", b"3")]
+    await device.settle()
+    assert device.running() == {"a": [[b"1"], [b"2"]]}
+    device.finish(b"2")
+    await device.settle()
+    assert device.running() == {"a": [[b"1"], [b"3"]]}
+    device.finish(b"1")
+    device.finish(b"3")
+    await asyncio.gather(*asked)
+    await device.pool.close()
+
+
+async def test_short_runs_are_sent_ahead_of_their_turn():
+    device = Device(runners_max=1)
+    for number in range(40):  # until the mean is short
+        asked = device.ask(A, b"%d" % number)
+        await device.settle()
+        device.finish(b"%d" % number, wall_us=SHORT_US)
+        await asked
+    waiting = [device.ask(A, b"x%d" % number) for number in range(6)]
+    await device.settle()
+    assert device.running() == {"a": [[b"x0", b"x1", b"x2", b"x3"]]}
+    for number in range(6):
+        device.finish(b"x%d" % number, wall_us=SHORT_US)
+        await device.settle()
+    await asyncio.gather(*waiting)
+    await device.pool.close()
+
+
+async def test_a_pipeline_without_a_runner_takes_the_place_that_was_idle_longest():
+    device = Device(runners_max=2)
+    for pipeline in (A, B):
+        asked = device.ask(pipeline, b"1")
+        await device.settle()
+        device.finish(b"1")
+        await asked
+    asked = device.ask(C, b"2")
+    await device.settle()
+    assert device.running() == {"b": [[]], "c": [[b"2"]]}
+    device.finish(b"2")
+    await asked
+    await device.pool.close()
+
+
+async def test_a_second_runner_takes_no_place_that_was_just_used(monkeypatch):
+    device = Device(runners_max=2)
+    first = device.ask(B, b"b")
+    await device.settle()
+    device.finish(b"b")
+    await first
+    asked = [device.ask(A, name) for name in (b"1", b"2")]
+    await device.settle()
+    assert device.running() == {"a": [[b"1"]], "b": [[]]}
+    monkeypatch.setattr(runner_pool, "_IDLE_S", 0.0)
+    asked.append(device.ask(A, b"3"))
+    await device.settle()
+    assert device.running() == {"a": [[b"1"], [b"2"]]}
+    for name in (b"1", b"2", b"3"):
+        device.finish(name)
+        await device.settle()
+    await asyncio.gather(*asked)
+    await device.pool.close()
+
+
+async def test_a_busy_pipeline_does_not_keep_another_one_out():
+    device = Device(runners_max=1)
+    for number in range(40):
+        asked = device.ask(A, b"%d" % number)
+        await device.settle()
+        device.finish(b"%d" % number, wall_us=SHORT_US)
+        await asked
+    before = [device.ask(A, b"x0"), device.ask(A, b"x1")]
+    other = device.ask(B, b"y")
+    after = device.ask(A, b"x2")  # there would be room behind x1
+    await device.settle()
+    assert device.running() == {"a": [[b"x0", b"x1"]]}
+    device.finish(b"x0", wall_us=SHORT_US)
+    device.finish(b"x1", wall_us=SHORT_US)
+    await device.settle()
+    assert device.running() == {"b": [[b"y"]]}
+    device.finish(b"y")
+    await device.settle()
+    device.finish(b"x2")
+    await asyncio.gather(*before, other, after)
+    await device.pool.close()
+
+
+async def test_a_run_that_another_one_interrupted_is_asked_again():
+    device = Device(runners_max=1)
+    asked = device.ask(A, b"1")
+    await device.settle()
+    device.runners[0].die()
+    await device.settle()
+    assert len(device.runners) == 2
+    device.finish(b"1")
+    assert (await asked).output == b"1"
+    await device.pool.close()
+
+
+async def test_who_gives_up_waiting_takes_no_place():
+    device = Device(runners_max=1)
+    first, second, third = (device.ask(A, name) for name in (b"1", b"2", b"3"))
+    await device.settle()
+    second.cancel()
+    device.finish(b"1")
+    await device.settle()
+    assert device.running() == {"a": [[b"3"]]}
+    device.finish(b"3")
+    await asyncio.gather(first, third)
+    assert second.cancelled()
+    await device.pool.close()
+
+
+async def test_an_artifact_that_does_not_load_fails_its_runs_and_holds_no_place():
+    device = Device(runners_max=1)
+    device.load_error = InvalidKernel("bad", stage="kernel")
+    with pytest.raises(InvalidKernel):
+        await device.ask(A, b"1")
+    assert not device.runners[0].is_alive
+    device.load_error = None
+    asked = device.ask(A, b"1")
+    await device.settle()
+    device.finish(b"1")
+    await asked
+    await device.pool.close()
+
+
+async def test_a_spare_runner_is_used_first():
+    device = Device(runners_max=1)
+    spare = PretendedRunner(device)
+    pool = RunnerPool(runners_max=1, start=device.start, spare=spare)  # type: ignore[arg-type]
+    asked = asyncio.create_task(pool.run(A, b"1", wall_s_max=10))
+    await device.settle()
+    spare.finish(b"1")
+    await asked
+    assert device.runners == []
+    await pool.close()
+    assert not spare.is_alive
+
+
+FAILURE = KernelTrap("x", stage="kernel").to_problem()
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        PipelineRun(stages=(), output=b"x"),
+        PipelineRun(stages=(REPORT, REPORT), output=b"x"),
+        PipelineRun(stages=(msgspec.structs.replace(REPORT, stage="other"),), output=b"x"),
+        PipelineRun(stages=(REPORT,), output=b"x" * (A.manifest.limits.output_bytes + 1)),
+        PipelineRun(stages=(), failure=KernelTrap("x").to_problem()),
+        PipelineRun(stages=(), failure=FAILURE, output=b"x"),
+        PipelineRun(stages=(), failure=RunnerFailed("x", stage="kernel").to_problem()),
+        PipelineRun(stages=(), failure=Problem(code="made-up", title="x", stage="kernel")),
+    ],
+    ids=[
+        "no report",
+        "surplus",
+        "unknown stage",
+        "too large",
+        "no stage",
+        "both",
+        "no stage failure",
+        "made up",
+    ],
+)
+def test_a_run_that_the_pipeline_cannot_have_is_the_runners_failure(run):
+    with pytest.raises(RunnerFailed):
+        check_run(run, A.manifest)
+
+
+def test_a_run_that_the_pipeline_can_have_is_believed():
+    check_run(PipelineRun(stages=(REPORT,), output=b"x"), A.manifest)
+    check_run(PipelineRun(stages=(), failure=FAILURE), A.manifest)
