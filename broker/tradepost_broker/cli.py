@@ -1,4 +1,8 @@
-"""`tradepost broker`: run a market, and operate it."""
+"""`tradepost broker`: run a market, and operate it.
+
+The database and the web server load only in the commands that need them: most commands just ask the running
+broker, and should answer at once.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +21,17 @@ from rich.table import Table
 
 from tradepost.errors import InvalidSettings, InvariantBroken
 from tradepost.money import format_credits, to_credits, to_microcredits
-from tradepost_broker import database
-from tradepost_broker.app import running_broker, write_atomically
-from tradepost_broker.books import verify_books
 from tradepost_broker.operator_client import OperatorClient
+from tradepost_broker.operator_messages import (
+    Funding,
+    IssuedToken,
+    JobSummary,
+    NewAccount,
+    NewApiKey,
+    NewToken,
+)
 from tradepost_broker.settings import MARKET, Settings
-from tradepost_broker.store import Reader
 from tradepost_broker.views import AccountView, Explanation
-from tradepost_broker.web_admin import Funding, IssuedToken, JobSummary, NewAccount, NewApiKey, NewToken
 from tradepost_reputation.dashboard import WorkerView
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Run and operate a market.")
@@ -76,6 +83,8 @@ def run(
 
 
 async def _run(settings: Settings, port_file: Path | None) -> None:
+    from tradepost_broker.app import running_broker, write_atomically
+
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -97,6 +106,8 @@ async def _run(settings: Settings, port_file: Path | None) -> None:
 @app.command()
 def migrate(data_dir: DataDir = None, config: Config = None) -> None:
     """Create the database, or upgrade its schema. `run` does this by itself."""
+    from tradepost_broker import database
+
     settings = _settings(data_dir, config)
     database.migrate(settings.database_path)
     typer.echo(f"{settings.database_path} has this version's schema.")
@@ -210,6 +221,10 @@ def explain(
 @app.command("verify-books")
 def verify(data_dir: DataDir = None, config: Config = None, as_json: AsJson = False) -> None:
     """Recompute every balance, replay the journal, and compare. The broker may be running."""
+    from tradepost_broker import database
+    from tradepost_broker.books import verify_books
+    from tradepost_broker.store import Reader
+
     settings = _settings(data_dir, config)
     if not settings.database_path.exists():
         raise InvalidSettings(f"there is no database at {settings.database_path}")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from typing import Annotated, Final
+from typing import Final
 
-import msgspec
 from aiohttp import web
 from sqlalchemy import select
 
 from tradepost.errors import InvalidRequest, UnknownJob
-from tradepost.protocol import Microcredits, Short
 from tradepost_broker.credentials import Credentials, hash_of, new_secret
 from tradepost_broker.endpoints import Access, Endpoint, read_body, reply
 from tradepost_broker.engine import Engine
@@ -20,6 +18,14 @@ from tradepost_broker.events import Funded
 from tradepost_broker.explanations import explain_job
 from tradepost_broker.joining import Joinings
 from tradepost_broker.ledger import credits_of
+from tradepost_broker.operator_messages import (
+    Funding,
+    IssuedToken,
+    JobSummary,
+    NewAccount,
+    NewApiKey,
+    NewToken,
+)
 from tradepost_broker.rows import CODECS
 from tradepost_broker.shell_records import ApiKey
 from tradepost_broker.store import Store
@@ -27,64 +33,6 @@ from tradepost_broker.views import AccountView, Explanation
 from tradepost_broker.work import EventWork, Keep
 
 JOBS_SHOWN_MAX: Final = 1_000
-
-Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-
-
-class _Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A request or an answer of the operator's endpoints. Money is in microcredits."""
-
-
-class NewAccount(_Body, frozen=True, kw_only=True):
-    """POST /v1/admin/accounts: a name, and credits from the treasury to start with."""
-
-    name: Name
-    credits_microcredits: Microcredits = 0
-
-
-class NewApiKey(_Body, frozen=True, kw_only=True):
-    """The account's new key, which is shown this once."""
-
-    account: str
-    api_key: str
-    available_microcredits: Microcredits
-
-
-class Funding(_Body, frozen=True, kw_only=True):
-    """POST /v1/admin/fund: credits from the treasury, once for each `transfer` id."""
-
-    account: Name
-    amount_microcredits: Annotated[int, msgspec.Meta(ge=1, le=1 << 53)]
-    transfer: Short = ""
-
-
-class NewToken(_Body, frozen=True, kw_only=True):
-    """POST /v1/admin/tokens: a single-use join token; `stake` comes from the treasury when it is used."""
-
-    owner: Name
-    stake_microcredits: Microcredits = 0
-    auditor: bool = False
-    ttl_s: Annotated[float, msgspec.Meta(gt=0, le=30 * 24 * 3600)] = 3600.0
-
-
-class IssuedToken(_Body, frozen=True, kw_only=True):
-    """The token, which is shown this once: `<secret>.<broker's key id>`."""
-
-    token: str
-    owner: str
-    expires_at: float
-
-
-class JobSummary(_Body, frozen=True, kw_only=True):
-    """One job in the operator's list."""
-
-    job: str
-    account: str
-    pipeline: str
-    status: str
-    submitted_at: float
-    finished_at: float | None
-    paid_microcredits: Microcredits
 
 
 class AdminEndpoints:

@@ -121,7 +121,8 @@ class LocalMarket:
         token = ["broker", "token", *self._data, "--owner", plan.owner, "--stake", plan.stake, "--json"]
         issued = self.run([*token, "--auditor"] if plan.auditor else token)
         state = self._home / "workers" / plan.name
-        self.run(["worker", "trust", "add", "demo-publisher", f"{self._key}.pub", "--state-dir", str(state)])
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        shutil.copy(self._home / "owner" / "trust.toml", state)
         joining = ["worker", "join", self.url, "--token", str(issued["token"]), "--name", plan.name]
         joined = self.run([*joining, "--state-dir", str(state), "--no-run", "--json"])
         command = ["run", "--state-dir", str(state), "--price", plan.price, "--capacity", str(plan.capacity)]
@@ -189,6 +190,9 @@ class LocalMarket:
         self.start_broker()
         account = ["broker", "account", "create", "demo", *self._data, "--credits", self.credits, "--json"]
         self.api_key = str(self.run(account)["api_key"])
+        # Every owner here trusts the same publisher, so one trust policy is made, and copied to each.
+        owner = str(self._home / "owner")
+        self.run(["worker", "trust", "add", "demo-publisher", f"{self._key}.pub", "--state-dir", owner])
         plans = self.workers
         if isinstance(plans, int):
             plans = [

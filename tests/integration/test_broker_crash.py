@@ -25,9 +25,9 @@ from tradepost_broker.books import verify_books
 from tradepost_broker.credentials import load_or_create_operator_token
 from tradepost_broker.entities import Account, Job, Transfer
 from tradepost_broker.ledger import Kind
+from tradepost_broker.operator_messages import IssuedToken, NewAccount, NewApiKey, NewToken
 from tradepost_broker.store import Reader
 from tradepost_broker.testing import FakeWorker, SamplePipeline, local_broker
-from tradepost_broker.web_admin import IssuedToken, NewAccount, NewApiKey, NewToken
 
 JOBS = 120
 KILLS = 3

@@ -1,0 +1,67 @@
+"""What the operator's endpoints take and answer. Light to import, since every operator's command does."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from tradepost.protocol import Microcredits, Short
+
+Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
+
+
+class _Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A request or an answer of the operator's endpoints. Money is in microcredits."""
+
+
+class NewAccount(_Body, frozen=True, kw_only=True):
+    """POST /v1/admin/accounts: a name, and credits from the treasury to start with."""
+
+    name: Name
+    credits_microcredits: Microcredits = 0
+
+
+class NewApiKey(_Body, frozen=True, kw_only=True):
+    """The account's new key, which is shown this once."""
+
+    account: str
+    api_key: str
+    available_microcredits: Microcredits
+
+
+class Funding(_Body, frozen=True, kw_only=True):
+    """POST /v1/admin/fund: credits from the treasury, once for each `transfer` id."""
+
+    account: Name
+    amount_microcredits: Annotated[int, msgspec.Meta(ge=1, le=1 << 53)]
+    transfer: Short = ""
+
+
+class NewToken(_Body, frozen=True, kw_only=True):
+    """POST /v1/admin/tokens: a single-use join token; `stake` comes from the treasury when it is used."""
+
+    owner: Name
+    stake_microcredits: Microcredits = 0
+    auditor: bool = False
+    ttl_s: Annotated[float, msgspec.Meta(gt=0, le=30 * 24 * 3600)] = 3600.0
+
+
+class IssuedToken(_Body, frozen=True, kw_only=True):
+    """The token, which is shown this once: `<secret>.<broker's key id>`."""
+
+    token: str
+    owner: str
+    expires_at: float
+
+
+class JobSummary(_Body, frozen=True, kw_only=True):
+    """One job in the operator's list."""
+
+    job: str
+    account: str
+    pipeline: str
+    status: str
+    submitted_at: float
+    finished_at: float | None
+    paid_microcredits: Microcredits

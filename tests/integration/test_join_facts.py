@@ -1,0 +1,225 @@
+"""What a device measures of itself when it joins, and what its owner is told about the market."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import msgspec
+import onnx
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from yarl import URL
+
+from tradepost_worker import speed as speed_module
+from tradepost_worker.broker_api import BrokerApi
+from tradepost_worker.governor import Cause, Decision, Readings
+from tradepost_worker.join_facts import JoinFacts
+from tradepost_worker.lockdown import Isolation
+from tradepost_worker.market_view import Competition, MarketView, PriceRange, look_at_market
+from tradepost_worker.outbox import Earnings
+from tradepost_worker.owner_word import WORK
+from tradepost_worker.reference_model import reference_model
+from tradepost_worker.settings import load_settings
+from tradepost_worker.speed import Speed, measured_speed
+from tradepost_worker.state import Connection, Membership, Standing
+from tradepost_worker.status import Status
+
+MEMBERSHIP = Membership(
+    broker_url="https://b", broker="k", worker="me", owner="ada", device="lab", stake_microcredits=5_000_000
+)
+SPEED = Speed(
+    hardware="a chip, 2 cores",
+    engines={},
+    providers=("cpu",),
+    measured_at=0,
+    kernel_mfuel_per_s=1800.0,
+    model_gflops={"cpu": 42.0},
+)
+NOTHING = Earnings(leases=0, paid_leases=0, earned_microcredits=0)
+
+
+def test_the_reference_model_is_one() -> None:
+    model = onnx.load_from_string(reference_model())
+    onnx.checker.check_model(model, full_check=True)
+
+
+async def test_speed_is_measured_once_for_each_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, ready = await measured_speed(tmp_path, threads=1)
+    assert first.kernel_mfuel_per_s > 1
+    assert first.model_gflops["cpu"] > 0.1
+    assert first.fits(ready)
+    assert (await measured_speed(tmp_path, threads=1))[0] == first
+    monkeypatch.setattr(speed_module, "hardware", lambda: "another chip")
+    again = (await measured_speed(tmp_path, threads=1))[0]
+    assert again.hardware == "another chip"
+    assert again.measured_at > first.measured_at
+
+
+def test_joining_ends_with_facts(tmp_path: Path) -> None:
+    facts = JoinFacts(
+        membership=MEMBERSHIP,
+        speed=SPEED,
+        isolation=Isolation(achieved=("process", "seccomp"), refused={"landlock": "no"}),
+        limits={"cpu_percent": 50, "hours": ""},
+        not_enforceable={"gpu_percent": "no sensor"},
+        prices=None,
+        publishers_trusted=0,
+    )
+    text = "\n".join(facts.lines())
+    for fact in ("lab", "me", "1,800 million fuel/s", "cpu 42.0 GFLOP/s", "seccomp", "landlock: no"):
+        assert fact in text
+    assert "gpu_percent is not enforceable here: no sensor" in text
+    for fact in ("cpu_percent 50", "no data yet", "Ctrl-C", "worker uninstall"):
+        assert fact in text
+    prices = PriceRange(leases=9, low_microcredits=1000, median_microcredits=2000, high_microcredits=4000)
+    told = "\n".join(msgspec.structs.replace(facts, prices=prices).lines())
+    assert "0.001 to 0.004 credits per lease, as the newest 9 paid ones show" in told
+    assert facts.to_json()["device"] == "lab"
+
+
+def lease(number: int, *, lost: bool = True) -> dict[str, object]:
+    return {
+        "lease": f"l{number}",
+        "worker": "you",
+        "granted_at": 1.0,
+        "price_microcredits": 800,
+        "paid_microcredits": 100 * number,
+        "candidates": [
+            {"worker": "you", "bid_microcredits": 700, "score_microcredits": 5, "lost_because": ""},
+            {
+                "worker": "me" if lost else "else",
+                "bid_microcredits": 1000,
+                "score_microcredits": 1,
+                "lost_because": "price",
+            },
+        ],
+    }
+
+
+ACCOUNT = {
+    "standing": "active",
+    "score": 0.9,
+    "accepted": 3,
+    "stake_microcredits": 1,
+    "held_microcredits": 2,
+    "earned_microcredits": 3,
+    "slashed_microcredits": 0,
+    "owner": "ada",
+}
+
+
+async def test_the_market_is_read_from_what_the_broker_tells_everybody() -> None:
+    async def account(_: web.Request) -> web.Response:
+        return web.json_response(ACCOUNT)
+
+    async def market(_: web.Request) -> web.Response:
+        return web.json_response({"leases": [lease(0), lease(1), lease(2), lease(3, lost=False)]})
+
+    app = web.Application()
+    app.add_routes([web.get("/v1/workers/me", account), web.get("/v1/dashboard.json", market)])
+    async with TestServer(app) as server, BrokerApi(server.make_url("/")) as broker:
+        view = await look_at_market(broker, "me")
+    assert view is not None
+    assert view.account is not None
+    assert view.account.held_microcredits == 2
+    assert view.competition == Competition(matches=4, lost=3, reason="price", price_ratio=0.8)
+    assert view.prices == PriceRange(
+        leases=3, low_microcredits=100, median_microcredits=200, high_microcredits=300
+    )
+
+
+async def test_a_broker_that_does_not_answer_says_nothing() -> None:
+    async with BrokerApi(URL("http://127.0.0.1:1")) as broker:
+        assert await look_at_market(broker, "me") is None
+
+
+def status(tmp_path: Path, **changes: object) -> str:
+    limits = load_settings({"state_dir": tmp_path}, {}).limits
+    cause = changes.pop("cause", None)
+    running = changes.pop("leases_running", 0)
+    facts: dict[str, object] = {
+        "state_dir": str(tmp_path),
+        "at": 7200.0,
+        "membership": MEMBERSHIP,
+        "connection": Connection(is_connected=True, since=0.0),
+        "standing": Standing(
+            at=0,
+            decision=Decision(capacity=2, cpu_percent=100, cause=cause, why="because", until=None),
+            readings=Readings(at=0, minute_of_day=0),
+            limits=limits,
+            running=running,
+            preemptions=0,
+        ),
+        "word": WORK,
+        "unacknowledged": 0,
+        "last_hour": NOTHING,
+        "ever": NOTHING,
+        "publishers_trusted": 1,
+        "limits": {},
+        "not_enforceable": {},
+    }
+    return Status(**(facts | changes)).sentence()
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"membership": None}, "Not joined"),
+        ({"connection": None}, "Stopped;"),
+        ({"cause": Cause.MAINS}, "Paused: because"),
+        ({"cause": Cause.DRAIN, "leases_running": 3}, "Draining: because, 3 leases left"),
+        ({"connection": Connection(is_connected=False, since=0.0)}, "not connected for 120 minutes"),
+        ({"publishers_trusted": 0}, "0 publishers are trusted"),
+        ({"leases_running": 1}, "Working for https://b: 1 of 2 leases run"),
+        (
+            {"last_hour": Earnings(leases=4, paid_leases=4, earned_microcredits=2_000_000)},
+            "Waiting for work from https://b: 4 leases in the last hour, 2 credits",
+        ),
+        (
+            {},
+            "Idle at https://b for 120 minutes: 0 leases in the last hour, and the broker",
+        ),
+        ({"unacknowledged": 2}, "2 results wait for the broker"),
+    ],
+)
+def test_each_state_is_one_sentence_with_a_number(
+    tmp_path: Path, changes: dict[str, object], expected: str
+) -> None:
+    sentence = status(tmp_path, **changes)
+    assert expected in sentence
+    assert sentence.count("\n") == 0
+
+
+@pytest.mark.parametrize(
+    ("competition", "expected"),
+    [
+        (None, "0 leases in the last hour, of anybody"),
+        (Competition(matches=30, lost=0), "it stood for 0 of the market's newest 30 matches"),
+        (
+            Competition(matches=30, lost=14, reason="price", price_ratio=0.8),
+            "lost 14 of the market's newest 30 matches (price), median price paid 0.8x its bid",
+        ),
+    ],
+)
+def test_idleness_is_explained_by_the_market(
+    tmp_path: Path, competition: Competition | None, expected: str
+) -> None:
+    view = MarketView(account=None, competition=competition, prices=None)
+    assert expected in status(tmp_path, market=view)
+
+
+def test_a_clock_is_local(tmp_path: Path) -> None:
+    decision = Decision(capacity=0, cpu_percent=100, cause=Cause.OWNER, why="because", until=0.0)
+    standing = Standing(
+        at=0,
+        decision=decision,
+        readings=Readings(at=0, minute_of_day=0),
+        limits=load_settings({"state_dir": tmp_path}, {}).limits,
+        running=0,
+        preemptions=0,
+    )
+    assert time.strftime("%Y-%m-%d %H:%M", time.localtime(0)) in status(tmp_path, standing=standing)
