@@ -69,6 +69,17 @@ def test_a_sole_bidder_is_paid_its_value_up_to_the_cap() -> None:
     assert leases(driver, job)[0][2] in (4_050, 4_051)
 
 
+def test_busy_offers_compete_on_price_though_they_cannot_win() -> None:
+    driver = market_with(10, 12)
+    for worker, price in (("w0", 10), ("w1", 12)):
+        driver.connect(worker, make_offer(price, capacity=1))
+    first, second = driver.submit(max_price=5_000), driver.submit(max_price=5_000)
+    assert leases(driver, first) == [("w0", LeasePurpose.AUCTION, 1200)]
+    # The only idle worker is no monopolist: the busy one's lower offer leaves it its own bid.
+    assert leases(driver, second) == [("w1", LeasePurpose.AUCTION, 1200)]
+    assert match_of(driver, second).left_out == {"busy": 1}
+
+
 def test_a_tight_cap_still_pays_the_bid() -> None:
     driver = market_with(10)
     job = driver.submit(max_price=1_000)

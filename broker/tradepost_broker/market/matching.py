@@ -2,7 +2,8 @@
 
 An auction weighs the `candidates_max` cheapest eligible offers, and as many that have the pipeline cached. An
 offer further up the price list could only win by a reputation that makes up for its price, so leaving it out
-is an approximation; the match records how many there were.
+is an approximation; the match records how many there were. Only idle offers can win, but busy ones compete on
+price all the same: a worker that happens to be idle alone is no monopolist.
 
 Replicas are not auctioned: bidders who underbid together would take both places. They are drawn uniformly at
 random from all idle eligible offers of other owners within a price: the auction's clearing price, raised as
@@ -150,7 +151,11 @@ def _auction(state: MarketState, job: Job, search: Search, log_odds_missing: flo
     bidders += search.cached(bidders, bid_max=cap, limit=policy.candidates_max)
     if not bidders:
         return None
-    weigh(bidders, _terms(state, job, log_odds_missing), policy)
+    idle = {bidder.id for bidder in bidders}
+    rivals = [
+        rival for rival in search.standing(bid_max=cap, limit=policy.candidates_max) if rival.id not in idle
+    ]
+    weigh([*bidders, *rivals], _terms(state, job, log_odds_missing), policy)
     if any(bidder.results > 1 for bidder in bidders):
         owners = search.cheapest_by_owner(owners_max=policy.results_max, busy_too=True)
     else:
@@ -158,7 +163,8 @@ def _auction(state: MarketState, job: Job, search: Search, log_odds_missing: flo
     ranking = ranked(_viable(state, job, bidders, owners))
     if not ranking:
         return None
-    price = clearing_price(ranking[0], ranking[1] if len(ranking) > 1 else None)
+    runners_up = ranked([*ranking[1:], *_viable(state, job, rivals, owners)])
+    price = clearing_price(ranking[0], runners_up[0] if runners_up else None)
     left_out = search.counted(bid_max=cap, considered=considered)
     if len(ranking) < len(bidders):
         left_out["price"] = left_out.get("price", 0) + len(bidders) - len(ranking)

@@ -48,6 +48,13 @@ class Search:
             found.append(self._bidder(worker, price))
         return found
 
+    def standing(self, *, bid_max: int, limit: int) -> list[Bidder]:
+        """Up to `limit` bidders, idle or busy, cheapest first, that bid at most `bid_max` microcredits."""
+        eligible = islice(self._eligible(busy_too=True, counted=False), limit)
+        return [
+            self._bidder(worker, price) for price, worker in eligible if price * self._job.units <= bid_max
+        ]
+
     def cheapest_by_owner(self, *, owners_max: int, busy_too: bool) -> list[Bidder]:
         """The cheapest bidder of each of up to `owners_max` owners, cheapest first."""
         found: dict[str, Bidder] = {}
