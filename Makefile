@@ -8,7 +8,7 @@ UV := $(shell command -v uv || echo $(BIN)/uv)
 INSTALL := $(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types kernels benchmark constraints clean
+.PHONY: help demo test check lint types kernels containment benchmark constraints clean
 
 help:
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -31,6 +31,9 @@ types: $(VENV)/ready-to-develop ## mypy, strict
 
 kernels: $(VENV)/ready-to-develop ## rebuild the compiled kernels from their C sources
 	$(BIN)/python wasm_kernels/build.py
+
+containment: $(VENV)/ready-to-develop ## attack this machine's sandbox, and print the figures
+	$(BIN)/python -m tradepost_worker.testing.hostile
 
 benchmark: $(VENV)/ready-to-develop ## measure, side by side in one run
 	$(BIN)/python -m benchmarks

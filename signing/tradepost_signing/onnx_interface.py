@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
 from tradepost.errors import InvalidModel
-from tradepost.manifest import TensorSpec
+from tradepost.manifest import ConditionalOperator, TensorSpec
 from tradepost.onnx_profile import check_model
 
 #: onnxruntime's name of a type -> safetensors dtype, for the types that both have.
@@ -46,16 +46,23 @@ class ModelInterface:
     outputs: Mapping[str, Described]
 
 
-def read_interface(model: bytes | Path) -> ModelInterface:
+def read_interface(
+    model: bytes | Path, *, conditional_operators: Collection[ConditionalOperator] = ()
+) -> ModelInterface:
     """The interface of `model`, which is loaded with onnxruntime on the CPU.
 
-    Raises `InvalidModel` if it does not load or keeps data in other files.
+    Raises `InvalidModel` if it does not load, keeps data in other files, or holds conditional operators
+    beyond those given.
     """
+    # From its import on, onnxruntime would report usage to its maker.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime as ort
 
-    check_model(_view(model))
+    check_model(_view(model), conditional_operators=conditional_operators)
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what matters is raised
+    # Else bytes in onnxruntime's own format, which the check cannot read, would pass for a model.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         session = ort.InferenceSession(

@@ -44,7 +44,12 @@ class Executor:
                 if isinstance(stage, KernelStage):
                     self._kernels[stage.name] = sandbox.load(artifacts[stage.artifact])
                 else:
-                    model = inference.load(artifacts[stage.artifact], providers=stage.providers)
+                    model = inference.load(
+                        artifacts[stage.artifact],
+                        providers=stage.providers,
+                        conditional_operators=stage.conditional_operators,
+                        elements_max=stage.memory_bytes,
+                    )
                     _check_names(stage, model)
                     self._models[stage.name] = model
             except TradepostError as error:

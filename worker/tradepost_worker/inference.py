@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
 
 from tradepost.errors import InvalidModel, LeaseTimeout, ModelFailure, NoEligibleWorker
-from tradepost.onnx_profile import check_model
+from tradepost.manifest import ConditionalOperator
+from tradepost.onnx_profile import ELEMENTS_MAX, check_model
 from tradepost.tensors import Tensor
 from tradepost_worker.probe_model import PROBE_MODEL
 from tradepost_worker.run_deadline import RunDeadline
@@ -59,12 +60,19 @@ class Inference:
         self._threads = threads
         self._deadline = RunDeadline()
 
-    def load(self, model: bytes, *, providers: Iterable[str]) -> Model:
-        """Check a model and load it on the first of `providers` that this device has.
+    def load(
+        self,
+        model: bytes,
+        *,
+        providers: Iterable[str],
+        conditional_operators: Collection[ConditionalOperator] = (),
+        elements_max: int = ELEMENTS_MAX,
+    ) -> Model:
+        """Check a model (`check_model`) and load it on the first of `providers` that this device has.
 
         Raises `InvalidModel`, or `NoEligibleWorker` if the device has none of them.
         """
-        check_model(model)
+        check_model(model, conditional_operators=conditional_operators, elements_max=elements_max)
         wanted = [PROVIDERS[name] for name in providers if name in self.providers]
         if not wanted:
             raise NoEligibleWorker(f"this device has {self.providers}; the model runs on {list(providers)}")
@@ -83,6 +91,8 @@ class Inference:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.use_deterministic_compute = True
         options.log_severity_level = _LOG_NOTHING
+        # Else bytes in onnxruntime's own format, which the check cannot read, would pass for a model.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if PROVIDERS["cpu"] not in wanted:

@@ -110,9 +110,10 @@ class RunnerPool:
                 self._release(slot)
 
     async def close(self) -> None:
-        """End every runner."""
-        if self._spare is not None:
-            await self._spare.close()
+        """End every runner. A later run starts a new one."""
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            await spare.close()
         for slot in self._slots:
             self._end(slot)
         self._slots.clear()

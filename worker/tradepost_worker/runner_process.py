@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from tradepost.errors import (
     InvalidInput,
@@ -53,6 +53,8 @@ GRACE_S: Final = 0.5
 #: How long a run that nobody waits for any more may go on: less than starting a runner costs.
 ABANDONED_S: Final = 0.1
 MEMORY_POLL_S: Final = 0.05
+#: Less time than this that a runner was stopped extends no deadline.
+_SUSPENDED_S_MIN: Final = 0.001
 #: What the engines may use beyond the pipeline's own limits.
 MEMORY_OVERHEAD_BYTES: Final = 256 << 20
 _CONTROL_BYTES_MAX: Final = 1 << 20
@@ -72,6 +74,9 @@ _LOAD_REFUSALS: Final = (StageFailure, NoEligibleWorker)
 _RUN_REFUSALS: Final = (InvalidInput, InvalidTensorDocument, LeaseTimeout, SandboxUnavailable)
 
 
+_Phase = Literal["start", "load", "run"]
+
+
 class RunnerInterrupted(RunnerFailed):
     """The runner ended because of something else than this run."""
 
@@ -80,7 +85,12 @@ class RunnerInterrupted(RunnerFailed):
 class _Request:
     reply: asyncio.Future[FromRunner]
     wall_s_max: float
-    is_run: bool
+    phase: _Phase
+
+    @property
+    def killed_after_s(self) -> float:
+        """A run ends itself at its deadline, and is killed only if it does not."""
+        return self.wall_s_max + (GRACE_S if self.phase == "run" else 0.0)
 
 
 class RunnerProcess(asyncio.SubprocessProtocol):
@@ -96,6 +106,10 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._memory: MemoryLimit | None = None
         self._memory_check: asyncio.TimerHandle | None = None
+        self._suspended_at_s: float | None = None
+        self._suspended_s = 0.0
+        #: How many times longer a run may take by the runner's own clock, which goes on while it is stopped.
+        self.wall_stretch = 1.0
         self._ended = asyncio.Event()
         self._transport: asyncio.SubprocessTransport
         self._requests_pipe: asyncio.WriteTransport
@@ -134,16 +148,18 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         *,
         memory_bytes_max: int,
         output_bytes_max: int,
+        load_s_max: float = LOAD_S_MAX,
     ) -> None:
-        """Load a pipeline into the fresh runner.
+        """Load a pipeline into the fresh runner, which compiles its kernels and prepares its models.
 
-        Raises `StageFailure` for an artifact that loads nowhere, `NoEligibleWorker`, or `RunnerFailed`.
+        Raises `StageFailure` for an artifact that loads nowhere, `NoEligibleWorker`, `LeaseTimeout` after
+        `load_s_max` seconds, or `RunnerFailed`.
         """
         self._memory = MemoryLimit(self.pid)
         self._memory.allow(memory_bytes_max + MEMORY_OVERHEAD_BYTES)
         self._received.bytes_max = output_bytes_max + _CONTROL_BYTES_MAX
         message = Load(manifest=manifest, artifacts=dict(artifacts))
-        reply = await self._ask(message, LOAD_S_MAX, is_run=False)
+        reply = await self._ask(message, load_s_max, phase="load")
         if isinstance(reply, Refused):
             raise _refusal(reply.problem, _LOAD_REFUSALS)
 
@@ -153,7 +169,9 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         Raises `InvalidInput` or `InvalidTensorDocument` for the document; `LeaseTimeout`, `RunnerFailed` and
         `SandboxUnavailable` where this run is to blame; and `RunnerInterrupted` where it is not.
         """
-        reply = await self._ask(Run(document=document, wall_s_max=wall_s_max), wall_s_max, is_run=True)
+        reply = await self._ask(
+            Run(document=document, wall_s_max=wall_s_max * self.wall_stretch), wall_s_max, phase="run"
+        )
         if isinstance(reply, Refused):
             raise _refusal(reply.problem, _RUN_REFUSALS)
         if not isinstance(reply, Ran):
@@ -165,6 +183,25 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         """Whether it takes requests."""
         return self._failure is None
 
+    @property
+    def suspended_s(self) -> float:
+        """How long it has been stopped so far."""
+        ongoing_s = 0.0 if self._suspended_at_s is None else self._loop.time() - self._suspended_at_s
+        return self._suspended_s + ongoing_s
+
+    def suspend(self) -> None:
+        """Stop the process group until `resume`. A deadline does not count the time that it is stopped."""
+        if self._failure is None and self._suspended_at_s is None:
+            self._suspended_at_s = self._loop.time()
+            self._signal_group(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let the process group go on."""
+        if self._suspended_at_s is not None:
+            self._suspended_s, self._suspended_at_s = self.suspended_s, None
+            if self._failure is None:
+                self._signal_group(signal.SIGCONT)
+
     async def close(self) -> None:
         """Kill the process group and wait for its end."""
         self._fail(RunnerInterrupted("the runner was closed"))
@@ -174,18 +211,18 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         pipe = self._transport.get_pipe_transport(0)
         assert isinstance(pipe, asyncio.WriteTransport)
         self._requests_pipe = pipe
-        reply = await self._expect(_Request(self._loop.create_future(), START_S_MAX, is_run=False))
+        reply = await self._expect(_Request(self._loop.create_future(), START_S_MAX, phase="start"))
         if not isinstance(reply, Ready):
             raise self._fail(RunnerFailed("the runner did not say that it is ready"))
         self.ready = reply
 
-    async def _ask(self, message: ToRunner, wall_s_max: float, *, is_run: bool) -> FromRunner:
+    async def _ask(self, message: ToRunner, wall_s_max: float, *, phase: _Phase) -> FromRunner:
         if self._failure is not None:
             raise RunnerInterrupted(str(self._failure))
         self._outgoing.append(pack(message))
         if len(self._outgoing) == 1:
             self._loop.call_soon(self._flush)
-        return await self._expect(_Request(self._loop.create_future(), wall_s_max, is_run))
+        return await self._expect(_Request(self._loop.create_future(), wall_s_max, phase))
 
     async def _expect(self, request: _Request) -> FromRunner:
         self._requests.append(request)
@@ -252,18 +289,20 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         if not self._requests:
             return
         head = self._requests[0]
-        left_s = ABANDONED_S if head.reply.cancelled() else head.wall_s_max + GRACE_S
-        self._deadline = self._loop.call_later(left_s, self._overdue, head)
+        left_s = ABANDONED_S if head.reply.cancelled() else head.killed_after_s
+        self._deadline = self._loop.call_later(left_s, self._overdue, head, self.suspended_s)
         if self._memory_check is None:
             self._memory_check = self._loop.call_later(MEMORY_POLL_S, self._check_memory)
 
-    def _overdue(self, head: _Request) -> None:
+    def _overdue(self, head: _Request, suspended_s: float) -> None:
         if head.reply.cancelled():
             self._fail(RunnerInterrupted("the lease was recalled"))
-        elif head.is_run:
-            self._fail(LeaseTimeout(f"killed after {head.wall_s_max + GRACE_S:.1f} s"))
+        elif (more_s := self.suspended_s - suspended_s) > _SUSPENDED_S_MIN:
+            self._deadline = self._loop.call_later(more_s, self._overdue, head, self.suspended_s)
+        elif head.phase == "start":
+            self._fail(RunnerFailed(f"it did not start within {head.wall_s_max:g} s"))
         else:
-            self._fail(RunnerFailed(f"it did not start or load within {head.wall_s_max:g} s"))
+            self._fail(LeaseTimeout(f"killed after {head.killed_after_s:.1f} s of its {head.phase}"))
 
     def _check_memory(self) -> None:
         self._memory_check = None
@@ -290,8 +329,11 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         return error
 
     def _kill_group(self) -> None:
+        self._signal_group(signal.SIGKILL)
+
+    def _signal_group(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):  # it has ended by itself
-            os.killpg(self.pid, signal.SIGKILL)
+            os.killpg(self.pid, number)
 
     def _last_words(self) -> str:
         code = self._transport.get_returncode()

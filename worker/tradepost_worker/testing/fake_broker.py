@@ -78,6 +78,7 @@ class FakeBroker:
             [
                 web.get("/v1/worker", self._stream),
                 web.post("/v1/workers", self._join),
+                web.get("/healthz", self._healthy),
                 web.get("/v1/pipelines/{cid}", self._pipeline),
                 web.get("/ipfs/{cid}", self._block),
                 web.get("/v1/leases/{lease}/blocks/{cid}", self._lease_block),
@@ -118,9 +119,9 @@ class FakeBroker:
         assert self._socket is not None
         await self._socket.send_bytes(self._codec.encode(list(frames)))
 
-    async def next(self, kind: type[Frame]) -> Frame:
+    async def next(self, kind: type[Frame], *, s_max: float = 20.0) -> Frame:
         """The worker's next frame, offers and heartbeats aside, which must be of this kind."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(s_max):
             frame = await self._received.get()
         assert isinstance(frame, kind), frame
         return frame
@@ -186,6 +187,9 @@ class FakeBroker:
             stake_microcredits=5_000_000,
         )
         return web.Response(body=msgspec.json.encode(reply), status=201, content_type="application/json")
+
+    async def _healthy(self, _: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
 
     async def _pipeline(self, request: web.Request) -> web.Response:
         view = self.pipelines.get(request.match_info["cid"])

@@ -1,0 +1,133 @@
+"""A hostile case: a pipeline built to do harm, and the verdicts that count as contained."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from tradepost.content import add_bytes
+from tradepost.manifest import (
+    ConditionalOperator,
+    KernelStage,
+    Limits,
+    Manifest,
+    ModelStage,
+    Stage,
+    TensorSpec,
+)
+from tradepost_worker.testing.samples import SamplePipeline
+
+#: The verdict of a case that may run to its end: it does no harm, and has to return.
+RETURNED: Final = "returned"
+
+INVALID_KERNEL: Final = "invalid-kernel"
+INVALID_MODEL: Final = "invalid-model"
+TIMEOUT: Final = "lease-timeout"
+TRAP: Final = "kernel-trap"
+
+MEMORY_BYTES: Final = 64 << 20
+_OUTPUT_BYTES: Final = 1 << 20
+#: Fuel that lasts for a second or less, and fuel that outlasts every deadline.
+FUEL: Final = 200_000_000
+FUEL_ENDLESS: Final = 1 << 52
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One attack. `build` gives the artifact when it is needed, so that the corpus takes no memory.
+
+    `verdicts` are the error codes that may come of it, or `RETURNED`. `wall_s` is the deadline of its run and
+    `load_s` of its loading.
+    """
+
+    name: str
+    engine: str
+    build: Callable[[], bytes]
+    verdicts: tuple[str, ...]
+    wall_s: float = 10.0
+    load_s: float = 10.0
+    fuel: int = FUEL
+    conditional_operators: tuple[ConditionalOperator, ...] = ()
+
+    def pipeline(self) -> SamplePipeline:
+        """The pipeline that runs it: from `x`, F32 of any length, to `y`."""
+        artifact = self.build()
+        cid = add_bytes(artifact, put=None)
+        stage: Stage
+        if self.engine == "wasm":
+            stage = KernelStage(
+                name="attack",
+                artifact=cid,
+                inputs={"x": "input.x"},
+                outputs=("x",),
+                fuel=self.fuel,
+                memory_bytes=MEMORY_BYTES,
+            )
+        else:
+            stage = ModelStage(
+                name="attack",
+                artifact=cid,
+                inputs={"x": "input.x"},
+                outputs=("y",),
+                memory_bytes=MEMORY_BYTES,
+                conditional_operators=self.conditional_operators,
+            )
+        manifest = Manifest(
+            name="hostile",
+            version="1",
+            inputs={"x": TensorSpec(dtype="F32", shape=(None,))},
+            stages=(stage,),
+            outputs={"y": f"attack.{stage.outputs[0]}"},
+            limits=Limits(input_bytes=_OUTPUT_BYTES, output_bytes=_OUTPUT_BYTES),
+        )
+        return SamplePipeline(manifest, {cid: artifact})
+
+
+def wasm_case(
+    name: str,
+    build: Callable[[], bytes],
+    *verdicts: str,
+    wall_s: float = 10.0,
+    load_s: float = 10.0,
+    fuel: int = FUEL,
+) -> Case:
+    """A hostile kernel."""
+    return Case(
+        name=name, engine="wasm", build=build, verdicts=verdicts, wall_s=wall_s, load_s=load_s, fuel=fuel
+    )
+
+
+def onnx_case(
+    name: str,
+    build: Callable[[], bytes],
+    *verdicts: str,
+    wall_s: float = 10.0,
+    load_s: float = 10.0,
+    conditional: tuple[ConditionalOperator, ...] = (),
+) -> Case:
+    """A hostile model."""
+    return Case(
+        name=name,
+        engine="onnx",
+        build=build,
+        verdicts=verdicts,
+        wall_s=wall_s,
+        load_s=load_s,
+        conditional_operators=conditional,
+    )
+
+
+def literally(data: bytes) -> Callable[[], bytes]:
+    """Gives `data` itself."""
+    return lambda: data
+
+
+def flipped(data: bytes, seed: int) -> bytes:
+    """`data` with three of its bits flipped."""
+    rng = random.Random(seed)  # noqa: S311 - damage, not a secret
+    damaged = bytearray(data)
+    for _ in range(3):
+        damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
+    return bytes(damaged)
