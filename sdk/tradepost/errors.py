@@ -124,7 +124,10 @@ class TradepostError(Exception):
         detail = problem.detail
         if cls is UnknownProblem:
             detail = f"{problem.code}: {problem.title} {detail}".strip()
-        return cls(detail, stage=problem.stage, hint=problem.hint, **problem.facts)
+        facts = {
+            name: fact for name, fact in problem.facts.items() if name not in ("detail", "stage", "hint")
+        }
+        return cls(detail, stage=problem.stage, hint=problem.hint, **facts)
 
 
 class UnknownProblem(TradepostError):
@@ -394,7 +397,7 @@ class ExpiredSignature(InvalidSignature):
 
 
 class UntrustedSigner(TradepostError):
-    """The trust policy does not name the key that made this signature."""
+    """The trust policy does not name whoever made this signature."""
 
     fault = Fault.PUBLISHER
     status = 403
@@ -411,8 +414,6 @@ class UntrustedPipeline(UntrustedSigner):
 class Revoked(UntrustedSigner):
     """The market's operator has revoked this."""
 
-    fault = Fault.PUBLISHER
-    status = 403
     default_hint = "Publish again, without what was revoked; the operator says why."
 
 
@@ -427,7 +428,7 @@ class RevocationRollback(InvalidRevocations):
     """The revocation list is not newer than the one that is enforced."""
 
     status = 409
-    default_hint = "Give the list a higher version: versions only rise, so that nobody can bring back an old one."
+    default_hint = "Give the list a higher version: they only rise, so that nobody can bring back an old one."
 
 
 class InvalidTrustPolicy(TradepostError):

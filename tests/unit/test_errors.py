@@ -51,6 +51,12 @@ def test_an_error_of_a_newer_peer_is_still_told() -> None:
     assert "moon-phase" in error.detail
 
 
+def test_a_strangers_facts_cannot_stand_in_for_the_errors_own_words() -> None:
+    problem = Problem(code="worker-lost", title="", detail="ours", facts={"detail": "x", "stage": 1, "n": 2})
+    error = TradepostError.from_problem(problem)
+    assert (error.detail, error.stage, error.facts) == ("ours", None, {"n": 2})
+
+
 def test_invariants_hold_under_python_o() -> None:
     invariant(True, "arithmetic")
     with pytest.raises(InvariantBroken, match="books"):

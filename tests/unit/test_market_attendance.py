@@ -153,6 +153,18 @@ def test_patience_begins_when_workers_have_had_time_to_come_back(driver: MarketD
     assert driver.job(job).status is JobStatus.FAILED
 
 
+def test_patience_goes_on_if_policy_gives_no_time_to_come_back() -> None:
+    driver = MarketDriver(policy=MarketPolicy(reconnect_s=0.0))
+    driver.fund()
+    driver.publish()
+    job = driver.submit(patience_s=5.0)
+    driver.restart()
+    driver.tick(4.0)
+    assert driver.job(job).status is JobStatus.QUEUED
+    driver.tick(1.0)
+    assert driver.job(job).status is JobStatus.FAILED
+
+
 def test_workers_that_do_not_come_back_after_a_restart_lose_their_leases(driver: MarketDriver) -> None:
     job = driver.submit()
     driver.restart()
@@ -209,6 +221,24 @@ def test_a_spot_check_survives_a_restart() -> None:
     [second] = driver.market.open_leases_of("a0")
     assert second.job != audit.job
     driver.check()
+
+
+def test_a_replay_goes_on_past_a_restart() -> None:
+    driver = MarketDriver(policy=MarketPolicy(audit_rate=1.0))
+    driver.fund()
+    driver.publish()
+    driver.add_worker("w0")
+    auditors = ("a0", "a1", "a2")
+    for auditor in auditors:
+        driver.add_worker(auditor, auditor=True)
+    driver.restart()
+    for worker in ("w0", *auditors):
+        driver.connect(worker)
+    for _ in range(5):
+        driver.deliver(f"{driver.submit()}.1")
+    assert len({lease.worker for lease in driver.all_of(Lease) if lease.price == 0}) == 3
+    fresh = Market(policy=driver.policy)
+    assert [fresh.handle(event) for event in driver.events] == driver.answers
 
 
 def test_an_empty_database_is_a_new_market() -> None:

@@ -37,7 +37,7 @@ POLICY = MarketPolicy(
 STAKE = 1_000
 HONEST = ("honest0", "honest1", "honest2", "honest3")
 CHEATS = ("loner", "colluder0", "colluder1")
-AUDITORS = ("auditor0",)
+AUDITORS = ("auditor0", "auditor1")
 WORKERS = (*HONEST, *CHEATS)
 PIPELINES = ("digits", "kernels")
 

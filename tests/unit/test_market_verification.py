@@ -366,6 +366,14 @@ def test_a_busy_auditor_is_waited_for() -> None:
     assert audits == jobs
 
 
+def test_auditors_may_use_all_of_their_capacity() -> None:
+    driver = market_with(3, auditors=1, policy=MarketPolicy(audit_rate=1.0, exposure_leases_max=2))
+    driver.connect("a0", make_offer(capacity=6))
+    for job in [driver.submit() for _ in range(6)]:
+        driver.deliver(driver.open_leases(job)[0].id)
+    assert len(driver.market.open_leases_of("a0")) == 6
+
+
 def test_disagreements_go_before_spot_checks() -> None:
     driver = market_with(4, auditors=1, policy=ALWAYS_CHECKED)
     driver.connect("a0", make_offer(capacity=1))

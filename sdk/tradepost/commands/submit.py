@@ -34,6 +34,7 @@ def submit(
     confidence: Annotated[float, typer.Option(help="How sure the result must be, 0.5 to 0.999999.")] = 0.95,
     deadline_s: Annotated[float, typer.Option(help="Give up after this many seconds.")] = 300.0,
     patience_s: Annotated[float, typer.Option(help="Wait this long when no offer could take the job.")] = 5.0,
+    give_up_s: Annotated[float, typer.Option(help="Give up after this long without a broker.")] = 10.0,
     isolation: Annotated[
         list[str] | None, typer.Option(help="A sandbox layer that workers must have.")
     ] = None,
@@ -52,7 +53,7 @@ def submit(
     Example: tradepost submit CID --tensor bytes=photo.bin --max-price 0.01
     """
     inputs = read_inputs(tensor or [], document)
-    with Client(broker, api_key=api_key) as client:
+    with Client(broker, api_key=api_key, give_up_s=give_up_s) as client:
         job = client.submit(
             pipeline,
             inputs,

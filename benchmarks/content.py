@@ -1,0 +1,154 @@
+"""How fast content is addressed, kept and fetched, verified, over loopback; beside `ipfs cat` if it is there.
+
+    python benchmarks/content.py [--mib 1024] [--rounds 3]
+
+The gateway is a process of its own. Rounds of what is compared take turns, and the best of each is printed:
+other work on the machine only ever makes a round slower. Memory is the peak of the whole process that
+fetches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import aiohttp
+
+from tradepost.content import Cid, FolderStore, add_file
+from tradepost.content.fetch import Fetcher
+from tradepost.content.sources import GatewaySource
+from tradepost.testing.gateway import Gateway
+from tradepost.testing.kubo_daemon import KuboDaemon, find_ipfs
+
+BUDGET = 64 << 30
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--mib", type=int, default=1024, help="the size of the artifact")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        asyncio.run(serve(options.serve))
+        return
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        measure(Path(folder), stack, options.mib, options.rounds)
+
+
+def measure(folder: Path, stack: ExitStack, mib: int, rounds: int) -> None:
+    """Every figure for an artifact of `mib` MiB."""
+    artifact = folder / "artifact"
+    with artifact.open("wb") as file:
+        for _ in range(mib):
+            file.write(os.urandom(1 << 20))
+    size = mib << 20
+    store = FolderStore(folder / "store", bytes_max=BUDGET)
+    report("address (CID alone)", size, timed(lambda: add_file(artifact, put=None)))
+    report("add to the store, durably", size, timed(lambda: add_file(artifact, put=store.put)))
+    cid = add_file(artifact, put=None)
+    url = stack.enter_context(gateway(folder / "store"))
+    compared = {
+        "fetch from the gateway, verified": lambda: asyncio.run(stream(url, cid, size)),
+    }
+    ipfs = find_ipfs()
+    if ipfs is None:
+        print("no `ipfs` on the path, and TRADEPOST_IPFS names none: nothing beside it")
+    else:
+        kubo = stack.enter_context(KuboDaemon(ipfs, folder / "kubo"))
+        kubo.run("add", "-Q", "--cid-version=1", str(artifact))
+        compared["`ipfs cat` of the same artifact"] = lambda: cat(kubo, cid, size)
+        compared["fetch from Kubo's gateway, verified"] = lambda: asyncio.run(stream(kubo.gateway, cid, size))
+    best = dict.fromkeys(compared, float("inf"))
+    for _ in range(rounds):
+        for name, run in compared.items():
+            best[name] = min(best[name], timed(run))
+    for name, seconds in best.items():
+        report(name, size, seconds)
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{'peak memory of the process that fetched':<44}{peak_mib:>9.0f} MiB")
+    report(
+        "fetch into another store, durably",
+        size,
+        timed(lambda: asyncio.run(keep(url, cid, folder / "other"))),
+    )
+
+
+async def serve(folder: Path) -> None:
+    """Be the gateway's process: tell the URL, then serve until stdin ends."""
+    async with Gateway(FolderStore(folder, bytes_max=BUDGET)).serve() as url:
+        print(url, flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+
+
+@contextmanager
+def gateway(folder: Path) -> Iterator[str]:
+    """The URL of a gateway in another process."""
+    process = subprocess.Popen(
+        [sys.executable, __file__, "--serve", str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.communicate("")
+
+
+async def stream(url: str, cid: Cid, size: int) -> None:
+    """Fetch the artifact and let go of it, part by part."""
+    async with aiohttp.ClientSession() as session:
+        fetcher = Fetcher([GatewaySource(url, session=session)])
+        total = 0
+        async for part in fetcher.stream_file(cid, bytes_max=size):
+            total += len(part)
+    assert total == size
+
+
+async def keep(url: str, cid: Cid, folder: Path) -> None:
+    """Fetch the artifact into a store."""
+    async with aiohttp.ClientSession() as session:
+        fetcher = Fetcher([GatewaySource(url, session=session)], store=FolderStore(folder, bytes_max=BUDGET))
+        await fetcher.fetch(cid, bytes_max=BUDGET)
+    shutil.rmtree(folder)
+
+
+def cat(kubo: KuboDaemon, cid: Cid, size: int) -> None:
+    """What Kubo's own command does, its output counted and dropped."""
+    with kubo.start("cat", cid) as process:
+        assert process.stdout is not None
+        total = 0
+        while part := process.stdout.read(1 << 20):
+            total += len(part)
+    assert total == size
+
+
+def timed(run: Callable[[], object]) -> float:
+    """The seconds that it takes."""
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def report(name: str, size: int, seconds: float) -> None:
+    """One line of the table."""
+    print(f"{name:<44}{size / 1e6 / seconds:>9.0f} MB/s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
