@@ -123,8 +123,10 @@ class LocalMarket:
         state = self._home / "workers" / plan.name
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
         shutil.copy(self._home / "owner" / "trust.toml", state)
+        # The market is the owner's own, and so is the machine: nothing here has to give way to anybody.
+        (state / "worker.toml").write_text("nice = 0\nmains_only = false\n")
         joining = ["worker", "join", self.url, "--token", str(issued["token"]), "--name", plan.name]
-        joined = self.run([*joining, "--state-dir", str(state), "--no-run", "--json"])
+        joined = self.run([*joining, "--state-dir", str(state), "--no-run", "--no-measure", "--json"])
         command = ["run", "--state-dir", str(state), "--price", plan.price, "--capacity", str(plan.capacity)]
         if plan.module is None:
             arguments = _tradepost(["worker", *command])

@@ -333,7 +333,10 @@ class JoinReply(_Message, frozen=True, kw_only=True):
 
 
 class PublishRequest(_Message, frozen=True, kw_only=True):
-    """POST /v1/pipelines: a manifest block and the Sigstore bundle (JSON) over it, its blocks uploaded."""
+    """POST /v1/pipelines: a manifest block, its blocks uploaded, and who signed it.
+
+    `bundle` holds the Sigstore bundles (JSON) over the block, one to eight, each on a line.
+    """
 
     manifest: Annotated[bytes, msgspec.Meta(max_length=256 << 10)]
     bundle: Annotated[str, msgspec.Meta(max_length=64 << 10)]
@@ -373,7 +376,7 @@ class _Codec:
             raise ProtocolError(f"a message of {len(message):,} bytes; the limit is {MESSAGE_BYTES_MAX:,}")
         try:
             frames: list[Any] = self._decoder.decode(message)
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             raise ProtocolError(f"not a message of this protocol: {error}") from None
         if len(frames) > FRAMES_MAX:
             raise ProtocolError(f"{len(frames)} frames in one message; the limit is {FRAMES_MAX}")

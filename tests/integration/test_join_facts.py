@@ -79,6 +79,8 @@ def test_joining_ends_with_facts(tmp_path: Path) -> None:
     told = "\n".join(msgspec.structs.replace(facts, prices=prices).lines())
     assert "0.001 to 0.004 credits per lease, as the newest 9 paid ones show" in told
     assert facts.to_json()["device"] == "lab"
+    bare = msgspec.structs.replace(facts, speed=None, isolation=None)
+    assert "speed      not measured" in bare.lines()
 
 
 def lease(number: int, *, lost: bool = True) -> dict[str, object]:

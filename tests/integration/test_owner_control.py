@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tradepost.errors import InvalidRequest, InvalidSettings
+from tradepost.errors import InvalidRequest, InvalidSettings, LeaseTimeout
 from tradepost.protocol import Deliver, GiveBack, GiveBackReason, Recall
+from tradepost_worker.runner_process import RunnerProcess
 from tradepost_worker.settings import FILE_NAME, LiveLimits, load_settings, save_settings
-from tradepost_worker.testing.lent_device import NOOP, LentDevice, lent_device, runners, until
+from tradepost_worker.testing.lent_device import FOREVER, NOOP, LentDevice, lent_device, runners, until
 from tradepost_worker.testing.samples import sample_input
 
 
@@ -94,6 +95,25 @@ async def test_runners_start_within_the_limits(home: LentDevice) -> None:
             assert len(runner.cpu_affinity()) == 1
         await home.say("limits", "set", "nice", "17")
         await until(lambda: runner.nice() == 17)
+
+
+async def test_a_deadline_does_not_count_the_time_that_a_runner_is_stopped() -> None:
+    runner = await RunnerProcess.start()
+    try:
+        await runner.load(
+            FOREVER.manifest, FOREVER.artifacts, memory_bytes_max=1 << 28, output_bytes_max=1 << 20
+        )
+        runner.wall_stretch = 20.0  # what remains is the deadline out here
+        loop = asyncio.get_running_loop()
+        started_s = loop.time()
+        loop.call_later(0.2, runner.suspend)
+        loop.call_later(1.2, runner.resume)
+        with pytest.raises(LeaseTimeout):
+            await runner.run(sample_input(), wall_s_max=0.5)
+        assert loop.time() - started_s >= 1.5
+        assert runner.suspended_s >= 1.0
+    finally:
+        await runner.close()
 
 
 async def test_limits_are_shown_with_those_that_cannot_be_held(home: LentDevice) -> None:

@@ -95,7 +95,17 @@ async def broker() -> AsyncIterator[tuple[FakeBroker, str]]:
 
 async def join(owner: Owner, broker: tuple[FakeBroker, str], *options: str) -> Any:
     """Commands run their own event loop, so they get a thread."""
-    arguments = ["join", broker[1], "--token", broker[0].token, "--name", "lab", "--no-run", *options]
+    arguments = [
+        "join",
+        broker[1],
+        "--token",
+        broker[0].token,
+        "--name",
+        "lab",
+        "--no-run",
+        "--no-measure",
+        *options,
+    ]
     return await asyncio.to_thread(owner.says_json, *arguments)
 
 

@@ -1,9 +1,8 @@
-"""CIDs and files as IPFS addresses them, and the block store."""
+"""CIDs and files as IPFS addresses them."""
 
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 from tradepost.content import (
     BLOCK_BYTES_MAX,
     Cid,
-    FolderStore,
     add_bytes,
     cid_of_block,
     codec_of,
@@ -24,11 +22,9 @@ from tradepost.content.cids import cid_from_bytes, cid_to_bytes
 from tradepost.content.unixfs import Link, decode_file_node, encode_file_node
 from tradepost.errors import (
     ContentMismatch,
-    ContentStoreFull,
     ContentTooLarge,
     InvalidCid,
     TradepostError,
-    UnknownCid,
 )
 
 # Made with Kubo 0.41.0: `ipfs add -Qn --cid-version=1` of this many bytes of b"tradepost ".
@@ -75,9 +71,22 @@ def test_a_changed_character_gives_another_cid_or_none(position: int, character:
         parsed = parse_cid(changed)
     except InvalidCid:
         return
-    if changed != cid:
-        with pytest.raises(ContentMismatch):
-            verify_block(parsed, b"x", source="test")
+    if cid_to_bytes(parsed)[4:] == cid_to_bytes(cid)[4:]:
+        return  # the same block, said to be of another codec
+    with pytest.raises(ContentMismatch):
+        verify_block(parsed, b"x", source="test")
+
+
+@given(st.binary(max_size=1000), st.data())
+def test_no_changed_block_is_accepted(block: bytes, data: st.DataObject) -> None:
+    cid = cid_of_block(block, "raw")
+    changed = data.draw(st.binary(max_size=1000).filter(lambda other: other != block))
+    if block:
+        position = data.draw(st.integers(0, len(block) - 1))
+        flipped = block[:position] + bytes((block[position] ^ (1 << data.draw(st.integers(0, 7))),))
+        changed = data.draw(st.sampled_from([changed, flipped + block[position + 1 :], block[:position]]))
+    with pytest.raises(ContentMismatch):
+        verify_block(cid, changed, source="test")
 
 
 @pytest.mark.parametrize(
@@ -149,43 +158,3 @@ def test_noise_is_no_file_node(noise: bytes) -> None:
     except TradepostError:
         return
     assert links
-
-
-def test_the_store_keeps_blocks_and_says_what_it_lacks(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path, bytes_max=1000)
-    cid = cid_of_block(b"block", "raw")
-    with pytest.raises(UnknownCid):
-        store.get(cid)
-    store.put(cid, b"block")
-    store.put(cid, b"block")
-    assert store.has(cid)
-    assert store.get(cid) == b"block"
-    assert FolderStore(tmp_path, bytes_max=1000).bytes_used == 5
-
-
-def test_the_store_refuses_other_bytes_and_leaves_nothing(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path, bytes_max=1000)
-    with pytest.raises(ContentMismatch):
-        store.put(cid_of_block(b"block", "raw"), b"other")
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
-
-
-def test_the_store_finds_a_bad_disk(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path, bytes_max=1000)
-    cid = cid_of_block(b"block", "raw")
-    store.put(cid, b"block")
-    next(tmp_path.glob(f"*/{cid}")).write_bytes(b"blocK")
-    with pytest.raises(ContentMismatch):
-        store.get(cid)
-
-
-def test_the_store_keeps_its_budget(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path, bytes_max=10)
-    store.put(cid_of_block(b"12345678", "raw"), b"12345678")
-    with pytest.raises(ContentStoreFull):
-        store.put(cid_of_block(b"123", "raw"), b"123")
-
-
-def test_a_cid_cannot_leave_the_folder(tmp_path: Path) -> None:
-    with pytest.raises(InvalidCid):
-        FolderStore(tmp_path, bytes_max=10).put(Cid("../../etc/passwd"), b"")

@@ -73,6 +73,22 @@ def test_artifacts_are_links_so_that_pinning_covers_them() -> None:
     assert make().artifacts() == [KERNEL, MODEL]
 
 
+def test_a_model_without_conditional_operators_does_not_speak_of_them() -> None:
+    """So a manifest has one encoding, and most are as they were before there was the field."""
+    plain = tree_of(make())
+    assert "conditional_operators" not in plain["stages"][1]
+    plain["stages"][1]["conditional_operators"] = []
+    with pytest.raises(InvalidPipeline, match="canonical"):
+        decode_manifest(dag_cbor.encode(plain))
+    plain["stages"][1]["conditional_operators"] = ["Loop"]
+    model = decode_manifest(dag_cbor.encode(plain)).stages[1]
+    assert isinstance(model, ModelStage)
+    assert model.conditional_operators == ("Loop",)
+    plain["stages"][1]["conditional_operators"] = ["While"]
+    with pytest.raises(InvalidPipeline, match="While"):
+        decode_manifest(dag_cbor.encode(plain))
+
+
 def test_the_cid_names_every_field() -> None:
     assert manifest_cid(make(version="1.0.1")) != manifest_cid(make())
     assert manifest_cid(make(limits=Limits(wall_ms=1))) != manifest_cid(make())

@@ -201,7 +201,7 @@ async def test_the_command_publishes_and_prints_the_cid_alone(tmp_path, broker, 
     assert code == 0
     assert json.loads(out) == {
         "pipeline": cid,
-        "key_id": KEY.public_key.id,
+        "publishers": [KEY.public_key.id],
         "artifacts": {"kernel.wasm": add_bytes(KERNEL, put=None)},
         "published": True,
         "sent_blocks": 0,
@@ -227,6 +227,28 @@ async def test_a_dry_run_needs_no_broker(tmp_path):
         code, out, err = await tradepost(*command, *more)
         assert (code, out.strip()) == (0, signed(tmp_path).cid)
         assert "Nothing was sent" in err
+
+
+async def test_several_keys_sign_one_pipeline_and_the_signatures_can_be_saved(tmp_path):
+    other = SigningKey.generate()
+    KEY.save(tmp_path / "key", passphrase=None)
+    other.save(tmp_path / "other", passphrase=None)
+    keys = ("--key", str(tmp_path / "key"), "--key", str(tmp_path / "other"))
+    saved = tmp_path / "manifest"
+    command = ["publish", str(source(tmp_path)), *keys, "--save", str(saved), "--json"]
+    code, out, _ = await tradepost(*command)
+    assert code == 0
+    assert json.loads(out)["publishers"] == [KEY.public_key.id, other.public_key.id]
+    block, bundles = saved.read_bytes(), (tmp_path / "manifest.sigstore.json").read_text()
+    assert manifest_cid(decode_manifest(block)) == json.loads(out)["pipeline"]
+    for key in (KEY, other):
+        trust = TrustPolicy.of_key(key.public_key, name="publisher")
+        assert trust.check_pipeline(decode_manifest(block), block, bundles).key == key.public_key
+
+
+async def test_somebody_must_sign(tmp_path):
+    code, out, _ = await tradepost("publish", str(source(tmp_path)))
+    assert (code, out) == (2, "")
 
 
 async def test_plain_http_leaves_this_machine_for_nobody(tmp_path):

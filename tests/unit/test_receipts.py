@@ -75,6 +75,15 @@ def test_a_second_encoding_is_refused() -> None:
         verify_receipt(signed)
 
 
+def test_text_that_is_not_utf8_is_refused() -> None:
+    payload = b"\x81\xa6format\xa1\xff"
+    signed = SignedReceipt(
+        payload=payload, public_key=WORKER.public_key, signature=WORKER.sign("receipt", payload)
+    )
+    with pytest.raises(InvalidReceipt):
+        verify_receipt(signed)
+
+
 def test_a_signature_for_another_purpose_is_refused() -> None:
     payload = sign_receipt(make(), WORKER).payload
     signed = SignedReceipt(

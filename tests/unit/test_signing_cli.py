@@ -2,6 +2,7 @@
 
 import json
 import stat
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,8 @@ from tradepost.errors import InvalidArtifact, InvalidKey, TradepostError
 from tradepost_signing.bundle import sign_bytes
 from tradepost_signing.keys import PublicKey, SigningKey
 from tradepost_signing.passphrase import VARIABLE, existing_passphrase, new_passphrase
+from tradepost_signing.sigstore_identity import SigstoreIdentity
+from tradepost_signing.testing import FakeSigstore
 
 
 @pytest.fixture(autouse=True)
@@ -153,10 +156,56 @@ def test_a_changed_directory_is_tampered(tmp_path):
     assert "changed: weights" in run("verify", "model", "--key", "key.pub").stderr
 
 
+def test_what_the_operator_revoked_is_revoked(signed, tmp_path):
+    ok("keygen", "--out", "operator", "--no-passphrase")
+    operator = ("--revocations", "revocations.json", "--operator", "operator.pub")
+    everything = ("file", "--key", "key.pub", *operator)
+    (tmp_path / "list.toml").write_text("version = 1")
+    ok("revocations", "sign", "list.toml", "--key", "operator")
+    ok("verify", *everything)
+    key_id = PublicKey.load(tmp_path / "key.pub").id
+    (tmp_path / "list.toml").write_text(f'version = 2\n[publishers]\n"{key_id}" = "stolen"')
+    ok("revocations", "sign", "list.toml", "--key", "operator")
+    assert verdict(*everything) == (23, "revoked")
+    cid = json.loads(ok("inspect", "file", "--json"))["cid"]
+    (tmp_path / "list.toml").write_text(f'version = 3\n[cids]\n"{cid}" = "harmful"')
+    ok("revocations", "sign", "list.toml", "--key", "operator")
+    assert verdict(*everything) == (23, "revoked")
+    assert verdict("file", "--key", "key.pub", *operator[:3], "key.pub") == (26, "unreadable")
+    (tmp_path / "revocations.json").write_text("{}")
+    assert verdict(*everything) == (26, "unreadable")
+    assert verdict("file", "--key", "key.pub", *operator[:1], "absent", *operator[2:]) == (26, "unreadable")
+
+
+def test_a_signature_after_its_time_is_expired(tmp_path):
+    sigstore = FakeSigstore(logging_delay=timedelta(hours=1))
+    alice = SigstoreIdentity(issuer="https://issuer.example", subject="alice@example.com")
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "file.sigstore.json").write_text(sign_bytes(b"content", sigstore.signer(alice)))
+    (tmp_path / "root.json").write_bytes(sigstore.trusted_root())
+    who = ("--identity", alice.subject, "--issuer", alice.issuer, "--trusted-root", "root.json")
+    assert verdict("file", *who) == (24, "expired")
+    assert verdict("file", "--identity", "mallory@example.com", *who[2:]) == (21, "untrusted")
+    (tmp_path / "root.json").write_text("{}")
+    assert verdict("file", *who) == (26, "unreadable")
+    assert verdict("file", *who[:5], "absent") == (26, "unreadable")
+
+
 @pytest.mark.usefixtures("signed")
-def test_somebody_must_be_trusted():
-    assert run("verify", "file").exit_code == 2
-    assert run("verify", "file", "--key", "key.pub", "--trust", "trust.toml").exit_code == 2
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--key", "key.pub", "--trust", "trust.toml"),
+        ("--identity", "alice@example.com"),
+        ("--issuer", "https://issuer.example", "--key", "key.pub"),
+        ("--key", "key.pub", "--trusted-root", "root.json"),
+        ("--key", "key.pub", "--revocations", "revocations.json"),
+        ("--key", "key.pub", "--operator", "key.pub"),
+    ],
+)
+def test_somebody_must_be_trusted(arguments):
+    assert run("verify", "file", *arguments).exit_code == 2
 
 
 @pytest.mark.usefixtures("signed")

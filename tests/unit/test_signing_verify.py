@@ -1,5 +1,6 @@
 """Verification rejects whatever it was not shown to be right."""
 
+import hashlib
 import json
 
 import pytest
@@ -14,7 +15,7 @@ from tradepost.errors import (
     UnsignedArtifact,
     UntrustedSigner,
 )
-from tradepost_signing.bundle import sign_bytes
+from tradepost_signing.bundle import sign_bytes, sign_statement
 from tradepost_signing.keys import SigningKey
 from tradepost_signing.publisher import Publisher
 from tradepost_signing.trust import TrustPolicy
@@ -97,8 +98,53 @@ def test_an_envelope_is_no_message_signature():
     tree = json.loads(BUNDLE)
     del tree["messageSignature"]
     tree["dsseEnvelope"] = {"payload": "e30=", "payloadType": "x", "signatures": [{"sig": "MAo="}]}
+    with pytest.raises(InvalidBundle, match="in-toto"):
+        verify_artifact(ARTIFACT, json.dumps(tree), TRUST)
+    tree["dsseEnvelope"]["payloadType"] = "application/vnd.in-toto+json"
     with pytest.raises(InvalidBundle, match="directory"):
         verify_artifact(ARTIFACT, json.dumps(tree), TRUST)
+
+
+def attestation(kind="https://slsa.dev/provenance/v1", digest=None, key=KEY) -> str:
+    """What `cosign attest-blob` makes: a statement about the file, signed in an envelope."""
+    sha256 = digest or hashlib.sha256(ARTIFACT).hexdigest()
+    statement = {
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [
+            {"name": "other", "digest": {"sha256": "00" * 32}},
+            {"name": "it", "digest": {"sha256": sha256}},
+        ],
+        "predicateType": kind,
+        "predicate": {"anything": 1},
+    }
+    tree = json.loads(sign_statement(json.dumps(statement).encode(), key))
+    tree["verificationMaterial"]["publicKey"]["hint"] = key.public_key.hint
+    return json.dumps(tree)
+
+
+def test_an_attestation_of_publication_is_a_signature():
+    assert verify_artifact(ARTIFACT, attestation(), TRUST).publisher.key == KEY.public_key
+    with pytest.raises(InvalidSignature, match="was signed"):
+        verify_artifact(ARTIFACT, attestation(digest="11" * 32), TRUST)
+    with pytest.raises(UntrustedSigner):
+        verify_artifact(ARTIFACT, attestation(key=STRANGER), TRUST)
+    forged = json.loads(attestation(key=STRANGER))
+    forged["verificationMaterial"]["publicKey"]["hint"] = KEY.public_key.hint
+    with pytest.raises(InvalidSignature):
+        verify_artifact(ARTIFACT, json.dumps(forged), TRUST)
+
+
+def test_a_statement_that_something_else_is_so_is_no_signature():
+    """Whoever attests that a scan found a file wanting has not published it."""
+    for kind in ("https://cosign.sigstore.dev/attestation/vuln/v1", "", "https://slsa.dev/provenance/v0.2"):
+        with pytest.raises(InvalidBundle, match="published"):
+            verify_artifact(ARTIFACT, attestation(kind), TRUST)
+    with pytest.raises(InvalidBundle, match="published"):
+        verify_artifact(ARTIFACT, attestation(digest="AB" * 32), TRUST)
+    bundle = json.loads(attestation())
+    bundle["dsseEnvelope"]["payload"] = "/w=="
+    with pytest.raises(InvalidBundle):
+        verify_artifact(ARTIFACT, json.dumps(bundle), TRUST)
 
 
 def test_a_denial_wins_over_the_publishers_entry():

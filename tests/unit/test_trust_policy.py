@@ -14,6 +14,8 @@ from tradepost_signing.bundle import sign_bytes
 from tradepost_signing.keys import SigningKey
 from tradepost_signing.policy_file import add_publisher
 from tradepost_signing.publisher import Publisher
+from tradepost_signing.sigstore_identity import SigstoreIdentity
+from tradepost_signing.testing import FakeSigstore
 from tradepost_signing.trust import TrustPolicy
 
 KERNEL = add_bytes(b"kernel", put=None)
@@ -35,6 +37,7 @@ MANIFEST = Manifest(
             outputs=("y",),
             providers=("cuda", "cpu"),
             memory_bytes=1 << 30,
+            conditional_operators=("If", "Loop"),
         ),
         KernelStage(name="topk", artifact=KERNEL, inputs={"y": "model.y"}, outputs=("label",), fuel=500),
     ),
@@ -57,6 +60,11 @@ def refusal(trust: TrustPolicy, bundle: str = BUNDLE) -> UntrustedPipeline:
 
 
 ALICE = '[[publisher]]\nname = "alice"\nkey = "alice.pub"\n'
+SIGSTORE = FakeSigstore()
+ROBOT = SigstoreIdentity(issuer="https://issuer.example", subject='https://ci.example/größe "1" 🦀')
+ROBOT_ENTRY = (
+    '[[identity]]\nname = "robot"\nissuer = "https://issuer.example"\nsubject = "https://ci.example/1"\n'
+)
 
 
 def test_a_trusted_publishers_pipeline_may_run(tmp_path):
@@ -91,6 +99,8 @@ def test_the_lines_in_the_hint_allow_the_pipeline(tmp_path):
         (f"max_memory_bytes = {(1 << 30) - 1}", "max_memory_bytes", "model"),
         ('providers = ["openvino"]', "providers", "model"),
         ("providers = []", "providers", "model"),
+        ("conditional_operators = []", "conditional_operators", "model"),
+        ('conditional_operators = ["If", "Scan"]', "conditional_operators", "model"),
     ],
 )
 def test_a_limit_refuses_and_gives_the_line_that_allows(tmp_path, limit, rule, stage):
@@ -103,7 +113,8 @@ def test_a_limit_refuses_and_gives_the_line_that_allows(tmp_path, limit, rule, s
 
 def test_a_pipeline_at_its_limits_may_run(tmp_path):
     text = f"{ALICE}max_fuel = 1_500\nmax_memory_bytes = {1 << 30}\nmax_model_bytes = 10\n"
-    publisher = policy(tmp_path, text + 'providers = ["cpu"]').check_pipeline(MANIFEST, BLOCK, BUNDLE)
+    text += 'providers = ["cpu"]\nconditional_operators = ["Loop", "If"]'
+    publisher = policy(tmp_path, text).check_pipeline(MANIFEST, BLOCK, BUNDLE)
     assert publisher.max_model_bytes == 10
     assert publisher.allowed_providers(MANIFEST.stages[1]) == ("cpu",)
 
@@ -139,6 +150,14 @@ def test_the_manifest_must_be_the_signed_one(tmp_path):
         (ALICE + ALICE, "more than one"),
         (ALICE.replace("alice.pub", "absent.pub"), "absent.pub"),
         (ALICE.replace('"alice"', r'"a\u0000"'), "name"),
+        (ALICE + 'conditional_operators = ["While"]', "While"),
+        (ROBOT_ENTRY + ROBOT_ENTRY, "more than one"),
+        (ROBOT_ENTRY.replace("https", "http"), "issuer"),
+        (ROBOT_ENTRY.replace('subject = "', 'subject = "\\n'), "subject"),
+        (ROBOT_ENTRY.replace("subject", "email"), "email"),
+        (ROBOT_ENTRY + 'key = "alice.pub"', "key"),
+        ('trusted_root = "absent.json"', "absent.json"),
+        ('trusted_root = "alice.pub"', "not a trusted root"),
         ('deny = ["mallory"]', "mallory"),
         ("deny = 1", "deny"),
         ("[[publisher", "trust.toml"),
@@ -173,6 +192,34 @@ def test_a_publisher_is_added_beside_what_the_owner_wrote(tmp_path):
         Publisher("bob", STRANGER.public_key),
     )
     assert [entry.name for entry in path.parent.iterdir()] == ["trust.toml"]
+
+
+def test_an_identity_is_added_as_well(tmp_path):
+    path = tmp_path / "trust.toml"
+    for publisher in (Publisher("robot", ROBOT, providers=("cpu",)), Publisher("alice", KEY.public_key)):
+        add_publisher(path, publisher)
+    assert TrustPolicy.load(path).publishers == (
+        Publisher("alice", KEY.public_key),
+        Publisher("robot", ROBOT, providers=("cpu",)),
+    )
+
+
+def test_a_trusted_identitys_pipeline_may_run(tmp_path):
+    robot = SigstoreIdentity(issuer="https://issuer.example", subject="https://ci.example/1")
+    bundle = sign_bytes(BLOCK, SIGSTORE.signer(robot))
+    (tmp_path / "root.json").write_bytes(SIGSTORE.trusted_root())
+    root = 'trusted_root = "root.json"\n'
+    trust = policy(tmp_path, root + ROBOT_ENTRY + "max_fuel = 1_500")
+    assert trust.check_pipeline(MANIFEST, BLOCK, bundle) == Publisher("robot", robot, max_fuel=1_500)
+    error = refusal(policy(tmp_path, root + ROBOT_ENTRY + "max_fuel = 1_499"), bundle)
+    assert (error.facts["rule"], error.facts["subject"]) == ("max_fuel", robot.subject)
+    error = refusal(policy(tmp_path, f'deny = ["{robot.id}"]\n{root}{ROBOT_ENTRY}'), bundle)
+    assert error.facts["rule"] == "deny"
+    error = refusal(policy(tmp_path, root), bundle)
+    lines = error.hint.partition("\n\n")[2]
+    policy(tmp_path, root + lines).check_pipeline(MANIFEST, BLOCK, bundle)
+    with pytest.raises(TradepostError):  # the public instance never issued this certificate
+        policy(tmp_path, ROBOT_ENTRY).check_pipeline(MANIFEST, BLOCK, bundle)
 
 
 @pytest.mark.parametrize("name", ['a"\nkey = "x', "", "a\\", "x" * 65])

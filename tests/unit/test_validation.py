@@ -171,3 +171,24 @@ def test_data_in_another_file_is_refused(validate):
     error = refusal(InvalidModel, validate, onnx_model=model(weights=external("weights")))
     assert error.stage == "model"
     assert "another file" in error.detail
+
+
+def choosing_model() -> onnx.ModelProto:
+    """y = x, whichever way the If goes."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])
+    result = helper.make_tensor_value_info("result", TensorProto.FLOAT, None)
+    branch = helper.make_graph([helper.make_node("Identity", ["x"], ["result"])], "branch", [], [result])
+    yes = onnx.numpy_helper.from_array(np.array(True), "yes")
+    node = helper.make_node("If", ["yes"], ["y"], then_branch=branch, else_branch=branch)
+    graph = helper.make_graph([node], "graph", [x], [y], [yes])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_a_conditional_operator_must_be_named(validate):
+    error = refusal(InvalidModel, validate, onnx_model=choosing_model())
+    assert error.stage == "model"
+    line = 'conditional_operators = ["If"]'
+    assert line in error.hint
+    text = PIPELINE.replace('model = "model.onnx"', f'model = "model.onnx"\n{line}')
+    validate(text, onnx_model=choosing_model())

@@ -19,6 +19,7 @@ from tradepost.identity import Identity
 from tradepost.protocol import (
     HEARTBEAT_S,
     Acknowledged,
+    DeviceHealth,
     Grant,
     Heartbeat,
     Offer,
@@ -46,8 +47,9 @@ log = logging.getLogger(__name__)
 class Agent:
     """One worker, joined to the broker with id `broker_id`.
 
-    `on_connection` is told whenever the worker is admitted (`True`) or the connection ends (`False`). When it
-    is stopped, the broker gets `stop_s_max` seconds to take what is left.
+    `on_connection` is told whenever the worker is admitted (`True`) or the connection ends (`False`), and
+    `health` is what a heartbeat says of the device. When the agent is stopped, the broker gets `stop_s_max`
+    seconds to take what is left.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Agent:
         outbox: Outbox,
         rng: random.Random,
         on_connection: Callable[[bool], None] = lambda _: None,
+        health: Callable[[], DeviceHealth | None] = lambda: None,
         stop_s_max: float = 2.0,
     ) -> None:
         self._worker = worker
@@ -73,7 +76,16 @@ class Agent:
         self._outbox = outbox
         self._rng = rng
         self._on_connection = on_connection
+        self._health = health
         self._stop_s_max = stop_s_max
+        self._stream: BrokerStream | None = None
+
+    def offer_capacity(self, capacity: int) -> None:
+        """Offer to hold this many leases at once; 0 withdraws the offer."""
+        if capacity != self._offer.capacity:
+            self._offer = msgspec.structs.replace(self._offer, capacity=capacity)
+            if self._stream is not None:
+                self._stream.send(UpdateOffer(offer=self._offer))
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set: then running leases are given back and the connection is closed.
@@ -97,11 +109,12 @@ class Agent:
 
     async def _serve(self, stop: asyncio.Event) -> bool:
         """Serve one connection to its end; whether the worker was admitted."""
+        opening_offer = self._offer
         opening = BrokerStream.open(
             self._broker,
             worker=self._worker,
             broker_id=self._broker_id,
-            offer=self._offer,
+            offer=opening_offer,
             leases=self._leases.held,
         )
         try:
@@ -118,6 +131,9 @@ class Agent:
             for work in (stream.drain(), self._receive(stream), self._beat(stream), stop.wait())
         ]
         try:
+            self._stream = stream
+            if opening_offer != self._offer:  # it changed during the handshake
+                stream.send(UpdateOffer(offer=self._offer))
             self._leases.attach(stream)
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if stop.is_set():
@@ -127,6 +143,7 @@ class Agent:
         except TradepostError as error:
             _report_failure(error)
         finally:
+            self._stream = None
             self._on_connection(False)
             await self._leases.detach()
             for task in tasks:
@@ -145,7 +162,7 @@ class Agent:
     async def _beat(self, stream: BrokerStream) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
-            stream.send(Heartbeat(running=self._leases.running))
+            stream.send(Heartbeat(running=self._leases.running, health=self._health()))
 
     def _handle(self, frame: ToWorker) -> None:
         if isinstance(frame, Grant):

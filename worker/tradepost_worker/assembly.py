@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -13,24 +15,54 @@ from tradepost.protocol import Offer
 from tradepost_worker.agent import Agent
 from tradepost_worker.broker_api import BrokerApi
 from tradepost_worker.capabilities import probe_capabilities
+from tradepost_worker.cpu_share import CpuShare
+from tradepost_worker.governor import Governor
 from tradepost_worker.lease_work import LeaseWork, PipelineRunner
 from tradepost_worker.leases import Leases
+from tradepost_worker.limits import Limits
+from tradepost_worker.network_rate import NetworkRate
 from tradepost_worker.outbox import Outbox
+from tradepost_worker.owner_word import OwnersWordFile
 from tradepost_worker.pipelines import PipelineLibrary
+from tradepost_worker.runner_group import RunnerGroup
 from tradepost_worker.runner_pool import RunnerPool
 from tradepost_worker.runner_process import RunnerProcess
-from tradepost_worker.settings import Settings
-from tradepost_worker.state import StateFolder
+from tradepost_worker.sensors import Sensors
+from tradepost_worker.settings import LiveLimits, Settings, available_cores
+from tradepost_worker.state import Standing, StateFolder
+from tradepost_worker.steward import Steward
+from tradepost_worker.telemetry import StageLatencies, device_health
 
 #: Puts something between the agent and its runners; the worker itself puts nothing there.
 Decorate = Callable[[PipelineRunner], PipelineRunner]
 
 
+class Worker:
+    """An agent, and the steward that keeps it within its owner's will. Neither works without the other."""
+
+    def __init__(self, *, agent: Agent, steward: Steward) -> None:
+        self._agent = agent
+        self._steward = steward
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set, or a drain is done. Raises what the agent or the steward raises."""
+        await self._steward.look()  # before anything is offered
+        tasks = [asyncio.create_task(part.run(stop)) for part in (self._steward, self._agent)]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.set()
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end
+
+
 @asynccontextmanager
-async def agent_from_settings(
+async def worker_from_settings(
     settings: Settings, *, decorate: Decorate = lambda runners: runners
-) -> AsyncIterator[Agent]:
-    """An agent with all its parts, for the broker that this device joined; they are closed at the end.
+) -> AsyncIterator[Worker]:
+    """A worker with all its parts, for the broker that this device joined; they are closed at the end.
 
     Raises `InvalidSettings` if the device has not joined or is in use, and `RunnerFailed` or
     `SandboxUnavailable` if no runner starts here.
@@ -45,13 +77,15 @@ async def agent_from_settings(
         stack.enter_context(state.in_use())
         outbox = Outbox(state.database)
         stack.callback(outbox.close)
-        broker = await stack.enter_async_context(BrokerApi(parse_broker_url(membership.broker_url)))
-        first = await RunnerProcess.start(threads=settings.threads_per_runner)
-        runners = RunnerPool(
-            runners_max=settings.runners_max,
-            start=lambda: RunnerProcess.start(threads=settings.threads_per_runner),
-            spare=first,
+        rate = NetworkRate(settings.network_bytes_per_s_max)
+        url = parse_broker_url(membership.broker_url)
+        broker = await stack.enter_async_context(BrokerApi(url, rate=rate))
+        group = RunnerGroup(
+            limits=settings.limits,
+            start_runner=lambda: RunnerProcess.start(threads=settings.threads_per_runner),
         )
+        first = await group.start()
+        runners = RunnerPool(runners_max=settings.runners_max, start=group.start, spare=first)
         stack.push_async_callback(runners.close)
         capabilities = probe_capabilities(first.ready, settings)
         pipelines = PipelineLibrary(
@@ -64,6 +98,7 @@ async def agent_from_settings(
         stack.push_async_callback(pipelines.close)
         worker = state.identity()
         rng = random.Random()  # noqa: S311 - it spreads reconnects; nothing depends on it being secret
+        latencies = StageLatencies()
         work = LeaseWork(
             worker=worker,
             broker_id=membership.broker,
@@ -71,8 +106,10 @@ async def agent_from_settings(
             pipelines=pipelines,
             runners=decorate(runners),
             engines=capabilities.engines,
+            latencies=latencies,
         )
-        yield Agent(
+        leases = Leases(work=work, outbox=outbox, broker=broker, capacity=settings.capacity, rng=rng)
+        agent = Agent(
             worker=worker,
             broker_id=membership.broker,
             broker=broker,
@@ -81,9 +118,47 @@ async def agent_from_settings(
                 capacity=settings.capacity,
                 capabilities=capabilities,
             ),
-            leases=Leases(work=work, outbox=outbox, broker=broker, capacity=settings.capacity, rng=rng),
+            leases=leases,
             pipelines=pipelines,
             outbox=outbox,
             rng=rng,
             on_connection=state.set_connected,
+            health=lambda: device_health(
+                steward.readings,
+                steward.decision,
+                latencies,
+                queue=leases.running,
+                preemptions=leases.preemptions,
+            ),
         )
+
+        def hold(limits: Limits) -> None:
+            group.hold(limits)
+            rate.bytes_per_s_max = limits.network_bytes_per_s_max
+
+        def show() -> None:
+            state.set_standing(
+                Standing(
+                    at=time.time(),
+                    decision=steward.decision,
+                    readings=steward.readings,
+                    limits=steward.limits,
+                    running=leases.running,
+                    preemptions=leases.preemptions,
+                )
+            )
+
+        steward = Steward(
+            word=OwnersWordFile(state.owners_word),
+            read_limits=LiveLimits(settings).read,
+            hold=hold,
+            sensors=Sensors(state.path),
+            governor=Governor(capacity=settings.capacity),
+            leases=leases,
+            runner_pids=group.pids,
+            share=CpuShare(cores=available_cores(), runners=group.alive),
+            offer_capacity=agent.offer_capacity,
+            end_runners=runners.close,
+            on_change=show,
+        )
+        yield Worker(agent=agent, steward=steward)

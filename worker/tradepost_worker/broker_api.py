@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from email.utils import parsedate_to_datetime
 from typing import Any, Final, TypeVar
 
 import aiohttp
@@ -12,9 +14,10 @@ from yarl import URL
 
 from tradepost.broker_url import raise_for_problem, raise_unavailable
 from tradepost.content import BLOCK_BYTES_MAX, Cid, verify_block
-from tradepost.errors import ContentTooLarge, ProtocolError
+from tradepost.errors import BrokerUnavailable, ContentTooLarge, ProtocolError
 from tradepost.manifest import MANIFEST_BYTES_MAX
 from tradepost.protocol import MESSAGE_BYTES_MAX, JoinReply, JoinRequest, PipelineView
+from tradepost_worker.network_rate import NetworkRate
 
 T = TypeVar("T")
 
@@ -30,8 +33,9 @@ class BrokerApi:
     Every method raises `BrokerUnavailable` when the broker cannot be reached, and what the broker answers.
     """
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, *, rate: NetworkRate | None = None) -> None:
         self.url = url
+        self._rate = rate or NetworkRate()
         self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> BrokerApi:
@@ -49,6 +53,24 @@ class BrokerApi:
         async with self._request("POST", "v1/workers", data=body, headers=headers) as response:
             return _decode(await _read(response, _JSON_BYTES_MAX), JoinReply)
 
+    async def public(self, path: str, kind: type[T], *, s_max: float) -> T:
+        """What the broker tells everybody at `path`, as far as `kind` knows it, within `s_max` seconds."""
+        try:
+            async with asyncio.timeout(s_max), self._request("GET", path) as response:
+                return _decode(await _read(response, _JSON_BYTES_MAX), kind)
+        except TimeoutError:
+            raise BrokerUnavailable(f"{self.url.origin()} does not answer within {s_max:g} s") from None
+
+    async def date(self) -> str:
+        """The broker's clock, as HTTP's Date header has it. Raises `ProtocolError` if it tells none."""
+        async with self._request("GET", "healthz") as response:
+            try:
+                date = response.headers["Date"]
+                parsedate_to_datetime(date)
+            except (KeyError, ValueError):
+                raise ProtocolError("the broker's answer has no date") from None
+        return date
+
     async def pipeline(self, cid: str) -> PipelineView:
         """A published pipeline's manifest block and bundle, neither checked."""
         async with self._request("GET", f"v1/pipelines/{cid}") as response:
@@ -57,19 +79,26 @@ class BrokerApi:
     async def block(self, cid: Cid) -> bytes:
         """A published block. Raises `ContentMismatch` for other bytes."""
         async with self._request("GET", f"ipfs/{cid}", params={"format": "raw"}) as response:
-            return await _read_block(response, cid)
+            return await self._read_block(response, cid)
 
     async def lease_block(self, lease: str, nonce: bytes, cid: Cid) -> bytes:
         """A block of a lease's input. Raises `ContentMismatch` for other bytes."""
         path = f"v1/leases/{lease}/blocks/{cid}"
         async with self._request("GET", path, headers=_authorization(nonce)) as response:
-            return await _read_block(response, cid)
+            return await self._read_block(response, cid)
 
     async def put_lease_block(self, lease: str, nonce: bytes, cid: Cid, data: bytes) -> None:
         """Upload a block of a lease's output."""
+        await self._rate.take(len(data))
         path = f"v1/leases/{lease}/blocks/{cid}"
         async with self._request("PUT", path, data=data, headers=_authorization(nonce)):
             pass
+
+    async def _read_block(self, response: aiohttp.ClientResponse, cid: Cid) -> bytes:
+        data = await _read(response, BLOCK_BYTES_MAX)
+        verify_block(cid, data, source=str(response.url.origin()))
+        await self._rate.take(len(data))
+        return data
 
     async def open_stream(self, worker: str, nonce: bytes) -> aiohttp.ClientWebSocketResponse:
         """The worker's WebSocket, on which the broker speaks first."""
@@ -95,12 +124,6 @@ class BrokerApi:
 
 def _authorization(nonce: bytes) -> dict[str, str]:
     return {"Authorization": f"Lease {nonce.hex()}"}
-
-
-async def _read_block(response: aiohttp.ClientResponse, cid: Cid) -> bytes:
-    data = await _read(response, BLOCK_BYTES_MAX)
-    verify_block(cid, data, source=str(response.url.origin()))
-    return data
 
 
 async def _read(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:

@@ -27,7 +27,13 @@ def probe_capabilities(ready: Ready, settings: Settings) -> Capabilities:
     return Capabilities(
         cores=available_cores(),
         memory_bytes=settings.memory_bytes_max,
-        providers=ready.providers,
+        providers=_allowed(ready.providers, settings.gpu_percent),
         engines=ready.engines,
         isolation=ready.isolation.achieved,
     )
+
+
+def _allowed(providers: tuple[str, ...], gpu_percent: int) -> tuple[str, ...]:
+    """The providers, without GPUs if the owner wants less than all of them: their use cannot be measured, and
+    what cannot be measured is not lent."""
+    return providers if gpu_percent == 100 else tuple(name for name in providers if name == "cpu")

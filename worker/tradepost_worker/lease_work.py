@@ -34,6 +34,7 @@ from tradepost_worker.outbox import LeaseEnd
 from tradepost_worker.pipeline_run import PipelineRun
 from tradepost_worker.pipelines import PipelineLibrary, TrustedPipeline
 from tradepost_worker.runner_pool import RunnablePipeline
+from tradepost_worker.telemetry import StageLatencies
 
 #: The owner or the job is the reason, not a fault of this device.
 _REFUSALS: Final = (
@@ -59,7 +60,8 @@ class PipelineRunner(Protocol):
 class LeaseWork:
     """Works on leases in the name of `worker`, for the broker with id `broker_id`.
 
-    `engines` are the versions that receipts state; `now` is the time in Unix seconds.
+    `engines` are the versions that receipts state, `latencies` is told how long stages took, and `now` is the
+    time in Unix seconds.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class LeaseWork:
         pipelines: PipelineLibrary,
         runners: PipelineRunner,
         engines: Mapping[str, str],
+        latencies: StageLatencies | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._worker = worker
@@ -79,6 +82,7 @@ class LeaseWork:
         self._pipelines = pipelines
         self._runners = runners
         self._engines = dict(engines)
+        self._latencies = latencies or StageLatencies()
         self._now = now
 
     async def run(self, grant: Grant) -> LeaseEnd:
@@ -100,6 +104,7 @@ class LeaseWork:
             run = await self._runners.run(pipeline, document, wall_s_max=wall_s_max)
         except StageFailure as failure:  # an artifact that loads nowhere
             run = PipelineRun(stages=(), failure=failure.to_problem())
+        self._latencies.note(pipeline.manifest.name, run.stages)
         _refuse_device_dependent(run)
         return self._deliver(grant, run, input_cid)
 

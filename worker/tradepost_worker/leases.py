@@ -23,6 +23,9 @@ from tradepost_worker.outbox import LeaseEnd, Outbox
 #: As many as a worker's hello may name.
 _HELD_MAX: Final = 4096
 
+#: Within this time a broker has taken in that an offer was withdrawn.
+WITHDRAWAL_S: Final = 0.2
+
 log = logging.getLogger(__name__)
 
 
@@ -36,7 +39,9 @@ class Leases:
         self._outbox = outbox
         self._broker = broker
         self._capacity = capacity
+        self._paused: str | None = None
         self._rng = rng
+        self.preemptions = 0
         self._running: dict[str, asyncio.Task[None]] = {}
         self._uploads: set[asyncio.Task[None]] = set()
         self._stream: BrokerStream | None = None
@@ -45,6 +50,11 @@ class Leases:
     def running(self) -> int:
         """How many leases run."""
         return len(self._running)
+
+    @property
+    def unfinished(self) -> int:
+        """How many leases run, or have an end that the broker could take now and has not acknowledged."""
+        return len(self._running) + (0 if self._stream is None else len(self._outbox.pending()))
 
     @property
     def held(self) -> tuple[str, ...]:
@@ -76,10 +86,14 @@ class Leases:
         """Start working on a lease. A repeated grant changes nothing; one too many is given back."""
         if grant.lease in self._running or grant.lease in self._outbox:
             return
+        if self._paused is not None:
+            self._return_later(grant.lease, self._paused)
+            return
         if len(self._running) >= self._capacity:
             error = QuotaExceeded(f"this device runs {self._capacity} leases at once")
             self._finish(give_back(grant.lease, error, GiveBackReason.REFUSED))
             return
+        self._outbox.note_pipeline(grant.lease, grant.pipeline)
         self._running[grant.lease] = asyncio.create_task(self._run(grant))
 
     def recall(self, lease: str, why: str) -> None:
@@ -89,15 +103,31 @@ class Leases:
             log.info("Stopped lease %s: %s.", lease, why, extra={"action": "lease_stopped", "lease": lease})
 
     async def give_back_all(self) -> None:
-        """Stop and give back whatever runs, because the owner wants the device."""
-        stopped = dict(self._running)
-        self._running.clear()
-        for task in stopped.values():
-            task.cancel()
-        await asyncio.gather(*stopped.values(), return_exceptions=True)
+        """Stop and give back whatever runs, because the owner stops the worker."""
+        for lease in await self._stop_all():
+            self._finish(_preempted(lease, "the owner stopped the worker"))
+
+    async def pause(self, why: str, *, finish: bool = False) -> None:
+        """Take no more leases, until `resume`, because the owner wants the device. What runs is stopped and
+        given back at once, unless it may `finish`."""
+        self._paused = why
+        if finish:
+            return
+        stopped = await self._stop_all()
+        self.preemptions += len(stopped)
         for lease in stopped:
-            error = RunnerFailed("the owner stopped the worker")
-            self._finish(give_back(lease, error, GiveBackReason.PREEMPTED))
+            self._return_later(lease, why)
+        if stopped:
+            log.info(
+                "Gave back %d leases: %s.",
+                len(stopped),
+                why,
+                extra={"action": "preempted", "leases": stopped},
+            )
+
+    def resume(self) -> None:
+        """Take leases again."""
+        self._paused = None
 
     def acknowledge(self, frame: Acknowledged) -> None:
         """The broker has a lease's end."""
@@ -137,6 +167,25 @@ class Leases:
         del self._running[grant.lease]
         self._finish(end)
 
+    async def _stop_all(self) -> list[str]:
+        stopped = dict(self._running)
+        self._running.clear()
+        for task in stopped.values():
+            task.cancel()
+        await asyncio.gather(*stopped.values(), return_exceptions=True)
+        return list(stopped)
+
+    def _return_later(self, lease: str, why: str) -> None:
+        """Give a lease back for the owner, once the offer to which it came has been withdrawn: before that,
+        the broker would lease the same job to this device again."""
+        end = _preempted(lease, why)
+        self._outbox.add(end)
+        asyncio.get_running_loop().call_later(WITHDRAWAL_S, self._deliver_pending, lease)
+
+    def _deliver_pending(self, lease: str) -> None:
+        if (end := self._outbox.get(lease)) is not None:
+            self._deliver(end)
+
     def _finish(self, end: LeaseEnd) -> None:
         self._outbox.add(end)
         self._deliver(end)
@@ -167,3 +216,7 @@ class Leases:
             else:
                 stream.send(end.frame)
                 return
+
+
+def _preempted(lease: str, why: str) -> LeaseEnd:
+    return give_back(lease, RunnerFailed(why), GiveBackReason.PREEMPTED)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -23,12 +23,15 @@ from tradepost.protocol import Deliver, GiveBack, Settled
 #: How long an end waits for its acknowledgement before it is written.
 LINGER_S: Final = 0.02
 
+_PIPELINES_MAX: Final = 1 << 16
+
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS lease_end (lease TEXT PRIMARY KEY, end BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS settled (
     lease TEXT PRIMARY KEY, at REAL NOT NULL, verdict TEXT NOT NULL, earned_microcredits INTEGER NOT NULL,
     reason TEXT NOT NULL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS lease_pipeline (lease TEXT PRIMARY KEY, pipeline TEXT NOT NULL) STRICT;
 """
 
 
@@ -43,6 +46,15 @@ class LeaseEnd(msgspec.Struct, frozen=True, kw_only=True):
     def lease(self) -> str:
         """The lease's id."""
         return self.frame.lease
+
+
+class EarningsRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What was earned on one day (local, `2026-11-21`), or with one pipeline."""
+
+    of: str
+    leases: int
+    paid_leases: int
+    earned_microcredits: int
 
 
 class Earnings(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +78,9 @@ class Outbox:
         self._pending = {end.lease: end for end in ends}
         self._written = set(self._pending)
         self._unwritten: set[str] = set()
+        self._pipelines: dict[str, str] = {}
         self._settled: list[tuple[str, float, str, int, str]] = []
+        self._ran: list[tuple[str, str]] = []
         self._changed = asyncio.Event()
         self._emptied = asyncio.Event()
 
@@ -87,6 +101,8 @@ class Outbox:
 
     def record(self, settled: Settled) -> None:
         """Keep what a lease earned; the broker's latest word counts."""
+        if (pipeline := self._pipelines.pop(settled.lease, None)) is not None:
+            self._ran.append((settled.lease, pipeline))
         self._settled.append(
             (settled.lease, time.time(), settled.verdict, settled.earned_microcredits, settled.reason)
         )
@@ -94,6 +110,16 @@ class Outbox:
 
     def __contains__(self, lease: str) -> bool:
         return lease in self._pending
+
+    def get(self, lease: str) -> LeaseEnd | None:
+        """How a lease ended, if the broker has not acknowledged it."""
+        return self._pending.get(lease)
+
+    def note_pipeline(self, lease: str, pipeline: str) -> None:
+        """Remember what a lease runs, for the owner's accounts."""
+        self._pipelines[lease] = pipeline
+        if len(self._pipelines) > _PIPELINES_MAX:  # those that the broker never settled
+            del self._pipelines[next(iter(self._pipelines))]
 
     def pending(self) -> list[LeaseEnd]:
         """The ends that the broker has not acknowledged, oldest first."""
@@ -118,24 +144,30 @@ class Outbox:
         added = [self._pending[lease] for lease in self._unwritten]
         removed = [lease for lease in self._written if lease not in self._pending]
         settled, self._settled = self._settled, []
+        ran, self._ran = self._ran, []
         self._unwritten.clear()
         self._written.difference_update(removed)
         self._written.update(end.lease for end in added)
         if added or removed or settled:
-            await asyncio.to_thread(self._write, added, removed, settled)
+            await asyncio.to_thread(self._write, added, removed, settled, ran)
 
     def close(self) -> None:
         """Close the database. What was not flushed is lost."""
         self._database.close()
 
     def _write(
-        self, added: Iterable[LeaseEnd], removed: Iterable[str], settled: Iterable[tuple[object, ...]]
+        self,
+        added: Iterable[LeaseEnd],
+        removed: Iterable[str],
+        settled: Iterable[tuple[object, ...]],
+        ran: Iterable[tuple[str, str]],
     ) -> None:
         rows = [(end.lease, msgspec.msgpack.encode(end)) for end in added]
         with self._turn, self._database as database:
             database.executemany("INSERT OR REPLACE INTO lease_end VALUES (?, ?)", rows)
             database.executemany("DELETE FROM lease_end WHERE lease = ?", [(lease,) for lease in removed])
             database.executemany("INSERT OR REPLACE INTO settled VALUES (?, ?, ?, ?, ?)", settled)
+            database.executemany("INSERT OR REPLACE INTO lease_pipeline VALUES (?, ?)", ran)
 
 
 def read_earnings(path: Path, *, since: float = 0.0) -> Earnings:
@@ -150,6 +182,34 @@ def read_earnings(path: Path, *, since: float = 0.0) -> Earnings:
     return Earnings(leases=leases, paid_leases=paid_leases, earned_microcredits=earned)
 
 
+_SUMS: Final = "count(*), coalesce(sum(earned_microcredits > 0), 0), coalesce(sum(earned_microcredits), 0)"
+_BY_DAY: Final = (
+    f"SELECT date(at, 'unixepoch', 'localtime') AS day, {_SUMS} FROM settled"  # noqa: S608 - of constants
+    " GROUP BY day ORDER BY day DESC LIMIT ?"
+)
+_BY_PIPELINE: Final = (
+    f"SELECT coalesce(pipeline, '(unknown)') AS ran, {_SUMS}"  # noqa: S608 - of constants
+    " FROM settled LEFT JOIN lease_pipeline USING (lease) GROUP BY ran ORDER BY 4 DESC LIMIT ?"
+)
+
+
+def read_earnings_by_day(path: Path, *, rows_max: int = 30) -> list[EarningsRow]:
+    """What was earned per day, newest first."""
+    return _read_earnings_rows(path, _BY_DAY, rows_max)
+
+
+def read_earnings_by_pipeline(path: Path, *, rows_max: int = 30) -> list[EarningsRow]:
+    """What was earned per pipeline (CID), most first."""
+    return _read_earnings_rows(path, _BY_PIPELINE, rows_max)
+
+
+def _read_earnings_rows(path: Path, query: str, rows_max: int) -> list[EarningsRow]:
+    return [
+        EarningsRow(of=of, leases=leases, paid_leases=paid, earned_microcredits=earned)
+        for of, leases, paid, earned in _read_rows(path, query, (rows_max,))
+    ]
+
+
 def read_pending(path: Path) -> int:
     """How many ends of leases wait for the broker, read beside a worker that may be running."""
     row = _read_row(path, "SELECT count(*) FROM lease_end", ())
@@ -157,8 +217,11 @@ def read_pending(path: Path) -> int:
 
 
 def _read_row(path: Path, query: str, values: tuple[object, ...]) -> tuple[int, ...] | None:
+    return next(iter(_read_rows(path, query, values)), None)
+
+
+def _read_rows(path: Path, query: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
     if not path.exists():
-        return None
+        return []
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
-        row: tuple[int, ...] = database.execute(query, values).fetchone()
-    return row
+        return database.execute(query, values).fetchall()

@@ -7,6 +7,7 @@ the state folder, which wins over the default. `docs/worker.md` explains each.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -20,14 +21,16 @@ import psutil
 
 from tradepost.errors import InvalidRequest, InvalidSettings
 from tradepost.money import to_microcredits
+from tradepost_worker import limits
+from tradepost_worker.limits import Limits
 
 ENVIRONMENT_PREFIX: Final = "TRADEPOST_WORKER_"
 FILE_NAME: Final = "worker.toml"
 
-_Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 53)]
+log = logging.getLogger(__name__)
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Settings(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the owner decided. Sizes are in bytes, the price in credits per work unit."""
 
     state_dir: Path
@@ -36,8 +39,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     capacity: Annotated[int, msgspec.Meta(ge=1, le=4096)]
     runners_max: Annotated[int, msgspec.Meta(ge=1, le=4096)]
     threads_per_runner: Annotated[int, msgspec.Meta(ge=1, le=4096)]
-    memory_bytes_max: _Positive
-    cache_bytes_max: _Positive = 8 << 30
+
+    @property
+    def limits(self) -> Limits:
+        """What of this is a limit."""
+        return Limits(**{name: getattr(self, name) for name in limits.names()})
 
     @property
     def price_per_unit_microcredits(self) -> int:
@@ -45,6 +51,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return to_microcredits(self.price_per_unit)
 
     def __post_init__(self) -> None:
+        Limits.__post_init__(self)
         try:
             price = self.price_per_unit_microcredits
         except InvalidRequest as error:
@@ -66,11 +73,14 @@ def load_settings(
     cores = available_cores()
     try:
         # Flags and variables are text, so numbers may be written as such.
+        cores_max = msgspec.convert(merged.get("cores_max", cores), int, strict=False)
+        cores = max(1, min(cores, cores_max))
         capacity = msgspec.convert(merged.get("capacity", cores), int, strict=False)
         runners_max = msgspec.convert(merged.get("runners_max", min(capacity, cores)), int, strict=False)
         defaults = {
             "trust_path": str(state_dir / "trust.toml"),
             "capacity": capacity,
+            "cores_max": cores_max,
             "runners_max": runners_max,
             "threads_per_runner": max(1, cores // max(1, runners_max)),
             "memory_bytes_max": psutil.virtual_memory().total // 2,
@@ -78,6 +88,33 @@ def load_settings(
         return msgspec.convert(defaults | merged, Settings, strict=False, dec_hook=_decode)
     except msgspec.ValidationError as error:
         raise InvalidSettings(str(error)) from None
+
+
+class LiveLimits:
+    """The limits of a running worker: those of `settings`, until the owner edits the settings file."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._state_dir = settings.state_dir
+        self._path = settings.state_dir / FILE_NAME
+        self._stamp = self._look()
+        self._limits = settings.limits
+
+    def read(self) -> Limits:
+        """The limits in force. A file that makes no sense changes nothing, and is logged once."""
+        if (stamp := self._look()) != self._stamp:
+            self._stamp = stamp
+            try:
+                self._limits = load_settings({"state_dir": self._state_dir}).limits
+            except InvalidSettings as error:
+                log.warning("The limits stay as they were: %s", error, extra={"action": "settings_invalid"})
+        return self._limits
+
+    def _look(self) -> tuple[int, ...]:
+        try:
+            status = self._path.stat()
+        except OSError:
+            return ()
+        return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def save_settings(path: Path, changes: Mapping[str, str | int]) -> None:

@@ -6,6 +6,7 @@ worker.toml      settings                trust.toml  the trust policy
 worker.sqlite    outbox and earnings     blocks/     artifacts
 worker.lock      held while a worker runs from this folder
 connection.json  whether that worker is connected
+standing.json    what it may do now, and why     owner.json  what the owner told it
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import msgspec
 
 from tradepost.errors import InvalidSettings
 from tradepost.identity import Identity
+from tradepost_worker.governor import Decision, Readings
+from tradepost_worker.limits import Limits
 
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +44,17 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     since: float
 
 
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """What the worker may do, at a time (Unix seconds), and what it does."""
+
+    at: float
+    decision: Decision
+    readings: Readings
+    limits: Limits
+    running: int
+    preemptions: int
+
+
 class StateFolder:
     """The files of one worker."""
 
@@ -52,6 +66,8 @@ class StateFolder:
         self._membership = path / "membership.json"
         self._connection = path / "connection.json"
         self._lock = path / "worker.lock"
+        self._standing = path / "standing.json"
+        self.owners_word = path / "owner.json"
 
     def identity(self) -> Identity:
         """The worker's identity, made on first use."""
@@ -90,6 +106,17 @@ class StateFolder:
                     return Connection(is_connected=False, since=time.time())
         return None
 
+    def set_standing(self, standing: Standing) -> None:
+        """Tell `status` what the running worker may do."""
+        _replace(self._standing, msgspec.json.encode(standing), durable=False)
+
+    def standing(self) -> Standing | None:
+        """What the worker that runs, or ran last, was allowed to do; `None` if it never said."""
+        try:
+            return msgspec.json.decode(self._standing.read_bytes(), type=Standing)
+        except (FileNotFoundError, msgspec.MsgspecError):  # absent, or of another version
+            return None
+
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Hold this folder for one running worker. Raises `InvalidSettings` if another one runs from it."""
@@ -105,11 +132,12 @@ class StateFolder:
             yield
 
 
-def _replace(path: Path, data: bytes) -> None:
+def _replace(path: Path, data: bytes, *, durable: bool = True) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = path.with_suffix(".new")
     with temporary.open("wb") as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     temporary.replace(path)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -36,24 +38,11 @@ def demo(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     plan = DemoPlan(jobs=jobs, workers=workers, cheaters=cheaters, folder=folder)
     console = Console(stderr=True)
-    columns = [
-        TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    ]
     try:
-        with Progress(*columns, console=console, transient=False) as progress:
-            task = progress.add_task("Starting", total=jobs)
-
-            def on_step(step: str) -> None:
-                progress.update(task, description=step)
-
-            def on_answer(answered: int) -> None:
-                progress.update(task, completed=answered)
+        with _progress(jobs, console) as (on_step, on_answer, stop):
 
             def on_report(report: Report) -> None:
-                progress.stop()
+                stop()
                 if as_json:
                     typer.echo(msgspec.json.format(msgspec.json.encode(report)).decode())
                 else:
@@ -70,3 +59,31 @@ def demo(
         return
     if not report.kept_its_promises():
         raise typer.Exit(PROMISE_BROKEN)
+
+
+@contextmanager
+def _progress(
+    jobs: int, console: Console
+) -> Iterator[tuple[Callable[[str], None], Callable[[int], None], Callable[[], None]]]:
+    """What to call with each step, each answer, and at the end: a live bar, or lines where nobody watches."""
+    if not console.is_terminal:
+        tenth = max(1, jobs // 10)
+        yield (
+            lambda step: console.print(f"{step} ..."),
+            lambda answered: None if answered % tenth else console.print(f"{answered} of {jobs} answered"),
+            lambda: None,
+        )
+        return
+    columns = [
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    ]
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("Starting", total=jobs)
+        yield (
+            lambda step: progress.update(task, description=step),
+            lambda answered: progress.update(task, completed=answered),
+            progress.stop,
+        )

@@ -1,0 +1,108 @@
+"""Each check of the doctor: what is fine, what is not, and that every finding names its fix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tradepost_worker import doctor
+from tradepost_worker.doctor import Check, Health
+from tradepost_worker.lockdown import Isolation
+from tradepost_worker.runner_messages import Ready
+from tradepost_worker.settings import load_settings
+
+
+def found(check: Check) -> Health:
+    """How bad it is; whatever is not fine has a fix."""
+    assert check.says
+    assert bool(check.fix) == (check.health is not Health.OK)
+    return check.health
+
+
+@pytest.mark.parametrize(("bits", "health"), [(64, Health.OK), (32, Health.BROKEN)])
+def test_the_engines_need_64_bits(bits: int, health: Health) -> None:
+    assert found(doctor.check_bits(bits)) is health
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "system", "health"),
+    [
+        ("glibc", "2.36", "linux", Health.OK),
+        ("glibc", "2.28", "linux", Health.OK),
+        ("glibc", "2.9", "linux", Health.BROKEN),
+        ("", "", "linux", Health.BROKEN),  # what Python says on musl
+        ("", "", "darwin", Health.OK),
+    ],
+)
+def test_the_c_library(name: str, version: str, system: str, health: Health) -> None:
+    assert found(doctor.check_libc(name, version, system=system)) is health
+
+
+def test_wheels_that_overwrite_each_other_are_found() -> None:
+    assert doctor.installed_wheels() == ["onnxruntime"]
+    assert found(doctor.check_wheels(["onnxruntime"])) is Health.OK
+    assert found(doctor.check_wheels([])) is Health.BROKEN
+    both = doctor.check_wheels(["onnxruntime", "onnxruntime-gpu"])
+    assert found(both) is Health.BROKEN
+    assert both.fix.endswith("pip install onnxruntime-gpu")
+
+
+def test_a_key_that_others_can_read_is_found(tmp_path: Path) -> None:
+    assert [found(check) for check in doctor.check_files(tmp_path / "none")] == [Health.WARNING] * 2
+    folder, key = tmp_path, tmp_path / "worker.key"
+    folder.chmod(0o700)
+    key.touch(0o600)
+    assert [found(check) for check in doctor.check_files(tmp_path)] == [Health.OK] * 2
+    folder.chmod(0o777)
+    key.chmod(0o640)
+    assert [found(check) for check in doctor.check_files(tmp_path)] == [Health.BROKEN] * 2
+
+
+def test_trust(tmp_path: Path) -> None:
+    path = tmp_path / "trust.toml"
+    assert found(doctor.check_trust(path)) is Health.WARNING
+    path.write_text("publisher = 3")
+    assert found(doctor.check_trust(path)) is Health.BROKEN
+
+
+def test_disk(tmp_path: Path) -> None:
+    assert found(doctor.check_disk(tmp_path / "not" / "made", 0)) is Health.OK
+    assert found(doctor.check_disk(tmp_path, 1 << 60)) is Health.BROKEN
+
+
+@pytest.mark.parametrize(("skew_s", "health"), [(0, Health.OK), (-29, Health.OK), (31, Health.BROKEN)])
+def test_the_clock(skew_s: float, health: Health) -> None:
+    assert found(doctor.check_clock(skew_s)) is health
+
+
+def test_linger_is_what_needs_root() -> None:
+    assert found(doctor.check_linger(is_on=True, user="ada")) is Health.OK
+    check = doctor.check_linger(is_on=False, user="ada")
+    assert found(check) is Health.WARNING
+    assert check.fix == "sudo loginctl enable-linger ada"
+
+
+def test_limits_that_nothing_can_hold(tmp_path: Path) -> None:
+    settings = load_settings({"state_dir": tmp_path}, {})
+    assert [found(check) for check in doctor.check_limits(settings, [])] == [Health.OK]
+    half = load_settings({"state_dir": tmp_path, "gpu_percent": 50}, {})
+    (check,) = doctor.check_limits(half, ["onnxruntime-gpu"])
+    assert found(check) is Health.WARNING
+    assert "not enforceable here" in check.says
+    assert "cuda" in check.says
+
+
+def test_what_a_runner_says() -> None:
+    isolation = Isolation(achieved=("process",), refused={"landlock": "the kernel has none"})
+    ready = Ready(isolation=isolation, providers=("cpu",), engines={"wasmtime": "50"})
+    checks = {
+        check.name: found(check) for check in doctor.check_ready(ready, ["onnxruntime", "onnxruntime-gpu"])
+    }
+    assert checks == {
+        "engines": Health.OK,
+        "isolation": Health.OK,
+        "isolation landlock": Health.WARNING,
+        "providers": Health.OK,
+        "provider cuda": Health.BROKEN,
+    }

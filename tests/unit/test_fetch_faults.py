@@ -1,0 +1,463 @@
+"""Sources that misbehave: each fault ends in a fail-over or a typed error, in bounded time and memory."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import random
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+import aiohttp
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tradepost.content import BLOCK_BYTES_MAX, Cid, FolderStore, cid_of_block
+from tradepost.content.dag_pb import bytes_field, varint_field
+from tradepost.content.fetch import Fetcher, FetchLimits
+from tradepost.content.sources import GatewaySource
+from tradepost.content.unixfs import Link, encode_file_node
+from tradepost.errors import ContentUnavailable, InvalidDag, TradepostError, UnknownCid
+
+BLOCK = random.Random(5).randbytes(262_144)
+CID = cid_of_block(BLOCK, "raw")
+BOMB = gzip.compress(bytes(64 << 20), compresslevel=1)
+SENT_BYTES_MAX = 32 << 20  # by a server that never ends, until it notices that nobody listens
+
+
+class Clock:
+    """Seconds that pass when a server says so."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@dataclass
+class Peer:
+    """One scripted answer: writes what it likes to whoever connected."""
+
+    writer: asyncio.StreamWriter
+    clock: Clock
+    asked: list[str] = field(default_factory=list)
+    sent_bytes: int = 0
+
+    async def send(self, data: bytes) -> None:
+        self.sent_bytes += len(data)
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def head(self, *headers: str, status: str = "200 OK") -> None:
+        await self.send(_head(status, headers))
+
+    async def silence(self) -> None:
+        await asyncio.Event().wait()
+
+    def reset(self) -> None:
+        """Break the connection the hard way: an RST instead of a FIN."""
+        linger_not = struct.pack("ii", 1, 0)
+        self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_not)
+        self.writer.transport.abort()
+
+
+def _head(status: str, headers: tuple[str, ...]) -> bytes:
+    return "\r\n".join((f"HTTP/1.1 {status}", *headers, "", "")).encode()
+
+
+Script = Callable[[Peer], Awaitable[None]]
+
+
+@asynccontextmanager
+async def scripted(script: Script, clock: Clock | None = None) -> AsyncIterator[tuple[str, list[Peer]]]:
+    """A server on loopback that plays `script` to each request; its URL, and those who came."""
+    peers: list[Peer] = []
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer = Peer(writer, clock or Clock())
+        peers.append(peer)
+        try:
+            request = await reader.readuntil(b"\r\n\r\n")
+            peer.asked.append(request.split(b" ")[1].decode())
+            peer.asked.append(request.decode())
+            await script(peer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass  # the other side hung up, as it should
+        finally:
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(play(reader, writer))
+        tasks.add(task)
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", peers
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def honest(peer: Peer) -> None:
+    await peer.head(f"Content-Length: {len(BLOCK)}")
+    await peer.send(BLOCK)
+
+
+# The faults
+
+
+async def truncation(peer: Peer) -> None:
+    await peer.head(f"Content-Length: {len(BLOCK)}")
+    await peer.send(BLOCK[:-1])
+
+
+async def truncation_without_a_length(peer: Peer) -> None:
+    await peer.head("Connection: close")
+    await peer.send(BLOCK[:1000])
+
+
+async def truncated_chunks(peer: Peer) -> None:
+    await peer.head("Transfer-Encoding: chunked")
+    await peer.send(b"%x\r\n" % len(BLOCK) + BLOCK[:5000])
+
+
+async def wrong_block(peer: Peer) -> None:
+    await peer.head(f"Content-Length: {len(BLOCK)}")
+    await peer.send(bytes(len(BLOCK)))
+
+
+async def one_bit_wrong(peer: Peer) -> None:
+    await peer.head(f"Content-Length: {len(BLOCK)}")
+    await peer.send(BLOCK[:-1] + bytes((BLOCK[-1] ^ 1,)))
+
+
+async def one_byte_more(peer: Peer) -> None:
+    await peer.head("Connection: close")
+    await peer.send(BLOCK + b"x")
+
+
+async def endless_body(peer: Peer) -> None:
+    await peer.head("Transfer-Encoding: chunked")
+    while peer.sent_bytes < SENT_BYTES_MAX:
+        await peer.send(b"10000\r\n" + bytes(0x10000) + b"\r\n")
+
+
+async def endless_headers(peer: Peer) -> None:
+    await peer.send(b"HTTP/1.1 200 OK\r\n")
+    while peer.sent_bytes < SENT_BYTES_MAX:
+        await peer.send(b"X-More: " + b"x" * 8000 + b"\r\n")
+
+
+async def length_too_long(peer: Peer) -> None:
+    await peer.head(f"Content-Length: {len(BLOCK) + 1}")
+    await peer.send(BLOCK)
+
+
+async def length_too_short(peer: Peer) -> None:
+    await peer.head(f"Content-Length: {len(BLOCK) - 1}")
+    await peer.send(BLOCK)
+
+
+async def length_of_a_terabyte(peer: Peer) -> None:
+    await peer.head(f"Content-Length: {1 << 40}")
+    while peer.sent_bytes < SENT_BYTES_MAX:
+        await peer.send(bytes(1 << 16))
+
+
+async def length_that_is_none(peer: Peer) -> None:
+    await peer.head("Content-Length: many")
+    await peer.send(BLOCK)
+
+
+async def trickle(peer: Peer) -> None:
+    await peer.head(f"Content-Length: {len(BLOCK)}")
+    for position in range(len(BLOCK)):
+        peer.clock.now_s += 1
+        await peer.send(BLOCK[position : position + 1])
+        await asyncio.sleep(0)
+
+
+async def stall_before_the_answer(peer: Peer) -> None:
+    await peer.silence()
+
+
+async def stall_in_the_middle(peer: Peer) -> None:
+    await peer.head(f"Content-Length: {len(BLOCK)}")
+    await peer.send(BLOCK[:100_000])
+    await peer.silence()
+
+
+async def reset_at_once(peer: Peer) -> None:
+    peer.reset()
+
+
+async def gzip_bomb(peer: Peer) -> None:
+    await peer.head("Content-Encoding: gzip", f"Content-Length: {len(BOMB)}")
+    await peer.send(BOMB)
+
+
+async def gzip_in_disguise(peer: Peer) -> None:
+    await peer.head(f"Content-Length: {len(BOMB)}")
+    await peer.send(BOMB)
+
+
+async def not_http(peer: Peer) -> None:
+    await peer.send(b"220 mail.example ESMTP\r\n")
+
+
+async def server_error(peer: Peer) -> None:
+    await peer.head("Content-Length: 0", status="500 Oops")
+
+
+async def a_web_page(peer: Peer) -> None:
+    page = b"<html>Please accept our cookies</html>"
+    await peer.head("Content-Type: text/html", f"Content-Length: {len(page)}")
+    await peer.send(page)
+
+
+FAULTS = [
+    truncation,
+    truncation_without_a_length,
+    truncated_chunks,
+    wrong_block,
+    one_bit_wrong,
+    one_byte_more,
+    endless_body,
+    endless_headers,
+    length_too_long,
+    length_too_short,
+    length_of_a_terabyte,
+    length_that_is_none,
+    trickle,
+    stall_before_the_answer,
+    stall_in_the_middle,
+    reset_at_once,
+    gzip_bomb,
+    gzip_in_disguise,
+    not_http,
+    server_error,
+    a_web_page,
+]
+LIES = {
+    truncation_without_a_length,
+    wrong_block,
+    one_bit_wrong,
+    one_byte_more,
+    length_too_short,
+    gzip_in_disguise,
+    a_web_page,
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+async def test_each_fault_fails_over_and_alone_is_a_typed_error(fault: Script) -> None:
+    clock = Clock()
+    limits = FetchLimits(stall_s=0.3 if fault.__name__.startswith("stall") else 30.0)
+    async with (
+        scripted(fault, clock) as (bad, peers),
+        scripted(honest) as (good, _),
+        aiohttp.ClientSession() as session,
+    ):
+        sources = [GatewaySource(url, session=session) for url in (bad, good)]
+        fetcher = Fetcher(sources, limits=limits, clock=clock)
+        assert await fetcher.get(CID) == BLOCK
+        first, second = fetcher.standings
+        assert (first.failures, first.blocks, second.failures, second.blocks) == (1, 0, 0, 1)
+        assert first.lied == (fault in LIES)
+        assert first.aside_until > clock.now_s
+        # Put aside: the next block is not asked of it.
+        visits = len(peers)
+        await fetcher.get(CID)
+        assert len(peers) == visits
+        alone = Fetcher(sources[:1], limits=limits, clock=clock)
+        with pytest.raises(ContentUnavailable) as caught:
+            await alone.get(CID)
+        assert bad in caught.value.detail
+        assert list(caught.value.facts["sources"]) == [bad]
+        assert all(peer.sent_bytes <= SENT_BYTES_MAX for peer in peers)
+
+
+async def test_a_server_that_never_ends_is_cut_off_within_a_few_megabytes() -> None:
+    async with scripted(endless_body) as (url, peers), aiohttp.ClientSession() as session:
+        with pytest.raises(ContentUnavailable, match="more than a block"):
+            await Fetcher([GatewaySource(url, session=session)]).get(CID)
+        # What the kernel buffers on both ends comes on top of what was read.
+        assert peers[0].sent_bytes <= BLOCK_BYTES_MAX + (16 << 20)
+
+
+async def test_a_liar_is_named_and_never_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    async with (
+        scripted(wrong_block) as (bad, peers),
+        scripted(honest) as (good, _),
+        aiohttp.ClientSession() as session,
+    ):
+        fetcher = Fetcher([GatewaySource(url, session=session) for url in (bad, good)], clock=clock)
+        await fetcher.get(CID)
+        clock.now_s += 1e9
+        for _ in range(3):
+            await fetcher.get(CID)
+        assert len(peers) == 1
+    (record,) = [one for one in caplog.records if getattr(one, "action", "") == "source_put_aside"]
+    assert bad in record.getMessage()
+    assert (record.source, record.cid) == (bad, CID)  # type: ignore[attr-defined]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+@given(offset=st.integers(0, len(BLOCK) + 100), hard=st.booleans())
+def test_a_connection_that_breaks_at_any_offset(offset: int, hard: bool) -> None:
+    async def broken(peer: Peer) -> None:
+        answer = _head("200 OK", (f"Content-Length: {len(BLOCK)}",)) + BLOCK
+        await peer.send(answer[: min(offset, len(answer) - 1)])
+        if hard:
+            peer.reset()
+
+    async def run() -> None:
+        async with (
+            scripted(broken) as (bad, _),
+            scripted(honest) as (good, _),
+            aiohttp.ClientSession() as session,
+        ):
+            fetcher = Fetcher([GatewaySource(url, session=session) for url in (bad, good)])
+            assert await fetcher.get(CID) == BLOCK
+            assert fetcher.standings[0].failures == 1
+            assert not fetcher.standings[0].lied
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("status", ["301 Moved", "302 Found", "307 Temporary", "308 Permanent"])
+async def test_redirects_are_not_followed(status: str) -> None:
+    async with scripted(honest) as (elsewhere, visitors):
+
+        async def redirect(peer: Peer) -> None:
+            await peer.head(f"Location: {elsewhere}/ipfs/{CID}", "Content-Length: 0", status=status)
+
+        async with scripted(redirect) as (url, _), aiohttp.ClientSession() as session:
+            with pytest.raises(ContentUnavailable, match="redirects"):
+                await Fetcher([GatewaySource(url, session=session)]).get(CID)
+        assert visitors == []
+
+
+@pytest.mark.parametrize("status", ["404 Not Found", "410 Gone", "451 Unavailable For Legal Reasons"])
+async def test_a_gateway_without_the_block_is_not_to_blame(status: str) -> None:
+    async def lacks(peer: Peer) -> None:
+        await peer.head("Content-Length: 0", status=status)
+
+    async with scripted(lacks) as (url, _), aiohttp.ClientSession() as session:
+        fetcher = Fetcher([GatewaySource(url, session=session)])
+        with pytest.raises(UnknownCid):
+            await fetcher.get(CID)
+        assert fetcher.standings[0].failures == 0
+
+
+async def test_what_is_asked_for_is_a_raw_block_without_compression() -> None:
+    async with scripted(honest) as (url, peers), aiohttp.ClientSession() as session:
+        await Fetcher([GatewaySource(url + "/base/", session=session, headers={"X-Key": "k"})]).get(CID)
+        assert peers[0].asked[0] == f"/base/ipfs/{CID}?format=raw"
+        request = peers[0].asked[1].lower()
+        assert "accept-encoding: identity\r\n" in request
+        assert "accept: application/vnd.ipld.raw\r\n" in request
+        assert "x-key: k\r\n" in request
+
+
+async def test_nobody_listening_is_a_typed_error() -> None:
+    async with scripted(honest) as (url, _):
+        pass
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(ContentUnavailable):
+            await Fetcher([GatewaySource(url, session=session)]).get(CID)
+
+
+# DAGs that are traps: every block has its hash, or the source claims that it has
+
+
+def serves(blocks: dict[Cid, bytes]) -> Script:
+    async def script(peer: Peer) -> None:
+        block = blocks[Cid(peer.asked[0].split("/")[2].split("?")[0])]
+        await peer.head(f"Content-Length: {len(block)}", "Connection: close")
+        await peer.send(block)
+
+    return script
+
+
+@pytest.fixture
+def store(tmp_path_factory: pytest.TempPathFactory) -> FolderStore:
+    return FolderStore(tmp_path_factory.mktemp("store"), bytes_max=64 << 20)
+
+
+async def fetch_from(script: Script, root: Cid, store: FolderStore, bytes_max: int = 8 << 20) -> None:
+    async with scripted(script) as (url, _), aiohttp.ClientSession() as session:
+        await Fetcher([GatewaySource(url, session=session)], store=store).fetch(root, bytes_max=bytes_max)
+
+
+async def test_a_cycle_needs_a_lie_and_the_lie_is_found(store: FolderStore) -> None:
+    root = cid_of_block(b"whatever", "dag-pb")
+    cycle = encode_file_node([Link(root, 4, 4)])
+    with pytest.raises(ContentUnavailable, match="other bytes"):
+        await fetch_from(serves({root: cycle}), root, store)
+
+
+async def test_a_depth_bomb_is_refused(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tradepost.content.dag.DAG_DEPTH_MAX", 50)
+    blocks: dict[Cid, bytes] = {}
+    cid = cid_of_block(b"", "raw")
+    for _ in range(60):
+        node = encode_file_node([Link(cid, 4, 4)])
+        cid = cid_of_block(node, "dag-pb")
+        blocks[cid] = node
+    with pytest.raises(InvalidDag, match="levels"):
+        await fetch_from(serves(blocks), cid, store)
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        pytest.param(b"\x01\x55\x00\x05hello", id="identity hash"),
+        pytest.param(b"\x01\x55\x13\x40" + bytes(64), id="sha2-512"),
+        pytest.param(b"\x12\x20" + bytes(32), id="CIDv0"),
+        pytest.param(b"\x01\x55\x12\x20" + bytes(31), id="too short"),
+        pytest.param(b"", id="nothing"),
+    ],
+)
+async def test_links_by_other_hashes_are_refused(hostile: bytes, store: FolderStore) -> None:
+    link = bytes_field(2, bytes_field(1, hostile) + bytes_field(2, b"") + varint_field(3, 5))
+    node = link + bytes_field(1, b"\x08\x02\x18\x05\x20\x05")
+    root = cid_of_block(node, "dag-pb")
+    with pytest.raises(InvalidDag):
+        await fetch_from(serves({root: node}), root, store)
+
+
+async def test_a_node_of_ten_thousand_links_to_one_block_asks_for_it_once(store: FolderStore) -> None:
+    leaf = cid_of_block(b"x", "raw")
+    node = encode_file_node([Link(leaf, 1, 1)] * 10_000)
+    root = cid_of_block(node, "dag-pb")
+    async with scripted(serves({root: node, leaf: b"x"})) as (url, peers), aiohttp.ClientSession() as session:
+        fetched = await Fetcher([GatewaySource(url, session=session)], store=store).fetch(
+            root, bytes_max=8 << 20
+        )
+    assert (fetched.blocks, len(peers)) == (2, 2)
+
+
+@given(st.binary(max_size=400))
+@settings(max_examples=25)
+def test_no_answer_but_the_block_itself_is_accepted(noise: bytes) -> None:
+    async def run() -> None:
+        async def noisy(peer: Peer) -> None:
+            await peer.send(noise)
+
+        async with scripted(noisy) as (url, _), aiohttp.ClientSession() as session:
+            with pytest.raises(TradepostError):
+                await Fetcher([GatewaySource(url, session=session)]).get(CID)
+
+    asyncio.run(run())

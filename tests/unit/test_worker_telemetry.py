@@ -1,0 +1,162 @@
+"""Telemetry stays small and within the protocol's bounds, whatever runs and whatever sensors say."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tradepost.errors import ProtocolError
+from tradepost.protocol import (
+    LATENCY_BUCKETS_MS,
+    DeviceHealth,
+    Heartbeat,
+    broker_codec_for_workers,
+    worker_codec,
+)
+from tradepost.receipts import StageReport
+from tradepost_worker import sensors
+from tradepost_worker.governor import Cause, Decision, Readings
+from tradepost_worker.network_rate import NetworkRate
+from tradepost_worker.telemetry import STAGES_MAX, StageLatencies, device_health
+
+HEARTBEAT_BYTES_MAX = 8192
+
+
+def report(stage: str, ms: float) -> StageReport:
+    return StageReport(stage=stage, output="0" * 64, wall_us=round(1000 * ms))
+
+
+def test_latencies_are_counted_in_their_buckets() -> None:
+    latencies = StageLatencies()
+    for ms in (0.5, 1, 1.001, 300, 1e6):
+        latencies.note("digits", [report("scale", ms)])
+    assert latencies.read() == {"digits/scale": (2, 1, 0, 0, 0, 1, 0, 0, 1)}
+    assert len(LATENCY_BUCKETS_MS) + 1 == 9
+
+
+def test_only_the_stages_that_ran_last_are_kept() -> None:
+    latencies = StageLatencies()
+    for number in range(3 * STAGES_MAX):
+        latencies.note(f"p{number}", [report("s", 1)])
+        latencies.note("always", [report("s", 1)])
+    kept = latencies.read()
+    assert len(kept) == STAGES_MAX
+    assert kept["always/s"][0] == 3 * STAGES_MAX
+
+
+NUMBERS = st.none() | st.floats(allow_nan=True, allow_infinity=True)
+
+
+@given(
+    load=NUMBERS,
+    temperature=NUMBERS,
+    battery=NUMBERS,
+    names=st.lists(st.text(max_size=300), max_size=40),
+    cause=st.none() | st.sampled_from(Cause),
+)
+def test_a_heartbeat_is_small_and_valid(
+    load: float | None,
+    temperature: float | None,
+    battery: float | None,
+    names: list[str],
+    cause: Cause | None,
+) -> None:
+    latencies = StageLatencies()
+    for name in names:
+        latencies.note(name, [report("s" * 300, 5)])
+    readings = Readings(
+        at=0, minute_of_day=0, load_percent=load, temperature_celsius=temperature, battery_percent=battery
+    )
+    decision = Decision(capacity=1, cpu_percent=100, cause=cause)
+    health = device_health(readings, decision, latencies, queue=1, preemptions=2)
+    message = worker_codec().encode([Heartbeat(running=1, health=health)])
+    assert len(message) <= HEARTBEAT_BYTES_MAX + 4 * sum(len(name) for name in names)
+    assert broker_codec_for_workers().decode(message) == [Heartbeat(running=1, health=health)]
+
+
+@pytest.mark.parametrize(
+    "health",
+    [
+        {"load_percent": 101},
+        {"temperature_celsius": 1e9},
+        {"queue": -1},
+        {"paused_by": "x" * 300},
+        {"stage_latency": {"s": [1]}},
+        {"stage_latency": {str(n): [0] * 9 for n in range(17)}},
+        {"mood": "good"},
+    ],
+)
+def test_a_broker_refuses_what_is_out_of_bounds(health: dict[str, object]) -> None:
+    message = msgspec.msgpack.encode([{"type": "heartbeat", "running": 1, "health": health}])
+    with pytest.raises(ProtocolError):
+        broker_codec_for_workers().decode(message)
+
+
+def test_a_heartbeat_of_before_is_still_one() -> None:
+    message = msgspec.msgpack.encode([{"type": "heartbeat", "running": 1}])
+    assert broker_codec_for_workers().decode(message) == [Heartbeat(running=1, health=None)]
+    assert msgspec.to_builtins(DeviceHealth()) == {}
+
+
+def test_real_sensors_read_this_device(tmp_path) -> None:
+    device = sensors.Sensors(tmp_path)
+    device.read()
+    readings = device.read([1])
+    assert readings.memory_free_bytes
+    assert readings.disk_free_bytes
+    assert 0 <= readings.minute_of_day < 1440
+
+
+def test_own_work_is_not_others_load(tmp_path, monkeypatch) -> None:
+    """Two cores, one of them used by a runner for the whole time, half of the other by somebody else."""
+    spent = {7: 0.0}
+    times = {"user": 0.0, "idle": 0.0}
+    monkeypatch.setattr(sensors, "cpu_s", spent.__getitem__)
+    monkeypatch.setattr(sensors.psutil, "cpu_times", lambda: FakeTimes(times["user"], times["idle"]))
+    device = sensors.Sensors(tmp_path)
+    device._agent = SimpleNamespace(cpu_times=lambda: SimpleNamespace(user=0.0, system=0.0))
+    device.read([7])
+    spent[7], times["user"], times["idle"] = 10.0, 15.0, 5.0
+    readings = device.read([7])
+    assert readings.load_percent == pytest.approx(75)
+    assert readings.others_load_percent == pytest.approx(25)
+    # The runner ends: what it used before is not somebody else's now.
+    times["user"], times["idle"] = 15.0, 25.0
+    assert device.read([]).others_load_percent == pytest.approx(0)
+
+
+class FakeTimes(tuple[float, float]):
+    """As psutil's named tuple: numbers that can be summed, with names."""
+
+    __slots__ = ()
+
+    def __new__(cls, user: float, idle: float) -> FakeTimes:
+        return super().__new__(cls, (user, idle))
+
+    @property
+    def idle(self) -> float:
+        return self[1]
+
+
+async def test_the_network_rate_is_a_mean() -> None:
+    slept: list[float] = []
+    now = [0.0]
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        now[0] += seconds
+
+    rate = NetworkRate(1000, monotonic=lambda: now[0], sleep=sleep)
+    for _ in range(5):
+        await rate.take(500)
+    assert now[0] == pytest.approx(2.5)
+    now[0] += 100  # idle time saves nothing up
+    await rate.take(500)
+    assert slept[-1] == pytest.approx(0.5)
+    rate.bytes_per_s_max = 0
+    await rate.take(1 << 40)
+    assert now[0] == pytest.approx(103.0)

@@ -1,0 +1,81 @@
+"""Takes the worker off a device: its service, and from its state folder every file that is its own.
+
+Anything else in that folder stays, since a folder can be given by mistake, and is named.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from tradepost.errors import InvalidRequest
+from tradepost_worker.outbox import read_pending
+from tradepost_worker.state import StateFolder
+
+#: What a worker writes into its state folder; names with a star are patterns.
+_OWN: Final = (
+    "worker.key*",
+    "worker.toml",
+    "worker.sqlite*",
+    "worker.lock",
+    "worker.log",
+    "trust.toml*",
+    "membership.*",
+    "connection.*",
+    "standing.*",
+    "owner.json",
+    "owner.new",
+    "speed.json",
+    "blocks",
+)
+
+
+class Removed(msgspec.Struct, frozen=True, kw_only=True):
+    """What was removed, and what of the folder stays because it is not the worker's."""
+
+    paths: tuple[str, ...]
+    freed_bytes: int
+    left: tuple[str, ...]
+
+
+def check_stopped(state: StateFolder) -> None:
+    """Raise `InvalidRequest` if a worker runs from the folder."""
+    if state.connection() is not None:
+        raise InvalidRequest(f"a worker runs from {state.path}", hint="Stop it first: tradepost worker drain")
+
+
+def check_nothing_lost(state: StateFolder, *, discard: bool) -> None:
+    """Raise `InvalidRequest` if results that wait for the broker would be lost unasked."""
+    pending = read_pending(state.database)
+    if pending and not discard:
+        raise InvalidRequest(
+            f"{pending} finished results wait for the broker, and would be lost unpaid",
+            hint="Start the worker until they are delivered, or give --discard.",
+        )
+
+
+def remove_state(state: StateFolder) -> Removed:
+    """Delete the worker's files, and the folder if nothing else is in it."""
+    removed, freed_bytes = [], 0
+    for pattern in _OWN:
+        for path in sorted(state.path.glob(pattern)):
+            freed_bytes += _size_bytes(path)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+            removed.append(str(path))
+    left = tuple(sorted(str(path) for path in state.path.glob("*")))
+    if state.path.exists() and not left:
+        state.path.rmdir()
+        removed.append(str(state.path))
+    return Removed(paths=tuple(removed), freed_bytes=freed_bytes, left=left)
+
+
+def _size_bytes(path: Path) -> int:
+    if path.is_dir() and not path.is_symlink():
+        return sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir())
+    return path.lstat().st_size
