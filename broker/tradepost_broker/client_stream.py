@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from tradepost.errors import Problem, ProtocolError, QuotaExceeded, TradepostError
+from tradepost.errors import UNDECODABLE, Problem, ProtocolError, QuotaExceeded, TradepostError
 from tradepost.protocol import (
     FRAMES_MAX,
     CancelJob,
@@ -182,7 +182,7 @@ def salvage(message: bytes) -> list[Any]:
     """
     try:
         parts = _raw_frames.decode(message)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise ProtocolError(f"not a message of this protocol: {error}") from None
     if len(parts) > FRAMES_MAX:
         raise ProtocolError(f"{len(parts)} frames in one message; the limit is {FRAMES_MAX}")
@@ -192,10 +192,10 @@ def salvage(message: bytes) -> list[Any]:
 def _salvage_one(part: msgspec.Raw) -> Any:
     try:
         return _frame.decode(part)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except UNDECODABLE as error:
         try:
             ref = _submit_ref.decode(part).ref
-        except (msgspec.MsgspecError, RecursionError):
+        except UNDECODABLE:
             raise ProtocolError(f"not a frame of this protocol: {error}") from None
         return Rejected(ref, invalid_message(error).to_problem())
 

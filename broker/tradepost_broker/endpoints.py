@@ -17,6 +17,7 @@ import msgspec
 from aiohttp import web
 
 from tradepost.errors import (
+    UNDECODABLE,
     ContentTooLarge,
     Fault,
     InvalidRequest,
@@ -84,7 +85,7 @@ async def read_body(request: web.Request, kind: type[T]) -> T:
     data = await read_bytes(request)
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise invalid_message(error) from None
 
 

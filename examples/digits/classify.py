@@ -1,6 +1,6 @@
 """Classify held-out digits through a market, one job each, and compare with what their writers meant.
 
-Run `python examples/digits/classify.py`. It starts a broker and two workers on this machine; with
+Run `python examples/digits/classify.py`. It starts a broker and three workers on this machine; with
 `--broker URL --pipeline CID` (and the key in TRADEPOST_API_KEY) it uses a market that stands already.
 """
 
@@ -61,7 +61,7 @@ def open_market(broker: str | None, pipeline: str | None) -> Iterator[tuple[Clie
             yield client, pipeline
         return
     with (
-        LocalMarket(workers=2) as market,
+        LocalMarket(workers=3) as market,
         as_file(files("tradepost.demo") / "data") as data,
         Client(market.url, api_key=market.api_key) as client,
     ):

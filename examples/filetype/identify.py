@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--broker", help="the URL of a market that stands already")
     parser.add_argument("--pipeline", help="the CID of the filetype pipeline there")
-    parser.add_argument("--workers", type=int, default=2, help="workers to start (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=3, help="workers to start (default: %(default)s)")
     parser.add_argument("--max-price", default="0.02", help="credits for one file (default: %(default)s)")
     parser.add_argument("--confidence", type=float, default=0.95, help="default: %(default)s")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")

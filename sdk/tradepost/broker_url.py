@@ -9,7 +9,14 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from tradepost.errors import BrokerUnavailable, InsecureTransport, InvalidSettings, Problem, TradepostError
+from tradepost.errors import (
+    UNDECODABLE,
+    BrokerUnavailable,
+    InsecureTransport,
+    InvalidSettings,
+    Problem,
+    TradepostError,
+)
 
 _PROBLEM_BYTES_MAX = 64 << 10
 
@@ -44,7 +51,7 @@ async def raise_for_problem(response: aiohttp.ClientResponse) -> None:
     body = await response.content.read(_PROBLEM_BYTES_MAX)
     try:
         problem = msgspec.json.decode(body, type=Problem)
-    except msgspec.MsgspecError:
+    except UNDECODABLE:
         raise BrokerUnavailable(
             f"{response.url.host} answered {response.status} {response.reason}, not as a broker does"
         ) from None

@@ -37,6 +37,10 @@ EXIT_CODES = {
     Fault.MARKET: 16,
 }
 
+#: What msgspec raises on bytes of a stranger: its own errors, and two that are not among them, for text that
+#: is not UTF-8 and for nesting without end.
+UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An error on the wire: RFC 9457 members `title`, `detail`, `status`, and Tradepost's own beside them.

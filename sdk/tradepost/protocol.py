@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from tradepost.errors import Problem, ProtocolError
+from tradepost.errors import UNDECODABLE, Problem, ProtocolError
 from tradepost.receipts import SignedReceipt
 
 VERSION: Final = 1
@@ -376,7 +376,7 @@ class _Codec:
             raise ProtocolError(f"a message of {len(message):,} bytes; the limit is {MESSAGE_BYTES_MAX:,}")
         try:
             frames: list[Any] = self._decoder.decode(message)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        except UNDECODABLE as error:
             raise ProtocolError(f"not a message of this protocol: {error}") from None
         if len(frames) > FRAMES_MAX:
             raise ProtocolError(f"{len(frames)} frames in one message; the limit is {FRAMES_MAX}")

@@ -15,7 +15,7 @@ import msgspec
 
 from tradepost import identity
 from tradepost.content.cids import Cid, cid_of_block
-from tradepost.errors import InvalidReceipt, InvalidSignature, TradepostError
+from tradepost.errors import UNDECODABLE, InvalidReceipt, InvalidSignature, TradepostError
 
 FORMAT: Final = "tradepost-receipt/1"
 RECEIPT_BYTES_MAX: Final = 64 << 10
@@ -129,7 +129,7 @@ def document_hash(document: bytes) -> str:
 def _decode(payload: bytes) -> Receipt:
     try:
         receipt = _decoder.decode(payload)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise InvalidReceipt(f"the payload is not a receipt: {error}") from None
     if receipt.format != FORMAT:
         raise InvalidReceipt(f"its format is {receipt.format!r}; this version reads {FORMAT!r}")

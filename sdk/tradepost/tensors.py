@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import safetensors
 
-from tradepost.errors import InvalidTensorDocument
+from tradepost.errors import UNDECODABLE, InvalidTensorDocument
 
 #: safetensors dtype name -> NumPy dtype, little-endian. BF16 and the 8-bit floats have no NumPy dtype.
 DTYPES: Final[Mapping[str, np.dtype[Any]]] = MappingProxyType(
@@ -121,7 +121,7 @@ def decode(data: bytes | memoryview, *, bytes_max: int | None = None) -> TensorD
         metadata = msgspec.convert(header.get(METADATA_KEY, {}), dict[str, str])
         # The library checks offsets, overlaps, gaps, overflow and duplicate names.
         parts = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise InvalidTensorDocument(f"the header is not valid: {error}") from error
     except safetensors.SafetensorError as error:
         raise InvalidTensorDocument(str(error)) from error

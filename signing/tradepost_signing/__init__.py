@@ -1,26 +1,44 @@
-"""Signing and trust: publishers' keys, Sigstore bundles, the owner's trust policy, and publishing.
+"""Signing and trust: keys and identities, Sigstore bundles, trust policies, revocations, publishing.
 
-Broker and worker need `TrustPolicy` and `verify_artifact`; the rest serves `tradepost keygen`, `sign`,
-`verify` and `publish`.
+A worker needs `TrustPolicy` and `RevocationStore`, a broker `claimed_publishers` and `RevocationList`; the
+rest serves the commands.
 """
 
-from tradepost_signing.bundle import read_bundle, sign_bytes, sign_file
+from tradepost_signing.bundle import read_bundle, read_bundles, sign_bytes, sign_file
+from tradepost_signing.keyless_signing import KeylessSigner
 from tradepost_signing.keys import PublicKey, SigningKey
 from tradepost_signing.policy_file import add_publisher
 from tradepost_signing.publisher import Publisher
+from tradepost_signing.revocation import RevocationList
+from tradepost_signing.revocation_store import (
+    RevocationStore,
+    SignedRevocations,
+    sign_revocations,
+    verify_revocations,
+)
+from tradepost_signing.sigstore_identity import SigstoreIdentity
 from tradepost_signing.trust import TrustPolicy
-from tradepost_signing.verify import Verified, verify_artifact, verify_file
+from tradepost_signing.verify import Verified, claimed_publishers, verify_artifact, verify_file
 
 __all__ = [
+    "KeylessSigner",
     "PublicKey",
     "Publisher",
+    "RevocationList",
+    "RevocationStore",
+    "SignedRevocations",
     "SigningKey",
+    "SigstoreIdentity",
     "TrustPolicy",
     "Verified",
     "add_publisher",
+    "claimed_publishers",
     "read_bundle",
+    "read_bundles",
     "sign_bytes",
     "sign_file",
+    "sign_revocations",
     "verify_artifact",
     "verify_file",
+    "verify_revocations",
 ]

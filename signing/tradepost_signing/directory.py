@@ -7,7 +7,6 @@ they point to may change without the directory. (Spec: github.com/ossf/model-sig
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
@@ -16,21 +15,19 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from sigstore_models.bundle.v1 import Bundle
-from sigstore_models.intoto import Envelope, Signature
 
 from tradepost.content import add_file
-from tradepost.errors import InvalidArtifact, InvalidBundle, InvalidSignature
-from tradepost_signing.bundle import read_bundle, write_bundle
-from tradepost_signing.keys import SigningKey
+from tradepost.errors import InvalidArtifact, InvalidSignature
+from tradepost_signing.bundle import Signer, read_bundles, sign_statement
 from tradepost_signing.publisher import Publisher
-from tradepost_signing.statement import (
-    PAYLOAD_TYPE,
-    FileList,
-    decode_statement,
-    encode_statement,
-    pre_authentication_encoding,
+from tradepost_signing.signature_check import (
+    Trust,
+    check_envelope,
+    envelope_of,
+    first_that_passes,
+    trusted_publisher,
 )
-from tradepost_signing.verify import Trust, signer_hint
+from tradepost_signing.statement import FileList, decode_statement, encode_statement, root_digest
 
 SIGNATURE_NAME: Final = "model.sig"
 #: Enough for some 80,000 files.
@@ -50,74 +47,77 @@ class VerifiedDirectory:
     files: tuple[str, ...]
 
 
-def sign_directory(directory: Path, key: SigningKey, *, signature: Path) -> str:
-    """The bundle (JSON) with `key`'s signature over every file in `directory` but the one at `signature`.
+def sign_directory(directory: Path, signer: Signer, *, signature: Path) -> str:
+    """The bundle (JSON) with `signer`'s signature over every file in `directory` but the one at `signature`.
 
     Raises `InvalidArtifact` for a directory without files, or with links or special files.
     """
     ignored = (*_inside(directory, signature), *_GIT_PATHS)
-    files = {name: _sha256(directory / name) for name in _files(directory, ignored)}
-    if not files:
-        raise InvalidArtifact(f"there are no files to sign in {directory}")
-    payload = encode_statement(directory.resolve().name, files, ignored)
-    digest = hashlib.sha256(pre_authentication_encoding(payload)).digest()
-    text = write_bundle(
-        key.public_key.directory_hint,
-        dsse_envelope=Envelope(
-            payload=base64.b64encode(payload),
-            payload_type=PAYLOAD_TYPE,
-            signatures=[Signature(sig=base64.b64encode(key.sign(digest)), keyid="")],
-        ),
-    )
+    statement = encode_statement(directory.resolve().name, _digests(directory, ignored), ignored)
+    text = sign_statement(statement, signer)
     if len(text) > DIRECTORY_BUNDLE_BYTES_MAX:
-        raise InvalidArtifact(f"{directory} has too many files for one signature: {len(files):,}")
+        raise InvalidArtifact(f"{directory} has too many files for one signature")
     return text
 
 
-def verify_directory(
-    directory: Path, bundle_json: str, trust: Trust, *, signature: Path
-) -> VerifiedDirectory:
-    """Who signed `directory`, once these steps have passed:
+def inspect_directory(directory: Path) -> tuple[str, int]:
+    """The SHA-256 (hex) by which a signature made now would know `directory`, and its number of files.
 
-    1. There is a bundle, and it reads as a canonical Sigstore bundle v0.3.
-    2. It holds an in-toto statement in a DSSE envelope with one signature, made with a key.
-    3. The trust policy names the key.
-    4. The signature is the key's, over the envelope's type and payload.
+    Raises as `sign_directory` does.
+    """
+    digests = _digests(directory, (SIGNATURE_NAME, *_GIT_PATHS))
+    return root_digest(digests), len(digests)
+
+
+def verify_directory(directory: Path, bundles: str, trust: Trust, *, signature: Path) -> VerifiedDirectory:
+    """Who signed `directory`, once these steps have passed, 2 to 6 of them for any one of its signatures:
+
+    1. There are one to eight bundles, and all read as canonical Sigstore bundles v0.3.
+    2. The bundle holds an in-toto statement in a DSSE envelope with one signature.
+    3. The trust policy names the signer, and neither denies it nor knows it as revoked.
+    4. The signature is the signer's, over the envelope's type and payload: by the key; or by a certificate
+       that Sigstore issued to the identity, as Sigstore's logs show, and at a time when it was valid.
     5. The statement lists files by SHA-256 and is consistent.
     6. The directory holds exactly those files, each with its digest.
-    7. The trust policy denies none of them.
+    7. The trust policy denies none of them, and knows none as revoked.
 
     The file at `signature`, if inside the directory, is not looked at. Raises `UnsignedArtifact` (1),
-    `InvalidBundle` (1, 2, 5), `UntrustedSigner` (3, 7) or `InvalidSignature` (4, 6), which names the files.
+    `InvalidBundle` (1, 2, 5), `UntrustedSigner` or `Revoked` (3, 7), `ExpiredSignature` (4) or
+    `InvalidSignature` (4, 6), which names the files.
     """
     # Step 1
-    bundle = read_bundle(bundle_json, bytes_max=DIRECTORY_BUNDLE_BYTES_MAX)
-    # Step 2
-    hint = signer_hint(bundle)
-    payload, signed = _envelope(bundle)
-    # Step 3
-    publisher = trust.publisher_by_hint(hint)
-    # Step 4
-    publisher.key.verify(signed, hashlib.sha256(pre_authentication_encoding(payload)).digest())
-    # Step 5
-    listed = decode_statement(payload)
-    # Step 6
-    _compare(directory, listed, signature)
+    read = read_bundles(bundles, bytes_max=DIRECTORY_BUNDLE_BYTES_MAX)
+    # Steps 2 to 6
+    publisher, listed = first_that_passes(
+        read, lambda bundle: _signer_of(bundle, directory, trust, signature=signature)
+    )
     # Step 7
     for name in listed.files:
         trust.refuse_denied(add_file(directory / name, put=None))
     return VerifiedDirectory(publisher, listed.sha256, tuple(listed.files))
 
 
-def _envelope(bundle: Bundle) -> tuple[bytes, bytes]:
-    envelope = bundle.dsse_envelope
-    if envelope is None:
-        raise InvalidBundle("it holds a message signature, which signs a file, not a directory")
-    if envelope.payload_type != PAYLOAD_TYPE:
-        raise InvalidBundle(f"its payload is {envelope.payload_type!r}, not an in-toto statement")
-    if len(envelope.signatures) != 1:
-        raise InvalidBundle(f"it holds {len(envelope.signatures)} signatures; one is wanted")
-    return envelope.payload, envelope.signatures[0].sig
+def _signer_of(
+    bundle: Bundle, directory: Path, trust: Trust, *, signature: Path
+) -> tuple[Publisher, FileList]:
+    # Step 2
+    payload, _ = envelope_of(bundle)
+    # Step 3
+    publisher = trusted_publisher(bundle, trust)
+    # Step 4
+    check_envelope(bundle, publisher, trust)
+    # Step 5
+    listed = decode_statement(payload)
+    # Step 6
+    _compare(directory, listed, signature)
+    return publisher, listed
+
+
+def _digests(directory: Path, ignored: Sequence[str]) -> dict[str, str]:
+    digests = {name: _sha256(directory / name) for name in _files(directory, ignored)}
+    if not digests:
+        raise InvalidArtifact(f"there are no files in {directory}")
+    return digests
 
 
 def _compare(directory: Path, listed: FileList, signature: Path) -> None:

@@ -13,8 +13,9 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
+import msgspec
 from cryptography.exceptions import InvalidSignature as _CryptographyInvalidSignature
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -22,6 +23,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 
 from tradepost.errors import InvalidKey, InvalidSignature
 from tradepost.identity import key_id, key_id_of_digest, public_key_from_der
+
+#: The id of a key, or of a keyless identity, as `tradepost.identity.key_id` makes it.
+PublisherId = Annotated[str, msgspec.Meta(pattern=r"^[a-z2-7]{52}\Z")]
 
 _ECDSA_OF_DIGEST: Final = ec.ECDSA(utils.Prehashed(hashes.SHA256()))
 _KEY_FILE_BYTES_MAX: Final = 16 << 10
@@ -63,6 +67,13 @@ class PublicKey:
     def id(self) -> str:
         """The key's id: see `tradepost.identity.key_id`."""
         return key_id(self.der)
+
+    def facts(self) -> dict[str, str]:
+        """The key as JSON output and errors give it."""
+        return {"key_id": self.id}
+
+    def __str__(self) -> str:
+        return f"key {self.id}"
 
     @property
     def hint(self) -> str:

@@ -8,50 +8,83 @@
     key_id = "<key id>"          # optional: the key must have this id
     max_fuel = 5_000_000_000     # optional limits; see `Publisher`
 
+    [[identity]]                 # a publisher without a key: see `sigstore_identity`
+    name = "acme's releases"
+    issuer = "https://token.actions.githubusercontent.com"
+    subject = "https://github.com/acme/models/.github/workflows/release.yml@refs/heads/main"
+
 No file, or an empty one, trusts nobody. Whatever is not understood is an error, and then nobody is trusted.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 
 from tradepost.content import parse_cid
 from tradepost.errors import InvalidCid, InvalidKey, InvalidTrustPolicy
-from tradepost.manifest import Positive, Provider
-from tradepost_signing.keys import PublicKey
+from tradepost.manifest import ConditionalOperator, Positive, Provider
+from tradepost_signing.atomic_file import replace_file
+from tradepost_signing.keys import PublicKey, PublisherId
 from tradepost_signing.publisher import Publisher
+from tradepost_signing.sigstore_check import read_trusted_root
+from tradepost_signing.sigstore_identity import Issuer, SigstoreIdentity, Subject
 
 _FILE_BYTES_MAX: Final = 1 << 20
-_KEY_ID: Final = r"^[a-z2-7]{52}\Z"
+_PUBLISHER_ID: Final = re.compile(r"[a-z2-7]{52}")
 _PEM_START: Final = "-----BEGIN"
 
-Policy = tuple[tuple[Publisher, ...], frozenset[str]]
+Place = Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
 
 
-class _PublisherTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What stands in every entry: the owner's name for the publisher, and how far it is trusted."""
+
     name: Annotated[str, msgspec.Meta(pattern=r'^[^\x00-\x1f\x7f"\\]{1,64}\Z')]
-    key: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
-    key_id: Annotated[str, msgspec.Meta(pattern=_KEY_ID)] | None = None
     max_fuel: Positive | None = None
     max_memory_bytes: Positive | None = None
     max_model_bytes: Positive | None = None
     providers: tuple[Provider, ...] | None = None
+    conditional_operators: tuple[ConditionalOperator, ...] | None = None
 
 
-class _PolicyFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    publisher: tuple[_PublisherTable, ...] = ()
+class KeyEntry(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A publisher that signs with a key: a PEM file beside the policy, or the PEM text itself."""
+
+    key: Place
+    key_id: PublisherId | None = None
+
+
+class IdentityEntry(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A publisher that signs keyless: `subject` as `issuer` names it, both exactly."""
+
+    issuer: Issuer
+    subject: Subject
+
+
+class PolicyFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A trust policy as it stands in the file."""
+
     deny: tuple[str, ...] = ()
+    trusted_root: Place | None = None
+    publisher: tuple[KeyEntry, ...] = ()
+    identity: tuple[IdentityEntry, ...] = ()
+
+
+class Policy(NamedTuple):
+    """What a policy file says: whom to trust, what to deny, and Sigstore's trusted root if it names one."""
+
+    publishers: tuple[Publisher, ...] = ()
+    deny: frozenset[str] = frozenset()
+    trusted_root: bytes | None = None
 
 
 def read_policy_file(path: Path) -> Policy:
-    """The publishers and the denied key ids and CIDs in the file at `path`; none if there is no such file.
+    """The policy in the file at `path`, which trusts nobody if there is no such file.
 
     Raises `InvalidTrustPolicy`.
     """
@@ -59,7 +92,7 @@ def read_policy_file(path: Path) -> Policy:
         with path.open("rb") as file:
             data = file.read(_FILE_BYTES_MAX + 1)
     except FileNotFoundError:
-        return (), frozenset()
+        return Policy()
     except OSError as error:
         raise InvalidTrustPolicy(f"{path}: {error.strerror}") from None
     return _parse(data, path)
@@ -68,24 +101,36 @@ def read_policy_file(path: Path) -> Policy:
 def add_publisher(path: Path, publisher: Publisher) -> None:
     """Append a publisher to the policy file at `path`, made if absent; what the owner wrote stays as it is.
 
-    Raises `InvalidTrustPolicy`, and writes nothing, if the key is there already or the file would not be
-    valid with the new entry.
+    Raises `InvalidTrustPolicy`, and writes nothing, if it is there already or the file would not be valid
+    with the new entry.
     """
     before = path.read_bytes() if path.exists() else b""
     _parse(before, path)
     after = (before.rstrip() + b"\n\n" + _entry(publisher).encode()).lstrip()
     _parse(after, path)
-    _replace(path, after)
+    replace_file(path, after)
+
+
+def policy_schema() -> bytes:
+    """The JSON Schema of the file, for editors that check TOML by one."""
+    schema = json.dumps(msgspec.json.schema(PolicyFile), indent=2, sort_keys=True)
+    # Python's end of a string is not known to JSON Schema, whose `$` is as strict.
+    return schema.replace(r"\\Z", "$").encode() + b"\n"
 
 
 def _entry(publisher: Publisher) -> str:
-    lines = [
-        "[[publisher]]",
-        f'name = "{publisher.name}"',
-        f'key_id = "{publisher.key.id}"',
-        f'key = """\n{publisher.key.pem.decode()}"""',
-    ]
-    for limit in ("max_fuel", "max_memory_bytes", "max_model_bytes", "providers"):
+    key = publisher.key
+    if isinstance(key, PublicKey):
+        lines = ["[[publisher]]", f'name = "{publisher.name}"', f'key_id = "{key.id}"']
+        lines.append(f'key = """\n{key.pem.decode()}"""')
+    else:
+        lines = ["[[identity]]", f'name = "{publisher.name}"']
+        # A JSON string is a TOML string as well, as long as no character is split in two.
+        lines += [
+            f"{field} = {json.dumps(getattr(key, field), ensure_ascii=False)}"
+            for field in ("issuer", "subject")
+        ]
+    for limit in Limits.__struct_fields__[1:]:
         value = getattr(publisher, limit)
         if value is not None:
             lines.append(f"{limit} = {json.dumps(value)}")  # integers and lists of words: TOML as they stand
@@ -96,58 +141,48 @@ def _parse(data: bytes, path: Path) -> Policy:
     if len(data) > _FILE_BYTES_MAX:
         raise InvalidTrustPolicy(f"{path} is larger than {_FILE_BYTES_MAX:,} bytes")
     try:
-        file = msgspec.toml.decode(data, type=_PolicyFile)
+        file = msgspec.toml.decode(data, type=PolicyFile)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidTrustPolicy(f"{path}: {error}") from None
-    publishers = tuple(_publisher(table, path) for table in file.publisher)
+    publishers = (
+        *(Publisher(key=_key(entry, path), **_limits(entry)) for entry in file.publisher),
+        *(
+            Publisher(key=SigstoreIdentity(issuer=entry.issuer, subject=entry.subject), **_limits(entry))
+            for entry in file.identity
+        ),
+    )
     ids = [publisher.key.id for publisher in publishers]
-    if duplicates := {key_id for key_id in ids if ids.count(key_id) > 1}:
-        raise InvalidTrustPolicy(f"{path}: key {min(duplicates)} is named by more than one publisher")
+    if duplicates := [publisher for publisher in publishers if ids.count(publisher.key.id) > 1]:
+        raise InvalidTrustPolicy(f"{path}: {duplicates[0].key} is named by more than one publisher")
     for entry in file.deny:
         _check_denied(entry, path)
-    return publishers, frozenset(file.deny)
+    root = None if file.trusted_root is None else read_trusted_root(path.parent / file.trusted_root)
+    return Policy(publishers, frozenset(file.deny), root)
 
 
-def _publisher(table: _PublisherTable, path: Path) -> Publisher:
+def _limits(entry: Limits) -> dict[str, Any]:
+    return {name: getattr(entry, name) for name in Limits.__struct_fields__}
+
+
+def _key(entry: KeyEntry, path: Path) -> PublicKey:
     try:
-        if table.key.lstrip().startswith(_PEM_START):
-            key = PublicKey.from_pem(table.key.strip().encode())
+        if entry.key.lstrip().startswith(_PEM_START):
+            key = PublicKey.from_pem(entry.key.strip().encode())
         else:
-            key = PublicKey.load(path.parent / table.key)
+            key = PublicKey.load(path.parent / entry.key)
     except InvalidKey as error:
-        raise InvalidTrustPolicy(f"{path}: publisher {table.name!r}: {error.detail}") from None
-    if table.key_id not in (None, key.id):
+        raise InvalidTrustPolicy(f"{path}: publisher {entry.name!r}: {error.detail}") from None
+    if entry.key_id not in (None, key.id):
         raise InvalidTrustPolicy(
-            f"{path}: publisher {table.name!r}: the key has the id {key.id}, not {table.key_id}"
+            f"{path}: publisher {entry.name!r}: the key has the id {key.id}, not {entry.key_id}"
         )
-    return Publisher(
-        name=table.name,
-        key=key,
-        max_fuel=table.max_fuel,
-        max_memory_bytes=table.max_memory_bytes,
-        max_model_bytes=table.max_model_bytes,
-        providers=table.providers,
-    )
+    return key
 
 
 def _check_denied(entry: str, path: Path) -> None:
-    if re.fullmatch(_KEY_ID, entry):
+    if _PUBLISHER_ID.fullmatch(entry):
         return
     try:
         parse_cid(entry)
     except InvalidCid:
         raise InvalidTrustPolicy(f"{path}: deny: {entry!r} is neither a key id nor a CID") from None
-
-
-def _replace(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".trust-")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

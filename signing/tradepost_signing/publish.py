@@ -21,8 +21,7 @@ from tradepost.errors import TradepostError
 from tradepost.manifest import encode_manifest
 from tradepost.protocol import PublishRequest
 from tradepost_signing.artifacts import Artifact, Block
-from tradepost_signing.bundle import sign_bytes
-from tradepost_signing.keys import SigningKey
+from tradepost_signing.bundle import Signer, join_bundles, sign_bytes
 from tradepost_signing.pipeline_toml import Pipeline
 
 #: How many blocks are on their way at once.
@@ -32,7 +31,7 @@ _TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=6
 
 @dataclass(frozen=True, slots=True)
 class SignedPipeline:
-    """A pipeline ready to be published: the manifest's block, the bundle over it, and the artifacts."""
+    """A pipeline ready to be published: the manifest's block, the bundles over it, and the artifacts."""
 
     cid: Cid
     manifest_block: bytes
@@ -63,13 +62,13 @@ class Uploaded:
     present_blocks: int
 
 
-def sign_pipeline(pipeline: Pipeline, key: SigningKey) -> SignedPipeline:
-    """`pipeline`, signed: links make the signature over the manifest's block cover every artifact."""
+def sign_pipeline(pipeline: Pipeline, *signers: Signer) -> SignedPipeline:
+    """`pipeline`, signed by each: links make a signature over the manifest's block cover every artifact."""
     block = encode_manifest(pipeline.manifest)
     return SignedPipeline(
         cid=cid_of_block(block, "dag-cbor"),
         manifest_block=block,
-        bundle=sign_bytes(block, key),
+        bundle=join_bundles(sign_bytes(block, signer) for signer in signers),
         artifacts=pipeline.artifacts,
     )
 

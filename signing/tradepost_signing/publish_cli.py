@@ -14,17 +14,27 @@ from yarl import URL
 
 from tradepost.broker_url import parse_broker_url
 from tradepost.errors import Unauthorized
-from tradepost_signing.keys import SigningKey
-from tradepost_signing.passphrase import existing_passphrase
+from tradepost_signing.bundle import Signer, bundle_path
+from tradepost_signing.cli import PassphraseFile, TokenFile, keyless_signer, load_key, reading
 from tradepost_signing.pipeline_toml import load_pipeline
 from tradepost_signing.publish import SignedPipeline, Uploaded, sign_pipeline
 from tradepost_signing.publish import publish as publish_signed
 from tradepost_signing.validation import validate_pipeline
+from tradepost_signing.verify import claimed_publishers
 
 
 def publish(
     pipeline: Annotated[Path, typer.Argument(help="The pipeline.toml.", metavar="PIPELINE.TOML")],
-    key: Annotated[Path, typer.Option(help="The publisher's signing key; `tradepost keygen` makes one.")],
+    key: Annotated[
+        list[Path] | None,
+        typer.Option(help="The signing key; `tradepost keygen` makes one. Several sign each for itself."),
+    ] = None,
+    keyless: Annotated[
+        bool, typer.Option("--keyless", help="Sign as whom you sign in, through Sigstore. Needs the network.")
+    ] = False,
+    save: Annotated[
+        Path | None, typer.Option(help="Also write the manifest to this file, and the signatures beside it.")
+    ] = None,
     broker: Annotated[
         str | None, typer.Option(help="The broker's URL.", envvar="TRADEPOST_URL", show_default=False)
     ] = None,
@@ -32,17 +42,24 @@ def publish(
         str | None,
         typer.Option(help="The account's API key.", envvar="TRADEPOST_API_KEY", show_default=False),
     ] = None,
-    passphrase_file: Annotated[
-        Path | None, typer.Option(help="A file with the key's passphrase; else TRADEPOST_KEY_PASSPHRASE.")
-    ] = None,
+    passphrase_file: PassphraseFile = None,
+    identity_token_file: TokenFile = None,
     dry_run: Annotated[bool, typer.Option(help="Validate, address and sign, but send nothing.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Validate a pipeline, sign it, bring it to a broker, and print its CID."""
+    if not key and not keyless:
+        raise typer.BadParameter("give --key, --keyless, or both")
     loaded = load_pipeline(pipeline)
     validate_pipeline(loaded)
-    signing_key = SigningKey.load(key, passphrase=lambda: existing_passphrase(key, passphrase_file))
-    signed = sign_pipeline(loaded, signing_key)
+    signers: list[Signer] = [load_key(one, passphrase_file) for one in key or []]
+    if keyless:
+        signers.append(keyless_signer(identity_token_file))
+    signed = sign_pipeline(loaded, *signers)
+    if save is not None:
+        with reading():
+            save.write_bytes(signed.manifest_block)
+            bundle_path(save).write_text(signed.bundle)
     uploaded = None
     if broker is None or dry_run:
         reason = "a dry run" if dry_run else "no --broker was given"
@@ -50,7 +67,7 @@ def publish(
     else:
         uploaded = _send(signed, parse_broker_url(broker), api_key, quiet=json)
     if json:
-        typer.echo(msgspec.json.encode(_report(signed, signing_key, uploaded)).decode())
+        typer.echo(msgspec.json.encode(_report(signed, uploaded)).decode())
     else:
         typer.echo(signed.cid)
 
@@ -69,10 +86,10 @@ def _send(signed: SignedPipeline, broker: URL, api_key: str | None, *, quiet: bo
         )
 
 
-def _report(signed: SignedPipeline, key: SigningKey, uploaded: Uploaded | None) -> dict[str, object]:
+def _report(signed: SignedPipeline, uploaded: Uploaded | None) -> dict[str, object]:
     return {
         "pipeline": signed.cid,
-        "key_id": key.public_key.id,
+        "publishers": claimed_publishers(signed.manifest_block, signed.bundle),
         "artifacts": {artifact.source: cid for cid, artifact in signed.artifacts.items()},
         "published": uploaded is not None,
         "sent_blocks": uploaded.sent_blocks if uploaded else 0,

@@ -1,29 +1,34 @@
-"""A publisher that a device's owner trusts, and how far: its key and the limits on its pipelines."""
+"""A publisher that a device's owner trusts: what it signs with, and the limits on its pipelines."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tradepost.manifest import KernelStage, Manifest, ModelStage, Provider
+from tradepost.manifest import ConditionalOperator, KernelStage, Manifest, ModelStage, Provider
 from tradepost_signing.keys import PublicKey
+from tradepost_signing.sigstore_identity import SigstoreIdentity
 
 
 @dataclass(frozen=True, slots=True)
 class Publisher:
     """A trusted publisher. A limit of `None` leaves what the manifest's own schema allows.
 
+    `key` is what its signatures are checked with: a public key, or the identity that a certificate must name.
     `max_fuel` bounds the fuel of all kernels of one run together, `max_memory_bytes` any stage's memory.
     `max_model_bytes` bounds a model's file: whoever fetches artifacts passes it on as the fetch's cap, since
-    a manifest carries no sizes. `providers` are the execution providers that models may run on.
+    a manifest carries no sizes. `providers` are the execution providers that models may run on, and
+    `conditional_operators` those of If, Loop and Scan that may be in a model.
     """
 
     name: str
-    key: PublicKey
+    key: PublicKey | SigstoreIdentity
     max_fuel: int | None = None
     max_memory_bytes: int | None = None
     max_model_bytes: int | None = None
     providers: tuple[Provider, ...] | None = None
+    conditional_operators: tuple[ConditionalOperator, ...] | None = None
 
     def allowed_providers(self, stage: ModelStage) -> tuple[Provider, ...]:
         """The stage's execution providers that this publisher's models may run on, best first."""
@@ -45,14 +50,24 @@ class Publisher:
                     f"max_memory_bytes = {stage.memory_bytes:_}",
                     stage=stage.name,
                 )
-            if isinstance(stage, ModelStage) and not self.allowed_providers(stage):
-                wanted = ", ".join(f'"{name}"' for name in (*(self.providers or ()), *stage.providers))
-                yield Breach(
-                    "providers",
-                    f"it runs on {', '.join(stage.providers)} only",
-                    f"providers = [{wanted}]",
-                    stage=stage.name,
-                )
+            if isinstance(stage, ModelStage):
+                yield from self._model_breaches(stage)
+
+    def _model_breaches(self, stage: ModelStage) -> Iterator[Breach]:
+        if not self.allowed_providers(stage):
+            wanted = _words((*(self.providers or ()), *stage.providers))
+            asks = f"it runs on {', '.join(stage.providers)} only"
+            yield Breach("providers", asks, f"providers = {wanted}", stage=stage.name)
+        allowed = self.conditional_operators
+        if allowed is not None and (
+            more := tuple(name for name in stage.conditional_operators if name not in allowed)
+        ):
+            yield Breach(
+                "conditional_operators",
+                f"its model may hold {', '.join(more)}",
+                f"conditional_operators = {_words((*allowed, *more))}",
+                stage=stage.name,
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +78,7 @@ class Breach:
     asks: str
     line: str
     stage: str | None = None
+
+
+def _words(names: tuple[str, ...]) -> str:
+    return f"[{', '.join(json.dumps(name) for name in names)}]"

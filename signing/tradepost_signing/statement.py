@@ -8,7 +8,7 @@ directory. The statement is signed in a DSSE envelope, over its pre-authenticati
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Annotated, Final, Literal
 
@@ -68,13 +68,12 @@ class FileList(msgspec.Struct, frozen=True, kw_only=True):
 def encode_statement(name: str, files: dict[str, str], ignored: Sequence[str]) -> bytes:
     """The statement (JSON) about a directory called `name`, whose files have these SHA-256 (hex)."""
     resources = tuple(
-        Resource(name=path, algorithm="sha256", digest=files[path])
-        for path in sorted(files, key=PurePosixPath)
+        Resource(name=path, algorithm="sha256", digest=files[path]) for path in _in_order(files)
     )
     return msgspec.json.encode(
         _Statement(
             type="https://in-toto.io/Statement/v1",
-            subject=(_Subject(name=name, digest=_Digest(sha256=_root_digest(resources))),),
+            subject=(_Subject(name=name, digest=_Digest(sha256=root_digest(files))),),
             predicate_type="https://model_signing/signature/v1.0",
             predicate=_Predicate(
                 serialization=_Serialization(method="files", hash_type="sha256", ignore_paths=tuple(ignored)),
@@ -92,14 +91,14 @@ def decode_statement(payload: bytes) -> FileList:
     """
     try:
         statement = msgspec.json.decode(payload, type=_Statement)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidBundle(f"it does not hold a statement that this version reads: {error}") from None
     resources = statement.predicate.resources
     files = {resource.name: resource.digest for resource in resources}
     if len(files) != len(resources):
         raise InvalidBundle("its statement lists a file twice")
     sha256 = statement.subject[0].digest.sha256
-    if sha256 != _root_digest(resources):
+    if sha256 != _digest_of(resource.digest for resource in resources):
         raise InvalidBundle("the digest of its subject is not that of the files it lists")
     ignored = statement.predicate.serialization.ignore_paths
     for path in ignored:
@@ -115,5 +114,14 @@ def pre_authentication_encoding(payload: bytes) -> bytes:
     return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD_TYPE), PAYLOAD_TYPE.encode(), len(payload), payload)
 
 
-def _root_digest(resources: Sequence[Resource]) -> str:
-    return hashlib.sha256(b"".join(bytes.fromhex(resource.digest) for resource in resources)).hexdigest()
+def root_digest(files: Mapping[str, str]) -> str:
+    """The SHA-256 (hex) that stands for a directory whose files have these SHA-256 (hex)."""
+    return _digest_of(files[path] for path in _in_order(files))
+
+
+def _in_order(files: Iterable[str]) -> list[str]:
+    return sorted(files, key=PurePosixPath)
+
+
+def _digest_of(digests: Iterable[str]) -> str:
+    return hashlib.sha256(b"".join(map(bytes.fromhex, digests))).hexdigest()

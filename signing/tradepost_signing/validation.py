@@ -62,7 +62,7 @@ def _check_kernel(stage: KernelStage, artifact: Artifact) -> None:
 
 def _check_model(stage: ModelStage, artifact: Artifact, known: Known) -> None:
     try:
-        interface = read_interface(artifact.content)
+        interface = read_interface(artifact.content, conditional_operators=stage.conditional_operators)
     except InvalidModel as error:
         raise InvalidModel(
             f"{artifact.source}: {error.detail}",

@@ -10,27 +10,26 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from sigstore_models.bundle.v1 import Bundle
-from sigstore_models.common.v1 import HashAlgorithm, MessageSignature
+from sigstore_models.common.v1 import HashAlgorithm
 
 from tradepost.content import Cid, add_bytes, add_file
 from tradepost.errors import InvalidBundle, InvalidSignature
-from tradepost_signing.bundle import read_bundle
+from tradepost_signing.attestation import attested_digests
+from tradepost_signing.bundle import read_bundles
+from tradepost_signing.keys import key_id_of_hint
 from tradepost_signing.publisher import Publisher
-
-
-class Trust(Protocol):
-    """Who is trusted."""
-
-    def publisher_by_hint(self, hint: str) -> Publisher:
-        """The trusted publisher whose key a bundle names by `hint`. Raises `UntrustedSigner`."""
-        ...
-
-    def refuse_denied(self, cid: Cid) -> None:
-        """Raise `UntrustedSigner` if the artifact at `cid` is denied, whoever signed it."""
-        ...
+from tradepost_signing.signature_check import (
+    Trust,
+    check_envelope,
+    check_message,
+    claimed_signer,
+    envelope_of,
+    first_that_passes,
+    trusted_publisher,
+)
+from tradepost_signing.sigstore_identity import SigstoreIdentity
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,62 +40,95 @@ class Verified:
     sha256: str
 
 
-def verify_artifact(artifact: bytes, bundle_json: str, trust: Trust) -> Verified:
-    """Who signed `artifact`, once these steps have passed:
+def verify_artifact(artifact: bytes, bundles: str, trust: Trust) -> Verified:
+    """Who signed `artifact`, once these steps have passed, 2 to 5 of them for any one of its signatures:
 
-    1. There is a bundle, and it reads as a canonical Sigstore bundle v0.3.
-    2. It holds a message signature made with a key, with a SHA-256 digest and nothing else to be believed.
-    3. The trust policy names the key.
-    4. The digest in the bundle is the artifact's.
-    5. The signature is the key's, over the artifact.
-    6. The trust policy does not deny the artifact.
+    1. There are one to eight bundles, and all read as canonical Sigstore bundles v0.3.
+    2. The bundle holds a signature over a SHA-256, or over a statement that files with certain SHA-256s were
+       published.
+    3. The trust policy names the signer, and neither denies it nor knows it as revoked.
+    4. The SHA-256 in the bundle is the artifact's.
+    5. The signature is the signer's: by the key; or by a certificate that Sigstore issued to the identity, as
+       Sigstore's logs show, and at a time when it was valid.
+    6. The trust policy does not deny the artifact, and does not know it as revoked.
 
-    Raises `UnsignedArtifact` or `InvalidBundle` (1), `InvalidBundle` (2), `UntrustedSigner` (3, 6) or
-    `InvalidSignature` (4, 5).
+    Raises `UnsignedArtifact` or `InvalidBundle` (1), `InvalidBundle` (2), `UntrustedSigner` or `Revoked`
+    (3, 6), `InvalidSignature` (4, 5) or `ExpiredSignature` (5).
     """
     digest = hashlib.sha256(artifact).digest()
-    return _verify(digest, bundle_json, trust, cid=lambda: add_bytes(artifact, put=None))
+    return _verify(digest, bundles, trust, cid=lambda: add_bytes(artifact, put=None))
 
 
-def verify_file(path: Path, bundle_json: str, trust: Trust) -> Verified:
+def verify_file(path: Path, bundles: str, trust: Trust) -> Verified:
     """As `verify_artifact`, for a file that is read as a stream."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").digest()
-    return _verify(digest, bundle_json, trust, cid=lambda: add_file(path, put=None))
+    return _verify(digest, bundles, trust, cid=lambda: add_file(path, put=None))
 
 
-def _verify(digest: bytes, bundle_json: str, trust: Trust, *, cid: Callable[[], Cid]) -> Verified:
+def _verify(digest: bytes, bundles: str, trust: Trust, *, cid: Callable[[], Cid]) -> Verified:
     # Step 1
-    bundle = read_bundle(bundle_json)
-    # Step 2
-    hint = signer_hint(bundle)
-    message, claimed = _message_signature(bundle)
-    # Step 3
-    publisher = trust.publisher_by_hint(hint)
-    # Step 4
-    if claimed != digest:
-        raise InvalidSignature(f"these bytes have the SHA-256 {digest.hex()}; {claimed.hex()} was signed")
-    # Step 5
-    publisher.key.verify(message.signature, digest)
+    read = read_bundles(bundles)
+    # Steps 2 to 5
+    publisher = first_that_passes(read, lambda bundle: _signer_of(bundle, digest, trust))
     # Step 6
     trust.refuse_denied(cid())
     return Verified(publisher, digest.hex())
 
 
+def _signer_of(bundle: Bundle, digest: bytes, trust: Trust) -> Publisher:
+    # Step 2
+    signed = signed_digests(bundle)
+    # Step 3
+    publisher = trusted_publisher(bundle, trust)
+    # Step 4
+    if digest not in signed:
+        others = ", ".join(sorted(one.hex() for one in signed)[:4])
+        raise InvalidSignature(f"these bytes have the SHA-256 {digest.hex()}; {others} was signed")
+    # Step 5
+    check = check_message if bundle.dsse_envelope is None else _check_attestation
+    check(bundle, publisher, digest, trust)
+    return publisher
+
+
+def signed_digests(bundle: Bundle) -> frozenset[bytes]:
+    """The SHA-256 of what the bundle says was signed. Raises `InvalidBundle` if that is no file."""
+    if bundle.dsse_envelope is not None:
+        return attested_digests(envelope_of(bundle)[0])
+    message = bundle.message_signature
+    if message is None or message.message_digest is None:
+        raise InvalidBundle("it does not give the artifact's SHA-256")
+    if message.message_digest.algorithm is not HashAlgorithm.SHA2_256:
+        raise InvalidBundle("the digest in it is not a SHA-256")
+    return frozenset({message.message_digest.digest})
+
+
+def claimed_publishers(artifact: bytes, bundles: str) -> tuple[str, ...]:
+    """The ids of the keys and identities whose signatures over `artifact` the bundles claim to hold.
+
+    For one who has no trust policy, such as a broker: no signature is checked. Raises `UnsignedArtifact`,
+    `InvalidBundle`, or `InvalidSignature` where a bundle is over other bytes.
+    """
+    digest = hashlib.sha256(artifact).digest()
+    ids: list[str] = []
+    for bundle in read_bundles(bundles):
+        if digest not in signed_digests(bundle):
+            raise InvalidSignature("a bundle is over other bytes than these")
+        signer = claimed_signer(bundle)
+        signer_id = signer.id if isinstance(signer, SigstoreIdentity) else key_id_of_hint(signer)
+        if signer_id is None:
+            raise InvalidBundle("it names its key otherwise than by the key's SHA-256")
+        ids.append(signer_id)
+    return tuple(ids)
+
+
 def signer_hint(bundle: Bundle) -> str:
     """How the bundle names the key that made it. Raises `InvalidBundle` if none is named."""
-    key = bundle.verification_material.public_key
-    if key is None:
-        raise InvalidBundle("it is signed with a certificate; trust policies name keys")
-    if not key.hint:
-        raise InvalidBundle("it does not name the key that signed it")
-    return key.hint
+    signer = claimed_signer(bundle)
+    if isinstance(signer, SigstoreIdentity):
+        raise InvalidBundle("it is signed with a certificate, not with a key")
+    return signer
 
 
-def _message_signature(bundle: Bundle) -> tuple[MessageSignature, bytes]:
-    message = bundle.message_signature
-    if message is None:
-        raise InvalidBundle("it holds a DSSE envelope, which signs a directory, not a file")
-    if message.message_digest is None or message.message_digest.algorithm is not HashAlgorithm.SHA2_256:
-        raise InvalidBundle("it does not give the artifact's SHA-256")
-    return message, message.message_digest.digest
+def _check_attestation(bundle: Bundle, publisher: Publisher, _digest: bytes, trust: Trust) -> None:
+    check_envelope(bundle, publisher, trust)

@@ -3,6 +3,7 @@
 `model_signing` runs as users run it, as a process of its own, on keys in files.
 """
 
+import json
 import subprocess
 import sys
 
@@ -11,6 +12,8 @@ import pytest
 from tradepost.errors import InvalidSignature
 from tradepost_signing.directory import sign_directory, verify_directory
 from tradepost_signing.keys import SigningKey
+from tradepost_signing.sigstore_identity import SigstoreIdentity
+from tradepost_signing.testing import FakeSigstore
 from tradepost_signing.trust import TrustPolicy
 
 KEY = SigningKey.generate()
@@ -91,6 +94,49 @@ def test_we_accept_what_they_sign_and_name_a_changed_file(model, tmp_path, ignor
     with pytest.raises(InvalidSignature, match="changed: nested/deep/größe 模型"):
         ours_verifies(model)
     assert theirs_verifies(tmp_path).returncode != 0
+
+
+def test_they_accept_a_further_signature_beside_the_first(model, tmp_path):
+    other = SigningKey.generate()
+    other.save(tmp_path / "other", passphrase=None)
+    first = model / "model.sig"
+    first.write_text(sign_directory(model, KEY, signature=first))
+    further = tmp_path / "model.further.sig"
+    further.write_text(sign_directory(model, other, signature=first))
+    assert theirs_verifies(tmp_path).returncode == 0
+    command = ("verify", "key", "model", "--signature", further.name, "--public_key", "other.pub")
+    done = model_signing(tmp_path, *command)
+    assert done.returncode == 0, done.stderr
+    flip(model / "model.onnx")
+    assert model_signing(tmp_path, *command).returncode != 0
+
+
+def test_they_accept_what_we_sign_keyless(model, tmp_path):
+    sigstore = FakeSigstore()
+    alice = SigstoreIdentity(issuer="https://issuer.example", subject="alice@example.com")
+    config = {
+        "mediaType": "application/vnd.dev.sigstore.clienttrustconfig.v0.1+json",
+        "trustedRoot": json.loads(sigstore.trusted_root()),
+        "signingConfig": {"mediaType": "application/vnd.dev.sigstore.signingconfig.v0.2+json"},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    signature = model / "model.sig"
+    signature.write_text(sign_directory(model, sigstore.signer(alice), signature=signature))
+    command = (
+        "verify",
+        "sigstore",
+        "model",
+        "--signature",
+        "model/model.sig",
+        "--trust_config",
+        "config.json",
+    )
+    who = ("--identity", alice.subject, "--identity_provider", alice.issuer)
+    done = model_signing(tmp_path, *command, *who)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert model_signing(tmp_path, *command, "--identity", "bob", *who[2:]).returncode != 0
+    flip(model / "model.onnx")
+    assert model_signing(tmp_path, *command, *who).returncode != 0
 
 
 def test_both_refuse_another_key(model, tmp_path):

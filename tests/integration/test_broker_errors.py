@@ -122,6 +122,12 @@ async def test_a_request_out_of_bounds_is_refused(broker: LocalBroker, name: str
     assert await untouched(broker, key)
 
 
+async def test_a_body_that_is_no_text_is_refused(broker: LocalBroker) -> None:
+    key = await broker.account(funds=FUNDS)
+    with pytest.raises(InvalidRequest):
+        await broker.call("POST", "/v1/jobs", key=key, body=b'{"pipeline": "\xff"}')
+
+
 async def fails(broker: LocalBroker, key: str, pipeline: str, **changes: Any) -> Problem:
     """The problem with which a job ends that nobody can do; its reservation must be free again."""
     job = (await broker.submit(key, pipeline, patience_s=0.0, **changes)).job

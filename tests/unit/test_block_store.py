@@ -108,11 +108,14 @@ def test_a_cid_cannot_leave_the_folder(store: FolderStore, text: str) -> None:
         store.put(Cid(text), b"")
 
 
-def test_a_bad_disk_is_found_and_what_it_changed_can_be_put_again(store: FolderStore, tmp_path: Path) -> None:
+def test_a_bad_disk_is_found_and_what_it_changed_can_be_put_again(
+    store: FolderStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     put(store, 1)
     block_path(tmp_path, cid(1)).write_bytes(block(2))
     with pytest.raises(ContentMismatch):
         store.get(cid(1))
+    assert [(record.action, record.cid) for record in caplog.records] == [("bad_block_removed", cid(1))]  # type: ignore[attr-defined]
     with pytest.raises(UnknownCid):
         store.get(cid(1))
     assert store.bytes_used == 0

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import io
 import random
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -17,11 +19,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tradepost.content import BLOCK_BYTES_MAX, Cid, FolderStore, cid_of_block
-from tradepost.content.dag_pb import bytes_field, varint_field
+from tradepost.content.car import encode_header, encode_section, import_car
+from tradepost.content.dag_pb import PbLink, bytes_field, varint_field
+from tradepost.content.extract import extract
 from tradepost.content.fetch import Fetcher, FetchLimits
 from tradepost.content.sources import GatewaySource
-from tradepost.content.unixfs import Link, encode_file_node
-from tradepost.errors import ContentUnavailable, InvalidDag, TradepostError, UnknownCid
+from tradepost.content.unixfs import Link, encode_directory, encode_file_node
+from tradepost.errors import ContentUnavailable, InvalidDag, TradepostError, UnknownCid, UnsafeName
 
 BLOCK = random.Random(5).randbytes(262_144)
 CID = cid_of_block(BLOCK, "raw")
@@ -308,7 +312,11 @@ async def test_a_liar_is_named_and_never_asked_again(caplog: pytest.LogCaptureFi
         for _ in range(3):
             await fetcher.get(CID)
         assert len(peers) == 1
-    (record,) = [one for one in caplog.records if getattr(one, "action", "") == "source_put_aside"]
+        alone = Fetcher([fetcher.standings[0].source])
+        for message in ("sent other bytes than", "sent other bytes before"):
+            with pytest.raises(ContentUnavailable, match=message):
+                await alone.get(CID)
+    record, _ = [one for one in caplog.records if getattr(one, "action", "") == "source_put_aside"]
     assert bad in record.getMessage()
     assert (record.source, record.cid) == (bad, CID)  # type: ignore[attr-defined]
 
@@ -436,6 +444,30 @@ async def test_links_by_other_hashes_are_refused(hostile: bytes, store: FolderSt
     root = cid_of_block(node, "dag-pb")
     with pytest.raises(InvalidDag):
         await fetch_from(serves({root: node}), root, store)
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/evil", "..", "a\0b"])
+@pytest.mark.parametrize("through", ["gateway", "car"])
+async def test_a_tree_cannot_be_written_elsewhere(
+    name: str, through: str, store: FolderStore, tmp_path: Path
+) -> None:
+    block = encode_directory([PbLink(CID, name, len(BLOCK))])
+    root = cid_of_block(block, "dag-pb")
+    blocks = {root: block, CID: BLOCK}
+    if through == "gateway":
+        await fetch_from(serves(blocks), root, store)
+    else:
+        car = encode_header((root,)) + b"".join(encode_section(*one) for one in blocks.items())
+        import_car(io.BytesIO(car), put=store.put, bytes_max=len(car))
+    inside = tmp_path / "a" / "b" / "c"
+    inside.mkdir(parents=True)
+    with pytest.raises(UnsafeName):
+        await extract(root, Fetcher([], store=store).get, inside / "out", bytes_max=1 << 20)
+    assert files_below(tmp_path) == []
+
+
+def files_below(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if not path.is_dir()]
 
 
 async def test_a_node_of_ten_thousand_links_to_one_block_asks_for_it_once(store: FolderStore) -> None:

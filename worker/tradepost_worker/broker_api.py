@@ -14,7 +14,7 @@ from yarl import URL
 
 from tradepost.broker_url import raise_for_problem, raise_unavailable
 from tradepost.content import BLOCK_BYTES_MAX, Cid, verify_block
-from tradepost.errors import BrokerUnavailable, ContentTooLarge, ProtocolError
+from tradepost.errors import UNDECODABLE, BrokerUnavailable, ContentTooLarge, ProtocolError
 from tradepost.manifest import MANIFEST_BYTES_MAX
 from tradepost.protocol import MESSAGE_BYTES_MAX, JoinReply, JoinRequest, PipelineView
 from tradepost_worker.network_rate import NetworkRate
@@ -140,5 +140,5 @@ async def _read(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
 def _decode(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise ProtocolError(f"the broker's {kind.__name__} is not valid: {error}") from None

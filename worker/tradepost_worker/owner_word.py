@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from tradepost.errors import InvalidRequest
+from tradepost.errors import UNDECODABLE, InvalidRequest
 
 _UNITS_S: Final = (86_400, 3_600, 60, 1)
 _DURATION: Final = re.compile(r"(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?")
@@ -92,7 +92,7 @@ class OwnersWordFile:
         try:
             with self._path.open("rb") as file:
                 return msgspec.json.decode(file.read(_FILE_BYTES_MAX), type=OwnersWord)
-        except (OSError, msgspec.MsgspecError, RecursionError) as error:
+        except (OSError, *UNDECODABLE) as error:
             return _unreadable(str(error))
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from tradepost.errors import Problem, RunnerFailed
+from tradepost.errors import UNDECODABLE, Problem, RunnerFailed
 from tradepost.manifest import Manifest
 from tradepost.receipts import Count
 from tradepost_worker.lockdown import Isolation
@@ -114,5 +114,5 @@ def unpack_from_runner(body: bytes) -> FromRunner:
     """A message from the runner. Raises `RunnerFailed` for anything that is not one."""
     try:
         return _from_runner.decode(body)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise RunnerFailed(f"the runner sent something else than a message: {error}") from None

@@ -20,7 +20,7 @@ import numpy as np
 
 import tradepost_kernels
 from tradepost.content import add_bytes
-from tradepost.errors import RunnerFailed
+from tradepost.errors import UNDECODABLE, RunnerFailed
 from tradepost.manifest import KernelStage, Limits, Manifest, ModelStage, Provider, Stage, TensorSpec
 from tradepost.tensors import Tensor, TensorDocument, encode
 from tradepost_worker.reference_model import DIMENSION, LAYERS, reference_model
@@ -157,7 +157,7 @@ async def _measure(
 def _read(path: Path) -> Speed | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Speed)
-    except (FileNotFoundError, msgspec.MsgspecError):  # absent, or of another version
+    except (FileNotFoundError, *UNDECODABLE):  # absent, or of another version
         return None
 
 

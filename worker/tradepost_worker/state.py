@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from tradepost.errors import InvalidSettings
+from tradepost.errors import UNDECODABLE, InvalidSettings
 from tradepost.identity import Identity
 from tradepost_worker.governor import Decision, Readings
 from tradepost_worker.limits import Limits
@@ -80,7 +80,7 @@ class StateFolder:
             return msgspec.json.decode(self._membership.read_bytes(), type=Membership)
         except FileNotFoundError:
             return None
-        except msgspec.MsgspecError as error:
+        except UNDECODABLE as error:
             raise InvalidSettings(f"{self._membership}: {error}", hint="Join again.") from None
 
     def join(self, membership: Membership) -> None:
@@ -114,7 +114,7 @@ class StateFolder:
         """What the worker that runs, or ran last, was allowed to do; `None` if it never said."""
         try:
             return msgspec.json.decode(self._standing.read_bytes(), type=Standing)
-        except (FileNotFoundError, msgspec.MsgspecError):  # absent, or of another version
+        except (FileNotFoundError, *UNDECODABLE):  # absent, or of another version
             return None
 
     @contextmanager

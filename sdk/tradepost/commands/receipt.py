@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from tradepost.content import add_file
-from tradepost.errors import InvalidReceipt
+from tradepost.errors import UNDECODABLE, InvalidReceipt
 from tradepost.receipts import Receipt, Returned, SignedReceipt, verify_receipt
 
 app = typer.Typer(help="Check receipts offline.", no_args_is_help=True)
@@ -49,7 +49,7 @@ def _group() -> None:
 def _read(file: Path) -> list[SignedReceipt]:
     try:
         return msgspec.json.decode(file.read_bytes(), type=list[SignedReceipt])
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, *UNDECODABLE) as error:
         raise InvalidReceipt(f"{file}: {error}") from None
 
 

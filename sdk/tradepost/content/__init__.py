@@ -1,4 +1,8 @@
-"""Content: bytes addressed by CID. `cids` computes addresses, `store` keeps blocks, `fetch` verifies them."""
+"""Content: bytes addressed by CID, as IPFS addresses them.
+
+`cids`, `files` and `directories` compute addresses, `store` keeps blocks, `fetch` gets them from sources that
+are not believed, `car` and `gateway` speak with the rest of IPFS, `kubo` with its daemon.
+"""
 
 from tradepost.content.cids import (
     BLOCK_BYTES_MAX,
@@ -8,8 +12,9 @@ from tradepost.content.cids import (
     parse_cid,
     verify_block,
 )
+from tradepost.content.directories import add_path
 from tradepost.content.files import add_bytes, add_file, add_stream, read_file
-from tradepost.content.store import BlockReader, BlockStore, FolderStore
+from tradepost.content.store import BlockReader, BlockStore, FolderStore, PinningStore
 
 __all__ = [
     "BLOCK_BYTES_MAX",
@@ -17,8 +22,10 @@ __all__ = [
     "BlockStore",
     "Cid",
     "FolderStore",
+    "PinningStore",
     "add_bytes",
     "add_file",
+    "add_path",
     "add_stream",
     "cid_of_block",
     "codec_of",

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tradepost.content.cids import Cid
+from tradepost.content.cids import Cid, parse_cid
 
 _COUNT_BYTES: Final = 8
 _ASIDE_PREFIX: Final = ".new-"
@@ -75,7 +75,8 @@ class BlockFiles:
             os.close(descriptor)
 
     def path(self, cid: Cid) -> Path:
-        """Where a block lies."""
+        """Where a block lies. Raises `InvalidCid`, so that no text leads out of the folder."""
+        parse_cid(cid)
         # The characters before the last: the first ones are the same for every CID of a codec.
         return self.folder / cid[-3:-1] / cid
 
@@ -135,13 +136,13 @@ class BlockFiles:
     def scan(self) -> Iterator[BlockFile]:
         """Every block, in no order."""
         for shard in self._shards():
-            for entry in os.scandir(shard):
-                if entry.name.startswith("b"):
+            for name in os.listdir(shard):
+                if name.startswith("b"):
                     try:
-                        status = entry.stat()
+                        status = (shard / name).stat()
                     except FileNotFoundError:
                         continue
-                    yield BlockFile(status.st_mtime_ns, Cid(entry.name), status.st_size)
+                    yield BlockFile(status.st_mtime_ns, Cid(name), status.st_size)
 
     def sweep(self, now_ns: int) -> None:
         """Remove the files aside that a process left when it died."""
@@ -150,10 +151,8 @@ class BlockFiles:
                 if now_ns - path.stat().st_mtime_ns > _ASIDE_NS_MAX:
                     path.unlink(missing_ok=True)
 
-    def _shards(self) -> Iterator[Path]:
-        for entry in os.scandir(self.folder):
-            if len(entry.name) == 2 and entry.is_dir():
-                yield Path(entry.path)
+    def _shards(self) -> list[Path]:
+        return [self.folder / name for name in os.listdir(self.folder) if len(name) == 2]
 
 
 def sync_folder(folder: Path) -> None:

@@ -88,6 +88,8 @@ class CarDecoder:
         except ValueError as error:
             raise InvalidCar(f"{self._source} has {error}") from None
         limit = HEADER_BYTES_MAX if self.roots is None else _CID_BYTES + BLOCK_BYTES_MAX
+        if length == 0:
+            raise InvalidCar(f"{self._source} has a section of nothing")
         if length > limit:
             raise InvalidCar(f"{self._source} announces {length:,} bytes where {limit:,} are the most")
         return range(start, start + length) if start + length <= len(self._buffer) else None
@@ -107,11 +109,11 @@ class CarReader:
         self._stream = stream
         self._decoder = CarDecoder(bytes_max=bytes_max, source=source)
         self._first: list[tuple[Cid, bytes]] = []
-        while self._decoder.roots is None and (data := stream.read(_READ_BYTES)):
+        while self._decoder.roots is None:
+            data = stream.read(_READ_BYTES)
+            if not data:
+                raise InvalidCar(f"{source} is cut off in its header")
             self._first = self._decoder.feed(data)
-        if self._decoder.roots is None:
-            self._decoder.finish()
-            raise InvalidCar(f"{source} is empty")
         self.roots = self._decoder.roots
 
     def __iter__(self) -> Iterator[tuple[Cid, bytes]]:

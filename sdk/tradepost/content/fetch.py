@@ -4,10 +4,6 @@ A block is asked of the source that is fastest so far, hashed as it arrives, and
 next: one that has not got it, that breaks off, stalls, trickles, sends without end or sends compressed is
 asked last for a while; one that sends another block is never asked again. What arrived is put into the store
 at once, so that fetching again asks for what is missing and nothing else.
-
-A source is timed twice: until its first byte, and by its rate from there on, since small blocks tell nothing
-of the rate and large ones little of the delay. Sources that were not tried yet come first, in the order
-given.
 """
 
 from __future__ import annotations
@@ -24,8 +20,9 @@ from typing import Final
 from tradepost.content.cids import BLOCK_BYTES_MAX, Cid, cid_to_bytes, codec_of
 from tradepost.content.dag import DagWalk
 from tradepost.content.dag_pb import decode_node
-from tradepost.content.files import CHUNK_BYTES, stream_file
+from tradepost.content.files import stream_file
 from tradepost.content.sources import Source
+from tradepost.content.standings import Standing
 from tradepost.content.store import BlockStore
 from tradepost.errors import (
     ContentMismatch,
@@ -39,8 +36,6 @@ from tradepost.errors import (
 
 log = logging.getLogger(__name__)
 
-_RATED_BYTES_MIN: Final = 64 << 10
-_SMOOTHING: Final = 0.2
 _DIGEST: Final = slice(4, None)
 
 
@@ -66,25 +61,6 @@ class Progress:
     blocks: int
     bytes: int
     bytes_total: int | None
-
-
-@dataclass(slots=True)
-class Standing:
-    """What a `Fetcher` knows about a source. `lied` is for ever; `aside_until` is by the fetcher's clock."""
-
-    source: Source
-    blocks: int = 0
-    bytes: int = 0
-    failures: int = 0
-    lied: bool = False
-    aside_until: float = 0.0
-    first_byte_s: float | None = None
-    rate_bytes_s: float | None = None
-
-    @property
-    def expected_s(self) -> float:
-        """How long a full block should take; 0 for a source that was not tried."""
-        return (self.first_byte_s or 0.0) + (CHUNK_BYTES / self.rate_bytes_s if self.rate_bytes_s else 0.0)
 
 
 class Fetcher:
@@ -121,7 +97,7 @@ class Fetcher:
         async with self._slots:
             block = await self._ask(cid)
         if self._store is not None:
-            await asyncio.to_thread(self._store.put, cid, block)
+            await _keep(self._store, cid, block)
         return block
 
     def stream_file(self, cid: Cid, *, bytes_max: int) -> AsyncGenerator[bytes, None]:
@@ -146,6 +122,7 @@ class Fetcher:
         walk = DagWalk(root, bytes_max=bytes_max)
         total: int | None = None
         running: set[asyncio.Task[tuple[Cid, bytes]]] = set()
+        done: set[asyncio.Task[tuple[Cid, bytes]]] = set()
         try:
             while True:
                 while len(running) < self._limits.parallel and (cid := walk.take()) is not None:
@@ -163,24 +140,25 @@ class Fetcher:
         finally:
             for task in running:
                 task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await asyncio.gather(*running, *done, return_exceptions=True)
 
     async def _get_named(self, cid: Cid) -> tuple[Cid, bytes]:
         return cid, await self.get(cid)
 
     async def _ask(self, cid: Cid) -> bytes:
-        problems: dict[str, TradepostError] = {}
+        problems: dict[str, TradepostError] = {
+            standing.source.name: ContentMismatch(f"{standing.source.name} sent other bytes before")
+            for standing in self.standings
+            if standing.lied
+        }
         for standing in self._by_speed():
             try:
                 return await self._receive(standing, cid)
             except UnknownCid as error:
                 problems[standing.source.name] = error
-            except ContentMismatch as error:
-                standing.lied = True
-                problems[standing.source.name] = self._failed(standing, cid, error)
-            except SourceFailed as error:
-                standing.aside_until = self._clock() + self._limits.aside_s
-                problems[standing.source.name] = self._failed(standing, cid, error)
+            except (ContentMismatch, SourceFailed) as error:
+                problems[standing.source.name] = error
+                self._put_aside(standing, cid, error)
         if all(isinstance(error, UnknownCid) for error in problems.values()):
             asked = ", ".join(problems) or "nobody"
             raise UnknownCid(f"{cid} is nowhere: asked {asked}", cid=cid)
@@ -195,15 +173,20 @@ class Fetcher:
         honest = (standing for standing in self.standings if not standing.lied)
         return sorted(honest, key=lambda standing: (standing.aside_until > now, standing.expected_s))
 
-    def _failed(self, standing: Standing, cid: Cid, error: TradepostError) -> TradepostError:
+    def _put_aside(self, standing: Standing, cid: Cid, error: TradepostError) -> None:
+        now = self._clock()
+        # Of many requests that fail together, one is news.
+        level = logging.DEBUG if standing.lied or standing.aside_until > now else logging.WARNING
         standing.failures += 1
-        log.warning(
+        standing.lied |= isinstance(error, ContentMismatch)
+        standing.aside_until = now + self._limits.aside_s
+        log.log(
+            level,
             "Source %s was put aside: %s",
             standing.source.name,
             error.detail,
             extra={"action": "source_put_aside", "source": standing.source.name, "cid": cid},
         )
-        return error
 
     async def _receive(self, standing: Standing, cid: Cid) -> bytes:
         """One block from one source, hashed as it arrives."""
@@ -234,20 +217,18 @@ class Fetcher:
             raise SourceFailed(f"{name} sent nothing for {limits.stall_s:g} s", source=name) from None
         if digest.digest() != cid_to_bytes(cid)[_DIGEST]:
             raise ContentMismatch(f"{name} sent other bytes than {cid}", source=name, cid=cid)
-        _measure(standing, len(block), first - began, self._clock() - first)
+        standing.measure(len(block), first - began, self._clock() - first)
         return bytes(block)
 
 
-def _measure(standing: Standing, size: int, until_first_s: float, then_s: float) -> None:
-    standing.blocks += 1
-    standing.bytes += size
-    standing.first_byte_s = _smooth(standing.first_byte_s, until_first_s)
-    if size >= _RATED_BYTES_MIN and then_s > 0:
-        standing.rate_bytes_s = _smooth(standing.rate_bytes_s, size / then_s)
-
-
-def _smooth(before: float | None, now: float) -> float:
-    return now if before is None else before + _SMOOTHING * (now - before)
+async def _keep(store: BlockStore, cid: Cid, block: bytes) -> None:
+    writing = asyncio.ensure_future(asyncio.to_thread(store.put, cid, block))
+    try:
+        await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        # A thread cannot be called back; what has arrived is kept, and nothing is written after the end.
+        await asyncio.gather(writing, return_exceptions=True)
+        raise
 
 
 def _declared(root: Cid, block: bytes, bytes_max: int) -> int | None:

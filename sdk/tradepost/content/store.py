@@ -8,6 +8,7 @@ where, and why a crash cannot tear a block, is in `block_files`.
 from __future__ import annotations
 
 import errno
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ from tradepost.content.block_files import BlockFile, BlockFiles
 from tradepost.content.cids import Cid, parse_cid, verify_block
 from tradepost.content.pins import PinFolder
 from tradepost.errors import ContentMismatch, ContentStoreFull, UnknownCid
+
+log = logging.getLogger(__name__)
 
 
 class BlockReader(Protocol):
@@ -59,7 +62,7 @@ class PinningStore(BlockStore, Protocol):
 
 @dataclass(slots=True)
 class Audit:
-    """What `FolderStore.verify` found: blocks that the disk changed, and blocks that a pin lacks."""
+    """What `FolderStore.verify` found: how many blocks are as they were, which are not, which a pin lacks."""
 
     blocks: int = 0
     bytes: int = 0
@@ -160,12 +163,12 @@ class FolderStore:
         for file in self._files.scan():
             try:
                 self._read(file.cid)
+                audit.blocks += 1
+                audit.bytes += file.bytes
             except ContentMismatch:
                 audit.bad.append(file.cid)
             except UnknownCid:
-                continue  # forgotten by another process since it was listed
-            audit.blocks += 1
-            audit.bytes += file.bytes
+                pass  # forgotten by another process since it was listed
             if on_bytes is not None:
                 on_bytes(file.bytes)
         audit.missing = self._pins.missing()
@@ -180,6 +183,11 @@ class FolderStore:
             verify_block(cid, data, source=str(self._files.folder))
         except ContentMismatch:
             self.discard(cid)
+            log.warning(
+                "Block %s was not what it was when it was stored, and is removed: look at the disk.",
+                cid,
+                extra={"action": "bad_block_removed", "cid": cid},
+            )
             raise
         return data
 

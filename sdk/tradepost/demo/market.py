@@ -77,8 +77,7 @@ def run_demo(
         on_step("Publishing the signed pipeline")
         with as_file(data) as folder:
             pipeline = market.publish(folder / "pipeline.toml")
-        on_step("Classifying digits")
-        report = asyncio.run(_classify(market, pipeline, held_out, plan, on_answer))
+        report = asyncio.run(_classify(market, pipeline, held_out, plan, on_step, on_answer))
         on_report(report)
     return report
 
@@ -88,8 +87,10 @@ async def _classify(
     pipeline: str,
     held_out: TensorDocument,
     plan: DemoPlan,
+    on_step: Callable[[str], None],
     on_answer: Callable[[int], None],
 ) -> Report:
+    on_step("Classifying digits")
     async with AsyncClient(market.url, api_key=market.api_key) as client:
         answers: list[Answer] = []
         slots = asyncio.Semaphore(_WINDOW)

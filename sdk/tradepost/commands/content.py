@@ -1,0 +1,281 @@
+"""`tradepost content`: give files and trees their IPFS address, keep them, fetch them, verified."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager, nullcontext
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, Final
+
+import aiohttp
+import msgspec
+import typer
+from platformdirs import user_data_path
+
+from tradepost.commands.terminal import plain, progress_bar
+from tradepost.content import Cid, FolderStore, parse_cid
+from tradepost.content.car import import_car
+from tradepost.content.directories import add_path, list_directory
+from tradepost.content.export import export_car
+from tradepost.content.extract import extract
+from tradepost.content.fetch import Fetcher, Progress
+from tradepost.content.kubo import Kubo
+from tradepost.content.paths import resolve, split_path
+from tradepost.content.sources import GatewaySource, KuboSource, Source
+from tradepost.errors import (
+    ContentMismatch,
+    ContentStoreFull,
+    InvalidSettings,
+    UnknownCid,
+    UnreadableContent,
+)
+
+BYTES_MAX: Final = 10 << 30
+STDOUT: Final = "-"
+
+app = typer.Typer(help="Address, keep and fetch content as IPFS does, verified.", no_args_is_help=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+LocalPath = Annotated[Path, typer.Argument(metavar="PATH", help="A file, a directory or a symbolic link.")]
+Hidden = Annotated[bool, typer.Option("--hidden", "-H", help="Include entries whose names begin with a dot.")]
+Root = Annotated[str, typer.Argument(metavar="CID", help="The root of a file, a tree or a manifest.")]
+Address = Annotated[str, typer.Argument(metavar="CID[/PATH]", help="A CID, and a path below it.")]
+Store = Annotated[
+    Path | None,
+    typer.Option(
+        "--store", envvar="TRADEPOST_CONTENT", help="The folder of the block store.", show_default=False
+    ),
+]
+Budget = Annotated[
+    int,
+    typer.Option("--budget", envvar="TRADEPOST_CONTENT_BYTES", help="The most bytes that the store keeps."),
+]
+Gateways = Annotated[
+    list[str] | None,
+    typer.Option("--gateway", help="A trustless gateway to fetch from, such as a broker's URL; repeatable."),
+]
+KuboAddress = Annotated[
+    str | None, typer.Option("--kubo", help="A Kubo daemon's RPC API, such as /ip4/127.0.0.1/tcp/5001.")
+]
+
+
+@app.command()
+def cid(path: LocalPath, hidden: Hidden = False, as_json: AsJson = False) -> None:
+    """Print the CID of a file or tree, as `ipfs add -r --cid-version=1` gives it. Stores nothing."""
+    with progress_bar("Hashing", _file_bytes(path)) as on_bytes:
+        root = add_path(path, put=None, hidden=hidden, on_bytes=on_bytes)
+    _tell({"cid": root}, root, as_json)
+
+
+@app.command()
+def add(
+    path: LocalPath,
+    hidden: Hidden = False,
+    car: Annotated[bool, typer.Option("--car", help="PATH is a CAR: add the blocks in it.")] = False,
+    pin: Annotated[bool, typer.Option(help="Keep it until it is unpinned.")] = True,
+    kubo: KuboAddress = None,
+    store: Store = None,
+    budget: Budget = BYTES_MAX,
+    as_json: AsJson = False,
+) -> None:
+    """Add a file, a tree or a CAR to the store, or to a Kubo daemon; print its CID, or its roots."""
+    target: FolderStore | Kubo = Kubo(kubo) if kubo else _open(store, budget)
+    with progress_bar("Adding", _file_bytes(path)) as on_bytes:
+        roots = _add_car(path, target) if car else (_add_tree(path, target, hidden, on_bytes),)
+    if pin:
+        for root in roots:
+            _pin_added(target, root)
+    _tell({"roots": roots} if car else {"cid": roots[0]}, "\n".join(roots), as_json)
+
+
+@app.command()
+def get(
+    address: Address,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="Where to write, - for stdout. Default: its name.")
+    ] = None,
+    car: Annotated[bool, typer.Option("--car", help="Write a CAR, which proves the path as well.")] = False,
+    bytes_max: Annotated[int, typer.Option(help="Refuse content that is larger than this.")] = BYTES_MAX,
+    gateway: Gateways = None,
+    kubo: KuboAddress = None,
+    store: Store = None,
+    budget: Budget = BYTES_MAX,
+    as_json: AsJson = False,
+) -> None:
+    """Write a file or a tree, from the store and then from the sources given, each block verified.
+
+    After a break, run it again: only what is missing is fetched.
+    """
+    root, segments = split_path(address)
+    target = output or (segments[-1] if segments else root)
+    opened = _open(store, budget)
+
+    async def run() -> tuple[Cid, Progress]:
+        async with _fetcher(opened, gateway, kubo) as fetcher:
+            end = await resolve(root, segments, fetcher.get)
+            fetched = await _fetch(fetcher, end, bytes_max)
+            if car:
+                await _write(target, export_car(root, segments, fetcher.get))
+            elif target == STDOUT:
+                await _write(target, fetcher.stream_file(end, bytes_max=bytes_max))
+            else:
+                await extract(end, fetcher.get, Path(target), bytes_max=bytes_max)
+            return end, fetched
+
+    end, fetched = asyncio.run(run())
+    if target != STDOUT:
+        view = {"cid": end, "output": target, "blocks": fetched.blocks, "bytes": fetched.bytes}
+        _tell(view, plain(target), as_json)
+
+
+@app.command(name="ls")
+def list_(
+    address: Annotated[str | None, typer.Argument(metavar="[CID[/PATH]]", help="A directory.")] = None,
+    gateway: Gateways = None,
+    kubo: KuboAddress = None,
+    store: Store = None,
+    budget: Budget = BYTES_MAX,
+    as_json: AsJson = False,
+) -> None:
+    """List a directory; without an address, list what is pinned in the store."""
+    opened = _open(store, budget)
+    if address is None:
+        view = {"pins": opened.pins(), "bytes_used": opened.bytes_used, "bytes_max": budget}
+        used = f"{opened.bytes_used:,} of {budget:,} bytes are used"
+        _tell(view, "\n".join([*opened.pins(), used]), as_json)
+        return
+    root, segments = split_path(address)
+
+    async def run() -> list[dict[str, Any]]:
+        async with _fetcher(opened, gateway, kubo) as fetcher:
+            end = await resolve(root, segments, fetcher.get)
+            async with aclosing(list_directory(end, fetcher.get)) as entries:
+                return [
+                    {"cid": entry.cid, "tree_bytes": entry.tree_bytes, "name": plain(entry.name)}
+                    async for entry in entries
+                ]
+
+    entries = sorted(asyncio.run(run()), key=lambda entry: str(entry["name"]))
+    lines = (f"{entry['cid']} {entry['tree_bytes']:>15,} {entry['name']}" for entry in entries)
+    _tell({"entries": entries}, "\n".join(lines), as_json)
+
+
+@app.command()
+def pin(root: Root, store: Store = None, budget: Budget = BYTES_MAX, as_json: AsJson = False) -> None:
+    """Keep everything below a CID, all of which must be in the store."""
+    _open(store, budget).pin(parse_cid(root))
+    _tell({"pinned": root}, root, as_json)
+
+
+@app.command()
+def unpin(root: Root, store: Store = None, budget: Budget = BYTES_MAX, as_json: AsJson = False) -> None:
+    """Let what is below a CID be forgotten when room is needed."""
+    _open(store, budget).unpin(parse_cid(root))
+    _tell({"unpinned": root}, root, as_json)
+
+
+@app.command()
+def verify(store: Store = None, budget: Budget = BYTES_MAX, as_json: AsJson = False) -> None:
+    """Hash every block in the store and follow every pin. What the disk changed is removed.
+
+    Exit 0 only if no block was bad and none is missing.
+    """
+    opened = _open(store, budget)
+    with progress_bar("Verifying", opened.bytes_used) as on_bytes:
+        audit = opened.verify(on_bytes=on_bytes)
+    lines = [f"bad, removed: {one}" for one in audit.bad] + [f"missing: {one}" for one in audit.missing]
+    lines.append(f"{audit.blocks:,} blocks of {audit.bytes:,} bytes are what their CIDs say")
+    _tell(msgspec.to_builtins(audit), "\n".join(lines), as_json)
+    if audit.bad:
+        raise ContentMismatch(f"the disk changed {len(audit.bad):,} blocks", hint="Fetch them again.")
+    if audit.missing:
+        raise UnknownCid(f"pins lack {len(audit.missing):,} blocks", hint="Fetch them again.")
+
+
+@app.command()
+def gc(store: Store = None, budget: Budget = BYTES_MAX, as_json: AsJson = False) -> None:
+    """Forget everything that is not pinned."""
+    blocks, freed = _open(store, budget).gc()
+    _tell({"blocks": blocks, "bytes": freed}, f"{blocks:,} blocks of {freed:,} bytes are gone", as_json)
+
+
+def _open(folder: Path | None, budget: int) -> FolderStore:
+    try:
+        return FolderStore(folder or user_data_path("tradepost") / "content", bytes_max=budget)
+    except OSError as error:
+        raise InvalidSettings(f"the block store: {error}") from None
+
+
+@asynccontextmanager
+async def _fetcher(
+    store: FolderStore, gateways: list[str] | None, kubo: str | None
+) -> AsyncIterator[Fetcher]:
+    async with aiohttp.ClientSession() as session:
+        sources: list[Source] = [GatewaySource(url, session=session) for url in gateways or ()]
+        if kubo is not None:
+            sources.append(KuboSource(Kubo(kubo)))
+        yield Fetcher(sources, store=store)
+
+
+async def _fetch(fetcher: Fetcher, end: Cid, bytes_max: int) -> Progress:
+    with progress_bar("Fetching", None) as on_bytes:
+        done = 0
+
+        def on_progress(progress: Progress) -> None:
+            nonlocal done
+            on_bytes(progress.bytes - done)
+            done = progress.bytes
+
+        return await fetcher.fetch(end, bytes_max=bytes_max, on_progress=on_progress)
+
+
+def _add_tree(path: Path, target: FolderStore | Kubo, hidden: bool, on_bytes: Callable[[int], None]) -> Cid:
+    if isinstance(target, Kubo):
+        return target.add(path, hidden=hidden)
+    return add_path(path, put=target.put, hidden=hidden, on_bytes=on_bytes)
+
+
+def _add_car(path: Path, target: FolderStore | Kubo) -> tuple[Cid, ...]:
+    try:
+        with path.open("rb") as file:
+            bytes_max = path.stat().st_size
+            if isinstance(target, Kubo):
+                return target.import_car(file, bytes_max=bytes_max)
+            return import_car(file, put=target.put, bytes_max=bytes_max).roots
+    except OSError as error:
+        raise UnreadableContent(str(error)) from None
+
+
+def _pin_added(target: FolderStore | Kubo, root: Cid) -> None:
+    try:
+        target.pin(root)
+    except UnknownCid as error:
+        if isinstance(target, Kubo):
+            raise
+        detail = f"{error.detail}: it is larger than the budget, or the CAR was not whole"
+        raise ContentStoreFull(detail) from None
+
+
+async def _write(target: str, pieces: AsyncGenerator[bytes, None]) -> None:
+    try:
+        with _sink(target) as sink:
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    sink.write(piece)
+            sink.flush()
+    except OSError as error:
+        raise UnreadableContent(str(error)) from None
+
+
+def _sink(target: str) -> AbstractContextManager[BinaryIO]:
+    return nullcontext(sys.stdout.buffer) if target == STDOUT else open(target, "xb")
+
+
+def _file_bytes(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
+
+
+def _tell(view: Any, text: str, as_json: bool) -> None:
+    typer.echo(msgspec.json.encode(view).decode() if as_json else text)

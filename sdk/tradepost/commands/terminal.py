@@ -1,0 +1,25 @@
+"""What people see of long work and of strangers' texts; programs see neither."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+
+@contextmanager
+def progress_bar(what: str, bytes_total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr, if that is a terminal; what it gives is told of each batch of bytes that is done."""
+    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=bytes_total)
+        yield lambda count: progress.advance(task, count)
+
+
+def plain(text: str) -> str:
+    """A stranger's text on one line: what would move a cursor, or is no character, is escaped."""
+    known = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in known)

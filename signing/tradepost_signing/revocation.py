@@ -1,0 +1,147 @@
+"""Revocation: what a market's operator forbids to everyone, as a list of one canonical form.
+
+A list names publishers, artifacts, and the oldest engines that are safe to run; each entry says why. It is
+a JSON document, and equal lists are equal bytes, so that a signature over the bytes is one over what they
+say. Signing, and keeping the newest list, is `revocation_store`'s part.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from packaging.version import InvalidVersion, Version
+
+from tradepost.content import parse_cid
+from tradepost.errors import InvalidCid, InvalidRevocations, Revoked
+from tradepost.manifest import CidText, Count, Manifest, Positive
+from tradepost_signing.keys import PublisherId
+from tradepost_signing.sigstore_identity import Issuer, SigstoreIdentity, Subject
+
+FORMAT: Final = "tradepost-revocations/1"
+REVOCATIONS_BYTES_MAX: Final = 1 << 20
+
+Reason = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f]{0,300}\Z")]
+EngineName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}\Z")]
+EngineVersion = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+
+
+class RevokedIdentity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A keyless publisher whose signatures count no more."""
+
+    issuer: Issuer
+    subject: Subject
+    reason: Reason = ""
+
+
+class RevocationDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A revocation list as it stands in the file.
+
+    `publishers` and `cids` give the reason by key id and by the CID of a pipeline, kernel or model; `engines`
+    gives the oldest safe version by engine (`wasmtime`, `onnxruntime`). `issued_at` is in Unix seconds.
+    """
+
+    format: Literal["tradepost-revocations/1"] = FORMAT
+    version: Positive
+    issued_at: Count
+    publishers: dict[PublisherId, Reason] = {}
+    identities: tuple[RevokedIdentity, ...] = ()
+    cids: dict[CidText, Reason] = {}
+    engines: dict[EngineName, EngineVersion] = {}
+
+
+class RevocationList:
+    """A revocation list, ready to be asked. Raises `InvalidRevocations` if an entry names nothing."""
+
+    def __init__(self, document: RevocationDocument) -> None:
+        self.document = document
+        self.version = document.version
+        self._reasons: dict[str, str] = {**document.publishers, **document.cids}
+        for entry in document.identities:
+            identity = SigstoreIdentity(issuer=entry.issuer, subject=entry.subject)
+            self._reasons[identity.id] = entry.reason
+        try:
+            for cid in document.cids:
+                parse_cid(cid)
+            self._floors = {name: Version(text) for name, text in document.engines.items()}
+        except (InvalidCid, InvalidVersion) as error:
+            raise InvalidRevocations(str(error)) from None
+
+    def refuse(self, entry: str, what: str) -> None:
+        """Raise `Revoked` if `entry`, a publisher's id or a CID, is revoked; the error says `what` it is."""
+        reason = self._reasons.get(entry)
+        if reason is not None:
+            why = reason or "no reason is given"
+            raise Revoked(
+                f"{what} ({entry}) is revoked by version {self.version} of the list: {why}",
+                revoked=entry,
+                version=self.version,
+            )
+
+    def check_pipeline(self, cid: str, manifest: Manifest, publisher: str) -> None:
+        """Raise `Revoked` unless the pipeline may run: neither it, nor an artifact in it, nor who signed it.
+
+        `publisher` is the id of the key or identity.
+        """
+        self.refuse(publisher, "its publisher")
+        self.refuse(cid, "the pipeline")
+        for stage in manifest.stages:
+            self.refuse(stage.artifact, f"the artifact of its stage {stage.name!r}")
+
+    def below_floor(self, engines: Mapping[str, str]) -> list[str]:
+        """Why these engines (version by name) are too old, a sentence each; empty if none is.
+
+        An engine that is not reported, or whose version cannot be read, is taken to be too old.
+        """
+        reasons = []
+        for name, floor in sorted(self._floors.items()):
+            reported = engines.get(name)
+            if reported is None:
+                reasons.append(f"{name} is not reported; {floor} or newer is needed")
+            elif not _is_at_least(reported, floor):
+                reasons.append(f"{name} {reported[:64]} is older than {floor}")
+        return reasons
+
+
+def encode_revocations(document: RevocationDocument) -> bytes:
+    """The one form of a list: entries sorted, one to a line, with a final newline."""
+    in_order = msgspec.structs.replace(
+        document, identities=tuple(sorted(document.identities, key=lambda one: (one.issuer, one.subject)))
+    )
+    return msgspec.json.format(msgspec.json.encode(in_order, order="deterministic"), indent=1) + b"\n"
+
+
+def decode_revocations(data: bytes) -> RevocationList:
+    """The list in `data`. Raises `InvalidRevocations` unless it is valid and in its one form."""
+    if len(data) > REVOCATIONS_BYTES_MAX:
+        raise InvalidRevocations(f"{len(data):,} bytes; the limit is {REVOCATIONS_BYTES_MAX:,}")
+    try:
+        document = msgspec.json.decode(data, type=RevocationDocument)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRevocations(f"not a revocation list: {error}") from None
+    if encode_revocations(document) != data:
+        raise InvalidRevocations(
+            "it is not in the one form that a list has; `tradepost revocations sign` writes it"
+        )
+    return RevocationList(document)
+
+
+def revocations_from_toml(text: str, *, issued_at: int) -> RevocationDocument:
+    """The list that the operator wrote: see `docs/signing.md`. Raises `InvalidRevocations`."""
+    try:
+        tree: dict[str, Any] = tomllib.loads(text)
+        tree["identities"] = tree.pop("identity", [])
+        document = msgspec.convert(tree | {"format": FORMAT, "issued_at": issued_at}, RevocationDocument)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError, RecursionError) as error:
+        raise InvalidRevocations(str(error)) from None
+    # Read again, it is what everybody will hold it to.
+    return decode_revocations(encode_revocations(document)).document
+
+
+def _is_at_least(version: str, floor: Version) -> bool:
+    try:
+        return Version(version) >= floor
+    except InvalidVersion:
+        return False
