@@ -72,6 +72,7 @@ async def running_broker(
         )
         try:
             await parts.engine.ask(EventWork(lambda moment: Restarted(at=moment.at)))
+            await parts.revocations.enforce()
             background = [
                 asyncio.create_task(_tick(parts.engine), name="tradepost-tick"),
                 asyncio.create_task(parts.retention.run(), name="tradepost-retention"),

@@ -11,6 +11,7 @@ import msgspec
 from aiohttp import web
 
 from tradepost.content import FolderStore
+from tradepost.errors import InvalidKey, InvalidSettings
 from tradepost.identity import Identity
 from tradepost_broker.catalog import Catalog
 from tradepost_broker.client_stream import ClientStreams
@@ -29,6 +30,7 @@ from tradepost_broker.openapi import openapi_document
 from tradepost_broker.rate_limit import RateLimit
 from tradepost_broker.receipt_checks import ReceiptChecks
 from tradepost_broker.retention import Retention
+from tradepost_broker.revocations import FILE_NAME, RevocationDesk
 from tradepost_broker.settings import Settings
 from tradepost_broker.standings import Standings
 from tradepost_broker.store import Store
@@ -44,6 +46,7 @@ from tradepost_broker.web_pages import PageEndpoints
 from tradepost_broker.web_pipelines import PipelineEndpoints
 from tradepost_broker.web_workers import WorkerEndpoints
 from tradepost_broker.worker_stream import WorkerStreams
+from tradepost_signing.keys import PublicKey
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,7 @@ class Parts:
     engine: Engine
     uploads: Uploads
     retention: Retention
+    revocations: RevocationDesk
     endpoints: tuple[Endpoint, ...]
     application: web.Application
     operator_token: str
@@ -74,7 +78,6 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
     open_jobs = OpenJobs(
         store=store, jobs_max=settings.open_jobs_max, account_of=lambda job: _account(market, job)
     )
-    courier = Courier(records=market, store=store, sessions=sessions, watchers=watchers)
 
     def release(instruction: Instruction) -> None:
         if isinstance(instruction, Save) and not isinstance(instruction.record, Evidence | Transfer):
@@ -87,13 +90,23 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
     engine = Engine(
         core=market, store=store, release=release, clock=clock, observe_batch=metrics.observe_batch
     )
+    revocations = RevocationDesk(
+        path=settings.data_dir / FILE_NAME, operator=_operator_key(settings), engine=engine
+    )
+    courier = Courier(
+        records=market,
+        store=store,
+        sessions=sessions,
+        watchers=watchers,
+        revocations=revocations.frame,
+    )
     blocks = FolderStore(settings.data_dir / "blocks", bytes_max=settings.content_bytes_max, evict=False)
     uploads = Uploads(blocks=blocks, store=store, engine=engine)
     catalog = Catalog(
         store=store, uploads=uploads, engine=engine, document_bytes_max=settings.document_bytes_max
     )
     credentials = Credentials(store=store, operator_token=operator_token)
-    joinings = Joinings(broker=broker.id, engine=engine, clock=clock)
+    joinings = Joinings(broker=broker.id, engine=engine, clock=clock, revocations_key=revocations.key_pem)
     desk = JobDesk(store=store, engine=engine, watchers=watchers)
     submissions = Submissions(
         market=market, catalog=catalog, uploads=uploads, open_jobs=open_jobs, clock=clock
@@ -136,13 +149,20 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
                 engine=engine,
                 receipts=ReceiptChecks(broker=broker.id, market=market, catalog=catalog, uploads=uploads),
                 sessions=sessions,
+                revocations=revocations,
                 reconnects=RateLimit(burst=20, per_s=0.5, monotonic=time.monotonic),
                 failures=RateLimit(burst=20, per_s=0.5, monotonic=time.monotonic),
             ),
             failures=RateLimit(burst=30, per_s=1.0, monotonic=time.monotonic),
         ).endpoints(),
         *AdminEndpoints(
-            engine=engine, store=store, credentials=credentials, joinings=joinings, clock=clock
+            engine=engine,
+            store=store,
+            credentials=credentials,
+            joinings=joinings,
+            revocations=revocations,
+            sessions=sessions,
+            clock=clock,
         ).endpoints(),
     )
     pages.openapi = openapi_document(endpoints, version=version("tradepost"))
@@ -153,10 +173,19 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
         engine=engine,
         uploads=uploads,
         retention=Retention(engine=engine, uploads=uploads, kept_s=settings.documents_kept_s, clock=clock),
+        revocations=revocations,
         endpoints=endpoints,
         application=build_application(endpoints, credentials),
         operator_token=operator_token,
     )
+
+
+def _operator_key(settings: Settings) -> PublicKey | None:
+    path = settings.revocations_key
+    try:
+        return None if path is None else PublicKey.load(path)
+    except InvalidKey as error:
+        raise InvalidSettings(f"revocations_key: {error.detail}", hint=error.hint) from None
 
 
 def _status(market: Market, job_id: str) -> str | None:

@@ -7,7 +7,6 @@ made against the key that only the worker's owner chooses.
 
 from __future__ import annotations
 
-import hashlib
 from typing import Final
 
 from sqlalchemy import func, select
@@ -15,7 +14,6 @@ from sqlalchemy import func, select
 from tradepost.content import Cid, cid_of_block
 from tradepost.errors import (
     InvalidPipeline,
-    InvalidSignature,
     QuotaExceeded,
     UnknownCid,
     UnknownPipeline,
@@ -30,9 +28,7 @@ from tradepost_broker.shell_records import Publication
 from tradepost_broker.store import Store
 from tradepost_broker.uploads import Uploads
 from tradepost_broker.work import EventWork
-from tradepost_signing.bundle import read_bundle
-from tradepost_signing.keys import key_id_of_hint
-from tradepost_signing.verify import signer_hint
+from tradepost_signing.verify import claimed_publishers
 
 #: Pipelines that one account may publish.
 PIPELINES_MAX: Final = 1_000
@@ -66,18 +62,20 @@ class Catalog:
         """Publish a pipeline for `account`, once these steps have passed:
 
         1. The manifest is valid, canonical, and within this broker's limits.
-        2. A signature names a key, over exactly this manifest. (The key itself is the workers' to know.)
+        2. Each signature names its key or identity, over exactly this manifest. (Whether it is good is the
+           workers' to find.)
         3. Every block of every artifact was uploaded by this account.
         4. The pipeline is new, or was published by this account before.
+        5. The operator has revoked neither it, nor an artifact in it, nor all who signed it.
 
         Raises `InvalidPipeline` (1, 4), `UnsignedArtifact`, `InvalidBundle` or `InvalidSignature` (2),
-        `UnknownCid` (3) or `QuotaExceeded`.
+        `UnknownCid` (3), `Revoked` (5) or `QuotaExceeded`.
         """
         # Step 1
         manifest = decode_manifest(request.manifest)
         self._check_limits(manifest)
         # Step 2
-        publisher = signer_of(request.manifest, request.bundle)
+        publishers = claimed_publishers(request.manifest, request.bundle)
         # Step 3
         blocks = await self._artifact_blocks(account, manifest)
         # Step 4
@@ -94,7 +92,8 @@ class Catalog:
             bundle=request.bundle,
             blocks=(cid, *blocks),
         )
-        pipeline = _for_market(cid, manifest, publisher, sum(blocks.values()))
+        pipeline = _for_market(cid, manifest, publishers, sum(blocks.values()))
+        # Step 5 is the market's, which knows the list.
         published = EventWork(lambda moment: PipelinePublished(at=moment.at, pipeline=pipeline), publication)
         await self._engine.ask(published)
         self._manifests[cid] = manifest
@@ -131,24 +130,6 @@ class Catalog:
             raise QuotaExceeded(f"{account} has published {count} pipelines", limit=PIPELINES_MAX)
 
 
-def signer_of(manifest: bytes, bundle_json: str) -> str:
-    """The key id of whoever signed these bytes, as the bundle claims.
-
-    Raises `UnsignedArtifact`, `InvalidBundle`, or `InvalidSignature` where the bundle is over other bytes.
-    """
-    bundle = read_bundle(bundle_json)
-    hint = signer_hint(bundle)
-    signature = bundle.message_signature
-    if signature is None or signature.message_digest is None:
-        raise InvalidSignature("the bundle signs no single file with a digest")
-    if signature.message_digest.digest != hashlib.sha256(manifest).digest():
-        raise InvalidSignature("the bundle is over other bytes than this manifest")
-    key_id = key_id_of_hint(hint)
-    if key_id is None:
-        raise InvalidSignature(f"the bundle names its key as {hint[:64]!r}, not by the key's SHA-256")
-    return key_id
-
-
 def loosest_tolerance(manifest: Manifest) -> Tolerance | None:
     """The loosest tolerance of the model stages, by which outputs are compared; `None` if bit for bit."""
     tolerances = [stage.tolerance for stage in manifest.stages if isinstance(stage, ModelStage)]
@@ -171,11 +152,13 @@ def common_providers(manifest: Manifest) -> tuple[str, ...]:
     return tuple(common)
 
 
-def _for_market(cid: Cid, manifest: Manifest, publisher: str, artifact_bytes: int) -> Pipeline:
+def _for_market(cid: Cid, manifest: Manifest, publishers: tuple[str, ...], artifact_bytes: int) -> Pipeline:
     return Pipeline(
         id=cid,
         name=manifest.name,
-        publisher=publisher,
+        publisher=publishers[0],
+        publishers=publishers,
+        artifacts=tuple(manifest.artifacts()),
         providers=common_providers(manifest),
         memory_bytes=max(stage.memory_bytes for stage in manifest.stages),
         artifact_bytes=artifact_bytes,

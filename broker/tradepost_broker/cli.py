@@ -23,11 +23,13 @@ from tradepost.errors import InvalidSettings, InvariantBroken
 from tradepost.money import format_credits, to_credits, to_microcredits
 from tradepost_broker.operator_client import OperatorClient
 from tradepost_broker.operator_messages import (
+    EnforcedRevocations,
     Funding,
     IssuedToken,
     JobSummary,
     NewAccount,
     NewApiKey,
+    NewRevocations,
     NewToken,
 )
 from tradepost_broker.settings import MARKET, Settings
@@ -162,6 +164,25 @@ def token(
     body = NewToken(owner=owner, stake_microcredits=to_microcredits(stake), auditor=auditor, ttl_s=ttl)
     issued = _client(data_dir, config).post("v1/admin/tokens", body, IssuedToken)
     _print(issued, issued.token, as_json=as_json)
+
+
+@app.command()
+def revoke(
+    path: Annotated[
+        Path, typer.Argument(help="A list that `tradepost revocations sign` wrote, its bundle beside it.")
+    ],
+    data_dir: DataDir = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Enforce a signed revocation list from now on, here and on every worker."""
+    from tradepost_signing.revocation_store import read_revocations
+
+    signed = read_revocations(path)
+    body = NewRevocations(document=signed.document, bundle=signed.bundle)
+    done = _client(data_dir, config).post("v1/admin/revocations", body, EnforcedRevocations)
+    people = f"Version {done.version} is enforced; {done.workers} connected workers were sent it."
+    _print(done, people, as_json=as_json)
 
 
 @app.command()

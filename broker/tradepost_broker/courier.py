@@ -6,9 +6,10 @@ A worker that is not connected misses its frames, and nothing is lost: a grant i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
-from tradepost.protocol import Acknowledged, Grant, Recall, Settled, ToWorker
+from tradepost.protocol import Acknowledged, Grant, Recall, Revocations, Settled, ToWorker
 from tradepost_broker.entities import Job, Lease
 from tradepost_broker.events import (
     Instruction,
@@ -16,6 +17,7 @@ from tradepost_broker.events import (
     SendAcknowledged,
     SendGrant,
     SendRecall,
+    SendRevocations,
     SendSettled,
 )
 from tradepost_broker.outbox import Outbox
@@ -62,6 +64,11 @@ class Sessions:
         if outbox is not None:
             outbox.post(frame)
 
+    def post_to_all(self, frame: ToWorker) -> None:
+        """Send a frame to every connected worker."""
+        for outbox in self._outboxes.values():
+            outbox.post(frame)
+
     def is_connected(self, worker: str) -> bool:
         """Whether the worker has a stream."""
         return worker in self._outboxes
@@ -71,13 +78,22 @@ class Sessions:
 
 
 class Courier:
-    """Releases instructions."""
+    """Releases instructions. `revocations` gives the newest list."""
 
-    def __init__(self, *, records: Records, store: Store, sessions: Sessions, watchers: Watchers) -> None:
+    def __init__(
+        self,
+        *,
+        records: Records,
+        store: Store,
+        sessions: Sessions,
+        watchers: Watchers,
+        revocations: Callable[[], Revocations | None] = lambda: None,
+    ) -> None:
         self._records = records
         self._store = store
         self._sessions = sessions
         self._watchers = watchers
+        self._revocations = revocations
 
     def release(self, instruction: Instruction) -> None:
         """Carry out one instruction. Replies and saves are the engine's business."""
@@ -90,6 +106,9 @@ class Courier:
                 self._sessions.post(worker, Acknowledged(lease, problem))
             case SendSettled(lease=lease, worker=worker, verdict=verdict, earned=earned, reason=reason):
                 self._sessions.post(worker, Settled(lease, verdict, earned, reason))
+            case SendRevocations():
+                if (newest := self._revocations()) is not None:
+                    self._sessions.post_to_all(newest)
             case NotifyFinished(job=job):
                 self._finish(job)
             case _:

@@ -43,7 +43,8 @@ class Pipeline(msgspec.Struct, kw_only=True, frozen=True):
     """What the market needs to know of a published pipeline.
 
     `artifact_bytes` is what a worker without it must fetch. `memory_bytes` is the most that a stage may use.
-    `kernel_stages` are the stages that are compared bit for bit; the others by tolerance.
+    `kernel_stages` are the stages that are compared bit for bit; the others by tolerance. `publishers` are
+    the ids of all who signed it, as its bundles claim, and `publisher` is the first; `artifacts` are CIDs.
     """
 
     id: str
@@ -56,6 +57,8 @@ class Pipeline(msgspec.Struct, kw_only=True, frozen=True):
     work_units_base: int
     work_units_per_mebibyte: int
     kernel_stages: tuple[str, ...]
+    publishers: tuple[str, ...] = ()
+    artifacts: tuple[str, ...] = ()
 
 
 class WorkerStanding(StrEnum):

@@ -12,6 +12,7 @@ import msgspec
 from tradepost.errors import Problem
 from tradepost.protocol import GiveBackReason, Offer, Requirements
 from tradepost_broker.entities import Pipeline, Record
+from tradepost_signing.revocation import RevocationDocument
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,6 +121,16 @@ class LeaseGivenBack(_Event, frozen=True, kw_only=True, tag="lease_given_back"):
     seed: int
 
 
+class RevocationsIssued(_Event, frozen=True, kw_only=True, tag="revocations_issued"):
+    """The operator's newest revocation list, whose signature the shell has checked.
+
+    Brought again after every restart, before any worker can come: the core keeps no record of it.
+    """
+
+    document: RevocationDocument
+    seed: int
+
+
 class Restarted(_Event, frozen=True, kw_only=True, tag="restarted"):
     """The broker started again on its records: every stream is closed until its worker comes back."""
 
@@ -141,6 +152,7 @@ Event = (
     | JobCancelled
     | ReceiptDelivered
     | LeaseGivenBack
+    | RevocationsIssued
     | Restarted
     | Tick
 )
@@ -202,12 +214,19 @@ class NotifyFinished(msgspec.Struct, frozen=True):
     job: str
 
 
+class SendRevocations(msgspec.Struct, frozen=True):
+    """Tell every connected worker the newest revocation list."""
+
+    version: int
+
+
 Instruction = (
     Save
     | SendGrant
     | SendRecall
     | SendAcknowledged
     | SendSettled
+    | SendRevocations
     | ReplySubmitted
     | ReplyRefused
     | NotifyFinished

@@ -59,10 +59,16 @@ class Joining:
 
 
 class Joinings:
-    """Issues tokens and admits those who bring them. A token is `<secret>.<broker's key id>`."""
+    """Issues tokens and admits those who bring them. A token is `<secret>.<broker's key id>`.
 
-    def __init__(self, *, broker: str, engine: Engine, clock: Callable[[], float]) -> None:
+    `revocations_key` is the operator's public key (PEM) that workers take revocation lists from, if any.
+    """
+
+    def __init__(
+        self, *, broker: str, engine: Engine, clock: Callable[[], float], revocations_key: str = ""
+    ) -> None:
         self._broker = broker
+        self._revocations_key = revocations_key
         self._engine = engine
         self._clock = clock
 
@@ -92,4 +98,5 @@ class Joinings:
             owner=token.owner,
             broker=self._broker,
             stake_microcredits=token.stake,
+            revocations_key=self._revocations_key,
         )

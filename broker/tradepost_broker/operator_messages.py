@@ -55,6 +55,20 @@ class IssuedToken(_Body, frozen=True, kw_only=True):
     expires_at: float
 
 
+class NewRevocations(_Body, frozen=True, kw_only=True):
+    """POST /v1/admin/revocations: a revocation list's bytes, and the operator's Sigstore bundle over them."""
+
+    document: Annotated[bytes, msgspec.Meta(max_length=1 << 20)]
+    bundle: Annotated[str, msgspec.Meta(max_length=64 << 10)]
+
+
+class EnforcedRevocations(_Body, frozen=True, kw_only=True):
+    """The list that is enforced now, and to how many connected workers it was sent."""
+
+    version: int
+    workers: int
+
+
 class JobSummary(_Body, frozen=True, kw_only=True):
     """One job in the operator's list."""
 

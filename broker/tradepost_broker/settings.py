@@ -43,6 +43,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """What an operator may choose. Port 0 takes any free port.
 
     `public_url` is how others reach this broker, where that differs from what it listens on.
+    `revocations_key` is the file of the public key with which the operator signs revocation lists.
     """
 
     data_dir: Path = msgspec.field(default_factory=default_data_dir)
@@ -51,6 +52,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     public_url: str = ""
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    revocations_key: Path | None = None
     content_bytes_max: Bytes = 20 << 30
     upload_bytes_max: Bytes = 4 << 30
     document_bytes_max: Bytes = 256 << 20

@@ -10,6 +10,7 @@ from aiohttp import web
 from sqlalchemy import select
 
 from tradepost.errors import InvalidRequest, UnknownJob
+from tradepost_broker.courier import Sessions
 from tradepost_broker.credentials import Credentials, hash_of, new_secret
 from tradepost_broker.endpoints import Access, Endpoint, read_body, reply
 from tradepost_broker.engine import Engine
@@ -19,18 +20,22 @@ from tradepost_broker.explanations import explain_job
 from tradepost_broker.joining import Joinings
 from tradepost_broker.ledger import credits_of
 from tradepost_broker.operator_messages import (
+    EnforcedRevocations,
     Funding,
     IssuedToken,
     JobSummary,
     NewAccount,
     NewApiKey,
+    NewRevocations,
     NewToken,
 )
+from tradepost_broker.revocations import RevocationDesk
 from tradepost_broker.rows import CODECS
 from tradepost_broker.shell_records import ApiKey
 from tradepost_broker.store import Store
 from tradepost_broker.views import AccountView, Explanation
 from tradepost_broker.work import EventWork, Keep
+from tradepost_signing.revocation_store import SignedRevocations
 
 JOBS_SHOWN_MAX: Final = 1_000
 
@@ -45,12 +50,16 @@ class AdminEndpoints:
         store: Store,
         credentials: Credentials,
         joinings: Joinings,
+        revocations: RevocationDesk,
+        sessions: Sessions,
         clock: Callable[[], float],
     ) -> None:
         self._engine = engine
         self._store = store
         self._credentials = credentials
         self._joinings = joinings
+        self._revocations = revocations
+        self._sessions = sessions
         self._clock = clock
 
     def endpoints(self) -> list[Endpoint]:
@@ -83,6 +92,14 @@ class AdminEndpoints:
                 body=NewToken,
                 reply=IssuedToken,
                 status=201,
+            ),
+            Endpoint(
+                method="POST",
+                path="/v1/admin/revocations",
+                handler=self.revoke,
+                access=operator,
+                body=NewRevocations,
+                reply=EnforcedRevocations,
             ),
             Endpoint(method="GET", path=jobs, handler=self.jobs, access=operator, reply=list[JobSummary]),
             Endpoint(
@@ -137,6 +154,12 @@ class AdminEndpoints:
         table = CODECS[Job].table
         newest = select(table).order_by(table.c.id.desc()).limit(int(text))
         return reply([_summary(job) for job in self._store.find(Job, newest)])
+
+    async def revoke(self, request: web.Request) -> web.StreamResponse:
+        """Enforce a signed revocation list, and send it to every worker. Its version must be higher."""
+        body = await read_body(request, NewRevocations)
+        version = await self._revocations.accept(SignedRevocations(body.document, body.bundle))
+        return reply(EnforcedRevocations(version=version, workers=len(self._sessions)))
 
     async def explanation(self, request: web.Request) -> web.StreamResponse:
         """Why each lease of any job went where it went."""

@@ -39,6 +39,7 @@ from tradepost_broker.events import (
 from tradepost_broker.market import Market
 from tradepost_broker.rate_limit import RateLimit
 from tradepost_broker.receipt_checks import ReceiptChecks
+from tradepost_broker.revocations import RevocationDesk
 from tradepost_broker.streams import converse, open_socket, refuse
 from tradepost_broker.work import EventWork
 from tradepost_broker.worker_session import WorkerSession, nobody
@@ -66,6 +67,7 @@ class WorkerStreams:
         sessions: Sessions,
         reconnects: RateLimit,
         failures: RateLimit,
+        revocations: RevocationDesk,
     ) -> None:
         self._broker = broker
         self._market = market
@@ -74,6 +76,7 @@ class WorkerStreams:
         self._sessions = sessions
         self._reconnects = reconnects
         self._failures = failures
+        self._revocations = revocations
         self._codec = broker_codec_for_workers()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -149,6 +152,8 @@ class WorkerStreams:
         self, request: web.Request, socket: web.WebSocketResponse, session: WorkerSession, hello: Hello
     ) -> None:
         worker = session.worker
+        if (revocations := self._revocations.frame()) is not None:
+            session.outbox.post(revocations)  # the first frame, so that no lease is worked on without it
         replaced = self._sessions.open(worker, session.outbox)
         if replaced is not None:
             replaced.end()

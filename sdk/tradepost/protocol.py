@@ -307,8 +307,19 @@ class Recall(_Message, frozen=True, tag="recall"):
     lease: Short
 
 
+class Revocations(_Message, frozen=True, tag="revocations"):
+    """What the operator forbids: a revocation list's bytes, and the Sigstore bundle (JSON) over them.
+
+    Sent before anything else where the broker has one, and when there is a newer one. The worker believes it
+    only for the operator's signature, never because the broker sent it.
+    """
+
+    document: Inline
+    bundle: Annotated[str, msgspec.Meta(max_length=64 << 10)]
+
+
 ToBrokerFromWorker = Hello | UpdateOffer | Heartbeat | Deliver | GiveBack
-ToWorker = Challenge | Welcome | Refused | Grant | Acknowledged | Settled | Recall
+ToWorker = Challenge | Welcome | Refused | Grant | Acknowledged | Settled | Recall | Revocations
 
 
 # REST bodies
@@ -324,12 +335,17 @@ class JoinRequest(_Message, frozen=True, kw_only=True):
 
 
 class JoinReply(_Message, frozen=True, kw_only=True):
-    """The device is a worker now. `broker` is the broker's key id, which the token also names."""
+    """The device is a worker now. `broker` is the broker's key id, which the token also names.
+
+    `revocations_key` is the public key (PEM) of the operator who may revoke, which the worker keeps; empty
+    where nobody may.
+    """
 
     worker: Short
     owner: Short
     broker: Short
     stake_microcredits: Microcredits
+    revocations_key: Annotated[str, msgspec.Meta(max_length=1024)] = ""
 
 
 class PublishRequest(_Message, frozen=True, kw_only=True):

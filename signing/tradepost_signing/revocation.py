@@ -8,15 +8,15 @@ say. Signing, and keeping the newest list, is `revocation_store`'s part.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from packaging.version import InvalidVersion, Version
 
-from tradepost.content import parse_cid
+from tradepost.content.cids import parse_cid
 from tradepost.errors import InvalidCid, InvalidRevocations, Revoked
-from tradepost.manifest import CidText, Count, Manifest, Positive
+from tradepost.manifest import CidText, Count, Positive
 from tradepost_signing.keys import PublisherId
 from tradepost_signing.sigstore_identity import Issuer, SigstoreIdentity, Subject
 
@@ -80,15 +80,19 @@ class RevocationList:
                 version=self.version,
             )
 
-    def check_pipeline(self, cid: str, manifest: Manifest, publisher: str) -> None:
-        """Raise `Revoked` unless the pipeline may run: neither it, nor an artifact in it, nor who signed it.
+    def check_pipeline(self, cid: str, artifacts: Iterable[str], publishers: Iterable[str]) -> None:
+        """Raise `Revoked` if the pipeline is revoked, or an artifact in it, or everybody who signed it.
 
-        `publisher` is the id of the key or identity.
+        `artifacts` are CIDs, `publishers` the ids of the keys and identities. One signature that still counts
+        is enough, as it is to a trust policy.
         """
-        self.refuse(publisher, "its publisher")
         self.refuse(cid, "the pipeline")
-        for stage in manifest.stages:
-            self.refuse(stage.artifact, f"the artifact of its stage {stage.name!r}")
+        for artifact in artifacts:
+            self.refuse(artifact, "an artifact of the pipeline")
+        signers = tuple(publishers)
+        if all(signer in self._reasons for signer in signers):
+            for signer in signers:
+                self.refuse(signer, "its publisher")
 
     def below_floor(self, engines: Mapping[str, str]) -> list[str]:
         """Why these engines (version by name) are too old, a sentence each; empty if none is.

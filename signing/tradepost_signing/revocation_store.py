@@ -68,6 +68,11 @@ class RevocationStore:
             self.current = self._verify(self._signed)
 
     @property
+    def signed(self) -> SignedRevocations | None:
+        """The list that is enforced, as it was signed, to be passed on."""
+        return self._signed
+
+    @property
     def version(self) -> int:
         """The version that is enforced; 0 before the first list."""
         return self.current.version if self.current else 0

@@ -122,13 +122,5 @@ def claimed_publishers(artifact: bytes, bundles: str) -> tuple[str, ...]:
     return tuple(ids)
 
 
-def signer_hint(bundle: Bundle) -> str:
-    """How the bundle names the key that made it. Raises `InvalidBundle` if none is named."""
-    signer = claimed_signer(bundle)
-    if isinstance(signer, SigstoreIdentity):
-        raise InvalidBundle("it is signed with a certificate, not with a key")
-    return signer
-
-
 def _check_attestation(bundle: Bundle, publisher: Publisher, _digest: bytes, trust: Trust) -> None:
     check_envelope(bundle, publisher, trust)

@@ -35,6 +35,7 @@ from tradepost.protocol import (
     GiveBackReason,
     Offer,
     Recall,
+    Revocations,
     Settled,
 )
 from tradepost.receipts import Failed, Returned, StageReport, verify_receipt
@@ -103,6 +104,7 @@ class Bench:
         self.memory_bytes_max = 4 << 30
         self.providers: tuple[str, ...] = ("cpu",)
         self.connections: list[bool] = []
+        self.revocations: list[Revocations] = []
 
     @property
     def trust_path(self) -> Path:
@@ -153,6 +155,7 @@ class Bench:
                 pipelines=pipelines,
                 outbox=outbox,
                 rng=Immediately(),
+                on_revocations=self.revocations.append,
                 on_connection=self.connections.append,
                 stop_s_max=0.2,
             )

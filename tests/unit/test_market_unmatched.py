@@ -138,6 +138,7 @@ def test_no_worker_has_the_capability() -> None:
         "lack_memory": 1,
         "lack_isolation": 2,
         "refused": 0,
+        "engine_too_old": 0,
     }
     assert problem.hint == "Without the requirement on isolation, 2 offers would match."
 

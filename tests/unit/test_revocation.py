@@ -76,13 +76,13 @@ def signed(version: int = 1, key: SigningKey = OPERATOR, **entries) -> SignedRev
     [
         ({"publishers": {ALICE.public_key.id: "key stolen"}}, "its publisher"),
         ({"cids": {PIPELINE: "key stolen"}}, "the pipeline"),
-        ({"cids": {KERNEL: "key stolen"}}, "'prepare'"),
-        ({"cids": {MODEL: "key stolen"}}, "'model'"),
+        ({"cids": {KERNEL: "key stolen"}}, "an artifact"),
+        ({"cids": {MODEL: "key stolen"}}, "an artifact"),
     ],
 )
 def test_a_revoked_pipeline_is_refused_with_the_reason(entries, what):
     with pytest.raises(Revoked, match=what) as caught:
-        revocations(7, **entries).check_pipeline(PIPELINE, MANIFEST, ALICE.public_key.id)
+        revocations(7, **entries).check_pipeline(PIPELINE, MANIFEST.artifacts(), (ALICE.public_key.id,))
     assert "key stolen" in caught.value.detail
     assert caught.value.facts == {"revoked": next(iter(next(iter(entries.values())))), "version": 7}
     assert caught.value.fault is Fault.PUBLISHER
@@ -91,13 +91,13 @@ def test_a_revoked_pipeline_is_refused_with_the_reason(entries, what):
 def test_an_identity_is_revoked_by_its_names():
     entry = RevokedIdentity(issuer=ROBOT.issuer, subject=ROBOT.subject)
     with pytest.raises(Revoked, match="no reason is given"):
-        revocations(identities=(entry,)).check_pipeline(PIPELINE, MANIFEST, ROBOT.id)
+        revocations(identities=(entry,)).check_pipeline(PIPELINE, MANIFEST.artifacts(), (ROBOT.id,))
 
 
 def test_what_is_not_in_the_list_may_run():
     some = revocations(publishers={BOB.public_key.id: ""}, cids={add_bytes(b"other", put=None): ""})
-    some.check_pipeline(PIPELINE, MANIFEST, ALICE.public_key.id)
-    revocations().check_pipeline(PIPELINE, MANIFEST, ALICE.public_key.id)
+    some.check_pipeline(PIPELINE, MANIFEST.artifacts(), (ALICE.public_key.id,))
+    revocations().check_pipeline(PIPELINE, MANIFEST.artifacts(), (ALICE.public_key.id,))
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_the_newest_list_is_kept_over_a_restart(path):
     again = store(path)
     assert again.version == 3
     with pytest.raises(Revoked):
-        again.current.check_pipeline(PIPELINE, MANIFEST, ALICE.public_key.id)
+        again.current.check_pipeline(PIPELINE, MANIFEST.artifacts(), (ALICE.public_key.id,))
 
 
 def test_versions_only_rise(path):

@@ -25,6 +25,7 @@ from tradepost.protocol import (
     Offer,
     Recall,
     Refused,
+    Revocations,
     Settled,
     ToWorker,
     UpdateOffer,
@@ -47,9 +48,9 @@ log = logging.getLogger(__name__)
 class Agent:
     """One worker, joined to the broker with id `broker_id`.
 
-    `on_connection` is told whenever the worker is admitted (`True`) or the connection ends (`False`), and
-    `health` is what a heartbeat says of the device. When the agent is stopped, the broker gets `stop_s_max`
-    seconds to take what is left.
+    `on_revocations` takes the operator's revocation lists, `on_connection` is told whenever the worker is
+    admitted (`True`) or the connection ends (`False`), and `health` is what a heartbeat says of the device.
+    When the agent is stopped, the broker gets `stop_s_max` seconds to take what is left.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Agent:
         pipelines: PipelineLibrary,
         outbox: Outbox,
         rng: random.Random,
+        on_revocations: Callable[[Revocations], None],
         on_connection: Callable[[bool], None] = lambda _: None,
         health: Callable[[], DeviceHealth | None] = lambda: None,
         stop_s_max: float = 2.0,
@@ -75,6 +77,7 @@ class Agent:
         self._pipelines = pipelines
         self._outbox = outbox
         self._rng = rng
+        self._on_revocations = on_revocations
         self._on_connection = on_connection
         self._health = health
         self._stop_s_max = stop_s_max
@@ -173,6 +176,8 @@ class Agent:
             self._leases.settle(frame)
         elif isinstance(frame, Recall):
             self._leases.recall(frame.lease, "the broker recalled it")
+        elif isinstance(frame, Revocations):
+            self._on_revocations(frame)
         elif isinstance(frame, Refused):
             raise TradepostError.from_problem(frame.problem)
         # A second challenge or welcome says nothing new.

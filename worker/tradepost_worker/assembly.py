@@ -24,6 +24,7 @@ from tradepost_worker.network_rate import NetworkRate
 from tradepost_worker.outbox import Outbox
 from tradepost_worker.owner_word import OwnersWordFile
 from tradepost_worker.pipelines import PipelineLibrary
+from tradepost_worker.revocations import RevocationGuard, open_revocations
 from tradepost_worker.runner_group import RunnerGroup
 from tradepost_worker.runner_pool import RunnerPool
 from tradepost_worker.runner_process import RunnerProcess
@@ -88,12 +89,14 @@ async def worker_from_settings(
         runners = RunnerPool(runners_max=settings.runners_max, start=group.start, spare=first)
         stack.push_async_callback(runners.close)
         capabilities = probe_capabilities(first.ready, settings)
+        revocations = open_revocations(state, membership)
         pipelines = PipelineLibrary(
             broker=broker,
             store=FolderStore(state.blocks, bytes_max=settings.cache_bytes_max),
             trust_path=settings.trust_path,
             providers=capabilities.providers,
             memory_bytes_max=settings.memory_bytes_max,
+            revocations=None if revocations is None else revocations.current,
         )
         stack.push_async_callback(pipelines.close)
         worker = state.identity()
@@ -109,6 +112,9 @@ async def worker_from_settings(
             latencies=latencies,
         )
         leases = Leases(work=work, outbox=outbox, broker=broker, capacity=settings.capacity, rng=rng)
+        guard = RevocationGuard(
+            store=revocations, pipelines=pipelines, leases=leases, end_runners=runners.end
+        )
         agent = Agent(
             worker=worker,
             broker_id=membership.broker,
@@ -122,6 +128,7 @@ async def worker_from_settings(
             pipelines=pipelines,
             outbox=outbox,
             rng=rng,
+            on_revocations=guard.take,
             on_connection=state.set_connected,
             health=lambda: device_health(
                 steward.readings,

@@ -11,7 +11,8 @@ from typing import Final
 
 from tradepost.broker_url import parse_broker_url
 from tradepost.errors import InvalidJoinToken, ProtocolError
-from tradepost.protocol import JoinRequest
+from tradepost.protocol import JoinReply, JoinRequest
+from tradepost_signing.keys import PublicKey
 from tradepost_worker.broker_api import BrokerApi
 from tradepost_worker.state import Membership, StateFolder
 
@@ -22,7 +23,7 @@ async def join(state: StateFolder, *, broker_url: str, token: str, device: str) 
     """Join a broker and remember it.
 
     Raises `InvalidJoinToken`, `InsecureTransport`, `BrokerUnavailable`, or `ProtocolError` if another broker
-    than the token's answers.
+    than the token's answers, or one that does not name the operator's key that it named before.
     """
     url = parse_broker_url(broker_url)
     parts = _TOKEN.fullmatch(token)
@@ -41,6 +42,7 @@ async def join(state: StateFolder, *, broker_url: str, token: str, device: str) 
         reply = await broker.join(request)
     if reply.broker != parts["broker"] or reply.worker != worker.id:
         raise ProtocolError(f"broker {reply.broker} answered; the token is of {parts['broker']}")
+    _check_revocations_key(state.membership(), reply)
     membership = Membership(
         broker_url=str(url),
         broker=reply.broker,
@@ -48,6 +50,22 @@ async def join(state: StateFolder, *, broker_url: str, token: str, device: str) 
         owner=reply.owner,
         device=device,
         stake_microcredits=reply.stake_microcredits,
+        revocations_key=reply.revocations_key,
     )
     state.join(membership)
     return membership
+
+
+def _check_revocations_key(before: Membership | None, reply: JoinReply) -> None:
+    """Raise unless the operator's key is one, and the one that this broker named before if it named any.
+
+    Else who takes over a broker could lift what was revoked, by having devices join again.
+    """
+    if reply.revocations_key:
+        PublicKey.from_pem(reply.revocations_key.encode())
+    pinned = before.revocations_key if before is not None and before.broker == reply.broker else ""
+    if pinned and reply.revocations_key != pinned:
+        raise ProtocolError(
+            "the broker names another key that may revoke than when this device joined before",
+            hint="If the operator says so too, delete membership.json in the state folder and join again.",
+        )

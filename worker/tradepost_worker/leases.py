@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, NamedTuple
 
 from tradepost.content import Cid, add_bytes
 from tradepost.errors import BrokerUnavailable, QuotaExceeded, RunnerFailed, TradepostError
@@ -29,6 +30,11 @@ WITHDRAWAL_S: Final = 0.2
 log = logging.getLogger(__name__)
 
 
+class _Running(NamedTuple):
+    task: asyncio.Task[None]
+    pipeline: str
+
+
 class Leases:
     """Up to `capacity` running leases, and the ends of those that finished."""
 
@@ -42,7 +48,7 @@ class Leases:
         self._paused: str | None = None
         self._rng = rng
         self.preemptions = 0
-        self._running: dict[str, asyncio.Task[None]] = {}
+        self._running: dict[str, _Running] = {}
         self._uploads: set[asyncio.Task[None]] = set()
         self._stream: BrokerStream | None = None
 
@@ -94,13 +100,20 @@ class Leases:
             self._finish(give_back(grant.lease, error, GiveBackReason.REFUSED))
             return
         self._outbox.note_pipeline(grant.lease, grant.pipeline)
-        self._running[grant.lease] = asyncio.create_task(self._run(grant))
+        self._running[grant.lease] = _Running(asyncio.create_task(self._run(grant)), grant.pipeline)
 
     def recall(self, lease: str, why: str) -> None:
         """Stop a lease, if it still runs: its end is not wanted."""
-        if (task := self._running.pop(lease, None)) is not None:
-            task.cancel()
+        if (running := self._running.pop(lease, None)) is not None:
+            running.task.cancel()
             log.info("Stopped lease %s: %s.", lease, why, extra={"action": "lease_stopped", "lease": lease})
+
+    def refuse(self, pipelines: Mapping[str, TradepostError]) -> None:
+        """Stop and give back every lease of these pipelines (by CID), which may not run here any more."""
+        for lease, running in list(self._running.items()):
+            if (error := pipelines.get(running.pipeline)) is not None:
+                self.recall(lease, str(error))
+                self._finish(give_back(lease, error, GiveBackReason.REFUSED))
 
     async def give_back_all(self) -> None:
         """Stop and give back whatever runs, because the owner stops the worker."""
@@ -170,9 +183,9 @@ class Leases:
     async def _stop_all(self) -> list[str]:
         stopped = dict(self._running)
         self._running.clear()
-        for task in stopped.values():
-            task.cancel()
-        await asyncio.gather(*stopped.values(), return_exceptions=True)
+        for running in stopped.values():
+            running.task.cancel()
+        await asyncio.gather(*(running.task for running in stopped.values()), return_exceptions=True)
         return list(stopped)
 
     def _return_later(self, lease: str, why: str) -> None:

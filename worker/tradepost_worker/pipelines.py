@@ -21,11 +21,14 @@ from tradepost.errors import (
     ContentMismatch,
     InvalidPipeline,
     NoEligibleWorker,
+    Revoked,
     TradepostError,
     UnknownCid,
 )
 from tradepost.manifest import KernelStage, Manifest, Stage, decode_manifest
+from tradepost.protocol import PipelineView
 from tradepost_signing.publisher import Publisher
+from tradepost_signing.revocation import RevocationList
 from tradepost_signing.trust import TrustPolicy
 from tradepost_worker.broker_api import BrokerApi
 
@@ -48,7 +51,7 @@ class TrustedPipeline:
 class PipelineLibrary:
     """Finds pipelines by CID and decides whether they may run here.
 
-    `providers` and `memory_bytes_max` are what this device has.
+    `providers` and `memory_bytes_max` are what this device has, `revocations` what the operator forbids.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class PipelineLibrary:
         trust_path: Path,
         providers: Iterable[str],
         memory_bytes_max: int,
+        revocations: RevocationList | None = None,
     ) -> None:
         self._broker = broker
         self._store = store
@@ -67,6 +71,9 @@ class PipelineLibrary:
         self._memory_bytes_max = memory_bytes_max
         self._admitted: dict[str, asyncio.Task[TrustedPipeline]] = {}
         self._tasks: set[asyncio.Task[TrustedPipeline]] = set()
+        self._revocations = revocations
+        #: What was allowed to run, as the broker sent it, to be checked again when the operator revokes.
+        self._allowed: dict[str, PipelineView] = {}
         self._policy = TrustPolicy()
         self._policy_stamp: tuple[int, ...] | None = None
 
@@ -95,6 +102,24 @@ class PipelineLibrary:
         # Shielded: one recalled lease must not end the fetch that others wait for.
         return await asyncio.shield(task)
 
+    def enforce(self, revocations: RevocationList) -> dict[str, Revoked]:
+        """Hold every pipeline to a newer list from now on; those that it revokes, of all that ran here."""
+        self._revocations = revocations
+        self._policy = self._policy.enforcing(revocations)
+        revoked: dict[str, Revoked] = {}
+        for cid, view in self._allowed.items():
+            try:
+                self._policy.check_pipeline(decode_manifest(view.manifest), view.manifest, view.bundle)
+            except Revoked as error:
+                revoked[cid] = error
+            except TradepostError as error:  # the owner's own change of mind, which ends no lease
+                log.debug("Pipeline %s may not run here any more: %s", cid, error)
+        for cid in revoked:
+            del self._allowed[cid]
+            if (admission := self._admitted.pop(cid, None)) is not None:
+                admission.cancel()
+        return revoked
+
     async def close(self) -> None:
         """End what is being fetched."""
         for task in self._tasks:
@@ -110,6 +135,7 @@ class PipelineLibrary:
         manifest = decode_manifest(view.manifest)
         # Step 2
         publisher = self._policy.check_pipeline(manifest, view.manifest, view.bundle)
+        self._allowed[cid] = view
         # Step 3
         narrowed = self._narrow(manifest, publisher)
         # Step 4
@@ -183,7 +209,7 @@ class PipelineLibrary:
             stamp = ()
         if stamp != self._policy_stamp:
             self._policy_stamp = None
-            self._policy = TrustPolicy.load(self._trust_path)
+            self._policy = TrustPolicy.load(self._trust_path).enforcing(self._revocations)
             self._policy_stamp = stamp
             self._admitted.clear()
 

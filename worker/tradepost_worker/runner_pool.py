@@ -119,6 +119,13 @@ class RunnerPool:
         self._slots.clear()
         await asyncio.gather(*self._closing)
 
+    def end(self, cid: str) -> None:
+        """End the runners of one pipeline at once, whatever they do."""
+        for slot in self._slots_of(cid):
+            self._slots.remove(slot)
+            self._end(slot)
+        self._dispatch()
+
     async def _acquire(self, pipeline: RunnablePipeline) -> _Slot:
         waiting = _Waiting(pipeline)
         self._waiting.setdefault(pipeline.cid, deque()).append(waiting)

@@ -6,6 +6,7 @@ worker.toml      settings                trust.toml  the trust policy
 worker.sqlite    outbox and earnings     blocks/     artifacts
 worker.lock      held while a worker runs from this folder
 connection.json  whether that worker is connected
+revocations-KEY.json  what the operator with this key forbids
 standing.json    what it may do now, and why     owner.json  what the owner told it
 """
 
@@ -27,7 +28,10 @@ from tradepost_worker.limits import Limits
 
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True):
-    """The broker that a device joined, and as whom. `broker` and `worker` are key ids."""
+    """The broker that a device joined, and as whom. `broker` and `worker` are key ids.
+
+    `revocations_key` is the public key (PEM) whose revocation lists count here; empty if nobody may revoke.
+    """
 
     broker_url: str
     broker: str
@@ -35,6 +39,7 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True):
     owner: str
     device: str
     stake_microcredits: int
+    revocations_key: str = ""
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +91,10 @@ class StateFolder:
     def join(self, membership: Membership) -> None:
         """Remember what the device joined."""
         _replace(self._membership, msgspec.json.format(msgspec.json.encode(membership)))
+
+    def revocations(self, operator: str) -> Path:
+        """The file of the newest revocation list of the operator whose key has this id."""
+        return self.path / f"revocations-{operator}.json"
 
     def set_connected(self, is_connected: bool) -> None:
         """Tell `status` whether the running worker is connected."""

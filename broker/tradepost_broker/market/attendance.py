@@ -19,7 +19,7 @@ from tradepost_broker.events import (
     WorkerDisconnected,
     WorkerJoined,
 )
-from tradepost_broker.market import settlement
+from tradepost_broker.market import revoking, settlement
 from tradepost_broker.market.agenda import Purpose
 from tradepost_broker.market.roster import WorkerState, in_order
 from tradepost_broker.market.state import WITH_RECEIPT, MarketState
@@ -87,6 +87,7 @@ def restart(state: MarketState, _event: Restarted) -> None:
 def _leave(state: MarketState, worker: WorkerState) -> None:
     worker.connected = False
     worker.refused.clear()
+    state.too_old.pop(worker.record.id, None)
     state.place(worker)
     state.supply_changed = True
     if worker.open:
@@ -99,6 +100,7 @@ def _leave(state: MarketState, worker: WorkerState) -> None:
 def _take_offer(state: MarketState, worker: WorkerState, offer: Offer) -> None:
     worker.record.offer = offer
     state.save(worker.record)
+    revoking.review_engines(state, worker)
     state.place(worker)
     state.supply_changed = True
     if len(worker.open) < worker.capacity(state.day):

@@ -24,6 +24,7 @@ from tradepost_broker.events import (
     ReceiptDelivered,
     ReplyRefused,
     Restarted,
+    RevocationsIssued,
     Tick,
     WorkerConnected,
     WorkerDisconnected,
@@ -36,6 +37,7 @@ from tradepost_broker.market import (
     intake,
     leasing,
     recovery,
+    revoking,
     settlement,
 )
 from tradepost_broker.market.roster import Reputation
@@ -54,6 +56,7 @@ _HANDLERS: Final[dict[type[Any], Callable[[MarketState, Any], None]]] = {
     Restarted: attendance.restart,
     ReceiptDelivered: deliveries.deliver,
     LeaseGivenBack: deliveries.give_back,
+    RevocationsIssued: revoking.enforce,
     Tick: clockwork.tick,
 }
 

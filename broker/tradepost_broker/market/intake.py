@@ -5,12 +5,14 @@ Each handler checks everything before it changes anything, and raises a typed er
 
 from __future__ import annotations
 
+import msgspec
+
 from tradepost.errors import IdempotencyConflict, InvalidRequest, UnknownJob, UnknownPipeline
 from tradepost.manifest import WorkUnits
 from tradepost_broker.entities import Job, Pipeline
 from tradepost_broker.events import Funded, JobCancelled, JobSubmitted, PipelinePublished, ReplySubmitted
 from tradepost_broker.job_states import FINAL
-from tradepost_broker.market import settlement
+from tradepost_broker.market import revoking, settlement
 from tradepost_broker.market.state import MarketState
 
 
@@ -20,10 +22,16 @@ def fund(state: MarketState, event: Funded) -> None:
 
 
 def publish(state: MarketState, event: PipelinePublished) -> None:
-    """Take in a pipeline. Its CID says what it is, so a second time changes nothing."""
-    if event.pipeline.id not in state.pipelines:
-        state.pipelines[event.pipeline.id] = event.pipeline
-        state.save(event.pipeline)
+    """Take in a pipeline. Its CID says what it is, so a second time can change only who signed it."""
+    revoking.check(state, event.pipeline)
+    new, known = event.pipeline, state.pipelines.get(event.pipeline.id)
+    if known is not None:
+        new = msgspec.structs.replace(
+            known, publisher=new.publisher, publishers=new.publishers, artifacts=new.artifacts
+        )
+    if new != known:
+        state.pipelines[new.id] = new
+        state.save(new)
 
 
 def submit(state: MarketState, event: JobSubmitted) -> None:
@@ -39,6 +47,7 @@ def submit(state: MarketState, event: JobSubmitted) -> None:
     pipeline = state.pipelines.get(event.pipeline)
     if pipeline is None:
         raise UnknownPipeline(event.pipeline)
+    revoking.check(state, pipeline)
     if event.job in state.jobs or event.max_price < 1:
         raise InvalidRequest(f"job {event.job} with a cap of {event.max_price} microcredits")
     state.ledger.reserve(event.job, event.account, event.max_price)

@@ -83,6 +83,7 @@ class WorkerState:
         "record",
         "refused",
         "seat",
+        "too_old",
     )
 
     def __init__(
@@ -96,6 +97,8 @@ class WorkerState:
         #: Pipelines that its owner does not allow, as far as it told since it connected.
         self.refused: dict[str, Problem] = {}
         self.seat: Seat | None = None
+        #: Its engines are below the floors of the operator's revocation list.
+        self.too_old = False
         self._policy = policy
         self._weights = evidence_weights
         self._tallies: dict[str, Tally] = {}
@@ -125,7 +128,9 @@ class WorkerState:
     def capacity(self, day: int) -> int:
         """How many leases it may have open: what it offers, less for a newcomer, none if it may not work."""
         offer = self.record.offer
-        if not self.connected or offer is None or self.record.standing is not WorkerStanding.ACTIVE:
+        if not self.connected or offer is None or self.too_old:
+            return 0
+        if self.record.standing is not WorkerStanding.ACTIVE:
             return 0
         limit = self._policy.exposure_leases_max
         if offer.capacity <= limit or self.record.auditor or self.is_proven(day):

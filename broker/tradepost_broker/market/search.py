@@ -137,6 +137,7 @@ class Search:
             affordable += bucket.idle.count_up_to(bid_max // self._job.units)
         turned_away = sum(self.left_out.values())
         counts = self.left_out | {
+            "engine too old": len(self._state.too_old),
             "capability": len(self._state.offers) - standing,
             "busy": standing - idle,
             "price": idle - affordable,

@@ -36,6 +36,7 @@ from tradepost_broker.market.offers import Need, OfferBook
 from tradepost_broker.market.roster import WorkerState
 from tradepost_broker.market.waiting import WaitingRoom
 from tradepost_broker.policy import MarketPolicy
+from tradepost_signing.revocation import RevocationList
 
 
 class Submission(NamedTuple):
@@ -67,6 +68,9 @@ class MarketState:
         self.audits_wanted: dict[str, None] = {}
         self.spot_checks_wanted: dict[str, None] = {}
         self.agenda = Agenda()
+        #: What the operator forbids, and the connected workers whose engines are too old for it.
+        self.revocations: RevocationList | None = None
+        self.too_old: dict[str, None] = {}
         #: What a job may hope for has changed: offers, refusals or beliefs. The next tick reviews who waits.
         self.supply_changed = False
         #: Before this time, nobody's patience runs: workers are on their way back after a restart.

@@ -27,6 +27,7 @@ from tradepost_broker.events import (
     ReplyRefused,
     ReplySubmitted,
     Restarted,
+    RevocationsIssued,
     Save,
     SendAcknowledged,
     SendGrant,
@@ -41,6 +42,7 @@ from tradepost_broker.ledger import SUPPLY, held_of
 from tradepost_broker.market.core import Market
 from tradepost_broker.market.state import LIVE
 from tradepost_broker.policy import MarketPolicy
+from tradepost_signing.revocation import RevocationDocument
 
 GIBIBYTE = 1 << 30
 
@@ -55,12 +57,16 @@ def make_pipeline(
     artifact_bytes: int = 1 << 20,
     wall_s: float = 30.0,
     units: int = 100,
+    publishers: tuple[str, ...] = ("publisher",),
+    artifacts: tuple[str, ...] = (),
 ) -> Pipeline:
     """A published pipeline whose every job has `units` work units."""
     return Pipeline(
         id=pipeline,
         name=pipeline,
-        publisher="publisher",
+        publisher=publishers[0],
+        publishers=publishers,
+        artifacts=artifacts,
         providers=providers,
         memory_bytes=memory_bytes,
         artifact_bytes=artifact_bytes,
@@ -79,10 +85,11 @@ def make_offer(
     memory_bytes: int = 8 * GIBIBYTE,
     isolation: tuple[str, ...] = (),
     warm: tuple[str, ...] = (),
+    engines: dict[str, str] | None = None,
 ) -> Offer:
     """A standing offer at `price` microcredits per work unit."""
     capabilities = Capabilities(
-        cores=4, memory_bytes=memory_bytes, providers=providers, engines={}, isolation=isolation
+        cores=4, memory_bytes=memory_bytes, providers=providers, engines=engines or {}, isolation=isolation
     )
     return Offer(price_per_unit_microcredits=price, capacity=capacity, capabilities=capabilities, warm=warm)
 
@@ -169,6 +176,10 @@ class MarketDriver:
     def cancel(self, job: str, account: str = "alice") -> list[Instruction]:
         """Cancel a job."""
         return self.handle(JobCancelled(at=self.at, job=job, account=account, seed=self.next_seed()))
+
+    def revoke(self, document: RevocationDocument) -> list[Instruction]:
+        """Issue a revocation list."""
+        return self.handle(RevocationsIssued(at=self.at, document=document, seed=self.next_seed()))
 
     # What workers do
 

@@ -115,6 +115,7 @@ def _no_eligible_worker(state: MarketState, job: Job, best: Plan | None, refused
         f"lack memory ({need.memory_bytes / 2**30:.3g} GiB)": memory,
         f"lack isolation ({', '.join(need.isolation)})": lacking.get("isolation", 0),
         "refused the pipeline": refused,
+        "have engines older than the operator allows": len(state.too_old),
     }
     detail = f"{len(state.offers)} standing offers{_listed(counts)}{_too_few(state, job, best)}"
     return NoEligibleWorker(
@@ -125,6 +126,7 @@ def _no_eligible_worker(state: MarketState, job: Job, best: Plan | None, refused
         lack_memory=memory,
         lack_isolation=lacking.get("isolation", 0),
         refused=refused,
+        engine_too_old=len(state.too_old),
     )
 
 

@@ -47,14 +47,16 @@ Frame = TypeVar("Frame", bound=ToBrokerFromWorker)
 class FakeBroker:
     """A scripted broker for one worker at a time. `app` is its aiohttp application.
 
-    `blocks` are the published ones, `lease_blocks` those of leases' inputs and outputs. `hellos` are those
-    of every connection, `offers` the newest first; `challenged` has an entry for each connection that was
-    opened, and `messages` counts the WebSocket messages that came.
+    `operator` signs revocation lists, if anybody may revoke. `blocks` are the published ones, `lease_blocks`
+    those of leases' inputs and outputs. `hellos` are those of every connection, `offers` the newest first;
+    `challenged` has an entry for each connection that was opened, and `messages` counts the WebSocket
+    messages that came.
     """
 
     def __init__(self) -> None:
         self.identity = Identity.generate()
         self.publisher = SigningKey.generate()
+        self.operator: SigningKey | None = SigningKey.generate()
         self.blocks: dict[Cid, bytes] = {}
         self.lease_blocks: dict[tuple[str, str], bytes] = {}
         self.pipelines: dict[str, PipelineView] = {}
@@ -185,6 +187,7 @@ class FakeBroker:
             owner="owner",
             broker=self.identity.id,
             stake_microcredits=5_000_000,
+            revocations_key=self.operator.public_key.pem.decode() if self.operator else "",
         )
         return web.Response(body=msgspec.json.encode(reply), status=201, content_type="application/json")
 

@@ -126,9 +126,16 @@ async def until(condition: Callable[[], object], *, s_max: float = 20.0) -> None
 
 
 @asynccontextmanager
-async def lent_device(folder: Path, *pipelines: SamplePipeline) -> AsyncIterator[LentDevice]:
-    """A device that joined a broker of these pipelines, and trusts their publisher. It offers two leases."""
+async def lent_device(
+    folder: Path, *pipelines: SamplePipeline, may_revoke: bool = True
+) -> AsyncIterator[LentDevice]:
+    """A device that joined a broker of these pipelines, and trusts their publisher. It offers two leases.
+
+    Without `may_revoke`, the market has no operator whose revocation lists count.
+    """
     broker = FakeBroker()
+    if not may_revoke:
+        broker.operator = None
     for pipeline in (NOOP, FOREVER, *pipelines):
         broker.publish(pipeline)
     async with TestServer(broker.app) as server:

@@ -1,0 +1,179 @@
+"""Revocation at a real broker: checked, kept over restarts, sent to every worker, and never rolled back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from tradepost.errors import (
+    InvalidRevocations,
+    InvalidSettings,
+    InvalidSignature,
+    RevocationRollback,
+    Revoked,
+    TradepostError,
+    Unauthorized,
+)
+from tradepost.protocol import Grant, JobStatus, Revocations
+from tradepost_broker.cli import app
+from tradepost_broker.operator_messages import EnforcedRevocations, NewRevocations
+from tradepost_broker.testing import LocalBroker, SamplePipeline, local_broker
+from tradepost_signing.keys import SigningKey
+from tradepost_signing.revocation import RevocationDocument
+from tradepost_signing.revocation_store import SignedRevocations, sign_revocations, write_revocations
+
+OPERATOR = SigningKey.generate()
+
+
+def listed(version: int, *, key: SigningKey = OPERATOR, **entries: Any) -> SignedRevocations:
+    return sign_revocations(RevocationDocument(version=version, issued_at=0, **entries), key)
+
+
+async def revoke(broker: LocalBroker, signed: SignedRevocations) -> EnforcedRevocations:
+    body = NewRevocations(document=signed.document, bundle=signed.bundle)
+    token = broker.running.parts.operator_token
+    answer: EnforcedRevocations = await broker.call(
+        "POST", "/v1/admin/revocations", key=token, body=body, reply=EnforcedRevocations
+    )
+    return answer
+
+
+@pytest.fixture
+def public_key(tmp_path: Path) -> Path:
+    path = tmp_path / "operator.pub"
+    path.write_bytes(OPERATOR.public_key.pem)
+    return path
+
+
+@pytest.fixture
+async def broker(tmp_path: Path, public_key: Path) -> AsyncIterator[LocalBroker]:
+    async with local_broker(tmp_path / "data", revocations_key=public_key) as broker:
+        yield broker
+
+
+async def test_a_list_reaches_workers_at_once_and_those_that_come_later(broker: LocalBroker) -> None:
+    early = await broker.worker("early")
+    first, second = listed(1), listed(2)
+    assert await revoke(broker, first) == EnforcedRevocations(version=1, workers=1)
+    assert await early.expect(Revocations) == Revocations(first.document, first.bundle)
+    late = await broker.worker("late")
+    assert await late.expect(Revocations) == Revocations(first.document, first.bundle)
+    assert await revoke(broker, second) == EnforcedRevocations(version=2, workers=2)
+    for worker in (early, late):
+        assert (await worker.expect(Revocations)).document == second.document
+        await worker.disconnect()
+
+
+async def test_the_list_comes_before_any_lease(broker: LocalBroker) -> None:
+    await revoke(broker, listed(1))
+    key = await broker.account()
+    worker = await broker.worker(connect=False)
+    await broker.submit(key, await broker.publish(key), patience_s=60.0)
+    await worker.connect()
+    await worker.arrival(Grant)
+    assert isinstance(worker.frames[0], Revocations)
+    await worker.disconnect()
+
+
+async def test_a_device_learns_the_operators_key_when_it_joins(broker: LocalBroker) -> None:
+    worker = await broker.worker(connect=False)
+    joined = await worker.join(await broker.token())
+    assert joined.revocations_key == OPERATOR.public_key.pem.decode()
+
+
+@pytest.mark.parametrize(
+    ("signed", "error"),
+    [
+        (listed(2), RevocationRollback),
+        (listed(3, cids={}, engines={"wasmtime": "1"}), RevocationRollback),
+        (listed(4, key=SigningKey.generate()), TradepostError),
+        (SignedRevocations(listed(4).document, listed(5).bundle), InvalidSignature),
+    ],
+)
+async def test_a_list_that_is_old_or_badly_signed_changes_nothing(
+    broker: LocalBroker, signed: SignedRevocations, error: type[TradepostError]
+) -> None:
+    kept = listed(3)
+    await revoke(broker, kept)
+    with pytest.raises(error):
+        await revoke(broker, signed)
+    worker = await broker.worker()
+    assert (await worker.expect(Revocations)).document == kept.document
+    assert (await revoke(broker, kept)).version == 3, "the same list again harms nobody"
+    await worker.disconnect()
+
+
+async def test_only_the_operator_may_bring_a_list(broker: LocalBroker) -> None:
+    signed = listed(1)
+    body = NewRevocations(document=signed.document, bundle=signed.bundle)
+    with pytest.raises(Unauthorized):
+        await broker.call("POST", "/v1/admin/revocations", key=await broker.account(), body=body)
+
+
+async def test_what_is_revoked_is_refused_and_stays_so_after_a_restart(
+    tmp_path: Path, public_key: Path
+) -> None:
+    data, sample = tmp_path / "data", SamplePipeline()
+    async with local_broker(data, revocations_key=public_key) as broker:
+        key = await broker.account()
+        pipeline = await broker.publish(key, sample)
+        job = (await broker.submit(key, pipeline, patience_s=60.0)).job
+        signer = sample.key.public_key.id
+        await revoke(broker, listed(1, publishers={signer: "the key was stolen"}))
+        ended = await broker.result(key, job)
+        assert ended.status is JobStatus.FAILED
+        assert ended.problem is not None
+        assert (ended.problem.code, "stolen" in ended.problem.detail) == ("revoked", True)
+    async with local_broker(data, revocations_key=public_key) as broker:
+        with pytest.raises(Revoked, match="stolen"):
+            await broker.submit(key, pipeline)
+        with pytest.raises(Revoked):
+            await broker.publish(key, SamplePipeline(name="another", key=sample.key))
+        worker = await broker.worker()
+        assert (await worker.expect(Revocations)).document
+        report = json.loads((await operate(data, "verify-books", "--json")).stdout)
+        assert report["differences"] == []
+        await worker.disconnect()
+
+
+async def test_without_a_key_nobody_may_revoke(tmp_path: Path) -> None:
+    async with local_broker(tmp_path / "data") as broker:
+        with pytest.raises(InvalidRevocations, match="no key"):
+            await revoke(broker, listed(1))
+        worker = await broker.worker(connect=False)
+        assert (await worker.join(await broker.token())).revocations_key == ""
+
+
+async def test_a_broker_does_not_forget_its_list_with_its_key(tmp_path: Path, public_key: Path) -> None:
+    async with local_broker(tmp_path / "data", revocations_key=public_key) as broker:
+        await revoke(broker, listed(1))
+    with pytest.raises(InvalidSettings, match="revocations_key"):
+        async with local_broker(tmp_path / "data"):
+            pass
+    with pytest.raises(InvalidSettings, match="revocations_key"):
+        async with local_broker(tmp_path / "data", revocations_key=tmp_path / "absent.pub"):
+            pass
+
+
+async def test_the_command_brings_a_signed_file(broker: LocalBroker, tmp_path: Path) -> None:
+    worker = await broker.worker()
+    path = tmp_path / "revocations.json"
+    write_revocations(path, listed(7))
+    done = await operate(tmp_path / "data", "revoke", str(path))
+    assert "Version 7 is enforced; 1 connected workers" in done.stdout
+    assert (await worker.expect(Revocations)).document == listed(7).document
+    await worker.disconnect()
+
+
+async def operate(data: Path, *arguments: str) -> Any:
+    """An operator's command, in a thread, as it runs a loop of its own."""
+    result = await asyncio.to_thread(CliRunner().invoke, app, [*arguments, "--data-dir", str(data)])
+    if result.exception is not None:
+        raise result.exception
+    return result
