@@ -20,13 +20,17 @@ from tradepost.errors import (
     TradepostError,
     Unauthorized,
 )
-from tradepost.protocol import Grant, JobStatus, Revocations
+from tradepost.manifest import encode_manifest
+from tradepost.protocol import Grant, JobStatus, PublishRequest, Revocations
 from tradepost_broker.cli import app
 from tradepost_broker.operator_messages import EnforcedRevocations, NewRevocations
 from tradepost_broker.testing import LocalBroker, SamplePipeline, local_broker
+from tradepost_signing.bundle import join_bundles, sign_bytes
 from tradepost_signing.keys import SigningKey
-from tradepost_signing.revocation import RevocationDocument
+from tradepost_signing.revocation import RevocationDocument, RevokedIdentity
 from tradepost_signing.revocation_store import SignedRevocations, sign_revocations, write_revocations
+from tradepost_signing.sigstore_identity import SigstoreIdentity
+from tradepost_signing.testing import FakeSigstore
 
 OPERATOR = SigningKey.generate()
 
@@ -140,6 +144,23 @@ async def test_what_is_revoked_is_refused_and_stays_so_after_a_restart(
         report = json.loads((await operate(data, "verify-books", "--json")).stdout)
         assert report["differences"] == []
         await worker.disconnect()
+
+
+async def test_publishers_may_be_several_and_keyless(broker: LocalBroker) -> None:
+    robot = SigstoreIdentity(issuer="https://issuer.example", subject="https://ci.example/job")
+    old, sample = SigningKey.generate(), SamplePipeline()
+    block = encode_manifest(sample.manifest)
+    bundles = [sign_bytes(block, signer) for signer in (old, FakeSigstore().signer(robot))]
+    key = await broker.account()
+    await broker.publish(key, sample)
+    request = PublishRequest(manifest=block, bundle=join_bundles(bundles))
+    await broker.call("POST", "/v1/pipelines", key=key, body=request)
+    await revoke(broker, listed(1, publishers={old.public_key.id: ""}))
+    await broker.submit(key, sample.cid)
+    identity = RevokedIdentity(issuer=robot.issuer, subject=robot.subject)
+    await revoke(broker, listed(2, publishers={old.public_key.id: ""}, identities=(identity,)))
+    with pytest.raises(Revoked):
+        await broker.submit(key, sample.cid)
 
 
 async def test_without_a_key_nobody_may_revoke(tmp_path: Path) -> None:

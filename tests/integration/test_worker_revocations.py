@@ -17,7 +17,15 @@ from tradepost_signing.revocation import RevocationDocument
 from tradepost_signing.revocation_store import SignedRevocations, sign_revocations
 from tradepost_worker.joining import join
 from tradepost_worker.state import StateFolder
-from tradepost_worker.testing.lent_device import FOREVER, NOOP, LentDevice, busy_runners, lent_device, until
+from tradepost_worker.testing.lent_device import (
+    FOREVER,
+    NOOP,
+    LentDevice,
+    busy_runners,
+    lent_device,
+    runners,
+    until,
+)
 from tradepost_worker.testing.samples import sample_input
 
 
@@ -70,6 +78,14 @@ async def test_what_runs_is_stopped_within_a_second(home: LentDevice, what: str)
         assert (end.lease, end.reason) == (grant.lease, GiveBackReason.REFUSED)
         assert (end.problem.code, "it never ends" in end.problem.detail) == ("revoked", True)
         await until(lambda: not runner.is_running(), s_max=1.0 - (time.monotonic() - began_s))
+
+
+async def test_no_runner_keeps_what_is_revoked(home: LentDevice) -> None:
+    async with home.worker():
+        await runs(home)
+        (idle,) = runners()
+        await revoke(home, 1, cids={NOOP.cid: ""})
+        await until(lambda: not idle.is_running())
 
 
 async def test_other_pipelines_go_on(home: LentDevice) -> None:
