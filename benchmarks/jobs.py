@@ -58,8 +58,8 @@ def measure(
 def tradepost(jobs: int) -> tuple[float, float]:
     """Measure Tradepost with one worker, its results accepted one by one.
 
-    The market lets an unproven worker hold four leases at once; here that limit is lifted, or it would be what
-    is measured.
+    The market lets an unproven worker hold four leases at once; that limit is lifted here, or it would be
+    what is measured.
     """
     os.environ["TRADEPOST_BROKER_MARKET_EXPOSURE_LEASES_MAX"] = str(CAPACITY)
     workers = [WorkerPlan(name="w", owner="o", price="0.000001", capacity=CAPACITY)]
