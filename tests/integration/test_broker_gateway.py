@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import aiohttp
 import msgspec
 import pytest
 
@@ -153,6 +155,43 @@ async def test_a_block_that_was_only_uploaded_is_not_public(published: Published
         f"{published.broker.url}/ipfs/{cid}?format=raw", headers={"If-None-Match": "*"}
     ) as response:
         assert response.status == 404
+
+
+async def test_a_car_that_cannot_be_finished_is_cut_off(
+    published: Published, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    leaf = published.pipeline.blocks()[2][0]
+    next((tmp_path / "blocks").glob(f"??/{leaf}")).unlink()
+    async with published.broker.session.get(f"{published.url}?format=car") as response:
+        assert response.status == 200
+        with pytest.raises(aiohttp.ClientError):
+            await response.read()
+    assert [one.__dict__["cid"] for one in caplog.records if one.__dict__.get("action") == "car_cut"] == [
+        published.pipeline.cid
+    ]
+
+
+async def test_only_so_many_cars_are_sent_at_once(
+    published: Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploads, resumed = published.broker.running.parts.uploads, asyncio.Event()
+    read_public = uploads.read_public
+
+    async def slowly(cid: Cid) -> bytes:
+        if cid != published.pipeline.cid:
+            await resumed.wait()
+        return await read_public(cid)
+
+    monkeypatch.setattr(uploads, "read_public", slowly)
+    monkeypatch.setattr("tradepost_broker.web_gateway._CARS_MAX", 1)
+    url, session = f"{published.url}?format=car", published.broker.session
+    async with session.get(url) as first:
+        async with session.get(url) as second:
+            assert second.status == 429
+        resumed.set()
+        assert await first.read()
+    async with session.get(url) as third:
+        assert third.status == 200
 
 
 def car_of(*sections: tuple[Cid, bytes]) -> bytes:
