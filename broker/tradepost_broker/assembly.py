@@ -41,6 +41,7 @@ from tradepost_broker.watchers import Watchers
 from tradepost_broker.web import build_application
 from tradepost_broker.web_admin import AdminEndpoints
 from tradepost_broker.web_content import ContentEndpoints
+from tradepost_broker.web_gateway import GatewayEndpoints
 from tradepost_broker.web_jobs import JobEndpoints
 from tradepost_broker.web_pages import PageEndpoints
 from tradepost_broker.web_pipelines import PipelineEndpoints
@@ -132,6 +133,7 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
             clock=clock,
             upload_bytes_max=settings.upload_bytes_max,
         ).endpoints(),
+        *GatewayEndpoints(uploads=uploads).endpoints(),
         *JobEndpoints(
             engine=engine,
             store=store,

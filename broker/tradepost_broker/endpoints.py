@@ -54,7 +54,8 @@ class Access(StrEnum):
 class Endpoint:
     """One method of one path. `body` and `reply` are structs, or `bytes` for content of type `media`.
 
-    The handler's docstring is the endpoint's description.
+    `route` is the path as aiohttp's router has it, where that is not `path`; `body_media` is the type of a
+    body of `bytes`. The handler's docstring is the endpoint's description.
     """
 
     method: str
@@ -65,6 +66,8 @@ class Endpoint:
     reply: Any = None
     status: int = 200
     media: str = JSON
+    body_media: str = "application/octet-stream"
+    route: str = ""
 
 
 def guarded(endpoint: Endpoint, credentials: Credentials) -> Handler:

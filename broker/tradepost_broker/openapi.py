@@ -74,7 +74,7 @@ def _operation(endpoint: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
     if endpoint.access is not Access.PUBLIC:
         operation["security"] = [{endpoint.access.value: []}]
     if endpoint.body is not None:
-        media = "application/octet-stream" if endpoint.body is bytes else JSON
+        media = endpoint.body_media if endpoint.body is bytes else JSON
         operation["requestBody"] = {"required": True, **_content(endpoint.body, media, schemas)}
     return operation
 

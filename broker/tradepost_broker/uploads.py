@@ -113,9 +113,15 @@ class Uploads:
         """Whether `holder` put this block here."""
         return self._store.get(Upload, Upload.key(holder, cid)) is not None
 
-    def is_public(self, cid: str) -> bool:
-        """Whether the block belongs to a published pipeline."""
-        return cid in self._public
+    def require_public(self, cid: Cid) -> None:
+        """Raise `UnknownCid` unless the block belongs to a published pipeline."""
+        if cid not in self._public:
+            raise UnknownCid(f"{cid} is in no published pipeline", cid=cid)
+
+    async def read_public(self, cid: Cid) -> bytes:
+        """The verified bytes of a block of a published pipeline. Raises `UnknownCid` for any other."""
+        self.require_public(cid)
+        return await self.read(cid)
 
     def publish(self, cids: Sequence[str]) -> None:
         """Make blocks public, once their publication is durable."""

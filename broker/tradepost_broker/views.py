@@ -67,6 +67,14 @@ class PipelineSummary(_View, frozen=True, kw_only=True):
     work_units_base: int
 
 
+class ImportedCar(_View, frozen=True, kw_only=True):
+    """POST /v1/blocks: what the CAR held, repeated blocks included."""
+
+    roots: tuple[str, ...]
+    blocks: Count
+    bytes: Count
+
+
 class Explanation(_View, frozen=True, kw_only=True):
     """GET /v1/jobs/{job}/explanation: why each lease went where it went, what was found, how it ended."""
 

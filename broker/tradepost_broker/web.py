@@ -14,10 +14,10 @@ from tradepost_broker.streams import OPEN_SOCKETS, close_all
 
 
 def build_application(endpoints: Iterable[Endpoint], credentials: Credentials) -> web.Application:
-    """The application that serves `endpoints`. No body is read beyond the size of one block."""
+    """The application that serves `endpoints`. No body is held that is larger than one block."""
     app = web.Application(middlewares=[errors_as_problems], client_max_size=BLOCK_BYTES_MAX)
     app[OPEN_SOCKETS] = weakref.WeakSet()
     for endpoint in endpoints:
-        app.router.add_route(endpoint.method, endpoint.path, guarded(endpoint, credentials))
+        app.router.add_route(endpoint.method, endpoint.route or endpoint.path, guarded(endpoint, credentials))
     app.on_shutdown.append(close_all)
     return app

@@ -1,22 +1,25 @@
-"""REST for content: an account's blocks, the public blocks of pipelines, and the blocks of open leases."""
+"""REST for content: an account's blocks, one by one or in a CAR, and the blocks of open leases."""
 
 from __future__ import annotations
 
+import asyncio
 import hmac
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from aiohttp import web
 
-from tradepost.content import parse_cid
+from tradepost.content import Cid, parse_cid
+from tradepost.content.gateway import CAR_TYPE
 from tradepost.errors import InvalidRequest, LeaseGone, Unauthorized, UnknownCid
+from tradepost_broker.car_uploads import import_pieces
 from tradepost_broker.catalog import Catalog
-from tradepost_broker.endpoints import ACCOUNT, Access, Endpoint, read_bytes, reply
+from tradepost_broker.endpoints import ACCOUNT, BODY_S_MAX, Access, Endpoint, read_bytes, reply
 from tradepost_broker.entities import Job, Lease, LeaseState
 from tradepost_broker.market import Market
 from tradepost_broker.uploads import Uploads
+from tradepost_broker.views import ImportedCar
 
-RAW_BLOCK: Final = "application/vnd.ipld.raw"
 _BYTES: Final = "application/octet-stream"
 #: What a tree of blocks may take beyond the file in it: a link has some 60 bytes for a leaf of 256 KiB.
 _TREE_BYTES: Final = 4096
@@ -43,9 +46,19 @@ class ContentEndpoints:
 
     def endpoints(self) -> list[Endpoint]:
         """What is served."""
-        own, public, leased = "/v1/blocks/{cid}", "/ipfs/{cid}", "/v1/leases/{lease}/blocks/{cid}"
+        every, own, leased = "/v1/blocks", "/v1/blocks/{cid}", "/v1/leases/{lease}/blocks/{cid}"
         account, lease = Access.ACCOUNT, Access.LEASE
         return [
+            Endpoint(
+                method="POST",
+                path=every,
+                handler=self.post_car,
+                access=account,
+                body=bytes,
+                body_media=CAR_TYPE,
+                reply=ImportedCar,
+                status=201,
+            ),
             Endpoint(
                 method="PUT",
                 path=own,
@@ -57,8 +70,6 @@ class ContentEndpoints:
             ),
             Endpoint(method="GET", path=own, handler=self.get, access=account, reply=bytes, media=_BYTES),
             Endpoint(method="HEAD", path=own, handler=self.get, access=account),
-            Endpoint(method="GET", path=public, handler=self.gateway, reply=bytes, media=RAW_BLOCK),
-            Endpoint(method="HEAD", path=public, handler=self.gateway),
             Endpoint(
                 method="GET", path=leased, handler=self.get_input, access=lease, reply=bytes, media=_BYTES
             ),
@@ -84,33 +95,27 @@ class ContentEndpoints:
         )
         return reply({"cid": cid}, status=201)
 
+    async def post_car(self, request: web.Request) -> web.StreamResponse:
+        """Keep every block of a CAR (version 1) for this account, whose quota they count against.
+
+        The body may be as large as the quota. Blocks that came before an error may stay.
+        """
+        if request.content_type != CAR_TYPE:
+            raise InvalidRequest(f"the body is {request.content_type}; send a CAR as {CAR_TYPE}")
+        holder, quota, at = f"account:{request[ACCOUNT]}", self._upload_bytes_max, self._clock()
+
+        async def put(cid: Cid, block: bytes) -> Cid:
+            return await self._uploads.put(holder, cid, block, quota_bytes=quota, at=at)
+
+        found = await import_pieces(_pieces(request), put, bytes_max=quota)
+        return reply(ImportedCar(roots=found.roots, blocks=found.blocks, bytes=found.bytes), status=201)
+
     async def get(self, request: web.Request) -> web.StreamResponse:
         """A block that this account has put here."""
         cid = parse_cid(request.match_info["cid"])
         if not self._uploads.holds(f"account:{request[ACCOUNT]}", cid):
             raise UnknownCid(f"{cid} was not uploaded by this account", cid=cid)
-        return _block(await self._uploads.read(cid), _BYTES)
-
-    async def gateway(self, request: web.Request) -> web.StreamResponse:
-        """A block of a published pipeline, as an IPFS trustless gateway serves it (`?format=raw`).
-
-        Inputs and outputs of jobs are never served here: knowing a CID gives access to nothing.
-        """
-        cid = parse_cid(request.match_info["cid"])
-        if request.query.get("format") != "raw" and RAW_BLOCK not in request.headers.get("Accept", ""):
-            raise InvalidRequest("this gateway serves raw blocks: add ?format=raw")
-        if not self._uploads.is_public(cid):
-            raise UnknownCid(f"{cid} is in no published pipeline", cid=cid)
-        etag = f'"{cid}.raw"'
-        headers = {
-            "ETag": etag,
-            "Cache-Control": "public, max-age=29030400, immutable",
-            "X-Ipfs-Path": f"/ipfs/{cid}",
-            "Content-Disposition": f'attachment; filename="{cid}.bin"',
-        }
-        if etag in request.headers.get("If-None-Match", ""):
-            return web.Response(status=304, headers=headers)
-        return _block(await self._uploads.read(cid), RAW_BLOCK, headers)
+        return _block(await self._uploads.read(cid))
 
     async def get_input(self, request: web.Request) -> web.StreamResponse:
         """A block of the input of an open lease's job."""
@@ -118,7 +123,7 @@ class ContentEndpoints:
         cid = parse_cid(request.match_info["cid"])
         if cid not in await self._uploads.tree(f"account:{job.account}", job.input):
             raise UnknownCid(f"{cid} is not in the input of this lease", cid=cid)
-        return _block(await self._uploads.read(cid), _BYTES)
+        return _block(await self._uploads.read(cid))
 
     async def put_output(self, request: web.Request) -> web.StreamResponse:
         """Keep one block of an open lease's output, within the pipeline's limit."""
@@ -147,6 +152,18 @@ class ContentEndpoints:
         return lease, job
 
 
-def _block(data: bytes, media: str, headers: dict[str, str] | None = None) -> web.Response:
-    fixed = {"X-Content-Type-Options": "nosniff", **(headers or {})}
-    return web.Response(body=data, content_type=media, headers=fixed)
+async def _pieces(request: web.Request) -> AsyncIterator[bytes]:
+    """The request's body as it arrives. Raises `InvalidRequest` if it stalls."""
+    while True:
+        try:
+            async with asyncio.timeout(BODY_S_MAX):
+                piece = await request.content.readany()
+        except TimeoutError:
+            raise InvalidRequest(f"nothing came for {BODY_S_MAX:g} s") from None
+        if not piece:
+            return
+        yield piece
+
+
+def _block(data: bytes) -> web.Response:
+    return web.Response(body=data, content_type=_BYTES, headers={"X-Content-Type-Options": "nosniff"})

@@ -11,12 +11,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
 from yarl import URL
 
 import tradepost_kernels
 from tradepost.content import Cid, FolderStore, add_bytes, read_file
+from tradepost.content.fetch import Fetcher
+from tradepost.content.sources import GatewaySource
 from tradepost.errors import (
     BrokerUnavailable,
     KernelTrap,
@@ -40,6 +43,7 @@ from tradepost.protocol import (
 )
 from tradepost.receipts import Failed, Returned, StageReport, verify_receipt
 from tradepost.tensors import decode
+from tradepost.testing.gateway import Gateway
 from tradepost_signing.policy_file import add_publisher
 from tradepost_signing.publisher import Publisher
 from tradepost_worker.agent import Agent
@@ -105,6 +109,7 @@ class Bench:
         self.providers: tuple[str, ...] = ("cpu",)
         self.connections: list[bool] = []
         self.revocations: list[Revocations] = []
+        self.gateways: list[str] = []
 
     @property
     def trust_path(self) -> Path:
@@ -121,9 +126,13 @@ class Bench:
             outbox = Outbox(self.folder / "worker.sqlite")
             stack.callback(outbox.close)
             api = await stack.enter_async_context(BrokerApi(self.url))
+            session = await stack.enter_async_context(aiohttp.ClientSession())
             pipelines = PipelineLibrary(
                 broker=api,
-                store=FolderStore(self.folder / "blocks", bytes_max=1 << 20),
+                fetcher=Fetcher(
+                    [GatewaySource(str(one), session=session) for one in (*self.gateways, self.url)],
+                    store=FolderStore(self.folder / "blocks", bytes_max=1 << 20),
+                ),
                 trust_path=self.trust_path,
                 providers=self.providers,
                 memory_bytes_max=self.memory_bytes_max,
@@ -312,9 +321,51 @@ async def test_other_bytes_than_the_cid_promises_run_nowhere(bench: Bench) -> No
     async with bench.agent():
         await bench.connected()
         end = await given_back(bench)
-    assert (end.reason, end.problem.code) == (GiveBackReason.FAILED, "content-mismatch")
+    assert (end.reason, end.problem.code) == (GiveBackReason.FAILED, "content-unavailable")
+    assert set(end.problem.facts["sources"].values()) == {"content-mismatch"}
     assert end.problem.stage == "kernel"
     assert bench.runners.documents == []
+
+
+class OneAnswer:
+    """A store that has the same bytes for every CID."""
+
+    def get(self, cid: Cid) -> bytes:
+        return b"something else"
+
+    def has(self, cid: Cid) -> bool:
+        return True
+
+
+async def test_a_gateway_that_lies_is_named_and_the_broker_is_asked(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = Gateway(OneAnswer())
+    async with gateway.serve() as url:
+        bench.gateways = [url]
+        async with bench.agent():
+            await bench.connected()
+            await returned(bench)
+            await bench.broker.send(bench.broker.grant(MODEL, sample_input()))
+            await bench.broker.next(Deliver)
+    assert len(gateway.asked) == 1  # and never again
+    (line,) = [record for record in caplog.records if record.__dict__.get("action") == "source_put_aside"]
+    assert line.__dict__["source"] == url
+    assert url in line.getMessage()
+
+
+async def test_a_gateway_saves_the_broker_the_artifacts(bench: Bench, tmp_path: Path) -> None:
+    mirror = FolderStore(tmp_path / "mirror", bytes_max=1 << 20)
+    for cid, block in bench.broker.blocks.items():
+        mirror.put(cid, block)
+    bench.broker.blocks.clear()
+    gateway = Gateway(mirror)
+    async with gateway.serve() as url:
+        bench.gateways = [url]
+        async with bench.agent():
+            await bench.connected()
+            await returned(bench)
+    assert set(gateway.asked) == set(NOOP.artifacts)
 
 
 async def test_a_cached_block_that_the_disk_changed_is_fetched_again(bench: Bench) -> None:

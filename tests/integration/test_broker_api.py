@@ -75,6 +75,7 @@ async def test_only_these_routes_are_public(broker: LocalBroker) -> None:
         "/dashboard.js",
         "/healthz",
         "/ipfs/{cid}",
+        "/ipfs/{cid}/{path}",
         "/metrics",
         "/openapi.json",
         "/v1/dashboard.json",

@@ -41,24 +41,6 @@ async def test_a_published_pipeline_can_be_fetched_and_checked_by_anyone(broker:
     assert await get(parse_cid(cid)) == view.manifest
 
 
-async def test_the_gateway_answers_as_the_specification_has_it(broker: LocalBroker) -> None:
-    cid = await broker.publish(await broker.account())
-    url = f"{broker.url}/ipfs/{cid}?format=raw"
-    async with broker.session.get(url) as response:
-        assert response.status == 200
-        assert response.content_type == "application/vnd.ipld.raw"
-        assert response.headers["Etag"] == f'"{cid}.raw"'
-        assert "immutable" in response.headers["Cache-Control"]
-        assert response.headers["X-Content-Type-Options"] == "nosniff"
-    async with broker.session.get(url, headers={"If-None-Match": f'"{cid}.raw"'}) as response:
-        assert response.status == 304
-    async with broker.session.head(url) as response:
-        assert (response.status, await response.read()) == (200, b"")
-    accept = {"Accept": "application/vnd.ipld.raw"}
-    async with broker.session.get(f"{broker.url}/ipfs/{cid}", headers=accept) as response:
-        assert response.status == 200
-
-
 async def test_data_of_jobs_is_never_public(broker: LocalBroker) -> None:
     alice, bob = await broker.account("alice"), await broker.account("bob")
     pipeline = await broker.publish(alice)
@@ -72,8 +54,9 @@ async def test_data_of_jobs_is_never_public(broker: LocalBroker) -> None:
     await broker.result(alice, job)
     assert frame.output is not None
     for secret in (cid, add_bytes(frame.output, put=None)):
-        with pytest.raises(UnknownCid):
-            await broker.call("GET", f"/ipfs/{secret}?format=raw")
+        for form in ("raw", "car"):
+            with pytest.raises(UnknownCid):
+                await broker.call("GET", f"/ipfs/{secret}?format={form}")
         with pytest.raises(UnknownCid):
             await broker.call("GET", f"/v1/blocks/{secret}", key=bob)
     assert await broker.call("GET", f"/v1/blocks/{cid}", key=alice) == document

@@ -110,8 +110,8 @@ async def test_a_deadline_does_not_count_the_time_that_a_runner_is_stopped() -> 
         loop.call_later(1.2, runner.resume)
         with pytest.raises(LeaseTimeout):
             await runner.run(sample_input(), wall_s_max=0.5)
-        assert loop.time() - started_s >= 1.5
-        assert runner.suspended_s >= 1.0
+        assert runner.suspended_s > 0.9  # a second, less what a busy loop was late
+        assert loop.time() - started_s >= 0.5 + runner.suspended_s
     finally:
         await runner.close()
 

@@ -150,17 +150,12 @@ def test_a_store_that_must_not_forget_refuses_instead(make: Callable[..., Folder
     with pytest.raises(ContentStoreFull):
         put(store, 10)
     assert held(store) == names(*range(10))
-    store.make_room(150)  # unless it is told to
-    put(store, 10)
-    assert held(store) == names(*range(2, 11))
 
 
 def test_what_can_never_fit_is_refused_and_costs_nothing(store: FolderStore) -> None:
     put(store, 1)
     with pytest.raises(ContentStoreFull, match="budget"):
         store.put(cid(2, 1001), block(2, 1001))
-    with pytest.raises(ContentStoreFull, match="budget"):
-        store.make_room(1001)
     assert held(store) == names(1)
 
 

@@ -143,6 +143,19 @@ async def test_what_arrived_before_a_break_is_not_asked_for_again(store: FolderS
     assert third.asked == []
 
 
+async def test_the_network_is_paid_for_and_the_store_is_free(store: FolderStore) -> None:
+    cid, blocks = stored()
+    paid: list[int] = []
+
+    async def pay(size: int) -> None:
+        paid.append(size)
+
+    fetcher = Fetcher([Scripted(blocks)], store=store, pace=pay)
+    await fetcher.read_file(cid, bytes_max=1 << 30)
+    await fetcher.read_file(cid, bytes_max=1 << 30)
+    assert sum(paid) == sum(map(len, blocks.values()))
+
+
 async def test_a_block_that_the_disk_changed_is_fetched_again(store: FolderStore, tmp_path: Path) -> None:
     cid, blocks = stored(b"small")
     store.put(cid, b"small")

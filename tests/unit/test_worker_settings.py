@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tradepost.errors import InvalidSettings
+from tradepost.errors import InsecureTransport, InvalidSettings
 from tradepost_worker.settings import (
     ENVIRONMENT_PREFIX,
     FILE_NAME,
@@ -59,9 +59,25 @@ def test_a_price_in_the_file_may_be_a_number(tmp_path):
     assert settings(tmp_path).price_per_unit_microcredits == 100_000
 
 
+def test_gateways_are_a_list_in_the_file_and_separated_by_commas_elsewhere(tmp_path):
+    (tmp_path / FILE_NAME).write_text('gateways = ["https://one.example", "http://127.0.0.1:8080"]\n')
+    assert settings(tmp_path).gateways == ("https://one.example", "http://127.0.0.1:8080")
+    assert settings(tmp_path, gateways="https://a.example, https://b.example").gateways == (
+        "https://a.example",
+        "https://b.example",
+    )
+    assert settings(tmp_path, gateways="").gateways == ()
+
+
+def test_a_gateway_in_plain_http_is_refused_beyond_this_machine(tmp_path):
+    with pytest.raises(InsecureTransport):
+        settings(tmp_path, gateways="http://gateway.example")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("gateways", "ftp://gateway.example"),
         ("price_per_unit", "0"),
         ("price_per_unit", "-1"),
         ("price_per_unit", "0.0000001"),

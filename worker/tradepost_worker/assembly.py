@@ -8,8 +8,12 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import aiohttp
+
 from tradepost.broker_url import parse_broker_url
 from tradepost.content import FolderStore
+from tradepost.content.fetch import Fetcher
+from tradepost.content.sources import GatewaySource
 from tradepost.errors import InvalidSettings
 from tradepost.protocol import Offer
 from tradepost_worker.agent import Agent
@@ -90,9 +94,14 @@ async def worker_from_settings(
         stack.push_async_callback(runners.close)
         capabilities = probe_capabilities(first.ready, settings)
         revocations = open_revocations(state, membership)
+        session = await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()))
         pipelines = PipelineLibrary(
             broker=broker,
-            store=FolderStore(state.blocks, bytes_max=settings.cache_bytes_max),
+            fetcher=Fetcher(
+                [GatewaySource(one, session=session) for one in (str(url), *settings.gateways)],
+                store=FolderStore(state.blocks, bytes_max=settings.cache_bytes_max),
+                pace=rate.take,
+            ),
             trust_path=settings.trust_path,
             providers=capabilities.providers,
             memory_bytes_max=settings.memory_bytes_max,

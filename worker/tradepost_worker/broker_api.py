@@ -76,16 +76,14 @@ class BrokerApi:
         async with self._request("GET", f"v1/pipelines/{cid}") as response:
             return _decode(await _read(response, _JSON_BYTES_MAX), PipelineView)
 
-    async def block(self, cid: Cid) -> bytes:
-        """A published block. Raises `ContentMismatch` for other bytes."""
-        async with self._request("GET", f"ipfs/{cid}", params={"format": "raw"}) as response:
-            return await self._read_block(response, cid)
-
     async def lease_block(self, lease: str, nonce: bytes, cid: Cid) -> bytes:
         """A block of a lease's input. Raises `ContentMismatch` for other bytes."""
         path = f"v1/leases/{lease}/blocks/{cid}"
         async with self._request("GET", path, headers=_authorization(nonce)) as response:
-            return await self._read_block(response, cid)
+            data = await _read(response, BLOCK_BYTES_MAX)
+        verify_block(cid, data, source=str(self.url.origin()))
+        await self._rate.take(len(data))
+        return data
 
     async def put_lease_block(self, lease: str, nonce: bytes, cid: Cid, data: bytes) -> None:
         """Upload a block of a lease's output."""
@@ -93,12 +91,6 @@ class BrokerApi:
         path = f"v1/leases/{lease}/blocks/{cid}"
         async with self._request("PUT", path, data=data, headers=_authorization(nonce)):
             pass
-
-    async def _read_block(self, response: aiohttp.ClientResponse, cid: Cid) -> bytes:
-        data = await _read(response, BLOCK_BYTES_MAX)
-        verify_block(cid, data, source=str(response.url.origin()))
-        await self._rate.take(len(data))
-        return data
 
     async def open_stream(self, worker: str, nonce: bytes) -> aiohttp.ClientWebSocketResponse:
         """The worker's WebSocket, on which the broker speaks first."""

@@ -1,7 +1,8 @@
 """The pipelines that this device may run: fetched by CID, checked against its owner's policy, kept warm.
 
 A pipeline is admitted once per state of the policy file; when the owner edits the file, every pipeline is
-checked again. Artifacts are kept as blocks within the cache's budget and hashed again when they are read.
+checked again. Artifacts come as blocks from any source, are kept within the cache's budget, and are hashed
+again when they are read.
 """
 
 from __future__ import annotations
@@ -16,15 +17,9 @@ from typing import Any, Final
 
 import msgspec
 
-from tradepost.content import Cid, FolderStore, codec_of, parse_cid, read_file, verify_block
-from tradepost.errors import (
-    ContentMismatch,
-    InvalidPipeline,
-    NoEligibleWorker,
-    Revoked,
-    TradepostError,
-    UnknownCid,
-)
+from tradepost.content import Cid, codec_of, parse_cid, verify_block
+from tradepost.content.fetch import Fetcher
+from tradepost.errors import InvalidPipeline, NoEligibleWorker, Revoked, TradepostError
 from tradepost.manifest import KernelStage, Manifest, Stage, decode_manifest
 from tradepost.protocol import PipelineView
 from tradepost_signing.publisher import Publisher
@@ -51,21 +46,22 @@ class TrustedPipeline:
 class PipelineLibrary:
     """Finds pipelines by CID and decides whether they may run here.
 
-    `providers` and `memory_bytes_max` are what this device has, `revocations` what the operator forbids.
+    `fetcher` gets artifacts, `providers` and `memory_bytes_max` are what this device has, and `revocations`
+    is what the operator forbids.
     """
 
     def __init__(
         self,
         *,
         broker: BrokerApi,
-        store: FolderStore,
+        fetcher: Fetcher,
         trust_path: Path,
         providers: Iterable[str],
         memory_bytes_max: int,
         revocations: RevocationList | None = None,
     ) -> None:
         self._broker = broker
-        self._store = store
+        self._fetcher = fetcher
         self._trust_path = trust_path
         self._providers = frozenset(providers)
         self._memory_bytes_max = memory_bytes_max
@@ -91,7 +87,8 @@ class PipelineLibrary:
         3. The device has the memory and, for each model, a provider.
         4. Every artifact is here, each block hashed.
 
-        Raises what `check_pipeline` raises, `NoEligibleWorker` (3), and `ContentMismatch` (1, 4).
+        Raises what `check_pipeline` raises, `ContentMismatch` (1), `NoEligibleWorker` (3), and what
+        `Fetcher.read_file` raises (4).
         """
         self._reload_policy()
         task = self._admitted.get(cid)
@@ -184,21 +181,13 @@ class PipelineLibrary:
             else:
                 bytes_max = publisher.max_model_bytes or MODEL_BYTES_MAX
             try:
-                artifacts[stage.artifact] = await read_file(
-                    Cid(stage.artifact), self._block, bytes_max=bytes_max
+                artifacts[stage.artifact] = await self._fetcher.read_file(
+                    Cid(stage.artifact), bytes_max=bytes_max
                 )
             except TradepostError as error:
                 error.stage = stage.name
                 raise
         return artifacts
-
-    async def _block(self, cid: Cid) -> bytes:
-        try:
-            return await asyncio.to_thread(self._store.get, cid)
-        except (UnknownCid, ContentMismatch):
-            data = await self._broker.block(cid)
-        await asyncio.to_thread(self._store.put, cid, data)
-        return data
 
     def _reload_policy(self) -> None:
         """Read the policy file again if the owner changed it. Raises `InvalidTrustPolicy`."""

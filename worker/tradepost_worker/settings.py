@@ -19,6 +19,7 @@ import msgspec
 import platformdirs
 import psutil
 
+from tradepost.content.sources import parse_gateway_url
 from tradepost.errors import InvalidRequest, InvalidSettings
 from tradepost.money import to_microcredits
 from tradepost_worker import limits
@@ -31,10 +32,14 @@ log = logging.getLogger(__name__)
 
 
 class Settings(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the owner decided. Sizes are in bytes, the price in credits per work unit."""
+    """What the owner decided. Sizes are in bytes, the price in credits per work unit.
+
+    `gateways` are the URLs of IPFS trustless gateways that artifacts may come from, besides the broker.
+    """
 
     state_dir: Path
     trust_path: Path
+    gateways: tuple[str, ...] = ()
     price_per_unit: Decimal = Decimal("0.001")
     capacity: Annotated[int, msgspec.Meta(ge=1, le=4096)]
     runners_max: Annotated[int, msgspec.Meta(ge=1, le=4096)]
@@ -58,6 +63,8 @@ class Settings(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise InvalidSettings(f"price_per_unit: {error.detail}") from None
         if price < 1:
             raise InvalidSettings("price_per_unit is 0; the least is 0.000001")
+        for gateway in self.gateways:
+            parse_gateway_url(gateway)
 
 
 def load_settings(
@@ -70,6 +77,8 @@ def load_settings(
         str(given.get("state_dir") or from_environment.get("state_dir") or default_state_dir())
     ).absolute()
     merged = _read_file(state_dir / FILE_NAME) | from_environment | given | {"state_dir": str(state_dir)}
+    if isinstance(gateways := merged.get("gateways"), str):
+        merged["gateways"] = [one.strip() for one in gateways.split(",") if one.strip()]
     cores = available_cores()
     try:
         # Flags and variables are text, so numbers may be written as such.

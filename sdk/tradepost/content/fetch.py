@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
@@ -66,7 +66,8 @@ class Progress:
 class Fetcher:
     """Gets verified blocks, files and DAGs from `sources`, keeping them in `store` if there is one.
 
-    `clock` tells the seconds that sources are measured by.
+    `clock` tells the seconds that sources are measured by. `pace` is awaited with the size of each block that
+    came, before the next takes its place: whoever holds the network to a rate waits there.
     """
 
     def __init__(
@@ -76,11 +77,13 @@ class Fetcher:
         store: BlockStore | None = None,
         limits: FetchLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
+        pace: Callable[[int], Awaitable[None]] | None = None,
     ) -> None:
         self.standings = [Standing(source) for source in sources]
         self._store = store
         self._limits = limits or FetchLimits()
         self._clock = clock
+        self._pace = pace
         self._slots = asyncio.Semaphore(self._limits.parallel)
 
     async def get(self, cid: Cid) -> bytes:
@@ -96,6 +99,8 @@ class Fetcher:
                 pass  # absent, or changed by the disk and now removed: fetched again, either way
         async with self._slots:
             block = await self._ask(cid)
+            if self._pace is not None:
+                await self._pace(len(block))
         if self._store is not None:
             await _keep(self._store, cid, block)
         return block

@@ -126,11 +126,6 @@ class FolderStore:
         with self._files.lock():
             return self._files.remove(cid)
 
-    def make_room(self, bytes_wanted: int) -> None:
-        """Forget blocks until `bytes_wanted` more fit. Raises `ContentStoreFull` if they never do."""
-        with self._files.lock():
-            self._make_room(bytes_wanted)
-
     def pin(self, root: Cid) -> None:
         """Keep the whole DAG below `root`. Raises `UnknownCid` while a block of it is missing."""
         with self._files.lock():
