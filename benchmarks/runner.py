@@ -185,8 +185,8 @@ async def measure(*, rounds: int, seconds: float) -> list[Row]:
     for name, width, layers in (
         ("model, tiny", 8, 1),
         ("model, ~1 ms", 128, 28),
-        ("model, ~5 ms", 256, 20),
-        ("model, ~20 ms", 384, 25),
+        ("model, ~5 ms", 256, 36),
+        ("model, ~20 ms", 384, 42),
     ):
         rows.append(await measure_model(name, width, layers, rounds=rounds, seconds=seconds))
     for name, kernel, count in (

@@ -81,14 +81,14 @@ def encode(document: TensorDocument) -> bytes:
     header: dict[str, Any] = {}
     if document.metadata:
         header[METADATA_KEY] = dict(sorted(document.metadata.items()))
-    chunks: list[bytes] = []
+    chunks: list[bytes | memoryview] = []
     offset = 0
     for name in sorted(document.tensors):
         if name == METADATA_KEY or not name:
             raise InvalidTensorDocument(f"a tensor cannot be named {name!r}")
         tensor = document.tensors[name]
         dtype = dtype_name(tensor)
-        data = np.ascontiguousarray(tensor, dtype=DTYPES[dtype]).tobytes()
+        data = _bytes_of(np.ascontiguousarray(tensor, dtype=DTYPES[dtype]))
         header[name] = {
             "dtype": dtype,
             "shape": list(tensor.shape),
@@ -99,6 +99,11 @@ def encode(document: TensorDocument) -> bytes:
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     return b"".join([len(text).to_bytes(8, "little"), text, *chunks])
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    """A C-contiguous tensor's bytes, not copied; an empty one has no view of another shape."""
+    return tensor.reshape(-1).view(np.uint8).data
 
 
 def decode(data: bytes | memoryview, *, bytes_max: int | None = None) -> TensorDocument:

@@ -118,18 +118,19 @@ async def test_a_second_job_gets_a_second_runner_and_the_third_waits():
     await device.pool.close()
 
 
-async def test_short_runs_are_sent_ahead_of_their_turn():
+@pytest.mark.parametrize(("wall_us", "depth"), [(SHORT_US, 4), (20_000, 2), (60_000, 1)])
+async def test_short_runs_are_sent_ahead_of_their_turn(wall_us: int, depth: int):
     device = Device(runners_max=1)
-    for number in range(40):  # until the mean is short
+    for number in range(40):  # until the mean is this
         asked = device.ask(A, b"%d" % number)
         await device.settle()
-        device.finish(b"%d" % number, wall_us=SHORT_US)
+        device.finish(b"%d" % number, wall_us=wall_us)
         await asked
     waiting = [device.ask(A, b"x%d" % number) for number in range(6)]
     await device.settle()
-    assert device.running() == {"a": [[b"x0", b"x1", b"x2", b"x3"]]}
+    assert device.running() == {"a": [[b"x%d" % number for number in range(depth)]]}
     for number in range(6):
-        device.finish(b"x%d" % number, wall_us=SHORT_US)
+        device.finish(b"x%d" % number, wall_us=wall_us)
         await device.settle()
     await asyncio.gather(*waiting)
     await device.pool.close()

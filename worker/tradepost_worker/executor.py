@@ -67,18 +67,20 @@ class Executor:
         self._manifest.check_input(input_, document_bytes=len(document))
         documents = {INPUT: input_}
         reports: list[StageReport] = []
+        canonical = b""
         try:
             for stage in self._manifest.stages:
-                documents[stage.name], report = self._run_stage(stage, documents, due_s)
+                documents[stage.name], canonical, report = self._run_stage(stage, documents, due_s)
                 reports.append(report)
-            output = self._output(documents)
+            output = self._output(documents, canonical)
         except StageFailure as failure:
             return PipelineRun(stages=tuple(reports), failure=failure.to_problem())
         return PipelineRun(stages=tuple(reports), output=output)
 
     def _run_stage(
         self, stage: Stage, documents: Mapping[str, TensorDocument], due_s: float
-    ) -> tuple[TensorDocument, StageReport]:
+    ) -> tuple[TensorDocument, bytes, StageReport]:
+        """The stage's result, the same as a canonical document, and the report of it."""
         started_s = time.monotonic()
         tensors = {name: _resolve(reference, documents) for name, reference in stage.inputs.items()}
         fuel, provider = 0, ""
@@ -95,10 +97,10 @@ class Executor:
         except TradepostError as error:
             error.stage = stage.name
             raise
+        output = document_hash(canonical)
         wall_us = round((time.monotonic() - started_s) * 1e6)
-        return result, StageReport(
-            stage=stage.name, output=document_hash(canonical), fuel=fuel, provider=provider, wall_us=wall_us
-        )
+        report = StageReport(stage=stage.name, output=output, fuel=fuel, provider=provider, wall_us=wall_us)
+        return result, canonical, report
 
     def _run_kernel(
         self, stage: KernelStage, tensors: Mapping[str, Tensor], wall_s_max: float
@@ -120,23 +122,32 @@ class Executor:
         declared = {name: document[name] for name in stage.outputs}
         return TensorDocument(declared, document.metadata), run.fuel_used
 
-    def _output(self, documents: Mapping[str, TensorDocument]) -> bytes:
+    def _output(self, documents: Mapping[str, TensorDocument], last: bytes) -> bytes:
+        """The pipeline's output document; `last` is the canonical document of the last stage."""
         references = self._manifest.outputs
-        tensors = {name: _resolve(reference, documents) for name, reference in references.items()}
         sources = {split_reference(reference)[0] for reference in references.values()} - {INPUT}
         feeding = [stage for stage in self._manifest.stages if stage.name in sources]
-        metadata: dict[str, str] = {}
-        for stage in feeding:
-            metadata |= documents[stage.name].metadata
-        output = encode(TensorDocument(tensors, metadata))
+        if _is_whole(self._manifest.stages[-1], references):
+            output = last
+        else:
+            tensors = {name: _resolve(reference, documents) for name, reference in references.items()}
+            metadata: dict[str, str] = {}
+            for stage in feeding:
+                metadata |= documents[stage.name].metadata
+            output = encode(TensorDocument(tensors, metadata))
         if len(output) > (most := self._manifest.limits.output_bytes):
-            last = feeding[-1].name if feeding else INPUT
+            name = feeding[-1].name if feeding else INPUT
             raise StageFailure(
                 f"the pipeline's output document has {len(output):,} bytes; its limit is {most:,}",
-                stage=last,
+                stage=name,
                 hint="Raise limits.output_bytes in pipeline.toml.",
             )
         return output
+
+
+def _is_whole(stage: Stage, references: Mapping[str, str]) -> bool:
+    """Whether the references give all that `stage` returns, under the same names, and nothing else."""
+    return dict(references) == {name: f"{stage.name}.{name}" for name in stage.outputs}
 
 
 def _check_names(stage: ModelStage, model: Model) -> None:

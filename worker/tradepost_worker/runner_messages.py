@@ -90,7 +90,7 @@ class MessageBuffer:
         """Add what was read."""
         self._bytes += data
 
-    def take(self) -> bytes | None:
+    def take(self) -> memoryview | None:
         """The next body, if it is whole. Raises `RunnerFailed` if it claims to be larger than the cap."""
         if len(self._bytes) < LENGTH_BYTES:
             return None
@@ -100,17 +100,17 @@ class MessageBuffer:
         end = LENGTH_BYTES + length
         if len(self._bytes) < end:
             return None
-        body = bytes(memoryview(self._bytes)[LENGTH_BYTES:end])
-        del self._bytes[:end]
-        return body
+        # A large message mostly comes alone: its bytes are then given away instead of copied.
+        whole, self._bytes = self._bytes, self._bytes[end:]
+        return memoryview(whole)[LENGTH_BYTES:end]
 
 
-def unpack_for_runner(body: bytes) -> ToRunner:
+def unpack_for_runner(body: bytes | memoryview) -> ToRunner:
     """A message from the agent."""
     return _to_runner.decode(body)
 
 
-def unpack_from_runner(body: bytes) -> FromRunner:
+def unpack_from_runner(body: bytes | memoryview) -> FromRunner:
     """A message from the runner. Raises `RunnerFailed` for anything that is not one."""
     try:
         return _from_runner.decode(body)

@@ -10,6 +10,7 @@ memory (RLIMIT_DATA, and resident memory by looking), the size of a message, the
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import signal
@@ -58,6 +59,8 @@ _SUSPENDED_S_MIN: Final = 0.001
 #: What the engines may use beyond the pipeline's own limits.
 MEMORY_OVERHEAD_BYTES: Final = 256 << 20
 _CONTROL_BYTES_MAX: Final = 1 << 20
+#: What a pipe holds: most documents pass in one go, instead of both processes waking for every 64 KiB.
+_PIPE_BYTES: Final = 1 << 20
 _STDERR_TAIL_BYTES: Final = 4096
 _TEXT_CHARS_MAX: Final = 1000
 
@@ -65,8 +68,14 @@ _BOOT: Final = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from tradepost_worker.runner import main; main(int(sys.argv[2]), int(sys.argv[3]))"
 )
-#: numpy's libraries start threads when they are imported, unless told otherwise; Landlock needs a single one.
-_ENVIRONMENT: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+_ENVIRONMENT: Final = {
+    # numpy's libraries start threads when imported, unless told otherwise; Landlock needs a single one.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    # glibc keeps what a document took for the next one: fresh pages cost more than copying into them.
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
+}
 
 
 #: With what a runner may refuse to load, and to run.
@@ -96,8 +105,9 @@ class _Request:
 class RunnerProcess(asyncio.SubprocessProtocol):
     """A runner process. Make it with `start`, end it with `close`."""
 
-    def __init__(self) -> None:
+    def __init__(self, requests_pipe: asyncio.WriteTransport) -> None:
         self._loop = asyncio.get_running_loop()
+        self._requests_pipe = requests_pipe
         self._requests: deque[_Request] = deque()
         self._outgoing: list[bytes] = []
         self._received = MessageBuffer(bytes_max=_CONTROL_BYTES_MAX)
@@ -112,7 +122,6 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         self.wall_stretch = 1.0
         self._ended = asyncio.Event()
         self._transport: asyncio.SubprocessTransport
-        self._requests_pipe: asyncio.WriteTransport
         self.pid: int
         self.ready: Ready
 
@@ -127,13 +136,23 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         }
         paths = json.dumps([path for path in sys.path if os.path.isabs(path)])
         loop = asyncio.get_running_loop()
-        _, runner = await loop.subprocess_exec(
-            cls,
-            *(sys.executable, "-I", "-B", "-c", boot, paths, str(os.getpid()), str(threads)),
-            env=environment,
-            cwd="/",
-            start_new_session=True,
-        )
+        # Not asyncio's own pipe, which is a socket pair on some versions.
+        requests, requests_end = os.pipe()
+        _widen(requests_end)
+        try:
+            requests_pipe, _ = await loop.connect_write_pipe(
+                asyncio.BaseProtocol, os.fdopen(requests_end, "wb", buffering=0)
+            )
+            _, runner = await loop.subprocess_exec(
+                lambda: cls(requests_pipe),
+                *(sys.executable, "-I", "-B", "-c", boot, paths, str(os.getpid()), str(threads)),
+                stdin=requests,
+                env=environment,
+                cwd="/",
+                start_new_session=True,
+            )
+        finally:
+            os.close(requests)  # if there is no runner, this closes the pipe's other end too
         try:
             await runner._begin()
         except BaseException:
@@ -208,9 +227,9 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         await self._ended.wait()
 
     async def _begin(self) -> None:
-        pipe = self._transport.get_pipe_transport(0)
-        assert isinstance(pipe, asyncio.WriteTransport)
-        self._requests_pipe = pipe
+        replies = self._transport.get_pipe_transport(1)
+        assert replies is not None
+        _widen(replies.get_extra_info("pipe").fileno())
         reply = await self._expect(_Request(self._loop.create_future(), START_S_MAX, phase="start"))
         if not isinstance(reply, Ready):
             raise self._fail(RunnerFailed("the runner did not say that it is ready"))
@@ -267,10 +286,12 @@ class RunnerProcess(asyncio.SubprocessProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The process has ended and its pipes are drained."""
         self._fail(RunnerFailed(self._last_words()))
+        if not self._requests_pipe.is_closing():
+            self._requests_pipe.abort()
         self._transport.close()
         self._ended.set()
 
-    def _answer(self, body: bytes) -> None:
+    def _answer(self, body: bytes | memoryview) -> None:
         if not self._requests:
             raise RunnerFailed("the runner answered what nobody asked")
         message = unpack_from_runner(body)
@@ -343,6 +364,11 @@ class RunnerProcess(asyncio.SubprocessProtocol):
             how = f"exited with status {code}"
         lines = self._stderr_tail.decode(errors="replace").strip().splitlines()
         return f"the runner {how}" + (f": {lines[-1][:300]}" if lines else "")
+
+
+def _widen(pipe: int) -> None:
+    with suppress(PermissionError):  # the user's pipes hold all that the system lets them: slower, not wrong
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
 def _refusal(problem: Problem, expected: tuple[type[TradepostError], ...]) -> TradepostError:
