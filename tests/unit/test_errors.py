@@ -33,6 +33,12 @@ def test_every_error_says_what_whose_and_where(kind: type[TradepostError]) -> No
     assert kind.fault.value in text
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_error_is_imported_from_the_catalogue(kind: type[TradepostError]) -> None:
+    assert kind.__name__ in errors.__all__
+    assert getattr(errors, kind.__name__) is kind
+
+
 def test_exit_codes_are_stable() -> None:
     assert EXIT_CODES == {
         Fault.SUBMITTER: 10,

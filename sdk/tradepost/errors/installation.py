@@ -1,0 +1,19 @@
+"""What is installed on this machine, and how it is set up."""
+
+from __future__ import annotations
+
+from tradepost.errors.base import Fault, TradepostError
+
+
+class MissingExtra(TradepostError):
+    """This command needs an extra that is not installed."""
+
+    fault = Fault.OPERATOR
+    status = 501
+
+
+class InvalidSettings(TradepostError):
+    """A setting is not valid."""
+
+    fault = Fault.OPERATOR
+    status = 400
