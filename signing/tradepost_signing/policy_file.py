@@ -26,9 +26,9 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 
 from tradepost.content import parse_cid
+from tradepost.durable_files import replace_file
 from tradepost.errors import UNDECODABLE, InvalidCid, InvalidKey, InvalidTrustPolicy
 from tradepost.manifest import ConditionalOperator, Positive, Provider
-from tradepost_signing.atomic_file import replace_file
 from tradepost_signing.keys import PublicKey, PublisherId
 from tradepost_signing.publisher import Publisher
 from tradepost_signing.sigstore_check import read_trusted_root

@@ -7,8 +7,8 @@ from typing import Annotated, Final
 
 import msgspec
 
+from tradepost.durable_files import replace_file
 from tradepost.errors import UNDECODABLE, InvalidRevocations, RevocationRollback, TradepostError
-from tradepost_signing.atomic_file import replace_file
 from tradepost_signing.bundle import BUNDLE_BYTES_MAX, Signer, bundle_path, sign_bytes
 from tradepost_signing.keys import PublicKey
 from tradepost_signing.revocation import (
