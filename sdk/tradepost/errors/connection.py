@@ -18,6 +18,7 @@ class ProtocolError(TradepostError):
 
     fault = Fault.NETWORK
     status = 400
+    default_hint = "Run the same version of tradepost on both sides."
 
 
 class InsecureTransport(TradepostError):

@@ -18,6 +18,7 @@ class InvalidCid(TradepostError):
 
     fault = Fault.SUBMITTER
     status = 400
+    default_hint = "Give it as `tradepost content cid` or `ipfs add --cid-version=1` prints it."
 
 
 class ContentMismatch(TradepostError):
@@ -25,7 +26,7 @@ class ContentMismatch(TradepostError):
 
     fault = Fault.NETWORK
     status = 502
-    default_hint = "The source that sent these bytes was put aside."
+    default_hint = "Fetch it again: the source that sent these bytes was put aside."
 
 
 class ContentTooLarge(TradepostError):
@@ -33,6 +34,7 @@ class ContentTooLarge(TradepostError):
 
     fault = Fault.SUBMITTER
     status = 413
+    default_hint = "Take or send less, or ask whoever set the cap to raise it."
 
 
 class ContentStoreFull(TradepostError):
@@ -40,6 +42,9 @@ class ContentStoreFull(TradepostError):
 
     fault = Fault.OPERATOR
     status = 507
+    default_hint = (
+        "Give the store more bytes, or run `tradepost content unpin` and `gc` for what nobody needs."
+    )
 
 
 class InvalidDag(ContentMismatch):
@@ -47,7 +52,7 @@ class InvalidDag(ContentMismatch):
 
     fault = Fault.PUBLISHER
     status = 422
-    default_hint = "Every block has its hash, so whoever made them is at fault, not who sent them."
+    default_hint = "Ask whoever made it, not who sent it: every block has its hash."
 
 
 class InvalidCar(TradepostError):
@@ -63,6 +68,7 @@ class UnknownPath(TradepostError):
 
     fault = Fault.SUBMITTER
     status = 404
+    default_hint = "`tradepost content ls CID` lists what a directory holds."
 
 
 class UnsafeName(TradepostError):
@@ -70,6 +76,7 @@ class UnsafeName(TradepostError):
 
     fault = Fault.PUBLISHER
     status = 422
+    default_hint = "Get the entries you need by their paths, or ask the publisher to leave this one out."
 
 
 class UnreadableContent(TradepostError):
@@ -77,6 +84,7 @@ class UnreadableContent(TradepostError):
 
     fault = Fault.SUBMITTER
     status = 400
+    default_hint = "Check that the path exists and that you may read and write there."
 
 
 class NotAcceptable(TradepostError):
@@ -92,6 +100,7 @@ class RangeNotSatisfiable(TradepostError):
 
     fault = Fault.SUBMITTER
     status = 416
+    default_hint = "Ask for a range within the size that the detail gives."
 
 
 class SourceFailed(TradepostError):
@@ -99,6 +108,7 @@ class SourceFailed(TradepostError):
 
     fault = Fault.NETWORK
     status = 502
+    default_hint = "Try again later, or name another source."
 
 
 class ContentUnavailable(TradepostError):

@@ -10,6 +10,7 @@ class MissingExtra(TradepostError):
 
     fault = Fault.OPERATOR
     status = 501
+    default_hint = "Install everything: pip install 'tradepost[all]'"
 
 
 class InvalidSettings(TradepostError):
@@ -17,3 +18,4 @@ class InvalidSettings(TradepostError):
 
     fault = Fault.OPERATOR
     status = 400
+    default_hint = "Correct the setting that the detail names."

@@ -10,6 +10,7 @@ class UnknownJob(TradepostError):
 
     fault = Fault.SUBMITTER
     status = 404
+    default_hint = "Check the job's id, and that the API key is of the account that submitted it."
 
 
 class IdempotencyConflict(TradepostError):
@@ -41,6 +42,7 @@ class NoEligibleWorker(TradepostError):
 
     fault = Fault.MARKET
     status = 409
+    default_hint = "Ask for less memory or isolation or for other providers, or wait for more workers."
 
 
 class NotVerified(TradepostError):
@@ -56,6 +58,7 @@ class DeadlineExceeded(TradepostError):
 
     fault = Fault.MARKET
     status = 504
+    default_hint = "Give it a later deadline_s, or raise max_price to reach more workers."
 
 
 class JobCancelled(TradepostError):
@@ -63,6 +66,7 @@ class JobCancelled(TradepostError):
 
     fault = Fault.SUBMITTER
     status = 409
+    default_hint = "Submit it again if the result is still wanted; what was reserved is free again."
 
 
 class ResultTimeout(TradepostError):

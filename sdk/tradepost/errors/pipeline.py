@@ -13,6 +13,7 @@ class InvalidPipeline(TradepostError):
 
     fault = Fault.PUBLISHER
     status = 422
+    default_hint = "Correct what the detail names in pipeline.toml, and publish it again."
 
 
 class UnknownPipeline(TradepostError):
@@ -28,6 +29,7 @@ class StageFailure(TradepostError):
 
     fault = Fault.PUBLISHER
     status = 422
+    default_hint = "It fails so on every device: change the input, or tell the pipeline's publisher."
 
 
 class KernelTrap(StageFailure):
@@ -46,6 +48,7 @@ class KernelError(StageFailure):
     """A kernel reported an error about its input."""
 
     fault = Fault.SUBMITTER
+    default_hint = "Correct the input as the kernel's message in the detail says."
 
 
 class KernelMemoryExceeded(StageFailure):
@@ -57,6 +60,8 @@ class KernelMemoryExceeded(StageFailure):
 class InvalidKernel(StageFailure):
     """This module is not a kernel that the sandbox accepts."""
 
+    default_hint = "Build it again as docs/kernels.md says, until `tradepost kernel inspect` accepts it."
+
 
 class ModelFailure(StageFailure):
     """A model could not be run on this input."""
@@ -66,3 +71,5 @@ class ModelFailure(StageFailure):
 
 class InvalidModel(StageFailure):
     """This model is not one that the profile accepts."""
+
+    default_hint = "Export it again without what the detail names; docs/containment.md says what is accepted."

@@ -10,6 +10,7 @@ class InvalidRequest(TradepostError):
 
     fault = Fault.SUBMITTER
     status = 400
+    default_hint = "Correct what the detail names and ask again."
 
 
 class InvalidTensorDocument(TradepostError):
@@ -17,6 +18,7 @@ class InvalidTensorDocument(TradepostError):
 
     fault = Fault.SUBMITTER
     status = 400
+    default_hint = "Write it with `tradepost.tensors.encode`, or with the safetensors package."
 
 
 class InvalidInput(TradepostError):

@@ -10,6 +10,7 @@ class InvalidArtifact(TradepostError):
 
     fault = Fault.PUBLISHER
     status = 422
+    default_hint = "Name a file, or a directory that holds plain files only."
 
 
 class InvalidSignature(TradepostError):
@@ -17,6 +18,7 @@ class InvalidSignature(TradepostError):
 
     fault = Fault.PUBLISHER
     status = 422
+    default_hint = "Do not use it: get it again, with its signature, from whoever signed it."
 
 
 class UnsignedArtifact(TradepostError):
@@ -30,9 +32,13 @@ class UnsignedArtifact(TradepostError):
 class InvalidBundle(InvalidSignature):
     """This is not a signature bundle that Tradepost reads (Sigstore bundle v0.3)."""
 
+    default_hint = "Give what `tradepost sign` wrote, or another tool's bundle in the Sigstore format v0.3."
+
 
 class ExpiredSignature(InvalidSignature):
     """The signer's certificate was not valid when the signature was made."""
+
+    default_hint = "Have the publisher sign it again: a keyless certificate is valid for minutes."
 
 
 class UntrustedSigner(TradepostError):
@@ -40,6 +46,7 @@ class UntrustedSigner(TradepostError):
 
     fault = Fault.PUBLISHER
     status = 403
+    default_hint = "If you trust them, name their key or identity in the trust policy; see docs/signing.md."
 
 
 class UntrustedPipeline(UntrustedSigner):
@@ -61,6 +68,7 @@ class InvalidRevocations(TradepostError):
 
     fault = Fault.OPERATOR
     status = 422
+    default_hint = "`tradepost revocations sign` makes one, with the operator's key; see docs/signing.md."
 
 
 class RevocationRollback(InvalidRevocations):
@@ -75,6 +83,7 @@ class InvalidTrustPolicy(TradepostError):
 
     fault = Fault.WORKER
     status = 422
+    default_hint = "Correct it until `tradepost trust check` accepts it."
 
 
 class InvalidKey(TradepostError):
@@ -82,6 +91,7 @@ class InvalidKey(TradepostError):
 
     fault = Fault.PUBLISHER
     status = 422
+    default_hint = "Give an ECDSA P-256 key in PEM; `tradepost keygen` makes one."
 
 
 class SigstoreUnavailable(TradepostError):

@@ -10,6 +10,7 @@ class UnknownWorker(TradepostError):
 
     fault = Fault.SUBMITTER
     status = 404
+    default_hint = "`tradepost broker workers` lists those that have joined."
 
 
 class InvalidJoinToken(TradepostError):
@@ -25,6 +26,7 @@ class InvalidReceipt(TradepostError):
 
     fault = Fault.WORKER
     status = 422
+    default_hint = "Do not count on it: get the job's receipts from the broker again."
 
 
 class LeaseGone(TradepostError):
@@ -56,6 +58,7 @@ class RunnerFailed(TradepostError):
 
     fault = Fault.WORKER
     status = 502
+    default_hint = "`tradepost worker doctor` on that device looks for the cause."
 
 
 class SandboxUnavailable(TradepostError):
@@ -63,3 +66,4 @@ class SandboxUnavailable(TradepostError):
 
     fault = Fault.WORKER
     status = 501
+    default_hint = "`tradepost worker doctor` names what is missing, and the fix."
