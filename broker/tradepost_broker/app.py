@@ -10,9 +10,7 @@ import asyncio
 import contextlib
 import fcntl
 import logging
-import os
 import ssl
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -22,6 +20,7 @@ from typing import Final
 
 from aiohttp import web
 
+from tradepost.durable_files import replace_file
 from tradepost.errors import InvalidSettings
 from tradepost_broker.assembly import Parts, assemble
 from tradepost_broker.engine import TICK_S, Engine, Outcome
@@ -80,7 +79,7 @@ async def running_broker(
             host, port = await _listen(runner, settings)
             here = _url(settings, host, port)
             url = settings.public_url or here
-            write_atomically(settings.data_dir / URL_FILE, here)
+            replace_file(settings.data_dir / URL_FILE, here.encode(), durable=False)
             log.info("Broker %s listens at %s", parts.broker.id, url, extra={"action": "listening"})
             yield RunningBroker(parts=parts, host=host, port=port, url=url, tasks=(engine, *background))
         finally:
@@ -93,14 +92,6 @@ async def running_broker(
             if not engine.cancelled():
                 engine.exception()  # raised by whoever watches `failed`; here it is only retrieved
             parts.uploads.close()
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that readers see all of it or none."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    os.replace(temporary, path)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from tradepost.durable_files import replace_file
 from tradepost.errors import InvalidSettings, InvariantBroken
 from tradepost.money import format_credits, to_credits, to_microcredits
 from tradepost_broker.operator_client import OperatorClient
@@ -85,7 +86,7 @@ def run(
 
 
 async def _run(settings: Settings, port_file: Path | None) -> None:
-    from tradepost_broker.app import running_broker, write_atomically
+    from tradepost_broker.app import running_broker
 
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -93,7 +94,7 @@ async def _run(settings: Settings, port_file: Path | None) -> None:
         loop.add_signal_handler(number, stopping.set)
     async with running_broker(settings) as broker:
         if port_file is not None:
-            write_atomically(port_file, str(broker.port))
+            replace_file(port_file, str(broker.port).encode(), durable=False)
         typer.echo(f"The market is open at {broker.url}/ (data in {settings.data_dir}). Ctrl-C ends it.")
         stop = asyncio.create_task(stopping.wait())
         failure = asyncio.create_task(broker.failed())

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import secrets
 from pathlib import Path
 
+from tradepost.durable_files import create_file
 from tradepost.errors import InvalidSettings, Unauthorized
 from tradepost_broker.shell_records import ApiKey
 from tradepost_broker.store import Store
@@ -64,16 +64,13 @@ class Credentials:
 
 def load_or_create_operator_token(path: Path) -> str:
     """The operator's token in the file at `path`, made there (mode 0600) if the file is absent."""
+    token = new_secret("tpo")
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        create_file(path, f"{token}\n".encode())
     except FileExistsError:
         token = path.read_text().strip()
         if len(token) < 32:
             raise InvalidSettings(
                 f"{path} holds no operator token", hint="Delete it; the broker makes a new one."
             ) from None
-        return token
-    token = new_secret("tpo")
-    with os.fdopen(descriptor, "w") as file:
-        file.write(token + "\n")
     return token

@@ -1,13 +1,12 @@
 """The broker's settings: one frozen object, from a TOML file, the environment and the command line.
 
-The command line wins over the environment, which wins over the file, which wins over the defaults. An unknown
-name is an error, so that a typo cannot leave a default in place. `docs/broker.md` lists every setting.
+The command line wins over the environment, which wins over the file, which wins over the defaults.
+`docs/broker.md` lists every setting.
 """
 
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -17,6 +16,12 @@ from platformdirs import user_data_path
 
 from tradepost.broker_url import is_loopback
 from tradepost.errors import InsecureTransport, InvalidSettings
+from tradepost.settings_sources import (
+    build_settings,
+    merge_settings,
+    settings_from_environment,
+    settings_from_file,
+)
 from tradepost_broker.policy import MarketPolicy
 
 PREFIX: Final = "TRADEPOST_BROKER_"
@@ -25,6 +30,7 @@ CONFIG: Final = PREFIX + "CONFIG"
 FILE_NAME: Final = "broker.toml"
 #: The table of the TOML file that holds the market's policy.
 MARKET: Final = "market"
+GUIDE: Final = "docs/broker.md"
 
 #: A day longer than any job can stay open, so that no document of an open job is forgotten.
 DOCUMENTS_KEPT_S_MIN: Final = 8 * 24 * 3600.0
@@ -73,15 +79,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
         `options` are those given on the command line; a value of `None` was not given.
         """
-        chosen: dict[str, Any] = {}
-        for source in (_from_environment(environment), options or {}):
-            _merge(chosen, source)
-        values = _from_file(_config_path(config, environment, chosen))
-        _merge(values, chosen)
-        try:
-            settings = msgspec.convert(values, cls, strict=False, dec_hook=_decode)
-        except msgspec.ValidationError as error:
-            raise InvalidSettings(str(error), hint="`docs/broker.md` lists every setting.") from None
+        variables = {name: value for name, value in environment.items() if name != CONFIG}
+        chosen = merge_settings(settings_from_environment(cls, PREFIX, variables, guide=GUIDE), options or {})
+        path = _config_path(config, environment, chosen)
+        settings = build_settings(cls, merge_settings(settings_from_file(path), chosen), guide=GUIDE)
         return settings._checked()
 
     @property
@@ -105,55 +106,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return self
 
 
-def _decode(kind: type[Any], value: Any) -> Any:
-    if kind is Path and isinstance(value, str | Path):
-        return Path(value).expanduser()
-    raise NotImplementedError
-
-
-def _config_path(
-    config: Path | None, environment: Mapping[str, str], chosen: Mapping[str, Any]
-) -> Path | None:
+def _config_path(config: Path | None, environment: Mapping[str, str], chosen: Mapping[str, Any]) -> Path:
+    """The file to read: the one that is named, which must exist, or the usual one, which need not."""
     if config is None and environment.get(CONFIG):
         config = Path(environment[CONFIG])
-    if config is not None:
-        return config
-    usual = Path(chosen.get("data_dir") or default_data_dir()) / FILE_NAME
-    return usual if usual.exists() else None
-
-
-def _from_file(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise InvalidSettings(f"{path}: {error}") from None
-
-
-def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    known = {name.upper(): name for name in Settings.__struct_fields__ if name != MARKET}
-    policy = {f"{MARKET}_{name}".upper(): name for name in MarketPolicy.__struct_fields__}
-    for variable, value in environment.items():
-        name = variable.removeprefix(PREFIX)
-        if variable == CONFIG or not variable.startswith(PREFIX):
-            continue
-        if name in known:
-            values[known[name]] = value
-        elif name in policy:
-            values.setdefault(MARKET, {})[policy[name]] = value
-        else:
-            raise InvalidSettings(f"{variable} is no setting", hint="`docs/broker.md` lists every setting.")
-    return values
-
-
-def _merge(values: dict[str, Any], source: Mapping[str, Any]) -> None:
-    for name, value in source.items():
-        if name == MARKET and isinstance(value, Mapping):
-            chosen = {key: one for key, one in value.items() if one is not None}
-            if chosen:
-                values[MARKET] = {**values.get(MARKET, {}), **chosen}
-        elif value is not None:
-            values[name] = value
+    if config is None:
+        return Path(chosen.get("data_dir") or default_data_dir()).expanduser() / FILE_NAME
+    if not config.exists():
+        raise InvalidSettings(f"{config} does not exist", hint="Name the file that holds the settings.")
+    return config

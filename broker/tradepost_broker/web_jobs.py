@@ -112,7 +112,11 @@ class JobEndpoints:
         job = self._desk.job(request[ACCOUNT], request.match_info["job"])
         delivery = self._store.get(Delivery, job.accepted[0]) if job.accepted else None
         if delivery is None or not delivery.output_cid:
-            raise UnknownJob(f"job {job.id} is {job.status.value} and has no output", job=job.id)
+            raise UnknownJob(
+                f"job {job.id} is {job.status.value} and has no output",
+                hint="Only an accepted job has one.",
+                job=job.id,
+            )
         data = delivery.output
         if data is None:
             data = await asyncio.to_thread(self._uploads.output_of, delivery)

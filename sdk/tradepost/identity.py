@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature as _CryptographyInvalidSignature
@@ -17,6 +16,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tradepost.durable_files import create_file
 from tradepost.errors import InvalidKey, InvalidSignature
 
 _ECDSA = ec.ECDSA(hashes.SHA256())
@@ -74,9 +74,7 @@ class Identity:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             identity = cls.generate()
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(identity._to_pem())
+            create_file(path, identity._to_pem())
             return identity
         return cls.load(path)
 

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from tradepost.errors import InvalidBundle
+from tradepost.errors import UNDECODABLE, InvalidBundle
 from tradepost_signing.statement import Sha256
 
 #: The statements that count, by their predicate type.
@@ -40,7 +40,7 @@ def attested_digests(payload: bytes) -> frozenset[bytes]:
     """
     try:
         statement = msgspec.json.decode(payload, type=_Statement)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise InvalidBundle(
             f"its statement does not say that a file was published (it may sign a directory): {error}"
         ) from None

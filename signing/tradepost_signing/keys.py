@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
+from tradepost.durable_files import create_file
 from tradepost.errors import InvalidKey, InvalidSignature
 from tradepost.identity import key_id, key_id_of_digest, public_key_from_der
 
@@ -185,14 +185,10 @@ def _read(path: Path) -> bytes:
 
 def _create(path: Path, data: bytes, *, mode: int) -> None:
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        create_file(path, data, mode=mode)
     except FileExistsError:
         raise InvalidKey(
             f"{path} exists, and keys are never overwritten", hint="Give another name."
         ) from None
     except OSError as error:
         raise InvalidKey(f"{path}: {error.strerror}") from None
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

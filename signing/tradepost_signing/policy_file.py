@@ -26,9 +26,9 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 
 from tradepost.content import parse_cid
-from tradepost.errors import InvalidCid, InvalidKey, InvalidTrustPolicy
+from tradepost.durable_files import replace_file
+from tradepost.errors import UNDECODABLE, InvalidCid, InvalidKey, InvalidTrustPolicy
 from tradepost.manifest import ConditionalOperator, Positive, Provider
-from tradepost_signing.atomic_file import replace_file
 from tradepost_signing.keys import PublicKey, PublisherId
 from tradepost_signing.publisher import Publisher
 from tradepost_signing.sigstore_check import read_trusted_root
@@ -142,7 +142,7 @@ def _parse(data: bytes, path: Path) -> Policy:
         raise InvalidTrustPolicy(f"{path} is larger than {_FILE_BYTES_MAX:,} bytes")
     try:
         file = msgspec.toml.decode(data, type=PolicyFile)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise InvalidTrustPolicy(f"{path}: {error}") from None
     publishers = (
         *(Publisher(key=_key(entry, path), **_limits(entry)) for entry in file.publisher),

@@ -15,7 +15,7 @@ import msgspec
 from packaging.version import InvalidVersion, Version
 
 from tradepost.content.cids import parse_cid
-from tradepost.errors import InvalidCid, InvalidRevocations, Revoked
+from tradepost.errors import UNDECODABLE, InvalidCid, InvalidRevocations, Revoked
 from tradepost.manifest import CidText, Count, Positive
 from tradepost_signing.keys import PublisherId
 from tradepost_signing.sigstore_identity import Issuer, SigstoreIdentity, Subject
@@ -123,7 +123,7 @@ def decode_revocations(data: bytes) -> RevocationList:
         raise InvalidRevocations(f"{len(data):,} bytes; the limit is {REVOCATIONS_BYTES_MAX:,}")
     try:
         document = msgspec.json.decode(data, type=RevocationDocument)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise InvalidRevocations(f"not a revocation list: {error}") from None
     if encode_revocations(document) != data:
         raise InvalidRevocations(

@@ -7,8 +7,8 @@ from typing import Annotated, Final
 
 import msgspec
 
-from tradepost.errors import InvalidRevocations, RevocationRollback, TradepostError
-from tradepost_signing.atomic_file import replace_file
+from tradepost.durable_files import replace_file
+from tradepost.errors import UNDECODABLE, InvalidRevocations, RevocationRollback, TradepostError
 from tradepost_signing.bundle import BUNDLE_BYTES_MAX, Signer, bundle_path, sign_bytes
 from tradepost_signing.keys import PublicKey
 from tradepost_signing.revocation import (
@@ -109,7 +109,7 @@ class RevocationStore:
             if len(data) > _FILE_BYTES_MAX:
                 raise InvalidRevocations(f"{self._path} is larger than any list")
             return msgspec.json.decode(data, type=SignedRevocations)
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (OSError, *UNDECODABLE) as error:
             raise InvalidRevocations(f"{self._path}: {error}") from None
 
     def _verify(self, signed: SignedRevocations) -> RevocationList:

@@ -14,7 +14,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from tradepost.errors import InvalidBundle
+from tradepost.errors import UNDECODABLE, InvalidBundle
 
 PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
 
@@ -91,7 +91,7 @@ def decode_statement(payload: bytes) -> FileList:
     """
     try:
         statement = msgspec.json.decode(payload, type=_Statement)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise InvalidBundle(f"it does not hold a statement that this version reads: {error}") from None
     resources = statement.predicate.resources
     files = {resource.name: resource.digest for resource in resources}

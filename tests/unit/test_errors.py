@@ -23,14 +23,21 @@ def test_every_error_crosses_the_wire_as_itself(kind: type[TradepostError]) -> N
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_every_error_says_what_whose_and_where(kind: type[TradepostError]) -> None:
+def test_every_error_says_what_whose_where_and_what_next(kind: type[TradepostError]) -> None:
     assert kind.title().endswith(".")
+    assert kind().hint
     assert 400 <= kind.status < 600
     assert kind().exit_code == EXIT_CODES[kind.fault] >= 10
     text = kind("this time", stage="topk").diagnostics()
     assert "this time" in text
     assert "topk" in text
     assert kind.fault.value in text
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_error_is_imported_from_the_catalogue(kind: type[TradepostError]) -> None:
+    assert kind.__name__ in errors.__all__
+    assert getattr(errors, kind.__name__) is kind
 
 
 def test_exit_codes_are_stable() -> None:

@@ -11,6 +11,7 @@ import pytest
 PACKAGES = [
     "tradepost",
     "tradepost.content",
+    "tradepost.errors",
     "tradepost.testing",
     "tradepost_broker",
     "tradepost_kernels",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,25 @@ async def test_ends_survive_in_their_order(outbox: Outbox, path: Path) -> None:
         await outbox.flush()
     assert reopened(path) == ends
     assert read_pending(path) == 3
+
+
+async def test_a_cancelled_flush_loses_nothing(outbox: Outbox, path: Path) -> None:
+    loop, free = asyncio.get_running_loop(), threading.Event()
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        loop.set_default_executor(executor)
+        busy = executor.submit(free.wait)
+        outbox.record(Settled("a", "accepted", 2000, "2 of 2 agree"))
+        flushing = asyncio.create_task(outbox.flush())
+        await asyncio.sleep(0)  # it has taken what there is, and waits for a thread
+        flushing.cancel()
+        await asyncio.sleep(0)
+        free.set()
+        busy.result()
+        with pytest.raises(asyncio.CancelledError):
+            await flushing
+        await outbox.flush()
+        outbox.close()
+    assert read_earnings(path).earned_microcredits == 2000
 
 
 async def test_what_is_acknowledged_in_time_is_never_written(outbox: Outbox, path: Path) -> None:

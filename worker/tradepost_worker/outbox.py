@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import threading
 import time
 from collections.abc import Iterable
 from contextlib import closing
@@ -70,7 +69,6 @@ class Outbox:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._turn = threading.Lock()  # a cancelled flush may still be writing when the last one comes
         self._database = sqlite3.connect(path, check_same_thread=False)
         self._database.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; {_SCHEMA}")
         rows = self._database.execute("SELECT end FROM lease_end ORDER BY rowid")
@@ -139,7 +137,7 @@ class Outbox:
             await self.flush()
 
     async def flush(self) -> None:
-        """Make everything durable now."""
+        """Make everything durable now. Cancelled, it still ends what it began."""
         self._changed.clear()
         added = [self._pending[lease] for lease in self._unwritten]
         removed = [lease for lease in self._written if lease not in self._pending]
@@ -149,7 +147,12 @@ class Outbox:
         self._written.difference_update(removed)
         self._written.update(end.lease for end in added)
         if added or removed or settled:
-            await asyncio.to_thread(self._write, added, removed, settled, ran)
+            writing = asyncio.ensure_future(asyncio.to_thread(self._write, added, removed, settled, ran))
+            try:
+                await asyncio.shield(writing)
+            except asyncio.CancelledError:
+                await writing  # what it took is kept nowhere else, and the database may be closed next
+                raise
 
     def close(self) -> None:
         """Close the database. What was not flushed is lost."""
@@ -163,7 +166,7 @@ class Outbox:
         ran: Iterable[tuple[str, str]],
     ) -> None:
         rows = [(end.lease, msgspec.msgpack.encode(end)) for end in added]
-        with self._turn, self._database as database:
+        with self._database as database:
             database.executemany("INSERT OR REPLACE INTO lease_end VALUES (?, ?)", rows)
             database.executemany("DELETE FROM lease_end WHERE lease = ?", [(lease,) for lease in removed])
             database.executemany("INSERT OR REPLACE INTO settled VALUES (?, ?, ?, ?, ?)", settled)

@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from tradepost.durable_files import replace_file
 from tradepost.errors import UNDECODABLE, InvalidRequest
 
 _UNITS_S: Final = (86_400, 3_600, 60, 1)
@@ -57,15 +58,7 @@ class OwnersWordFile:
 
     def say(self, word: OwnersWord) -> None:
         """Replace the owner's word at once."""
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary = self._path.with_suffix(".new")
-        temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.json.encode(word))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._path)
+        replace_file(self._path, msgspec.json.encode(word))
 
     def forget(self) -> None:
         """Go back to work."""

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 import platformdirs
@@ -22,11 +22,19 @@ import psutil
 from tradepost.content.sources import parse_gateway_url
 from tradepost.errors import InvalidRequest, InvalidSettings
 from tradepost.money import to_microcredits
+from tradepost.settings_sources import (
+    Tree,
+    build_settings,
+    merge_settings,
+    settings_from_environment,
+    settings_from_file,
+)
 from tradepost_worker import limits
 from tradepost_worker.limits import Limits
 
 ENVIRONMENT_PREFIX: Final = "TRADEPOST_WORKER_"
 FILE_NAME: Final = "worker.toml"
+GUIDE: Final = "docs/worker.md"
 
 log = logging.getLogger(__name__)
 
@@ -67,36 +75,25 @@ class Settings(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
             parse_gateway_url(gateway)
 
 
+class _Shares(msgspec.Struct, frozen=True):
+    cores_max: int | None = None
+    capacity: int | None = None
+    runners_max: int | None = None
+
+
 def load_settings(
     flags: Mapping[str, object] | None = None, environment: Mapping[str, str] | None = None
 ) -> Settings:
     """The settings, where `flags` that are `None` were not given. Raises `InvalidSettings`."""
-    given = {name: value for name, value in (flags or {}).items() if value is not None}
-    from_environment = _from_environment(os.environ if environment is None else environment)
-    state_dir = Path(
-        str(given.get("state_dir") or from_environment.get("state_dir") or default_state_dir())
-    ).absolute()
-    merged = _read_file(state_dir / FILE_NAME) | from_environment | given | {"state_dir": str(state_dir)}
-    if isinstance(gateways := merged.get("gateways"), str):
-        merged["gateways"] = [one.strip() for one in gateways.split(",") if one.strip()]
-    cores = available_cores()
-    try:
-        # Flags and variables are text, so numbers may be written as such.
-        cores_max = msgspec.convert(merged.get("cores_max", cores), int, strict=False)
-        cores = max(1, min(cores, cores_max))
-        capacity = msgspec.convert(merged.get("capacity", cores), int, strict=False)
-        runners_max = msgspec.convert(merged.get("runners_max", min(capacity, cores)), int, strict=False)
-        defaults = {
-            "trust_path": str(state_dir / "trust.toml"),
-            "capacity": capacity,
-            "cores_max": cores_max,
-            "runners_max": runners_max,
-            "threads_per_runner": max(1, cores // max(1, runners_max)),
-            "memory_bytes_max": psutil.virtual_memory().total // 2,
-        }
-        return msgspec.convert(defaults | merged, Settings, strict=False, dec_hook=_decode)
-    except msgspec.ValidationError as error:
-        raise InvalidSettings(str(error)) from None
+    variables = os.environ if environment is None else environment
+    chosen = merge_settings(
+        settings_from_environment(Settings, ENVIRONMENT_PREFIX, variables, guide=GUIDE), flags or {}
+    )
+    state_dir = Path(chosen.get("state_dir") or default_state_dir()).expanduser().absolute()
+    tree = merge_settings(settings_from_file(state_dir / FILE_NAME), chosen, {"state_dir": state_dir})
+    if isinstance(gateways := tree.get("gateways"), str):
+        tree["gateways"] = [one.strip() for one in gateways.split(",") if one.strip()]
+    return build_settings(Settings, merge_settings(_defaults(tree), tree), guide=GUIDE)
 
 
 class LiveLimits:
@@ -151,22 +148,18 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _from_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    names = (field.name for field in msgspec.structs.fields(Settings))
-    variables = {name: ENVIRONMENT_PREFIX + name.upper() for name in names}
-    return {name: environment[variable] for name, variable in variables.items() if variable in environment}
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    try:
-        return msgspec.toml.decode(path.read_bytes(), type=dict[str, Any])
-    except FileNotFoundError:
-        return {}
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise InvalidSettings(f"{path}: {error}") from None
-
-
-def _decode(kind: type, value: object) -> object:
-    if kind is Path:
-        return Path(str(value)).expanduser()
-    raise NotImplementedError(f"settings of type {kind}")
+def _defaults(tree: Tree) -> Tree:
+    """What follows from the device, and from how much of it the owner gives, where they did not choose."""
+    given = build_settings(_Shares, tree, guide=GUIDE)
+    cores_max = given.cores_max or available_cores()
+    cores = max(1, min(available_cores(), cores_max))
+    capacity = given.capacity or cores
+    runners_max = given.runners_max or min(capacity, cores)
+    return {
+        "trust_path": tree["state_dir"] / "trust.toml",
+        "capacity": capacity,
+        "cores_max": cores_max,
+        "runners_max": runners_max,
+        "threads_per_runner": max(1, cores // max(1, runners_max)),
+        "memory_bytes_max": psutil.virtual_memory().total // 2,
+    }

@@ -13,7 +13,6 @@ standing.json    what it may do now, and why     owner.json  what the owner told
 from __future__ import annotations
 
 import fcntl
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import msgspec
 
+from tradepost.durable_files import replace_file
 from tradepost.errors import UNDECODABLE, InvalidSettings
 from tradepost.identity import Identity
 from tradepost_worker.governor import Decision, Readings
@@ -90,7 +90,7 @@ class StateFolder:
 
     def join(self, membership: Membership) -> None:
         """Remember what the device joined."""
-        _replace(self._membership, msgspec.json.format(msgspec.json.encode(membership)))
+        replace_file(self._membership, msgspec.json.format(msgspec.json.encode(membership)))
 
     def revocations(self, operator: str) -> Path:
         """The file of the newest revocation list of the operator whose key has this id."""
@@ -99,7 +99,7 @@ class StateFolder:
     def set_connected(self, is_connected: bool) -> None:
         """Tell `status` whether the running worker is connected."""
         connection = Connection(is_connected=is_connected, since=time.time())
-        _replace(self._connection, msgspec.json.encode(connection))
+        replace_file(self._connection, msgspec.json.encode(connection))
 
     def connection(self) -> Connection | None:
         """The running worker's connection; `None` if no worker runs from this folder."""
@@ -117,7 +117,7 @@ class StateFolder:
 
     def set_standing(self, standing: Standing) -> None:
         """Tell `status` what the running worker may do."""
-        _replace(self._standing, msgspec.json.encode(standing), durable=False)
+        replace_file(self._standing, msgspec.json.encode(standing), durable=False)
 
     def standing(self) -> Standing | None:
         """What the worker that runs, or ran last, was allowed to do; `None` if it never said."""
@@ -139,14 +139,3 @@ class StateFolder:
                 ) from None
             self._connection.unlink(missing_ok=True)
             yield
-
-
-def _replace(path: Path, data: bytes, *, durable: bool = True) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_suffix(".new")
-    with temporary.open("wb") as file:
-        file.write(data)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-    temporary.replace(path)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,9 +17,9 @@ from pathlib import Path
 from typing import Final
 
 from tradepost.content.cids import Cid, parse_cid
+from tradepost.durable_files import ASIDE_PREFIX, sync_folder, write_aside
 
 _COUNT_BYTES: Final = 8
-_ASIDE_PREFIX: Final = ".new-"
 #: A file aside that is older was left by a process that died.
 _ASIDE_NS_MAX: Final = 3600 * 1_000_000_000
 
@@ -101,17 +100,9 @@ class BlockFiles:
         if not shard.is_dir():
             shard.mkdir(exist_ok=True)
             sync_folder(self.folder)
-        descriptor, name = tempfile.mkstemp(dir=shard, prefix=_ASIDE_PREFIX)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.utime(file.fileno(), ns=(now_ns, now_ns))
-                os.fsync(file.fileno())
-        except BaseException:
-            os.unlink(name)
-            raise
-        return Path(name)
+        aside = write_aside(shard, data)
+        os.utime(aside, ns=(now_ns, now_ns))
+        return aside
 
     def commit(self, cid: Cid, aside: Path, size: int) -> None:
         """Give the file aside its name and count it; the caller holds the lock and syncs afterwards."""
@@ -147,18 +138,9 @@ class BlockFiles:
     def sweep(self, now_ns: int) -> None:
         """Remove the files aside that a process left when it died."""
         for shard in self._shards():
-            for path in shard.glob(f"{_ASIDE_PREFIX}*"):
+            for path in shard.glob(f"{ASIDE_PREFIX}*"):
                 if now_ns - path.stat().st_mtime_ns > _ASIDE_NS_MAX:
                     path.unlink(missing_ok=True)
 
     def _shards(self) -> list[Path]:
         return [self.folder / name for name in os.listdir(self.folder) if len(name) == 2]
-
-
-def sync_folder(folder: Path) -> None:
-    """Make what was added to or removed from a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -83,7 +83,9 @@ def _add_leaf(name: str, path: str, mode: int, put: Put | None, on_bytes: OnByte
         return PbLink(link.cid, name, link.tree_bytes)
     if stat.S_ISLNK(mode):
         return _keep(name, encode_symlink(os.readlink(path)), 0, put)
-    raise UnreadableContent(f"{path} is neither a file nor a directory nor a symbolic link")
+    raise UnreadableContent(
+        f"{path} is neither a file nor a directory nor a symbolic link", hint="Leave it out of the tree."
+    )
 
 
 def _add_directory(directory: _Open, put: Put | None) -> PbLink:

@@ -86,7 +86,7 @@ async def extract(
 
 def _refuse_existing(destination: Path) -> None:
     if os.path.lexists(destination):
-        raise UnreadableContent(f"{destination} exists already")
+        raise UnreadableContent(f"{destination} exists already", hint="Name a path that does not exist.")
 
 
 class _Writer:

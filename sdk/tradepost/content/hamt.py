@@ -70,7 +70,8 @@ async def _shard(cid: Cid, get: Get) -> ShardNode:
 
 def _add_shard(entries: list[tuple[bytes, PbLink]], depth: int, put: Put | None) -> PbLink:
     if depth == _HASH_BYTES:
-        raise UnreadableContent(f"names with equal hashes: {', '.join(link.name for _, link in entries)}")
+        names = ", ".join(link.name for _, link in entries)
+        raise UnreadableContent(f"names with equal hashes: {names}", hint="Rename all but one of them.")
     slots: dict[int, list[tuple[bytes, PbLink]]] = {}
     for entry in entries:
         slots.setdefault(entry[0][depth], []).append(entry)

@@ -10,9 +10,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from tradepost.content.block_files import BlockFiles, sync_folder
+from tradepost.content.block_files import BlockFiles
 from tradepost.content.cids import Cid, codec_of, verify_block
 from tradepost.content.dag import links_of
+from tradepost.durable_files import sync_folder
 from tradepost.errors import ContentMismatch, UnknownCid
 
 

@@ -1,0 +1,67 @@
+"""Files that outlast a crash whole: with the content they had or with the content they get.
+
+New content is written to a file aside, in the same folder, synced, and renamed over the name that it is for.
+The folder is synced as well, or the new name may be lost with the power. Files are readable by their owner
+only unless a caller says otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Final
+
+#: What the names of files aside begin with, so that those of a process that died can be found.
+ASIDE_PREFIX: Final = ".new-"
+
+
+def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Give the file at `path` this content, which readers see at once; the folder is made if absent.
+
+    Without `durable`, for what is written often and worth little, a loss of power may lose it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    aside = write_aside(path.parent, data, durable=durable)
+    try:
+        aside.replace(path)
+    except BaseException:
+        aside.unlink()
+        raise
+    if durable:
+        sync_folder(path.parent)
+
+
+def create_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Write a new file. Raises `FileExistsError` rather than overwrite one."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    _write(descriptor, data, durable=True)
+    sync_folder(path.parent)
+
+
+def write_aside(folder: Path, data: bytes, *, durable: bool = True) -> Path:
+    """Write `data` to a new file in `folder` that is still to be renamed; nothing is left if that fails."""
+    descriptor, name = tempfile.mkstemp(dir=folder, prefix=ASIDE_PREFIX)
+    try:
+        _write(descriptor, data, durable=durable)
+    except BaseException:
+        os.unlink(name)
+        raise
+    return Path(name)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make what was added to or removed from a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write(descriptor: int, data: bytes, *, durable: bool) -> None:
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())

@@ -1,0 +1,95 @@
+"""The places that a program's settings come from: a TOML file, the environment and the command line.
+
+Each gives a tree of names as the file has it, in which a struct among the settings is a table: `[market]
+hold_s` in the file is `MARKET_HOLD_S`, after the program's prefix, in the environment. An unknown name is an
+error, so that a typo cannot leave a default in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from tradepost.errors import UNDECODABLE, InvalidSettings
+
+Tree = dict[str, Any]
+SettingsT = TypeVar("SettingsT", bound=msgspec.Struct)
+
+
+def settings_from_file(path: Path) -> Tree:
+    """What the file at `path` sets, nothing if it is absent. Raises `InvalidSettings`."""
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=Tree)
+    except FileNotFoundError:
+        return {}
+    except (OSError, *UNDECODABLE) as error:
+        raise InvalidSettings(f"{path}: {error}", hint="Correct this file: it must be TOML.") from None
+
+
+def settings_from_environment(
+    kind: type[msgspec.Struct], prefix: str, environment: Mapping[str, str], *, guide: str
+) -> Tree:
+    """What the variables with this prefix set of `kind`.
+
+    Raises `InvalidSettings`, which names `guide`, for one that is no setting.
+    """
+    places = {prefix + "_".join(place).upper(): place for place in _places(kind)}
+    tree: Tree = {}
+    for variable, value in environment.items():
+        if not variable.startswith(prefix):
+            continue
+        if variable not in places:
+            raise InvalidSettings(f"{variable} is no setting", hint=_hint(guide))
+        *tables, name = places[variable]
+        table = tree
+        for one in tables:
+            table = table.setdefault(one, {})
+        table[name] = value
+    return tree
+
+
+def merge_settings(*sources: Mapping[str, Any]) -> Tree:
+    """One tree, in which a later source wins; what is `None` was not given."""
+    merged: Tree = {}
+    for source in sources:
+        for name, value in source.items():
+            if isinstance(value, Mapping):
+                table = merged.get(name)
+                merged[name] = merge_settings(table if isinstance(table, Mapping) else {}, value)
+            elif value is not None:
+                merged[name] = value
+    return merged
+
+
+def build_settings(kind: type[SettingsT], tree: Mapping[str, Any], *, guide: str) -> SettingsT:
+    """The settings in `tree`. Numbers may be text, as they are in variables; `~` begins the home folder.
+
+    Raises `InvalidSettings`, which names `guide`, and what `kind` raises itself.
+    """
+    try:
+        return msgspec.convert(tree, kind, strict=False, dec_hook=_path)
+    except msgspec.ValidationError as error:
+        raise InvalidSettings(str(error), hint=_hint(guide)) from None
+
+
+def _places(kind: type[msgspec.Struct]) -> list[tuple[str, ...]]:
+    places: list[tuple[str, ...]] = []
+    for field in msgspec.structs.fields(kind):
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            places += [(field.name, *place) for place in _places(field.type)]
+        else:
+            places.append((field.name,))
+    return places
+
+
+def _path(kind: type, value: object) -> Path:
+    if kind is not Path or not isinstance(value, str | Path):
+        raise ValueError(f"Expected a {kind.__name__.lower()}, got {value!r}")  # msgspec adds where
+    return Path(value).expanduser()
+
+
+def _hint(guide: str) -> str:
+    return f"`{guide}` lists every setting."
