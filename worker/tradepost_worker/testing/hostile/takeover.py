@@ -1,7 +1,7 @@
 """A runner that was taken over: arbitrary Python inside it, after lock-down, goes after what was planted.
 
 The control sends the same attempts through an ordinary child of the same agent, which inherits its
-environment and is not locked down. There they must come back with everything that was planted: an attempt that
+environment and is not locked down. There they must come back with all that was planted: an attempt that
 fails anywhere proves nothing about the sandbox.
 """
 
