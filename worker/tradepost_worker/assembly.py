@@ -19,6 +19,7 @@ from tradepost.protocol import Offer
 from tradepost_worker.agent import Agent
 from tradepost_worker.broker_api import BrokerApi
 from tradepost_worker.capabilities import probe_capabilities
+from tradepost_worker.compile_cache import CompileCache
 from tradepost_worker.cpu_share import CpuShare
 from tradepost_worker.governor import Governor
 from tradepost_worker.lease_work import LeaseWork, PipelineRunner
@@ -90,7 +91,12 @@ async def worker_from_settings(
             start_runner=lambda: RunnerProcess.start(threads=settings.threads_per_runner),
         )
         first = await group.start()
-        runners = RunnerPool(runners_max=settings.runners_max, start=group.start, spare=first)
+        runners = RunnerPool(
+            runners_max=settings.runners_max,
+            start=group.start,
+            spare=first,
+            compile_cache=CompileCache(state.compiled, bytes_max=settings.compiled_bytes_max),
+        )
         stack.push_async_callback(runners.close)
         capabilities = probe_capabilities(first.ready, settings)
         revocations = open_revocations(state, membership)

@@ -26,6 +26,7 @@ from tradepost.errors import InvalidTrustPolicy, TradepostError
 from tradepost_signing.trust import TrustPolicy
 from tradepost_worker import service
 from tradepost_worker.broker_api import BrokerApi
+from tradepost_worker.compile_cache import what_is_wrong
 from tradepost_worker.runner_messages import Ready
 from tradepost_worker.runner_process import RunnerProcess
 from tradepost_worker.sensors import not_enforceable
@@ -78,6 +79,7 @@ async def examine(settings: Settings) -> list[Check]:
         check_libc(*platform.libc_ver(), system=sys.platform),
         check_wheels(wheels),
         *check_files(state.path),
+        check_compiled(state.compiled),
         check_trust(settings.trust_path),
         check_disk(state.path, settings.disk_free_bytes_min),
         *check_limits(settings, wheels),
@@ -166,6 +168,18 @@ def check_files(folder: Path) -> list[Check]:
         else:
             checks.append(ok(name, f"{path}, its owner's alone"))
     return checks
+
+
+def check_compiled(folder: Path) -> Check:
+    """Whether the compiled kernels are as the worker left them."""
+    if not (finding := what_is_wrong(folder)):
+        return ok("compiled kernels", f"{folder}, as the worker left it")
+    return Check(
+        name="compiled kernels",
+        health=Health.WARNING,
+        says=f"{finding}; nothing of it runs, and kernels are compiled again",
+        fix=f"Find out what wrote there (a failing disk can, too), then: rm -r {folder}",
+    )
 
 
 def check_trust(path: Path) -> Check:

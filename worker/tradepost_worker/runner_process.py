@@ -24,6 +24,7 @@ from tradepost.errors import (
     InvalidInput,
     InvalidTensorDocument,
     LeaseTimeout,
+    LoadingTooCostly,
     NoEligibleWorker,
     Problem,
     RunnerFailed,
@@ -34,8 +35,10 @@ from tradepost.errors import (
 from tradepost.manifest import Manifest
 from tradepost_worker.memory_limit import MemoryLimit
 from tradepost_worker.runner_messages import (
+    COMPILED_BYTES_MAX,
     FromRunner,
     Load,
+    Loaded,
     MessageBuffer,
     Ran,
     Ready,
@@ -70,7 +73,7 @@ _ENVIRONMENT: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 #: With what a runner may refuse to load, and to run.
-_LOAD_REFUSALS: Final = (StageFailure, NoEligibleWorker)
+_LOAD_REFUSALS: Final = (StageFailure, NoEligibleWorker, LoadingTooCostly)
 _RUN_REFUSALS: Final = (InvalidInput, InvalidTensorDocument, LeaseTimeout, SandboxUnavailable)
 
 
@@ -148,20 +151,28 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         *,
         memory_bytes_max: int,
         output_bytes_max: int,
+        compiled: Mapping[str, bytes] | None = None,
         load_s_max: float = LOAD_S_MAX,
-    ) -> None:
+    ) -> dict[str, bytes]:
         """Load a pipeline into the fresh runner, which compiles its kernels and prepares its models.
 
-        Raises `StageFailure` for an artifact that loads nowhere, `NoEligibleWorker`, `LeaseTimeout` after
-        `load_s_max` seconds, or `RunnerFailed`.
+        `compiled` is code that an earlier runner of the same pipeline returned from here, by CID; what is
+        returned now is the code of the kernels that had to be compiled. It is whatever the runner says.
+
+        Raises `StageFailure` for an artifact that loads nowhere, `NoEligibleWorker`, `LoadingTooCostly` if
+        the runner ends or takes more than `load_s_max` seconds, or `RunnerFailed`.
         """
         self._memory = MemoryLimit(self.pid)
         self._memory.allow(memory_bytes_max + MEMORY_OVERHEAD_BYTES)
-        self._received.bytes_max = output_bytes_max + _CONTROL_BYTES_MAX
-        message = Load(manifest=manifest, artifacts=dict(artifacts))
+        self._received.bytes_max = COMPILED_BYTES_MAX + _CONTROL_BYTES_MAX
+        message = Load(manifest=manifest, artifacts=dict(artifacts), compiled=dict(compiled or {}))
         reply = await self._ask(message, load_s_max, phase="load")
+        self._received.bytes_max = output_bytes_max + _CONTROL_BYTES_MAX
         if isinstance(reply, Refused):
             raise _refusal(reply.problem, _LOAD_REFUSALS)
+        if not isinstance(reply, Loaded):
+            raise self._fail(RunnerFailed(f"the runner answered a load with {type(reply).__name__}"))
+        return reply.compiled
 
     async def run(self, document: bytes, *, wall_s_max: float) -> Ran:
         """Run the loaded pipeline.
@@ -266,7 +277,7 @@ class RunnerProcess(asyncio.SubprocessProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The process has ended and its pipes are drained."""
-        self._fail(RunnerFailed(self._last_words()))
+        self._fail(self._blame(self._last_words()))
         self._transport.close()
         self._ended.set()
 
@@ -302,14 +313,21 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         elif head.phase == "start":
             self._fail(RunnerFailed(f"it did not start within {head.wall_s_max:g} s"))
         else:
-            self._fail(LeaseTimeout(f"killed after {head.killed_after_s:.1f} s of its {head.phase}"))
+            what = f"killed after {head.killed_after_s:.1f} s of its {head.phase}"
+            self._fail(LoadingTooCostly(what) if head.phase == "load" else LeaseTimeout(what))
 
     def _check_memory(self) -> None:
         self._memory_check = None
         if self._memory is not None and (used_bytes := self._memory.excess()) is not None:
-            self._fail(RunnerFailed(f"killed at {used_bytes:,} bytes of memory"))
+            self._fail(self._blame(f"killed at {used_bytes:,} bytes of memory"))
         elif self._requests:
             self._memory_check = self._loop.call_later(MEMORY_POLL_S, self._check_memory)
+
+    def _blame(self, what: str) -> TradepostError:
+        """The end of this process, which says little while it loads: how much an artifact takes differs by
+        device, and so does how a compiler or onnxruntime dies of it. Neither side is to blame then."""
+        is_loading = bool(self._requests) and self._requests[0].phase == "load"
+        return LoadingTooCostly(what) if is_loading else RunnerFailed(what)
 
     def _fail(self, error: TradepostError) -> TradepostError:
         """Kill the process; the first reason counts. Returns the error."""

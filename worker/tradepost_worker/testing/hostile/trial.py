@@ -77,15 +77,17 @@ class _Watch:
                 *,
                 memory_bytes_max: int,
                 output_bytes_max: int,
+                compiled: Mapping[str, bytes] | None = None,
                 load_s_max: float = watch.case.load_s,
-            ) -> None:
+            ) -> dict[str, bytes]:
                 started_s = time.monotonic()
                 try:
-                    await super().load(
+                    return await super().load(
                         manifest,
                         artifacts,
                         memory_bytes_max=memory_bytes_max,
                         output_bytes_max=output_bytes_max,
+                        compiled=compiled,
                         load_s_max=load_s_max,
                     )
                 finally:
