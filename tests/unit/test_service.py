@@ -49,6 +49,10 @@ def test_the_unit_runs_this_python(tmp_path: Path) -> None:
     assert '/st%%ate dir"' in line
 
 
+def test_the_unit_asks_for_a_control_group_to_divide(tmp_path: Path) -> None:
+    assert "Delegate=memory pids" in SystemdUnit(tmp_path).text(tmp_path).splitlines()
+
+
 def test_the_property_list_says_the_same(tmp_path: Path) -> None:
     facts = plistlib.loads(LaunchdAgent(tmp_path).text(tmp_path).encode())
     assert facts["ProgramArguments"] == worker_command(tmp_path)

@@ -20,6 +20,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal
 
+import msgspec
+
 from tradepost.errors import (
     InvalidInput,
     InvalidTensorDocument,
@@ -33,6 +35,7 @@ from tradepost.errors import (
     TradepostError,
 )
 from tradepost.manifest import Manifest
+from tradepost_worker.control_group import ControlGroup, ControlGroups
 from tradepost_worker.memory_limit import MemoryLimit
 from tradepost_worker.runner_messages import (
     COMPILED_BYTES_MAX,
@@ -108,6 +111,7 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         self._failure: TradepostError | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._memory: MemoryLimit | None = None
+        self._group: ControlGroup | None = None
         self._memory_check: asyncio.TimerHandle | None = None
         self._suspended_at_s: float | None = None
         self._suspended_s = 0.0
@@ -120,10 +124,13 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         self.ready: Ready
 
     @classmethod
-    async def start(cls, *, threads: int = 1, boot: str = _BOOT) -> RunnerProcess:
+    async def start(
+        cls, *, threads: int = 1, boot: str = _BOOT, groups: ControlGroups | None = None
+    ) -> RunnerProcess:
         """A runner, locked down and ready to load. Raises `RunnerFailed`, `SandboxUnavailable`.
 
-        `boot` is the program that it runs; tests and other entry points replace it.
+        `boot` is the program that it runs; tests and other entry points replace it. `groups` is where it gets
+        a control group of its own from, and then it says so among its isolation.
         """
         environment = _ENVIRONMENT | {
             name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ
@@ -138,7 +145,12 @@ class RunnerProcess(asyncio.SubprocessProtocol):
             start_new_session=True,
         )
         try:
+            if groups is not None:
+                runner._group = groups.admit(runner.pid)
             await runner._begin()
+            if groups is not None:
+                isolation = groups.seen_in(runner.ready.isolation)
+                runner.ready = msgspec.structs.replace(runner.ready, isolation=isolation)
         except BaseException:
             await runner.close()
             raise
@@ -164,6 +176,8 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         """
         self._memory = MemoryLimit(self.pid)
         self._memory.allow(memory_bytes_max + MEMORY_OVERHEAD_BYTES)
+        if self._group is not None:
+            self._group.allow_memory(memory_bytes_max + MEMORY_OVERHEAD_BYTES)
         self._received.bytes_max = COMPILED_BYTES_MAX + _CONTROL_BYTES_MAX
         message = Load(manifest=manifest, artifacts=dict(artifacts), compiled=dict(compiled or {}))
         reply = await self._ask(message, load_s_max, phase="load")
@@ -217,6 +231,8 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         """Kill the process group and wait for its end."""
         self._fail(RunnerInterrupted("the runner was closed"))
         await self._ended.wait()
+        if self._group is not None:
+            self._group.remove()
 
     async def _begin(self) -> None:
         pipe = self._transport.get_pipe_transport(0)
@@ -348,6 +364,8 @@ class RunnerProcess(asyncio.SubprocessProtocol):
 
     def _kill_group(self) -> None:
         self._signal_group(signal.SIGKILL)
+        if self._group is not None:
+            self._group.kill()
 
     def _signal_group(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):  # it has ended by itself
@@ -355,6 +373,8 @@ class RunnerProcess(asyncio.SubprocessProtocol):
 
     def _last_words(self) -> str:
         code = self._transport.get_returncode()
+        if self._group is not None and self._group.ran_out_of_memory():
+            return "the runner was killed by the system at its memory limit"
         if code is not None and code < 0:
             how = f"was killed by signal {-code} ({signal.strsignal(-code)})"
         else:

@@ -51,7 +51,7 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """What the worker may do, at a time (Unix seconds), and what it does."""
+    """What the worker may do, at a time (Unix seconds), what it does, and the isolation of its runners."""
 
     at: float
     decision: Decision
@@ -59,6 +59,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits
     running: int
     preemptions: int
+    isolation: tuple[str, ...] = ()
 
 
 class StateFolder:
