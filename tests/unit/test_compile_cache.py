@@ -205,6 +205,13 @@ def test_code_that_is_too_large_is_not_kept(folder: Path) -> None:
     assert entries(folder) == []
 
 
+def test_no_more_is_read_than_fits_one_load(folder: Path) -> None:
+    cache = CompileCache(folder, bytes_max=1 << 30)
+    for kernel in "abc":
+        cache.write(READY, PIPELINE, {kernel: bytes(COMPILED_BYTES_MAX // 2)}, ())
+    assert list(cache.read(READY, PIPELINE, "abc")) == ["a", "b"]
+
+
 def test_a_write_that_fails_leaves_nothing_and_raises_nothing(
     cache: CompileCache, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

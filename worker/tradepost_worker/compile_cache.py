@@ -34,6 +34,7 @@ from tradepost_worker.runner_messages import COMPILED_BYTES_MAX, Ready
 _KEY_NAME: Final = "key"
 #: The newest file that was not as the agent wrote it.
 _TAMPERED_NAME: Final = "tampered"
+_NO_ENTRIES: Final = frozenset({_KEY_NAME, _TAMPERED_NAME})
 _KEY_BYTES: Final = 32
 _MAC_BYTES: Final = 32
 _FILE_BYTES_MAX: Final = _MAC_BYTES + COMPILED_BYTES_MAX
@@ -66,16 +67,19 @@ class CompileCache:
         self._key = self._open()
 
     def read(self, ready: Ready, pipeline: str, kernels: Iterable[str]) -> dict[str, bytes]:
-        """The compiled code of these kernels (CIDs) of a pipeline, as far as it is here, for a runner that
-        said `ready`."""
+        """The compiled code of these kernels (CIDs) of a pipeline for a runner that said `ready`, as far as it
+        is here and fits `COMPILED_BYTES_MAX` altogether."""
         found: dict[str, bytes] = {}
+        left = COMPILED_BYTES_MAX
         for kernel in kernels:
             code = self._read(_purpose(ready, pipeline, kernel))
-            if code is None:
+            if code is None or len(code) > left:
                 self.counts.misses += 1
-            elif len(code) + sum(map(len, found.values())) <= COMPILED_BYTES_MAX:
-                self.counts.hits += 1
-                found[kernel] = code
+                continue
+            self.counts.hits += 1
+            found[kernel] = code
+            left -= len(code)
+        log.debug("%d kernels of pipeline %s need no compiling.", len(found), pipeline)
         return found
 
     def write(self, ready: Ready, pipeline: str, compiled: Mapping[str, bytes], sent: Iterable[str]) -> None:
@@ -142,7 +146,8 @@ class CompileCache:
         files = [
             (status.st_mtime_ns, status.st_size, entry.path)
             for entry in os.scandir(self._folder)
-            if entry.name != _KEY_NAME and stat.S_ISREG((status := entry.stat(follow_symlinks=False)).st_mode)
+            if entry.name not in _NO_ENTRIES
+            and stat.S_ISREG((status := entry.stat(follow_symlinks=False)).st_mode)
         ]
         used_bytes = sum(size for _, size, _ in files)
         for _, size, path in sorted(files):
