@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -113,23 +111,6 @@ async def test_keeping_writes_without_being_asked(outbox: Outbox, path: Path) ->
     keeping.cancel()
     await asyncio.gather(keeping, return_exceptions=True)
     assert reopened(path) == [end("a")]
-
-
-async def test_a_write_that_waits_for_its_turn_outlives_who_asked_for_it(outbox: Outbox, path: Path) -> None:
-    loop, free = asyncio.get_running_loop(), threading.Event()
-    loop.set_default_executor(ThreadPoolExecutor(1))
-    busy = loop.run_in_executor(None, free.wait)
-    outbox.add(end("a"))
-    outbox.record(Settled("b", "accepted", 2000, ""))
-    asked = asyncio.create_task(outbox.flush())
-    await asyncio.wait([asked], timeout=0)
-    asked.cancel()
-    await asyncio.wait([asked])
-    free.set()
-    await busy
-    await outbox.flush()
-    assert read_pending(path) == 1
-    assert read_earnings(path).earned_microcredits == 2000
 
 
 async def test_earnings_are_summed_once_per_lease(outbox: Outbox, path: Path) -> None:

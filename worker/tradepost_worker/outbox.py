@@ -81,7 +81,6 @@ class Outbox:
         self._pipelines: dict[str, str] = {}
         self._settled: list[tuple[str, float, str, int, str]] = []
         self._ran: list[tuple[str, str]] = []
-        self._writing: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._emptied = asyncio.Event()
 
@@ -140,9 +139,7 @@ class Outbox:
             await self.flush()
 
     async def flush(self) -> None:
-        """Make everything durable now, also what was being written for someone who stopped waiting."""
-        if self._writing is not None:
-            await asyncio.shield(self._writing)
+        """Make everything durable now."""
         self._changed.clear()
         added = [self._pending[lease] for lease in self._unwritten]
         removed = [lease for lease in self._written if lease not in self._pending]
@@ -152,10 +149,7 @@ class Outbox:
         self._written.difference_update(removed)
         self._written.update(end.lease for end in added)
         if added or removed or settled:
-            # A write that has not got a thread yet would go with whoever asked for it.
-            writing = asyncio.to_thread(self._write, added, removed, settled, ran)
-            self._writing = asyncio.create_task(writing)
-            await asyncio.shield(self._writing)
+            await asyncio.to_thread(self._write, added, removed, settled, ran)
 
     def close(self) -> None:
         """Close the database. What was not flushed is lost."""
