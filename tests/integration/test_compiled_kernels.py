@@ -11,11 +11,14 @@ from wasmtime import Module
 
 import tradepost_kernels
 from tradepost.errors import LoadingTooCostly, RunnerFailed
-from tradepost_worker import wasm_profile
+from tradepost.protocol import Deliver
+from tradepost_worker import control_group, wasm_profile
 from tradepost_worker.compile_cache import CompileCache
 from tradepost_worker.pipeline_run import PipelineRun
 from tradepost_worker.runner_pool import RunnerPool
 from tradepost_worker.runner_process import RunnerProcess
+from tradepost_worker.state import StateFolder
+from tradepost_worker.testing.lent_device import lent_device
 from tradepost_worker.testing.samples import SamplePipeline, kernel_pipeline, sample_input
 
 PIPELINE = kernel_pipeline(tradepost_kernels.load("noop"))
@@ -110,3 +113,14 @@ async def test_a_runner_cannot_hand_over_more_than_fits(run: Run, cache: Compile
     huge = "executor.Executor.take_compiled = lambda self: {cid: bytes(40 << 20) for cid in self._compiled}"
     with pytest.raises(RunnerFailed, match="a message of 41,9"):
         await run(_BOOT.format(patch=huge))
+
+
+async def test_a_worker_keeps_what_its_runners_compile(tmp_path: Path) -> None:
+    async with lent_device(tmp_path) as device, device.worker():
+        await device.broker.send(device.broker.grant(PIPELINE, sample_input(1)))
+        assert (await device.broker.next(Deliver)).output is not None
+        standing = StateFolder(tmp_path).standing()
+    assert file_of(tmp_path / "compiled").stat().st_size > 32
+    assert standing is not None
+    assert standing.isolation == device.broker.hellos[-1].offer.capabilities.isolation
+    assert ("cgroup" in standing.isolation) == (not control_group.why_not())

@@ -67,7 +67,7 @@ class CompileCache:
         self._key = self._open()
 
     def read(self, ready: Ready, pipeline: str, kernels: Iterable[str]) -> dict[str, bytes]:
-        """The compiled code of these kernels (CIDs) of a pipeline for a runner that said `ready`, as far as it
+        """The compiled code of a pipeline's kernels (CIDs), for a runner that said `ready`, as far as it
         is here and fits `COMPILED_BYTES_MAX` altogether."""
         found: dict[str, bytes] = {}
         left = COMPILED_BYTES_MAX
@@ -143,12 +143,11 @@ class CompileCache:
 
     def _evict(self, room_bytes: int) -> None:
         """Remove what was used longest ago until there is room."""
-        files = [
-            (status.st_mtime_ns, status.st_size, entry.path)
-            for entry in os.scandir(self._folder)
-            if entry.name not in _NO_ENTRIES
-            and stat.S_ISREG((status := entry.stat(follow_symlinks=False)).st_mode)
-        ]
+        files = []
+        for entry in os.scandir(self._folder):
+            status = entry.stat(follow_symlinks=False)
+            if entry.name not in _NO_ENTRIES and stat.S_ISREG(status.st_mode):
+                files.append((status.st_mtime_ns, status.st_size, entry.path))
         used_bytes = sum(size for _, size, _ in files)
         for _, size, path in sorted(files):
             if used_bytes + room_bytes <= self._bytes_max:
