@@ -21,13 +21,16 @@ from tradepost.errors import RunnerFailed, StageFailure, TradepostError
 from tradepost.manifest import KernelStage, Manifest
 from tradepost_worker.compile_cache import CompileCache
 from tradepost_worker.pipeline_run import PipelineRun
-from tradepost_worker.runner_process import RunnerInterrupted, RunnerProcess
+from tradepost_worker.runner_process import LOAD_S_MAX, RunnerInterrupted, RunnerProcess
 
 #: Runs shorter than this are sent ahead of their turn, up to `_DEPTH` at once.
 _SHORT_S: Final = 0.005
 _DEPTH: Final = 4
 #: How long a runner stays idle before another pipeline may have its place for a second runner.
 _IDLE_S: Final = 1.0
+#: Loading ends before the lease for which it began, or the worker would be blamed for what blames nobody: a
+#: lease lasts for the pipeline's wall-clock limit and a grace, by default of 20 s.
+_LOAD_GRACE_S: Final = 15.0
 
 
 class RunnablePipeline(Protocol):
@@ -228,6 +231,7 @@ class RunnerPool:
             memory_bytes_max=sum(stage.memory_bytes for stage in manifest.stages) + 2 * documents_bytes,
             output_bytes_max=manifest.limits.output_bytes,
             compiled=known,
+            load_s_max=min(LOAD_S_MAX, manifest.limits.wall_ms / 1000 + _LOAD_GRACE_S),
         )
         if cache is not None and compiled:
             if not compiled.keys() <= kernels:

@@ -78,7 +78,7 @@ class _Watch:
                 memory_bytes_max: int,
                 output_bytes_max: int,
                 compiled: Mapping[str, bytes] | None = None,
-                load_s_max: float = watch.case.load_s,
+                load_s_max: float = 0.0,
             ) -> dict[str, bytes]:
                 started_s = time.monotonic()
                 try:
@@ -88,7 +88,7 @@ class _Watch:
                         memory_bytes_max=memory_bytes_max,
                         output_bytes_max=output_bytes_max,
                         compiled=compiled,
-                        load_s_max=load_s_max,
+                        load_s_max=watch.case.load_s,
                     )
                 finally:
                     watch.load_s = time.monotonic() - started_s
