@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tradepost_worker.testing.hostile import hunt
 from tradepost_worker.testing.hostile.cases import RETURNED, TRAP, wasm_case
 from tradepost_worker.testing.hostile.models import onnx_cases
 from tradepost_worker.testing.hostile.module_builders import LOOP, reactor
@@ -31,6 +32,7 @@ def test_everything_is_contained():
     assert figures["onnx_cases"] >= 40
     assert figures["contained"] == figures["wasm_cases"] + figures["onnx_cases"]
     assert {"no_new_privs", "rlimits", "landlock", "seccomp"} <= set(figures["isolation"])
+    assert {"file", "key", "environment", "listener"} <= set(figures["control"])
 
 
 def test_every_case_has_a_name_of_its_own():
@@ -45,3 +47,14 @@ async def test_a_case_that_is_not_contained_is_a_breach():
         wasm_case("late", lambda: reactor(f"{LOOP} unreachable"), RETURNED, wall_s=0.01, fuel=1 << 52)
     )
     assert any("lease-timeout" in breach for breach in late.breaches())
+
+
+async def test_a_hunt_that_would_notice_nothing_is_broken(monkeypatch):
+    async def find_nothing(codes):
+        return dict.fromkeys(codes, "refused: OSError: it is not there")
+
+    monkeypatch.setattr(hunt, "run_unlocked", find_nothing)
+    caught = await hunt.hunt()
+    assert caught.found == ()
+    assert caught.control == ()
+    assert caught.missed == ("environment", "file", "key", "listener")

@@ -5,14 +5,17 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from tradepost.errors import InvalidModel, LeaseTimeout
+from tradepost.errors import Fault, InvalidModel, LoadingTooCostly
+from tradepost.protocol import GiveBack, GiveBackReason
 from tradepost_worker.executor import Executor
 from tradepost_worker.inference import Inference
+from tradepost_worker.lease_work import give_back
 from tradepost_worker.runner_process import RunnerProcess
 from tradepost_worker.sandbox import Sandbox
 from tradepost_worker.testing.hostile.cases import RETURNED, onnx_case
 from tradepost_worker.testing.hostile.models import onnx_cases
 from tradepost_worker.testing.hostile.modules import wasm_cases
+from tradepost_worker.testing.hostile.trial import attempt
 
 LOOP = next(case for case in onnx_cases() if case.name == "Loop that its stage does not name")
 
@@ -37,7 +40,7 @@ async def test_loading_ends_at_its_limit_and_takes_the_runner_with_it():
     bomb = next(case for case in wasm_cases() if case.name == "100,000 functions").pipeline()
     runner = await RunnerProcess.start()
     try:
-        with pytest.raises(LeaseTimeout, match=r"killed after 0\.1 s of its load"):
+        with pytest.raises(LoadingTooCostly, match=r"killed after 0\.1 s of its load"):
             await runner.load(
                 bomb.manifest,
                 bomb.artifacts,
@@ -46,5 +49,45 @@ async def test_loading_ends_at_its_limit_and_takes_the_runner_with_it():
                 load_s_max=0.1,
             )
         assert not runner.is_alive
+    finally:
+        await runner.close()
+
+
+@pytest.mark.parametrize(
+    ("cases", "name"),
+    [
+        (wasm_cases, "3,000 br_tables of 1,000 targets"),  # the compiler runs out of memory
+        (wasm_cases, "a br_table of 1 million targets"),  # the compiler has limits of its own
+        (wasm_cases, "100,000 functions"),  # it takes too long
+        (onnx_cases, "40 doublings of a constant"),  # onnxruntime runs out of memory
+    ],
+)
+async def test_a_bomb_that_goes_off_in_loading_is_given_back_and_blames_nobody(cases, name):
+    verdict = await attempt(next(case for case in cases() if case.name == name))
+    assert verdict.code == "loading-too-costly"
+    assert verdict.left_behind == ()
+    error = LoadingTooCostly(verdict.said.decode())
+    assert error.fault is Fault.MARKET
+    end = give_back("lease", error)
+    assert isinstance(end.frame, GiveBack), "no receipt, so nothing to be verified"
+    assert end.frame.reason is GiveBackReason.REFUSED, "which never counts against the worker"
+
+
+@pytest.mark.parametrize("how", ["os.abort()", "sys.exit(1)", "raise MemoryError"])
+async def test_a_runner_that_ends_while_it_loads_blames_nobody(how):
+    boot = (
+        "import json, os, sys; sys.path[:] = json.loads(sys.argv[1])\n"
+        "from tradepost_worker import executor, runner\n"
+        f"def die(*_, **__):\n    {how}\n"
+        "executor.Executor.__init__ = die\n"
+        "runner.main(int(sys.argv[2]), int(sys.argv[3]))"
+    )
+    pipeline = LOOP.pipeline()
+    runner = await RunnerProcess.start(boot=boot)
+    try:
+        with pytest.raises(LoadingTooCostly):
+            await runner.load(
+                pipeline.manifest, pipeline.artifacts, memory_bytes_max=1 << 30, output_bytes_max=1 << 20
+            )
     finally:
         await runner.close()

@@ -95,7 +95,7 @@ def test_limits_that_nothing_can_hold(tmp_path: Path) -> None:
 
 def test_what_a_runner_says() -> None:
     isolation = Isolation(achieved=("process",), refused={"landlock": "the kernel has none"})
-    ready = Ready(isolation=isolation, providers=("cpu",), engines={"wasmtime": "50"})
+    ready = Ready(isolation=isolation, providers=("cpu",), engines={"wasmtime": "50"}, code="0" * 64)
     checks = {
         check.name: found(check) for check in doctor.check_ready(ready, ["onnxruntime", "onnxruntime-gpu"])
     }

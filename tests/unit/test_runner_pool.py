@@ -33,8 +33,9 @@ class PretendedRunner:
         self.is_alive = True
         self.runs: dict[bytes, asyncio.Future[Ran]] = {}
 
-    async def load(self, manifest: Any, artifacts: Any, **limits: int) -> None:
+    async def load(self, manifest: Any, artifacts: Any, **limits: Any) -> None:
         self.pipeline = manifest.name
+        self.limits = limits
         if self.device.load_error is not None:
             raise self.device.load_error
 
@@ -231,6 +232,17 @@ async def test_an_artifact_that_does_not_load_fails_its_runs_and_holds_no_place(
     await device.settle()
     device.finish(b"1")
     await asked
+    await device.pool.close()
+
+
+@pytest.mark.parametrize(("wall_ms", "load_s_max"), [(1_000, 16), (30_000, 45), (600_000, 60)])
+async def test_loading_ends_before_its_lease_does(wall_ms: int, load_s_max: float):
+    device = Device(runners_max=1)
+    asked = device.ask(kernel_pipeline(b"a", wall_ms=wall_ms), b"1")
+    await device.settle()
+    device.finish(b"1")
+    await asked
+    assert device.runners[0].limits["load_s_max"] == load_s_max
     await device.pool.close()
 
 

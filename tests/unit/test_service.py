@@ -12,6 +12,7 @@ import pytest
 
 from tradepost.errors import InvalidRequest, RunnerFailed
 from tradepost.protocol import GiveBackReason
+from tradepost_worker.compile_cache import CompileCache
 from tradepost_worker.lease_work import give_back
 from tradepost_worker.outbox import Outbox
 from tradepost_worker.owner_word import Mode, OwnersWord, OwnersWordFile
@@ -48,6 +49,10 @@ def test_the_unit_runs_this_python(tmp_path: Path) -> None:
     assert '/st%%ate dir"' in line
 
 
+def test_the_unit_asks_for_a_control_group_to_divide(tmp_path: Path) -> None:
+    assert "Delegate=memory pids" in SystemdUnit(tmp_path).text(tmp_path).splitlines()
+
+
 def test_the_property_list_says_the_same(tmp_path: Path) -> None:
     facts = plistlib.loads(LaunchdAgent(tmp_path).text(tmp_path).encode())
     assert facts["ProgramArguments"] == worker_command(tmp_path)
@@ -79,8 +84,9 @@ def state(tmp_path: Path) -> StateFolder:
         state.set_connected(True)
     (state.blocks / "ab").mkdir(parents=True)
     (state.blocks / "ab" / "block").write_bytes(bytes(1000))
+    CompileCache(state.compiled, bytes_max=1 << 20)
     Outbox(state.database).close()
-    for name in ("worker.toml", "trust.toml", "speed.json", "standing.json"):
+    for name in ("worker.toml", "trust.toml", "speed.json", "standing.json", "revocations-abc.json"):
         (state.path / name).touch()
     return state
 

@@ -19,6 +19,8 @@ from tradepost.protocol import Offer
 from tradepost_worker.agent import Agent
 from tradepost_worker.broker_api import BrokerApi
 from tradepost_worker.capabilities import probe_capabilities
+from tradepost_worker.compile_cache import CompileCache
+from tradepost_worker.control_group import ControlGroups
 from tradepost_worker.cpu_share import CpuShare
 from tradepost_worker.governor import Governor
 from tradepost_worker.lease_work import LeaseWork, PipelineRunner
@@ -85,12 +87,19 @@ async def worker_from_settings(
         rate = NetworkRate(settings.network_bytes_per_s_max)
         url = parse_broker_url(membership.broker_url)
         broker = await stack.enter_async_context(BrokerApi(url, rate=rate))
+        threads = settings.threads_per_runner
+        control_groups = ControlGroups.open(threads=threads)
         group = RunnerGroup(
             limits=settings.limits,
-            start_runner=lambda: RunnerProcess.start(threads=settings.threads_per_runner),
+            start_runner=lambda: RunnerProcess.start(threads=threads, groups=control_groups),
         )
         first = await group.start()
-        runners = RunnerPool(runners_max=settings.runners_max, start=group.start, spare=first)
+        runners = RunnerPool(
+            runners_max=settings.runners_max,
+            start=group.start,
+            spare=first,
+            compile_cache=CompileCache(state.compiled, bytes_max=settings.compiled_bytes_max),
+        )
         stack.push_async_callback(runners.close)
         capabilities = probe_capabilities(first.ready, settings)
         revocations = open_revocations(state, membership)
@@ -161,6 +170,7 @@ async def worker_from_settings(
                     limits=steward.limits,
                     running=leases.running,
                     preemptions=leases.preemptions,
+                    isolation=capabilities.isolation,
                 )
             )
 

@@ -24,8 +24,9 @@ import psutil
 from tradepost.broker_url import parse_broker_url
 from tradepost.errors import InvalidTrustPolicy, TradepostError
 from tradepost_signing.trust import TrustPolicy
-from tradepost_worker import service
+from tradepost_worker import control_group, service
 from tradepost_worker.broker_api import BrokerApi
+from tradepost_worker.compile_cache import what_is_wrong
 from tradepost_worker.runner_messages import Ready
 from tradepost_worker.runner_process import RunnerProcess
 from tradepost_worker.sensors import not_enforceable
@@ -78,10 +79,12 @@ async def examine(settings: Settings) -> list[Check]:
         check_libc(*platform.libc_ver(), system=sys.platform),
         check_wheels(wheels),
         *check_files(state.path),
+        check_compiled(state.compiled),
         check_trust(settings.trust_path),
         check_disk(state.path, settings.disk_free_bytes_min),
         *check_limits(settings, wheels),
         *await _check_runner(settings, wheels),
+        _check_control_groups(state),
         await _check_broker(state),
     ]
     if sys.platform == "linux" and service.SystemdUnit().path.exists():
@@ -168,6 +171,18 @@ def check_files(folder: Path) -> list[Check]:
     return checks
 
 
+def check_compiled(folder: Path) -> Check:
+    """Whether the compiled kernels are as the worker left them."""
+    if not (finding := what_is_wrong(folder)):
+        return ok("compiled kernels", f"{folder}, as the worker left it")
+    return Check(
+        name="compiled kernels",
+        health=Health.WARNING,
+        says=f"{finding}; nothing of it runs, and kernels are compiled again",
+        fix=f"Find out what wrote there (a failing disk can, too), then: rm -r {folder}",
+    )
+
+
 def check_trust(path: Path) -> Check:
     """Whether anything may run here."""
     add = "tradepost worker trust add NAME KEY.pub"
@@ -245,6 +260,20 @@ def check_ready(ready: Ready, wheels: Iterable[str]) -> list[Check]:
     return checks
 
 
+def check_control_groups(*, held: bool, why_not: str) -> Check:
+    """Whether the kernel holds the runners to their memory."""
+    if held:
+        return ok("control groups", "the running worker's runners have one each")
+    if not why_not:
+        return ok("control groups", "a worker that starts like this gives its runners one each")
+    return Check(
+        name="control groups",
+        health=Health.WARNING,
+        says=f"not here: {why_not}; runners' memory is held by looking, every 50 ms",
+        fix="Run the worker as a service, which has a group to itself: tradepost worker service install",
+    )
+
+
 def check_clock(skew_s: float) -> Check:
     """Whether this device's clock agrees with the broker's: leases expire by the clock."""
     if abs(skew_s) <= _SKEW_S_MAX:
@@ -268,6 +297,12 @@ async def _check_runner(settings: Settings, wheels: Iterable[str]) -> list[Check
         return check_ready(runner.ready, wheels)
     finally:
         await runner.close()
+
+
+def _check_control_groups(state: StateFolder) -> Check:
+    standing = state.standing() if state.connection() is not None else None
+    held = standing is not None and control_group.LAYER in standing.isolation
+    return check_control_groups(held=held, why_not=control_group.why_not())
 
 
 async def _check_broker(state: StateFolder) -> Check:

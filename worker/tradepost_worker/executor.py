@@ -24,25 +24,36 @@ from tradepost.receipts import StageReport, document_hash
 from tradepost.tensors import Tensor, TensorDocument, decode, encode
 from tradepost_worker.inference import Inference, Model
 from tradepost_worker.pipeline_run import PipelineRun
+from tradepost_worker.runner_messages import COMPILED_BYTES_MAX
 from tradepost_worker.sandbox import Kernel, Sandbox
 
 
 class Executor:
-    """One pipeline, its kernels compiled and its models loaded.
+    """One pipeline, its kernels compiled and its models loaded. `compiled` is code by the artifact's CID.
 
     Raises `StageFailure`, naming the stage, for an artifact that cannot be loaded anywhere.
     """
 
     def __init__(
-        self, manifest: Manifest, artifacts: Mapping[str, bytes], *, sandbox: Sandbox, inference: Inference
+        self,
+        manifest: Manifest,
+        artifacts: Mapping[str, bytes],
+        *,
+        sandbox: Sandbox,
+        inference: Inference,
+        compiled: Mapping[str, bytes] | None = None,
     ) -> None:
         self._manifest = manifest
         self._kernels: dict[str, Kernel] = {}
         self._models: dict[str, Model] = {}
+        self._compiled: dict[str, bytes] = {}
+        known = compiled or {}
         for stage in manifest.stages:
             try:
                 if isinstance(stage, KernelStage):
-                    self._kernels[stage.name] = sandbox.load(artifacts[stage.artifact])
+                    kernel = sandbox.load(artifacts[stage.artifact], known.get(stage.artifact))
+                    self._kernels[stage.name] = kernel
+                    self._keep_compiled(stage.artifact, kernel)
                 else:
                     model = inference.load(
                         artifacts[stage.artifact],
@@ -55,6 +66,16 @@ class Executor:
             except TradepostError as error:
                 error.stage = stage.name
                 raise
+
+    def take_compiled(self) -> dict[str, bytes]:
+        """The code of the kernels that were compiled here, by CID. It is handed over once."""
+        compiled, self._compiled = self._compiled, {}
+        return compiled
+
+    def _keep_compiled(self, cid: str, kernel: Kernel) -> None:
+        left = COMPILED_BYTES_MAX - sum(map(len, self._compiled.values()))
+        if kernel.was_compiled_here and (code := kernel.serialize(bytes_max=left)) is not None:
+            self._compiled[cid] = code
 
     def run(self, document: bytes, *, wall_s_max: float) -> PipelineRun:
         """Run every stage on `document`.

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from tradepost.errors import InvalidModel, LeaseTimeout, ModelFailure, NoEligibleWorker
+from tradepost.errors import InvalidModel, LeaseTimeout, LoadingTooCostly, ModelFailure, NoEligibleWorker
 from tradepost.manifest import ConditionalOperator
 from tradepost.onnx_profile import ELEMENTS_MAX, check_model
 from tradepost.tensors import Tensor
@@ -44,6 +44,8 @@ PROVIDERS: Final[Mapping[str, str]] = MappingProxyType(
 _NAMES: Final = {theirs: ours for ours, theirs in PROVIDERS.items()}
 
 _LOG_NOTHING: Final = 4  # only what is fatal: errors come back as exceptions
+#: How onnxruntime says that memory ran out, which is no property of a model.
+_NO_MEMORY: Final = ("bad_alloc", "bad allocation", "Failed to allocate memory")
 _DETAIL_CHARS_MAX: Final = 500
 
 
@@ -70,7 +72,7 @@ class Inference:
     ) -> Model:
         """Check a model (`check_model`) and load it on the first of `providers` that this device has.
 
-        Raises `InvalidModel`, or `NoEligibleWorker` if the device has none of them.
+        Raises `InvalidModel`, `NoEligibleWorker` if the device has none of them, or `LoadingTooCostly`.
         """
         check_model(model, conditional_operators=conditional_operators, elements_max=elements_max)
         wanted = [PROVIDERS[name] for name in providers if name in self.providers]
@@ -79,6 +81,8 @@ class Inference:
         try:
             session = onnxruntime.InferenceSession(model, self._options(wanted), providers=wanted)
         except Exception as error:  # onnxruntime's errors have no base class of their own
+            if any(words in str(error) for words in _NO_MEMORY):
+                raise LoadingTooCostly(_detail(error)) from None
             raise InvalidModel(_detail(error)) from None
         # Else a failing provider would be replaced by another one in mid-run, unseen.
         session.disable_fallback()

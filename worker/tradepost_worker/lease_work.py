@@ -18,6 +18,7 @@ from tradepost.errors import (
     InvalidPipeline,
     InvalidTensorDocument,
     InvalidTrustPolicy,
+    LoadingTooCostly,
     NoEligibleWorker,
     Problem,
     ProtocolError,
@@ -36,12 +37,13 @@ from tradepost_worker.pipelines import PipelineLibrary, TrustedPipeline
 from tradepost_worker.runner_pool import RunnablePipeline
 from tradepost_worker.telemetry import StageLatencies
 
-#: The owner or the job is the reason, not a fault of this device.
+#: The owner, the job or its pipeline is the reason, not a fault of this device.
 _REFUSALS: Final = (
     UntrustedSigner,
     InvalidTrustPolicy,
     InvalidPipeline,
     NoEligibleWorker,
+    LoadingTooCostly,
     ProtocolError,
     InvalidInput,
     InvalidTensorDocument,

@@ -34,6 +34,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     memory_bytes_max: Positive
     memory_free_bytes_min: Whole = 256 << 20
     cache_bytes_max: Positive = 8 << 30
+    compiled_bytes_max: Whole = 256 << 20
     disk_free_bytes_min: Whole = 1 << 30
     network_bytes_per_s_max: Whole = 0
     gpu_percent: Percent = 100

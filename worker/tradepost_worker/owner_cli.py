@@ -21,7 +21,7 @@ StateDir = Annotated[Path | None, typer.Option("--state-dir", help="Where this w
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 #: These are looked at when a worker starts; the others within a second.
-_AT_START = ("cache_bytes_max", "gpu_percent")
+_AT_START = ("cache_bytes_max", "compiled_bytes_max", "gpu_percent")
 
 
 def add_owner_commands(app: typer.Typer) -> None:

@@ -34,6 +34,7 @@ from tradepost_worker.runner_messages import (
     unpack_for_runner,
 )
 from tradepost_worker.sandbox import Sandbox
+from tradepost_worker.wasm_profile import engine_hash
 
 #: What receipts name as the engines that ran a pipeline.
 ENGINES: Final = {
@@ -66,9 +67,13 @@ class Runner:
 
     def _load(self, request: Load) -> Loaded:
         self._executor = Executor(
-            request.manifest, request.artifacts, sandbox=self._sandbox, inference=self._inference
+            request.manifest,
+            request.artifacts,
+            sandbox=self._sandbox,
+            inference=self._inference,
+            compiled=request.compiled,
         )
-        return Loaded()
+        return Loaded(compiled=self._executor.take_compiled())
 
     def _run(self, request: Run) -> Ran:
         if self._executor is None:
@@ -91,9 +96,15 @@ def main(parent_pid: int, threads: int) -> None:
     requests, replies = _take_pipes()
     inference = Inference(threads=threads)
     isolation, inference.providers = isolate(inference)
-    ready = Ready(isolation=isolation, providers=inference.providers, engines=ENGINES)
+    sandbox = Sandbox()
+    ready = Ready(
+        isolation=isolation,
+        providers=inference.providers,
+        engines=ENGINES,
+        code=engine_hash(sandbox.engine),
+    )
     _send(replies, pack(ready))
-    serve(Runner(sandbox=Sandbox(), inference=inference), requests, replies)
+    serve(Runner(sandbox=sandbox, inference=inference), requests, replies)
 
 
 def serve(runner: Runner, requests: int, replies: int) -> None:

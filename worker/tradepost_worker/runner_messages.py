@@ -19,6 +19,9 @@ from tradepost_worker.pipeline_run import PipelineRun
 LENGTH_BYTES: Final = 4
 LENGTH_MAX: Final = (1 << 8 * LENGTH_BYTES) - 1
 
+#: Compiled code that passes between agent and runner with one pipeline; more is compiled each time.
+COMPILED_BYTES_MAX: Final = 32 << 20
+
 Short = Annotated[str, msgspec.Meta(max_length=256)]
 
 
@@ -27,10 +30,11 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Load(_Message, frozen=True, kw_only=True, tag="load"):
-    """Compile and load this pipeline, with its artifacts by CID."""
+    """Load this pipeline, with its artifacts by CID. Kernels in `compiled` need no compiling."""
 
     manifest: Manifest
     artifacts: dict[str, bytes]
+    compiled: dict[str, bytes] = {}
 
 
 class Run(_Message, frozen=True, kw_only=True, tag="run"):
@@ -41,15 +45,22 @@ class Run(_Message, frozen=True, kw_only=True, tag="run"):
 
 
 class Ready(_Message, frozen=True, kw_only=True, tag="ready"):
-    """The first message: what isolation holds, which providers work within it, and the engines' versions."""
+    """The first message: what isolation holds, which providers work within it, and the engines' versions.
+
+    `code` is `engine_hash`: what compiled kernels depend on.
+    """
 
     isolation: Isolation
     providers: Annotated[tuple[Short, ...], msgspec.Meta(max_length=16)]
     engines: Annotated[dict[Short, Short], msgspec.Meta(max_length=16)]
+    code: Short
 
 
 class Loaded(_Message, frozen=True, kw_only=True, tag="loaded"):
-    """The pipeline is loaded."""
+    """The pipeline is loaded. `compiled` is the code of the kernels that had to be compiled, by CID, as far
+    as it fits `COMPILED_BYTES_MAX` altogether."""
+
+    compiled: dict[str, bytes] = {}
 
 
 class Ran(_Message, frozen=True, kw_only=True, tag="ran"):

@@ -18,15 +18,19 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from tradepost.errors import RunnerFailed, StageFailure, TradepostError
-from tradepost.manifest import Manifest
+from tradepost.manifest import KernelStage, Manifest
+from tradepost_worker.compile_cache import CompileCache
 from tradepost_worker.pipeline_run import PipelineRun
-from tradepost_worker.runner_process import RunnerInterrupted, RunnerProcess
+from tradepost_worker.runner_process import LOAD_S_MAX, RunnerInterrupted, RunnerProcess
 
 #: How many runs a runner may have at once, by how long they take: a run that is there already when the one
 #: before it ends hides the way to the runner, which costs some 0.2 ms; a long one would only wait.
 _DEPTHS: Final = ((0.005, 4), (0.05, 2))
 #: How long a runner stays idle before another pipeline may have its place for a second runner.
 _IDLE_S: Final = 1.0
+#: Loading ends before the lease for which it began, or the worker would be blamed for what blames nobody: a
+#: lease lasts for the pipeline's wall-clock limit and a grace, by default of 20 s.
+_LOAD_GRACE_S: Final = 15.0
 
 
 class RunnablePipeline(Protocol):
@@ -74,7 +78,10 @@ class _Waiting:
 
 
 class RunnerPool:
-    """At most `runners_max` runners, made by `start`. `spare` is one that was started already."""
+    """At most `runners_max` runners, made by `start`. `spare` is one that was started already.
+
+    With a `compile_cache`, kernels that a runner of the same pipeline compiled are not compiled again.
+    """
 
     def __init__(
         self,
@@ -82,10 +89,12 @@ class RunnerPool:
         runners_max: int,
         start: Callable[[], Awaitable[RunnerProcess]] = RunnerProcess.start,
         spare: RunnerProcess | None = None,
+        compile_cache: CompileCache | None = None,
     ) -> None:
         self._runners_max = runners_max
         self._start = start
         self._spare = spare
+        self._compile_cache = compile_cache
         self._slots: list[_Slot] = []
         self._waiting: dict[str, deque[_Waiting]] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -200,19 +209,34 @@ class RunnerPool:
         process, self._spare = self._spare, None
         if process is None:
             process = await self._start()
-        manifest = pipeline.manifest
-        documents_bytes = manifest.limits.input_bytes + manifest.limits.output_bytes
         try:
-            await process.load(
-                manifest,
-                artifacts,
-                memory_bytes_max=sum(stage.memory_bytes for stage in manifest.stages) + 2 * documents_bytes,
-                output_bytes_max=manifest.limits.output_bytes,
-            )
+            await self._load(process, pipeline, artifacts)
         except BaseException:
             await process.close()
             raise
         return process
+
+    async def _load(
+        self, process: RunnerProcess, pipeline: RunnablePipeline, artifacts: dict[str, bytes]
+    ) -> None:
+        manifest, cache = pipeline.manifest, self._compile_cache
+        kernels = {stage.artifact for stage in manifest.stages if isinstance(stage, KernelStage)}
+        known: dict[str, bytes] = {}
+        if cache is not None:
+            known = await asyncio.to_thread(cache.read, process.ready, pipeline.cid, kernels)
+        documents_bytes = manifest.limits.input_bytes + manifest.limits.output_bytes
+        compiled = await process.load(
+            manifest,
+            artifacts,
+            memory_bytes_max=sum(stage.memory_bytes for stage in manifest.stages) + 2 * documents_bytes,
+            output_bytes_max=manifest.limits.output_bytes,
+            compiled=known,
+            load_s_max=min(LOAD_S_MAX, manifest.limits.wall_ms / 1000 + _LOAD_GRACE_S),
+        )
+        if cache is not None and compiled:
+            if not compiled.keys() <= kernels:
+                raise RunnerFailed("the runner returned code of kernels that its pipeline does not have")
+            await asyncio.to_thread(cache.write, process.ready, pipeline.cid, compiled, known)
 
     def _end(self, slot: _Slot) -> None:
         closing = asyncio.create_task(_close(slot.starting))

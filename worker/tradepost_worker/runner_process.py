@@ -21,10 +21,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal
 
+import msgspec
+
 from tradepost.errors import (
     InvalidInput,
     InvalidTensorDocument,
     LeaseTimeout,
+    LoadingTooCostly,
     NoEligibleWorker,
     Problem,
     RunnerFailed,
@@ -33,10 +36,13 @@ from tradepost.errors import (
     TradepostError,
 )
 from tradepost.manifest import Manifest
+from tradepost_worker.control_group import ControlGroup, ControlGroups
 from tradepost_worker.memory_limit import MemoryLimit
 from tradepost_worker.runner_messages import (
+    COMPILED_BYTES_MAX,
     FromRunner,
     Load,
+    Loaded,
     MessageBuffer,
     Ran,
     Ready,
@@ -79,7 +85,7 @@ _ENVIRONMENT: Final = {
 
 
 #: With what a runner may refuse to load, and to run.
-_LOAD_REFUSALS: Final = (StageFailure, NoEligibleWorker)
+_LOAD_REFUSALS: Final = (StageFailure, NoEligibleWorker, LoadingTooCostly)
 _RUN_REFUSALS: Final = (InvalidInput, InvalidTensorDocument, LeaseTimeout, SandboxUnavailable)
 
 
@@ -115,6 +121,7 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         self._failure: TradepostError | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._memory: MemoryLimit | None = None
+        self._group: ControlGroup | None = None
         self._memory_check: asyncio.TimerHandle | None = None
         self._suspended_at_s: float | None = None
         self._suspended_s = 0.0
@@ -126,10 +133,13 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         self.ready: Ready
 
     @classmethod
-    async def start(cls, *, threads: int = 1, boot: str = _BOOT) -> RunnerProcess:
+    async def start(
+        cls, *, threads: int = 1, boot: str = _BOOT, groups: ControlGroups | None = None
+    ) -> RunnerProcess:
         """A runner, locked down and ready to load. Raises `RunnerFailed`, `SandboxUnavailable`.
 
-        `boot` is the program that it runs; tests and other entry points replace it.
+        `boot` is the program that it runs; tests and other entry points replace it. `groups` is where it gets
+        a control group of its own from, and then it says so among its isolation.
         """
         environment = _ENVIRONMENT | {
             name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ
@@ -154,7 +164,12 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         finally:
             os.close(requests)  # if there is no runner, this closes the pipe's other end too
         try:
+            if groups is not None:
+                runner._group = groups.admit(runner.pid)
             await runner._begin()
+            if groups is not None:
+                isolation = groups.seen_in(runner.ready.isolation)
+                runner.ready = msgspec.structs.replace(runner.ready, isolation=isolation)
         except BaseException:
             await runner.close()
             raise
@@ -167,20 +182,30 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         *,
         memory_bytes_max: int,
         output_bytes_max: int,
+        compiled: Mapping[str, bytes] | None = None,
         load_s_max: float = LOAD_S_MAX,
-    ) -> None:
+    ) -> dict[str, bytes]:
         """Load a pipeline into the fresh runner, which compiles its kernels and prepares its models.
 
-        Raises `StageFailure` for an artifact that loads nowhere, `NoEligibleWorker`, `LeaseTimeout` after
-        `load_s_max` seconds, or `RunnerFailed`.
+        `compiled` is code that an earlier runner of the same pipeline returned from here, by CID; what is
+        returned now is the code of the kernels that had to be compiled. It is whatever the runner says.
+
+        Raises `StageFailure` for an artifact that loads nowhere, `NoEligibleWorker`, `LoadingTooCostly` if
+        the runner ends or takes more than `load_s_max` seconds, or `RunnerFailed`.
         """
         self._memory = MemoryLimit(self.pid)
         self._memory.allow(memory_bytes_max + MEMORY_OVERHEAD_BYTES)
-        self._received.bytes_max = output_bytes_max + _CONTROL_BYTES_MAX
-        message = Load(manifest=manifest, artifacts=dict(artifacts))
+        if self._group is not None:
+            self._group.allow_memory(memory_bytes_max + MEMORY_OVERHEAD_BYTES)
+        self._received.bytes_max = COMPILED_BYTES_MAX + _CONTROL_BYTES_MAX
+        message = Load(manifest=manifest, artifacts=dict(artifacts), compiled=dict(compiled or {}))
         reply = await self._ask(message, load_s_max, phase="load")
+        self._received.bytes_max = output_bytes_max + _CONTROL_BYTES_MAX
         if isinstance(reply, Refused):
             raise _refusal(reply.problem, _LOAD_REFUSALS)
+        if not isinstance(reply, Loaded):
+            raise self._fail(RunnerFailed(f"the runner answered a load with {type(reply).__name__}"))
+        return reply.compiled
 
     async def run(self, document: bytes, *, wall_s_max: float) -> Ran:
         """Run the loaded pipeline.
@@ -225,6 +250,8 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         """Kill the process group and wait for its end."""
         self._fail(RunnerInterrupted("the runner was closed"))
         await self._ended.wait()
+        if self._group is not None:
+            self._group.remove()
 
     async def _begin(self) -> None:
         replies = self._transport.get_pipe_transport(1)
@@ -285,7 +312,7 @@ class RunnerProcess(asyncio.SubprocessProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The process has ended and its pipes are drained."""
-        self._fail(RunnerFailed(self._last_words()))
+        self._fail(self._blame(self._last_words()))
         if not self._requests_pipe.is_closing():
             self._requests_pipe.abort()
         self._transport.close()
@@ -323,14 +350,21 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         elif head.phase == "start":
             self._fail(RunnerFailed(f"it did not start within {head.wall_s_max:g} s"))
         else:
-            self._fail(LeaseTimeout(f"killed after {head.killed_after_s:.1f} s of its {head.phase}"))
+            what = f"killed after {head.killed_after_s:.1f} s of its {head.phase}"
+            self._fail(LoadingTooCostly(what) if head.phase == "load" else LeaseTimeout(what))
 
     def _check_memory(self) -> None:
         self._memory_check = None
         if self._memory is not None and (used_bytes := self._memory.excess()) is not None:
-            self._fail(RunnerFailed(f"killed at {used_bytes:,} bytes of memory"))
+            self._fail(self._blame(f"killed at {used_bytes:,} bytes of memory"))
         elif self._requests:
             self._memory_check = self._loop.call_later(MEMORY_POLL_S, self._check_memory)
+
+    def _blame(self, what: str) -> TradepostError:
+        """The end of this process, which says little while it loads: how much an artifact takes differs by
+        device, and so does how a compiler or onnxruntime dies of it. Neither side is to blame then."""
+        is_loading = bool(self._requests) and self._requests[0].phase == "load"
+        return LoadingTooCostly(what) if is_loading else RunnerFailed(what)
 
     def _fail(self, error: TradepostError) -> TradepostError:
         """Kill the process; the first reason counts. Returns the error."""
@@ -351,6 +385,8 @@ class RunnerProcess(asyncio.SubprocessProtocol):
 
     def _kill_group(self) -> None:
         self._signal_group(signal.SIGKILL)
+        if self._group is not None:
+            self._group.kill()
 
     def _signal_group(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):  # it has ended by itself
@@ -358,6 +394,8 @@ class RunnerProcess(asyncio.SubprocessProtocol):
 
     def _last_words(self) -> str:
         code = self._transport.get_returncode()
+        if self._group is not None and self._group.ran_out_of_memory():
+            return "the runner was killed by the system at its memory limit"
         if code is not None and code < 0:
             how = f"was killed by signal {-code} ({signal.strsignal(-code)})"
         else:

@@ -28,6 +28,7 @@ from tradepost.errors import (
     KernelOutOfFuel,
     KernelTrap,
     LeaseTimeout,
+    LoadingTooCostly,
     SandboxUnavailable,
     TradepostError,
 )
@@ -43,7 +44,7 @@ from tradepost_worker.deterministic_wasi import (
     output_too_large,
 )
 from tradepost_worker.run_deadline import RunDeadline
-from tradepost_worker.wasm_instance import WasmInstance
+from tradepost_worker.wasm_instance import WasmInstance, image_bytes
 from tradepost_worker.wasm_profile import new_engine
 
 MESSAGE_BYTES_MAX: Final = 1 << 10
@@ -81,32 +82,82 @@ class Sandbox:
         self.host = WasiHost(self._linker)
         self.deadline = RunDeadline()
 
-    def load(self, wasm: bytes) -> Kernel:
-        """Check and compile a kernel. Raises `InvalidKernel`.
+    def load(self, wasm: bytes, compiled: bytes | None = None) -> Kernel:
+        """Check a kernel, and compile it unless `compiled` fits this engine.
+
+        Raises `InvalidKernel`, or `LoadingTooCostly` for a valid module that this device cannot compile.
 
         Compiling a stranger's module costs time and memory in proportion to its size: do it in a process
-        that may be lost.
+        that may be lost. `compiled` is native code that will run as it is: it must come from a kernel's
+        `serialize`, by a way on which nobody could change it.
         """
         interface = read_interface(wasm)
         form = kernel_abi.check_interface(interface)
+        module = None if compiled is None else self._restore(compiled)
+        was_compiled_here = module is None
+        if module is None:
+            module = self._compile(wasm)
         try:
-            module = Module(self.engine, wasm)
             instance_pre = self._linker.instantiate_pre(module)
         except WasmtimeError as error:
+            raise InvalidKernel(f"it does not link: {error!s:.500}") from None
+        return Kernel(
+            self,
+            module,
+            instance_pre,
+            form,
+            memory_bytes_min=interface.memory_bytes,
+            was_compiled_here=was_compiled_here,
+        )
+
+    def _compile(self, wasm: bytes) -> Module:
+        try:
+            return Module(self.engine, wasm)
+        except WasmtimeError as error:
+            self._require_valid(wasm)
+            # Code that cannot be mapped, for example, which says nothing of the module.
+            raise LoadingTooCostly(f"a valid module does not compile here: {error!s:.500}") from None
+
+    def _require_valid(self, wasm: bytes) -> None:
+        try:
+            Module.validate(self.engine, wasm)
+        except WasmtimeError as error:
             raise InvalidKernel(f"it does not compile: {error!s:.500}") from None
-        return Kernel(self, instance_pre, form, memory_bytes_min=interface.memory_bytes)
+
+    def _restore(self, compiled: bytes) -> Module | None:
+        """The module, or `None` if the engine says that this was compiled for another one."""
+        try:
+            return Module.deserialize(self.engine, compiled)
+        except WasmtimeError:
+            return None
 
 
 class Kernel:
     """A compiled kernel, made by `Sandbox.load`. It has no state: `run` is a pure function."""
 
     def __init__(
-        self, sandbox: Sandbox, instance_pre: InstancePre, form: KernelForm, *, memory_bytes_min: int
+        self,
+        sandbox: Sandbox,
+        module: Module,
+        instance_pre: InstancePre,
+        form: KernelForm,
+        *,
+        memory_bytes_min: int,
+        was_compiled_here: bool,
     ) -> None:
         self.form = form
         self.memory_bytes_min = memory_bytes_min
+        self.was_compiled_here = was_compiled_here
         self._sandbox = sandbox
+        self._module = module
         self._instance_pre = instance_pre
+
+    def serialize(self, *, bytes_max: int) -> bytes | None:
+        """Its compiled code, for `Sandbox.load`; `None` if it has more than `bytes_max` bytes."""
+        if image_bytes(self._module) > bytes_max:  # so that memory is not taken in vain
+            return None
+        compiled = bytes(self._module.serialize())
+        return compiled if len(compiled) <= bytes_max else None
 
     def run(
         self,

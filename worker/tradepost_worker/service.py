@@ -71,6 +71,7 @@ TimeoutStopSec=15
 KillMode=mixed
 UMask=0077
 NoNewPrivileges=yes
+Delegate=memory pids
 
 [Install]
 WantedBy=default.target

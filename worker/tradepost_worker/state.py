@@ -5,6 +5,7 @@ membership.json  the broker that it joined
 worker.toml      settings                trust.toml  the trust policy
 worker.sqlite    outbox and earnings     blocks/     artifacts
 worker.lock      held while a worker runs from this folder
+compiled/        kernels as they were compiled, and the key that authenticates them
 connection.json  whether that worker is connected
 revocations-KEY.json  what the operator with this key forbids
 standing.json    what it may do now, and why     owner.json  what the owner told it
@@ -50,7 +51,7 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """What the worker may do, at a time (Unix seconds), and what it does."""
+    """What the worker may do, at a time (Unix seconds), what it does, and the isolation of its runners."""
 
     at: float
     decision: Decision
@@ -58,6 +59,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits
     running: int
     preemptions: int
+    isolation: tuple[str, ...] = ()
 
 
 class StateFolder:
@@ -67,6 +69,7 @@ class StateFolder:
         self.path = path
         self.database = path / "worker.sqlite"
         self.blocks = path / "blocks"
+        self.compiled = path / "compiled"
         self._key = path / "worker.key"
         self._membership = path / "membership.json"
         self._connection = path / "connection.json"

@@ -28,8 +28,10 @@ _OWN: Final = (
     "standing.*",
     "owner.json",
     "owner.new",
+    "revocations-*.json",
     "speed.json",
     "blocks",
+    "compiled",
 )
 
 

@@ -6,10 +6,12 @@ results may differ between machines (threads, relaxed SIMD) or that only adds su
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Final
 
-from wasmtime import Config, Engine
+from wasmtime import Config, Engine, Module
 
 #: What a receipt names as the engine that ran a kernel. Fuel is comparable within one such version only.
 ENGINE_VERSION: Final = f"wasmtime/{version('wasmtime')}"
@@ -33,22 +35,39 @@ _FEATURES_OFF: Final = (
     "wide_arithmetic",
 )
 
+#: Every option of the engine that this profile sets.
+OPTIONS: Final[Mapping[str, object]] = {
+    "strategy": "cranelift",
+    "cranelift_opt_level": "speed",
+    "cranelift_nan_canonicalization": True,
+    "consume_fuel": True,
+    "epoch_interruption": True,
+    "max_wasm_stack": STACK_BYTES_MAX,
+    "shared_memory": False,
+    "gc_support": False,  # no externref
+    # A sandboxed runner has no business starting a thread per core for each kernel.
+    "parallel_compilation": False,
+    **{f"wasm_{feature}": True for feature in _FEATURES_ON},
+    **{f"wasm_{feature}": False for feature in _FEATURES_OFF},
+}
 
-def new_engine() -> Engine:
+_EMPTY_MODULE: Final = b"\0asm\1\0\0\0"
+
+
+def new_engine(options: Mapping[str, object] = OPTIONS) -> Engine:
     """An engine with this profile."""
     config = Config()
-    config.strategy = "cranelift"
-    config.cranelift_opt_level = "speed"
-    config.cranelift_nan_canonicalization = True
-    config.consume_fuel = True
-    config.epoch_interruption = True
-    config.max_wasm_stack = STACK_BYTES_MAX
-    config.shared_memory = False
-    config.gc_support = False  # no externref
-    # A sandboxed runner has no business starting a thread per core for each kernel.
-    config.parallel_compilation = False
-    for feature in _FEATURES_ON:
-        setattr(config, f"wasm_{feature}", True)
-    for feature in _FEATURES_OFF:
-        setattr(config, f"wasm_{feature}", False)
+    for name, value in options.items():
+        setattr(config, name, value)
     return Engine(config)
+
+
+def engine_hash(engine: Engine, options: Mapping[str, object] = OPTIONS) -> str:
+    """What compiled code depends on besides its module, as 64 hexadecimal digits.
+
+    An empty module's compiled form states all that the engine compares before it takes compiled code: its
+    version, target, the processor's features, the compiler's flags, its own settings. The options beside it
+    change the hash even where the engine would not mind.
+    """
+    stated = repr((ENGINE_VERSION, sorted(options.items()))).encode()
+    return hashlib.sha256(stated + Module(engine, _EMPTY_MODULE).serialize()).hexdigest()

@@ -45,6 +45,14 @@ class LeaseTimeout(TradepostError):
     default_hint = "Raise limits.wall_ms in pipeline.toml, or make the stage faster."
 
 
+class LoadingTooCostly(TradepostError):
+    """This pipeline takes more to load than this device, or its compiler, can give."""
+
+    fault = Fault.MARKET
+    status = 409
+    default_hint = "A device with more memory may load it; a smaller artifact loads on more devices."
+
+
 class WorkerLost(TradepostError):
     """Every worker that took the job went away or gave it back."""
 

@@ -43,6 +43,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     onnx_overrun_s: float
     agent_growth_bytes: int
     hunters: int
+    control: tuple[str, ...]
     processes_left: int
     took_s: float
     breaches: tuple[str, ...]
@@ -78,6 +79,7 @@ async def measure() -> Figures:
         onnx_overrun_s=max((o.verdict.overrun_s for o in onnx if o.verdict), default=0.0),
         agent_growth_bytes=growth_bytes,
         hunters=caught.attempts,
+        control=caught.control,
         processes_left=left,
         took_s=time.monotonic() - started_s,
         breaches=tuple(_breaches((*wasm, *onnx), caught, growth_bytes, left)),
@@ -121,6 +123,9 @@ def _breaches(
 ) -> list[str]:
     found = [breach for outcome in outcomes for breach in outcome.breaches]
     found += caught.found
+    found += [
+        f"the hunt is broken: it misses the {what} without the lock-down, too" for what in caught.missed
+    ]
     if growth_bytes > AGENT_GROWTH_BYTES_MAX:
         found.append(f"the agent grew by {growth_bytes:,} bytes")
     if processes_left:
@@ -140,7 +145,8 @@ def _table(figures: Figures) -> Table:
         ("worst overrun of a kernel's deadline", f"{figures.wasm_overrun_ratio:.2f} x", "2 x"),
         ("worst overrun of a model's deadline", f"{figures.onnx_overrun_s:.2f} s", "1 s"),
         ("growth of the agent's memory", f"{figures.agent_growth_bytes / 2**20:.1f} MiB", "16 MiB"),
-        ("attempts to reach the secret", f"{figures.hunters}", ""),
+        ("attempts to reach a planted secret", f"{figures.hunters}", "none finds one"),
+        ("found by them without the lock-down", ", ".join(figures.control), "all but memory"),
         ("breaches", f"{len(figures.breaches)}", "0"),
         ("processes left behind", f"{figures.processes_left}", "0"),
         ("took", f"{figures.took_s:.0f} s", ""),

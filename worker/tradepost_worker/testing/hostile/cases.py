@@ -26,6 +26,7 @@ INVALID_KERNEL: Final = "invalid-kernel"
 INVALID_MODEL: Final = "invalid-model"
 TIMEOUT: Final = "lease-timeout"
 TRAP: Final = "kernel-trap"
+TOO_COSTLY: Final = "loading-too-costly"
 
 MEMORY_BYTES: Final = 64 << 20
 _OUTPUT_BYTES: Final = 1 << 20

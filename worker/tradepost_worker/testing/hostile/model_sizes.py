@@ -6,7 +6,14 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Final
 
-from tradepost_worker.testing.hostile.cases import INVALID_MODEL, RETURNED, TIMEOUT, Case, onnx_case
+from tradepost_worker.testing.hostile.cases import (
+    INVALID_MODEL,
+    RETURNED,
+    TIMEOUT,
+    TOO_COSTLY,
+    Case,
+    onnx_case,
+)
 from tradepost_worker.testing.hostile.protobuf import (
     FLOAT,
     INT32,
@@ -26,7 +33,7 @@ from tradepost_worker.testing.hostile.protobuf import (
 
 FAILED: Final = "model-failure"
 CRASHED: Final = "runner-failed"
-_TOO_MUCH: Final = (FAILED, INVALID_MODEL, CRASHED)
+_TOO_MUCH: Final = (FAILED, INVALID_MODEL, CRASHED, TOO_COSTLY)
 _LOAD_S: Final = 2.0
 
 _ADD: Final = node("Add", ("x", "x"), ("y",))

@@ -6,7 +6,14 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Final
 
-from tradepost_worker.testing.hostile.cases import INVALID_MODEL, RETURNED, TIMEOUT, Case, onnx_case
+from tradepost_worker.testing.hostile.cases import (
+    INVALID_MODEL,
+    RETURNED,
+    TIMEOUT,
+    TOO_COSTLY,
+    Case,
+    onnx_case,
+)
 from tradepost_worker.testing.hostile.model_bytes import byte_cases
 from tradepost_worker.testing.hostile.model_sizes import size_cases
 from tradepost_worker.testing.hostile.protobuf import (
@@ -31,7 +38,7 @@ from tradepost_worker.testing.hostile.protobuf import (
 
 FAILED: Final = "model-failure"
 CRASHED: Final = "runner-failed"
-_TOO_MUCH: Final = (FAILED, INVALID_MODEL, CRASHED)
+_TOO_MUCH: Final = (FAILED, INVALID_MODEL, CRASHED, TOO_COSTLY)
 _DEADLINE_S: Final = 0.6
 _LOAD_S: Final = 2.0
 _FOREVER: Final = 1 << 62
@@ -267,8 +274,7 @@ def _domains() -> Iterator[Case]:
         "a function that calls itself",
         lambda: _foreign("local", "F", function("F", [node("F", ("a",), ("b",), domain="local")])),
         INVALID_MODEL,
-        CRASHED,
-        TIMEOUT,
+        TOO_COSTLY,
         load_s=_LOAD_S,
     )
     yield onnx_case(
@@ -280,16 +286,14 @@ def _domains() -> Iterator[Case]:
             + function("G", [node("F", ("a",), ("b",), domain="local")]),
         ),
         INVALID_MODEL,
-        CRASHED,
-        TIMEOUT,
+        TOO_COSTLY,
         load_s=_LOAD_S,
     )
     yield onnx_case(
         "functions that double 40 times",
         lambda: _foreign("local", "F0", _doubling_functions(40)),
         INVALID_MODEL,
-        CRASHED,
-        TIMEOUT,
+        TOO_COSTLY,
         load_s=_LOAD_S,
     )
 

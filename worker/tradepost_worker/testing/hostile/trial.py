@@ -77,16 +77,18 @@ class _Watch:
                 *,
                 memory_bytes_max: int,
                 output_bytes_max: int,
-                load_s_max: float = watch.case.load_s,
-            ) -> None:
+                compiled: Mapping[str, bytes] | None = None,
+                load_s_max: float = 0.0,
+            ) -> dict[str, bytes]:
                 started_s = time.monotonic()
                 try:
-                    await super().load(
+                    return await super().load(
                         manifest,
                         artifacts,
                         memory_bytes_max=memory_bytes_max,
                         output_bytes_max=output_bytes_max,
-                        load_s_max=load_s_max,
+                        compiled=compiled,
+                        load_s_max=watch.case.load_s,
                     )
                 finally:
                     watch.load_s = time.monotonic() - started_s

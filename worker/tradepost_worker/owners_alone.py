@@ -1,0 +1,42 @@
+"""Files that nobody but their owner could have read or written, checked on what was opened, not on a name."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+
+class NotOwnersAlone(Exception):
+    """Someone else may have had a hand in this file or folder."""
+
+
+def require_own_folder(path: Path) -> None:
+    """Raise `NotOwnersAlone` unless this is a folder, no link, of this user and closed to all others."""
+    _require_own(path.lstat(), stat.S_ISDIR, path)
+
+
+def read_own_file(path: Path, *, bytes_max: int) -> bytes:
+    """At most `bytes_max` bytes of a file of this user that is closed to all others.
+
+    Raises `NotOwnersAlone`, also for a link, and `OSError`.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        if path.is_symlink():
+            raise NotOwnersAlone(f"{path} is a link") from None
+        raise
+    with os.fdopen(descriptor, "rb") as file:
+        _require_own(os.fstat(file.fileno()), stat.S_ISREG, path)
+        return file.read(bytes_max)
+
+
+def _require_own(status: os.stat_result, is_kind: Callable[[int], bool], path: Path) -> None:
+    if not is_kind(status.st_mode):
+        raise NotOwnersAlone(f"{path} is of another kind")
+    if status.st_uid != os.getuid():
+        raise NotOwnersAlone(f"{path} belongs to another user")
+    if status.st_mode & 0o077:
+        raise NotOwnersAlone(f"others may use {path} (mode {status.st_mode & 0o777:o})")
