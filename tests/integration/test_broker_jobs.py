@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
@@ -44,7 +43,6 @@ from tradepost.receipts import Failed, Returned, verify_receipt
 from tradepost.tensors import TensorDocument, decode, encode
 from tradepost_broker.policy import MarketPolicy
 from tradepost_broker.testing import (
-    FakeWorker,
     LocalBroker,
     ManualClock,
     SamplePipeline,
@@ -54,23 +52,11 @@ from tradepost_broker.testing import (
 )
 from tradepost_broker.testing.local_broker import job_request
 from tradepost_broker.views import AccountView, Explanation
-from tradepost_reputation.dashboard import WorkerView
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[LocalBroker]:
-    async with local_broker(tmp_path) as broker:
-        yield broker
 
 
 async def balance(broker: LocalBroker, key: str) -> tuple[int, int]:
     view: AccountView = await broker.call("GET", "/v1/account", key=key, reply=AccountView)
     return view.available_microcredits, view.reserved_microcredits
-
-
-async def standing(broker: LocalBroker, worker: FakeWorker) -> WorkerView:
-    view: WorkerView = await broker.call("GET", f"/v1/workers/{worker.id}", reply=WorkerView)
-    return view
 
 
 async def test_a_job_is_granted_delivered_verified_and_paid(broker: LocalBroker) -> None:
@@ -97,7 +83,7 @@ async def test_a_job_is_granted_delivered_verified_and_paid(broker: LocalBroker)
     assert receipt.outcome == Returned(output=add_bytes(view.output, put=None), output_bytes=len(view.output))
 
     assert await balance(broker, key) == (1_000_000 - view.price_microcredits, 0)
-    seen = await standing(broker, worker)
+    seen = await broker.standing(worker)
     assert (seen.held_microcredits, seen.accepted) == (view.price_microcredits, 1)
     assert (seen.stake_microcredits, seen.connected, seen.standing) == (5_000_000, True, "active")
     await worker.disconnect()
@@ -216,7 +202,7 @@ async def test_a_result_that_differs_is_outvoted_and_not_paid(broker: LocalBroke
     assert view.output == echo(sample_input())
     assert view.verification is not None
     assert cheat.id in view.verification.disagreed
-    assert (await standing(broker, cheat)).evidence_counts == {"outvoted": 1}
+    assert (await broker.standing(cheat)).evidence_counts == {"outvoted": 1}
     for worker in (*honest, cheat):
         await worker.disconnect()
 
@@ -233,7 +219,7 @@ async def test_an_auditor_proves_fraud_and_the_stake_is_lost(tmp_path: Path) -> 
         job = (await broker.submit(key, pipeline)).job
         while (await cheat.expect(Settled)).verdict != "rejected":
             pass  # it may be paid first, and lose that again when the check comes back
-        seen = await standing(broker, cheat)
+        seen = await broker.standing(cheat)
         assert (seen.standing, seen.stake_microcredits, seen.slashed_microcredits) == (
             "expelled",
             0,
@@ -301,11 +287,11 @@ async def test_payments_mature_after_the_hold(tmp_path: Path) -> None:
         key = await broker.account()
         worker = await broker.worker(serve=True)
         view = await broker.result(key, (await broker.submit(key, await broker.publish(key))).job)
-        seen = await standing(broker, worker)
+        seen = await broker.standing(worker)
         assert (seen.held_microcredits, seen.earned_microcredits) == (view.price_microcredits, 0)
         clock.advance(101)
         await broker.tick()
-        seen = await standing(broker, worker)
+        seen = await broker.standing(worker)
         assert (seen.held_microcredits, seen.earned_microcredits) == (0, view.price_microcredits)
         await worker.disconnect()
 
