@@ -49,6 +49,7 @@ from tradepost_broker.testing import (
     echo,
     local_broker,
     sample_input,
+    wrong_echo,
 )
 from tradepost_broker.testing.local_broker import job_request
 from tradepost_broker.views import AccountView, Explanation
@@ -188,13 +189,10 @@ async def test_results_within_tolerance_agree(broker: LocalBroker) -> None:
 
 
 async def test_a_result_that_differs_is_outvoted_and_not_paid(broker: LocalBroker) -> None:
-    def wrong(document: bytes) -> bytes:
-        return encode(TensorDocument({"y": decode(echo(document))["y"] + np.float32(1)}))
-
     key = await broker.account()
     pipeline = await broker.publish(key)
     honest = [await broker.worker(f"honest-{n}", serve=True, price=2000) for n in range(3)]
-    cheat = await broker.worker("cheat", serve=True, script=wrong, price=1000)
+    cheat = await broker.worker("cheat", serve=True, script=wrong_echo, price=1000)
     view = await broker.result(
         key, (await broker.submit(key, pipeline, confidence=0.9, max_price_microcredits=10**6)).job
     )
@@ -208,14 +206,11 @@ async def test_a_result_that_differs_is_outvoted_and_not_paid(broker: LocalBroke
 
 
 async def test_an_auditor_proves_fraud_and_the_stake_is_lost(tmp_path: Path) -> None:
-    def wrong(document: bytes) -> bytes:
-        return encode(TensorDocument({"y": decode(echo(document))["y"] + np.float32(1)}))
-
     async with local_broker(tmp_path, policy=MarketPolicy(audit_rate=1.0)) as broker:
         key = await broker.account()
         pipeline = await broker.publish(key)
         auditor = await broker.worker("operator", serve=True, auditor=True)
-        cheat = await broker.worker("cheat", serve=True, script=wrong)
+        cheat = await broker.worker("cheat", serve=True, script=wrong_echo)
         job = (await broker.submit(key, pipeline)).job
         while (await cheat.expect(Settled)).verdict != "rejected":
             pass  # it may be paid first, and lose that again when the check comes back
