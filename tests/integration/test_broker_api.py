@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tradepost import protocol
 from tradepost_broker.endpoints import Access
-from tradepost_broker.testing import LocalBroker, local_broker
+from tradepost_broker.testing import LocalBroker
 from tradepost_broker.views import BrokerInfo
 
 DOCS = Path(__file__).parents[2] / "docs"
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[LocalBroker]:
-    async with local_broker(tmp_path) as broker:
-        yield broker
 
 
 def routes(broker: LocalBroker) -> set[tuple[str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,6 @@ from tradepost.manifest import decode_manifest
 from tradepost.protocol import Grant, PipelineView
 from tradepost_broker.testing import LocalBroker, SamplePipeline, local_broker, sample_input
 from tradepost_broker.views import PipelineSummary
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[LocalBroker]:
-    async with local_broker(tmp_path) as broker:
-        yield broker
 
 
 async def test_a_published_pipeline_can_be_fetched_and_checked_by_anyone(broker: LocalBroker) -> None:

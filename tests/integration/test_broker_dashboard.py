@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import AsyncIterator
 from html.parser import HTMLParser
 from importlib.resources import as_file, files
 from pathlib import Path
 
-import numpy as np
 import pytest
 from markupsafe import escape
 
 from tradepost.protocol import Settled
 from tradepost.receipts import Failed
-from tradepost.tensors import TensorDocument, decode, encode
 from tradepost_broker.policy import MarketPolicy
-from tradepost_broker.testing import FakeWorker, LocalBroker, echo, local_broker
+from tradepost_broker.testing import FakeWorker, LocalBroker, local_broker, wrong_echo
 from tradepost_reputation.dashboard import CONTENT_SECURITY_POLICY, DashboardView
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>\" onmouseover=\"alert(2)"
@@ -35,12 +32,6 @@ class Elements(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.attributes += attrs
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[LocalBroker]:
-    async with local_broker(tmp_path) as broker:
-        yield broker
 
 
 async def page(broker: LocalBroker, path: str) -> str:
@@ -80,14 +71,11 @@ async def test_a_failures_detail_is_escaped(broker: LocalBroker) -> None:
 
 
 async def test_a_score_opens_the_evidence_behind_it(tmp_path: Path) -> None:
-    def wrong(document: bytes) -> bytes:
-        return encode(TensorDocument({"y": decode(echo(document))["y"] + np.float32(1)}))
-
     async with local_broker(tmp_path, policy=MarketPolicy(audit_rate=1.0)) as broker:
         key = await broker.account()
         pipeline = await broker.publish(key)
         auditor = await broker.worker("operator", serve=True, auditor=True)
-        cheat = await broker.worker("cheat", serve=True, script=wrong)
+        cheat = await broker.worker("cheat", serve=True, script=wrong_echo)
         job = (await broker.submit(key, pipeline)).job
         while (await cheat.expect(Settled)).verdict != "rejected":
             pass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
@@ -44,33 +43,21 @@ from tradepost.receipts import Failed, Returned, verify_receipt
 from tradepost.tensors import TensorDocument, decode, encode
 from tradepost_broker.policy import MarketPolicy
 from tradepost_broker.testing import (
-    FakeWorker,
     LocalBroker,
     ManualClock,
     SamplePipeline,
     echo,
     local_broker,
     sample_input,
+    wrong_echo,
 )
 from tradepost_broker.testing.local_broker import job_request
 from tradepost_broker.views import AccountView, Explanation
-from tradepost_reputation.dashboard import WorkerView
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[LocalBroker]:
-    async with local_broker(tmp_path) as broker:
-        yield broker
 
 
 async def balance(broker: LocalBroker, key: str) -> tuple[int, int]:
     view: AccountView = await broker.call("GET", "/v1/account", key=key, reply=AccountView)
     return view.available_microcredits, view.reserved_microcredits
-
-
-async def standing(broker: LocalBroker, worker: FakeWorker) -> WorkerView:
-    view: WorkerView = await broker.call("GET", f"/v1/workers/{worker.id}", reply=WorkerView)
-    return view
 
 
 async def test_a_job_is_granted_delivered_verified_and_paid(broker: LocalBroker) -> None:
@@ -97,7 +84,7 @@ async def test_a_job_is_granted_delivered_verified_and_paid(broker: LocalBroker)
     assert receipt.outcome == Returned(output=add_bytes(view.output, put=None), output_bytes=len(view.output))
 
     assert await balance(broker, key) == (1_000_000 - view.price_microcredits, 0)
-    seen = await standing(broker, worker)
+    seen = await broker.standing(worker)
     assert (seen.held_microcredits, seen.accepted) == (view.price_microcredits, 1)
     assert (seen.stake_microcredits, seen.connected, seen.standing) == (5_000_000, True, "active")
     await worker.disconnect()
@@ -202,13 +189,10 @@ async def test_results_within_tolerance_agree(broker: LocalBroker) -> None:
 
 
 async def test_a_result_that_differs_is_outvoted_and_not_paid(broker: LocalBroker) -> None:
-    def wrong(document: bytes) -> bytes:
-        return encode(TensorDocument({"y": decode(echo(document))["y"] + np.float32(1)}))
-
     key = await broker.account()
     pipeline = await broker.publish(key)
     honest = [await broker.worker(f"honest-{n}", serve=True, price=2000) for n in range(3)]
-    cheat = await broker.worker("cheat", serve=True, script=wrong, price=1000)
+    cheat = await broker.worker("cheat", serve=True, script=wrong_echo, price=1000)
     view = await broker.result(
         key, (await broker.submit(key, pipeline, confidence=0.9, max_price_microcredits=10**6)).job
     )
@@ -216,24 +200,21 @@ async def test_a_result_that_differs_is_outvoted_and_not_paid(broker: LocalBroke
     assert view.output == echo(sample_input())
     assert view.verification is not None
     assert cheat.id in view.verification.disagreed
-    assert (await standing(broker, cheat)).evidence_counts == {"outvoted": 1}
+    assert (await broker.standing(cheat)).evidence_counts == {"outvoted": 1}
     for worker in (*honest, cheat):
         await worker.disconnect()
 
 
 async def test_an_auditor_proves_fraud_and_the_stake_is_lost(tmp_path: Path) -> None:
-    def wrong(document: bytes) -> bytes:
-        return encode(TensorDocument({"y": decode(echo(document))["y"] + np.float32(1)}))
-
     async with local_broker(tmp_path, policy=MarketPolicy(audit_rate=1.0)) as broker:
         key = await broker.account()
         pipeline = await broker.publish(key)
         auditor = await broker.worker("operator", serve=True, auditor=True)
-        cheat = await broker.worker("cheat", serve=True, script=wrong)
+        cheat = await broker.worker("cheat", serve=True, script=wrong_echo)
         job = (await broker.submit(key, pipeline)).job
         while (await cheat.expect(Settled)).verdict != "rejected":
             pass  # it may be paid first, and lose that again when the check comes back
-        seen = await standing(broker, cheat)
+        seen = await broker.standing(cheat)
         assert (seen.standing, seen.stake_microcredits, seen.slashed_microcredits) == (
             "expelled",
             0,
@@ -301,11 +282,11 @@ async def test_payments_mature_after_the_hold(tmp_path: Path) -> None:
         key = await broker.account()
         worker = await broker.worker(serve=True)
         view = await broker.result(key, (await broker.submit(key, await broker.publish(key))).job)
-        seen = await standing(broker, worker)
+        seen = await broker.standing(worker)
         assert (seen.held_microcredits, seen.earned_microcredits) == (view.price_microcredits, 0)
         clock.advance(101)
         await broker.tick()
-        seen = await standing(broker, worker)
+        seen = await broker.standing(worker)
         assert (seen.held_microcredits, seen.earned_microcredits) == (0, view.price_microcredits)
         await worker.disconnect()
 

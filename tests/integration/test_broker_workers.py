@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -54,19 +53,6 @@ from tradepost_broker.testing import (
     local_broker,
     sample_input,
 )
-from tradepost_reputation.dashboard import WorkerView
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[LocalBroker]:
-    async with local_broker(tmp_path) as broker:
-        yield broker
-
-
-async def standing(broker: LocalBroker, worker: FakeWorker) -> WorkerView:
-    view: WorkerView = await broker.call("GET", f"/v1/workers/{worker.id}", reply=WorkerView)
-    return view
-
 
 # Joining
 
@@ -80,7 +66,7 @@ async def test_a_token_admits_one_device_however_often_it_asks(broker: LocalBrok
     assert await first.join(token) == joined
     with pytest.raises(InvalidJoinToken):
         await second.join(token)
-    assert (await standing(broker, first)).stake_microcredits == 123
+    assert (await broker.standing(first)).stake_microcredits == 123
 
 
 async def test_one_token_asked_for_by_two_at_once_admits_one(broker: LocalBroker) -> None:
@@ -178,7 +164,7 @@ async def test_a_worker_that_does_not_prove_its_key_is_refused(
     handshake = Handshake(broker, worker)
     hello = handshake.hello(await handshake.challenge(), **changes)
     assert await handshake.refusal(hello) == error.code()
-    assert not (await standing(broker, worker)).connected
+    assert not (await broker.standing(worker)).connected
 
 
 async def test_a_recorded_hello_does_not_work_again(broker: LocalBroker) -> None:
@@ -245,7 +231,7 @@ async def test_a_newer_connection_replaces_the_older(broker: LocalBroker) -> Non
     twin.broker = worker.broker
     await twin.connect()
     await worker.closed()
-    assert (await standing(broker, worker)).connected
+    assert (await broker.standing(worker)).connected
     job = (await broker.submit(key, await broker.publish(key))).job
     await twin.answer(await twin.expect(Grant))
     assert (await broker.result(key, job)).status is JobStatus.ACCEPTED
@@ -277,7 +263,7 @@ async def test_a_delivery_that_is_repeated_is_acknowledged_again_and_paid_once(b
     await worker.send(frame, frame)
     assert (await worker.expect(Acknowledged)).problem is None
     assert (await worker.expect(Acknowledged)).problem is None
-    seen = await standing(broker, worker)
+    seen = await broker.standing(worker)
     assert (seen.held_microcredits, seen.accepted) == (view.price_microcredits, 1)
     await worker.disconnect()
 
@@ -314,7 +300,7 @@ async def test_a_lease_that_is_given_back_goes_to_another(broker: LocalBroker) -
     view = await broker.result(key, job)
     assert view.verification is not None
     assert view.verification.agreed == (second.id,)
-    assert (await standing(broker, first)).evidence_counts == {}
+    assert (await broker.standing(first)).evidence_counts == {}
     explained = await broker.call("GET", f"/v1/jobs/{job}/explanation", key=key)
     assert len(explained) < 10_000
     await first.disconnect()
@@ -327,7 +313,7 @@ async def test_a_new_offer_counts_for_the_next_job(broker: LocalBroker) -> None:
     offer = msgspec.structs.replace(worker.offer, price_per_unit_microcredits=4321)
     await worker.send(UpdateOffer(worker.offer), UpdateOffer(offer))
     async with asyncio.timeout(10):
-        while (await standing(broker, worker)).price_per_unit_microcredits != 4321:
+        while (await broker.standing(worker)).price_per_unit_microcredits != 4321:
             pass
     job = (await broker.submit(key, await broker.publish(key), max_price_microcredits=4321)).job
     await worker.answer(await worker.expect(Grant))
@@ -374,7 +360,7 @@ async def test_a_receipt_that_is_not_about_this_lease_is_refused(
     refused = await worker.expect(Acknowledged)
     assert refused.problem is not None
     assert refused.problem.code == InvalidReceipt.code()
-    seen = await standing(broker, worker)
+    seen = await broker.standing(worker)
     assert (seen.accepted, seen.evidence_counts) == (0, {"failed": 1})
     await worker.disconnect()
 

@@ -86,6 +86,7 @@ def test_a_gateway_in_plain_http_is_refused_beyond_this_machine(tmp_path):
         ("capacity", "many"),
         ("runners_max", "0"),
         ("cache_bytes_max", "-5"),
+        ("capactiy", "1"),
     ],
 )
 def test_what_makes_no_sense_is_refused(tmp_path, name, value):

@@ -20,6 +20,7 @@ import numpy as np
 
 import tradepost_kernels
 from tradepost.content import add_bytes
+from tradepost.durable_files import replace_file
 from tradepost.errors import UNDECODABLE, RunnerFailed
 from tradepost.manifest import KernelStage, Limits, Manifest, ModelStage, Provider, Stage, TensorSpec
 from tradepost.tensors import Tensor, TensorDocument, encode
@@ -91,7 +92,7 @@ async def measured_speed(folder: Path, *, threads: int) -> tuple[Speed, Ready]:
         kernel_mfuel_per_s=round(kernel, 1),
         model_gflops={name: round(gflops, 2) for name, gflops in models.items()},
     )
-    _write(folder, speed)
+    replace_file(folder / FILE_NAME, msgspec.json.format(msgspec.json.encode(speed)), durable=False)
     return speed, ready
 
 
@@ -159,11 +160,6 @@ def _read(path: Path) -> Speed | None:
         return msgspec.json.decode(path.read_bytes(), type=Speed)
     except (FileNotFoundError, *UNDECODABLE):  # absent, or of another version
         return None
-
-
-def _write(folder: Path, speed: Speed) -> None:
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    (folder / FILE_NAME).write_bytes(msgspec.json.format(msgspec.json.encode(speed)))
 
 
 def _processor() -> str:

@@ -11,7 +11,6 @@ from tradepost.money import format_credits
 from tradepost_signing.trust import TrustPolicy
 from tradepost_worker import limits
 from tradepost_worker.governor import Cause
-from tradepost_worker.limits import Limits
 from tradepost_worker.market_view import MarketView
 from tradepost_worker.outbox import Earnings, read_earnings, read_pending
 from tradepost_worker.owner_word import Mode, OwnersWord, OwnersWordFile
@@ -20,7 +19,6 @@ from tradepost_worker.settings import Settings
 from tradepost_worker.state import Connection, Membership, Standing, StateFolder
 
 _HOUR_S: Final = 3600
-_DEFAULTS: Final = Limits(memory_bytes_max=1)
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,13 +149,6 @@ def read_status(settings: Settings, market: MarketView | None = None, *, now: fl
 def limits_in_force(settings: Settings) -> dict[str, Any]:
     """The limits that the owner set, or that a careful default sets."""
     return {name: getattr(settings, name) for name in limits.names()}
-
-
-def describe_limits(settings: Settings) -> str:
-    """The limits that differ from the defaults, in one line."""
-    found = limits_in_force(settings)
-    changed = [f"{name} = {value}" for name, value in found.items() if value != getattr(_DEFAULTS, name)]
-    return ", ".join(changed)
 
 
 def _clock(at: float) -> str:

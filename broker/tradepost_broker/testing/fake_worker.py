@@ -56,6 +56,11 @@ def echo(document: bytes) -> bytes:
     return encode(TensorDocument({"y": decode(document)["x"] * np.float32(2)}))
 
 
+def wrong_echo(document: bytes) -> bytes:
+    """A false result of the sample pipeline, which only another run tells from the honest one."""
+    return encode(TensorDocument({"y": decode(echo(document))["y"] + np.float32(1)}))
+
+
 class FakeWorker:
     """One device. Frames from the broker wait in order until `expect` takes them.
 

@@ -22,6 +22,7 @@ from tradepost_broker.settings import Settings
 from tradepost_broker.testing.fake_worker import FakeWorker
 from tradepost_broker.testing.sample_pipeline import SamplePipeline, sample_input
 from tradepost_broker.work import EventWork
+from tradepost_reputation.dashboard import WorkerView
 
 T = TypeVar("T")
 
@@ -86,6 +87,11 @@ class LocalBroker:
         if connect:
             await worker.connect(serve=serve)
         return worker
+
+    async def standing(self, worker: FakeWorker) -> WorkerView:
+        """What the dashboard says of a worker."""
+        view: WorkerView = await self.call("GET", f"/v1/workers/{worker.id}", reply=WorkerView)
+        return view
 
     async def publish(self, key: str, pipeline: SamplePipeline | None = None) -> str:
         """Upload and publish a pipeline; its CID."""

@@ -1,0 +1,92 @@
+"""Connections that break and workers that restart: every lease still has one end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from tradepost.errors import LeaseGone
+from tradepost.protocol import Acknowledged, Deliver, GiveBack, GiveBackReason
+from tradepost_worker.testing.agent_bench import NOOP, AgentBench
+from tradepost_worker.testing.samples import sample_input
+
+
+async def test_a_result_without_acknowledgement_is_delivered_again_on_reconnecting(
+    bench: AgentBench,
+) -> None:
+    bench.broker.acknowledges = False
+    async with bench.agent():
+        await bench.connected()
+        first = await bench.returned()
+        await bench.broker.drop()
+        await bench.connected()
+        assert bench.broker.hellos[-1].open_leases == (first.lease,)
+        assert await bench.broker.next(Deliver) == first
+        await bench.broker.send(Acknowledged(first.lease))
+        bench.broker.held.clear()
+        await bench.broker.drop()
+        await bench.connected()
+        assert bench.broker.hellos[-1].open_leases == ()
+    assert bench.connections == [True, False] * 3
+
+
+async def test_a_result_survives_the_workers_restart(bench: AgentBench) -> None:
+    bench.broker.acknowledges = False
+    async with bench.agent():
+        await bench.connected()
+        first = await bench.returned()
+    assert bench.pending() == [first.lease]
+    bench.broker.acknowledges = True
+    bench.broker.connected.clear()
+    async with bench.agent():
+        await bench.connected()
+        assert await bench.broker.next(Deliver) == first
+    assert bench.pending() == []
+
+
+async def test_work_goes_on_while_the_broker_is_away(bench: AgentBench) -> None:
+    bench.runners.hold = True
+    async with bench.agent():
+        await bench.connected()
+        grant = bench.broker.grant(NOOP, sample_input())
+        await bench.broker.send(grant)
+        await bench.runners.started.wait()
+        await bench.broker.drop()
+        await bench.connected()
+        assert bench.broker.hellos[-1].open_leases == (grant.lease,)
+        assert not bench.runners.stopped.is_set()
+
+
+async def test_a_lease_that_the_broker_gave_up_is_stopped_after_a_reconnect(bench: AgentBench) -> None:
+    bench.runners.hold = True
+    async with bench.agent():
+        await bench.connected()
+        await bench.broker.send(bench.broker.grant(NOOP, sample_input()))
+        await bench.runners.started.wait()
+        bench.broker.held.clear()
+        await bench.broker.drop()
+        async with asyncio.timeout(20):
+            await bench.runners.stopped.wait()
+
+
+async def test_a_lease_that_a_restart_lost_is_given_back(bench: AgentBench) -> None:
+    bench.broker.held.add("lease-of-before")
+    async with bench.agent():
+        end = await bench.broker.next(GiveBack)
+    assert (end.lease, end.reason) == ("lease-of-before", GiveBackReason.FAILED)
+
+
+async def test_a_result_that_came_too_late_is_forgotten(
+    bench: AgentBench, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    bench.broker.acknowledges = False
+    async with bench.agent():
+        await bench.connected()
+        late = await bench.returned()
+        await bench.broker.send(Acknowledged(late.lease, LeaseGone("expired").to_problem()))
+        await bench.returned()
+    assert late.lease not in bench.pending()
+    assert "lease_not_taken" in {record.__dict__.get("action") for record in caplog.records}

@@ -1,0 +1,68 @@
+"""What workers do becomes their reputation; what their owners want never hurts it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tradepost import errors
+from tradepost.protocol import GiveBackReason
+from tradepost_broker.entities import Evidence, Lease, LeaseState, WorkerStanding
+from tradepost_broker.policy import MarketPolicy
+from tradepost_broker.testing.staffed_market import ALWAYS_CHECKED, StaffedMarket
+
+
+def test_losing_leases_lowers_a_score_until_the_worker_is_suspended() -> None:
+    driver = StaffedMarket(1, policy=MarketPolicy(audit_rate=0.0, attempts_max=100))
+    job = driver.submit()
+    while driver.open_leases(job):
+        driver.give_back(driver.open_leases(job)[0].id)
+    assert driver.market.worker("w0").standing is WorkerStanding.SUSPENDED
+    assert len(driver.evidence()) == 10  # half a bad result each; 5 are enough evidence
+    assert driver.market.reputation_of("w0")["cpu"].score < 0.01
+    assert driver.market.account("stake:w0").available == 1_000_000
+    driver.check()
+
+
+def test_a_suspended_worker_returns_when_half_of_it_is_forgotten() -> None:
+    driver = StaffedMarket(1, policy=MarketPolicy(audit_rate=0.0, attempts_max=100, half_life_days=30.0))
+    job = driver.submit()
+    while driver.open_leases(job):
+        driver.give_back(driver.open_leases(job)[0].id)
+    driver.at += 29 * 86_400
+    driver.connect("w0")
+    assert driver.market.worker("w0").standing is WorkerStanding.SUSPENDED
+    driver.at += 2 * 86_400
+    driver.connect("w0")
+    assert driver.market.worker("w0").standing is WorkerStanding.ACTIVE
+
+
+@pytest.mark.parametrize("reason", [GiveBackReason.PREEMPTED, GiveBackReason.REFUSED])
+def test_what_the_owner_wants_never_hurts(reason: GiveBackReason) -> None:
+    driver = StaffedMarket(1)
+    job = driver.submit()
+    lease = driver.open_leases(job)[0]
+    driver.give_back(lease.id, reason)
+    assert driver.evidence() == []
+    assert driver.of(Lease, lease.id).state is LeaseState.RETURNED
+
+
+def test_a_workers_own_words_are_bounded() -> None:
+    driver = StaffedMarket(1)
+    job = driver.submit()
+    lease = driver.open_leases(job)[0]
+    words = errors.Problem(code="c" * 9999, title="t" * 9999, detail="d" * 9999, facts={"x": "y" * 9999})
+    driver.give_back(lease.id, problem=words)
+    kept = driver.of(Lease, lease.id).problem
+    assert (len(kept.code), len(kept.title), len(kept.detail), kept.facts) == (64, 500, 500, {})
+    assert len(driver.of(Evidence, f"{lease.id}:failed").detail) == 500
+
+
+def test_reputation_explains_itself() -> None:
+    driver = StaffedMarket(1, auditors=1, policy=ALWAYS_CHECKED)
+    assert driver.market.reputation_of("w0") == {}
+    job = driver.submit()
+    driver.deliver_all(job, "right")
+    driver.deliver(driver.open_audit(job).id, "right")
+    reputation = driver.market.reputation_of("w0")["cpu"]
+    assert reputation.score == pytest.approx(0.05**0.5)
+    assert "1 audit passed" in reputation.explanation[0]

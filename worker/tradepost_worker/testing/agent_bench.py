@@ -1,0 +1,195 @@
+"""A bench for agents: a scripted broker, runners that pretend, and any number of agents of one worker."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp.test_utils import TestServer
+from yarl import URL
+
+import tradepost_kernels
+from tradepost.content import FolderStore
+from tradepost.content.fetch import Fetcher
+from tradepost.content.sources import GatewaySource
+from tradepost.identity import Identity
+from tradepost.protocol import Capabilities, Deliver, GiveBack, Offer, Revocations
+from tradepost.receipts import StageReport
+from tradepost_signing.policy_file import add_publisher
+from tradepost_signing.publisher import Publisher
+from tradepost_worker.agent import Agent
+from tradepost_worker.broker_api import BrokerApi
+from tradepost_worker.lease_work import LeaseWork, PipelineRunner
+from tradepost_worker.leases import Leases
+from tradepost_worker.outbox import Outbox
+from tradepost_worker.pipeline_run import PipelineRun
+from tradepost_worker.pipelines import PipelineLibrary
+from tradepost_worker.runner_pool import RunnablePipeline
+from tradepost_worker.testing.fake_broker import FakeBroker
+from tradepost_worker.testing.samples import kernel_pipeline, model_pipeline, sample_input
+
+NOOP = kernel_pipeline(tradepost_kernels.load("noop"))
+MODEL = model_pipeline()
+WORKER = Identity.generate()
+ENGINES = {"tradepost": "0", "wasmtime": "0"}
+REPORT = StageReport(stage="kernel", output="0" * 64)
+
+
+class Immediately(random.Random):
+    """Chance that always says: at once."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return a
+
+
+class PretendedRunners:
+    """Runs pipelines as the test says: returns the input, waits, or fails."""
+
+    def __init__(self) -> None:
+        """`error` or `run_made` is how a run ends; with `hold` it does not end by itself."""
+        self.error: Exception | None = None
+        self.run_made: PipelineRun | None = None
+        self.hold = False
+        self.started = asyncio.Event()
+        self.stopped = asyncio.Event()
+        self.documents: list[bytes] = []
+
+    async def run(self, pipeline: RunnablePipeline, document: bytes, *, wall_s_max: float) -> PipelineRun:
+        self.documents.append(document)
+        self.started.set()
+        if self.hold:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.stopped.set()
+        if self.error is not None:
+            raise self.error
+        return self.run_made or PipelineRun(stages=(REPORT,), output=document)
+
+
+class AgentBench:
+    """A fake broker and the means to start agents against it, all of one worker, one state folder.
+
+    A test changes the attributes before it starts an agent.
+    """
+
+    def __init__(self, broker: FakeBroker, url: URL, folder: Path) -> None:
+        self.broker = broker
+        self.url = url
+        self.folder = folder
+        self.runners = PretendedRunners()
+        self.capacity = 2
+        self.now: Callable[[], float] = time.time
+        self.memory_bytes_max = 4 << 30
+        self.providers: tuple[str, ...] = ("cpu",)
+        self.connections: list[bool] = []
+        self.revocations: list[Revocations] = []
+        self.gateways: list[str] = []
+
+    @property
+    def trust_path(self) -> Path:
+        """The owner's trust policy."""
+        return self.folder / "trust.toml"
+
+    def trust(self, **limits: Any) -> None:
+        """Trust the broker's publisher, within these limits."""
+        publisher = Publisher(name="alice", key=self.broker.publisher.public_key, **limits)
+        add_publisher(self.trust_path, publisher)
+
+    @asynccontextmanager
+    async def agent(self, *, runners: PipelineRunner | None = None) -> AsyncIterator[asyncio.Task[None]]:
+        """A running agent, connected; it is stopped as a signal would at the end."""
+        async with AsyncExitStack() as stack:
+            outbox = Outbox(self.folder / "worker.sqlite")
+            stack.callback(outbox.close)
+            api = await stack.enter_async_context(BrokerApi(self.url))
+            session = await stack.enter_async_context(aiohttp.ClientSession())
+            pipelines = PipelineLibrary(
+                broker=api,
+                fetcher=Fetcher(
+                    [GatewaySource(str(one), session=session) for one in (*self.gateways, self.url)],
+                    store=FolderStore(self.folder / "blocks", bytes_max=1 << 20),
+                ),
+                trust_path=self.trust_path,
+                providers=self.providers,
+                memory_bytes_max=self.memory_bytes_max,
+            )
+            stack.push_async_callback(pipelines.close)
+            work = LeaseWork(
+                worker=WORKER,
+                broker_id=self.broker.identity.id,
+                broker=api,
+                pipelines=pipelines,
+                runners=runners or self.runners,
+                engines=ENGINES,
+                now=self.now,
+            )
+            agent = Agent(
+                worker=WORKER,
+                broker_id=self.broker.identity.id,
+                broker=api,
+                offer=Offer(
+                    price_per_unit_microcredits=5,
+                    capacity=self.capacity,
+                    capabilities=Capabilities(
+                        cores=1, memory_bytes=4 << 30, providers=("cpu",), engines=ENGINES
+                    ),
+                ),
+                leases=Leases(
+                    work=work, outbox=outbox, broker=api, capacity=self.capacity, rng=Immediately()
+                ),
+                pipelines=pipelines,
+                outbox=outbox,
+                rng=Immediately(),
+                on_revocations=self.revocations.append,
+                on_connection=self.connections.append,
+                stop_s_max=0.2,
+            )
+            stop = asyncio.Event()
+            running = asyncio.create_task(agent.run(stop))
+            try:
+                yield running
+            finally:
+                stop.set()
+                await asyncio.gather(running, return_exceptions=True)
+
+    async def connected(self) -> None:
+        """Wait until an agent is connected."""
+        async with asyncio.timeout(20):
+            await self.broker.connected.wait()
+
+    def pending(self) -> list[str]:
+        """What the outbox on disk holds, with no agent running."""
+        outbox = Outbox(self.folder / "worker.sqlite")
+        try:
+            return [end.lease for end in outbox.pending()]
+        finally:
+            outbox.close()
+
+    async def returned(self, document: bytes = sample_input()) -> Deliver:
+        """Grant a lease on `NOOP`; the result that comes back."""
+        await self.broker.send(self.broker.grant(NOOP, document))
+        return await self.broker.next(Deliver)
+
+    async def given_back(self, **changes: Any) -> GiveBack:
+        """Grant a lease on `NOOP`, with these changes; how it is given back."""
+        await self.broker.send(self.broker.grant(NOOP, sample_input(), **changes))
+        return await self.broker.next(GiveBack)
+
+
+@asynccontextmanager
+async def agent_bench(folder: Path) -> AsyncIterator[AgentBench]:
+    """A bench whose broker has `NOOP` and `MODEL`, by a publisher that the worker's owner trusts."""
+    broker = FakeBroker()
+    broker.publish(NOOP)
+    broker.publish(MODEL)
+    async with TestServer(broker.app) as server:
+        bench = AgentBench(broker, server.make_url("/"), folder)
+        bench.trust()
+        yield bench
