@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -13,12 +14,14 @@ from typing import Any
 
 import psutil
 import pytest
+import trustme
 from aiohttp.test_utils import TestServer
 from typer.testing import CliRunner, Result
 from wasmtime import wat2wasm
 
 import tradepost_kernels
 from tradepost.errors import (
+    BrokerUnavailable,
     InsecureTransport,
     InvalidJoinToken,
     InvalidSettings,
@@ -192,6 +195,21 @@ def test_what_is_no_token_is_refused_before_anything_is_sent(owner: Owner, token
 def test_plain_http_is_for_loopback(owner: Owner) -> None:
     token = f"tpj_0123456789abcdef.{Identity.generate().id}"
     owner.fails(InsecureTransport, "join", "http://broker.example", "--token", token)
+
+
+async def test_a_certificate_that_nothing_here_vouches_for(owner: Owner) -> None:
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(tls)
+    server = TestServer(FakeBroker().app, scheme="https")
+    await server.start_server(ssl=tls)
+    try:
+        token = f"tpj_0123456789abcdef.{Identity.generate().id}"
+        arguments = ("join", str(server.make_url("/")), "--token", token)
+        error = await asyncio.to_thread(owner.fails, BrokerUnavailable, *arguments)
+    finally:
+        await server.close()
+    assert "CERTIFICATE_VERIFY_FAILED" in error.detail
+    assert "ca-certificates" in error.hint
 
 
 async def test_running_needs_joining(owner: Owner) -> None:
