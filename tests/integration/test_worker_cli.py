@@ -115,6 +115,7 @@ async def join(owner: Owner, broker: tuple[FakeBroker, str], *options: str) -> A
 async def test_a_workers_life(owner: Owner, broker: tuple[FakeBroker, str], tmp_path: Path) -> None:
     fake, url = broker
     assert "Not joined" in owner.says("status")
+    assert "This device has not joined" in owner.says("earnings")
     joined = await join(owner, broker, "--price", "0.002")
     assert joined["worker"] == StateFolder(owner.folder).identity().id
     assert (joined["owner"], joined["device"], joined["broker"]) == ("owner", "lab", fake.identity.id)
@@ -234,5 +235,6 @@ def test_the_owner_sees_who_is_trusted(owner: Owner) -> None:
     assert "Nobody" in owner.says("trust", "list")
     key = SigningKey.generate()
     owner.trust(key)
+    assert owner.folder.stat().st_mode & 0o077 == 0
     assert owner.says_json("trust", "list") == [{"name": "alice", "key_id": key.public_key.id}]
     owner.fails(InvalidTrustPolicy, "trust", "add", "again", str(owner.folder.parent / "alice.pub"))
