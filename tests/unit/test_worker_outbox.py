@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -126,3 +128,22 @@ async def test_earnings_are_summed_once_per_lease(outbox: Outbox, path: Path) ->
 def test_a_folder_without_a_worker_earned_nothing(tmp_path: Path) -> None:
     assert read_earnings(tmp_path / "absent").earned_microcredits == 0
     assert read_pending(tmp_path / "absent") == 0
+
+
+async def test_a_flush_that_is_cancelled_loses_nothing(path: Path) -> None:
+    """As when the worker stops while it writes: its threads are busy, and the write waits for one."""
+    outbox, free = Outbox(path), threading.Event()
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(max_workers=1))
+    busy = loop.run_in_executor(None, free.wait)
+    outbox.record(Settled("lease", "accepted", 2000, ""))
+    flush = asyncio.create_task(outbox.flush())
+    await asyncio.sleep(0)
+    flush.cancel()
+    await asyncio.gather(flush, return_exceptions=True)
+    last = asyncio.create_task(outbox.flush())
+    await asyncio.sleep(0)
+    free.set()
+    await asyncio.gather(busy, last)
+    outbox.close()
+    assert read_earnings(path).earned_microcredits == 2000

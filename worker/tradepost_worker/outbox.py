@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import threading
 import time
 from collections.abc import Iterable
 from contextlib import closing
@@ -70,7 +69,6 @@ class Outbox:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._turn = threading.Lock()  # a cancelled flush may still be writing when the last one comes
         self._database = sqlite3.connect(path, check_same_thread=False)
         self._database.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; {_SCHEMA}")
         rows = self._database.execute("SELECT end FROM lease_end ORDER BY rowid")
@@ -81,6 +79,7 @@ class Outbox:
         self._pipelines: dict[str, str] = {}
         self._settled: list[tuple[str, float, str, int, str]] = []
         self._ran: list[tuple[str, str]] = []
+        self._writing: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._emptied = asyncio.Event()
 
@@ -139,7 +138,7 @@ class Outbox:
             await self.flush()
 
     async def flush(self) -> None:
-        """Make everything durable now."""
+        """Make everything durable now, what a cancelled flush was writing included."""
         self._changed.clear()
         added = [self._pending[lease] for lease in self._unwritten]
         removed = [lease for lease in self._written if lease not in self._pending]
@@ -149,7 +148,16 @@ class Outbox:
         self._written.difference_update(removed)
         self._written.update(end.lease for end in added)
         if added or removed or settled:
-            await asyncio.to_thread(self._write, added, removed, settled, ran)
+            writing = self._write_after(self._writing, added, removed, settled, ran)
+            self._writing = asyncio.create_task(writing)
+        if self._writing is not None:
+            await asyncio.shield(self._writing)
+
+    async def _write_after(self, before: asyncio.Task[None] | None, *rows: Iterable[Any]) -> None:
+        """Write in turn: an older row must not replace a newer one."""
+        if before is not None:
+            await before
+        await asyncio.to_thread(self._write, *rows)
 
     def close(self) -> None:
         """Close the database. What was not flushed is lost."""
@@ -163,7 +171,7 @@ class Outbox:
         ran: Iterable[tuple[str, str]],
     ) -> None:
         rows = [(end.lease, msgspec.msgpack.encode(end)) for end in added]
-        with self._turn, self._database as database:
+        with self._database as database:
             database.executemany("INSERT OR REPLACE INTO lease_end VALUES (?, ?)", rows)
             database.executemany("DELETE FROM lease_end WHERE lease = ?", [(lease,) for lease in removed])
             database.executemany("INSERT OR REPLACE INTO settled VALUES (?, ?, ?, ?, ?)", settled)
