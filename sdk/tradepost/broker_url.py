@@ -60,4 +60,10 @@ async def raise_for_problem(response: aiohttp.ClientResponse) -> None:
 
 def raise_unavailable(url: URL, error: Exception) -> NoReturn:
     """Raise `BrokerUnavailable` for a connection that failed."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        raise BrokerUnavailable(
+            f"{url}: {error}",
+            hint="Install the system's certificate authorities (on Debian: ca-certificates), or name the "
+            "operator's own in SSL_CERT_FILE.",
+        ) from error
     raise BrokerUnavailable(f"{url}: {error or type(error).__name__}") from error

@@ -25,14 +25,6 @@ PACKAGES = {
 pytestmark = pytest.mark.acceptance
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
-    subprocess.run(command, check=True, capture_output=True)
-    return next(folder.glob("*.whl"))
-
-
 def uv() -> str:
     found = shutil.which("uv") or str(Path(sys.executable).parent / "uv")
     assert Path(found).exists(), "uv is neither on the path nor beside this Python"

@@ -46,7 +46,7 @@ async def test_the_doctor_ends_with_a_status_that_scripts_can_test(device: LentD
     assert ended.value.code == 12
 
 
-async def test_a_service_comes_and_goes(device: LentDevice) -> None:
+async def test_a_service_comes_and_goes(device: LentDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = await device.say("service", "install", "--show")
     assert f"{sys.executable} -m tradepost worker run --state-dir {device.folder}" in shown
     path = SystemdUnit().path
@@ -55,6 +55,8 @@ async def test_a_service_comes_and_goes(device: LentDevice) -> None:
     assert path.read_text() == shown
     assert "needs root" in said or "linger" not in said
     assert CliRunner().invoke(app, ["service", "status"]).stdout.endswith("and does not run.\n")
+    monkeypatch.setattr(SystemdUnit, "status_command", lambda _: ["true"])
+    assert CliRunner().invoke(app, ["service", "status"]).stdout.endswith("and runs.\n")
     assert str(path) in CliRunner().invoke(app, ["service", "uninstall"]).stdout
     assert not path.exists()
     assert "Not installed" in CliRunner().invoke(app, ["service", "status"]).stdout

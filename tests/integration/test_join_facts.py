@@ -21,6 +21,7 @@ from tradepost_worker.market_view import Competition, MarketView, PriceRange, lo
 from tradepost_worker.outbox import Earnings
 from tradepost_worker.owner_word import WORK
 from tradepost_worker.reference_model import reference_model
+from tradepost_worker.runner_messages import Ready
 from tradepost_worker.settings import load_settings
 from tradepost_worker.speed import Speed, measured_speed
 from tradepost_worker.state import Connection, Membership, Standing
@@ -57,6 +58,17 @@ async def test_speed_is_measured_once_for_each_device(
     again = (await measured_speed(tmp_path, threads=1))[0]
     assert again.hardware == "another chip"
     assert again.measured_at > first.measured_at
+
+
+@pytest.mark.parametrize(
+    "change", [{"engines": {"onnxruntime": "1", "wasmtime": "2"}}, {"providers": ("cuda", "cpu")}]
+)
+def test_a_speed_is_of_the_engines_and_providers_that_were_measured(change: dict[str, object]) -> None:
+    engines = {"onnxruntime": "1", "wasmtime": "1"}
+    ready = Ready(isolation=Isolation(achieved=(), refused={}), providers=("cpu",), engines=engines, code="")
+    speed = msgspec.structs.replace(SPEED, hardware=speed_module.hardware(), engines=engines)
+    assert speed.fits(ready)
+    assert not speed.fits(msgspec.structs.replace(ready, **change))
 
 
 def test_joining_ends_with_facts(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -13,12 +14,14 @@ from typing import Any
 
 import psutil
 import pytest
+import trustme
 from aiohttp.test_utils import TestServer
 from typer.testing import CliRunner, Result
 from wasmtime import wat2wasm
 
 import tradepost_kernels
 from tradepost.errors import (
+    BrokerUnavailable,
     InsecureTransport,
     InvalidJoinToken,
     InvalidSettings,
@@ -112,6 +115,7 @@ async def join(owner: Owner, broker: tuple[FakeBroker, str], *options: str) -> A
 async def test_a_workers_life(owner: Owner, broker: tuple[FakeBroker, str], tmp_path: Path) -> None:
     fake, url = broker
     assert "Not joined" in owner.says("status")
+    assert "This device has not joined" in owner.says("earnings")
     joined = await join(owner, broker, "--price", "0.002")
     assert joined["worker"] == StateFolder(owner.folder).identity().id
     assert (joined["owner"], joined["device"], joined["broker"]) == ("owner", "lab", fake.identity.id)
@@ -194,6 +198,21 @@ def test_plain_http_is_for_loopback(owner: Owner) -> None:
     owner.fails(InsecureTransport, "join", "http://broker.example", "--token", token)
 
 
+async def test_a_certificate_that_nothing_here_vouches_for(owner: Owner) -> None:
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(tls)
+    server = TestServer(FakeBroker().app, scheme="https")
+    await server.start_server(ssl=tls)
+    try:
+        token = f"tpj_0123456789abcdef.{Identity.generate().id}"
+        arguments = ("join", str(server.make_url("/")), "--token", token)
+        error = await asyncio.to_thread(owner.fails, BrokerUnavailable, *arguments)
+    finally:
+        await server.close()
+    assert "CERTIFICATE_VERIFY_FAILED" in error.detail
+    assert "ca-certificates" in error.hint
+
+
 async def test_running_needs_joining(owner: Owner) -> None:
     with pytest.raises(InvalidSettings) as caught:
         async with worker_from_settings(load_settings({"state_dir": owner.folder})):
@@ -216,5 +235,6 @@ def test_the_owner_sees_who_is_trusted(owner: Owner) -> None:
     assert "Nobody" in owner.says("trust", "list")
     key = SigningKey.generate()
     owner.trust(key)
+    assert owner.folder.stat().st_mode & 0o077 == 0
     assert owner.says_json("trust", "list") == [{"name": "alice", "key_id": key.public_key.id}]
     owner.fails(InvalidTrustPolicy, "trust", "add", "again", str(owner.folder.parent / "alice.pub"))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from tradepost_worker import doctor
+from tradepost.errors import RunnerFailed
+from tradepost_worker import doctor, service
 from tradepost_worker.doctor import Check, Health
 from tradepost_worker.lockdown import Isolation
 from tradepost_worker.runner_messages import Ready
+from tradepost_worker.runner_process import RunnerProcess
 from tradepost_worker.settings import load_settings
+from tradepost_worker.state import Membership, StateFolder
 
 
 def found(check: Check) -> Health:
@@ -66,6 +71,16 @@ def test_trust(tmp_path: Path) -> None:
     assert found(doctor.check_trust(path)) is Health.BROKEN
 
 
+def test_certificate_authorities(tmp_path: Path) -> None:
+    paths = ssl.DefaultVerifyPaths("/authorities.crt", None, "", "", "", "")
+    assert found(doctor.check_authorities(paths)) is Health.OK
+    bare = paths._replace(cafile=None, capath=str(tmp_path))  # as without Debian's ca-certificates
+    assert found(doctor.check_authorities(bare)) is Health.WARNING
+    assert found(doctor.check_authorities(bare._replace(capath=None))) is Health.WARNING
+    (tmp_path / "authority.pem").touch()
+    assert found(doctor.check_authorities(bare)) is Health.OK
+
+
 def test_disk(tmp_path: Path) -> None:
     assert found(doctor.check_disk(tmp_path / "not" / "made", 0)) is Health.OK
     assert found(doctor.check_disk(tmp_path, 1 << 60)) is Health.BROKEN
@@ -106,3 +121,37 @@ def test_what_a_runner_says() -> None:
         "providers": Health.OK,
         "provider cuda": Health.BROKEN,
     }
+
+
+def test_a_gpu_provider_that_works_in_the_sandbox_is_fine() -> None:
+    isolation = Isolation(achieved=("process",), refused={})
+    ready = Ready(isolation=isolation, providers=("cuda", "cpu"), engines={"onnxruntime": "1"}, code="")
+    checks = doctor.check_ready(ready, ["onnxruntime-gpu"])
+    assert {found(check) for check in checks} == {Health.OK}
+
+
+async def test_a_device_where_nothing_works_is_examined_to_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def start(**_: object) -> NoReturn:
+        raise RunnerFailed("ImportError: libonnxruntime.so: cannot open shared object file")
+
+    monkeypatch.setattr(RunnerProcess, "start", start)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setattr(service, "lingers", lambda: False)
+    settings = load_settings({"state_dir": tmp_path / "state"}, {})
+    checks = {check.name: check for check in await doctor.examine(settings)}
+    assert found(checks["runner"]) is Health.BROKEN
+    assert "cannot open shared object file" in checks["runner"].says
+    assert found(checks["broker"]) is Health.WARNING
+    assert "linger" not in checks  # which only matters to a service
+
+    service.install(service.SystemdUnit(), settings.state_dir, start=False)
+    unreachable = Membership(
+        broker_url="http://127.0.0.1:1", broker="b", worker="w", owner="o", device="d", stake_microcredits=1
+    )
+    StateFolder(settings.state_dir).join(unreachable)
+    checks = {check.name: check for check in await doctor.examine(settings)}
+    assert found(checks["broker"]) is Health.BROKEN
+    assert "http://127.0.0.1:1" in checks["broker"].fix
+    assert found(checks["linger"]) is Health.WARNING

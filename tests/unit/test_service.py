@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import plistlib
 import shutil
 import subprocess
@@ -10,13 +11,26 @@ from pathlib import Path
 
 import pytest
 
-from tradepost.errors import InvalidRequest, RunnerFailed
+from tradepost.errors import InvalidRequest, InvalidSettings, RunnerFailed
 from tradepost.protocol import GiveBackReason
+from tradepost_signing.revocation_store import bundle_path
+from tradepost_worker import service as service_module
 from tradepost_worker.compile_cache import CompileCache
 from tradepost_worker.lease_work import give_back
 from tradepost_worker.outbox import Outbox
 from tradepost_worker.owner_word import Mode, OwnersWord, OwnersWordFile
-from tradepost_worker.service import LaunchdAgent, Service, SystemdUnit, install, remove, worker_command
+from tradepost_worker.service import (
+    LaunchdAgent,
+    Service,
+    SystemdUnit,
+    install,
+    installed_service,
+    remove,
+    service_here,
+    user_name,
+    worker_command,
+)
+from tradepost_worker.settings import default_state_dir
 from tradepost_worker.state import Membership, StateFolder
 from tradepost_worker.uninstalling import check_nothing_lost, check_stopped, remove_state
 
@@ -49,15 +63,34 @@ def test_the_unit_runs_this_python(tmp_path: Path) -> None:
     assert '/st%%ate dir"' in line
 
 
+#: Keys and their types, as launchd.plist(5) has them; launchd ignores those that it does not know.
+LAUNCHD_KEYS: dict[str, type] = {
+    "Label": str,
+    "ProgramArguments": list,
+    "RunAtLoad": bool,
+    "KeepAlive": dict,
+    "ProcessType": str,
+    "Umask": int,
+    "StandardErrorPath": str,
+}
+
+
 def test_the_unit_asks_for_a_control_group_to_divide(tmp_path: Path) -> None:
     assert "Delegate=memory pids" in SystemdUnit(tmp_path).text(tmp_path).splitlines()
 
 
 def test_the_property_list_says_the_same(tmp_path: Path) -> None:
-    facts = plistlib.loads(LaunchdAgent(tmp_path).text(tmp_path).encode())
-    assert facts["ProgramArguments"] == worker_command(tmp_path)
+    agent = LaunchdAgent(tmp_path)
+    facts = plistlib.loads(agent.text(tmp_path / "a folder & <more>").encode())
+    assert {key: type(value) for key, value in facts.items()} == LAUNCHD_KEYS
+    assert facts["Label"] == agent.path.stem
+    assert facts["ProgramArguments"] == worker_command(tmp_path / "a folder & <more>")
+    assert Path(facts["ProgramArguments"][0]).is_absolute()
+    assert facts["RunAtLoad"] is True
     assert facts["KeepAlive"] == {"SuccessfulExit": False}
+    assert facts["ProcessType"] == "Background"
     assert facts["Umask"] == 0o077
+    assert str(tmp_path / "a folder & <more>" / "worker.log") == facts["StandardErrorPath"]
 
 
 @pytest.mark.parametrize("kind", [SystemdUnit, LaunchdAgent])
@@ -65,12 +98,81 @@ def test_installing_writes_one_file_and_removing_takes_it(
     tmp_path: Path, kind: type[SystemdUnit] | type[LaunchdAgent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service: Service = kind(tmp_path)
-    monkeypatch.setattr(kind, "stop_commands", lambda _: [["false"], [str(tmp_path / "no-such-command")]])
-    assert install(service, tmp_path / "state", start=False) == []
+    monkeypatch.setattr(kind, "stop_commands", lambda _: [[str(tmp_path / "no-such-command")]])
+    monkeypatch.setattr(kind, "needs_session", lambda _: "")
+    assert install(service, tmp_path / "state", start=False) == ""
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [service.path]
-    assert len(remove(service)) == 2
-    assert remove(service) == []
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    for link in service.links():  # as enabling made it
+        link.parent.mkdir(parents=True)
+        link.symlink_to(service.path)
+    assert "no-such-command" in remove(service)
+    assert remove(service) == ""
+    assert not [path for path in tmp_path.rglob("*") if not path.is_dir()]
+
+
+@pytest.mark.parametrize("kind", [SystemdUnit, LaunchdAgent])
+def test_a_service_is_known_by_its_state_folder(
+    tmp_path: Path, kind: type[SystemdUnit] | type[LaunchdAgent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service: Service = kind(tmp_path)
+    state_dir = tmp_path / 'a folder with 100% "quotes"'
+    install(service, state_dir, start=False)
+    monkeypatch.setattr(sys, "executable", "/another/python")  # upgraded, say: it is still this worker's
+    assert service.is_for(state_dir)
+    assert not service.is_for(tmp_path)
+
+
+def test_the_first_command_that_fails_is_what_is_complained_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    fails = ["sh", "-c", "echo no bus in $XDG_RUNTIME_DIR >&2; exit 1"]
+    commands = [["true"], fails, ["touch", str(tmp_path / "went-on")]]
+    monkeypatch.setattr(SystemdUnit, "start_commands", lambda _: commands)
+    complaint = install(SystemdUnit(tmp_path), tmp_path, start=True)
+    assert complaint.endswith(f"no bus in /run/user/{os.getuid()}")
+    assert not (tmp_path / "went-on").exists()
+
+
+def test_a_user_without_a_session_is_told_how_to_get_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    unit = SystemdUnit(tmp_path)
+    assert "tradepost worker service install" in unit.needs_session()
+    install(unit, tmp_path, start=False)
+    assert remove(unit) == ""  # nothing can run, so there is nothing to complain of
+    (tmp_path / "systemd").mkdir()
+    (tmp_path / "systemd" / "private").touch()
+    assert SystemdUnit(tmp_path).needs_session() == ""
+
+
+def test_linger_needs_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_module, "lingers", lambda: False)
+    assert SystemdUnit(tmp_path).needs_root() == f"sudo loginctl enable-linger {user_name()}"
+    monkeypatch.setattr(service_module, "lingers", lambda: True)
+    assert SystemdUnit(tmp_path).needs_root() == ""
+    assert LaunchdAgent(tmp_path).needs_root() == ""
+
+
+def test_a_user_without_a_home_has_no_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert installed_service() is None
+    with pytest.raises(InvalidSettings, match="no home folder"):
+        service_here()
+
+
+def test_a_system_without_a_service_manager_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(InvalidSettings, match="neither systemd nor launchd") as caught:
+        service_here()
+    assert "tradepost worker run" in caught.value.hint
 
 
 @pytest.fixture
@@ -86,8 +188,11 @@ def state(tmp_path: Path) -> StateFolder:
     (state.blocks / "ab" / "block").write_bytes(bytes(1000))
     CompileCache(state.compiled, bytes_max=1 << 20)
     Outbox(state.database).close()
-    for name in ("worker.toml", "trust.toml", "speed.json", "standing.json", "revocations-abc.json"):
+    for name in ("worker.toml", "trust.toml", ".new-x1", "speed.json", "standing.json", "worker.log"):
         (state.path / name).touch()
+    revocations = state.revocations("operator")
+    for path in (revocations, bundle_path(revocations)):
+        path.touch()
     return state
 
 
@@ -100,6 +205,19 @@ def test_uninstalling_leaves_nothing(state: StateFolder) -> None:
     assert removed.freed_bytes > 1000
     assert str(state.path / "worker.key") in removed.paths
     assert remove_state(state).paths == ()
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_uninstalling_the_default_folder_takes_the_programs_folder_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_shared: bool
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    state = StateFolder(default_state_dir())
+    state.identity()
+    if is_shared:
+        (tmp_path / "tradepost" / "broker").mkdir()
+    remove_state(state)
+    assert [path.name for path in tmp_path.rglob("*")] == (["tradepost", "broker"] if is_shared else [])
 
 
 def test_uninstalling_touches_nothing_that_is_not_the_workers(state: StateFolder, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tradepost_worker.settings import (
     load_settings,
     save_settings,
 )
+from tradepost_worker.state import StateFolder
 
 NAMES = [field.name for field in msgspec.structs.fields(Settings)]
 GUIDE = Path(__file__).parents[2] / "docs" / "worker.md"
@@ -47,6 +48,23 @@ def test_a_flag_wins_over_the_environment_over_the_file(tmp_path):
 def test_the_state_folder_may_come_from_the_environment(tmp_path):
     found = load_settings({}, {f"{ENVIRONMENT_PREFIX}STATE_DIR": str(tmp_path)})
     assert found.state_dir == tmp_path
+
+
+def test_a_user_without_a_home_is_told_what_to_give(tmp_path, monkeypatch):
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # raises KeyError, as for an unknown user
+    with pytest.raises(InvalidSettings, match="no home folder") as caught:
+        load_settings({}, {})
+    assert "--state-dir" in caught.value.hint
+    assert load_settings({"state_dir": tmp_path}, {}).state_dir == tmp_path
+
+
+def test_a_state_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidSettings, match="cannot be made") as caught:
+        StateFolder(tmp_path / "file" / "state").identity()
+    assert "--state-dir" in caught.value.hint
 
 
 @pytest.mark.parametrize("price", ["0.001", "1e-3", "0.0010"])

@@ -111,6 +111,22 @@ def test_real_sensors_read_this_device(tmp_path) -> None:
     assert 0 <= readings.minute_of_day < 1440
 
 
+@pytest.mark.parametrize("sensor", ["sensors_battery", "sensors_temperatures"])
+def test_a_system_that_shows_no_sensors_has_none(tmp_path, monkeypatch, sensor) -> None:
+    """In a bare container there is no /sys, where psutil looks."""
+
+    def absent() -> None:
+        raise FileNotFoundError(2, "No such file or directory", "/sys/class/power_supply")
+
+    monkeypatch.setattr(sensors.psutil, sensor, absent, raising=False)
+    readings = sensors.Sensors(tmp_path).read()
+    assert None in (readings.battery_percent, readings.temperature_celsius)
+    wanted = {"battery_percent_min": 20, "temperature_celsius_max": 70}
+    lacking = sensors.not_enforceable(wanted)
+    assert lacking
+    assert not sensors.not_enforceable({})
+
+
 def test_own_work_is_not_others_load(tmp_path, monkeypatch) -> None:
     """Two cores, one of them used by a runner for the whole time, half of the other by somebody else."""
     spent = {7: 0.0}

@@ -87,8 +87,11 @@ def create_app(*, decorate: Decorate = lambda runners: runners) -> typer.Typer:
         state_dir: StateDir = None,
     ) -> None:
         """Let a publisher's pipelines run on this device. A running worker takes notice at once."""
-        path = load_settings({"state_dir": state_dir}).trust_path
+        settings = load_settings({"state_dir": state_dir})
+        path = settings.trust_path
         key = PublicKey.load(public_key_file)
+        if path.parent == settings.state_dir:
+            StateFolder(settings.state_dir).make()  # trusting may come first, and the folder is private
         add_publisher(path, Publisher(name=name, key=key))
         typer.echo(f"Pipelines of {name} (key {key.id}) may run here. Limits for them: {path}")
 

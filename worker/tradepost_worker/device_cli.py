@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 from typing import Annotated
 
 import msgspec
@@ -56,13 +55,15 @@ def install_service(
     if show:
         typer.echo(here.text(settings.state_dir), nl=False)
         return
-    complaints = service.install(here, settings.state_dir, start=start)
+    complaint = service.install(here, settings.state_dir, start=start)
     typer.echo(f"Wrote {here.path}.")
-    for complaint in complaints:
+    if complaint:
         typer.echo(f"It could not be started: {complaint}", err=True)
+        if todo := here.needs_session():
+            typer.echo(todo, err=True)
     if todo := here.needs_root():
         typer.echo(f"To keep it running when you are not logged in (needs root): {todo}")
-    if complaints:
+    if complaint:
         raise typer.Exit(EXIT_CODES[Fault.WORKER])
 
 
@@ -72,8 +73,7 @@ def service_status() -> None:
     if not here.path.exists():
         typer.echo("Not installed: tradepost worker service install")
         return
-    done = subprocess.run(here.status_command(), capture_output=True, text=True, timeout=30, check=False)
-    runs = "runs" if done.returncode == 0 else "does not run"
+    runs = "runs" if service.is_running(here) else "does not run"
     typer.echo(f"Installed ({here.path}), and {runs}.")
 
 
@@ -83,7 +83,7 @@ def uninstall_service() -> None:
     if not here.path.exists():
         typer.echo(f"Nothing to remove: {here.path} does not exist.")
         return
-    for complaint in service.remove(here):
+    if complaint := service.remove(here):
         typer.echo(f"It may still run: {complaint}", err=True)
     typer.echo(f"Removed {here.path}.")
 
@@ -104,9 +104,9 @@ def uninstall(
         )
         typer.confirm("Delete it", abort=True)
     here = service.installed_service()
-    if here is not None and here.text(state.path) != here.path.read_text():
+    if here is not None and not here.is_for(state.path):
         here = None  # it runs another worker
-    for complaint in service.remove(here) if here else ():
+    if here is not None and (complaint := service.remove(here)):
         typer.echo(f"The service may still run: {complaint}", err=True)
     check_stopped(state)
     removed = remove_state(state)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import ssl
 import struct
 import sys
 import time
@@ -81,13 +82,14 @@ async def examine(settings: Settings) -> list[Check]:
         *check_files(state.path),
         check_compiled(state.compiled),
         check_trust(settings.trust_path),
+        check_authorities(ssl.get_default_verify_paths()),
         check_disk(state.path, settings.disk_free_bytes_min),
         *check_limits(settings, wheels),
         *await _check_runner(settings, wheels),
         _check_control_groups(state),
         await _check_broker(state),
     ]
-    if sys.platform == "linux" and service.SystemdUnit().path.exists():
+    if isinstance(service.installed_service(), service.SystemdUnit):
         checks.append(check_linger(is_on=service.lingers(), user=service.user_name()))
     return checks
 
@@ -193,6 +195,19 @@ def check_trust(path: Path) -> Check:
     if not publishers:
         return Check(name="trust", health=Health.WARNING, says="0 publishers: nothing can run", fix=add)
     return ok("trust", f"{len(publishers)} publishers")
+
+
+def check_authorities(paths: ssl.DefaultVerifyPaths) -> Check:
+    """Whether there is anything to check a broker's TLS certificate with: minimal systems come without."""
+    found = paths.cafile or (paths.capath if paths.capath and any(Path(paths.capath).iterdir()) else None)
+    if found:
+        return ok("certificates", found)
+    return Check(
+        name="certificates",
+        health=Health.WARNING,
+        says="no certificate authorities, so a broker beyond this machine cannot be reached",
+        fix="sudo apt-get install ca-certificates, or set SSL_CERT_FILE",
+    )
 
 
 def check_disk(folder: Path, free_bytes_min: int) -> Check:

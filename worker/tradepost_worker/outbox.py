@@ -79,6 +79,7 @@ class Outbox:
         self._pipelines: dict[str, str] = {}
         self._settled: list[tuple[str, float, str, int, str]] = []
         self._ran: list[tuple[str, str]] = []
+        self._writing: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._emptied = asyncio.Event()
 
@@ -137,7 +138,7 @@ class Outbox:
             await self.flush()
 
     async def flush(self) -> None:
-        """Make everything durable now. Cancelled, it still ends what it began."""
+        """Make everything durable now, what a cancelled flush was writing included."""
         self._changed.clear()
         added = [self._pending[lease] for lease in self._unwritten]
         removed = [lease for lease in self._written if lease not in self._pending]
@@ -147,12 +148,16 @@ class Outbox:
         self._written.difference_update(removed)
         self._written.update(end.lease for end in added)
         if added or removed or settled:
-            writing = asyncio.ensure_future(asyncio.to_thread(self._write, added, removed, settled, ran))
-            try:
-                await asyncio.shield(writing)
-            except asyncio.CancelledError:
-                await writing  # what it took is kept nowhere else, and the database may be closed next
-                raise
+            writing = self._write_after(self._writing, added, removed, settled, ran)
+            self._writing = asyncio.create_task(writing)
+        if self._writing is not None:
+            await asyncio.shield(self._writing)
+
+    async def _write_after(self, before: asyncio.Task[None] | None, *rows: Iterable[Any]) -> None:
+        """Write in turn: an older row must not replace a newer one."""
+        if before is not None:
+            await before
+        await asyncio.to_thread(self._write, *rows)
 
     def close(self) -> None:
         """Close the database. What was not flushed is lost."""

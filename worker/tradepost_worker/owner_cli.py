@@ -43,6 +43,7 @@ def pause(
 ) -> None:
     """Stop work now and give it back; no harm comes of it. A worker that starts later obeys too."""
     state = _state(state_dir)
+    state.make()
     until = None if duration is None else time.time() + parse_duration(duration)
     OwnersWordFile(state.owners_word).say(OwnersWord(mode=Mode.PAUSE, until=until))
     end = "`tradepost worker resume`" if until is None else time.strftime("%H:%M", time.localtime(until))

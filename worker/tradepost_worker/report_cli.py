@@ -72,7 +72,9 @@ def earnings(state_dir: StateDir = None, as_json: AsJson = False) -> None:
             typer.echo(f"\n{title}")
         for row in rows:
             typer.echo(_line(row.of, row))
-    if account is None:
+    if StateFolder(settings.state_dir).membership() is None:
+        typer.echo("\nThis device has not joined: tradepost worker join URL --token TOKEN")
+    elif account is None:
         typer.echo("\nThe broker does not answer, so what has matured is not known.")
     else:
         typer.echo(

@@ -34,7 +34,7 @@ class Sensors:
         """The device now, with these processes as runners."""
         runners = tuple(runners)
         load, others = self._loads(runners)
-        battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
+        power = battery()
         clock = time.localtime()
         return Readings(
             at=time.time(),
@@ -45,8 +45,8 @@ class Sensors:
             runners_memory_bytes=sum(_resident_bytes(pid) for pid in runners),
             disk_free_bytes=_disk_free_bytes(self._folder),
             temperature_celsius=temperature_celsius(),
-            on_mains=None if battery is None else battery.power_plugged,
-            battery_percent=None if battery is None else battery.percent,
+            on_mains=None if power is None else power.power_plugged,
+            battery_percent=None if power is None else power.percent,
         )
 
     def _loads(self, runners: Iterable[int]) -> tuple[float | None, float | None]:
@@ -77,8 +77,7 @@ def not_enforceable(settings: Mapping[str, Any], *, gpu_providers: Iterable[str]
     lacking = {}
     if settings.get("temperature_celsius_max") and temperature_celsius() is None:
         lacking["temperature_celsius_max"] = "no temperature sensor can be read"
-    battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
-    if battery is None and settings.get("battery_percent_min"):
+    if battery() is None and settings.get("battery_percent_min"):
         lacking["battery_percent_min"] = "there is no battery, or it cannot be read"
     if settings.get("cores_max", 4096) < (os.cpu_count() or 1) and not hasattr(os, "sched_setaffinity"):
         lacking["cores_max"] = "this system binds no process to cores; cpu_percent holds"
@@ -98,6 +97,16 @@ def temperature_celsius() -> float | None:
         return None
     found = [entry.current for name in _PROCESSOR_SENSORS for entry in sensors.get(name, ())]
     return max(found, default=None)
+
+
+def battery() -> Any:
+    """psutil's `percent` and `power_plugged`; `None` if there is no battery, or none can be read."""
+    if not hasattr(psutil, "sensors_battery"):
+        return None
+    try:
+        return psutil.sensors_battery()
+    except (OSError, ValueError):  # no /sys, as in a bare container
+        return None
 
 
 def cpu_s(pid: int) -> float:

@@ -31,6 +31,10 @@ class Service(Protocol):
         """The file's text, for the worker of a state folder."""
         ...
 
+    def is_for(self, state_dir: Path) -> bool:
+        """Whether the file that is there runs the worker of this state folder, by whichever Python."""
+        ...
+
     def start_commands(self) -> list[list[str]]:
         """What makes a new file known and starts it."""
         ...
@@ -41,6 +45,14 @@ class Service(Protocol):
 
     def status_command(self) -> list[str]:
         """What tells how it is; its status is 0 if it runs."""
+        ...
+
+    def links(self) -> list[Path]:
+        """What the service manager may have made that points to the file."""
+        ...
+
+    def needs_session(self) -> str:
+        """What the owner has to do so that there is a service manager to talk to; empty if there is one."""
         ...
 
     def needs_root(self) -> str:
@@ -77,6 +89,12 @@ Delegate=memory pids
 WantedBy=default.target
 """
 
+    def is_for(self, state_dir: Path) -> bool:
+        """Whether the unit that is there runs the worker of this state folder, by whichever Python."""
+        end = f" --state-dir {_systemd_quoted(str(state_dir))}"
+        lines = self.path.read_text().splitlines()
+        return any(line.startswith("ExecStart=") and line.endswith(end) for line in lines)
+
     def start_commands(self) -> list[list[str]]:
         """What makes a new file known and starts it."""
         control = ["systemctl", "--user"]
@@ -93,6 +111,16 @@ WantedBy=default.target
     def status_command(self) -> list[str]:
         """What tells how it is."""
         return ["systemctl", "--user", "is-active", f"{NAME}.service"]
+
+    def links(self) -> list[Path]:
+        """What `enable` made. It is left behind where there is no systemd of the owner's to `disable` it."""
+        return [self.path.parent / "default.target.wants" / self.path.name]
+
+    def needs_session(self) -> str:
+        """`su` and `sudo` open no session, and a container has none: then no systemd of this user runs."""
+        if (_runtime_dir() / "systemd" / "private").exists():
+            return ""
+        return "Log in as this user (su and sudo open no session), then: tradepost worker service install"
 
     def needs_root(self) -> str:
         """Linger keeps an owner's services running when they are not logged in."""
@@ -118,6 +146,11 @@ class LaunchdAgent:
         }
         return plistlib.dumps(facts).decode()
 
+    def is_for(self, state_dir: Path) -> bool:
+        """Whether the agent that is there runs the worker of this state folder, by whichever Python."""
+        arguments: list[str] = plistlib.loads(self.path.read_bytes())["ProgramArguments"]
+        return arguments[-1] == str(state_dir)
+
     def start_commands(self) -> list[list[str]]:
         """What makes a new file known and starts it."""
         return [["launchctl", "bootstrap", _domain(), str(self.path)]]
@@ -130,42 +163,63 @@ class LaunchdAgent:
         """What tells how it is."""
         return ["launchctl", "print", f"{_domain()}/{_LABEL}"]
 
+    def links(self) -> list[Path]:
+        """None: launchd keeps its own list."""
+        return []
+
+    def needs_session(self) -> str:
+        """Nothing that could be told from here."""
+        return ""
+
     def needs_root(self) -> str:
         """A launch agent runs in its owner's session; nothing that root could do changes that."""
         return ""
 
 
 def service_here() -> Service:
-    """This system's way. Raises `InvalidSettings` where there is none."""
-    if sys.platform == "darwin":
-        return LaunchdAgent()
-    if shutil.which("systemctl"):
-        return SystemdUnit()
-    raise InvalidSettings(
-        "this system has neither systemd nor launchd", hint="Start `tradepost worker run` by other means."
-    )
+    """This system's way. Raises `InvalidSettings` where there is none, or no home to keep its file in."""
+    other_means = "Start `tradepost worker run` by other means."
+    try:
+        if sys.platform == "darwin":
+            return LaunchdAgent()
+        if shutil.which("systemctl"):
+            return SystemdUnit()
+    except RuntimeError:  # what pathlib says of a homeless user
+        raise InvalidSettings("this user has no home folder, where services are", hint=other_means) from None
+    raise InvalidSettings("this system has neither systemd nor launchd", hint=other_means)
 
 
 def installed_service() -> Service | None:
     """The service that is installed for this user, if one is."""
-    services: list[Service] = [SystemdUnit(), LaunchdAgent()]
+    try:
+        services: list[Service] = [SystemdUnit(), LaunchdAgent()]
+    except RuntimeError:  # a homeless user has none
+        return None
     return next((service for service in services if service.path.exists()), None)
 
 
-def install(service: Service, state_dir: Path, *, start: bool) -> list[str]:
-    """Write the file, and start it; returns the complaints of commands that failed."""
+def install(service: Service, state_dir: Path, *, start: bool) -> str:
+    """Write the file, and start it; returns the complaint of the command that failed, empty if none did."""
     service.path.parent.mkdir(parents=True, exist_ok=True)
     service.path.write_text(service.text(state_dir))
-    return _run_all(service.start_commands()) if start else []
+    return _run_until_failure(service.start_commands()) if start else ""
 
 
-def remove(service: Service) -> list[str]:
-    """Stop it and delete its file; returns the complaints of commands that failed."""
+def remove(service: Service) -> str:
+    """Stop it and delete its file; returns the complaint of the command that failed, empty if none did."""
     if not service.path.exists():
-        return []
-    complaints = _run_all(service.stop_commands())
+        return ""
+    # Without a session of the owner's there is no service manager, so nothing of its runs.
+    complaint = "" if service.needs_session() else _run_until_failure(service.stop_commands())
     service.path.unlink()
-    return complaints
+    for link in service.links():
+        link.unlink(missing_ok=True)
+    return complaint
+
+
+def is_running(service: Service) -> bool:
+    """Whether the service manager says that it runs."""
+    return not _run_until_failure([service.status_command()])
 
 
 def worker_command(state_dir: Path) -> list[str]:
@@ -179,25 +233,33 @@ def lingers() -> bool:
 
 
 def user_name() -> str:
-    """The owner's name, from the system and not from the environment."""
+    """The owner's name, from the system and not from the environment; the number of one without a name."""
     import pwd
 
-    return pwd.getpwuid(os.getuid()).pw_name
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
-def _run_all(commands: list[list[str]]) -> list[str]:
-    complaints = []
+def _run_until_failure(commands: list[list[str]]) -> str:
+    """Run them in turn; the complaint of the first that fails, after which the others make no sense."""
+    # `su` does not say where the session is that linger keeps.
+    environment = os.environ | {"XDG_RUNTIME_DIR": str(_runtime_dir())}
     for command in commands:
         try:
             done = subprocess.run(
-                command, capture_output=True, text=True, timeout=_COMMAND_S_MAX, check=False
+                command, capture_output=True, text=True, timeout=_COMMAND_S_MAX, check=False, env=environment
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            complaints.append(f"{' '.join(command)}: {error}")
-            continue
+            return f"{' '.join(command)}: {error}"
         if done.returncode:
-            complaints.append(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()}")
-    return complaints
+            return f"{' '.join(command)}: {(done.stderr or done.stdout).strip()}"
+    return ""
+
+
+def _runtime_dir() -> Path:
+    return Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}")
 
 
 def _domain() -> str:

@@ -137,8 +137,13 @@ def save_settings(path: Path, changes: Mapping[str, str | int]) -> None:
 
 
 def default_state_dir() -> Path:
-    """Where a worker keeps its state unless told otherwise."""
-    return platformdirs.user_data_path("tradepost") / "worker"
+    """Where a worker keeps its state unless told otherwise. Raises `InvalidSettings` for a homeless user."""
+    try:
+        return platformdirs.user_data_path("tradepost") / "worker"
+    except RuntimeError:  # no HOME, and no entry in the system's list of users: common in containers
+        raise InvalidSettings(
+            "this user has no home folder", hint="Say where to keep the state: --state-dir FOLDER."
+        ) from None
 
 
 def available_cores() -> int:

@@ -14,6 +14,7 @@ standing.json    what it may do now, and why     owner.json  what the owner told
 from __future__ import annotations
 
 import fcntl
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,9 +78,22 @@ class StateFolder:
         self._standing = path / "standing.json"
         self.owners_word = path / "owner.json"
 
+    def make(self) -> None:
+        """Make the folder if it is absent, for its owner alone.
+
+        Raises `InvalidSettings` if this user cannot make it, or cannot write into it.
+        """
+        hint = "Say where to keep the state: --state-dir FOLDER."
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise InvalidSettings(f"{self.path} cannot be made: {error.strerror}", hint=hint) from None
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            raise InvalidSettings(f"{self.path} cannot be written by this user", hint=hint)
+
     def identity(self) -> Identity:
-        """The worker's identity, made on first use."""
-        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        """The worker's identity, made on first use. Raises `InvalidSettings` as `make` does, `InvalidKey`."""
+        self.make()
         return Identity.load_or_create(self._key)
 
     def membership(self) -> Membership | None:
@@ -132,7 +146,7 @@ class StateFolder:
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Hold this folder for one running worker. Raises `InvalidSettings` if another one runs from it."""
-        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.make()
         with self._lock.open("wb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -11,8 +11,10 @@ from typing import Final
 
 import msgspec
 
-from tradepost.errors import InvalidRequest
+from tradepost.durable_files import ASIDE_PREFIX
+from tradepost.errors import InvalidRequest, InvalidSettings
 from tradepost_worker.outbox import read_pending
+from tradepost_worker.settings import default_state_dir
 from tradepost_worker.state import StateFolder
 
 #: What a worker writes into its state folder; names with a star are patterns.
@@ -23,15 +25,15 @@ _OWN: Final = (
     "worker.lock",
     "worker.log",
     "trust.toml*",
-    "membership.*",
-    "connection.*",
-    "standing.*",
+    "revocations-*",
+    "membership.json",
+    "connection.json",
+    "standing.json",
     "owner.json",
-    "owner.new",
-    "revocations-*.json",
     "speed.json",
     "blocks",
     "compiled",
+    f"{ASIDE_PREFIX}*",  # what a power cut left of replacing a file
 )
 
 
@@ -72,9 +74,20 @@ def remove_state(state: StateFolder) -> Removed:
             removed.append(str(path))
     left = tuple(sorted(str(path) for path in state.path.glob("*")))
     if state.path.exists() and not left:
-        state.path.rmdir()
-        removed.append(str(state.path))
+        emptied = [state.path, *_made_around(state.path)]
+        for folder in emptied:
+            folder.rmdir()
+        removed += map(str, emptied)
     return Removed(paths=tuple(removed), freed_bytes=freed_bytes, left=left)
+
+
+def _made_around(path: Path) -> list[Path]:
+    """The program's own folder of user data, if the worker's default folder is all that is in it."""
+    try:
+        is_default = path == default_state_dir()
+    except InvalidSettings:
+        return []
+    return [path.parent] if is_default and list(path.parent.iterdir()) == [path] else []
 
 
 def _size_bytes(path: Path) -> int:
