@@ -54,6 +54,7 @@ from tradepost_worker.outbox import Outbox, read_earnings
 from tradepost_worker.pipeline_run import PipelineRun
 from tradepost_worker.pipelines import PipelineLibrary
 from tradepost_worker.runner_pool import RunnablePipeline, RunnerPool
+from tradepost_worker.runner_process import OnStages
 from tradepost_worker.testing.fake_broker import FakeBroker
 from tradepost_worker.testing.samples import kernel_pipeline, model_pipeline, sample_input
 
@@ -82,7 +83,9 @@ class PretendedRunners:
         self.stopped = asyncio.Event()
         self.documents: list[bytes] = []
 
-    async def run(self, pipeline: RunnablePipeline, document: bytes, *, wall_s_max: float) -> PipelineRun:
+    async def run(
+        self, pipeline: RunnablePipeline, document: bytes, *, wall_s_max: float, on_stages: OnStages
+    ) -> PipelineRun:
         self.documents.append(document)
         self.started.set()
         if self.hold:

@@ -38,8 +38,8 @@ def replacing_run(body: str) -> str:
     lines = "\n".join(f"    {line}" for line in body.splitlines())
     return (
         f"{_START}from tradepost_worker import executor, runner\n"
-        f"def run(self, document, *, wall_s_max):\n{lines}\n"
-        f"    return honest(self, document, wall_s_max=wall_s_max)\n"
+        f"def run(self, document, *, wall_s_max, on_stages):\n{lines}\n"
+        f"    return honest(self, document, wall_s_max=wall_s_max, on_stages=on_stages)\n"
         f"honest, executor.Executor.run = executor.Executor.run, run\n{_SERVE}"
     )
 

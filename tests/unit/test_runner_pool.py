@@ -14,7 +14,7 @@ from tradepost_worker import runner_pool
 from tradepost_worker.pipeline_run import PipelineRun
 from tradepost_worker.runner_messages import Ran
 from tradepost_worker.runner_pool import RunnerPool, check_run
-from tradepost_worker.runner_process import RunnerInterrupted
+from tradepost_worker.runner_process import OnStages, RunnerInterrupted
 from tradepost_worker.testing.samples import SamplePipeline, kernel_pipeline
 
 A = kernel_pipeline(b"a", name="a")
@@ -38,7 +38,7 @@ class PretendedRunner:
         if self.device.load_error is not None:
             raise self.device.load_error
 
-    async def run(self, document: bytes, *, wall_s_max: float) -> Ran:
+    async def run(self, document: bytes, *, wall_s_max: float, on_stages: OnStages) -> Ran:
         self.runs[document] = asyncio.get_running_loop().create_future()
         try:
             return await self.runs[document]

@@ -9,7 +9,7 @@ in stage order (the later stage wins).
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from tradepost.errors import (
     InvalidTensorDocument,
@@ -56,8 +56,14 @@ class Executor:
                 error.stage = stage.name
                 raise
 
-    def run(self, document: bytes, *, wall_s_max: float) -> PipelineRun:
-        """Run every stage on `document`.
+    def run(
+        self,
+        document: bytes,
+        *,
+        wall_s_max: float,
+        on_stages: Callable[[Sequence[StageReport]], None] = lambda _: None,
+    ) -> PipelineRun:
+        """Run every stage on `document`; before each but the first, tell `on_stages` what is done.
 
         Raises `InvalidTensorDocument` or `InvalidInput` for an input that does not fit the pipeline, and
         `LeaseTimeout`, naming the stage, after `wall_s_max` seconds: neither is the pipeline's result.
@@ -69,6 +75,8 @@ class Executor:
         reports: list[StageReport] = []
         try:
             for stage in self._manifest.stages:
+                if reports:
+                    on_stages(reports)
                 documents[stage.name], report = self._run_stage(stage, documents, due_s)
                 reports.append(report)
             output = self._output(documents)
