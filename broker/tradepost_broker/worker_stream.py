@@ -92,7 +92,13 @@ class WorkerStreams:
                 self._failures.take(attempt, "failed connections")
                 raise
             self._reconnects.take(worker.id, "connections of one worker")
-            session = WorkerSession(worker.id, self._codec, self._engine, self._receipts)
+            session = WorkerSession(
+                worker.id,
+                self._codec,
+                market=self._market,
+                engine=self._engine,
+                receipts=self._receipts,
+            )
             await self._serve(request, socket, session, hello)
         except TradepostError as error:
             log.info("Worker %s is refused: %s", worker.id, error, extra={"action": "worker_refused"})

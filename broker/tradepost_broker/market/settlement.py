@@ -16,6 +16,8 @@ from tradepost.protocol import Verification
 from tradepost_broker.entities import EvidenceKind, Job, Lease, LeasePurpose, LeaseState, WorkerStanding
 from tradepost_broker.events import NotifyFinished, SendRecall, SendSettled
 from tradepost_broker.job_states import FINAL, Trigger, transition
+from tradepost_broker.ledger import Kind
+from tradepost_broker.market import stage_pay
 from tradepost_broker.market.agenda import Purpose
 from tradepost_broker.market.roster import WorkerState, in_order
 from tradepost_broker.market.state import MarketState
@@ -71,6 +73,7 @@ def apply_audit(state: MarketState, audit: Lease, agrees_with: frozenset[str]) -
     elif not right:
         workers = tuple(lease.worker for lease in wrong)
         job.verification = Verification(credibility=0.0, disagreed=workers)
+        _claw_back_stages(state, job, audit)
     for lease in wrong:
         lease.state = LeaseState.REJECTED
         lease.settled_at = state.at
@@ -144,6 +147,7 @@ def _conclude(
         agreed=tuple(lease.worker for lease in accepted),
         disagreed=tuple(lease.worker for lease in rejected),
     )
+    _pay_stages(state, job, accepted)
     outcome = accepted[0]
     if not outcome.outcome.startswith(FAILED_PREFIX):
         _finish(state, job, Trigger.RESULT_ACCEPTED, None)
@@ -163,6 +167,9 @@ def _finish(state: MarketState, job: Job, trigger: Trigger, problem: Problem | N
             _recall(state, lease)
     transition(job, trigger, at=state.at)
     job.problem = problem
+    for lease in stage_pay.preempted(state.leases_of[job.id]):
+        if not lease.paid:
+            _tell(state, lease, "no result of another owner verified its stages; preempted by owner")
     state.ledger.void(job.id)
     state.waiting.discard(job.id)
     state.audits_wanted.pop(job.id, None)
@@ -179,13 +186,38 @@ def _finish(state: MarketState, job: Job, trigger: Trigger, problem: Problem | N
 def _pay(state: MarketState, job: Job, lease: Lease, reason: str) -> None:
     state.close_lease(lease, LeaseState.ACCEPTED)
     state.ledger.pay(job.id, lease.id, lease.worker, lease.price, at=state.at)
-    job.paid += lease.price
-    lease.paid = lease.price
+    _hold(state, job, lease, lease.price)
+    _tell(state, lease, reason)
+
+
+def _pay_stages(state: MarketState, job: Job, accepted: Sequence[Lease]) -> None:
+    """Pay the stages of preempted leases that the accepted results confirm, out of what they leave."""
+
+    def owner_of(lease: Lease) -> str:
+        return state.workers[lease.worker].record.owner
+
+    leases = [
+        lease
+        for lease in state.leases_of[job.id]
+        if state.workers[lease.worker].record.standing is not WorkerStanding.EXPELLED
+    ]
+    left = state.ledger.reservation(job.id)
+    for lease, stages, amount in stage_pay.due(leases, accepted, owner_of=owner_of, left=left):
+        state.ledger.pay(job.id, lease.id, lease.worker, amount, at=state.at, kind=Kind.PAY_STAGES)
+        _hold(state, job, lease, amount)
+        state.save(lease)
+        count = len(accepted[0].stage_hashes)
+        _tell(state, lease, f"{stages} of {count} stages, verified; preempted by owner")
+
+
+def _hold(state: MarketState, job: Job, lease: Lease, amount: int) -> None:
+    """Note a payment that was just posted, until it matures."""
+    job.paid += amount
+    lease.paid = amount
     lease.settled_at = state.at
     lease.matures_at = state.at + state.policy.hold_s
     state.workers[lease.worker].held[lease.id] = lease
     state.agenda.put(Purpose.MATURITY, lease.id, lease.matures_at)
-    _tell(state, lease, reason)
 
 
 def _reject(state: MarketState, lease: Lease, reason: str) -> None:
@@ -230,6 +262,17 @@ def _expel(state: MarketState, worker: WorkerState, lease: Lease, stage: str) ->
         f"a reference run contradicts it{where}; its stake of {format_credits(stake)} credits is taken, and "
         f"{format_credits(returned)} credits of held earnings go back to submitters",
     )
+
+
+def _claw_back_stages(state: MarketState, job: Job, audit: Lease) -> None:
+    """Take back what stages were paid for that only the contradicted results had confirmed."""
+    accepted = [state.leases[lease] for lease in job.accepted]
+    for lease in stage_pay.preempted(state.leases_of[job.id]):
+        held = lease.id in state.workers[lease.worker].held
+        confirmed = stage_pay.confirmed_stages(lease, accepted)
+        if held and stage_pay.confirmed_stages(lease, [audit]) < confirmed:
+            amount = format_credits(_claw_back(state, lease))
+            _tell(state, lease, f"a reference run does not confirm its stages; {amount} credits go back")
 
 
 def _claw_back(state: MarketState, lease: Lease) -> int:
