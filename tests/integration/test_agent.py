@@ -41,7 +41,7 @@ from tradepost.protocol import (
     Revocations,
     Settled,
 )
-from tradepost.receipts import Failed, Returned, StageReport, verify_receipt
+from tradepost.receipts import Failed, Preempted, Returned, StageReport, verify_receipt
 from tradepost.tensors import decode
 from tradepost.testing.gateway import Gateway
 from tradepost_signing.policy_file import add_publisher
@@ -79,6 +79,7 @@ class PretendedRunners:
         self.error: Exception | None = None
         self.run_made: PipelineRun | None = None
         self.hold = False
+        self.stages: tuple[StageReport, ...] = ()
         self.started = asyncio.Event()
         self.stopped = asyncio.Event()
         self.documents: list[bytes] = []
@@ -87,6 +88,8 @@ class PretendedRunners:
         self, pipeline: RunnablePipeline, document: bytes, *, wall_s_max: float, on_stages: OnStages
     ) -> PipelineRun:
         self.documents.append(document)
+        if self.stages:
+            on_stages(self.stages)
         self.started.set()
         if self.hold:
             try:
@@ -643,3 +646,50 @@ async def test_a_worker_that_is_stopped_gives_back_what_runs(bench: Bench) -> No
         await bench.runners.started.wait()
     end = await bench.broker.next(GiveBack)
     assert (end.lease, end.reason) == (grant.lease, GiveBackReason.PREEMPTED)
+
+
+@pytest.mark.parametrize("inline", [True, False], ids=["inline", "by-cid"])
+async def test_a_preempted_lease_comes_back_with_a_receipt_for_what_was_done(
+    bench: Bench, inline: bool
+) -> None:
+    bench.runners.hold, bench.runners.stages = True, (REPORT,)
+    document = sample_input(1, 2)
+    cid = add_bytes(document, put=None)
+    async with bench.agent():
+        await bench.connected()
+        grant = bench.broker.grant(NOOP, document if inline else None, input_cid=None if inline else cid)
+        bench.broker.lease_blocks[grant.lease, cid] = document
+        await bench.broker.send(grant)
+        await bench.runners.started.wait()
+    end = await bench.broker.next(GiveBack)
+    assert end.receipt is not None
+    receipt = verify_receipt(end.receipt)
+    assert (receipt.outcome, receipt.stages, receipt.input) == (Preempted(), (REPORT,), cid)
+    assert (receipt.worker, receipt.broker) == (WORKER.id, bench.broker.identity.id)
+    assert (receipt.lease, receipt.job, receipt.nonce) == (grant.lease, grant.job, grant.nonce)
+    assert receipt.expires_at == grant.expires_at
+
+
+async def test_a_receipt_for_what_was_done_survives_a_restart(bench: Bench) -> None:
+    bench.runners.hold, bench.runners.stages = True, (REPORT,)
+    bench.broker.acknowledges = False
+    async with bench.agent():
+        await bench.connected()
+        await bench.broker.send(bench.broker.grant(NOOP, sample_input()))
+        await bench.runners.started.wait()
+    first = await bench.broker.next(GiveBack)
+    bench.broker.acknowledges = True
+    bench.broker.connected.clear()
+    async with bench.agent():
+        await bench.connected()
+        assert await bench.broker.next(GiveBack) == first
+    assert first.receipt is not None
+
+
+async def test_what_was_not_begun_comes_back_without_a_receipt(bench: Bench) -> None:
+    bench.runners.hold = True
+    async with bench.agent():
+        await bench.connected()
+        await bench.broker.send(bench.broker.grant(NOOP, sample_input()))
+        await bench.runners.started.wait()
+    assert (await bench.broker.next(GiveBack)).receipt is None
