@@ -89,6 +89,7 @@ def lease(number: int, *, lost: bool = True) -> dict[str, object]:
         "worker": "you",
         "granted_at": 1.0,
         "price_microcredits": 800,
+        "state": "accepted",
         "paid_microcredits": 100 * number,
         "candidates": [
             {"worker": "you", "bid_microcredits": 700, "score_microcredits": 5, "lost_because": ""},
