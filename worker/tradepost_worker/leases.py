@@ -20,6 +20,7 @@ from tradepost_worker.broker_api import BrokerApi
 from tradepost_worker.connection import BrokerStream, reconnect_delays
 from tradepost_worker.lease_work import LeaseWork, Progress, give_back, preempted
 from tradepost_worker.outbox import LeaseEnd, Outbox
+from tradepost_worker.wording import counted
 
 #: As many as a worker's hello may name.
 _HELD_MAX: Final = 4096
@@ -97,7 +98,7 @@ class Leases:
             self._return_later(preempted(grant.lease, self._paused))
             return
         if len(self._running) >= self._capacity:
-            error = QuotaExceeded(f"this device runs {self._capacity} leases at once")
+            error = QuotaExceeded(f"this device runs {counted(self._capacity, 'lease')} at once")
             self._finish(give_back(grant.lease, error, GiveBackReason.REFUSED))
             return
         self._outbox.note_pipeline(grant.lease, grant.pipeline)
@@ -135,8 +136,8 @@ class Leases:
             self._return_later(end)
         if ends:
             log.info(
-                "Gave back %d leases: %s.",
-                len(ends),
+                "Gave back %s: %s.",
+                counted(len(ends), "lease"),
                 why,
                 extra={"action": "preempted", "leases": [end.lease for end in ends]},
             )
