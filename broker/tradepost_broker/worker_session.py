@@ -11,6 +11,7 @@ import msgspec
 from tradepost.errors import LeaseGone, Problem, TradepostError
 from tradepost.protocol import Acknowledged, Deliver, GiveBack, GiveBackReason, Heartbeat, Offer, UpdateOffer
 from tradepost.receipts import Receipt
+from tradepost_broker.device_readings import DeviceReadings
 from tradepost_broker.engine import Engine, Moment, Outcome, Reply
 from tradepost_broker.events import Event, OfferUpdated
 from tradepost_broker.give_backs import GivenBack
@@ -32,7 +33,14 @@ class WorkerSession:
     """Takes messages; what is to be told goes to `outbox`."""
 
     def __init__(
-        self, worker: str, codec: StreamCodec, *, market: Market, engine: Engine, receipts: ReceiptChecks
+        self,
+        worker: str,
+        codec: StreamCodec,
+        *,
+        market: Market,
+        engine: Engine,
+        receipts: ReceiptChecks,
+        devices: DeviceReadings,
     ) -> None:
         self.worker = worker
         self.outbox = Outbox(codec)
@@ -40,6 +48,7 @@ class WorkerSession:
         self._market = market
         self._engine = engine
         self._receipts = receipts
+        self._devices = devices
         self._offer: Offer | None = None
         self._offering: asyncio.TimerHandle | None = None
 
@@ -53,8 +62,8 @@ class WorkerSession:
                     self._take_back(frame)
                 case UpdateOffer(offer=offer):
                     self._update_offer(offer)
-                case Heartbeat():
-                    pass  # the connection itself is kept alive by pings
+                case Heartbeat():  # the connection itself is kept alive by pings
+                    self._devices.note(self.worker, frame)
                 case _:
                     raise unknown_frame(frame)
         await self._engine.ready()

@@ -241,7 +241,7 @@ class DeviceHealth(_Message, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Heartbeat(_Message, frozen=True, tag="heartbeat"):
-    """The worker is alive, running this many leases. A broker may do without its `health`."""
+    """The worker is alive, running this many leases. `health` is shown to the broker's operator."""
 
     running: Count
     health: DeviceHealth | None = None
