@@ -121,7 +121,7 @@ class Ledger:
     def pay(self, job: str, lease: str, worker: str, amount: int, *, at: float, kind: str = Kind.PAY) -> None:
         """Post a part of a job's reservation to a worker's hold, once per lease: for its result, or for the
         stages that it had done (`PAY_STAGES`)."""
-        transfer = f"{lease}:{kind}"
+        transfer = f"{lease}:{Kind.PAY}"
         known = self._applied.get(transfer)
         if known is not None:
             _, credit, paid = known
@@ -207,7 +207,7 @@ class Ledger:
 
     def forget(self, lease: str) -> None:
         """Drop the ids of a lease that no event can reach any more."""
-        for kind in (Kind.PAY, Kind.PAY_STAGES, Kind.MATURE, Kind.CLAW_BACK):
+        for kind in (Kind.PAY, Kind.MATURE, Kind.CLAW_BACK):
             self._applied.pop(f"{lease}:{kind}", None)
 
     def _require(self, account: str, amount: int) -> None:
