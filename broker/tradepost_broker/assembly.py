@@ -17,6 +17,7 @@ from tradepost_broker.catalog import Catalog
 from tradepost_broker.client_stream import ClientStreams
 from tradepost_broker.courier import Courier, Sessions
 from tradepost_broker.credentials import Credentials, load_or_create_operator_token
+from tradepost_broker.device_readings import DeviceReadings
 from tradepost_broker.endpoints import Endpoint
 from tradepost_broker.engine import Engine
 from tradepost_broker.entities import Evidence, Transfer
@@ -113,6 +114,7 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
         market=market, catalog=catalog, uploads=uploads, open_jobs=open_jobs, clock=clock
     )
     standings = Standings(store=store, market=market, sessions=sessions, tallies=tallies)
+    devices = DeviceReadings(clock=clock)
     metrics.gauge("workers_connected", "Workers with a stream.", lambda: len(sessions))
 
     pages = PageEndpoints(
@@ -152,6 +154,7 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
                 receipts=ReceiptChecks(broker=broker.id, market=market, catalog=catalog, uploads=uploads),
                 sessions=sessions,
                 revocations=revocations,
+                devices=devices,
                 reconnects=RateLimit(burst=20, per_s=0.5, monotonic=time.monotonic),
                 failures=RateLimit(burst=20, per_s=0.5, monotonic=time.monotonic),
             ),
@@ -164,6 +167,7 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
             joinings=joinings,
             revocations=revocations,
             sessions=sessions,
+            devices=devices,
             clock=clock,
         ).endpoints(),
     )

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -22,8 +23,10 @@ from rich.table import Table
 from tradepost.durable_files import replace_file
 from tradepost.errors import InvalidSettings, InvariantBroken
 from tradepost.money import format_credits, to_credits, to_microcredits
+from tradepost_broker.device_table import device_table
 from tradepost_broker.operator_client import OperatorClient
 from tradepost_broker.operator_messages import (
+    DeviceView,
     EnforcedRevocations,
     Funding,
     IssuedToken,
@@ -206,6 +209,16 @@ def workers(data_dir: DataDir = None, config: Config = None, as_json: AsJson = F
             *map(format_credits, money),
         )
     Console().print(table)
+
+
+@app.command()
+def devices(data_dir: DataDir = None, config: Config = None, as_json: AsJson = False) -> None:
+    """Show how workers' devices are, as each said last. It has no effect on reputation or pay."""
+    views = _client(data_dir, config).get("v1/admin/devices", list[DeviceView])
+    if as_json:
+        _print(views, "", as_json=True)
+        return
+    Console().print(device_table(views, now=time.time()))
 
 
 @app.command()

@@ -134,6 +134,7 @@ class LeaseState(StrEnum):
     REJECTED = "rejected"
     INCONCLUSIVE = "inconclusive"
     RETURNED = "returned"  # given back, or its worker failed
+    PREEMPTED = "preempted"  # given back because its worker's owner wanted the device
     EXPIRED = "expired"
     RECALLED = "recalled"
 
@@ -142,7 +143,9 @@ class Lease(msgspec.Struct, kw_only=True):
     """One attempt of one worker at one job.
 
     `outcome` identifies what was delivered (an output CID, or `failed:<stage>:<code>`); `stage_hashes` are
-    (stage, output hash) in order; `group` is the id of the first lease whose outcome this one agrees with.
+    (stage, output hash) in order, those done where it was preempted; `stage_wall_us` is how long each of them
+    took, by its worker's clock, if there are several and all ran. `group` is the id of the first lease whose
+    outcome this one agrees with.
     `matures_at` is when its payment leaves the hold; it is `None` before payment and after maturity.
     """
 
@@ -158,6 +161,7 @@ class Lease(msgspec.Struct, kw_only=True):
     state: LeaseState = LeaseState.OPEN
     outcome: str = ""
     stage_hashes: tuple[tuple[str, str], ...] = ()
+    stage_wall_us: tuple[int, ...] = ()
     group: str = ""
     problem: Problem | None = None
     paid: int = 0

@@ -99,25 +99,32 @@ class ReceiptDelivered(_Event, frozen=True, kw_only=True, tag="receipt_delivered
     """A receipt whose signature, worker, job, pipeline, input and nonce the shell has checked.
 
     `agrees_with` are the leases of the same job whose outcome equals this one, bit for bit or within the
-    pipeline's tolerance; the shell compares, since it has the bytes.
+    pipeline's tolerance; the shell compares, since it has the bytes. `stage_wall_us` is how long each stage
+    took, by the worker's clock, where there are several and all ran.
     """
 
     worker: str
     lease: str
     outcome: str
     stage_hashes: tuple[tuple[str, str], ...]
+    stage_wall_us: tuple[int, ...] = ()
     agrees_with: tuple[str, ...]
     problem: Problem | None = None
     seed: int
 
 
 class LeaseGivenBack(_Event, frozen=True, kw_only=True, tag="lease_given_back"):
-    """A worker returned a lease without a result."""
+    """A worker returned a lease without a result.
+
+    `stage_hashes` are the stages that it had done when its owner preempted it, from a receipt that the shell
+    has checked.
+    """
 
     worker: str
     lease: str
     reason: GiveBackReason
     problem: Problem
+    stage_hashes: tuple[tuple[str, str], ...] = ()
     seed: int
 
 

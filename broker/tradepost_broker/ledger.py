@@ -34,6 +34,7 @@ class Kind:
     FUND: Final = "fund"
     STAKE: Final = "stake"
     PAY: Final = "pay"
+    PAY_STAGES: Final = "pay_stages"
     MATURE: Final = "mature"
     CLAW_BACK: Final = "claw_back"
     SLASH: Final = "slash"
@@ -117,8 +118,9 @@ class Ledger:
         self._reservations[job] = Reservation(account, amount)
         self._save(escrow)
 
-    def pay(self, job: str, lease: str, worker: str, amount: int, *, at: float) -> None:
-        """Post a part of a job's reservation to a worker's hold, once per lease."""
+    def pay(self, job: str, lease: str, worker: str, amount: int, *, at: float, kind: str = Kind.PAY) -> None:
+        """Post a part of a job's reservation to a worker's hold, once per lease: for its result, or for the
+        stages that it had done (`PAY_STAGES`)."""
         transfer = f"{lease}:{Kind.PAY}"
         known = self._applied.get(transfer)
         if known is not None:
@@ -130,7 +132,7 @@ class Ledger:
         account, left = self._reservations.get(job, Reservation("", 0))
         invariant(amount <= left, f"lease {lease} costs {amount}; job {job} has {left} reserved")
         self._apply(
-            _entry(transfer, credits_of(account), held_of(worker), amount, Kind.PAY, at, job, lease),
+            _entry(transfer, credits_of(account), held_of(worker), amount, kind, at, job, lease),
             from_reserved=True,
         )
         self._reservations[job] = Reservation(account, left - amount)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from tradepost.protocol import Microcredits, Short
+from tradepost.protocol import Count, DeviceHealth, Microcredits, Short
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
 
@@ -79,3 +79,15 @@ class JobSummary(_Body, frozen=True, kw_only=True):
     submitted_at: float
     finished_at: float | None
     paid_microcredits: Microcredits
+
+
+class DeviceView(_Body, frozen=True, kw_only=True):
+    """GET /v1/admin/devices: a worker's newest heartbeat, its own word, which came at `at` (Unix seconds).
+
+    `health` is `None` if the worker sends none.
+    """
+
+    worker: str
+    at: float
+    running: Count
+    health: DeviceHealth | None

@@ -1,4 +1,4 @@
-"""From a delivered frame to an event: every check of a receipt, and the comparison with other results.
+"""From a worker's frame to an event: every check of a receipt, and the comparison with other results.
 
 A receipt is checked when it arrives. Outcomes are compared when its turn comes, since two results of one job
 may arrive together and each must be compared with the one before it.
@@ -19,8 +19,16 @@ from tradepost.errors import (
     TradepostError,
 )
 from tradepost.manifest import Manifest, Tolerance
-from tradepost.protocol import Deliver
-from tradepost.receipts import Failed, Receipt, Returned, verify_receipt
+from tradepost.protocol import Deliver, GiveBack, GiveBackReason
+from tradepost.receipts import (
+    Failed,
+    Preempted,
+    Receipt,
+    Result,
+    Returned,
+    SignedReceipt,
+    verify_receipt,
+)
 from tradepost.tensors import decode
 from tradepost_broker.catalog import Catalog, loosest_tolerance
 from tradepost_broker.engine import Moment
@@ -46,25 +54,29 @@ STAGE_FAILURES: Final = _by_code(StageFailure)
 class Delivered:
     """Work that delivers a checked receipt."""
 
-    def __init__(self, *, checks: ReceiptChecks, lease: Lease, receipt: Receipt, frame: Deliver) -> None:
+    def __init__(
+        self, *, checks: ReceiptChecks, lease: Lease, receipt: Receipt, result: Result, frame: Deliver
+    ) -> None:
         self._checks = checks
         self._lease = lease
         self._receipt = receipt
+        self._result = result
         self._frame = frame
         self._was_open = False
 
     def event(self, moment: Moment) -> Event:
         """The outcome, and with which earlier ones it agrees."""
         self._was_open = self._lease.state is LeaseState.OPEN
-        outcome = outcome_of(self._receipt)
+        outcome = outcome_of(self._result)
         return ReceiptDelivered(
             at=moment.at,
             worker=self._lease.worker,
             lease=self._lease.id,
             outcome=outcome,
-            stage_hashes=tuple((stage.stage, stage.output) for stage in self._receipt.stages),
+            stage_hashes=stage_hashes(self._receipt),
+            stage_wall_us=self._stage_wall_us(),
             agrees_with=self._checks.agreeing(self._delivery(), self._lease, outcome, moment),
-            problem=_problem_of(self._receipt),
+            problem=_problem_of(self._result),
             seed=moment.seed,
         )
 
@@ -74,15 +86,18 @@ class Delivered:
         return (self._delivery(),) if self._was_open and self._lease.outcome else ()
 
     def _delivery(self) -> Delivery:
-        signed, outcome = self._frame.receipt, self._receipt.outcome
-        return Delivery(
-            id=self._lease.id,
-            payload=signed.payload,
-            public_key=signed.public_key,
-            signature=signed.signature,
-            output=self._frame.output,
-            output_cid=outcome.output if isinstance(outcome, Returned) else "",
+        result = self._result
+        output_cid = result.output if isinstance(result, Returned) else ""
+        return delivery_of(
+            self._lease.id, self._frame.receipt, output=self._frame.output, output_cid=output_cid
         )
+
+    def _stage_wall_us(self) -> tuple[int, ...]:
+        """How long the stages took: of use where there are several, and unknown of one that failed."""
+        stages = self._receipt.stages
+        if len(stages) < 2 or isinstance(self._result, Failed):
+            return ()
+        return tuple(stage.wall_us for stage in stages)
 
 
 class ReceiptChecks:
@@ -107,22 +122,48 @@ class ReceiptChecks:
         Raises `LeaseGone` (1) or `InvalidReceipt` (2 to 5).
         """
         # Step 1
-        lease = self._market.lease(frame.lease)
-        if lease is None or lease.worker != worker:
-            raise LeaseGone(f"lease {frame.lease} is not known, or not this worker's")
-        job = self._market.job(lease.job)
-        if job is None:
-            raise LeaseGone(f"the job of lease {frame.lease} is over")
+        lease, job = self._lease_of(worker, frame.lease)
         # Step 2
         receipt = verify_receipt(frame.receipt)
         # Step 3
         self._check_names(receipt, job, lease)
         # Step 4
         manifest = self._catalog.manifest(job.pipeline)
-        _check_stages(receipt, manifest)
+        result = _check_stages(receipt, manifest)
         # Step 5
-        await self._check_output(receipt, frame, manifest)
-        return Delivered(checks=self, lease=lease, receipt=receipt, frame=frame)
+        await self._check_output(result, frame, manifest)
+        return Delivered(checks=self, lease=lease, receipt=receipt, result=result, frame=frame)
+
+    def check_stages_done(self, worker: str, frame: GiveBack) -> Receipt | None:
+        """The receipt with which a preempted lease comes back, if it does, once steps 1 to 3 of `check` and
+        this one have passed:
+
+        4. The lease was preempted, and the receipt says so. It reports stages of the pipeline, in order, at
+           least one and not all.
+
+        Raises `LeaseGone` (1) or `InvalidReceipt` (2 to 4).
+        """
+        if frame.receipt is None:
+            return None
+        lease, job = self._lease_of(worker, frame.lease)
+        receipt = verify_receipt(frame.receipt)
+        self._check_names(receipt, job, lease)
+        # Step 4
+        if frame.reason is not GiveBackReason.PREEMPTED or not isinstance(receipt.outcome, Preempted):
+            raise InvalidReceipt(f"a receipt of a lease that came back as {frame.reason.value}")
+        names = _names_reported(receipt, manifest := self._catalog.manifest(job.pipeline))
+        if not 0 < len(names) < len(manifest.stages):
+            raise InvalidReceipt(f"{len(names)} of {len(manifest.stages)} stages done is not preempted")
+        return receipt
+
+    def _lease_of(self, worker: str, lease_id: str) -> tuple[Lease, Job]:
+        lease = self._market.lease(lease_id)
+        if lease is None or lease.worker != worker:
+            raise LeaseGone(f"lease {lease_id} is not known, or not this worker's")
+        job = self._market.job(lease.job)
+        if job is None:
+            raise LeaseGone(f"the job of lease {lease_id} is over")
+        return lease, job
 
     def agreeing(self, delivery: Delivery, lease: Lease, outcome: str, moment: Moment) -> tuple[str, ...]:
         """The earlier leases of the same job with the same outcome, bit for bit or within tolerance."""
@@ -162,8 +203,8 @@ class ReceiptChecks:
             if getattr(receipt, name) != value:
                 raise InvalidReceipt(f"its {name} is {getattr(receipt, name)!r}; the lease has {value!r}")
 
-    async def _check_output(self, receipt: Receipt, frame: Deliver, manifest: Manifest) -> None:
-        outcome, limit = receipt.outcome, manifest.limits.output_bytes
+    async def _check_output(self, outcome: Result, frame: Deliver, manifest: Manifest) -> None:
+        limit = manifest.limits.output_bytes
         if isinstance(outcome, Failed):
             if frame.output is not None:
                 raise InvalidReceipt("it reports a failure, and comes with an output")
@@ -186,26 +227,53 @@ class ReceiptChecks:
             raise InvalidReceipt(f"the output that was uploaded: {error}") from None
 
 
-def outcome_of(receipt: Receipt) -> str:
+def outcome_of(result: Result) -> str:
     """What identifies the outcome in the market: the output's CID, or `failed:<stage>:<code>`."""
-    outcome = receipt.outcome
-    return outcome.output if isinstance(outcome, Returned) else f"failed:{outcome.stage}:{outcome.code}"
+    return result.output if isinstance(result, Returned) else f"failed:{result.stage}:{result.code}"
 
 
-def _check_stages(receipt: Receipt, manifest: Manifest) -> None:
+def stage_hashes(receipt: Receipt) -> tuple[tuple[str, str], ...]:
+    """The stages that a receipt reports, each with the hash of its output, as the market compares them."""
+    return tuple((stage.stage, stage.output) for stage in receipt.stages)
+
+
+def delivery_of(
+    lease: str, signed: SignedReceipt, *, output: bytes | None = None, output_cid: str = ""
+) -> Delivery:
+    """The record that keeps a lease's receipt, and its output if it has one."""
+    return Delivery(
+        id=lease,
+        payload=signed.payload,
+        public_key=signed.public_key,
+        signature=signed.signature,
+        output=output,
+        output_cid=output_cid,
+    )
+
+
+def _check_stages(receipt: Receipt, manifest: Manifest) -> Result:
+    """What the receipt says that the pipeline came to."""
     names = [stage.name for stage in manifest.stages]
-    reported = [stage.stage for stage in receipt.stages]
+    reported = _names_reported(receipt, manifest)
     outcome = receipt.outcome
-    if reported != names[: len(reported)]:
-        raise InvalidReceipt(f"it reports the stages {reported}; the pipeline has {names}")
+    if isinstance(outcome, Preempted):
+        raise InvalidReceipt("it was preempted, which is no result")
     if isinstance(outcome, Returned) and len(reported) != len(names):
         raise InvalidReceipt(f"it returns an output after {len(reported)} of {len(names)} stages")
     if isinstance(outcome, Failed) and (outcome.stage not in names or outcome.code not in STAGE_FAILURES):
         raise InvalidReceipt(f"{outcome.code!r} at {outcome.stage!r} is no failure of this pipeline")
+    return outcome
 
 
-def _problem_of(receipt: Receipt) -> Problem | None:
-    outcome = receipt.outcome
-    if isinstance(outcome, Returned):
+def _names_reported(receipt: Receipt, manifest: Manifest) -> list[str]:
+    names = [stage.name for stage in manifest.stages]
+    reported = [stage.stage for stage in receipt.stages]
+    if reported != names[: len(reported)]:
+        raise InvalidReceipt(f"it reports the stages {reported}; the pipeline has {names}")
+    return reported
+
+
+def _problem_of(result: Result) -> Problem | None:
+    if isinstance(result, Returned):
         return None
-    return STAGE_FAILURES[outcome.code](outcome.detail, stage=outcome.stage).to_problem()
+    return STAGE_FAILURES[result.code](result.detail, stage=result.stage).to_problem()

@@ -12,6 +12,7 @@ from sqlalchemy import select
 from tradepost.errors import InvalidRequest, UnknownJob
 from tradepost_broker.courier import Sessions
 from tradepost_broker.credentials import Credentials, hash_of, new_secret
+from tradepost_broker.device_readings import DeviceReadings
 from tradepost_broker.endpoints import Access, Endpoint, read_body, reply
 from tradepost_broker.engine import Engine
 from tradepost_broker.entities import Account, Job
@@ -20,6 +21,7 @@ from tradepost_broker.explanations import explain_job
 from tradepost_broker.joining import Joinings
 from tradepost_broker.ledger import credits_of
 from tradepost_broker.operator_messages import (
+    DeviceView,
     EnforcedRevocations,
     Funding,
     IssuedToken,
@@ -52,6 +54,7 @@ class AdminEndpoints:
         joinings: Joinings,
         revocations: RevocationDesk,
         sessions: Sessions,
+        devices: DeviceReadings,
         clock: Callable[[], float],
     ) -> None:
         self._engine = engine
@@ -60,6 +63,7 @@ class AdminEndpoints:
         self._joinings = joinings
         self._revocations = revocations
         self._sessions = sessions
+        self._devices = devices
         self._clock = clock
 
     def endpoints(self) -> list[Endpoint]:
@@ -100,6 +104,13 @@ class AdminEndpoints:
                 access=operator,
                 body=NewRevocations,
                 reply=EnforcedRevocations,
+            ),
+            Endpoint(
+                method="GET",
+                path="/v1/admin/devices",
+                handler=self.devices,
+                access=operator,
+                reply=list[DeviceView],
             ),
             Endpoint(method="GET", path=jobs, handler=self.jobs, access=operator, reply=list[JobSummary]),
             Endpoint(
@@ -154,6 +165,10 @@ class AdminEndpoints:
         table = CODECS[Job].table
         newest = select(table).order_by(table.c.id.desc()).limit(int(text))
         return reply([_summary(job) for job in self._store.find(Job, newest)])
+
+    async def devices(self, request: web.Request) -> web.StreamResponse:
+        """How workers' devices are, by their newest heartbeats, newest first; it has no effect on money."""
+        return reply(self._devices.all())
 
     async def revoke(self, request: web.Request) -> web.StreamResponse:
         """Enforce a signed revocation list, and send it to every worker. Its version must be higher."""

@@ -6,10 +6,16 @@ import asyncio
 import logging
 from typing import Final
 
+import msgspec
+
 from tradepost.errors import LeaseGone, Problem, TradepostError
 from tradepost.protocol import Acknowledged, Deliver, GiveBack, GiveBackReason, Heartbeat, Offer, UpdateOffer
+from tradepost.receipts import Receipt
+from tradepost_broker.device_readings import DeviceReadings
 from tradepost_broker.engine import Engine, Moment, Outcome, Reply
-from tradepost_broker.events import Event, LeaseGivenBack, OfferUpdated
+from tradepost_broker.events import Event, OfferUpdated
+from tradepost_broker.give_backs import GivenBack
+from tradepost_broker.market import Market
 from tradepost_broker.outbox import Outbox
 from tradepost_broker.receipt_checks import ReceiptChecks
 from tradepost_broker.streams import StreamCodec, unknown_frame
@@ -26,12 +32,23 @@ log = logging.getLogger(__name__)
 class WorkerSession:
     """Takes messages; what is to be told goes to `outbox`."""
 
-    def __init__(self, worker: str, codec: StreamCodec, engine: Engine, receipts: ReceiptChecks) -> None:
+    def __init__(
+        self,
+        worker: str,
+        codec: StreamCodec,
+        *,
+        market: Market,
+        engine: Engine,
+        receipts: ReceiptChecks,
+        devices: DeviceReadings,
+    ) -> None:
         self.worker = worker
         self.outbox = Outbox(codec)
         self._codec = codec
+        self._market = market
         self._engine = engine
         self._receipts = receipts
+        self._devices = devices
         self._offer: Offer | None = None
         self._offering: asyncio.TimerHandle | None = None
 
@@ -42,11 +59,11 @@ class WorkerSession:
                 case Deliver():
                     await self._deliver(frame)
                 case GiveBack():
-                    self._give_back(frame, nobody)
+                    self._take_back(frame)
                 case UpdateOffer(offer=offer):
                     self._update_offer(offer)
-                case Heartbeat():
-                    pass  # the connection itself is kept alive by pings
+                case Heartbeat():  # the connection itself is kept alive by pings
+                    self._devices.note(self.worker, frame)
                 case _:
                     raise unknown_frame(frame)
         await self._engine.ready()
@@ -62,32 +79,37 @@ class WorkerSession:
         except LeaseGone as error:
             self.outbox.post(Acknowledged(frame.lease, error.to_problem()))
         except TradepostError as error:
-            log.warning(
-                "Worker %s delivered what is no result: %s",
-                self.worker,
-                error,
-                extra={"action": "invalid_receipt"},
-            )
-            refusal = Acknowledged(frame.lease, error.to_problem())
-            self._give_back(
-                GiveBack(lease=frame.lease, reason=GiveBackReason.FAILED, problem=error.to_problem()),
-                lambda _: self.outbox.post(refusal),
-            )
+            failed = GiveBack(lease=frame.lease, reason=GiveBackReason.FAILED, problem=error.to_problem())
+            self._give_back(failed, None, self._refusing(frame.lease, error))
         else:
             self._engine.submit(work, nobody)
 
-    def _give_back(self, frame: GiveBack, reply: Reply) -> None:
-        problem = bounded(frame.problem)
-        work = EventWork(
-            lambda moment: LeaseGivenBack(
-                at=moment.at,
-                worker=self.worker,
-                lease=frame.lease,
-                reason=frame.reason,
-                problem=problem,
-                seed=moment.seed,
-            )
+    def _take_back(self, frame: GiveBack) -> None:
+        """Take a lease back; a receipt that does not hold is as good as none."""
+        receipt = None
+        reply: Reply = nobody
+        try:
+            receipt = self._receipts.check_stages_done(self.worker, frame)
+        except LeaseGone:
+            pass  # the market acknowledges what it does not know
+        except TradepostError as error:
+            reply = self._refusing(frame.lease, error)
+        self._give_back(frame, receipt, reply)
+
+    def _refusing(self, lease: str, error: TradepostError) -> Reply:
+        """Note an invalid receipt; the reply tells the worker."""
+        log.warning(
+            "Worker %s sent an invalid receipt: %s",
+            self.worker,
+            error,
+            extra={"action": "invalid_receipt"},
         )
+        refusal = Acknowledged(lease, error.to_problem())
+        return lambda _: self.outbox.post(refusal)
+
+    def _give_back(self, frame: GiveBack, receipt: Receipt | None, reply: Reply) -> None:
+        frame = msgspec.structs.replace(frame, problem=bounded(frame.problem))
+        work = GivenBack(market=self._market, worker=self.worker, frame=frame, receipt=receipt)
         self._engine.submit(work, reply)
 
     def _update_offer(self, offer: Offer) -> None:

@@ -30,6 +30,7 @@ from tradepost.protocol import (
     broker_codec_for_workers,
 )
 from tradepost_broker.courier import Sessions
+from tradepost_broker.device_readings import DeviceReadings
 from tradepost_broker.engine import Engine
 from tradepost_broker.entities import Worker
 from tradepost_broker.events import (
@@ -68,6 +69,7 @@ class WorkerStreams:
         reconnects: RateLimit,
         failures: RateLimit,
         revocations: RevocationDesk,
+        devices: DeviceReadings,
     ) -> None:
         self._broker = broker
         self._market = market
@@ -77,6 +79,7 @@ class WorkerStreams:
         self._reconnects = reconnects
         self._failures = failures
         self._revocations = revocations
+        self._devices = devices
         self._codec = broker_codec_for_workers()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -92,7 +95,14 @@ class WorkerStreams:
                 self._failures.take(attempt, "failed connections")
                 raise
             self._reconnects.take(worker.id, "connections of one worker")
-            session = WorkerSession(worker.id, self._codec, self._engine, self._receipts)
+            session = WorkerSession(
+                worker.id,
+                self._codec,
+                market=self._market,
+                engine=self._engine,
+                receipts=self._receipts,
+                devices=self._devices,
+            )
             await self._serve(request, socket, session, hello)
         except TradepostError as error:
             log.info("Worker %s is refused: %s", worker.id, error, extra={"action": "worker_refused"})

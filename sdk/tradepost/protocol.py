@@ -241,7 +241,7 @@ class DeviceHealth(_Message, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Heartbeat(_Message, frozen=True, tag="heartbeat"):
-    """The worker is alive, running this many leases. A broker may do without its `health`."""
+    """The worker is alive, running this many leases. `health` is shown to the broker's operator."""
 
     running: Count
     health: DeviceHealth | None = None
@@ -270,7 +270,7 @@ class Deliver(_Message, frozen=True, tag="deliver"):
 
 
 class GiveBackReason(StrEnum):
-    """Why a worker returns a lease without a receipt."""
+    """Why a worker returns a lease without a result."""
 
     FAILED = "failed"  # the device or its runner failed
     REFUSED = "refused"  # the owner's trust policy or limits do not allow the pipeline
@@ -278,11 +278,15 @@ class GiveBackReason(StrEnum):
 
 
 class GiveBack(_Message, frozen=True, tag="give_back"):
-    """A lease returned without a result."""
+    """A lease returned without a result.
+
+    If it was preempted after some of its stages, `receipt` reports these, with the outcome `Preempted`.
+    """
 
     lease: Short
     reason: GiveBackReason
     problem: Problem
+    receipt: SignedReceipt | None = None
 
 
 class Acknowledged(_Message, frozen=True, tag="acknowledged"):

@@ -54,11 +54,17 @@ class Returned(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     output_bytes: Count
 
 
-Outcome = Returned | Failed
+class Preempted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="preempted"):
+    """The device's owner wanted it back: the stages reported are done, and there is no result."""
+
+
+#: What a job can end with, and what else a lease can.
+Result = Returned | Failed
+Outcome = Result | Preempted
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One finished lease. `broker` and `worker` are key ids; times are Unix seconds."""
+    """One ended lease. `broker` and `worker` are key ids; times are Unix seconds."""
 
     format: Short = FORMAT
     broker: Short

@@ -13,14 +13,14 @@ import pytest
 from tradepost.protocol import Deliver, GiveBack, GiveBackReason
 from tradepost_worker.settings import FILE_NAME, available_cores, save_settings
 from tradepost_worker.state import StateFolder
-from tradepost_worker.testing.lent_device import LentDevice, lent_device, runners, spinning, until
-from tradepost_worker.testing.samples import sample_input
+from tradepost_worker.testing.lent_device import LentDevice, lent_device, runners, spinning_kernel, until
+from tradepost_worker.testing.samples import kernel_pipeline, sample_input
 
 pytestmark = pytest.mark.acceptance
 
 PERCENT, TOLERANCE, MEASURED_S = 25, 5, 30.0
 PREEMPTIONS, PREEMPTION_S_MAX = 20, 1.0
-SPIN = spinning(100_000_000, name="spin")
+SPIN = kernel_pipeline(spinning_kernel(100_000_000), name="spin", fuel=1 << 50)
 
 
 class Meter:

@@ -7,9 +7,11 @@ import logging
 
 import pytest
 
+from tradepost.content import add_bytes
 from tradepost.errors import LeaseGone
 from tradepost.protocol import Acknowledged, Deliver, GiveBack, GiveBackReason
-from tradepost_worker.testing.agent_bench import NOOP, AgentBench
+from tradepost.receipts import Preempted, verify_receipt
+from tradepost_worker.testing.agent_bench import NOOP, REPORT, WORKER, AgentBench
 from tradepost_worker.testing.samples import sample_input
 
 
@@ -90,3 +92,50 @@ async def test_a_result_that_came_too_late_is_forgotten(
         await bench.returned()
     assert late.lease not in bench.pending()
     assert "lease_not_taken" in {record.__dict__.get("action") for record in caplog.records}
+
+
+@pytest.mark.parametrize("inline", [True, False], ids=["inline", "by-cid"])
+async def test_a_preempted_lease_comes_back_with_a_receipt_for_what_was_done(
+    bench: AgentBench, inline: bool
+) -> None:
+    bench.runners.hold, bench.runners.stages = True, (REPORT,)
+    document = sample_input(1, 2)
+    cid = add_bytes(document, put=None)
+    async with bench.agent():
+        await bench.connected()
+        grant = bench.broker.grant(NOOP, document if inline else None, input_cid=None if inline else cid)
+        bench.broker.lease_blocks[grant.lease, cid] = document
+        await bench.broker.send(grant)
+        await bench.runners.started.wait()
+    end = await bench.broker.next(GiveBack)
+    assert end.receipt is not None
+    receipt = verify_receipt(end.receipt)
+    assert (receipt.outcome, receipt.stages, receipt.input) == (Preempted(), (REPORT,), cid)
+    assert (receipt.worker, receipt.broker) == (WORKER.id, bench.broker.identity.id)
+    assert (receipt.lease, receipt.job, receipt.nonce) == (grant.lease, grant.job, grant.nonce)
+    assert receipt.expires_at == grant.expires_at
+
+
+async def test_a_receipt_for_what_was_done_survives_a_restart(bench: AgentBench) -> None:
+    bench.runners.hold, bench.runners.stages = True, (REPORT,)
+    bench.broker.acknowledges = False
+    async with bench.agent():
+        await bench.connected()
+        await bench.broker.send(bench.broker.grant(NOOP, sample_input()))
+        await bench.runners.started.wait()
+    first = await bench.broker.next(GiveBack)
+    bench.broker.acknowledges = True
+    bench.broker.connected.clear()
+    async with bench.agent():
+        await bench.connected()
+        assert await bench.broker.next(GiveBack) == first
+    assert first.receipt is not None
+
+
+async def test_what_was_not_begun_comes_back_without_a_receipt(bench: AgentBench) -> None:
+    bench.runners.hold = True
+    async with bench.agent():
+        await bench.connected()
+        await bench.broker.send(bench.broker.grant(NOOP, sample_input()))
+        await bench.runners.started.wait()
+    assert (await bench.broker.next(GiveBack)).receipt is None

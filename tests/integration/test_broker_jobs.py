@@ -19,6 +19,7 @@ from tradepost.errors import (
     InvalidInput,
     JobCancelled,
     KernelTrap,
+    NoEligibleWorker,
     QuotaExceeded,
     UnknownJob,
 )
@@ -257,6 +258,16 @@ async def test_waiting_ends_with_the_job(broker: LocalBroker) -> None:
     await worker.answer(await worker.expect(Grant))
     assert (await waiting).status is JobStatus.ACCEPTED
     await worker.disconnect()
+
+
+async def test_a_fresh_broker_says_at_once_that_nobody_is_there(tmp_path: Path) -> None:
+    clock = ManualClock()  # so that no time passes in which workers might come back
+    async with local_broker(tmp_path, clock=clock) as broker:
+        key = await broker.account()
+        job = (await broker.submit(key, await broker.publish(key), patience_s=0.0)).job
+        view = await broker.result(key, job)
+        assert view.problem is not None
+        assert view.problem.code == NoEligibleWorker.code()
 
 
 async def test_the_deadline_ends_a_job_and_refunds_it(tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ def lease(number: int, *, lost: bool = True) -> dict[str, object]:
         "worker": "you",
         "granted_at": 1.0,
         "price_microcredits": 800,
+        "state": "accepted",
         "paid_microcredits": 100 * number,
         "candidates": [
             {"worker": "you", "bid_microcredits": 700, "score_microcredits": 5, "lost_because": ""},
@@ -198,6 +199,17 @@ def status(tmp_path: Path, **changes: object) -> str:
             "Idle at https://b for 120 minutes: 0 leases in the last hour, and the broker",
         ),
         ({"unacknowledged": 2}, "2 results wait for the broker"),
+        ({"unacknowledged": 1}, "1 result waits for the broker"),
+        ({"leases_running": 1, "cause": Cause.DRAIN}, "because, 1 lease left"),
+        (
+            {"last_hour": Earnings(leases=1, paid_leases=1, earned_microcredits=2_000_000)},
+            "Waiting for work from https://b: 1 lease in the last hour, 2 credits",
+        ),
+        (
+            {"ever": Earnings(leases=1, paid_leases=1, earned_microcredits=2_000_000)},
+            "earned 2 credits for 1 of 1 lease.",
+        ),
+        ({"connection": Connection(is_connected=False, since=7140.0)}, "not connected for 1 minute;"),
     ],
 )
 def test_each_state_is_one_sentence_with_a_number(
@@ -213,6 +225,7 @@ def test_each_state_is_one_sentence_with_a_number(
     [
         (None, "0 leases in the last hour, of anybody"),
         (Competition(matches=30, lost=0), "it stood for 0 of the market's newest 30 matches"),
+        (Competition(matches=1, lost=0), "it stood for 0 of the market's newest 1 match"),
         (
             Competition(matches=30, lost=14, reason="price", price_ratio=0.8),
             "lost 14 of the market's newest 30 matches (price), median price paid 0.8x its bid",

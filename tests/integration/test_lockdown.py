@@ -39,7 +39,7 @@ def call(number, *arguments):
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return result
-def answer(self, request):
+def answer(self, request, send):
     names = dict(globals())
     try:
         exec(request.document.decode(), names)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -13,10 +15,18 @@ from wasmtime import wat2wasm
 
 import tradepost_kernels
 from tradepost.errors import InvalidKernel, InvalidTensorDocument, LeaseTimeout, RunnerFailed
+from tradepost.receipts import StageReport
 from tradepost.tensors import decode
 from tradepost_worker import runner_process
 from tradepost_worker.runner_process import RunnerInterrupted, RunnerProcess
-from tradepost_worker.testing.samples import SamplePipeline, kernel_pipeline, model_pipeline, sample_input
+from tradepost_worker.testing.lent_device import spinning_kernel
+from tradepost_worker.testing.samples import (
+    SamplePipeline,
+    kernel_pipeline,
+    kernels_pipeline,
+    model_pipeline,
+    sample_input,
+)
 
 NOOP = tradepost_kernels.load("noop")
 SPIN = bytes(
@@ -38,8 +48,8 @@ def replacing_run(body: str) -> str:
     lines = "\n".join(f"    {line}" for line in body.splitlines())
     return (
         f"{_START}from tradepost_worker import executor, runner\n"
-        f"def run(self, document, *, wall_s_max):\n{lines}\n"
-        f"    return honest(self, document, wall_s_max=wall_s_max)\n"
+        f"def run(self, document, *, wall_s_max, on_stages):\n{lines}\n"
+        f"    return honest(self, document, wall_s_max=wall_s_max, on_stages=on_stages)\n"
         f"honest, executor.Executor.run = executor.Executor.run, run\n{_SERVE}"
     )
 
@@ -172,6 +182,47 @@ async def test_a_stream_that_makes_no_sense_ends_the_runner(start: Load, sends: 
     with pytest.raises(RunnerFailed, match=says):
         await runner.run(sample_input(), wall_s_max=10)
     assert not runner.is_alive
+
+
+async def test_a_long_run_says_which_stages_are_done(start: Load) -> None:
+    pipeline = kernels_pipeline({"count": spinning_kernel(200_000_000), "spin": SPIN, "never": NOOP})
+    runner = await start(pipeline)
+    done: asyncio.Queue[tuple[StageReport, ...]] = asyncio.Queue()
+    running = asyncio.create_task(runner.run(sample_input(1), wall_s_max=60, on_stages=done.put_nowait))
+    async with asyncio.timeout(60):
+        (count,) = await done.get()
+    assert (count.stage, count.output) == ("count", hashlib.sha256(sample_input(1)).hexdigest())
+    assert count.wall_us >= 20_000
+    running.cancel()
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [["'a'", "'a'"], ["'a', 'b'", "'a'"], ["'a'"] * 2 + ["'a', 'b'"]],
+    ids=["repeated", "fewer", "repeated-then-more"],
+)
+async def test_stages_reported_out_of_turn_end_the_runner(start: Load, stages: list[str]) -> None:
+    body = "from tradepost.receipts import StageReport\n"
+    body += "from tradepost_worker.runner_messages import Reached, pack\n"
+    for names in stages:
+        body += f"reports = tuple(StageReport(stage=one, output='0' * 64) for one in ({names},))\n"
+        body += "os.write(4, pack(Reached(stages=reports)))\n"
+    runner = await start(kernel_pipeline(NOOP), replacing_run(body))
+    with pytest.raises(RunnerFailed, match="stages out of turn"):
+        await runner.run(sample_input(), wall_s_max=10)
+    assert not runner.is_alive
+
+
+async def test_stages_reported_after_the_run_was_given_up_go_nowhere(start: Load) -> None:
+    pipeline = kernels_pipeline({"count": spinning_kernel(100_000_000), "then": NOOP})
+    runner = await start(pipeline)
+    told: list[object] = []
+    abandoned = asyncio.create_task(runner.run(sample_input(1), wall_s_max=60, on_stages=told.append))
+    await asyncio.wait([abandoned], timeout=0)
+    abandoned.cancel()
+    with suppress(RunnerInterrupted):  # it may take longer than an abandoned run may
+        await runner.run(sample_input(2), wall_s_max=60)
+    assert told == []
 
 
 async def test_a_run_that_nobody_waits_for_is_stopped(start: Load) -> None:

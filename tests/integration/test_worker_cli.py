@@ -162,7 +162,7 @@ async def test_a_workers_life(owner: Owner, broker: tuple[FakeBroker, str], tmp_
             process.kill()
             await process.wait()
     assert {"connected", "pipeline_admitted", "lease_settled"} <= {line["action"] for line in log}
-    assert owner.says("status") == "Stopped; earned 0.002 credits for 1 of 1 leases.\n"
+    assert owner.says("status") == "Stopped; earned 0.002 credits for 1 of 1 lease.\n"
     earned = await asyncio.to_thread(owner.says_json, "earnings")
     row = {"leases": 1, "paid_leases": 1, "earned_microcredits": 2000}
     assert earned["ever"] == row

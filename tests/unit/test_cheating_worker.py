@@ -95,11 +95,12 @@ async def test_a_failure_is_passed_on():
     failed = PipelineRun(stages=(), failure=KernelTrap("x", stage="kernel").to_problem())
 
     class Failing:
-        async def run(self, pipeline, document, *, wall_s_max):
+        async def run(self, pipeline, document, *, wall_s_max, on_stages):
             return failed
 
     cheat = CheatingRunner(Failing())
-    assert await cheat.run(kernel_pipeline(b"x"), encode(TensorDocument({})), wall_s_max=1) == failed
+    document = encode(TensorDocument({}))
+    assert await cheat.run(kernel_pipeline(b"x"), document, wall_s_max=1, on_stages=print) == failed
 
 
 def test_the_workers_own_command_cannot_cheat():

@@ -21,6 +21,7 @@ from tradepost_broker.entities import Account, Transfer
 from tradepost_broker.ledger import (
     SUPPLY,
     TREASURY,
+    Kind,
     Ledger,
     Reservation,
     credits_of,
@@ -108,6 +109,19 @@ TABLES = {
         credits:alice: 100 0
         mature l1 w1 25                   => InvariantBroken
     """,
+    "stages are paid like a result, and a lease is paid once for either": """
+        fund f1 alice 100                 => ok
+        reserve j1 alice 60               => ok
+        pay_stages j1 l1 w1 25            => ok
+        pay_stages j1 l1 w1 25            => same
+        pay j1 l1 w1 25                   => same
+        pay j1 l1 w1 35                   => InvariantBroken
+        pay_stages j1 l2 w2 36            => InvariantBroken
+        held:w1: 25 0
+        credits:alice: 40 35
+        mature l1 w1 25                   => ok
+        earned:w1: 25 0
+    """,
     "a stake goes back to the treasury when slashed, whole and once": f"""
         stake w1 500                      => ok
         stake:w1: 500 0
@@ -160,6 +174,8 @@ class Script:
                 ledger.reserve(job, account, int(amount))
             case ["pay", job, lease, worker, amount]:
                 ledger.pay(job, lease, worker, int(amount), at=1.0)
+            case ["pay_stages", job, lease, worker, amount]:
+                ledger.pay(job, lease, worker, int(amount), at=1.0, kind=Kind.PAY_STAGES)
             case ["void", job]:
                 ledger.void(job)
             case ["mature", lease, worker, amount]:
@@ -181,12 +197,18 @@ def test_table(title: str) -> None:
 
 def test_transfers_say_what_moved_and_why() -> None:
     script = Script()
-    for line in ("fund f1 alice 100", "reserve j1 alice 60", "pay j1 l1 w1 25"):
+    for line in (
+        "fund f1 alice 100",
+        "reserve j1 alice 60",
+        "pay j1 l1 w1 25",
+        "pay_stages j1 l2 w2 5",
+    ):
         script.apply(line.split())
     transfers = [record for record in script.saved if isinstance(record, Transfer)]
     assert [(t.id, t.debit, t.credit, t.amount, t.kind, t.job, t.lease) for t in transfers] == [
         ("f1", TREASURY, "credits:alice", 100, "fund", "", ""),
         ("l1:pay", "credits:alice", "held:w1", 25, "pay", "j1", "l1"),
+        ("l2:pay", "credits:alice", "held:w2", 5, "pay_stages", "j1", "l2"),
     ]
 
 
@@ -265,16 +287,22 @@ class LedgerAuditor(RuleBasedStateMachine):
             assert before < amount
         return job
 
-    @rule(target=paid, job=jobs, worker=st.sampled_from("vw"), amount=st.integers(1, 1000))
-    def pay(self, job: str, worker: str, amount: int) -> tuple[str, str, str, int]:
+    @rule(
+        target=paid,
+        job=jobs,
+        worker=st.sampled_from("vw"),
+        amount=st.integers(1, 1000),
+        kind=st.sampled_from([Kind.PAY, Kind.PAY_STAGES]),
+    )
+    def pay(self, job: str, worker: str, amount: int, kind: str) -> tuple[str, str, str, int]:
         self.count += 1
         lease = f"l{self.count}"
         account, left = self.reserved.get(job, ("a", 0))
         if amount > left:
             with pytest.raises(InvariantBroken):
-                self.ledger.pay(job, lease, worker, amount, at=0.0)
+                self.ledger.pay(job, lease, worker, amount, at=0.0, kind=kind)
             return lease, worker, account, 0
-        self.ledger.pay(job, lease, worker, amount, at=0.0)
+        self.ledger.pay(job, lease, worker, amount, at=0.0, kind=kind)
         self.reserved[job] = (account, left - amount)
         return lease, worker, account, amount
 

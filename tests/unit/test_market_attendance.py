@@ -153,6 +153,18 @@ def test_patience_begins_when_workers_have_had_time_to_come_back(driver: MarketD
     assert driver.job(job).status is JobStatus.FAILED
 
 
+def test_on_a_first_start_nobody_is_waited_for() -> None:
+    driver = MarketDriver(policy=POLICY)
+    driver.restart()
+    driver.fund()
+    driver.publish()
+    assert driver.job(driver.submit(patience_s=0.0)).status is JobStatus.FAILED
+    waiting = driver.submit(patience_s=1.0)
+    assert driver.job(waiting).status is JobStatus.QUEUED
+    driver.tick(1.0)
+    assert driver.job(waiting).status is JobStatus.FAILED
+
+
 def test_patience_goes_on_if_policy_gives_no_time_to_come_back() -> None:
     driver = MarketDriver(policy=MarketPolicy(reconnect_s=0.0))
     driver.fund()

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tradepost.errors import KernelTrap, UntrustedPipeline
+from tradepost.errors import ModelFailure, UntrustedPipeline
 from tradepost.protocol import GiveBackReason
-from tradepost_broker.entities import Job, Lease
+from tradepost_broker.entities import Job, Lease, LeaseState
 from tradepost_broker.events import ReplyRefused, Tick
 from tradepost_broker.job_states import FINAL
 from tradepost_broker.ledger import earned_of, held_of, stake_of
@@ -40,6 +40,7 @@ CHEATS = ("loner", "colluder0", "colluder1")
 AUDITORS = ("auditor0", "auditor1")
 WORKERS = (*HONEST, *CHEATS)
 PIPELINES = ("digits", "kernels")
+STAGES = ("decode", "infer", "pick")
 
 offers = st.builds(
     make_offer,
@@ -136,13 +137,17 @@ class MarketMachine(RuleBasedStateMachine):
         if not self.is_connected(lease.worker):
             return
         outcome, problem = f"right {lease.job}", None
-        if int(lease.job[-3:]) % 5 == 0:  # every fifth job truly fails
-            outcome, problem = "failed:normalize:kernel-trap", KernelTrap("out of bounds").to_problem()
+        stages, wall_us = stages_of(lease), (100, lease.attempt * 200, 50)
         if lease.worker in CHEATS:
-            outcome, problem = f"wrong {lease.job}", None
+            outcome = f"wrong {lease.job}"
+        elif int(lease.job[-3:]) % 5 == 0:  # every fifth job truly fails
+            outcome, problem = "failed:infer:model-failure", ModelFailure("out of bounds").to_problem()
+            stages, wall_us = stages[:1], ()
         if lease.worker == "loner":
             outcome = f"wrong {lease.job} by loner"
-        self.driver.deliver(lease_id, outcome, worker=lease.worker, problem=problem)
+        self.driver.deliver(
+            lease_id, outcome, worker=lease.worker, stages=stages, wall_us=wall_us, problem=problem
+        )
 
     @precondition(lambda self: self.open_leases())
     @rule(data=st.data(), reason=st.sampled_from(GiveBackReason))
@@ -150,6 +155,15 @@ class MarketMachine(RuleBasedStateMachine):
         lease_id = data.draw(st.sampled_from(self.open_leases()))
         problem = UntrustedPipeline("no").to_problem() if reason is GiveBackReason.REFUSED else None
         self.driver.give_back(lease_id, reason, problem)
+
+    @precondition(lambda self: self.open_leases())
+    @rule(data=st.data(), done=st.integers(1, 2), goes_on=st.booleans())
+    def preempt(self, data: st.DataObject, done: int, goes_on: bool) -> None:
+        lease = self.driver.of(Lease, data.draw(st.sampled_from(self.open_leases())))
+        self.driver.give_back(lease.id, GiveBackReason.PREEMPTED, stages=stages_of(lease)[:done])
+        while goes_on and (again := [one.id for one in self.driver.open_leases(lease.job)]):
+            self.deliver_one(again[0])
+            goes_on = self.driver.of(Lease, again[0]).state is not LeaseState.OPEN
 
     @rule(audited=st.booleans())
     def all_connect(self, audited: bool) -> None:
@@ -204,6 +218,19 @@ class MarketMachine(RuleBasedStateMachine):
             assert paid == sum(self.driver.market.account(purse).available for purse in purses)
 
     @invariant()
+    def breaking_off_is_no_trade(self) -> None:
+        if not hasattr(self, "driver"):
+            return
+        for job in self.driver.all_of(Job):
+            leases = [lease for lease in self.driver.all_of(Lease) if lease.job == job.id]
+            stages = [lease for lease in leases if lease.paid and lease.state is LeaseState.PREEMPTED]
+            if stages:
+                accepted = [lease for lease in leases if lease.id in job.accepted]
+                assert sum(lease.paid for lease in stages) <= max(lease.price for lease in accepted)
+                owners = [lease.worker for lease in (*stages, *accepted)]
+                assert len(owners) == len(set(owners)), "each worker is its own owner's here"
+
+    @invariant()
     def memory_is_what_was_saved(self) -> None:
         if not hasattr(self, "driver"):
             return
@@ -235,6 +262,14 @@ class MarketMachine(RuleBasedStateMachine):
             fresh = Market(policy=POLICY)
             for event, answer in replayed:
                 assert fresh.handle(event) == answer, f"it replays differently: {event}"
+
+
+def stages_of(lease: Lease) -> tuple[tuple[str, str], ...]:
+    """The stages of a run of a lease's job with their hashes; a cheat's go wrong from the second on."""
+    hashes = ("right", "right", "right")
+    if lease.worker in CHEATS:
+        hashes = ("right", f"by {lease.worker[:5]}", f"by {lease.worker[:5]}")
+    return tuple((name, f"{one} {lease.job}") for name, one in zip(STAGES, hashes, strict=True))
 
 
 def observed(market: Market, driver: MarketDriver) -> dict[str, object]:

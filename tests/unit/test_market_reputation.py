@@ -36,14 +36,20 @@ def test_a_suspended_worker_returns_when_half_of_it_is_forgotten() -> None:
     assert driver.market.worker("w0").standing is WorkerStanding.ACTIVE
 
 
-@pytest.mark.parametrize("reason", [GiveBackReason.PREEMPTED, GiveBackReason.REFUSED])
-def test_what_the_owner_wants_never_hurts(reason: GiveBackReason) -> None:
+@pytest.mark.parametrize(
+    ("reason", "state"),
+    [
+        (GiveBackReason.PREEMPTED, LeaseState.PREEMPTED),
+        (GiveBackReason.REFUSED, LeaseState.RETURNED),
+    ],
+)
+def test_what_the_owner_wants_never_hurts(reason: GiveBackReason, state: LeaseState) -> None:
     driver = StaffedMarket(1)
     job = driver.submit()
     lease = driver.open_leases(job)[0]
     driver.give_back(lease.id, reason)
     assert driver.evidence() == []
-    assert driver.of(Lease, lease.id).state is LeaseState.RETURNED
+    assert driver.of(Lease, lease.id).state is state
 
 
 def test_a_workers_own_words_are_bounded() -> None:

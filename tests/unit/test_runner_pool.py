@@ -14,8 +14,8 @@ from tradepost_worker import runner_pool
 from tradepost_worker.pipeline_run import PipelineRun
 from tradepost_worker.runner_messages import Ran
 from tradepost_worker.runner_pool import RunnerPool, check_run
-from tradepost_worker.runner_process import RunnerInterrupted
-from tradepost_worker.testing.samples import SamplePipeline, kernel_pipeline
+from tradepost_worker.runner_process import OnStages, RunnerInterrupted
+from tradepost_worker.testing.samples import SamplePipeline, kernel_pipeline, kernels_pipeline
 
 A = kernel_pipeline(b"a", name="a")
 B = kernel_pipeline(b"b", name="b")
@@ -39,8 +39,9 @@ class PretendedRunner:
         if self.device.load_error is not None:
             raise self.device.load_error
 
-    async def run(self, document: bytes, *, wall_s_max: float) -> Ran:
+    async def run(self, document: bytes, *, wall_s_max: float, on_stages: OnStages) -> Ran:
         self.runs[document] = asyncio.get_running_loop().create_future()
+        self.on_stages = on_stages
         try:
             return await self.runs[document]
         finally:
@@ -257,6 +258,23 @@ async def test_a_spare_runner_is_used_first():
     assert device.runners == []
     await pool.close()
     assert not spare.is_alive
+
+
+async def test_stages_done_are_passed_on_once_they_are_checked():
+    device = Device(runners_max=1)
+    two = kernels_pipeline({"first": b"a", "second": b"b"}, name="a")
+    told = []
+    asked = asyncio.create_task(device.pool.run(two, b"1", wall_s_max=10, on_stages=told.append))
+    await device.settle()
+    first, second = (StageReport(stage=name, output="0" * 64) for name in ("first", "second"))
+    device.runners[0].on_stages((first,))
+    assert told == [(first,)]
+    for foreign in ((second,), (first, second), (REPORT,)):
+        with pytest.raises(RunnerFailed):
+            device.runners[0].on_stages(foreign)
+    assert told == [(first,)]
+    asked.cancel()
+    await device.pool.close()
 
 
 FAILURE = KernelTrap("x", stage="kernel").to_problem()

@@ -9,7 +9,7 @@ in stage order (the later stage wins).
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from tradepost.errors import (
     InvalidTensorDocument,
@@ -77,8 +77,14 @@ class Executor:
         if kernel.was_compiled_here and (code := kernel.serialize(bytes_max=left)) is not None:
             self._compiled[cid] = code
 
-    def run(self, document: bytes, *, wall_s_max: float) -> PipelineRun:
-        """Run every stage on `document`.
+    def run(
+        self,
+        document: bytes,
+        *,
+        wall_s_max: float,
+        on_stages: Callable[[Sequence[StageReport]], None] = lambda _: None,
+    ) -> PipelineRun:
+        """Run every stage on `document`; before each but the first, tell `on_stages` what is done.
 
         Raises `InvalidTensorDocument` or `InvalidInput` for an input that does not fit the pipeline, and
         `LeaseTimeout`, naming the stage, after `wall_s_max` seconds: neither is the pipeline's result.
@@ -91,6 +97,8 @@ class Executor:
         canonical = b""
         try:
             for stage in self._manifest.stages:
+                if reports:
+                    on_stages(reports)
                 documents[stage.name], canonical, report = self._run_stage(stage, documents, due_s)
                 reports.append(report)
             output = self._output(documents, canonical)

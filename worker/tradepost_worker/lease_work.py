@@ -1,7 +1,8 @@
 """One lease from grant to end: check, fetch, run, sign.
 
 The end is a receipt, for an output or for a stage's failure (both are the same on every device, and both are
-verified), or the lease given back with the reason, for what only concerns this device.
+verified), or the lease given back with the reason, for what only concerns this device. If the owner ended
+it, a receipt says which stages were done: they may be paid.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from tradepost.content import Cid, add_bytes, parse_cid, read_file
@@ -29,12 +31,22 @@ from tradepost.errors import (
 )
 from tradepost.identity import Identity
 from tradepost.protocol import INLINE_BYTES_MAX, Deliver, GiveBack, GiveBackReason, Grant
-from tradepost.receipts import Failed, Outcome, Receipt, Returned, sign_receipt
+from tradepost.receipts import (
+    Failed,
+    Outcome,
+    Preempted,
+    Receipt,
+    Returned,
+    SignedReceipt,
+    StageReport,
+    sign_receipt,
+)
 from tradepost_worker.broker_api import BrokerApi
 from tradepost_worker.outbox import LeaseEnd
 from tradepost_worker.pipeline_run import PipelineRun
 from tradepost_worker.pipelines import PipelineLibrary, TrustedPipeline
 from tradepost_worker.runner_pool import RunnablePipeline
+from tradepost_worker.runner_process import OnStages
 from tradepost_worker.telemetry import StageLatencies
 
 #: The owner, the job or its pipeline is the reason, not a fault of this device.
@@ -54,9 +66,22 @@ _DETAIL_CHARS_MAX: Final = 2000
 class PipelineRunner(Protocol):
     """Runs pipelines; `RunnerPool` does."""
 
-    async def run(self, pipeline: RunnablePipeline, document: bytes, *, wall_s_max: float) -> PipelineRun:
-        """How `pipeline` ended on an input document."""
+    async def run(
+        self, pipeline: RunnablePipeline, document: bytes, *, wall_s_max: float, on_stages: OnStages
+    ) -> PipelineRun:
+        """How `pipeline` ended on an input document; `on_stages` is told which stages are done by then."""
         ...
+
+
+@dataclass(slots=True)
+class Progress:
+    """The stages that a lease's run has finished so far, in order."""
+
+    stages: tuple[StageReport, ...] = ()
+
+    def note(self, stages: tuple[StageReport, ...]) -> None:
+        """Take the newest report."""
+        self.stages = stages
 
 
 class LeaseWork:
@@ -87,23 +112,34 @@ class LeaseWork:
         self._latencies = latencies or StageLatencies()
         self._now = now
 
-    async def run(self, grant: Grant) -> LeaseEnd:
-        """How the lease ended. Raises no `TradepostError`: each becomes the reason of a given-back lease."""
+    async def run(self, grant: Grant, progress: Progress) -> LeaseEnd:
+        """How the lease ended; `progress` tells how far it is before that.
+
+        Raises no `TradepostError`: each becomes the reason of a given-back lease.
+        """
         try:
             left_s = self._check(grant)
             async with asyncio.timeout(left_s):
-                return await self._work(grant, left_s)
+                return await self._work(grant, left_s, progress)
         except TimeoutError:
             return give_back(grant.lease, DeadlineExceeded("the lease expired before it was done"))
         except TradepostError as error:
             return give_back(grant.lease, error)
 
-    async def _work(self, grant: Grant, left_s: float) -> LeaseEnd:
+    def preempt(self, grant: Grant, progress: Progress, why: str) -> LeaseEnd:
+        """The lease given back because its owner wants the device, with a receipt for the stages done."""
+        receipt = None
+        if progress.stages:
+            input_cid = parse_cid(grant.input_cid or add_bytes(grant.input or b"", put=None))
+            receipt = self._sign(grant, input_cid, Preempted(), progress.stages)
+        return preempted(grant.lease, why, receipt)
+
+    async def _work(self, grant: Grant, left_s: float, progress: Progress) -> LeaseEnd:
         pipeline = await self._pipelines.get(grant.pipeline)
         document, input_cid = await self._input(grant, pipeline)
         wall_s_max = min(left_s, pipeline.manifest.limits.wall_ms / 1000)
         try:
-            run = await self._runners.run(pipeline, document, wall_s_max=wall_s_max)
+            run = await self._runners.run(pipeline, document, wall_s_max=wall_s_max, on_stages=progress.note)
         except StageFailure as failure:  # an artifact that loads nowhere
             run = PipelineRun(stages=(), failure=failure.to_problem())
         self._latencies.note(pipeline.manifest.name, run.stages)
@@ -136,6 +172,20 @@ class LeaseWork:
             outcome = Returned(output=add_bytes(run.output, put=None), output_bytes=len(run.output))
         else:
             outcome = _failed(run.failure)
+        is_inline = run.failure is None and len(run.output) <= INLINE_BYTES_MAX
+        return LeaseEnd(
+            frame=Deliver(
+                lease=grant.lease,
+                receipt=self._sign(grant, input_cid, outcome, run.stages),
+                output=run.output if is_inline else None,
+            ),
+            nonce=grant.nonce,
+            document=None if is_inline or run.failure is not None else run.output,
+        )
+
+    def _sign(
+        self, grant: Grant, input_cid: Cid, outcome: Outcome, stages: tuple[StageReport, ...]
+    ) -> SignedReceipt:
         receipt = Receipt(
             broker=self._broker_id,
             job=grant.job,
@@ -145,21 +195,12 @@ class LeaseWork:
             pipeline=grant.pipeline,
             input=input_cid,
             outcome=outcome,
-            stages=run.stages,
+            stages=stages,
             engines=self._engines,
             nonce=grant.nonce,
             expires_at=grant.expires_at,
         )
-        is_inline = run.failure is None and len(run.output) <= INLINE_BYTES_MAX
-        return LeaseEnd(
-            frame=Deliver(
-                lease=grant.lease,
-                receipt=sign_receipt(receipt, self._worker),
-                output=run.output if is_inline else None,
-            ),
-            nonce=grant.nonce,
-            document=None if is_inline or run.failure is not None else run.output,
-        )
+        return sign_receipt(receipt, self._worker)
 
 
 def give_back(lease: str, error: TradepostError, reason: GiveBackReason | None = None) -> LeaseEnd:
@@ -167,6 +208,14 @@ def give_back(lease: str, error: TradepostError, reason: GiveBackReason | None =
     if reason is None:
         reason = GiveBackReason.REFUSED if isinstance(error, _REFUSALS) else GiveBackReason.FAILED
     return LeaseEnd(frame=GiveBack(lease=lease, reason=reason, problem=error.to_problem()))
+
+
+def preempted(lease: str, why: str, receipt: SignedReceipt | None = None) -> LeaseEnd:
+    """The lease returned because its owner wants the device; `receipt` reports the stages that were done."""
+    problem = RunnerFailed(why).to_problem()
+    return LeaseEnd(
+        frame=GiveBack(lease=lease, reason=GiveBackReason.PREEMPTED, problem=problem, receipt=receipt)
+    )
 
 
 def _failed(failure: Problem) -> Failed:

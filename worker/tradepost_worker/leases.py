@@ -18,8 +18,9 @@ from tradepost.money import format_credits
 from tradepost.protocol import Acknowledged, GiveBackReason, Grant, Settled
 from tradepost_worker.broker_api import BrokerApi
 from tradepost_worker.connection import BrokerStream, reconnect_delays
-from tradepost_worker.lease_work import LeaseWork, give_back
+from tradepost_worker.lease_work import LeaseWork, Progress, give_back, preempted
 from tradepost_worker.outbox import LeaseEnd, Outbox
+from tradepost_worker.wording import counted
 
 #: As many as a worker's hello may name.
 _HELD_MAX: Final = 4096
@@ -32,7 +33,8 @@ log = logging.getLogger(__name__)
 
 class _Running(NamedTuple):
     task: asyncio.Task[None]
-    pipeline: str
+    grant: Grant
+    progress: Progress
 
 
 class Leases:
@@ -93,14 +95,16 @@ class Leases:
         if grant.lease in self._running or grant.lease in self._outbox:
             return
         if self._paused is not None:
-            self._return_later(grant.lease, self._paused)
+            self._return_later(preempted(grant.lease, self._paused))
             return
         if len(self._running) >= self._capacity:
-            error = QuotaExceeded(f"this device runs {self._capacity} leases at once")
+            error = QuotaExceeded(f"this device runs {counted(self._capacity, 'lease')} at once")
             self._finish(give_back(grant.lease, error, GiveBackReason.REFUSED))
             return
         self._outbox.note_pipeline(grant.lease, grant.pipeline)
-        self._running[grant.lease] = _Running(asyncio.create_task(self._run(grant)), grant.pipeline)
+        progress = Progress()
+        task = asyncio.create_task(self._run(grant, progress))
+        self._running[grant.lease] = _Running(task, grant, progress)
 
     def recall(self, lease: str, why: str) -> None:
         """Stop a lease, if it still runs: its end is not wanted."""
@@ -111,14 +115,14 @@ class Leases:
     def refuse(self, pipelines: Mapping[str, TradepostError]) -> None:
         """Stop and give back every lease of these pipelines (by CID), which may not run here any more."""
         for lease, running in list(self._running.items()):
-            if (error := pipelines.get(running.pipeline)) is not None:
+            if (error := pipelines.get(running.grant.pipeline)) is not None:
                 self.recall(lease, str(error))
                 self._finish(give_back(lease, error, GiveBackReason.REFUSED))
 
     async def give_back_all(self) -> None:
         """Stop and give back whatever runs, because the owner stops the worker."""
-        for lease in await self._stop_all():
-            self._finish(_preempted(lease, "the owner stopped the worker"))
+        for end in await self._preempt_all("the owner stopped the worker"):
+            self._finish(end)
 
     async def pause(self, why: str, *, finish: bool = False) -> None:
         """Take no more leases, until `resume`, because the owner wants the device. What runs is stopped and
@@ -126,16 +130,16 @@ class Leases:
         self._paused = why
         if finish:
             return
-        stopped = await self._stop_all()
-        self.preemptions += len(stopped)
-        for lease in stopped:
-            self._return_later(lease, why)
-        if stopped:
+        ends = await self._preempt_all(why)
+        self.preemptions += len(ends)
+        for end in ends:
+            self._return_later(end)
+        if ends:
             log.info(
-                "Gave back %d leases: %s.",
-                len(stopped),
+                "Gave back %s: %s.",
+                counted(len(ends), "lease"),
                 why,
-                extra={"action": "preempted", "leases": stopped},
+                extra={"action": "preempted", "leases": [end.lease for end in ends]},
             )
 
     def resume(self) -> None:
@@ -171,29 +175,29 @@ class Leases:
             },
         )
 
-    async def _run(self, grant: Grant) -> None:
+    async def _run(self, grant: Grant, progress: Progress) -> None:
         try:
-            end = await self._work.run(grant)
+            end = await self._work.run(grant, progress)
         except Exception as defect:  # one lease's defect must not keep its job waiting, nor end the others
             log.exception("Lease %s met a defect.", grant.lease, extra={"action": "defect"})
             end = give_back(grant.lease, RunnerFailed(f"a defect in the worker: {type(defect).__name__}"))
         del self._running[grant.lease]
         self._finish(end)
 
-    async def _stop_all(self) -> list[str]:
-        stopped = dict(self._running)
+    async def _preempt_all(self, why: str) -> list[LeaseEnd]:
+        """Stop what runs for the owner, and give how each lease ended so."""
+        stopped = list(self._running.values())
         self._running.clear()
-        for running in stopped.values():
+        for running in stopped:
             running.task.cancel()
-        await asyncio.gather(*(running.task for running in stopped.values()), return_exceptions=True)
-        return list(stopped)
+        await asyncio.gather(*(running.task for running in stopped), return_exceptions=True)
+        return [self._work.preempt(running.grant, running.progress, why) for running in stopped]
 
-    def _return_later(self, lease: str, why: str) -> None:
+    def _return_later(self, end: LeaseEnd) -> None:
         """Give a lease back for the owner, once the offer to which it came has been withdrawn: before that,
         the broker would lease the same job to this device again."""
-        end = _preempted(lease, why)
         self._outbox.add(end)
-        asyncio.get_running_loop().call_later(WITHDRAWAL_S, self._deliver_pending, lease)
+        asyncio.get_running_loop().call_later(WITHDRAWAL_S, self._deliver_pending, end.lease)
 
     def _deliver_pending(self, lease: str) -> None:
         if (end := self._outbox.get(lease)) is not None:
@@ -229,7 +233,3 @@ class Leases:
             else:
                 stream.send(end.frame)
                 return
-
-
-def _preempted(lease: str, why: str) -> LeaseEnd:
-    return give_back(lease, RunnerFailed(why), GiveBackReason.PREEMPTED)

@@ -34,6 +34,7 @@ class _Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Lease(msgspec.Struct, frozen=True, kw_only=True):
     worker: str
+    state: str
     granted_at: float
     price_microcredits: _Money
     paid_microcredits: _Money
@@ -109,7 +110,8 @@ def _competition(leases: tuple[_Lease, ...], worker: str) -> Competition | None:
 
 
 def _prices(leases: tuple[_Lease, ...]) -> PriceRange | None:
-    paid = sorted(lease.paid_microcredits for lease in leases if lease.paid_microcredits)
+    whole = (lease for lease in leases if lease.state == "accepted")  # a part says little about prices
+    paid = sorted(lease.paid_microcredits for lease in whole if lease.paid_microcredits)
     if not paid:
         return None
     return PriceRange(

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -24,32 +27,37 @@ from tradepost_worker.owner_cli import AsJson, StateDir
 from tradepost_worker.settings import Settings, load_settings
 from tradepost_worker.state import StateFolder
 from tradepost_worker.status import read_status
+from tradepost_worker.wording import counted
 
 _DAY_S = 24 * 3600
-_WATCH_S = 2.0
+WATCH_S = 2.0
 
 
-def add_report_commands(app: typer.Typer) -> None:
-    """Add the commands to `tradepost worker`."""
-    app.command()(status)
+def add_report_commands(app: typer.Typer, *, pause: Callable[[float], None] = time.sleep) -> None:
+    """Add the commands to `tradepost worker`. Between two looks, `--watch` calls `pause` with the seconds."""
+
+    @app.command()
+    def status(
+        state_dir: StateDir = None,
+        as_json: AsJson = False,
+        watch: Annotated[bool, typer.Option("--watch", help="Say it again every 2 s, until Ctrl-C.")] = False,
+    ) -> None:
+        """Say in one sentence whether this device works and why, and what it earned."""
+        _say_status(state_dir, as_json=as_json)
+        with suppress(KeyboardInterrupt):  # how it is meant to end
+            while watch:
+                pause(WATCH_S)
+                _say_status(state_dir, as_json=as_json)
+
     app.command()(earnings)
 
 
-def status(
-    state_dir: StateDir = None,
-    as_json: AsJson = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Say it again every 2 s, until Ctrl-C.")] = False,
-) -> None:
-    """Say in one sentence whether this device works and why, and what it earned."""
-    while True:
-        settings = load_settings({"state_dir": state_dir})
-        found = read_status(settings)
-        if found.connection is not None and found.connection.is_connected:
-            found = msgspec.structs.replace(found, market=look(settings))
-        typer.echo(json.dumps(found.to_json()) if as_json else found.sentence())
-        if not watch:
-            return
-        time.sleep(_WATCH_S)
+def _say_status(state_dir: Path | None, *, as_json: bool) -> None:
+    settings = load_settings({"state_dir": state_dir})
+    found = read_status(settings)
+    if found.connection is not None and found.connection.is_connected:
+        found = msgspec.structs.replace(found, market=look(settings))
+    typer.echo(json.dumps(found.to_json()) if as_json else found.sentence())
 
 
 def earnings(state_dir: StateDir = None, as_json: AsJson = False) -> None:
@@ -100,4 +108,4 @@ def look(settings: Settings) -> MarketView | None:
 
 def _line(name: str, row: EarningsRow) -> str:
     amount = format_credits(row.earned_microcredits)
-    return f"{name:<10} {amount:>14} credits   {row.paid_leases:,} of {row.leases:,} leases paid"
+    return f"{name:<10} {amount:>14} credits   {row.paid_leases:,} of {counted(row.leases, 'lease')} paid"

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Final
 
 from tradepost.errors import TradepostError
+from tradepost.receipts import StageReport
 from tradepost_worker.executor import Executor
 from tradepost_worker.inference import ENGINE_VERSION, Inference, probe_providers
 from tradepost_worker.lockdown import Isolation, die_with_parent, lock_down
@@ -26,6 +28,7 @@ from tradepost_worker.runner_messages import (
     Loaded,
     MessageBuffer,
     Ran,
+    Reached,
     Ready,
     Refused,
     Run,
@@ -46,6 +49,8 @@ ENGINES: Final = {
 _READ_BYTES: Final = 1 << 20
 #: Replies to requests that are here already are sent together, unless one has waited this long.
 _GATHER_S: Final = 0.001
+#: Stages are reported once this much work would be lost without: short runs send nothing but their reply.
+REPORT_S: Final = 0.02
 
 
 class Runner:
@@ -56,12 +61,15 @@ class Runner:
         self._inference = inference
         self._executor: Executor | None = None
 
-    def answer(self, request: ToRunner) -> FromRunner:
-        """The reply to one request; a pipeline's failure is one, a defect of this process is not."""
+    def answer(self, request: ToRunner, send: Callable[[Reached], None]) -> FromRunner:
+        """The reply to one request; a pipeline's failure is one, a defect of this process is not.
+
+        `send` is given what cannot wait for the reply.
+        """
         try:
             if isinstance(request, Load):
                 return self._load(request)
-            return self._run(request)
+            return self._run(request, send)
         except TradepostError as error:
             return Refused(problem=error.to_problem())
 
@@ -75,11 +83,18 @@ class Runner:
         )
         return Loaded(compiled=self._executor.take_compiled())
 
-    def _run(self, request: Run) -> Ran:
+    def _run(self, request: Run, send: Callable[[Reached], None]) -> Ran:
         if self._executor is None:
             raise RuntimeError("a run was requested before a pipeline was loaded")
-        started_s = time.monotonic()
-        run = self._executor.run(request.document, wall_s_max=request.wall_s_max)
+        started_s = reported_s = time.monotonic()
+
+        def report(stages: Sequence[StageReport]) -> None:
+            nonlocal reported_s
+            if (now_s := time.monotonic()) - reported_s >= REPORT_S:
+                reported_s = now_s
+                send(Reached(stages=tuple(stages)))
+
+        run = self._executor.run(request.document, wall_s_max=request.wall_s_max, on_stages=report)
         return Ran(run=run, wall_us=round((time.monotonic() - started_s) * 1e6))
 
 
@@ -110,12 +125,18 @@ def main(parent_pid: int, threads: int) -> None:
 def serve(runner: Runner, requests: int, replies: int) -> None:
     """Answer what arrives at descriptor `requests`, in order, until it ends."""
     buffer = MessageBuffer(bytes_max=LENGTH_MAX)
+    gathered: list[bytes] = []
+
+    def send_now(message: FromRunner) -> None:
+        _send(replies, b"".join((*gathered, pack(message))))  # the replies before it come first
+        gathered.clear()
+
     while chunk := os.read(requests, _READ_BYTES):
         buffer.feed(chunk)
-        gathered: list[bytes] = []
+        gathered.clear()
         gathered_since_s = time.monotonic()
         while (body := buffer.take()) is not None:
-            gathered.append(pack(runner.answer(unpack_for_runner(body))))
+            gathered.append(pack(runner.answer(unpack_for_runner(body), send_now)))
             if time.monotonic() - gathered_since_s >= _GATHER_S:
                 _send(replies, b"".join(gathered))
                 gathered.clear()

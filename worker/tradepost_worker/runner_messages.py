@@ -1,7 +1,8 @@
 """What the agent and its runners say to each other over the runner's pipes.
 
 Each message is msgpack behind its length (4 bytes, little-endian). The runner is not believed: the agent
-bounds the length before it reads, and decodes strictly. Requests are answered in order, one reply each.
+bounds the length before it reads, and decodes strictly. Requests are answered in order, one reply each;
+before its reply, a long run says how far it has come.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import msgspec
 
 from tradepost.errors import UNDECODABLE, Problem, RunnerFailed
 from tradepost.manifest import Manifest
-from tradepost.receipts import Count
+from tradepost.receipts import Count, StageReport
 from tradepost_worker.lockdown import Isolation
 from tradepost_worker.pipeline_run import PipelineRun
 
@@ -63,6 +64,12 @@ class Loaded(_Message, frozen=True, kw_only=True, tag="loaded"):
     compiled: dict[str, bytes] = {}
 
 
+class Reached(_Message, frozen=True, kw_only=True, tag="reached"):
+    """No reply yet: the run that is under way has finished all of these stages, and has more to do."""
+
+    stages: Annotated[tuple[StageReport, ...], msgspec.Meta(min_length=1, max_length=32)]
+
+
 class Ran(_Message, frozen=True, kw_only=True, tag="ran"):
     """The pipeline ended; `wall_us` is how long it took."""
 
@@ -77,7 +84,7 @@ class Refused(_Message, frozen=True, kw_only=True, tag="refused"):
 
 
 ToRunner = Load | Run
-FromRunner = Ready | Loaded | Ran | Refused
+FromRunner = Ready | Loaded | Reached | Ran | Refused
 
 _encoder = msgspec.msgpack.Encoder()
 _to_runner: msgspec.msgpack.Decoder[ToRunner] = msgspec.msgpack.Decoder(ToRunner)

@@ -19,9 +19,10 @@ from typing import Final, Protocol
 
 from tradepost.errors import RunnerFailed, StageFailure, TradepostError
 from tradepost.manifest import KernelStage, Manifest
+from tradepost.receipts import StageReport
 from tradepost_worker.compile_cache import CompileCache
 from tradepost_worker.pipeline_run import PipelineRun
-from tradepost_worker.runner_process import LOAD_S_MAX, RunnerInterrupted, RunnerProcess
+from tradepost_worker.runner_process import LOAD_S_MAX, OnStages, RunnerInterrupted, RunnerProcess
 
 #: How many runs a runner may have at once, by how long they take: a run that is there already when the one
 #: before it ends hides the way to the runner, which costs some 0.2 ms; a long one would only wait.
@@ -99,17 +100,31 @@ class RunnerPool:
         self._waiting: dict[str, deque[_Waiting]] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
-    async def run(self, pipeline: RunnablePipeline, document: bytes, *, wall_s_max: float) -> PipelineRun:
+    async def run(
+        self,
+        pipeline: RunnablePipeline,
+        document: bytes,
+        *,
+        wall_s_max: float,
+        on_stages: OnStages = lambda _: None,
+    ) -> PipelineRun:
         """Run `pipeline` on an input document, in a runner of its own.
+
+        `on_stages` is told which stages are done while a long run goes on.
 
         Raises `InvalidInput` or `InvalidTensorDocument` for the input, `StageFailure` for an artifact that
         cannot be loaded, `LeaseTimeout` after `wall_s_max` seconds of running, and `RunnerFailed`.
         """
+
+        def note(stages: tuple[StageReport, ...]) -> None:
+            check_stages(stages, pipeline.manifest)
+            on_stages(stages)
+
         while True:
             slot = await self._acquire(pipeline)
             try:
                 process = await asyncio.shield(slot.starting)
-                ran = await process.run(document, wall_s_max=wall_s_max)
+                ran = await process.run(document, wall_s_max=wall_s_max, on_stages=note)
                 slot.mean_run_s += 0.2 * (ran.wall_us / 1e6 - slot.mean_run_s)
                 check_run(ran.run, pipeline.manifest)
                 return ran.run
@@ -244,17 +259,29 @@ class RunnerPool:
         closing.add_done_callback(self._closing.discard)
 
 
+def check_stages(stages: tuple[StageReport, ...], manifest: Manifest) -> None:
+    """Raise `RunnerFailed` unless these can be the stages that a run has finished while it goes on."""
+    if len(stages) >= len(manifest.stages):
+        raise RunnerFailed("the runner reports all stages, and no output")
+    _check_names(stages, manifest)
+
+
 def check_run(run: PipelineRun, manifest: Manifest) -> None:
     """Raise `RunnerFailed` unless `run` is something that this pipeline can have come to."""
     names = [stage.name for stage in manifest.stages]
-    reported = [report.stage for report in run.stages]
-    if reported != names[: len(reported)]:
-        raise RunnerFailed(f"the runner reports the stages {reported[:32]} of {names}")
+    _check_names(run.stages, manifest)
     if run.failure is None:
-        if len(reported) != len(names) or len(run.output) > manifest.limits.output_bytes:
+        if len(run.stages) != len(names) or len(run.output) > manifest.limits.output_bytes:
             raise RunnerFailed("the runner returned an output that the pipeline cannot have")
     elif run.output or run.failure.stage not in names or not _is_stage_failure(run):
         raise RunnerFailed("the runner returned a failure that the pipeline cannot have")
+
+
+def _check_names(stages: tuple[StageReport, ...], manifest: Manifest) -> None:
+    names = [stage.name for stage in manifest.stages]
+    reported = [report.stage for report in stages]
+    if reported != names[: len(reported)]:
+        raise RunnerFailed(f"the runner reports the stages {reported[:32]} of {names}")
 
 
 def _is_stage_failure(run: PipelineRun) -> bool:

@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -36,6 +36,7 @@ from tradepost.errors import (
     TradepostError,
 )
 from tradepost.manifest import Manifest
+from tradepost.receipts import StageReport
 from tradepost_worker.control_group import ControlGroup, ControlGroups
 from tradepost_worker.memory_limit import MemoryLimit
 from tradepost_worker.runner_messages import (
@@ -45,6 +46,7 @@ from tradepost_worker.runner_messages import (
     Loaded,
     MessageBuffer,
     Ran,
+    Reached,
     Ready,
     Refused,
     Run,
@@ -91,6 +93,9 @@ _RUN_REFUSALS: Final = (InvalidInput, InvalidTensorDocument, LeaseTimeout, Sandb
 
 _Phase = Literal["start", "load", "run"]
 
+#: Told which stages of a run are done. Raises `RunnerFailed` for what the pipeline does not have.
+OnStages = Callable[[tuple[StageReport, ...]], None]
+
 
 class RunnerInterrupted(RunnerFailed):
     """The runner ended because of something else than this run."""
@@ -101,6 +106,8 @@ class _Request:
     reply: asyncio.Future[FromRunner]
     wall_s_max: float
     phase: _Phase
+    on_stages: OnStages = lambda _: None
+    stages: int = 0
 
     @property
     def killed_after_s(self) -> float:
@@ -207,14 +214,17 @@ class RunnerProcess(asyncio.SubprocessProtocol):
             raise self._fail(RunnerFailed(f"the runner answered a load with {type(reply).__name__}"))
         return reply.compiled
 
-    async def run(self, document: bytes, *, wall_s_max: float) -> Ran:
-        """Run the loaded pipeline.
+    async def run(self, document: bytes, *, wall_s_max: float, on_stages: OnStages = lambda _: None) -> Ran:
+        """Run the loaded pipeline; `on_stages` is told of those that finish while a long run goes on.
 
         Raises `InvalidInput` or `InvalidTensorDocument` for the document; `LeaseTimeout`, `RunnerFailed` and
         `SandboxUnavailable` where this run is to blame; and `RunnerInterrupted` where it is not.
         """
         reply = await self._ask(
-            Run(document=document, wall_s_max=wall_s_max * self.wall_stretch), wall_s_max, phase="run"
+            Run(document=document, wall_s_max=wall_s_max * self.wall_stretch),
+            wall_s_max,
+            phase="run",
+            on_stages=on_stages,
         )
         if isinstance(reply, Refused):
             raise _refusal(reply.problem, _RUN_REFUSALS)
@@ -262,13 +272,20 @@ class RunnerProcess(asyncio.SubprocessProtocol):
             raise self._fail(RunnerFailed("the runner did not say that it is ready"))
         self.ready = reply
 
-    async def _ask(self, message: ToRunner, wall_s_max: float, *, phase: _Phase) -> FromRunner:
+    async def _ask(
+        self,
+        message: ToRunner,
+        wall_s_max: float,
+        *,
+        phase: _Phase,
+        on_stages: OnStages = lambda _: None,
+    ) -> FromRunner:
         if self._failure is not None:
             raise RunnerInterrupted(str(self._failure))
         self._outgoing.append(pack(message))
         if len(self._outgoing) == 1:
             self._loop.call_soon(self._flush)
-        return await self._expect(_Request(self._loop.create_future(), wall_s_max, phase))
+        return await self._expect(_Request(self._loop.create_future(), wall_s_max, phase, on_stages))
 
     async def _expect(self, request: _Request) -> FromRunner:
         self._requests.append(request)
@@ -322,10 +339,22 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         if not self._requests:
             raise RunnerFailed("the runner answered what nobody asked")
         message = unpack_from_runner(body)
+        if isinstance(message, Reached):
+            self._note_stages(self._requests[0], message.stages)
+            return
         request = self._requests.popleft()
         if not request.reply.done():
             request.reply.set_result(message)
         self._watch_head()
+
+    @staticmethod
+    def _note_stages(head: _Request, stages: tuple[StageReport, ...]) -> None:
+        """Each report has more stages than the one before it, so there are no more reports than stages."""
+        if head.phase != "run" or len(stages) <= head.stages:
+            raise RunnerFailed("the runner reported stages out of turn")
+        head.stages = len(stages)
+        if not head.reply.done():
+            head.on_stages(stages)
 
     # Limits
 

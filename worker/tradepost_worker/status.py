@@ -17,6 +17,7 @@ from tradepost_worker.owner_word import Mode, OwnersWord, OwnersWordFile
 from tradepost_worker.sensors import not_enforceable
 from tradepost_worker.settings import Settings
 from tradepost_worker.state import Connection, Membership, Standing, StateFolder
+from tradepost_worker.wording import counted
 
 _HOUR_S: Final = 3600
 
@@ -73,11 +74,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         """What it does, why, and what it earned."""
         if self.membership is None:
             return f"Not joined (state: {self.state_dir}): tradepost worker join URL --token TOKEN"
-        paid, leases = f"{self.ever.paid_leases:,}", f"{self.ever.leases:,}"
-        earned = (
-            f"earned {format_credits(self.ever.earned_microcredits)} credits for {paid} of {leases} leases"
-        )
-        waiting = f"; {self.unacknowledged} results wait for the broker" if self.unacknowledged else ""
+        credits_, leases = format_credits(self.ever.earned_microcredits), counted(self.ever.leases, "lease")
+        earned = f"earned {credits_} credits for {self.ever.paid_leases:,} of {leases}"
+        wait = counted(self.unacknowledged, "result waits", "results wait")
+        waiting = f"; {wait} for the broker" if self.unacknowledged else ""
         return f"{self._doing(self.membership)}; {earned}{waiting}."
 
     def _doing(self, membership: Membership) -> str:
@@ -88,18 +88,19 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         return self._working(membership.broker_url, self.connection)
 
     def _working(self, url: str, connection: Connection) -> str:
-        minutes = int((self.at - connection.since) / 60)
+        minutes = counted(int((self.at - connection.since) / 60), "minute")
         if not connection.is_connected:
-            return f"Trying to reach {url}, not connected for {minutes} minutes"
+            return f"Trying to reach {url}, not connected for {minutes}"
         if not self.publishers_trusted:
             return f"Connected to {url}, but 0 publishers are trusted, so nothing can run"
         if self.standing is not None and self.standing.running:
-            capacity = self.standing.decision.capacity
-            return f"Working for {url}: {self.standing.running} of {capacity} leases run"
+            capacity = counted(self.standing.decision.capacity, "lease runs", "leases run")
+            return f"Working for {url}: {self.standing.running} of {capacity}"
         if self.last_hour.leases:
-            leases, credits_ = self.last_hour.leases, format_credits(self.last_hour.earned_microcredits)
-            return f"Waiting for work from {url}: {leases} leases in the last hour, {credits_} credits"
-        return f"Idle at {url} for {minutes} minutes: {self._why_idle()}"
+            leases = counted(self.last_hour.leases, "lease")
+            credits_ = format_credits(self.last_hour.earned_microcredits)
+            return f"Waiting for work from {url}: {leases} in the last hour, {credits_} credits"
+        return f"Idle at {url} for {minutes}: {self._why_idle()}"
 
     def _why_idle(self) -> str:
         competition = self.market and self.market.competition
@@ -107,18 +108,18 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
             return "0 leases in the last hour, and the broker does not say more"
         if not competition:
             return "0 leases in the last hour, of anybody"
+        newest = f"the market's newest {counted(competition.matches, 'match', 'matches')}"
         if not competition.lost:
-            return f"it stood for 0 of the market's newest {competition.matches} matches"
+            return f"it stood for 0 of {newest}"
         ratio = competition.price_ratio
         price = "" if ratio is None else f", median price paid {ratio:g}x its bid"
-        lost = f"lost {competition.lost} of the market's newest {competition.matches} matches"
-        return f"{lost} ({competition.reason}){price}"
+        return f"lost {competition.lost} of {newest} ({competition.reason}){price}"
 
 
 def _paused(standing: Standing) -> str:
     decision = standing.decision
     if decision.cause is Cause.DRAIN:
-        return f"Draining: {decision.why}, {standing.running} leases left"
+        return f"Draining: {decision.why}, {counted(standing.running, 'lease')} left"
     until = "" if decision.until is None else f" until {_clock(decision.until)}"
     return f"Paused{until}: {decision.why}"
 

@@ -77,7 +77,8 @@ def restart(state: MarketState, _event: Restarted) -> None:
 
     What is not in the records is made anew from them, so a replay that goes on past a restart stays the same.
     """
-    state.patience_from = state.at + state.policy.reconnect_s
+    if state.workers:  # else nobody is on the way back: this is a first start
+        state.patience_from = state.at + state.policy.reconnect_s
     for worker in state.workers.values():
         if worker.connected or worker.open:
             _leave(state, worker)

@@ -8,7 +8,7 @@ from typing import Final
 from tradepost.errors import LeaseGone, WorkerLost
 from tradepost_broker.entities import EvidenceKind, LeaseState
 from tradepost_broker.events import Tick
-from tradepost_broker.market import leasing, settlement, unmatched
+from tradepost_broker.market import leasing, payments, settlement, unmatched
 from tradepost_broker.market.agenda import Purpose
 from tradepost_broker.market.roster import in_order
 from tradepost_broker.market.state import MarketState
@@ -34,7 +34,7 @@ def _give_up_absent(state: MarketState, worker_id: str) -> None:
 
 
 def _mature(state: MarketState, lease_id: str) -> None:
-    settlement.mature(state, state.leases[lease_id])
+    payments.mature(state, state.leases[lease_id])
 
 
 def _end_late_job(state: MarketState, job_id: str) -> None:

@@ -28,6 +28,7 @@ def deliver(state: MarketState, event: ReceiptDelivered) -> None:
         return
     lease.outcome = event.outcome
     lease.stage_hashes = event.stage_hashes
+    lease.stage_wall_us = event.stage_wall_us
     job = state.jobs[lease.job]
     agrees_with = frozenset(event.agrees_with)
     if lease.purpose is LeasePurpose.AUDIT:
@@ -48,7 +49,10 @@ def deliver(state: MarketState, event: ReceiptDelivered) -> None:
 
 
 def give_back(state: MarketState, event: LeaseGivenBack) -> None:
-    """A worker returned a lease. Only failing is held against it; what its owner wants never is."""
+    """A worker returned a lease. Only failing is held against it; what its owner wants never is.
+
+    What a preempted one had done is kept: it is paid if the job's result confirms it.
+    """
     lease = state.leases.get(event.lease)
     if lease is None or lease.worker != event.worker or lease.state is not LeaseState.OPEN:
         state.send(SendAcknowledged(event.lease, event.worker))
@@ -59,10 +63,11 @@ def give_back(state: MarketState, event: LeaseGivenBack) -> None:
     if refused:
         state.workers[lease.worker].refused[state.jobs[lease.job].pipeline] = problem
         state.supply_changed = True
+    lease.stage_hashes = event.stage_hashes
     settlement.lose(
         state,
         lease,
-        LeaseState.RETURNED,
+        LeaseState.PREEMPTED if event.reason is GiveBackReason.PREEMPTED else LeaseState.RETURNED,
         problem,
         evidence=EvidenceKind.FAILED if event.reason is GiveBackReason.FAILED else None,
         counts=not refused,

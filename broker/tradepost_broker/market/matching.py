@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from tradepost_broker import chance
 from tradepost_broker.entities import Candidate, Job, LeasePurpose
+from tradepost_broker.market import stage_pay
 from tradepost_broker.market.offers import fits
 from tradepost_broker.market.roster import WorkerState
 from tradepost_broker.market.scoring import Bidder, Terms, clearing_price, explained, median, ranked, weigh
@@ -164,7 +165,8 @@ def _auction(state: MarketState, job: Job, search: Search, log_odds_missing: flo
     if not ranking:
         return None
     runners_up = ranked([*ranking[1:], *_viable(state, job, rivals, owners)])
-    price = clearing_price(ranking[0], runners_up[0] if runners_up else None)
+    set_aside = stage_pay.set_aside(state.leases_of[job.id])
+    price = clearing_price(ranking[0], runners_up[0] if runners_up else None, set_aside=set_aside)
     left_out = search.counted(bid_max=cap, considered=considered)
     if len(ranking) < len(bidders):
         left_out["price"] = left_out.get("price", 0) + len(bidders) - len(ranking)

@@ -97,10 +97,11 @@ def ranked(bidders: Sequence[Bidder]) -> list[Bidder]:
     return sorted(bidders, key=lambda bidder: (-bidder.score, bidder.bid, bidder.id))
 
 
-def clearing_price(winner: Bidder, runner_up: Bidder | None) -> int:
-    """What the winner is paid."""
+def clearing_price(winner: Bidder, runner_up: Bidder | None, *, set_aside: int = 0) -> int:
+    """What the winner is paid. `set_aside` of the cap is left to others as far as its bid allows."""
     second_score = max(0, runner_up.score) if runner_up else 0
-    return max(winner.bid, min(winner.score + winner.bid - second_score, winner.ceiling))
+    ceiling = winner.ceiling - set_aside // winner.results
+    return max(winner.bid, min(winner.score + winner.bid - second_score, ceiling))
 
 
 def explained(ranking: Sequence[Bidder], *, losers_max: int) -> tuple[Candidate, ...]:

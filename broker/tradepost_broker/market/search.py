@@ -20,7 +20,7 @@ from tradepost_broker.market.scoring import Bidder
 from tradepost_broker.market.state import MarketState
 
 #: The states of leases that were given and came to nothing.
-LOST: Final = frozenset({LeaseState.RETURNED, LeaseState.EXPIRED})
+LOST: Final = frozenset({LeaseState.RETURNED, LeaseState.PREEMPTED, LeaseState.EXPIRED})
 
 _DRAWS_MAX: Final = 32
 

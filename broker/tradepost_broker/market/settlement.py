@@ -1,4 +1,4 @@
-"""How a job ends: paying, refunding, recording evidence, and taking the stake of a proven cheat.
+"""How a job ends: judging results, refunding, recording evidence, and taking the stake of a proven cheat.
 
 Every end goes through `_finish`: what is left of the reservation is freed, open leases are recalled, and
 results without a verdict become inconclusive, so no path can forget one of them. Only a reference run proves
@@ -14,8 +14,9 @@ from tradepost.errors import Problem, TradepostError, invariant
 from tradepost.money import format_credits
 from tradepost.protocol import Verification
 from tradepost_broker.entities import EvidenceKind, Job, Lease, LeasePurpose, LeaseState, WorkerStanding
-from tradepost_broker.events import NotifyFinished, SendRecall, SendSettled
+from tradepost_broker.events import NotifyFinished, SendRecall
 from tradepost_broker.job_states import FINAL, Trigger, transition
+from tradepost_broker.market import payments, stage_pay
 from tradepost_broker.market.agenda import Purpose
 from tradepost_broker.market.roster import WorkerState, in_order
 from tradepost_broker.market.state import MarketState
@@ -35,7 +36,8 @@ def accept(state: MarketState, job: Job, group: str, credibility: float) -> None
         # One result alone has been checked by nobody.
         if len(agreed) > 1:
             state.learn(lease, EvidenceKind.AGREED)
-        _pay(state, job, lease, f"{_count(agreed)}; credibility {credibility:.4f} reaches {job.confidence:g}")
+        reason = f"{_count(agreed)}; credibility {credibility:.4f} reaches {job.confidence:g}"
+        payments.pay(state, job, lease, reason)
     for lease in disagreed:
         state.learn(lease, EvidenceKind.OUTVOTED, stage=blame(lease.stage_hashes, agreed[0].stage_hashes))
         _reject(state, lease, f"outvoted by results with credibility {credibility:.4f}; it costs no stake")
@@ -64,13 +66,14 @@ def apply_audit(state: MarketState, audit: Lease, agrees_with: frozenset[str]) -
     state.save(job)
     if job.status not in FINAL:
         for lease in right:
-            _pay(state, job, lease, "a reference run confirms it")
+            payments.pay(state, job, lease, "a reference run confirms it")
         for lease in wrong:
             state.close_lease(lease, LeaseState.REJECTED)
         _conclude(state, job, right or [audit], wrong, _REFERENCE_CREDIBILITY)
     elif not right:
         workers = tuple(lease.worker for lease in wrong)
         job.verification = Verification(credibility=0.0, disagreed=workers)
+        payments.claw_back_stages(state, job, audit)
     for lease in wrong:
         lease.state = LeaseState.REJECTED
         lease.settled_at = state.at
@@ -116,12 +119,6 @@ def touch(state: MarketState, job: Job) -> None:
     state.jobs_to_advance[job.id] = None
 
 
-def mature(state: MarketState, lease: Lease) -> None:
-    """Let a held payment become the worker's own."""
-    state.ledger.mature(lease.id, lease.worker, lease.paid, at=state.at)
-    _release_hold(state, lease)
-
-
 def check_until(state: MarketState, job: Job) -> float:
     """Until when a spot check of a finished job may begin: while its payments can still be clawed back."""
     assert job.finished_at is not None
@@ -144,6 +141,7 @@ def _conclude(
         agreed=tuple(lease.worker for lease in accepted),
         disagreed=tuple(lease.worker for lease in rejected),
     )
+    payments.pay_stages(state, job, accepted)
     outcome = accepted[0]
     if not outcome.outcome.startswith(FAILED_PREFIX):
         _finish(state, job, Trigger.RESULT_ACCEPTED, None)
@@ -163,6 +161,9 @@ def _finish(state: MarketState, job: Job, trigger: Trigger, problem: Problem | N
             _recall(state, lease)
     transition(job, trigger, at=state.at)
     job.problem = problem
+    for lease in stage_pay.preempted(state.leases_of[job.id]):
+        if not lease.paid:
+            payments.tell(state, lease, "no result of another owner verified its stages; preempted by owner")
     state.ledger.void(job.id)
     state.waiting.discard(job.id)
     state.audits_wanted.pop(job.id, None)
@@ -176,28 +177,16 @@ def _finish(state: MarketState, job: Job, trigger: Trigger, problem: Problem | N
     state.send(NotifyFinished(job.id))
 
 
-def _pay(state: MarketState, job: Job, lease: Lease, reason: str) -> None:
-    state.close_lease(lease, LeaseState.ACCEPTED)
-    state.ledger.pay(job.id, lease.id, lease.worker, lease.price, at=state.at)
-    job.paid += lease.price
-    lease.paid = lease.price
-    lease.settled_at = state.at
-    lease.matures_at = state.at + state.policy.hold_s
-    state.workers[lease.worker].held[lease.id] = lease
-    state.agenda.put(Purpose.MATURITY, lease.id, lease.matures_at)
-    _tell(state, lease, reason)
-
-
 def _reject(state: MarketState, lease: Lease, reason: str) -> None:
     state.close_lease(lease, LeaseState.REJECTED)
     lease.settled_at = state.at
-    _tell(state, lease, reason)
+    payments.tell(state, lease, reason)
 
 
 def _set_aside(state: MarketState, lease: Lease, reason: str) -> None:
     state.close_lease(lease, LeaseState.INCONCLUSIVE)
     lease.settled_at = state.at
-    _tell(state, lease, reason)
+    payments.tell(state, lease, reason)
 
 
 def _recall(state: MarketState, lease: Lease) -> None:
@@ -206,16 +195,12 @@ def _recall(state: MarketState, lease: Lease) -> None:
     state.send(SendRecall(lease.id, lease.worker))
 
 
-def _tell(state: MarketState, lease: Lease, reason: str) -> None:
-    state.send(SendSettled(lease.id, lease.worker, lease.state.value, lease.paid, reason))
-
-
 def _expel(state: MarketState, worker: WorkerState, lease: Lease, stage: str) -> None:
     """Take what a proven cheat has left here, and give its other work to others."""
     worker.record.standing = WorkerStanding.EXPELLED
     state.save(worker.record)
     stake = state.ledger.slash(worker.record.id, at=state.at, lease=lease.id)
-    returned = sum(_claw_back(state, held) for held in in_order(worker.held))
+    returned = sum(payments.claw_back(state, held) for held in in_order(worker.held))
     for live in in_order(worker.open | worker.delivered):
         if live.state is LeaseState.OPEN:
             _recall(state, live)
@@ -224,30 +209,12 @@ def _expel(state: MarketState, worker: WorkerState, lease: Lease, stage: str) ->
         touch(state, state.jobs[live.job])
     state.place(worker)
     where = f" in stage {stage}" if stage else ""
-    _tell(
+    payments.tell(
         state,
         lease,
         f"a reference run contradicts it{where}; its stake of {format_credits(stake)} credits is taken, and "
         f"{format_credits(returned)} credits of held earnings go back to submitters",
     )
-
-
-def _claw_back(state: MarketState, lease: Lease) -> int:
-    """Return a held payment to the submitter who made it, and say how much it was."""
-    job, amount = state.jobs[lease.job], lease.paid
-    state.ledger.claw_back(job.id, lease.id, lease.worker, job.account, amount, at=state.at)
-    lease.paid = 0
-    job.paid -= amount
-    state.save(job)
-    _release_hold(state, lease)
-    return amount
-
-
-def _release_hold(state: MarketState, lease: Lease) -> None:
-    lease.matures_at = None
-    del state.workers[lease.worker].held[lease.id]
-    state.agenda.cancel(Purpose.MATURITY, lease.id)
-    state.save(lease)
 
 
 def _count(leases: Sequence[Lease]) -> str:

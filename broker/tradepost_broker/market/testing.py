@@ -236,6 +236,7 @@ class MarketDriver:
         *,
         worker: str = "",
         stages: tuple[tuple[str, str], ...] = (),
+        wall_us: tuple[int, ...] = (),
         problem: Problem | None = None,
     ) -> list[Instruction]:
         """Deliver an outcome for a lease, as its worker unless another is named."""
@@ -248,6 +249,7 @@ class MarketDriver:
                 lease=lease,
                 outcome=outcome,
                 stage_hashes=stages,
+                stage_wall_us=wall_us,
                 agrees_with=tuple(peer.id for peer in peers if peer.outcome == outcome and peer.id != lease),
                 problem=problem,
                 seed=self.next_seed(),
@@ -255,9 +257,14 @@ class MarketDriver:
         )
 
     def give_back(
-        self, lease: str, reason: GiveBackReason = GiveBackReason.FAILED, problem: Problem | None = None
+        self,
+        lease: str,
+        reason: GiveBackReason = GiveBackReason.FAILED,
+        problem: Problem | None = None,
+        *,
+        stages: tuple[tuple[str, str], ...] = (),
     ) -> list[Instruction]:
-        """Give a lease back without a result."""
+        """Give a lease back without a result, after these `stages`."""
         known = self.market.lease(lease)
         return self.handle(
             LeaseGivenBack(
@@ -266,6 +273,7 @@ class MarketDriver:
                 lease=lease,
                 reason=reason,
                 problem=problem or WorkerLost("the device failed").to_problem(),
+                stage_hashes=stages,
                 seed=self.next_seed(),
             )
         )

@@ -7,7 +7,7 @@ import contextlib
 import io
 import secrets
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import aiohttp
@@ -18,7 +18,7 @@ from yarl import URL
 from tradepost import identity
 from tradepost.broker_url import raise_for_problem
 from tradepost.content import Cid, add_bytes, parse_cid, read_file
-from tradepost.errors import ProtocolError, TradepostError
+from tradepost.errors import ProtocolError, RunnerFailed, TradepostError
 from tradepost.identity import Identity
 from tradepost.protocol import (
     INLINE_BYTES_MAX,
@@ -28,6 +28,8 @@ from tradepost.protocol import (
     Capabilities,
     Challenge,
     Deliver,
+    GiveBack,
+    GiveBackReason,
     Grant,
     Hello,
     JoinReply,
@@ -40,7 +42,17 @@ from tradepost.protocol import (
     Welcome,
     worker_codec,
 )
-from tradepost.receipts import Failed, Outcome, Receipt, Returned, StageReport, document_hash, sign_receipt
+from tradepost.receipts import (
+    Failed,
+    Outcome,
+    Preempted,
+    Receipt,
+    Returned,
+    SignedReceipt,
+    StageReport,
+    document_hash,
+    sign_receipt,
+)
 from tradepost.tensors import TensorDocument, decode, encode
 
 F = TypeVar("F")
@@ -206,6 +218,32 @@ class FakeWorker:
         else:
             outcome = Returned(output=add_bytes(result, put=None), output_bytes=len(result))
             output, done = result, self.stages
+        stages = _reports(done, output or b"")
+        signed = self._signed(grant, document, outcome, stages, changes)
+        is_inline = output is None or len(output) <= INLINE_BYTES_MAX
+        frame = Deliver(lease=grant.lease, receipt=signed, output=output if is_inline else None)
+        self.undelivered[grant.lease] = frame
+        return frame
+
+    def preemption(self, grant: Grant, document: bytes, *, done: int, **changes: Any) -> GiveBack:
+        """The frame that gives a lease back for its owner, with `done` stages of it."""
+        result = self.script(document)
+        stages = _reports(self.stages[:done], b"" if isinstance(result, Failed) else result)
+        return GiveBack(
+            lease=grant.lease,
+            reason=GiveBackReason.PREEMPTED,
+            problem=RunnerFailed("its owner wants the device").to_problem(),
+            receipt=self._signed(grant, document, Preempted(), stages, changes),
+        )
+
+    def _signed(
+        self,
+        grant: Grant,
+        document: bytes,
+        outcome: Outcome,
+        stages: tuple[StageReport, ...],
+        changes: dict[str, Any],
+    ) -> SignedReceipt:
         receipt = Receipt(
             broker=self.broker,
             job=grant.job,
@@ -215,16 +253,12 @@ class FakeWorker:
             pipeline=grant.pipeline,
             input=grant.input_cid or add_bytes(document, put=None),
             outcome=outcome,
-            stages=tuple(StageReport(stage=one, output=document_hash(output or b"")) for one in done),
+            stages=stages,
             engines={"fake": "1"},
             nonce=grant.nonce,
             expires_at=grant.expires_at,
         )
-        signed = sign_receipt(msgspec.structs.replace(receipt, **changes), self.key)
-        is_inline = output is None or len(output) <= INLINE_BYTES_MAX
-        frame = Deliver(lease=grant.lease, receipt=signed, output=output if is_inline else None)
-        self.undelivered[grant.lease] = frame
-        return frame
+        return sign_receipt(msgspec.structs.replace(receipt, **changes), self.key)
 
     async def fetch_input(self, grant: Grant) -> bytes:
         """A grant's input: inline, or as blocks."""
@@ -289,6 +323,11 @@ class FakeWorker:
         async with self._arrived:
             self.frames.extend(frames)
             self._arrived.notify_all()
+
+
+def _reports(stages: Sequence[str], output: bytes) -> tuple[StageReport, ...]:
+    """Every stage said to give the job's output, and to take a millisecond."""
+    return tuple(StageReport(stage=one, output=document_hash(output), wall_us=1000) for one in stages)
 
 
 def _authorization(grant: Grant) -> dict[str, str]:

@@ -10,7 +10,7 @@ import typer
 
 from tradepost.content import add_file
 from tradepost.errors import UNDECODABLE, InvalidReceipt
-from tradepost.receipts import Receipt, Returned, SignedReceipt, verify_receipt
+from tradepost.receipts import Outcome, Preempted, Receipt, Returned, SignedReceipt, verify_receipt
 
 app = typer.Typer(help="Check receipts offline.", no_args_is_help=True)
 
@@ -54,6 +54,11 @@ def _read(file: Path) -> list[SignedReceipt]:
 
 
 def _for_people(receipt: Receipt) -> str:
-    outcome = receipt.outcome
-    said = outcome.output if isinstance(outcome, Returned) else f"{outcome.code} at stage {outcome.stage}"
+    said = _outcome_for_people(receipt.outcome)
     return f"ok: worker {receipt.worker} ran job {receipt.job} of {receipt.pipeline}: {said}"
+
+
+def _outcome_for_people(outcome: Outcome) -> str:
+    if isinstance(outcome, Returned):
+        return outcome.output
+    return "preempted" if isinstance(outcome, Preempted) else f"{outcome.code} at stage {outcome.stage}"

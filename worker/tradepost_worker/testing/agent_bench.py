@@ -31,6 +31,7 @@ from tradepost_worker.outbox import Outbox
 from tradepost_worker.pipeline_run import PipelineRun
 from tradepost_worker.pipelines import PipelineLibrary
 from tradepost_worker.runner_pool import RunnablePipeline
+from tradepost_worker.runner_process import OnStages
 from tradepost_worker.testing.fake_broker import FakeBroker
 from tradepost_worker.testing.samples import kernel_pipeline, model_pipeline, sample_input
 
@@ -52,16 +53,24 @@ class PretendedRunners:
     """Runs pipelines as the test says: returns the input, waits, or fails."""
 
     def __init__(self) -> None:
-        """`error` or `run_made` is how a run ends; with `hold` it does not end by itself."""
+        """`error` or `run_made` is how a run ends; with `hold` it does not end by itself.
+
+        `stages` are reported as done before that.
+        """
         self.error: Exception | None = None
         self.run_made: PipelineRun | None = None
         self.hold = False
+        self.stages: tuple[StageReport, ...] = ()
         self.started = asyncio.Event()
         self.stopped = asyncio.Event()
         self.documents: list[bytes] = []
 
-    async def run(self, pipeline: RunnablePipeline, document: bytes, *, wall_s_max: float) -> PipelineRun:
+    async def run(
+        self, pipeline: RunnablePipeline, document: bytes, *, wall_s_max: float, on_stages: OnStages
+    ) -> PipelineRun:
         self.documents.append(document)
+        if self.stages:
+            on_stages(self.stages)
         self.started.set()
         if self.hold:
             try:

@@ -24,6 +24,7 @@ from tradepost_worker.cli import create_app
 from tradepost_worker.lease_work import PipelineRunner
 from tradepost_worker.pipeline_run import PipelineRun
 from tradepost_worker.runner_pool import RunnablePipeline
+from tradepost_worker.runner_process import OnStages
 
 _LABELS = "labels"
 
@@ -34,9 +35,11 @@ class CheatingRunner:
     def __init__(self, honest: PipelineRunner) -> None:
         self._honest = honest
 
-    async def run(self, pipeline: RunnablePipeline, document: bytes, *, wall_s_max: float) -> PipelineRun:
+    async def run(
+        self, pipeline: RunnablePipeline, document: bytes, *, wall_s_max: float, on_stages: OnStages
+    ) -> PipelineRun:
         """A forged run; a failure is passed on as it is."""
-        run = await self._honest.run(pipeline, document, wall_s_max=wall_s_max)
+        run = await self._honest.run(pipeline, document, wall_s_max=wall_s_max, on_stages=on_stages)
         return run if run.failure is not None else forge(run, pipeline.manifest, document)
 
 

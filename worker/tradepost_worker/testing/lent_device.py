@@ -27,8 +27,8 @@ from tradepost_worker.testing.fake_broker import FakeBroker
 from tradepost_worker.testing.samples import SamplePipeline, kernel_pipeline, sample_input
 
 
-def spinning(rounds: int, *, name: str) -> SamplePipeline:
-    """A pipeline whose kernel counts to `rounds` and returns its input; 0 never ends."""
+def spinning_kernel(rounds: int) -> bytes:
+    """A kernel that counts to `rounds` and returns its input; 0 never ends."""
     wat = f"""(module (memory (export "memory") 4)
         (func (export "kernel_alloc") (param i32) (result i32) (i32.const 65536))
         (func (export "kernel_run") (param i32 i32) (result i64) (local $n i64)
@@ -37,10 +37,10 @@ def spinning(rounds: int, *, name: str) -> SamplePipeline:
             (br_if $on (i64.ne (local.get $n) (i64.const {rounds}))))
           (i64.or (i64.shl (i64.extend_i32_u (local.get 0)) (i64.const 32))
                   (i64.extend_i32_u (local.get 1)))))"""
-    return kernel_pipeline(bytes(wat2wasm(wat)), name=name, fuel=1 << 50)
+    return bytes(wat2wasm(wat))
 
 
-FOREVER = spinning(0, name="forever")
+FOREVER = kernel_pipeline(spinning_kernel(0), name="forever", fuel=1 << 50)
 NOOP = kernel_pipeline(tradepost_kernels.load("noop"))
 
 

@@ -1,7 +1,8 @@
-"""Small pipelines to test workers with: one stage, and everything that a broker would serve about it."""
+"""Small pipelines to test workers with, and everything that a broker would serve about them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from tradepost.content import Cid, add_bytes, cid_of_block
 from tradepost.manifest import (
+    INPUT,
     KernelStage,
     Limits,
     Manifest,
@@ -60,9 +62,22 @@ def kernel_pipeline(
     wasm: bytes, *, name: str = "sample", fuel: int = 1_000_000_000, wall_ms: int = 30_000
 ) -> SamplePipeline:
     """A pipeline of one kernel that takes and returns `x`, F32 of any length."""
-    artifact = add_bytes(wasm, put=None)
-    stage = KernelStage(name="kernel", artifact=artifact, inputs={"x": "input.x"}, outputs=("x",), fuel=fuel)
-    return SamplePipeline(_manifest(name, stage, {"x": "kernel.x"}, wall_ms), {artifact: wasm})
+    return kernels_pipeline({"kernel": wasm}, name=name, fuel=fuel, wall_ms=wall_ms)
+
+
+def kernels_pipeline(
+    kernels: Mapping[str, bytes], *, name: str = "sample", fuel: int = 1 << 50, wall_ms: int = 30_000
+) -> SamplePipeline:
+    """A pipeline of such kernels, by stage, each of which takes what the one before it returned."""
+    stages: list[Stage] = []
+    source = INPUT
+    for stage, wasm in kernels.items():
+        artifact = add_bytes(wasm, put=None)
+        inputs = {"x": f"{source}.x"}
+        stages.append(KernelStage(name=stage, artifact=artifact, inputs=inputs, outputs=("x",), fuel=fuel))
+        source = stage
+    artifacts: dict[str, bytes] = {add_bytes(wasm, put=None): wasm for wasm in kernels.values()}
+    return SamplePipeline(_manifest(name, stages, {"x": f"{source}.x"}, wall_ms), artifacts)
 
 
 def model_pipeline(
@@ -71,7 +86,7 @@ def model_pipeline(
     """A pipeline of one ONNX model from `x`, F32 of any length, to `y`."""
     artifact = add_bytes(model, put=None)
     stage = ModelStage(name="model", artifact=artifact, inputs={"x": "input.x"}, outputs=("y",))
-    return SamplePipeline(_manifest(name, stage, {"y": "model.y"}, wall_ms), {artifact: model})
+    return SamplePipeline(_manifest(name, [stage], {"y": "model.y"}, wall_ms), {artifact: model})
 
 
 def sample_input(*values: float) -> bytes:
@@ -79,12 +94,12 @@ def sample_input(*values: float) -> bytes:
     return encode(TensorDocument({"x": np.array(values or (1.0,), dtype=np.float32)}))
 
 
-def _manifest(name: str, stage: Stage, outputs: dict[str, str], wall_ms: int) -> Manifest:
+def _manifest(name: str, stages: Sequence[Stage], outputs: dict[str, str], wall_ms: int) -> Manifest:
     return Manifest(
         name=name,
         version="1",
         inputs={"x": TensorSpec(dtype="F32", shape=(None,))},
-        stages=(stage,),
+        stages=tuple(stages),
         outputs=outputs,
         limits=Limits(wall_ms=wall_ms),
     )

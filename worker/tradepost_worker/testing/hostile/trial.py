@@ -13,7 +13,7 @@ from tradepost.errors import TradepostError
 from tradepost.manifest import Manifest
 from tradepost_worker.runner_messages import Ran
 from tradepost_worker.runner_pool import RunnerPool
-from tradepost_worker.runner_process import RunnerProcess
+from tradepost_worker.runner_process import OnStages, RunnerProcess
 from tradepost_worker.testing.hostile.cases import RETURNED, Case
 from tradepost_worker.testing.samples import sample_input
 
@@ -93,10 +93,12 @@ class _Watch:
                 finally:
                     watch.load_s = time.monotonic() - started_s
 
-            async def run(self, document: bytes, *, wall_s_max: float) -> Ran:
+            async def run(
+                self, document: bytes, *, wall_s_max: float, on_stages: OnStages = lambda _: None
+            ) -> Ran:
                 started_s = time.monotonic()
                 try:
-                    return await super().run(document, wall_s_max=wall_s_max)
+                    return await super().run(document, wall_s_max=wall_s_max, on_stages=on_stages)
                 finally:
                     watch.run_s = time.monotonic() - started_s
 
