@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import hmac
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Final
 
 from aiohttp import web
 
 from tradepost.content import Cid, parse_cid
 from tradepost.content.gateway import CAR_TYPE
-from tradepost.errors import InvalidRequest, LeaseGone, Unauthorized, UnknownCid
+from tradepost.errors import ContentTooLarge, InvalidRequest, LeaseGone, Unauthorized, UnknownCid
+from tradepost_broker.at_once import AtOnce
 from tradepost_broker.car_uploads import import_pieces
 from tradepost_broker.catalog import Catalog
-from tradepost_broker.endpoints import ACCOUNT, BODY_S_MAX, Access, Endpoint, read_bytes, reply
+from tradepost_broker.endpoints import ACCOUNT, Access, Endpoint, read_bytes, reply
 from tradepost_broker.entities import Job, Lease, LeaseState
 from tradepost_broker.market import Market
+from tradepost_broker.slow_peers import body_pieces
 from tradepost_broker.uploads import Uploads
 from tradepost_broker.views import ImportedCar
 
@@ -24,6 +25,9 @@ _BYTES: Final = "application/octet-stream"
 #: What a tree of blocks may take beyond the file in it: a link has some 60 bytes for a leaf of 256 KiB.
 _TREE_BYTES: Final = 4096
 _TREE_SHARE: Final = 1000
+#: CARs that are taken at once, each with some 10 MiB of memory; from one account.
+_CARS_MAX: Final = 32
+_CARS_EACH_MAX: Final = 4
 
 
 class ContentEndpoints:
@@ -43,6 +47,7 @@ class ContentEndpoints:
         self._market = market
         self._clock = clock
         self._upload_bytes_max = upload_bytes_max
+        self._cars = AtOnce("CARs uploaded at once", total=_CARS_MAX, each=_CARS_EACH_MAX)
 
     def endpoints(self) -> list[Endpoint]:
         """What is served."""
@@ -100,14 +105,19 @@ class ContentEndpoints:
 
         The body may be as large as the quota. Blocks that came before an error may stay.
         """
+        holder, quota, at = f"account:{request[ACCOUNT]}", self._upload_bytes_max, self._clock()
         if request.content_type != CAR_TYPE:
             raise InvalidRequest(f"the body is {request.content_type}; send a CAR as {CAR_TYPE}")
-        holder, quota, at = f"account:{request[ACCOUNT]}", self._upload_bytes_max, self._clock()
+        if (request.content_length or 0) > quota:
+            raise ContentTooLarge(
+                f"the CAR has {request.content_length:,} bytes; an account may keep {quota:,} here"
+            )
 
         async def put(cid: Cid, block: bytes) -> Cid:
             return await self._uploads.put(holder, cid, block, quota_bytes=quota, at=at)
 
-        found = await import_pieces(_pieces(request), put, bytes_max=quota)
+        with self._cars.take(holder):
+            found = await import_pieces(body_pieces(request), put, bytes_max=quota)
         return reply(ImportedCar(roots=found.roots, blocks=found.blocks, bytes=found.bytes), status=201)
 
     async def get(self, request: web.Request) -> web.StreamResponse:
@@ -150,19 +160,6 @@ class ContentEndpoints:
         if lease.state is not LeaseState.OPEN or lease.expires_at <= self._clock() or job is None:
             raise LeaseGone(f"lease {lease.id} is {lease.state.value}", lease=lease.id)
         return lease, job
-
-
-async def _pieces(request: web.Request) -> AsyncIterator[bytes]:
-    """The request's body as it arrives. Raises `InvalidRequest` if it stalls."""
-    while True:
-        try:
-            async with asyncio.timeout(BODY_S_MAX):
-                piece = await request.content.readany()
-        except TimeoutError:
-            raise InvalidRequest(f"nothing came for {BODY_S_MAX:g} s") from None
-        if not piece:
-            return
-        yield piece
 
 
 def _block(data: bytes) -> web.Response:

@@ -2,8 +2,8 @@
 
 A block is asked of the source that is fastest so far, hashed as it arrives, and on any failure asked of the
 next: one that has not got it, that breaks off, stalls, trickles, sends without end or sends compressed is
-asked last for a while; one that sends another block is not asked at all, for longer each time. What arrived is
-put into the store at once, so that fetching again asks for what is missing and nothing else.
+asked last for a while; one that sends another block is not asked at all, for longer each time. What arrived
+is put into the store at once, so that fetching again asks for what is missing and nothing else.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ A source is timed twice: until its first byte, and by its rate from there on, si
 of the rate and large ones little of the delay. One that was not tried yet counts as the fastest, so that each
 is tried once.
 
-One that failed is asked last for a while. One that sent other bytes than it was asked for is not asked at all,
-each time for twice as long: a disk that was mended or a proxy that was taken away comes back by itself, and who
-lies on purpose costs next to nothing.
+One that failed is asked last for a while. One that sent other bytes than it was asked for is not asked at
+all, each time for twice as long: a disk that was mended or a proxy that was taken away comes back by itself,
+and who lies on purpose costs next to nothing.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _DOUBLINGS_MAX: Final = 64
 class Standing:
     """A source as a `Fetcher` knows it, with times by the fetcher's clock, in seconds.
 
-    It is asked last until `aside_until_s`, and not at all until `distrusted_until_s`. `lies` counts how often it
-    was caught sending other bytes; requests that were under way together are caught once.
+    It is asked last until `aside_until_s`, and not at all until `distrusted_until_s`. `lies` counts how often
+    it was caught sending other bytes; requests that were under way together are caught once.
     """
 
     source: Source
