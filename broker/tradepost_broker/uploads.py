@@ -172,17 +172,18 @@ class Uploads:
 
     async def _walk(self, holder: str, root: Cid) -> dict[str, int]:
         sizes: dict[str, int] = {}
-        waiting = [root]
+        waiting, seen = [root], {root}
         while waiting:
             cid = waiting.pop()
-            if cid in sizes:
-                continue
-            if len(sizes) == _TREE_BLOCKS_MAX:
-                raise ContentMismatch(f"{root} has more than {_TREE_BLOCKS_MAX:,} blocks")
             sizes[cid] = self._require(holder, cid)
             codec = codec_of(cid)
             if codec == "dag-pb":
-                waiting += [link.cid for link in decode_file_node(await self.read(cid))]
+                # Queued once each, however many nodes share them.
+                links = {link.cid for link in decode_file_node(await self.read(cid))} - seen
+                seen |= links
+                waiting += links
+                if len(seen) > _TREE_BLOCKS_MAX:
+                    raise ContentMismatch(f"{root} has more than {_TREE_BLOCKS_MAX:,} blocks")
             elif codec != "raw":
                 raise InvalidCid(f"{cid} is {codec}, which is no file")
         return sizes

@@ -28,6 +28,9 @@ _TREE_SHARE: Final = 1000
 #: CARs that are taken at once, each with some 10 MiB of memory; from one account.
 _CARS_MAX: Final = 32
 _CARS_EACH_MAX: Final = 4
+#: Blocks that are taken at once, each of at most 2 MiB; from one account or for one lease.
+_BLOCKS_MAX: Final = 512
+_BLOCKS_EACH_MAX: Final = 64
 
 
 class ContentEndpoints:
@@ -48,6 +51,7 @@ class ContentEndpoints:
         self._clock = clock
         self._upload_bytes_max = upload_bytes_max
         self._cars = AtOnce("CARs uploaded at once", total=_CARS_MAX, each=_CARS_EACH_MAX)
+        self._blocks = AtOnce("blocks uploaded at once", total=_BLOCKS_MAX, each=_BLOCKS_EACH_MAX)
 
     def endpoints(self) -> list[Endpoint]:
         """What is served."""
@@ -91,14 +95,7 @@ class ContentEndpoints:
 
     async def put(self, request: web.Request) -> web.StreamResponse:
         """Keep one block of at most 2 MiB for this account, whose quota it counts against."""
-        cid = await self._uploads.put(
-            f"account:{request[ACCOUNT]}",
-            request.match_info["cid"],
-            await read_bytes(request),
-            quota_bytes=self._upload_bytes_max,
-            at=self._clock(),
-        )
-        return reply({"cid": cid}, status=201)
+        return await self._put(request, f"account:{request[ACCOUNT]}", self._upload_bytes_max)
 
     async def post_car(self, request: web.Request) -> web.StreamResponse:
         """Keep every block of a CAR (version 1) for this account, whose quota they count against.
@@ -139,13 +136,17 @@ class ContentEndpoints:
         """Keep one block of an open lease's output, within the pipeline's limit."""
         lease, job = self._open_lease(request)
         limit = self._catalog.manifest(job.pipeline).limits.output_bytes
-        cid = await self._uploads.put(
-            f"lease:{lease.id}",
-            request.match_info["cid"],
-            await read_bytes(request),
-            quota_bytes=limit + limit // _TREE_SHARE + _TREE_BYTES,
-            at=self._clock(),
-        )
+        return await self._put(request, f"lease:{lease.id}", limit + limit // _TREE_SHARE + _TREE_BYTES)
+
+    async def _put(self, request: web.Request, holder: str, quota_bytes: int) -> web.StreamResponse:
+        with self._blocks.take(holder):
+            cid = await self._uploads.put(
+                holder,
+                request.match_info["cid"],
+                await read_bytes(request),
+                quota_bytes=quota_bytes,
+                at=self._clock(),
+            )
         return reply({"cid": cid}, status=201)
 
     def _open_lease(self, request: web.Request) -> tuple[Lease, Job]:

@@ -109,6 +109,32 @@ async def test_one_account_sends_four_cars_at_once(broker: LocalBroker) -> None:
     await upload(broker, alice, whole())
 
 
+async def test_one_account_sends_so_many_blocks_at_once(broker: LocalBroker) -> None:
+    alice, bob = await broker.account("alice"), await broker.account("bob")
+    resumed = asyncio.Event()
+
+    async def waiting() -> AsyncIterator[bytes]:
+        yield BLOCK[:2]
+        await resumed.wait()
+        yield BLOCK[2:]
+
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+
+        async def put() -> int:
+            headers = {"Authorization": f"Bearer {alice}"}
+            async with session.put(
+                f"{broker.url}/v1/blocks/{CID}", data=waiting(), headers=headers
+            ) as answer:
+                return answer.status
+
+        puts = {asyncio.create_task(put()) for _ in range(65)}
+        (refused,), taken = await asyncio.wait(puts, return_when=asyncio.FIRST_COMPLETED)
+        assert refused.result() == 429
+        await broker.call("PUT", f"/v1/blocks/{CID}", key=bob, body=BLOCK)
+        resumed.set()
+        assert set(await asyncio.gather(*taken)) == {201}
+
+
 async def test_a_car_that_says_that_it_is_too_large_is_not_waited_for(tmp_path: Path) -> None:
     async with local_broker(tmp_path, upload_bytes_max=1000) as broker:
         key = await broker.account()
