@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from typing import Final
 
 from aiohttp import web
 
-from tradepost.errors import InvalidRequest
+from tradepost.errors import InvalidRequest, TradepostError
 
 WAIT_S_MAX: Final = 60.0
 RATE_MIN_BYTES_S: Final = 16 << 10
@@ -78,6 +78,43 @@ async def send(http: web.Request, response: web.Response) -> None:
         cut(http, "nobody read it")
     except ConnectionError:
         pass  # whoever asked is gone
+
+
+async def send_pieces(
+    http: web.Request, response: web.StreamResponse, pieces: AsyncGenerator[bytes, None]
+) -> None:
+    """Send an answer as it is made. Raises what the first piece raises; nothing has been sent then.
+
+    Whoever reads too slowly is cut off, and so is an answer that turns out not to be whole.
+    """
+    async with aclosing(pieces):
+        first = await anext(pieces)
+        await response.prepare(http)
+        if http.method == "HEAD":
+            return
+        try:
+            await _write_all(response, first, pieces)
+        except TradepostError as error:
+            cut(http, str(error))
+        except TimeoutError:
+            cut(http, "nobody read it")
+        except ConnectionError:
+            pass  # whoever asked is gone
+
+
+async def _write_all(response: web.StreamResponse, first: bytes, rest: AsyncGenerator[bytes, None]) -> None:
+    patience = Patience()
+
+    async def write(piece: bytes) -> None:
+        async with patience.wait():
+            await response.write(piece)
+        patience.count(len(piece))
+
+    await write(first)
+    async for piece in rest:
+        await write(piece)
+    async with patience.wait():
+        await response.write_eof()
 
 
 def cut(http: web.Request, reason: str) -> None:

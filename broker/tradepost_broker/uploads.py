@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from sqlalchemy import func, select
 
 from tradepost.content import Cid, FolderStore, codec_of, parse_cid, read_file, verify_block
+from tradepost.content.files import stream_file
 from tradepost.content.unixfs import decode_file_node
 from tradepost.errors import ContentMismatch, InvalidCid, InvariantBroken, QuotaExceeded, UnknownCid
 from tradepost_broker.engine import Engine
@@ -153,6 +154,10 @@ class Uploads:
         except StopIteration as end:
             return bytes(end.value)
         raise InvariantBroken("reading from the local store waited for something")
+
+    def stream_output(self, delivery: Delivery) -> AsyncGenerator[bytes, None]:
+        """A delivered output that was uploaded, part by part, for whoever may take long to read it."""
+        return stream_file(Cid(delivery.output_cid), self.read, bytes_max=_OUTPUT_BYTES_MAX)
 
     async def tree(self, holder: str, root: str) -> dict[str, int]:
         """Every block of the file at `root`, with its size in bytes, all of which `holder` put here.

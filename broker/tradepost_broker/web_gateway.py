@@ -7,8 +7,6 @@ is on its way to them is bounded, in all and to each address; whoever reads too 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Final
 
 from aiohttp import web
@@ -17,10 +15,9 @@ from tradepost.content.cids import Cid
 from tradepost.content.export import export_car
 from tradepost.content.gateway import RAW_TYPE, GatewayRequest, is_unchanged, read_request, wanted_range
 from tradepost.content.paths import resolve
-from tradepost.errors import TradepostError
 from tradepost_broker.at_once import AtOnce
 from tradepost_broker.endpoints import Endpoint
-from tradepost_broker.slow_peers import Patience, cut, send
+from tradepost_broker.slow_peers import send, send_pieces
 from tradepost_broker.uploads import Uploads
 
 #: CARs that are sent at once, each of which keeps in memory the CIDs that it has sent; to one address.
@@ -92,33 +89,7 @@ class GatewayEndpoints:
         )
         response = web.StreamResponse(headers=headers)
         with self._cars.take(http.remote or ""):
-            async with aclosing(car) as pieces:
-                first = await anext(pieces)  # what is wrong with the path is found before anything is sent
-                await response.prepare(http)
-                if http.method == "GET":
-                    await _write_all(http, response, first, pieces)
+            await send_pieces(
+                http, response, car
+            )  # what is wrong with the path shows before anything is sent
         return response
-
-
-async def _write_all(
-    http: web.Request, response: web.StreamResponse, first: bytes, rest: AsyncGenerator[bytes, None]
-) -> None:
-    patience = Patience()
-    try:
-        await _write(response, first, patience)
-        async for piece in rest:
-            await _write(response, piece, patience)
-        async with patience.wait():
-            await response.write_eof()
-    except TradepostError as error:
-        cut(http, str(error))
-    except TimeoutError:
-        cut(http, "nobody read it")
-    except ConnectionError:
-        pass  # whoever asked is gone
-
-
-async def _write(response: web.StreamResponse, piece: bytes, patience: Patience) -> None:
-    async with patience.wait():
-        await response.write(piece)
-    patience.count(len(piece))

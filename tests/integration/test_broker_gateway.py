@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import io
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -197,11 +198,17 @@ def car_of(*sections: tuple[Cid, bytes]) -> bytes:
     return encode_header((sections[0][0],)) + b"".join(encode_section(*one) for one in sections)
 
 
-async def upload(published: Published, car: bytes, *, key: str = "", media: str = CAR_TYPE) -> ImportedCar:
+async def upload(
+    published: Published, car: bytes, *, key: str = "", media: str = CAR_TYPE, encoding: str = "identity"
+) -> ImportedCar:
     async with published.broker.session.post(
         f"{published.broker.url}/v1/blocks",
         data=io.BytesIO(car),
-        headers={"Authorization": f"Bearer {key or published.key}", "Content-Type": media},
+        headers={
+            "Authorization": f"Bearer {key or published.key}",
+            "Content-Type": media,
+            "Content-Encoding": encoding,
+        },
     ) as response:
         await raise_for_problem(response)
         return msgspec.json.decode(await response.read(), type=ImportedCar)
@@ -249,6 +256,16 @@ async def test_a_car_larger_than_the_quota_is_not_read_to_its_end(published: Pub
     assert await upload(published, car_of(*[same] * 9)) == ImportedCar(
         roots=(same[0],), blocks=9, bytes=900_000
     )
+
+
+async def test_a_compressed_car_counts_by_what_it_becomes(published: Published) -> None:
+    same = (cid_of_block(bytes(100_000), "raw"), bytes(100_000))
+    bomb = gzip.compress(car_of(*[same] * 500))
+    assert len(bomb) < 100_000
+    before = used_bytes(published)
+    with pytest.raises(ContentTooLarge):
+        await upload(published, bomb, encoding="gzip")
+    assert used_bytes(published) <= before + 100_000
 
 
 GOOD = (cid_of_block(b"good", "raw"), b"good")

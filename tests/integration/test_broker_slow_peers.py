@@ -14,12 +14,14 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
+from tradepost import AsyncClient
 from tradepost.broker_url import raise_for_problem
-from tradepost.content import add_bytes, cid_of_block
+from tradepost.content import Cid, add_bytes, cid_of_block
 from tradepost.content.car import encode_header, encode_section
 from tradepost.content.gateway import CAR_TYPE
-from tradepost.errors import InvalidRequest, QuotaExceeded
-from tradepost_broker.testing import LocalBroker, SamplePipeline, local_broker
+from tradepost.errors import BrokerUnavailable, InvalidRequest, QuotaExceeded
+from tradepost.protocol import Grant
+from tradepost_broker.testing import LocalBroker, SamplePipeline, echo, local_broker, sample_input
 
 BLOCK = b"block"
 CID = cid_of_block(BLOCK, "raw")
@@ -145,6 +147,26 @@ async def test_a_car_that_says_that_it_is_too_large_is_not_waited_for(tmp_path: 
         )
         assert (await reader.readline()).split()[1] == b"413"
         writer.close()
+
+
+async def test_an_output_that_cannot_be_finished_is_cut_off(broker: LocalBroker, tmp_path: Path) -> None:
+    key = await broker.account()
+    pipeline = await broker.publish(key)
+    worker = await broker.worker()
+    document = sample_input(size=1_000_000)
+    async with AsyncClient(broker.url, api_key=key) as client:
+        handle = await client.submit(pipeline, document, max_price="0.1", confidence=0.5)
+        grant = await worker.expect(Grant)
+        await worker.upload_output(grant, echo(document))
+        await worker.send(worker.delivery(grant, document))
+        await handle.result(timeout=30)
+        assert await client.fetch_output(handle.id) == echo(document)
+        leaves: list[Cid] = []
+        add_bytes(echo(document), put=lambda cid, _: leaves.append(cid))
+        next((tmp_path / "blocks").glob(f"??/{leaves[-2]}")).unlink()
+        with pytest.raises(BrokerUnavailable):
+            await client.fetch_output(handle.id)
+    await worker.disconnect()
 
 
 @pytest.mark.parametrize("during", ["a download", "an upload"])
