@@ -1,7 +1,7 @@
 """A CAR that an account sends, taken apart as it arrives.
 
 Each block is hashed and kept as if it had been put by itself, and counts against the same quota. Some are
-written at once, so that they share commits; no more than these are in memory.
+written at once, so that they share commits; no more than these are in memory, some 6 MiB.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from tradepost.content.car import CarDecoder, Imported
 from tradepost.errors import InvalidCar
 
 _BLOCKS_AT_ONCE: Final = 16
+_BYTES_AT_ONCE: Final = 4 << 20
 
 Put = Callable[[Cid, bytes], Awaitable[object]]
 
@@ -27,15 +28,16 @@ async def import_pieces(pieces: AsyncIterable[bytes], put: Put, *, bytes_max: in
     """
     decoder = CarDecoder(bytes_max=bytes_max, source="the request")
     batch: list[tuple[Cid, bytes]] = []
-    blocks = size = 0
+    blocks = size = written = 0
     async for piece in pieces:
         for cid, block in decoder.feed(piece):
             batch.append((cid, block))
             blocks += 1
             size += len(block)
-            if len(batch) == _BLOCKS_AT_ONCE:
+            if len(batch) == _BLOCKS_AT_ONCE or size - written >= _BYTES_AT_ONCE:
                 await _put_all(batch, put)
                 batch.clear()
+                written = size
     await _put_all(batch, put)
     decoder.finish()
     if decoder.roots is None:

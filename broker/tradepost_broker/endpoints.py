@@ -119,13 +119,21 @@ def reply(body: Any, *, status: int = 200, headers: dict[str, str] | None = None
 
 def problem_response(problem: Problem) -> web.Response:
     """The response that carries a problem."""
-    headers = {"WWW-Authenticate": "Bearer"} if problem.status == 401 else {}
     return web.Response(
         body=msgspec.json.encode(problem),
         status=problem.status,
         content_type=PROBLEM_JSON,
-        headers=headers,
+        headers=_problem_headers(problem),
     )
+
+
+def _problem_headers(problem: Problem) -> dict[str, str]:
+    """What RFC 9110 has a status say in a header."""
+    if problem.status == 401:
+        return {"WWW-Authenticate": "Bearer"}
+    if problem.status == 416:
+        return {"Content-Range": f"bytes */{problem.facts['size']}"}
+    return {}
 
 
 @web.middleware
@@ -142,6 +150,9 @@ async def errors_as_problems(request: web.Request, handler: Handler) -> web.Stre
             raise
         problem = InvalidRequest(f"{request.method} {request.path}: {error.reason}").to_problem()
         return problem_response(msgspec.structs.replace(problem, status=error.status))
+    except ConnectionError:
+        # Whoever asked hung up, so this goes nowhere.
+        return problem_response(InvalidRequest("the connection broke").to_problem())
     except Exception:
         log.exception("Request failed: %s %s", request.method, request.path, extra={"action": "defect"})
         problem = Problem(

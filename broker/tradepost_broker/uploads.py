@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from sqlalchemy import func, select
 
 from tradepost.content import Cid, FolderStore, codec_of, parse_cid, read_file, verify_block
+from tradepost.content.files import stream_file
 from tradepost.content.unixfs import decode_file_node
 from tradepost.errors import ContentMismatch, InvalidCid, InvariantBroken, QuotaExceeded, UnknownCid
 from tradepost_broker.engine import Engine
@@ -154,6 +155,10 @@ class Uploads:
             return bytes(end.value)
         raise InvariantBroken("reading from the local store waited for something")
 
+    def stream_output(self, delivery: Delivery) -> AsyncGenerator[bytes, None]:
+        """A delivered output that was uploaded, part by part, for whoever may take long to read it."""
+        return stream_file(Cid(delivery.output_cid), self.read, bytes_max=_OUTPUT_BYTES_MAX)
+
     async def tree(self, holder: str, root: str) -> dict[str, int]:
         """Every block of the file at `root`, with its size in bytes, all of which `holder` put here.
 
@@ -172,17 +177,18 @@ class Uploads:
 
     async def _walk(self, holder: str, root: Cid) -> dict[str, int]:
         sizes: dict[str, int] = {}
-        waiting = [root]
+        waiting, seen = [root], {root}
         while waiting:
             cid = waiting.pop()
-            if cid in sizes:
-                continue
-            if len(sizes) == _TREE_BLOCKS_MAX:
-                raise ContentMismatch(f"{root} has more than {_TREE_BLOCKS_MAX:,} blocks")
             sizes[cid] = self._require(holder, cid)
             codec = codec_of(cid)
             if codec == "dag-pb":
-                waiting += [link.cid for link in decode_file_node(await self.read(cid))]
+                # Queued once each, however many nodes share them.
+                links = {link.cid for link in decode_file_node(await self.read(cid))} - seen
+                seen |= links
+                waiting += links
+                if len(seen) > _TREE_BLOCKS_MAX:
+                    raise ContentMismatch(f"{root} has more than {_TREE_BLOCKS_MAX:,} blocks")
             elif codec != "raw":
                 raise InvalidCid(f"{cid} is {codec}, which is no file")
         return sizes

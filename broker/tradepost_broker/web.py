@@ -10,12 +10,15 @@ from aiohttp import web
 from tradepost.content import BLOCK_BYTES_MAX
 from tradepost_broker.credentials import Credentials
 from tradepost_broker.endpoints import Endpoint, errors_as_problems, guarded
+from tradepost_broker.slow_peers import cut_off_slow_readers
 from tradepost_broker.streams import OPEN_SOCKETS, close_all
 
 
 def build_application(endpoints: Iterable[Endpoint], credentials: Credentials) -> web.Application:
     """The application that serves `endpoints`. No body is held that is larger than one block."""
-    app = web.Application(middlewares=[errors_as_problems], client_max_size=BLOCK_BYTES_MAX)
+    app = web.Application(
+        middlewares=[cut_off_slow_readers, errors_as_problems], client_max_size=BLOCK_BYTES_MAX
+    )
     app[OPEN_SOCKETS] = weakref.WeakSet()
     for endpoint in endpoints:
         app.router.add_route(endpoint.method, endpoint.route or endpoint.path, guarded(endpoint, credentials))

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import hmac
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Final
 
 from aiohttp import web
 
 from tradepost.content import Cid, parse_cid
 from tradepost.content.gateway import CAR_TYPE
-from tradepost.errors import InvalidRequest, LeaseGone, Unauthorized, UnknownCid
+from tradepost.errors import ContentTooLarge, InvalidRequest, LeaseGone, Unauthorized, UnknownCid
+from tradepost_broker.at_once import AtOnce
 from tradepost_broker.car_uploads import import_pieces
 from tradepost_broker.catalog import Catalog
-from tradepost_broker.endpoints import ACCOUNT, BODY_S_MAX, Access, Endpoint, read_bytes, reply
+from tradepost_broker.endpoints import ACCOUNT, Access, Endpoint, read_bytes, reply
 from tradepost_broker.entities import Job, Lease, LeaseState
 from tradepost_broker.market import Market
+from tradepost_broker.slow_peers import body_pieces
 from tradepost_broker.uploads import Uploads
 from tradepost_broker.views import ImportedCar
 
@@ -24,6 +25,12 @@ _BYTES: Final = "application/octet-stream"
 #: What a tree of blocks may take beyond the file in it: a link has some 60 bytes for a leaf of 256 KiB.
 _TREE_BYTES: Final = 4096
 _TREE_SHARE: Final = 1000
+#: CARs that are taken at once, each with some 10 MiB of memory; from one account.
+_CARS_MAX: Final = 32
+_CARS_EACH_MAX: Final = 4
+#: Blocks that are taken at once, each of at most 2 MiB; from one account or for one lease.
+_BLOCKS_MAX: Final = 512
+_BLOCKS_EACH_MAX: Final = 64
 
 
 class ContentEndpoints:
@@ -43,6 +50,8 @@ class ContentEndpoints:
         self._market = market
         self._clock = clock
         self._upload_bytes_max = upload_bytes_max
+        self._cars = AtOnce("CARs uploaded at once", total=_CARS_MAX, each=_CARS_EACH_MAX)
+        self._blocks = AtOnce("blocks uploaded at once", total=_BLOCKS_MAX, each=_BLOCKS_EACH_MAX)
 
     def endpoints(self) -> list[Endpoint]:
         """What is served."""
@@ -86,28 +95,26 @@ class ContentEndpoints:
 
     async def put(self, request: web.Request) -> web.StreamResponse:
         """Keep one block of at most 2 MiB for this account, whose quota it counts against."""
-        cid = await self._uploads.put(
-            f"account:{request[ACCOUNT]}",
-            request.match_info["cid"],
-            await read_bytes(request),
-            quota_bytes=self._upload_bytes_max,
-            at=self._clock(),
-        )
-        return reply({"cid": cid}, status=201)
+        return await self._put(request, f"account:{request[ACCOUNT]}", self._upload_bytes_max)
 
     async def post_car(self, request: web.Request) -> web.StreamResponse:
         """Keep every block of a CAR (version 1) for this account, whose quota they count against.
 
         The body may be as large as the quota. Blocks that came before an error may stay.
         """
+        holder, quota, at = f"account:{request[ACCOUNT]}", self._upload_bytes_max, self._clock()
         if request.content_type != CAR_TYPE:
             raise InvalidRequest(f"the body is {request.content_type}; send a CAR as {CAR_TYPE}")
-        holder, quota, at = f"account:{request[ACCOUNT]}", self._upload_bytes_max, self._clock()
+        if (request.content_length or 0) > quota:
+            raise ContentTooLarge(
+                f"the CAR has {request.content_length:,} bytes; an account may keep {quota:,} here"
+            )
 
         async def put(cid: Cid, block: bytes) -> Cid:
             return await self._uploads.put(holder, cid, block, quota_bytes=quota, at=at)
 
-        found = await import_pieces(_pieces(request), put, bytes_max=quota)
+        with self._cars.take(holder):
+            found = await import_pieces(body_pieces(request), put, bytes_max=quota)
         return reply(ImportedCar(roots=found.roots, blocks=found.blocks, bytes=found.bytes), status=201)
 
     async def get(self, request: web.Request) -> web.StreamResponse:
@@ -129,13 +136,17 @@ class ContentEndpoints:
         """Keep one block of an open lease's output, within the pipeline's limit."""
         lease, job = self._open_lease(request)
         limit = self._catalog.manifest(job.pipeline).limits.output_bytes
-        cid = await self._uploads.put(
-            f"lease:{lease.id}",
-            request.match_info["cid"],
-            await read_bytes(request),
-            quota_bytes=limit + limit // _TREE_SHARE + _TREE_BYTES,
-            at=self._clock(),
-        )
+        return await self._put(request, f"lease:{lease.id}", limit + limit // _TREE_SHARE + _TREE_BYTES)
+
+    async def _put(self, request: web.Request, holder: str, quota_bytes: int) -> web.StreamResponse:
+        with self._blocks.take(holder):
+            cid = await self._uploads.put(
+                holder,
+                request.match_info["cid"],
+                await read_bytes(request),
+                quota_bytes=quota_bytes,
+                at=self._clock(),
+            )
         return reply({"cid": cid}, status=201)
 
     def _open_lease(self, request: web.Request) -> tuple[Lease, Job]:
@@ -150,19 +161,6 @@ class ContentEndpoints:
         if lease.state is not LeaseState.OPEN or lease.expires_at <= self._clock() or job is None:
             raise LeaseGone(f"lease {lease.id} is {lease.state.value}", lease=lease.id)
         return lease, job
-
-
-async def _pieces(request: web.Request) -> AsyncIterator[bytes]:
-    """The request's body as it arrives. Raises `InvalidRequest` if it stalls."""
-    while True:
-        try:
-            async with asyncio.timeout(BODY_S_MAX):
-                piece = await request.content.readany()
-        except TimeoutError:
-            raise InvalidRequest(f"nothing came for {BODY_S_MAX:g} s") from None
-        if not piece:
-            return
-        yield piece
 
 
 def _block(data: bytes) -> web.Response:

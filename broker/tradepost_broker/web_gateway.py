@@ -1,33 +1,31 @@
 """The IPFS trustless gateway: blocks and CARs of published pipelines, for anyone's tools to fetch and check.
 
 What is public is decided for each block by itself, also for those on the way along a path: a link to a block
-opens nothing. CARs are made block by block, as fast as they are read; whoever stops reading is cut off.
+opens nothing. CARs are made block by block, as fast as they are read. Readers may be slow and many, so what
+is on its way to them is bounded, in all and to each address; whoever reads too slowly is cut off.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Final
 
 from aiohttp import web
 
 from tradepost.content.cids import Cid
 from tradepost.content.export import export_car
-from tradepost.content.gateway import RAW_TYPE, GatewayRequest, is_unchanged, read_range, read_request
+from tradepost.content.gateway import RAW_TYPE, GatewayRequest, is_unchanged, read_request, wanted_range
 from tradepost.content.paths import resolve
-from tradepost.errors import QuotaExceeded, TradepostError
+from tradepost_broker.at_once import AtOnce
 from tradepost_broker.endpoints import Endpoint
+from tradepost_broker.slow_peers import send, send_pieces
 from tradepost_broker.uploads import Uploads
 
-#: CARs that are sent at once; each keeps the CIDs that it has sent in memory.
+#: CARs that are sent at once, each of which keeps in memory the CIDs that it has sent; to one address.
 _CARS_MAX: Final = 64
-#: How long a reader may take for one piece of a CAR, which is a block or two.
-_PIECE_S_MAX: Final = 60.0
-
-log = logging.getLogger(__name__)
+_CARS_EACH_MAX: Final = 16
+#: Bytes of blocks that wait in memory for their readers; for those at one address.
+_BLOCK_BYTES_MAX: Final = 256 << 20
+_BLOCK_BYTES_EACH_MAX: Final = 64 << 20
 
 
 class GatewayEndpoints:
@@ -35,7 +33,10 @@ class GatewayEndpoints:
 
     def __init__(self, *, uploads: Uploads) -> None:
         self._uploads = uploads
-        self._cars = 0
+        self._cars = AtOnce("CARs sent at once", total=_CARS_MAX, each=_CARS_EACH_MAX)
+        self._block_bytes = AtOnce(
+            "bytes of blocks sent at once", total=_BLOCK_BYTES_MAX, each=_BLOCK_BYTES_EACH_MAX
+        )
 
     def endpoints(self) -> list[Endpoint]:
         """What is served."""
@@ -66,17 +67,19 @@ class GatewayEndpoints:
 
     async def _raw(self, http: web.Request, end: Cid, headers: dict[str, str]) -> web.Response:
         block = await self._uploads.read_public(end)
-        part = read_range(http.headers.get("Range"), len(block))
+        part = wanted_range(http.method, http.headers, headers["ETag"], len(block))
         if part is None:
-            return web.Response(body=block, headers=headers)
-        headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{len(block)}"
-        return web.Response(status=206, body=block[part.start : part.stop], headers=headers)
+            response = web.Response(body=block, headers=headers)
+        else:
+            headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{len(block)}"
+            response = web.Response(status=206, body=block[part.start : part.stop], headers=headers)
+        with self._block_bytes.take(http.remote or "", len(block)):
+            await send(http, response)
+        return response
 
     async def _send_car(
         self, http: web.Request, asked: GatewayRequest, headers: dict[str, str]
     ) -> web.StreamResponse:
-        if self._cars == _CARS_MAX:
-            raise QuotaExceeded(f"{_CARS_MAX} CARs are being sent; ask again, or ask for blocks")
         car = export_car(
             asked.root,
             asked.segments,
@@ -85,34 +88,8 @@ class GatewayEndpoints:
             entity_bytes=asked.entity_bytes,
         )
         response = web.StreamResponse(headers=headers)
-        self._cars += 1
-        try:
-            async with aclosing(car) as pieces:
-                first = await anext(pieces)  # what is wrong with the path is found before anything is sent
-                await response.prepare(http)
-                if http.method == "GET":
-                    await _write_all(http, response, first, pieces)
-        finally:
-            self._cars -= 1
+        with self._cars.take(http.remote or ""):
+            await send_pieces(
+                http, response, car
+            )  # what is wrong with the path shows before anything is sent
         return response
-
-
-async def _write_all(
-    http: web.Request, response: web.StreamResponse, first: bytes, rest: AsyncGenerator[bytes, None]
-) -> None:
-    try:
-        await _write(response, first)
-        async for piece in rest:
-            await _write(response, piece)
-    except (TradepostError, TimeoutError) as error:
-        # The status is sent; all that can still be said is that the answer is not whole.
-        cid = http.match_info["cid"]
-        reason = str(error) or "nobody read it"
-        log.warning("CAR of %s was cut off: %s", cid, reason, extra={"action": "car_cut", "cid": cid})
-        if http.transport is not None:
-            http.transport.abort()
-
-
-async def _write(response: web.StreamResponse, piece: bytes) -> None:
-    async with asyncio.timeout(_PIECE_S_MAX):
-        await response.write(piece)

@@ -18,6 +18,7 @@ from tradepost_broker.explanations import explain_job
 from tradepost_broker.job_desk import JobDesk
 from tradepost_broker.ledger import credits_of
 from tradepost_broker.shell_records import Delivery
+from tradepost_broker.slow_peers import send_pieces
 from tradepost_broker.store import Store
 from tradepost_broker.submission import Submissions, job_of
 from tradepost_broker.uploads import Uploads
@@ -117,11 +118,16 @@ class JobEndpoints:
                 hint="Only an accepted job has one.",
                 job=job.id,
             )
-        data = delivery.output
-        if data is None:
-            data = await asyncio.to_thread(self._uploads.output_of, delivery)
-        headers = {"X-Content-Type-Options": "nosniff", "X-Output-Cid": delivery.output_cid}
-        return web.Response(body=data, content_type="application/octet-stream", headers=headers)
+        headers = {
+            "Content-Type": "application/octet-stream",
+            "X-Content-Type-Options": "nosniff",
+            "X-Output-Cid": delivery.output_cid,
+        }
+        if delivery.output is not None:
+            return web.Response(body=delivery.output, headers=headers)
+        response = web.StreamResponse(headers=headers)
+        await send_pieces(request, response, self._uploads.stream_output(delivery))
+        return response
 
     async def explanation(self, request: web.Request) -> web.StreamResponse:
         """Why each lease of a job went where it went, why others lost, and what was found."""

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from tradepost.content import Cid, add_stream, codec_of
+from tradepost.content import Cid, add_stream, codec_of, verify_block
+from tradepost.errors import UnreadableContent
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +53,21 @@ class Artifact:
         return cls(source, content, cid, tuple(blocks))
 
     def read(self, block: Block) -> bytes:
-        """The bytes of one of the blocks, as the content is now."""
+        """The bytes of one of the blocks.
+
+        Raises `ContentMismatch` if the file has changed since it was addressed, `UnreadableContent` if it is
+        gone.
+        """
         if block.node is not None:
             return block.node
-        with _open(self.content) as stream:
-            stream.seek(block.offset)
-            return stream.read(block.size)
+        try:
+            with _open(self.content) as stream:
+                stream.seek(block.offset)
+                data = stream.read(block.size)
+        except OSError as error:
+            raise UnreadableContent(f"{self.source}: {error}") from None
+        verify_block(block.cid, data, source=self.source)
+        return data
 
     def read_all(self) -> bytes:
         """The whole content."""

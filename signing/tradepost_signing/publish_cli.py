@@ -8,14 +8,16 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from yarl import URL
 
 from tradepost.broker_url import parse_broker_url
+from tradepost.commands.terminal import progress_bar
+from tradepost.content import Cid
+from tradepost.content.kubo import Kubo
 from tradepost.errors import Unauthorized
 from tradepost_signing.bundle import Signer, bundle_path
 from tradepost_signing.cli import PassphraseFile, TokenFile, keyless_signer, load_key, reading
+from tradepost_signing.kubo_publish import publish_to_kubo
 from tradepost_signing.pipeline_toml import load_pipeline
 from tradepost_signing.publish import SignedPipeline, Uploaded, sign_pipeline
 from tradepost_signing.publish import publish as publish_signed
@@ -42,14 +44,25 @@ def publish(
         str | None,
         typer.Option(help="The account's API key.", envvar="TRADEPOST_API_KEY", show_default=False),
     ] = None,
+    kubo: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Pin it in the Kubo node with this RPC API, such as /ip4/127.0.0.1/tcp/5001; repeatable."
+        ),
+    ] = None,
+    no_broker: Annotated[
+        bool, typer.Option("--no-broker", help="Leave the broker out, even where TRADEPOST_URL names one.")
+    ] = False,
     passphrase_file: PassphraseFile = None,
     identity_token_file: TokenFile = None,
     dry_run: Annotated[bool, typer.Option(help="Validate, address and sign, but send nothing.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Validate a pipeline, sign it, bring it to a broker, and print its CID."""
+    """Validate a pipeline, sign it, bring it to a broker, to Kubo nodes or both, and print its CID."""
     if not key and not keyless:
         raise typer.BadParameter("give --key, --keyless, or both")
+    url = parse_broker_url(broker) if broker and not no_broker else None
+    nodes = [Kubo(address) for address in kubo or ()]
     loaded = load_pipeline(pipeline)
     validate_pipeline(loaded)
     signers: list[Signer] = [load_key(one, passphrase_file) for one in key or []]
@@ -60,33 +73,39 @@ def publish(
         with reading():
             save.write_bytes(signed.manifest_block)
             bundle_path(save).write_text(signed.bundle)
-    uploaded = None
-    if broker is None or dry_run:
-        reason = "a dry run" if dry_run else "no --broker was given"
+    if dry_run or not (url or nodes):
+        reason = "a dry run" if dry_run else "neither --broker nor --kubo was given"
         typer.echo(f"Nothing was sent: {reason}.", err=True)
-    else:
-        uploaded = _send(signed, parse_broker_url(broker), api_key, quiet=json)
+        url, nodes = None, []
+    # The broker comes last: what it lists can be fetched from everywhere by then.
+    api_key = _require_key(api_key) if url else ""
+    pinned = [{"kubo": node.address, "bundle": _send_to_kubo(signed, node)} for node in nodes]
+    uploaded = _send_to_broker(signed, url, api_key) if url else None
     if json:
-        typer.echo(msgspec.json.encode(_report(signed, uploaded)).decode())
+        typer.echo(msgspec.json.encode(_report(signed, uploaded, pinned)).decode())
     else:
         typer.echo(signed.cid)
 
 
-def _send(signed: SignedPipeline, broker: URL, api_key: str | None, *, quiet: bool) -> Uploaded:
+def _require_key(api_key: str | None) -> str:
     if not api_key:
         raise Unauthorized("no API key was given", hint="Pass --api-key or set TRADEPOST_API_KEY.")
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
-        task = bar.add_task("Publishing", total=signed.total_bytes)
-        return asyncio.run(
-            publish_signed(
-                signed, broker=broker, api_key=api_key, progress=lambda size: bar.advance(task, size)
-            )
-        )
+    return api_key
 
 
-def _report(signed: SignedPipeline, uploaded: Uploaded | None) -> dict[str, object]:
+def _send_to_broker(signed: SignedPipeline, url: URL, api_key: str) -> Uploaded:
+    with progress_bar("Publishing", signed.total_bytes) as progress:
+        return asyncio.run(publish_signed(signed, broker=url, api_key=api_key, progress=progress))
+
+
+def _send_to_kubo(signed: SignedPipeline, node: Kubo) -> Cid:
+    with progress_bar(f"To {node.name}", signed.total_bytes) as progress:
+        return publish_to_kubo(signed, node, progress=progress)
+
+
+def _report(
+    signed: SignedPipeline, uploaded: Uploaded | None, pinned: list[dict[str, str]]
+) -> dict[str, object]:
     return {
         "pipeline": signed.cid,
         "publishers": claimed_publishers(signed.manifest_block, signed.bundle),
@@ -95,4 +114,5 @@ def _report(signed: SignedPipeline, uploaded: Uploaded | None) -> dict[str, obje
         "sent_blocks": uploaded.sent_blocks if uploaded else 0,
         "sent_bytes": uploaded.sent_bytes if uploaded else 0,
         "present_blocks": uploaded.present_blocks if uploaded else 0,
+        "pinned": pinned,
     }

@@ -354,6 +354,13 @@ def test_a_killed_process_leaves_whole_blocks_and_a_right_count(tmp_path: Path) 
     assert again.bytes_used == 0
 
 
+def test_gc_does_not_mind_a_file_aside_that_is_gone_when_it_looks(store: FolderStore, tmp_path: Path) -> None:
+    put(store, 1)
+    # What a listing shows of a file that another process has renamed since: a name that leads to nothing.
+    (block_path(tmp_path, cid(1)).parent / ".new-gone").symlink_to("nowhere")
+    assert store.gc() == (1, 100)
+
+
 def test_a_wrong_count_is_put_right_on_opening(
     store: FolderStore, make: Callable[..., FolderStore], tmp_path: Path
 ) -> None:

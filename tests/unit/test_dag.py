@@ -158,6 +158,28 @@ def test_a_walk_is_bounded_in_depth_blocks_and_bytes() -> None:
         walk_all(DagWalk(root, bytes_max=len(blocks[root])), blocks)
 
 
+def test_links_that_wait_are_bounded_where_nodes_share_their_children(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tradepost.content.dag.DAG_LINKS_WAITING_MAX", 1000)
+    leaves = [cid_of_block(b"%d" % number, "raw") for number in range(100)]
+
+    def tower(floors: int) -> tuple[Cid, dict[Cid, bytes]]:
+        """Each floor leads first to the one below, then to the same leaves, each twice."""
+        below, blocks = leaves[0], {leaf: b"%d" % number for number, leaf in enumerate(leaves)}
+        for _ in range(floors):
+            node = encode_file_node([Link(child, 1, 1) for child in (below, *leaves, *leaves)])
+            below = cid_of_block(node, "dag-pb")
+            blocks[below] = node
+        return below, blocks
+
+    root, blocks = tower(9)
+    assert len(walk_all(DagWalk(root, bytes_max=1 << 30), blocks)) == 109
+    root, blocks = tower(11)
+    with pytest.raises(InvalidDag, match="to follow at once"):
+        walk_all(DagWalk(root, bytes_max=1 << 30), blocks)
+
+
 def test_a_node_of_ten_thousand_links_is_walked() -> None:
     leaves = [cid_of_block(b"%d" % number, "raw") for number in range(10_000)]
     node = encode_file_node([Link(leaf, 1, 1) for leaf in leaves])

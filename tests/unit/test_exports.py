@@ -39,3 +39,19 @@ def test_importing_the_contract_is_light(heavy: str) -> None:
     code = f"import sys, tradepost, tradepost.manifest, tradepost.receipts; print({heavy!r} in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
+
+
+def test_content_needs_no_extra_until_kubo_is_named() -> None:
+    code = """
+import sys
+sys.modules.update({"requests": None, "ipfshttpclient": None})
+import tradepost.commands.content
+from tradepost.content.kubo import Kubo
+from tradepost.errors import MissingExtra
+try:
+    Kubo()
+except MissingExtra as error:
+    print(error.hint)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "Install it: pip install 'tradepost[ipfs]'"

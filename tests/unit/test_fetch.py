@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from multiformats import CID
 from tradepost.content import Cid, FolderStore, add_bytes, cid_of_block
 from tradepost.content.fetch import Fetcher, FetchLimits, Progress
 from tradepost.content.files import CHUNK_BYTES
-from tradepost.content.sources import GatewaySource, StoreSource, parse_gateway_url
+from tradepost.content.sources import GatewaySource, KuboSource, StoreSource, parse_gateway_url
 from tradepost.content.unixfs import Link, encode_file_node
 from tradepost.errors import (
     ContentTooLarge,
@@ -23,6 +24,7 @@ from tradepost.errors import (
     InsecureTransport,
     InvalidDag,
     InvalidSettings,
+    KuboFailed,
     SourceFailed,
     UnknownCid,
 )
@@ -182,7 +184,7 @@ async def test_a_source_that_lacks_a_block_is_passed_over_without_blame() -> Non
     some = dict(list(blocks.items())[:5])
     fetcher = Fetcher([Scripted(some, name="some"), Scripted(blocks, name="all")])
     assert await fetcher.read_file(cid, bytes_max=1 << 30) == CONTENT
-    assert all(standing.failures == 0 and not standing.lied for standing in fetcher.standings)
+    assert all(standing.failures == standing.lies == 0 for standing in fetcher.standings)
 
 
 async def test_a_source_that_failed_is_asked_last_until_its_time_is_over() -> None:
@@ -280,7 +282,38 @@ async def test_a_gateway_and_a_store_are_sources(store: FolderStore, tmp_path: P
     spoil(tmp_path, leaf)
     with pytest.raises(UnknownCid):
         await local.get(leaf)
-    assert not local.standings[0].lied
+    assert local.standings[0].lies == 0
+
+
+class HangingKubo:
+    """A daemon that asks its peers, and asks, and asks."""
+
+    name = "kubo"
+
+    def __init__(self) -> None:
+        self.given_up = threading.Event()
+
+    def get(self, cid: Cid) -> bytes:
+        self.given_up.wait()
+        raise KuboFailed("nobody has it")
+
+
+async def test_a_daemon_that_hangs_does_not_hold_up_the_others(store: FolderStore) -> None:
+    _, blocks = stored()
+    for cid, block in blocks.items():
+        store.put(cid, block)
+    kubo = HangingKubo()
+    sources = [KuboSource(kubo), StoreSource(store, name="here")]  # type: ignore[arg-type]
+    # More at once than there are threads for everybody.
+    fetcher = Fetcher(sources, limits=FetchLimits(parallel=64, stall_s=1.0))
+    wanted = [cid for cid in blocks for _ in range(3)]
+    try:
+        got = await asyncio.gather(*map(fetcher.get, wanted))
+    finally:
+        kubo.given_up.set()
+    assert got == [blocks[cid] for cid in wanted]
+    assert fetcher.standings[0].failures > 0
+    assert fetcher.standings[1].failures == 0
 
 
 async def test_ten_thousand_links_and_a_deep_chain_are_bounded(store: FolderStore) -> None:

@@ -23,7 +23,8 @@ from tradepost.content.car import encode_header, encode_section, import_car
 from tradepost.content.dag_pb import PbLink, bytes_field, varint_field
 from tradepost.content.extract import extract
 from tradepost.content.fetch import Fetcher, FetchLimits
-from tradepost.content.sources import GatewaySource
+from tradepost.content.sources import GatewaySource, StoreSource
+from tradepost.content.standings import Standing
 from tradepost.content.unixfs import Link, encode_directory, encode_file_node
 from tradepost.errors import ContentUnavailable, InvalidDag, TradepostError, UnknownCid, UnsafeName
 
@@ -277,8 +278,8 @@ async def test_each_fault_fails_over_and_alone_is_a_typed_error(fault: Script) -
         assert await fetcher.get(CID) == BLOCK
         first, second = fetcher.standings
         assert (first.failures, first.blocks, second.failures, second.blocks) == (1, 0, 0, 1)
-        assert first.lied == (fault in LIES)
-        assert first.aside_until > clock.now_s
+        assert first.lies == (fault in LIES)
+        assert first.is_aside(clock.now_s)
         # Put aside: the next block is not asked of it.
         visits = len(peers)
         await fetcher.get(CID)
@@ -299,7 +300,7 @@ async def test_a_server_that_never_ends_is_cut_off_within_a_few_megabytes() -> N
         assert peers[0].sent_bytes <= BLOCK_BYTES_MAX + (16 << 20)
 
 
-async def test_a_liar_is_named_and_never_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_liar_is_named_and_not_asked_again(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
     async with (
         scripted(wrong_block) as (bad, peers),
@@ -308,17 +309,62 @@ async def test_a_liar_is_named_and_never_asked_again(caplog: pytest.LogCaptureFi
     ):
         fetcher = Fetcher([GatewaySource(url, session=session) for url in (bad, good)], clock=clock)
         await fetcher.get(CID)
-        clock.now_s += 1e9
+        clock.now_s += FetchLimits().distrust_s - 1
         for _ in range(3):
             await fetcher.get(CID)
         assert len(peers) == 1
         alone = Fetcher([fetcher.standings[0].source])
-        for message in ("sent other bytes than", "sent other bytes before"):
-            with pytest.raises(ContentUnavailable, match=message):
+        for message in (
+            "sent other bytes than",
+            "sent other bytes before, and is not asked for another 600 s",
+        ):
+            with pytest.raises(ContentUnavailable, match=message) as caught:
                 await alone.get(CID)
+            assert bad in caught.value.detail
+            assert caught.value.facts["sources"] == {bad: "content-mismatch"}
     record, _ = [one for one in caplog.records if getattr(one, "action", "") == "source_put_aside"]
     assert bad in record.getMessage()
     assert (record.source, record.cid) == (bad, CID)  # type: ignore[attr-defined]
+
+
+async def test_a_liar_is_asked_again_after_a_time_that_doubles() -> None:
+    clock = Clock()
+    limits = FetchLimits(distrust_s=10, distrust_s_max=35)
+    async with scripted(wrong_block) as (bad, peers), aiohttp.ClientSession() as session:
+        fetcher = Fetcher([GatewaySource(bad, session=session)], limits=limits, clock=clock)
+        for visits, aside_s in enumerate((10, 20, 35, 35), start=1):
+            with pytest.raises(ContentUnavailable, match="sent other bytes than"):
+                await fetcher.get(CID)
+            clock.now_s += aside_s - 1
+            with pytest.raises(ContentUnavailable, match="not asked for another 1 s"):
+                await fetcher.get(CID)
+            assert len(peers) == visits
+            clock.now_s += 1
+
+
+async def test_a_liar_that_was_mended_is_believed_by_what_it_sends() -> None:
+    clock = Clock()
+    mended = False
+
+    async def once_wrong(peer: Peer) -> None:
+        await (honest if mended else wrong_block)(peer)
+
+    async with scripted(once_wrong) as (url, _), aiohttp.ClientSession() as session:
+        fetcher = Fetcher([GatewaySource(url, session=session)], clock=clock)
+        with pytest.raises(ContentUnavailable):
+            await fetcher.get(CID)
+        mended = True
+        clock.now_s += FetchLimits().distrust_s
+        assert await fetcher.get(CID) == BLOCK
+
+
+def test_lies_that_were_under_way_together_are_one() -> None:
+    standing = Standing(StoreSource({}, name="liar"))  # type: ignore[arg-type]
+    for _ in range(16):
+        standing.distrust(5.0, first_s=10, s_max=1000)
+    assert (standing.lies, standing.failures, standing.distrusted_until_s) == (1, 16, 15.0)
+    standing.distrust(15.0, first_s=10, s_max=1000)
+    assert standing.distrusted_until_s == 35.0
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
@@ -339,7 +385,7 @@ def test_a_connection_that_breaks_at_any_offset(offset: int, hard: bool) -> None
             fetcher = Fetcher([GatewaySource(url, session=session) for url in (bad, good)])
             assert await fetcher.get(CID) == BLOCK
             assert fetcher.standings[0].failures == 1
-            assert not fetcher.standings[0].lied
+            assert fetcher.standings[0].lies == 0
 
     asyncio.run(run())
 

@@ -23,6 +23,7 @@ from tradepost.content.gateway import (
     is_unchanged,
     read_range,
     read_request,
+    wanted_range,
 )
 from tradepost.content.hamt import add_sharded
 from tradepost.errors import (
@@ -46,6 +47,12 @@ ROOT = cid_of_block(b"root", "raw")
         ({}, "application/vnd.ipld.raw", GatewayRequest(ROOT, (), "raw")),
         ({}, CAR_CONTENT_TYPE, GatewayRequest(ROOT, (), "car")),
         ({}, "text/html, application/vnd.ipld.car;q=0.9", GatewayRequest(ROOT, (), "car")),
+        ({}, "application/vnd.ipld.car;q=0.9, application/vnd.ipld.raw", GatewayRequest(ROOT, (), "raw")),
+        ({}, "application/vnd.ipld.raw;q=0, application/vnd.ipld.car", GatewayRequest(ROOT, (), "car")),
+        ({}, "application/vnd.ipld.car;order=new, application/vnd.ipld.raw", GatewayRequest(ROOT, (), "raw")),
+        ({"format": "raw"}, "application/vnd.ipld.car", GatewayRequest(ROOT, (), "raw")),
+        ({"format": "car", "car-order": "dfs", "car-dups": "n"}, "", GatewayRequest(ROOT, (), "car")),
+        ({"car-dups": "n"}, "application/vnd.ipld.car;dups=y", GatewayRequest(ROOT, (), "car")),
         ({"format": "car", "dag-scope": "block"}, "", GatewayRequest(ROOT, (), "car", "block")),
         (
             {"format": "car", "entity-bytes": "-5:*"},
@@ -61,7 +68,11 @@ def test_requests_are_read(query: dict[str, str], accept: str, expected: Gateway
 @pytest.mark.parametrize(
     ("path", "query", "accept", "error"),
     [
-        (ROOT, {}, "", NotAcceptable),
+        (ROOT, {}, "", InvalidRequest),
+        (ROOT, {}, "application/vnd.ipld.raw;q=0", NotAcceptable),
+        (ROOT, {}, "application/vnd.ipld.raw;q=nan", NotAcceptable),
+        (ROOT, {"format": "car", "car-version": "2"}, "", NotAcceptable),
+        (ROOT, {"format": "car", "car-dups": "y"}, "application/vnd.ipld.car;dups=n", NotAcceptable),
         (ROOT, {}, "*/*", NotAcceptable),
         (ROOT, {"format": "tar"}, "application/vnd.ipld.raw", NotAcceptable),
         (ROOT, {}, "application/vnd.ipld.car; version=2", NotAcceptable),
@@ -134,6 +145,27 @@ def test_ranges_are_read(header: str | None, expected: range | None) -> None:
 def test_ranges_beyond_the_block_are_refused(header: str) -> None:
     with pytest.raises(RangeNotSatisfiable):
         read_range(header, 10)
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "expected"),
+    [
+        ("GET", {"Range": "bytes=1-2"}, range(1, 3)),
+        ("HEAD", {"Range": "bytes=1-2"}, None),
+        ("GET", {"Range": "bytes=1-2", "If-Range": '"x.raw"'}, range(1, 3)),
+        ("GET", {"Range": "bytes=1-2", "If-Range": '"y.raw"'}, None),
+        ("GET", {}, None),
+    ],
+)
+def test_ranges_are_for_get_and_for_what_is_meant(
+    method: str, headers: dict[str, str], expected: range | None
+) -> None:
+    assert wanted_range(method, headers, '"x.raw"', 10) == expected
+
+
+def test_a_name_cannot_break_out_of_its_header() -> None:
+    asked = GatewayRequest(ROOT, ("a\r\nSet-Cookie: x", "ü/b"), "raw")
+    assert asked.headers(ROOT)["X-Ipfs-Path"] == f"/ipfs/{ROOT}/a%0D%0ASet-Cookie%3A%20x/%C3%BC%2Fb"
 
 
 @pytest.mark.parametrize(
@@ -242,6 +274,10 @@ async def test_cars_of_a_range_have_the_leaves_that_it_touches(served: Served) -
         f"{CHUNK_BYTES}:{2 * CHUNK_BYTES - 1}": {second},
         f"{CHUNK_BYTES - 1}:{CHUNK_BYTES}": {first, second},
         "-1:*": {fourth},
+        f"{3 * CHUNK_BYTES + 1}:{99 * CHUNK_BYTES}": {fourth},
+        # Nothing, beyond the end or between its ends: the root says why.
+        f"{4 * CHUNK_BYTES}:*": set(),
+        "9:5": set(),
     }.items():
         assert await served.car(served.file, **{"entity-bytes": text}) == {served.file, *leaves}
 

@@ -12,12 +12,16 @@ from aiohttp import web
 from yarl import URL
 
 from tradepost.content import Cid, FolderStore, add_bytes, read_file
+from tradepost.content.car import CarDecoder
+from tradepost.content.gateway import CAR_TYPE
 from tradepost.errors import (
     BrokerUnavailable,
     ContentMismatch,
+    ContentTooLarge,
     QuotaExceeded,
     TradepostError,
     Unauthorized,
+    UnreadableContent,
 )
 from tradepost.manifest import decode_manifest, manifest_cid
 from tradepost.protocol import PublishRequest
@@ -54,15 +58,17 @@ class PublishBroker:
 
     def __init__(self, folder) -> None:
         self.store = FolderStore(folder, bytes_max=1 << 30)
-        self.puts: list[str] = []
+        self.cars: list[list[Cid]] = []
+        self.refuse_car: TradepostError | None = None
+        self.goes_silent = False
         self.listed: list[PublishRequest] = []
         self.refuse: TradepostError | None = None
         self.blocks_until_break: int | None = None
         self.app = web.Application(client_max_size=4 << 20, middlewares=[self._problems])
         self.app.add_routes(
             [
-                web.head("/v1/blocks/{cid}", self._has),
-                web.put("/v1/blocks/{cid}", self._put),
+                web.get("/v1/blocks/{cid}", self._has),  # and HEAD
+                web.post("/v1/blocks", self._take_car),
                 web.post("/v1/pipelines", self._list),
             ]
         )
@@ -83,16 +89,26 @@ class PublishBroker:
     async def _has(self, request: web.Request) -> web.Response:
         return web.Response(status=200 if self.store.has(Cid(request.match_info["cid"])) else 404)
 
-    async def _put(self, request: web.Request) -> web.Response:
-        if self.blocks_until_break is not None:
-            if self.blocks_until_break == 0:
-                request.transport.abort()
-                return web.Response()
-            self.blocks_until_break -= 1
-        cid = Cid(request.match_info["cid"])
-        self.store.put(cid, await request.read())
-        self.puts.append(cid)
-        return web.Response(status=204)
+    async def _take_car(self, request: web.Request) -> web.Response:
+        if self.refuse_car is not None:
+            raise self.refuse_car  # before anything is read
+        if self.goes_silent:
+            await asyncio.Event().wait()
+        assert request.content_type == CAR_TYPE
+        decoder = CarDecoder(bytes_max=1 << 30)
+        self.cars.append([])
+        size = 0
+        async for piece in request.content.iter_any():
+            size += len(piece)
+            for cid, block in decoder.feed(piece):
+                if self.blocks_until_break == len(self.cars[-1]):
+                    request.transport.abort()
+                    return web.Response()
+                self.store.put(cid, block)
+                self.cars[-1].append(cid)
+        decoder.finish()
+        assert size == request.content_length
+        return web.json_response({}, status=201)
 
     async def _list(self, request: web.Request) -> web.Response:
         if self.refuse is not None:
@@ -150,7 +166,18 @@ async def test_what_the_broker_has_is_not_sent_again(tmp_path, broker, url):
     first = await publish(pipeline, broker=url, api_key=API_KEY, progress=ignore)
     again = await publish(pipeline, broker=url, api_key=API_KEY, progress=ignore)
     assert (first.sent_blocks, again.sent_blocks, again.present_blocks) == (5, 0, 5)  # 4 leaves and a root
-    assert sorted(broker.puts) == sorted({block.cid for _, block in pipeline.blocks()})
+    assert broker.cars == [[block.cid for _, block in pipeline.blocks()]]
+
+
+async def test_only_what_the_broker_lacks_is_sent(tmp_path, broker, url):
+    pipeline = signed(tmp_path, kernel=os.urandom(1 << 20))
+    leaf, *others = ((block.cid, artifact.read(block)) for artifact, block in pipeline.blocks())
+    broker.store.put(*leaf)
+    sizes: list[int] = []
+    uploaded = await publish(pipeline, broker=url, api_key=API_KEY, progress=sizes.append)
+    assert (uploaded.sent_blocks, uploaded.present_blocks) == (4, 1)
+    assert broker.cars == [[cid for cid, _ in others]]
+    assert sum(sizes) == pipeline.total_bytes
 
 
 async def test_a_break_is_typed_and_publishing_goes_on_from_it(tmp_path, broker, url):
@@ -161,7 +188,7 @@ async def test_a_break_is_typed_and_publishing_goes_on_from_it(tmp_path, broker,
     assert broker.listed == []
     broker.blocks_until_break = None
     uploaded = await publish(pipeline, broker=url, api_key=API_KEY, progress=ignore)
-    assert uploaded.present_blocks >= 5
+    assert uploaded.present_blocks == 5
     assert len(broker.listed) == 1
 
 
@@ -175,16 +202,43 @@ async def test_the_brokers_refusal_is_raised_here(tmp_path, broker, url):
     assert caught.value.facts == {"limit": 1}
 
 
+@pytest.mark.parametrize("refusal", [QuotaExceeded("full"), ContentTooLarge("more than the quota")])
+async def test_a_refused_car_is_not_sent_to_its_end(tmp_path, broker, url, refusal):
+    pipeline = signed(tmp_path, kernel=os.urandom(32 << 20))
+    broker.refuse_car = refusal
+    sizes: list[int] = []
+    with pytest.raises(type(refusal), match=refusal.detail):
+        async with asyncio.timeout(5):
+            await publish(pipeline, broker=url, api_key=API_KEY, progress=sizes.append)
+    assert sum(sizes) < pipeline.total_bytes
+    assert broker.listed == []
+
+
+async def test_a_broker_that_takes_nothing_more_is_unavailable(tmp_path, broker, url, monkeypatch):
+    monkeypatch.setattr("tradepost_signing.car_upload._STALL_S_MAX", 0.2)
+    broker.goes_silent = True
+    with pytest.raises(BrokerUnavailable):
+        async with asyncio.timeout(10):
+            await publish(signed(tmp_path), broker=url, api_key=API_KEY, progress=ignore)
+
+
 async def test_a_broker_that_is_down_is_unavailable(tmp_path, unused_tcp_port):
     address = URL(f"http://127.0.0.1:{unused_tcp_port}")
     with pytest.raises(BrokerUnavailable):
         await publish(signed(tmp_path), broker=address, api_key=API_KEY, progress=ignore)
 
 
-async def test_a_file_that_changed_meanwhile_is_not_sent(tmp_path, broker, url):
-    pipeline = signed(tmp_path)
-    (tmp_path / "kernel.wasm").write_bytes(KERNEL[:-1] + b"?")
-    with pytest.raises(ContentMismatch, match=r"kernel\.wasm"):
+@pytest.mark.parametrize("change", ["rewritten", "cut", "gone"])
+async def test_a_file_that_changed_meanwhile_is_not_sent(tmp_path, broker, url, change):
+    content = os.urandom(1 << 20)
+    pipeline = signed(tmp_path, kernel=content)
+    if change == "gone":
+        (tmp_path / "kernel.wasm").unlink()
+    else:
+        end = b"" if change == "cut" else b"?"
+        (tmp_path / "kernel.wasm").write_bytes(content[:-1] + end)
+    error = UnreadableContent if change == "gone" else ContentMismatch
+    with pytest.raises(error, match=r"kernel\.wasm"):
         await publish(pipeline, broker=url, api_key=API_KEY, progress=ignore)
     assert broker.listed == []
 
@@ -207,6 +261,7 @@ async def test_the_command_publishes_and_prints_the_cid_alone(tmp_path, broker, 
         "sent_blocks": 0,
         "sent_bytes": 0,
         "present_blocks": 1,
+        "pinned": [],
     }
 
 
@@ -227,6 +282,26 @@ async def test_a_dry_run_needs_no_broker(tmp_path):
         code, out, err = await tradepost(*command, *more)
         assert (code, out.strip()) == (0, signed(tmp_path).cid)
         assert "Nothing was sent" in err
+
+
+async def test_a_kubo_node_that_is_away_is_told_before_the_broker_gets_anything(tmp_path, broker, url):
+    KEY.save(tmp_path / "key", passphrase=None)
+    command = ["publish", str(source(tmp_path)), "--key", str(tmp_path / "key"), "--broker", str(url)]
+    away = ["--kubo", "/ip4/127.0.0.1/tcp/1", "--api-key", API_KEY, "--json"]
+    code, out, err = await tradepost(*command, *away)
+    assert (code, out, json.loads(err)["code"]) == (14, "", "kubo-failed")
+    code, out, err = await tradepost(*command, "--kubo", "http://127.0.0.1:5001", "--json")
+    assert (code, out, json.loads(err)["code"]) == (14, "", "invalid-settings")
+    assert broker.cars == broker.listed == []
+
+
+async def test_the_broker_can_be_left_out(tmp_path, broker, url):
+    KEY.save(tmp_path / "key", passphrase=None)
+    command = ["publish", str(source(tmp_path)), "--key", str(tmp_path / "key"), "--no-broker"]
+    code, _, err = await tradepost(*command, environment={"TRADEPOST_URL": str(url)})
+    assert code == 0
+    assert "neither --broker nor --kubo was given" in err
+    assert broker.cars == broker.listed == []
 
 
 async def test_several_keys_sign_one_pipeline_and_the_signatures_can_be_saved(tmp_path):

@@ -99,7 +99,7 @@ def test_every_command_in_the_text_exists():
     for line in lines:
         words = line.partition("  #")[0].split()[1:]
         names = [word for word in words if not word.startswith("-")]
-        depth = 2 if names[0] in {"trust", "revocations"} else 1
+        depth = 2 if names[0] in {"trust", "revocations", "content"} else 1
         usage = CliRunner().invoke(app, [*names[:depth], "--help"], env={"COLUMNS": "200"})
         assert usage.exit_code == 0, line
         for option in (word for word in words if word.startswith("--")):

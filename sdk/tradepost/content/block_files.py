@@ -11,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -139,8 +139,9 @@ class BlockFiles:
         """Remove the files aside that a process left when it died."""
         for shard in self._shards():
             for path in shard.glob(f"{ASIDE_PREFIX}*"):
-                if now_ns - path.stat().st_mtime_ns > _ASIDE_NS_MAX:
-                    path.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):  # its process was quicker
+                    if now_ns - path.stat().st_mtime_ns > _ASIDE_NS_MAX:
+                        path.unlink()
 
     def _shards(self) -> list[Path]:
         return [self.folder / name for name in os.listdir(self.folder) if len(name) == 2]

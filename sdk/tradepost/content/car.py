@@ -10,7 +10,7 @@ section at most, and a length is checked before it is waited for. Blocks may rep
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
@@ -39,6 +39,12 @@ def encode_header(roots: Sequence[Cid]) -> bytes:
 def encode_section(cid: Cid, block: bytes) -> bytes:
     """One block of a CAR."""
     return encode_varint(_CID_BYTES + len(block)) + cid_to_bytes(cid) + block
+
+
+def car_bytes(roots: Sequence[Cid], block_bytes: Iterable[int]) -> int:
+    """The size of a CAR with these roots, and blocks of these sizes."""
+    lengths = (_CID_BYTES + size for size in block_bytes)
+    return len(encode_header(roots)) + sum(len(encode_varint(length)) + length for length in lengths)
 
 
 class CarDecoder:

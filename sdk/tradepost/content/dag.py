@@ -16,6 +16,8 @@ from tradepost.errors import ContentTooLarge, InvalidDag
 #: Blocks of one DAG; its CIDs take about 60 MB of memory.
 DAG_BLOCKS_MAX: Final = 1 << 18
 DAG_DEPTH_MAX: Final = 4096
+#: Links that wait to be followed. Nodes that share their children can have far more of them than blocks.
+DAG_LINKS_WAITING_MAX: Final = 1 << 20
 
 
 def links_of(cid: Cid, block: bytes) -> list[Cid]:
@@ -60,11 +62,16 @@ class DagWalk:
         return None
 
     def visit(self, cid: Cid, block: bytes) -> None:
-        """Count a block that was taken, and queue its links. Raises `ContentTooLarge` or `InvalidDag`."""
+        """Count a block that was taken, and queue its links.
+
+        Raises `ContentTooLarge`, or `InvalidDag` for what has no readable links or too many.
+        """
         self.blocks += 1
         self.bytes += len(block)
         if self.bytes > self._bytes_max:
             raise ContentTooLarge(f"more than the {self._bytes_max:,} bytes that are allowed here")
         depth = self._depths.pop(cid)
-        links = [link for link in links_of(cid, block) if link not in self._seen]
+        links = [link for link in dict.fromkeys(links_of(cid, block)) if link not in self._seen]
+        if len(self._to_take) + len(links) > DAG_LINKS_WAITING_MAX:
+            raise InvalidDag(f"a DAG of over {DAG_LINKS_WAITING_MAX:,} links to follow at once")
         self._to_take.extend((link, depth + 1) for link in reversed(links))

@@ -78,6 +78,8 @@ async def _read_entity(
     node = _unixfs(end, block)
     if isinstance(node, FileNode):
         within = None if entity_bytes is None else entity_bytes.within(node.file_bytes)
+        if within is not None and not within:
+            return  # no byte of the file: its root, which is sent, tells whoever asked why
         async with aclosing(stream_file(end, get, bytes_max=_BYTES_MAX, within=within)) as parts:
             async for part in parts:
                 yield part
@@ -89,7 +91,7 @@ async def _read_entity(
 
 def _unixfs(cid: Cid, block: bytes) -> UnixFsNode | None:
     if codec_of(cid) != "dag-pb":
-        return None
+        return None  # a raw or dag-cbor block is an entity of one block
     try:
         return decode_unixfs(block)
     except InvalidDag:

@@ -2,8 +2,8 @@
 
 A block is asked of the source that is fastest so far, hashed as it arrives, and on any failure asked of the
 next: one that has not got it, that breaks off, stalls, trickles, sends without end or sends compressed is
-asked last for a while; one that sends another block is never asked again. What arrived is put into the store
-at once, so that fetching again asks for what is missing and nothing else.
+asked last for a while; one that sends another block is not asked at all, for longer each time. What arrived
+is put into the store at once, so that fetching again asks for what is missing and nothing else.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class FetchLimits:
     """How long a source may take, and how many blocks are asked for at once.
 
     A source that sends nothing for `stall_s`, or that after `grace_s` on one block has sent less than
-    `rate_min_bytes_s`, is given up, and asked last for `aside_s`.
+    `rate_min_bytes_s`, is given up, and asked last for `aside_s`. One that sends other bytes is not asked for
+    `distrust_s`, and each further time for twice as long, up to `distrust_s_max`.
     """
 
     parallel: int = 16
@@ -52,6 +53,8 @@ class FetchLimits:
     grace_s: float = 5.0
     rate_min_bytes_s: float = 8 << 10
     aside_s: float = 60.0
+    distrust_s: float = 600.0
+    distrust_s_max: float = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +154,16 @@ class Fetcher:
         return cid, await self.get(cid)
 
     async def _ask(self, cid: Cid) -> bytes:
+        now_s = self._clock()
         problems: dict[str, TradepostError] = {
-            standing.source.name: ContentMismatch(f"{standing.source.name} sent other bytes before")
+            standing.source.name: ContentMismatch(
+                f"{standing.source.name} sent other bytes before, and is not asked for another "
+                f"{standing.distrusted_until_s - now_s:,.0f} s"
+            )
             for standing in self.standings
-            if standing.lied
+            if standing.is_distrusted(now_s)
         }
-        for standing in self._by_speed():
+        for standing in self._by_speed(now_s):
             try:
                 return await self._receive(standing, cid)
             except UnknownCid as error:
@@ -173,18 +180,18 @@ class Fetcher:
             sources={name: error.code() for name, error in problems.items()},
         )
 
-    def _by_speed(self) -> list[Standing]:
-        now = self._clock()
-        honest = (standing for standing in self.standings if not standing.lied)
-        return sorted(honest, key=lambda standing: (standing.aside_until > now, standing.expected_s))
+    def _by_speed(self, now_s: float) -> list[Standing]:
+        trusted = (standing for standing in self.standings if not standing.is_distrusted(now_s))
+        return sorted(trusted, key=lambda standing: (standing.is_aside(now_s), standing.expected_s))
 
     def _put_aside(self, standing: Standing, cid: Cid, error: TradepostError) -> None:
-        now = self._clock()
+        now_s, limits = self._clock(), self._limits
         # Of many requests that fail together, one is news.
-        level = logging.DEBUG if standing.lied or standing.aside_until > now else logging.WARNING
-        standing.failures += 1
-        standing.lied |= isinstance(error, ContentMismatch)
-        standing.aside_until = now + self._limits.aside_s
+        level = logging.DEBUG if standing.is_aside(now_s) else logging.WARNING
+        if isinstance(error, ContentMismatch):
+            standing.distrust(now_s, first_s=limits.distrust_s, s_max=limits.distrust_s_max)
+        else:
+            standing.put_aside(now_s, aside_s=limits.aside_s)
         log.log(
             level,
             "Source %s was put aside: %s",

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, cast, get_args
+from urllib.parse import quote
 
 from tradepost.content.cids import Cid
 from tradepost.content.export import EntityBytes, Scope
@@ -30,7 +31,10 @@ CAR_CONTENT_TYPE: Final = f"{CAR_TYPE}; version=1; order=dfs; dups=n"
 
 _KEEP_FOR_EVER: Final = "public, max-age=29030400, immutable"
 _ENTITY_BYTES: Final = re.compile(r"(-?\d{1,16}):(-?\d{1,16}|\*)")
+_QUALITY: Final = re.compile(r"[01](\.\d{0,3})?")
 _RANGE: Final = re.compile(r"bytes=(\d{0,16})-(\d{0,16})")
+#: What a request may say of the CAR that it wants, in `Accept` or in the query, and what is made here.
+_CAR_OPTIONS: Final = {"version": ("1",), "order": ("dfs", "unk", ""), "dups": ("n", "")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,8 @@ class GatewayRequest:
     def headers(self, end: Cid) -> dict[str, str]:
         """The headers of the answer, whether it is the content, a HEAD, or `304 Not Modified`."""
         raw = self.format == "raw"
+        # Names are a stranger's, and a header is no place for line breaks.
+        path = "/".join(("/ipfs", self.root, *(quote(name, safe="") for name in self.segments)))
         return {
             "Content-Type": RAW_TYPE if raw else CAR_CONTENT_TYPE,
             "Content-Disposition": f'attachment; filename="{end}.{"bin" if raw else "car"}"',
@@ -61,7 +67,7 @@ class GatewayRequest:
             "Accept-Ranges": "bytes" if raw else "none",
             "Vary": "Accept",
             "X-Content-Type-Options": "nosniff",
-            "X-Ipfs-Path": "/".join(("/ipfs", self.root, *self.segments)),
+            "X-Ipfs-Path": path,
         }
 
 
@@ -71,7 +77,7 @@ def read_request(path: str, query: Mapping[str, str], accept: str) -> GatewayReq
     Raises `InvalidCid`, `UnknownPath`, `InvalidRequest`, or `NotAcceptable` for any other format.
     """
     root, segments = split_path(path)
-    format_ = _format(query.get("format"), accept)
+    format_ = _format(query, accept)
     scope = _scope(query.get("dag-scope", "all"))
     if "entity-bytes" not in query:
         return GatewayRequest(root, segments, format_, scope)
@@ -84,6 +90,17 @@ def is_unchanged(if_none_match: str | None, etag: str) -> bool:
         return False
     known = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
     return "*" in known or etag.removeprefix("W/") in known
+
+
+def wanted_range(method: str, headers: Mapping[str, str], etag: str, size: int) -> range | None:
+    """The offsets that a request for a block of `size` bytes asks for; `None` for all of it.
+
+    Raises `RangeNotSatisfiable`.
+    """
+    # RFC 9110: ranges are for GET alone (14.2), and for what `If-Range` names, if it is there (13.1.5).
+    if method != "GET" or headers.get("If-Range", etag) != etag:
+        return None
+    return read_range(headers.get("Range"), size)
 
 
 def read_range(header: str | None, size: int) -> range | None:
@@ -105,17 +122,23 @@ def read_range(header: str | None, size: int) -> range | None:
     return wanted
 
 
-def _format(asked: str | None, accept: str) -> Format:
-    if asked in ("raw", "car"):
-        return "raw" if asked == "raw" else "car"
-    if asked is not None:
-        raise NotAcceptable(f"format={asked[:40]!r}")
-    for kind, options in _accepted(accept):
+def _format(query: Mapping[str, str], accept: str) -> Format:
+    asked = query.get("format")
+    in_query = {name: query[f"car-{name}"] for name in _CAR_OPTIONS if f"car-{name}" in query}
+    if asked is None and not accept:
+        raise InvalidRequest("neither format nor Accept says what is wanted", hint="Add ?format=raw or car.")
+    wanted = _accepted(accept) if asked is None else [(f"application/vnd.ipld.{asked}", {})]
+    for kind, options in wanted:
         if kind == RAW_TYPE:
             return "raw"
-        if kind == CAR_TYPE and options.get("version", "1") == "1" and options.get("dups", "n") == "n":
+        if kind == CAR_TYPE and _is_made_here(options | in_query):
             return "car"
-    raise NotAcceptable(f"Accept: {accept[:200]}")
+    said = f"Accept: {accept}" if asked is None else f"format={asked!r} {in_query or ''}"
+    raise NotAcceptable(said[:200])
+
+
+def _is_made_here(options: Mapping[str, str]) -> bool:
+    return all(options.get(name, values[0]) in values for name, values in _CAR_OPTIONS.items())
 
 
 def _scope(asked: str) -> Scope:
@@ -125,10 +148,17 @@ def _scope(asked: str) -> Scope:
     raise InvalidRequest(f"dag-scope={asked[:40]!r}: it is block, entity or all")
 
 
-def _accepted(accept: str) -> Iterator[tuple[str, dict[str, str]]]:
+def _accepted(accept: str) -> list[tuple[str, dict[str, str]]]:
+    """The media types in an `Accept` header with their parameters, the best liked first."""
+    found: list[tuple[float, str, dict[str, str]]] = []
     for part in accept.split(","):
-        kind, *options = (piece.strip() for piece in part.split(";"))
-        yield kind, {key.strip(): value.strip() for key, _, value in (one.partition("=") for one in options)}
+        kind, *pieces = (piece.strip() for piece in part.split(";"))
+        pairs = (piece.partition("=") for piece in pieces)
+        options = {key.strip().lower(): value.strip() for key, _, value in pairs}
+        liked = _QUALITY.fullmatch(options.pop("q", "1"))
+        if liked is not None and float(liked[0]) > 0:
+            found.append((float(liked[0]), kind.lower(), options))
+    return [(kind, options) for _, kind, options in sorted(found, key=lambda one: -one[0])]
 
 
 def _entity_bytes(text: str) -> EntityBytes:

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
-
-import requests
 
 from tradepost.broker_url import is_loopback
 from tradepost.content.car import CarReader, encode_header, encode_section
@@ -53,8 +52,9 @@ class Kubo:
     def __init__(
         self, address: str = DEFAULT_ADDRESS, *, offline: bool = False, timeout_s: float = 60.0
     ) -> None:
+        self.address = address
         self.name = f"kubo {address}"
-        self._library = _load()
+        self._library, self._requests = _load()
         self._url = _rpc_url(address)
         self._timeout_s = timeout_s
         self._client = self._library.Client(address, timeout=timeout_s, offline=offline)
@@ -78,6 +78,13 @@ class Kubo:
         root = add_path(path, put=batch.put, hidden=hidden)
         batch.send()
         return root
+
+    def put_all(self, blocks: Iterable[tuple[Cid, bytes]]) -> None:
+        """Keep blocks that were hashed before, unpinned, many at once."""
+        batch = _Batch(self._send)
+        for cid, block in blocks:
+            batch.put(cid, block)
+        batch.send()
 
     def cat(self, cid: Cid) -> Iterator[bytes]:
         """The content of the file at `cid`, as the daemon tells it."""
@@ -126,10 +133,7 @@ class Kubo:
     def import_car(self, car: BinaryIO, *, bytes_max: int) -> tuple[Cid, ...]:
         """Take the blocks of a CAR, each hashed here, unpinned; its roots. Raises as `car.CarDecoder`."""
         reader = CarReader(car, bytes_max=bytes_max)
-        batch = _Batch(self._send)
-        for cid, block in reader:
-            batch.put(cid, block)
-        batch.send()
+        self.put_all(reader)
         return reader.roots
 
     def export_car(self, root: Cid) -> Iterator[bytes]:
@@ -144,7 +148,7 @@ class Kubo:
             if cid is not None and any(word in str(error) for word in _UNKNOWN):
                 raise UnknownCid(f"{self.name}: {error}", cid=cid) from None
             raise KuboFailed(f"{self.name}: {error}") from None
-        except (errors.Error, requests.RequestException) as error:
+        except (errors.Error, self._requests.RequestException) as error:
             raise KuboFailed(f"{self.name}: {error}") from None
 
     def _stream(self, call: Callable[[], Any], cid: Cid) -> Iterator[bytes]:
@@ -155,8 +159,8 @@ class Kubo:
     def _send(self, car: bytes) -> None:
         """`dag import` without pinning, which the library cannot do."""
 
-        def post() -> requests.Response:
-            return requests.post(
+        def post() -> Any:
+            return self._requests.post(
                 f"{self._url}/api/v0/dag/import",
                 params={"pin-roots": "false", "stats": "true"},
                 files={"file": car},
@@ -165,7 +169,7 @@ class Kubo:
 
         with self._call(post) as response:
             lines = response.content.splitlines()
-            if response.status_code != requests.codes.ok or not lines or b'"Stats"' not in lines[-1]:
+            if response.status_code != HTTPStatus.OK or not lines or b'"Stats"' not in lines[-1]:
                 raise KuboFailed(
                     f"{self.name} refused a CAR: {response.content[:500].decode(errors='replace')}"
                 )
@@ -193,16 +197,18 @@ class _Batch:
             self._sections.clear()
 
 
-def _load() -> Any:
+def _load() -> tuple[Any, Any]:
+    """`ipfshttpclient` and `requests`, which only this extra brings."""
     # Unpatched, `requests` speaks to TCP alone, which is all that is asked for here. Read at import.
     os.environ.setdefault("PY_IPFS_HTTP_CLIENT_PATCH_REQUESTS", "no")
     try:
         import ipfshttpclient
+        import requests
     except ModuleNotFoundError as error:
         raise MissingExtra(
             f"Kubo needs the module {error.name}", hint="Install it: pip install 'tradepost[ipfs]'"
         ) from None
-    return ipfshttpclient
+    return ipfshttpclient, requests
 
 
 def _rpc_url(address: str) -> str:

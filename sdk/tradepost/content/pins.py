@@ -67,12 +67,9 @@ class PinFolder:
     def _walk(self, roots: list[Cid]) -> Iterator[tuple[Cid, bool]]:
         """Each block below `roots`, once, and whether it is here. Leaves link to nothing and are not read."""
         to_visit = list(roots)
-        seen: set[Cid] = set()
+        seen = set(roots)
         while to_visit:
             cid = to_visit.pop()
-            if cid in seen:
-                continue
-            seen.add(cid)
             path = self._files.path(cid)
             if codec_of(cid) == "raw":
                 yield cid, path.exists()
@@ -84,4 +81,7 @@ class PinFolder:
                 yield cid, False
                 continue
             yield cid, True
-            to_visit += links_of(cid, block)
+            # Queued once each, however many nodes share them: what waits is bounded by what is in the store.
+            links = set(links_of(cid, block)) - seen
+            seen |= links
+            to_visit += links

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from tradepost.content.kubo import Kubo
 
 _READ_BYTES: Final = 512 << 10
+_KUBO_CALLS_MAX: Final = 16
 #: What a gateway says for content that it does not have, or does not give.
 _UNKNOWN: Final = (HTTPStatus.NOT_FOUND, HTTPStatus.GONE, HTTPStatus.UNAVAILABLE_FOR_LEGAL_REASONS)
 
@@ -118,10 +120,13 @@ class KuboSource:
     def __init__(self, kubo: Kubo) -> None:
         self._kubo = kubo
         self.name = kubo.name
+        # A call cannot be called back, and may last as long as the peers take. On threads of their own, such
+        # calls do not hold up whatever else waits for a thread, such as the store.
+        self._threads = ThreadPoolExecutor(_KUBO_CALLS_MAX, thread_name_prefix="tradepost-kubo")
 
     async def block(self, cid: Cid) -> AsyncGenerator[bytes, None]:
         """The bytes of a block. Raises `UnknownCid`, `ContentMismatch` or `KuboFailed`."""
-        yield await asyncio.to_thread(self._kubo.get, cid)
+        yield await asyncio.get_running_loop().run_in_executor(self._threads, self._kubo.get, cid)
 
 
 def parse_gateway_url(text: str) -> URL:

@@ -9,9 +9,9 @@ from aiohttp import web
 
 from tradepost.content import BlockReader, Cid
 from tradepost.content.export import export_car
-from tradepost.content.gateway import GatewayRequest, is_unchanged, read_range, read_request
+from tradepost.content.gateway import GatewayRequest, is_unchanged, read_request, wanted_range
 from tradepost.content.paths import resolve
-from tradepost.errors import TradepostError
+from tradepost.errors import RangeNotSatisfiable, TradepostError
 
 
 class Gateway:
@@ -45,13 +45,15 @@ class Gateway:
             if asked.format == "car":
                 return await self._car(http, asked, headers)
             return await self._raw(http, end, headers)
+        except RangeNotSatisfiable as error:
+            return web.Response(status=416, headers={"Content-Range": f"bytes */{error.facts['size']}"})
         except TradepostError as error:
             return web.Response(status=error.status, text=error.diagnostics())
 
     async def _raw(self, http: web.Request, end: Cid, headers: dict[str, str]) -> web.Response:
         self.asked.append(end)
         block = await self._block(end)
-        part = read_range(http.headers.get("Range"), len(block))
+        part = wanted_range(http.method, http.headers, headers["ETag"], len(block))
         if part is None:
             return web.Response(body=block, headers=headers)
         headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{len(block)}"
