@@ -2,9 +2,9 @@
 
     python benchmarks/content.py [--mib 1024] [--rounds 3]
 
-The gateway is a process of its own. Rounds of what is compared take turns, and the best of each is printed:
-other work on the machine only ever makes a round slower. Memory is the peak of the whole process that
-fetches.
+The gateway is a broker's, in a process of its own, to which the artifact is published. Rounds of what
+is compared take turns, and the best of each is printed: other work on the machine only ever makes a round
+slower. Memory is the peak of the whole process that fetches.
 """
 
 from __future__ import annotations
@@ -23,14 +23,31 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import aiohttp
+from yarl import URL
 
 from tradepost.content import Cid, FolderStore, add_file
 from tradepost.content.fetch import Fetcher
 from tradepost.content.sources import GatewaySource
-from tradepost.testing.gateway import Gateway
 from tradepost.testing.kubo_daemon import KuboDaemon, find_ipfs
+from tradepost_broker.testing import local_broker
+from tradepost_signing.keys import SigningKey
+from tradepost_signing.pipeline_toml import load_pipeline
+from tradepost_signing.publish import publish, sign_pipeline
 
 BUDGET = 64 << 30
+PIPELINE = """
+name = "benchmark"
+version = "1"
+[inputs]
+x = { dtype = "U8", shape = ["?"] }
+[[stage]]
+name = "kernel"
+kernel = "artifact"
+inputs = { x = "input.x" }
+outputs = ["y"]
+[outputs]
+y = "kernel.y"
+"""
 
 
 def main() -> None:
@@ -60,9 +77,13 @@ def measure(folder: Path, stack: ExitStack, mib: int, rounds: int) -> None:
     report("address (CID alone)", size, timed(lambda: add_file(artifact, put=None)))
     report("add to the store, durably", size, timed(lambda: add_file(artifact, put=store.put)))
     cid = add_file(artifact, put=None)
-    url = stack.enter_context(gateway(folder / "store"))
+    url, api_key = stack.enter_context(broker(folder / "broker"))
+    (folder / "pipeline.toml").write_text(PIPELINE)
+    pipeline = sign_pipeline(load_pipeline(folder / "pipeline.toml"), SigningKey.generate())
+    sending = publish(pipeline, broker=URL(url), api_key=api_key, progress=lambda _: None)
+    report("publish to the broker, durably", size, timed(lambda: asyncio.run(sending)))
     compared = {
-        "fetch from the gateway, verified": lambda: asyncio.run(stream(url, cid, size)),
+        "fetch from the broker, verified": lambda: asyncio.run(stream(url, cid, size)),
     }
     ipfs = find_ipfs()
     if ipfs is None:
@@ -88,15 +109,15 @@ def measure(folder: Path, stack: ExitStack, mib: int, rounds: int) -> None:
 
 
 async def serve(folder: Path) -> None:
-    """Be the gateway's process: tell the URL, then serve until stdin ends."""
-    async with Gateway(FolderStore(folder, bytes_max=BUDGET)).serve() as url:
-        print(url, flush=True)
+    """Be the broker's process: tell the URL and a publisher's API key, then serve until stdin ends."""
+    async with local_broker(folder, upload_bytes_max=BUDGET) as broker:
+        print(broker.url, await broker.account(), flush=True)
         await asyncio.to_thread(sys.stdin.read)
 
 
 @contextmanager
-def gateway(folder: Path) -> Iterator[str]:
-    """The URL of a gateway in another process."""
+def broker(folder: Path) -> Iterator[tuple[str, str]]:
+    """The URL of a broker in another process, and the API key of an account there."""
     process = subprocess.Popen(
         [sys.executable, __file__, "--serve", str(folder)],
         stdin=subprocess.PIPE,
@@ -105,7 +126,8 @@ def gateway(folder: Path) -> Iterator[str]:
     )
     assert process.stdout is not None
     try:
-        yield process.stdout.readline().strip()
+        url, api_key = process.stdout.readline().split()
+        yield url, api_key
     finally:
         process.communicate("")
 
