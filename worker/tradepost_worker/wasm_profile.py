@@ -45,6 +45,9 @@ def new_engine() -> Engine:
     config.max_wasm_stack = STACK_BYTES_MAX
     config.shared_memory = False
     config.gc_support = False  # no externref
+    # What a memory starts with is copied, which costs fuel. Mapping it would cost none, but a runner that is
+    # locked down may not, and pages differ in size: fuel would depend on the device.
+    config.memory_init_cow = False
     # A sandboxed runner has no business starting a thread per core for each kernel.
     config.parallel_compilation = False
     for feature in _FEATURES_ON:
