@@ -41,12 +41,19 @@ def with_digest_of(bundle: Any, data: bytes) -> str:
 
 
 def _meanings(bundles: str) -> list[Any]:
-    decoder, meanings, rest = json.JSONDecoder(), [], bundles.strip()
+    decoder = json.JSONDecoder(object_pairs_hook=_without_duplicates)
+    meanings, rest = [], bundles.strip()
     while rest:
         tree, end = decoder.raw_decode(rest)
         meanings.append(_meaning(tree))
         rest = rest[end:].strip()
     return meanings
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of two members of one name, readers take the first or the last: what was accepted has none."""
+    assert len(dict(pairs)) == len(pairs)
+    return dict(pairs)
 
 
 def _meaning(tree: dict[str, Any]) -> dict[str, Any]:

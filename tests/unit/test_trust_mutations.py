@@ -117,6 +117,10 @@ STRANGE = [
     sign_bytes(BLOCK, STRANGER),
     sign_bytes(BLOCK, SIGSTORE.signer(SigstoreIdentity(issuer=ALICE.issuer, subject="mallory@example.com"))),
     sign_bytes(BLOCK, FakeSigstore().signer(ALICE)),
+    *(
+        sign_bytes(BLOCK, STRANGER).replace(STRANGER.public_key.hint, named.public_key.hint)
+        for named in (KEY, OTHER)
+    ),
 ]
 
 
