@@ -27,7 +27,7 @@ from tradepost_worker.testing.samples import SamplePipeline, kernel_pipeline, sa
 from wasm_damage import damaged_kernels
 from wasm_programs import grown_kernels, statements_that_ran
 
-FUEL = 2_000_000
+FUEL = 3_000_000
 WALL_S_MAX = 20.0
 MEMORY_BYTES = 64 << 20
 INPUT = sample_input(1, 2, 3)

@@ -6,7 +6,7 @@ that its argument bounds. Most addresses and divisors are tamed and most loops c
 modules run to their end; the rest trap or run out of fuel.
 
 What ran is in the output: each kind of statement sets a bit in a global. The output begins with these bits,
-then come the values of all variables, and a part of memory.
+then come a digest of memory, and the values of the variables.
 """
 
 from __future__ import annotations
@@ -269,7 +269,7 @@ def grown_kernels(draw: st.DrawFn) -> bytes:
         " (else (global.get $g_i32))))"
     )
     table = f"(elem (i32.const 0) {' '.join(name for name, _ in callees)})"
-    parts = [_TYPES, _IMPORTS, _STATE, table, *functions, recurse, main, entry, initialize]
+    parts = [_TYPES, _IMPORTS, _STATE, _DIGEST, table, *functions, recurse, main, entry, initialize]
     return bytes(wat2wasm(f"(module {' '.join(parts)})"))
 
 
@@ -299,13 +299,22 @@ _STATE: Final = (
     + f'(data $header "{_text(_HEADER)}")'
 )
 _DATA_AT: Final = _OUTPUT_AT + len(_HEADER)
-#: Puts the variables where the output is: the bits of what ran, then locals and globals, 16 bytes for each.
+#: Puts the variables where the output is: the bits of what ran, room for the digest, 16 bytes for each other.
 _KEEP: Final = f"(i32.store (i32.const {_DATA_AT}) (global.get $ran))" + " ".join(
     f"({kind}.store (i32.const {_DATA_AT + 16 + 32 * place}) (local.get ${kind}))"
     f"({kind}.store (i32.const {_DATA_AT + 32 + 32 * place}) (global.get $g_{kind}))"
     for place, kind in enumerate(KINDS)
 )
-_FINISH: Final = f"(memory.init $header (i32.const {_OUTPUT_AT}) (i32.const 0) (i32.const {len(_HEADER)}))"
+#: All of the first four pages in one number, so that nothing which was written stays unseen.
+_DIGEST: Final = (
+    "(func $digest (result i64) (local $at i32) (local $sum i64) (loop $next (local.set $sum (i64.add"
+    " (i64.mul (local.get $sum) (i64.const 0x100000001b3)) (i64.load (local.get $at)))) (br_if $next (i32.lt_u"
+    " (local.tee $at (i32.add (local.get $at) (i32.const 8))) (i32.const 0x40000)))) (local.get $sum))"
+)
+_FINISH: Final = (
+    f"(i64.store (i32.const {_DATA_AT + 8}) (call $digest))"
+    f"(memory.init $header (i32.const {_OUTPUT_AT}) (i32.const 0) (i32.const {len(_HEADER)}))"
+)
 _OUTPUT_BYTES: Final = len(_HEADER) + _RESULT_BYTES
 _REACTOR: Final = (
     f'(func (export "kernel_alloc") (param i32) (result i32) (i32.const {_INPUT_AT}))'

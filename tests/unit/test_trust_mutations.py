@@ -87,14 +87,14 @@ def test_no_mutated_manifest_is_accepted(data):
     try:
         read = decode_manifest(data)
     except InvalidPipeline as error:
-        return refused(error)
+        refused(error)
+        return
     event("outcome: another pipeline, which nobody signed")
     assert encode_manifest(read) == data
     for block in (data, BLOCK):
         for bundle in (BLOCK_BUNDLE, with_digest_of(BLOCK_BUNDLE, data)):
             with pytest.raises(TradepostError):
                 TRUST_KEY.check_pipeline(read, block, bundle)
-    return None
 
 
 # Policies
@@ -142,7 +142,8 @@ def test_no_mutated_policy_trusts_a_stranger(tmp_path, data):
     try:
         trust = loaded(tmp_path, data)
     except InvalidTrustPolicy as error:
-        return refused(error)
+        refused(error)
+        return
     event(f"outcome: trusts {len(trust.publishers)}")
     written = tomllib.loads(data.decode())
     for publisher, entry in zip(trust.publishers, written.get("publisher", ()), strict=False):
@@ -152,7 +153,6 @@ def test_no_mutated_policy_trusts_a_stranger(tmp_path, data):
     for bundle in STRANGE:
         with pytest.raises(TradepostError):
             trust.check_pipeline(MANIFEST, BLOCK, bundle)
-    return None
 
 
 # Revocation lists
