@@ -18,6 +18,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from mutations import as_json
 from tradepost_signing.keys import SigningKey
 
 # Of fixed numbers, so that a failure comes back in another run: all but the signatures is the same then.
@@ -37,7 +38,7 @@ def with_digest_of(bundle: Any, data: bytes) -> str:
     match tree:
         case {"messageSignature": {"messageDigest": {"digest": _} as place}}:
             place["digest"] = digest
-    return json.dumps(tree)
+    return as_json(tree)
 
 
 def _meanings(bundles: str) -> list[Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import json
 import re
 from collections.abc import Callable
 from typing import Any, Final
@@ -18,6 +19,8 @@ from hypothesis import strategies as st
 
 _JOINT: Final = re.compile(rb'[\n"\[\]{}:,]')
 _EDITS_MAX: Final = 3
+#: Before a name that an object has already: a dict cannot have it twice.
+_AGAIN: Final = "\0"
 #: Those that leave a document of the right form are the more telling ones.
 _TREE_EDITS: Final = (*["graft"] * 4, *["change"] * 3, "move", "drop", "repeat")
 
@@ -53,10 +56,19 @@ def mutated_tree(draw: st.DrawFn, original: Any, *others: Any) -> Any:
             del parent[last]
         elif isinstance(parent, list):
             parent.insert(last, copy.deepcopy(parent[last]))
-        else:
+        elif draw(st.booleans()):
             parent[draw(st.sampled_from(["", "extra", *parent]))] = copy.deepcopy(parent[last])
+        else:
+            others_first = {_AGAIN + last: draw(_part_of([original, *others], (*way, last))), **parent}
+            parent.clear()
+            parent.update(others_first)
     assume(tree != original)
     return tree
+
+
+def as_json(tree: Any) -> str:
+    """The tree as JSON; names that it has twice in one object are written twice."""
+    return json.dumps(tree).replace(json.dumps(_AGAIN)[1:-1], "")
 
 
 @st.composite

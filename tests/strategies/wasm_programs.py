@@ -299,7 +299,7 @@ _STATE: Final = (
     + f'(data $header "{_text(_HEADER)}")'
 )
 _DATA_AT: Final = _OUTPUT_AT + len(_HEADER)
-#: Puts the variables where the output is: the bits of what ran, room for the digest, 16 bytes for each other.
+#: Puts where the output is: the bits of what ran, room for the digest, and 16 bytes for each variable.
 _KEEP: Final = f"(i32.store (i32.const {_DATA_AT}) (global.get $ran))" + " ".join(
     f"({kind}.store (i32.const {_DATA_AT + 16 + 32 * place}) (local.get ${kind}))"
     f"({kind}.store (i32.const {_DATA_AT + 32 + 32 * place}) (global.get $g_{kind}))"
@@ -307,9 +307,12 @@ _KEEP: Final = f"(i32.store (i32.const {_DATA_AT}) (global.get $ran))" + " ".joi
 )
 #: All of the first four pages in one number, so that nothing which was written stays unseen.
 _DIGEST: Final = (
-    "(func $digest (result i64) (local $at i32) (local $sum i64) (loop $next (local.set $sum (i64.add"
-    " (i64.mul (local.get $sum) (i64.const 0x100000001b3)) (i64.load (local.get $at)))) (br_if $next (i32.lt_u"
-    " (local.tee $at (i32.add (local.get $at) (i32.const 8))) (i32.const 0x40000)))) (local.get $sum))"
+    "(func $digest (result i64) (local $at i32) (local $sum i64) (loop $next"
+    " (local.set $sum"
+    " (i64.add (i64.mul (local.get $sum) (i64.const 0x100000001b3)) (i64.load (local.get $at))))"
+    " (br_if $next"
+    " (i32.lt_u (local.tee $at (i32.add (local.get $at) (i32.const 8))) (i32.const 0x40000))))"
+    " (local.get $sum))"
 )
 _FINISH: Final = (
     f"(i64.store (i32.const {_DATA_AT + 8}) (call $digest))"

@@ -12,7 +12,7 @@ from hypothesis import event, given, note
 from hypothesis import strategies as st
 
 from forged_bundles import KEY, OTHER, STRANGER, assert_intact, with_digest_of
-from mutations import mutated, mutated_tree
+from mutations import as_json, mutated, mutated_tree
 from tradepost.errors import InvalidBundle, TradepostError
 from tradepost_signing.bundle import join_bundles, read_bundle, sign_bytes
 from tradepost_signing.directory import sign_directory, verify_directory
@@ -46,7 +46,7 @@ class Signed:
         if self.intact:
             return of_bytes
         of_tree = mutated_tree(json.loads(self.bundle), *map(json.loads, self.others))
-        return of_bytes | of_tree.map(json.dumps) | of_tree.map(lambda tree: with_digest_of(tree, artifact))
+        return of_bytes | of_tree.map(as_json) | of_tree.map(lambda tree: with_digest_of(tree, artifact))
 
 
 @functools.cache
