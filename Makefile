@@ -8,7 +8,7 @@ UV := $(shell command -v uv || echo $(BIN)/uv)
 INSTALL := $(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types kernels containment benchmark constraints clean
+.PHONY: help demo test extended check lint types kernels containment benchmark constraints clean
 
 help:
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -18,6 +18,10 @@ demo: $(VENV)/ready-to-run ## run a whole market on this machine, one cheater in
 
 test: $(VENV)/ready-to-develop ## run every test
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS)
+
+extended: SEED ?= $(shell date +%s)
+extended: $(VENV)/ready-to-develop ## run each mutation and fuzzing property 10,000 times (again: SEED=...)
+	HYPOTHESIS_PROFILE=extended $(BIN)/python -m pytest -q -n 2 --dist worksteal -m extended --hypothesis-seed=$(SEED) $(TESTS)
 
 check: test lint types ## what must hold before a change lands
 

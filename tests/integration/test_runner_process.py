@@ -19,6 +19,7 @@ from tradepost.receipts import StageReport
 from tradepost.tensors import decode
 from tradepost_worker import runner_process
 from tradepost_worker.runner_process import RunnerInterrupted, RunnerProcess
+from tradepost_worker.sandbox import Sandbox
 from tradepost_worker.testing.lent_device import spinning_kernel
 from tradepost_worker.testing.samples import (
     SamplePipeline,
@@ -80,6 +81,26 @@ async def test_it_runs_kernels_and_models(start: Load) -> None:
     models = await start(model_pipeline())
     ran = await models.run(sample_input(2), wall_s_max=10)
     assert decode(ran.run.output)["y"].tolist() == [4.0]
+
+
+async def test_fuel_does_not_tell_that_a_runner_is_locked_down(start: Load) -> None:
+    """Filling memory at first costs the same where it could be mapped and where it has to be copied."""
+    document = sample_input(1, 2, 3)
+    text = "".join(f"\\{byte:02x}" for byte in document)
+    kernel = bytes(
+        wat2wasm(
+            f"""(module (memory (export "memory") 1) (data (i32.const 4096) "{text}")
+            (func (export "kernel_alloc") (param i32) (result i32) (i32.const 1024))
+            (func (export "kernel_run") (param i32 i32) (result i64)
+              (i64.const {4096 << 32 | len(document)})))"""
+        )
+    )
+    runner = await start(kernel_pipeline(kernel))
+    ran = await runner.run(document, wall_s_max=10)
+    limits = {"fuel": 10_000, "memory_bytes_max": 1 << 20, "output_bytes_max": 1 << 20, "wall_s_max": 10.0}
+    here = Sandbox().load(kernel).run(document, **limits)
+    assert ran.run.output == here.output == document
+    assert ran.run.stages[0].fuel == here.fuel_used == len(document) + 6
 
 
 async def test_overlapping_runs_are_answered_in_order(start: Load) -> None:

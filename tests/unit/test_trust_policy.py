@@ -4,8 +4,6 @@ import tomllib
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from tradepost.content import add_bytes, cid_of_block
 from tradepost.errors import InvalidPipeline, InvalidTrustPolicy, TradepostError, UntrustedPipeline
@@ -237,25 +235,3 @@ def test_a_key_is_added_once(tmp_path):
     with pytest.raises(InvalidTrustPolicy, match="more than one"):
         add_publisher(path, Publisher("bob", KEY.public_key))
     assert path.read_text() == before
-
-
-TEXT = (
-    f'deny = []\n[[publisher]]\nname = "alice"\nkey_id = "{KEY.public_key.id}"\n'
-    f'key = """\n{KEY.public_key.pem.decode()}"""\n'
-)
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(place=st.integers(0, len(TEXT) - 1), byte=st.integers(0, 255))
-def test_no_changed_byte_of_the_policy_trusts_another_key(tmp_path, place, byte):
-    """Whatever one byte of the file becomes, it trusts the key that the owner wrote, or nobody."""
-    changed = bytearray(TEXT.encode())
-    changed[place] = byte
-    (tmp_path / "trust.toml").write_bytes(changed)
-    try:
-        trust = TrustPolicy.load(tmp_path / "trust.toml")
-    except InvalidTrustPolicy:
-        return
-    assert [publisher.key for publisher in trust.publishers] in ([], [KEY.public_key])
-    with pytest.raises(TradepostError):
-        trust.check_pipeline(MANIFEST, BLOCK, sign_bytes(BLOCK, STRANGER))

@@ -45,6 +45,9 @@ OPTIONS: Final[Mapping[str, object]] = {
     "max_wasm_stack": STACK_BYTES_MAX,
     "shared_memory": False,
     "gc_support": False,  # no externref
+    # What a memory starts with is copied, which costs fuel. Mapping it would cost none, but a runner that is
+    # locked down may not, and pages differ in size: fuel would depend on the device.
+    "memory_init_cow": False,
     # A sandboxed runner has no business starting a thread per core for each kernel.
     "parallel_compilation": False,
     **{f"wasm_{feature}": True for feature in _FEATURES_ON},
