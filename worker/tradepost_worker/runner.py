@@ -10,7 +10,9 @@ The message stream is moved away from descriptors 0 and 1 first: whatever a libr
 
 from __future__ import annotations
 
+import gc
 import os
+import select
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -22,11 +24,10 @@ from tradepost_worker.executor import Executor
 from tradepost_worker.inference import ENGINE_VERSION, Inference, probe_providers
 from tradepost_worker.lockdown import Isolation, die_with_parent, lock_down
 from tradepost_worker.runner_messages import (
-    LENGTH_MAX,
+    LENGTH_BYTES,
     FromRunner,
     Load,
     Loaded,
-    MessageBuffer,
     Ran,
     Reached,
     Ready,
@@ -34,7 +35,7 @@ from tradepost_worker.runner_messages import (
     Run,
     ToRunner,
     pack,
-    unpack_for_runner,
+    unpack_request,
 )
 from tradepost_worker.sandbox import Sandbox
 from tradepost_worker.wasm_profile import engine_hash
@@ -119,29 +120,54 @@ def main(parent_pid: int, threads: int) -> None:
         code=engine_hash(sandbox.engine),
     )
     _send(replies, pack(ready))
+    gc.freeze()  # what the engines made when they were imported stays: no run waits for its being searched
     serve(Runner(sandbox=sandbox, inference=inference), requests, replies)
 
 
 def serve(runner: Runner, requests: int, replies: int) -> None:
     """Answer what arrives at descriptor `requests`, in order, until it ends."""
-    buffer = MessageBuffer(bytes_max=LENGTH_MAX)
+    waiting = select.poll()
+    waiting.register(requests, select.POLLIN)
     gathered: list[bytes] = []
+    gathered_since_s = 0.0
 
-    def send_now(message: FromRunner) -> None:
-        _send(replies, b"".join((*gathered, pack(message))))  # the replies before it come first
+    def send_now(message: FromRunner | None = None) -> None:
+        last = () if message is None else (pack(message),)
+        _send(replies, b"".join((*gathered, *last)))  # the replies before it come first
         gathered.clear()
 
-    while chunk := os.read(requests, _READ_BYTES):
-        buffer.feed(chunk)
-        gathered.clear()
-        gathered_since_s = time.monotonic()
-        while (body := buffer.take()) is not None:
-            gathered.append(pack(runner.answer(unpack_for_runner(body), send_now)))
-            if time.monotonic() - gathered_since_s >= _GATHER_S:
-                _send(replies, b"".join(gathered))
-                gathered.clear()
-                gathered_since_s = time.monotonic()
-        _send(replies, b"".join(gathered))
+    while (request := _receive(requests)) is not None:
+        if not gathered:
+            gathered_since_s = time.monotonic()
+        gathered.append(pack(runner.answer(request, send_now)))
+        if time.monotonic() - gathered_since_s >= _GATHER_S or not waiting.poll(0):
+            send_now()
+
+
+def _receive(requests: int) -> ToRunner | None:
+    """The next request; `None` at the end of them."""
+    lengths = _read(requests, 2 * LENGTH_BYTES)
+    if not lengths:
+        return None
+    body, document = (
+        _read(requests, int.from_bytes(length, "little"))
+        for length in (lengths[:LENGTH_BYTES], lengths[LENGTH_BYTES:])
+    )
+    return unpack_request(body, document)
+
+
+def _read(descriptor: int, count: int) -> bytes:
+    """Exactly `count` bytes, or nothing if they end before. What the pipe holds whole is copied once."""
+    first = os.read(descriptor, min(count, _READ_BYTES))
+    if len(first) == count or not first:
+        return first
+    pieces, missing = [first], count - len(first)
+    while missing:
+        pieces.append(os.read(descriptor, min(missing, _READ_BYTES)))
+        if not pieces[-1]:
+            return b""
+        missing -= len(pieces[-1])
+    return b"".join(pieces)
 
 
 def _take_pipes() -> tuple[int, int]:

@@ -1,8 +1,9 @@
 """What the agent and its runners say to each other over the runner's pipes.
 
-Each message is msgpack behind its length (4 bytes, little-endian). The runner is not believed: the agent
-bounds the length before it reads, and decodes strictly. Requests are answered in order, one reply each;
-before its reply, a long run says how far it has come.
+Each message is msgpack behind its length (4 bytes, little-endian). A request also states the length of the
+input document, which comes behind it as it is, so that the runner reads it to where it stays. The runner is
+not believed: the agent bounds the length before it reads, and decodes strictly. Requests are answered in
+order, one reply each; before its reply, a long run says how far it has come.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from tradepost_worker.lockdown import Isolation
 from tradepost_worker.pipeline_run import PipelineRun
 
 LENGTH_BYTES: Final = 4
-LENGTH_MAX: Final = (1 << 8 * LENGTH_BYTES) - 1
 
 #: Compiled code that passes between agent and runner with one pipeline; more is compiled each time.
 COMPILED_BYTES_MAX: Final = 32 << 20
@@ -91,10 +91,23 @@ _to_runner: msgspec.msgpack.Decoder[ToRunner] = msgspec.msgpack.Decoder(ToRunner
 _from_runner: msgspec.msgpack.Decoder[FromRunner] = msgspec.msgpack.Decoder(FromRunner)
 
 
-def pack(message: ToRunner | FromRunner) -> bytes:
+def pack(message: FromRunner) -> bytes:
     """The message behind its length."""
     body = _encoder.encode(message)
-    return len(body).to_bytes(LENGTH_BYTES, "little") + body
+    return _length(body) + body
+
+
+def pack_request(message: ToRunner) -> bytes:
+    """The message behind two lengths, and its document behind it."""
+    document = b""
+    if isinstance(message, Run):
+        document, message = message.document, msgspec.structs.replace(message, document=b"")
+    body = _encoder.encode(message)
+    return b"".join((_length(body), _length(document), body, document))
+
+
+def _length(data: bytes) -> bytes:
+    return len(data).to_bytes(LENGTH_BYTES, "little")
 
 
 class MessageBuffer:
@@ -123,9 +136,10 @@ class MessageBuffer:
         return memoryview(whole)[LENGTH_BYTES:end]
 
 
-def unpack_for_runner(body: bytes | memoryview) -> ToRunner:
+def unpack_request(body: bytes, document: bytes) -> ToRunner:
     """A message from the agent."""
-    return _to_runner.decode(body)
+    message = _to_runner.decode(body)
+    return msgspec.structs.replace(message, document=document) if isinstance(message, Run) else message
 
 
 def unpack_from_runner(body: bytes | memoryview) -> FromRunner:

@@ -51,7 +51,7 @@ from tradepost_worker.runner_messages import (
     Refused,
     Run,
     ToRunner,
-    pack,
+    pack_request,
     unpack_from_runner,
 )
 
@@ -282,7 +282,7 @@ class RunnerProcess(asyncio.SubprocessProtocol):
     ) -> FromRunner:
         if self._failure is not None:
             raise RunnerInterrupted(str(self._failure))
-        self._outgoing.append(pack(message))
+        self._outgoing.append(pack_request(message))
         if len(self._outgoing) == 1:
             self._loop.call_soon(self._flush)
         return await self._expect(_Request(self._loop.create_future(), wall_s_max, phase, on_stages))
