@@ -10,7 +10,7 @@ import pytest
 from wasmtime import Module
 
 import tradepost_kernels
-from tradepost.errors import LoadingTooCostly, RunnerFailed
+from tradepost.errors import PipelineTooCostly, RunnerFailed
 from tradepost.protocol import Deliver
 from tradepost_worker import control_group, wasm_profile
 from tradepost_worker.compile_cache import CompileCache
@@ -60,7 +60,7 @@ def file_of(cache_folder: Path) -> Path:
 
 
 async def test_the_second_runner_compiles_nothing(run: Run, cache: CompileCache) -> None:
-    with pytest.raises(LoadingTooCostly):  # so a runner without a compiler does fail
+    with pytest.raises(PipelineTooCostly):  # so a runner without a compiler does fail
         await run(NO_COMPILER)
     first = await run()
     second = await run(NO_COMPILER)
@@ -71,13 +71,13 @@ async def test_the_second_runner_compiles_nothing(run: Run, cache: CompileCache)
 
 async def test_every_kernel_of_a_pipeline_is_kept_for_that_pipeline(run: Run, cache: CompileCache) -> None:
     await run()
-    with pytest.raises(LoadingTooCostly):
+    with pytest.raises(PipelineTooCostly):
         await run(NO_COMPILER, kernel_pipeline(tradepost_kernels.load("noop"), name="another"))
 
 
 async def test_a_flipped_byte_is_never_deserialized(run: Run, cache: CompileCache, tmp_path: Path) -> None:
     await run()
-    with pytest.raises(LoadingTooCostly):  # so the spy does see what is deserialized
+    with pytest.raises(PipelineTooCostly):  # so the spy does see what is deserialized
         await run(NO_RESTORING)
     path = file_of(tmp_path / "compiled")
     code = bytearray(path.read_bytes())

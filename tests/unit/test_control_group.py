@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tradepost.errors import InvalidKernel, LoadingTooCostly, SandboxUnavailable
+from tradepost.errors import InvalidKernel, PipelineTooCostly, SandboxUnavailable
 from tradepost_worker import control_group, doctor
 from tradepost_worker.control_group import ControlGroup, ControlGroups, own_control_group, why_not
 from tradepost_worker.doctor import Health
@@ -206,7 +206,7 @@ async def test_a_runner_that_ran_out_of_memory_says_so(base: Path, monkeypatch: 
     )
     runner = await RunnerProcess.start(boot=boot, groups=ControlGroups.open(own=base))
     try:
-        with pytest.raises(LoadingTooCostly, match="killed by the system at its memory limit"):
+        with pytest.raises(PipelineTooCostly, match="killed by the system at its memory limit"):
             await runner.load(
                 pipeline.manifest, pipeline.artifacts, memory_bytes_max=1 << 20, output_bytes_max=1 << 20
             )

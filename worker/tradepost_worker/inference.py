@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from tradepost.errors import InvalidModel, LeaseTimeout, LoadingTooCostly, ModelFailure, NoEligibleWorker
+from tradepost.errors import InvalidModel, LeaseTimeout, ModelFailure, NoEligibleWorker, PipelineTooCostly
 from tradepost.manifest import ConditionalOperator
 from tradepost.onnx_profile import ELEMENTS_MAX, check_model
 from tradepost.tensors import Tensor
@@ -72,7 +72,7 @@ class Inference:
     ) -> Model:
         """Check a model (`check_model`) and load it on the first of `providers` that this device has.
 
-        Raises `InvalidModel`, `NoEligibleWorker` if the device has none of them, or `LoadingTooCostly`.
+        Raises `InvalidModel`, `NoEligibleWorker` if the device has none of them, or `PipelineTooCostly`.
         """
         check_model(model, conditional_operators=conditional_operators, elements_max=elements_max)
         wanted = [PROVIDERS[name] for name in providers if name in self.providers]
@@ -81,9 +81,7 @@ class Inference:
         try:
             session = onnxruntime.InferenceSession(model, self._options(wanted), providers=wanted)
         except Exception as error:  # onnxruntime's errors have no base class of their own
-            if any(words in str(error) for words in _NO_MEMORY):
-                raise LoadingTooCostly(_detail(error)) from None
-            raise InvalidModel(_detail(error)) from None
+            raise (PipelineTooCostly if _lacks_memory(error) else InvalidModel)(_detail(error)) from None
         # Else a failing provider would be replaced by another one in mid-run, unseen.
         session.disable_fallback()
         return Model(session, self._deadline)
@@ -117,7 +115,10 @@ class Model:
     def run(
         self, feeds: Mapping[str, Tensor], outputs: Iterable[str], *, wall_s_max: float
     ) -> dict[str, Tensor]:
-        """The named graph outputs. Raises `ModelFailure`, or `LeaseTimeout` at the deadline."""
+        """The named graph outputs.
+
+        Raises `ModelFailure`, `PipelineTooCostly` where memory runs out, or `LeaseTimeout` at the deadline.
+        """
         names = list(outputs)
         options = onnxruntime.RunOptions()
         options.log_severity_level = _LOG_NOTHING
@@ -131,7 +132,7 @@ class Model:
         except Exception as error:  # as above; a stranger's model and input can cause any of them
             if options.terminate:
                 raise LeaseTimeout(f"the model still ran after {wall_s_max:g} s") from None
-            raise ModelFailure(_detail(error)) from None
+            raise (PipelineTooCostly if _lacks_memory(error) else ModelFailure)(_detail(error)) from None
         for name, value in zip(names, values, strict=True):
             if not isinstance(value, np.ndarray):
                 raise ModelFailure(f"its output {name!r} is a {type(value).__name__}, not a tensor")
@@ -146,7 +147,7 @@ def probe_providers(inference: Inference) -> tuple[str, ...]:
         try:
             model = inference.load(PROBE_MODEL, providers=[name])
             result = model.run({"x": feed}, ["y"], wall_s_max=math.inf)["y"]
-        except (InvalidModel, ModelFailure, LeaseTimeout):
+        except (InvalidModel, ModelFailure, PipelineTooCostly, LeaseTimeout):
             continue
         if model.provider == name and result.tolist() == [2.0]:
             working.append(name)
@@ -162,6 +163,10 @@ def _provider_that_runs(session: onnxruntime.InferenceSession) -> str:
     if not nodes:  # every node was folded into constants
         return _NAMES[session.get_providers()[0]]
     return "+".join(sorted(nodes, key=lambda name: (-nodes[name], name)))
+
+
+def _lacks_memory(error: Exception) -> bool:
+    return any(words in str(error) for words in _NO_MEMORY)
 
 
 def _detail(error: Exception) -> str:

@@ -27,8 +27,8 @@ from tradepost.errors import (
     InvalidInput,
     InvalidTensorDocument,
     LeaseTimeout,
-    LoadingTooCostly,
     NoEligibleWorker,
+    PipelineTooCostly,
     Problem,
     RunnerFailed,
     SandboxUnavailable,
@@ -87,8 +87,14 @@ _ENVIRONMENT: Final = {
 
 
 #: With what a runner may refuse to load, and to run.
-_LOAD_REFUSALS: Final = (StageFailure, NoEligibleWorker, LoadingTooCostly)
-_RUN_REFUSALS: Final = (InvalidInput, InvalidTensorDocument, LeaseTimeout, SandboxUnavailable)
+_LOAD_REFUSALS: Final = (StageFailure, NoEligibleWorker, PipelineTooCostly)
+_RUN_REFUSALS: Final = (
+    InvalidInput,
+    InvalidTensorDocument,
+    LeaseTimeout,
+    PipelineTooCostly,
+    SandboxUnavailable,
+)
 
 
 _Phase = Literal["start", "load", "run"]
@@ -197,7 +203,7 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         `compiled` is code that an earlier runner of the same pipeline returned from here, by CID; what is
         returned now is the code of the kernels that had to be compiled. It is whatever the runner says.
 
-        Raises `StageFailure` for an artifact that loads nowhere, `NoEligibleWorker`, `LoadingTooCostly` if
+        Raises `StageFailure` for an artifact that loads nowhere, `NoEligibleWorker`, `PipelineTooCostly` if
         the runner ends or takes more than `load_s_max` seconds, or `RunnerFailed`.
         """
         self._memory = MemoryLimit(self.pid)
@@ -380,7 +386,7 @@ class RunnerProcess(asyncio.SubprocessProtocol):
             self._fail(RunnerFailed(f"it did not start within {head.wall_s_max:g} s"))
         else:
             what = f"killed after {head.killed_after_s:.1f} s of its {head.phase}"
-            self._fail(LoadingTooCostly(what) if head.phase == "load" else LeaseTimeout(what))
+            self._fail(PipelineTooCostly(what) if head.phase == "load" else LeaseTimeout(what))
 
     def _check_memory(self) -> None:
         self._memory_check = None
@@ -393,7 +399,7 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         """The end of this process, which says little while it loads: how much an artifact takes differs by
         device, and so does how a compiler or onnxruntime dies of it. Neither side is to blame then."""
         is_loading = bool(self._requests) and self._requests[0].phase == "load"
-        return LoadingTooCostly(what) if is_loading else RunnerFailed(what)
+        return PipelineTooCostly(what) if is_loading else RunnerFailed(what)
 
     def _fail(self, error: TradepostError) -> TradepostError:
         """Kill the process; the first reason counts. Returns the error."""

@@ -28,7 +28,7 @@ from tradepost.errors import (
     KernelOutOfFuel,
     KernelTrap,
     LeaseTimeout,
-    LoadingTooCostly,
+    PipelineTooCostly,
     SandboxUnavailable,
     TradepostError,
 )
@@ -85,7 +85,7 @@ class Sandbox:
     def load(self, wasm: bytes, compiled: bytes | None = None) -> Kernel:
         """Check a kernel, and compile it unless `compiled` fits this engine.
 
-        Raises `InvalidKernel`, or `LoadingTooCostly` for a valid module that this device cannot compile.
+        Raises `InvalidKernel`, or `PipelineTooCostly` for a valid module that this device cannot compile.
 
         Compiling a stranger's module costs time and memory in proportion to its size: do it in a process
         that may be lost. `compiled` is native code that will run as it is: it must come from a kernel's
@@ -116,7 +116,7 @@ class Sandbox:
         except WasmtimeError as error:
             self._require_valid(wasm)
             # Code that cannot be mapped, for example, which says nothing of the module.
-            raise LoadingTooCostly(f"a valid module does not compile here: {error!s:.500}") from None
+            raise PipelineTooCostly(f"a valid module does not compile here: {error!s:.500}") from None
 
     def _require_valid(self, wasm: bytes) -> None:
         try:

@@ -45,12 +45,12 @@ class LeaseTimeout(TradepostError):
     default_hint = "Raise limits.wall_ms in pipeline.toml, or make the stage faster."
 
 
-class LoadingTooCostly(TradepostError):
-    """This pipeline takes more to load than this device, or its compiler, can give."""
+class PipelineTooCostly(TradepostError):
+    """This pipeline takes more memory or time than this device, or its compiler, can give."""
 
     fault = Fault.MARKET
     status = 409
-    default_hint = "A device with more memory may load it; a smaller artifact loads on more devices."
+    default_hint = "A device with more memory may run it; a smaller artifact fits more devices."
 
 
 class WorkerLost(TradepostError):

@@ -26,7 +26,7 @@ INVALID_KERNEL: Final = "invalid-kernel"
 INVALID_MODEL: Final = "invalid-model"
 TIMEOUT: Final = "lease-timeout"
 TRAP: Final = "kernel-trap"
-TOO_COSTLY: Final = "loading-too-costly"
+TOO_COSTLY: Final = "pipeline-too-costly"
 
 MEMORY_BYTES: Final = 64 << 20
 _OUTPUT_BYTES: Final = 1 << 20
