@@ -215,7 +215,7 @@ async def _fetcher(
     async with aiohttp.ClientSession() as session:
         sources: list[Source] = [GatewaySource(url, session=session) for url in gateways or ()]
         if kubo is not None:
-            sources.append(KuboSource(Kubo(kubo)))
+            sources.append(KuboSource(kubo, session=session))
         yield Fetcher(sources, store=store)
 
 
