@@ -123,6 +123,25 @@ def test_a_bad_disk_is_found_and_what_it_changed_can_be_put_again(
     assert store.get(cid(1)) == block(1)
 
 
+def test_putting_a_block_that_the_disk_changed_replaces_it(store: FolderStore, tmp_path: Path) -> None:
+    put(store, 1)
+    block_path(tmp_path, cid(1)).write_bytes(block(2))
+    put(store, 1)
+    assert store.get(cid(1)) == block(1)
+    assert store.bytes_used == 100
+
+
+def test_a_leaf_that_the_disk_changed_is_not_pinned(store: FolderStore, tmp_path: Path) -> None:
+    put(store, 1)
+    root = folder_of(store, cid(1))
+    block_path(tmp_path, cid(1)).write_bytes(block(2))
+    with pytest.raises(UnknownCid, match="as it was put"):
+        store.pin(root)
+    assert store.pins() == []
+    put(store, 1)
+    store.pin(root)
+
+
 # The budget
 
 
@@ -240,6 +259,60 @@ def test_gc_forgets_all_but_what_is_pinned(store: FolderStore) -> None:
     assert held(store) == {root, cid(0)}
     assert store.bytes_used == used - 400
     assert store.pins() == [root]
+
+
+def test_gc_during_an_addition_loses_nothing_of_it(make: Callable[..., FolderStore]) -> None:
+    adder, other = make(), make()
+    put(adder, 0, 1)  # before: what of it is put again is a part of the addition
+    with adder.adding():
+        put(adder, 1, 2)
+        assert other.gc() == (1, 100)
+        with other.adding():  # began later, and ends first
+            put(other, 3)
+        root = folder_of(adder, cid(1), cid(2))
+        assert other.gc() == (0, 0)
+        adder.pin(root)
+    assert other.gc() == (1, 100)
+    assert held(adder) == {root, *names(1, 2)}
+
+
+def test_room_is_not_made_from_what_is_being_added(make: Callable[..., FolderStore]) -> None:
+    adder, other = make(), make()
+    put(other, *range(4))
+    with adder.adding():
+        put(adder, *range(10, 16))
+        put(other, *range(20, 24))  # in place of 0 to 3; nobody can tell whose they are
+        assert held(adder) == names(*range(10, 16), *range(20, 24))
+        for store in (adder, other):
+            with pytest.raises(ContentStoreFull, match="being added"):
+                put(store, 30)
+    put(other, 30)
+    assert held(adder) == names(*range(11, 16), *range(20, 24), 30)
+
+
+ADD_AND_HANG = """
+import sys
+from pathlib import Path
+from tradepost.content import FolderStore, cid_of_block
+store = FolderStore(Path(sys.argv[1]), bytes_max=20_000)
+with store.adding():
+    store.put(cid_of_block(b"added", "raw"), b"added")
+    print("added", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_an_addition_protects_as_long_as_its_process_lives(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", ADD_AND_HANG, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        store = FolderStore(tmp_path, bytes_max=20_000)
+        assert store.gc() == (0, 0)
+        process.kill()
+    assert store.gc() == (1, 5)
+    assert list((tmp_path / "adding").iterdir()) == []
 
 
 def test_verify_tells_what_is_bad_and_what_is_missing(store: FolderStore, tmp_path: Path) -> None:
