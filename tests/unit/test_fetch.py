@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
 from pathlib import Path
 
 import aiohttp
@@ -128,6 +129,28 @@ async def test_progress_tells_what_the_root_declares(store: FolderStore) -> None
     cid, blocks = stored()
     fetched = await Fetcher([Scripted(blocks)], store=store).fetch(cid, bytes_max=1 << 30)
     assert fetched.bytes_total == fetched.bytes
+
+
+@pytest.mark.parametrize("size", [100, len(CONTENT)])
+async def test_reading_a_file_tells_how_far_it_is(size: int) -> None:
+    cid, blocks = stored(CONTENT[:size])
+    tree_bytes = sum(map(len, blocks.values()))
+    seen: list[Progress] = []
+    fetcher = Fetcher([Scripted(blocks)])
+    assert await fetcher.read_file(cid, bytes_max=size, on_progress=seen.append) == CONTENT[:size]
+    assert [one.blocks for one in seen] == list(range(1, len(blocks) + 1))
+    assert [one.bytes for one in seen] == sorted(one.bytes for one in seen)
+    assert {one.bytes_total for one in seen} == {tree_bytes}
+    assert seen[-1].bytes == tree_bytes
+
+
+async def test_a_file_that_is_streamed_tells_as_it_goes() -> None:
+    cid, blocks = stored()
+    seen: list[Progress] = []
+    fetcher = Fetcher([Scripted(blocks)], limits=FetchLimits(parallel=2))
+    async with aclosing(fetcher.stream_file(cid, bytes_max=1 << 30, on_progress=seen.append)) as parts:
+        assert await anext(parts) == CONTENT[:CHUNK_BYTES]
+        assert 2 <= len(seen) < len(blocks)  # the root and the first leaf, and not all
 
 
 async def test_what_arrived_before_a_break_is_not_asked_for_again(store: FolderStore) -> None:
