@@ -2,7 +2,7 @@
 
 When a block does not fit, those that were used longest ago go, except what is pinned: a pin on a root keeps
 every block that its links lead to, and `adding` what is put until it can be pinned. Reading hashes again, so
-a bad disk is found, never believed. What lies where, and why a crash cannot tear a block, is in `block_files`.
+a bad disk is found, never believed. What lies where, and why a crash tears no block, is in `block_files`.
 """
 
 from __future__ import annotations
