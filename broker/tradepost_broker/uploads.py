@@ -16,7 +16,7 @@ from typing import Final
 from sqlalchemy import func, select
 
 from tradepost.content import Cid, FolderStore, codec_of, parse_cid, read_file, verify_block
-from tradepost.content.files import stream_file
+from tradepost.content.files import FILE_BLOCKS_MAX, stream_file
 from tradepost.content.unixfs import decode_file_node
 from tradepost.errors import ContentMismatch, InvalidCid, InvariantBroken, QuotaExceeded, UnknownCid
 from tradepost_broker.engine import Engine
@@ -28,8 +28,6 @@ from tradepost_broker.work import Drop, Keep
 _TREES_KEPT: Final = 256
 _DROPPED_AT_ONCE: Final = 1_000
 _HOLDERS_KEPT: Final = 10_000
-#: Blocks of one file: 64 GiB in chunks of 256 KiB would have more.
-_TREE_BLOCKS_MAX: Final = 1 << 18
 #: Outputs were checked against their pipeline's limit when they were delivered.
 _OUTPUT_BYTES_MAX: Final = 1 << 53
 
@@ -187,8 +185,8 @@ class Uploads:
                 links = {link.cid for link in decode_file_node(await self.read(cid))} - seen
                 seen |= links
                 waiting += links
-                if len(seen) > _TREE_BLOCKS_MAX:
-                    raise ContentMismatch(f"{root} has more than {_TREE_BLOCKS_MAX:,} blocks")
+                if len(seen) > FILE_BLOCKS_MAX:
+                    raise ContentMismatch(f"{root} has more than {FILE_BLOCKS_MAX:,} blocks")
             elif codec != "raw":
                 raise InvalidCid(f"{cid} is {codec}, which is no file")
         return sizes

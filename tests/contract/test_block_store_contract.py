@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import aiohttp
 import dag_cbor
 import pytest
 from multiformats import CID
@@ -15,8 +16,10 @@ from tradepost.content import Cid, FolderStore, add_bytes, cid_of_block, read_fi
 from tradepost.content.car import encode_header, encode_section, import_car
 from tradepost.content.directories import add_path, list_directory
 from tradepost.content.export import export_car
+from tradepost.content.fetch import Fetcher
 from tradepost.content.files import Get, stream_file
 from tradepost.content.kubo import Kubo
+from tradepost.content.sources import KuboSource
 from tradepost.content.store import PinningStore
 from tradepost.errors import ContentMismatch, InvalidCid, TradepostError, UnknownCid
 from tradepost.testing.kubo_daemon import KuboDaemon
@@ -197,6 +200,16 @@ def test_a_bad_car_is_refused(subject: Subject, tree: Path, change: str) -> None
     bad = {"cut off": car[:-1], "a byte changed": car[:-1] + bytes((car[-1] ^ 1,)), "no CAR": b"car" * 100}
     with pytest.raises(TradepostError):
         subject.import_car(bad[change])
+
+
+async def test_a_daemon_is_a_source_of_what_it_has(kubo_daemon: KuboDaemon) -> None:
+    cid = cid_of_block(b"a block to be fetched", "raw")
+    Kubo(kubo_daemon.api).put(cid, b"a block to be fetched")
+    async with aiohttp.ClientSession() as session:
+        fetcher = Fetcher([KuboSource(kubo_daemon.api, session=session)])
+        assert await fetcher.get(cid) == b"a block to be fetched"
+        with pytest.raises(UnknownCid):
+            await fetcher.get(cid_of_block(b"nobody has this", "raw"))
 
 
 def test_a_daemon_that_is_away_is_a_typed_error() -> None:

@@ -76,3 +76,15 @@ async def test_a_cached_block_that_the_disk_changed_is_fetched_again(bench: Agen
     async with bench.agent():
         await bench.connected()
         await bench.returned()
+
+
+async def test_a_fetch_that_takes_long_is_told_of(
+    bench: AgentBench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("tradepost_worker.fetch_log.INTERVAL_S", 0.0)
+    caplog.set_level("INFO")
+    async with bench.agent():
+        await bench.connected()
+        await bench.returned()
+    lines = [record for record in caplog.records if record.__dict__.get("action") == "artifact_fetching"]
+    assert {line.__dict__["artifact"] for line in lines} == set(NOOP.artifacts)

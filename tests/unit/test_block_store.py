@@ -123,6 +123,25 @@ def test_a_bad_disk_is_found_and_what_it_changed_can_be_put_again(
     assert store.get(cid(1)) == block(1)
 
 
+def test_putting_a_block_that_the_disk_changed_replaces_it(store: FolderStore, tmp_path: Path) -> None:
+    put(store, 1)
+    block_path(tmp_path, cid(1)).write_bytes(block(2))
+    put(store, 1)
+    assert store.get(cid(1)) == block(1)
+    assert store.bytes_used == 100
+
+
+def test_a_leaf_that_the_disk_changed_is_not_pinned(store: FolderStore, tmp_path: Path) -> None:
+    put(store, 1)
+    root = folder_of(store, cid(1))
+    block_path(tmp_path, cid(1)).write_bytes(block(2))
+    with pytest.raises(UnknownCid, match="as it was put"):
+        store.pin(root)
+    assert store.pins() == []
+    put(store, 1)
+    store.pin(root)
+
+
 # The budget
 
 

@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from tradepost.commands.content import app
-from tradepost.content import FolderStore, cid_of_block
+from tradepost.content import Cid, FolderStore, cid_of_block
+from tradepost.content.car import encode_header, encode_section
 from tradepost.content.dag_pb import PbLink
 from tradepost.content.directories import add_path
 from tradepost.content.kubo import Kubo
@@ -131,6 +132,31 @@ def test_what_does_not_fit_is_not_half_kept(run: Run, tree: Path) -> None:
     root = run("add", tree).stdout.strip()
     with pytest.raises(ContentTooLarge):
         run("get", root, "--bytes-max", "1000", "-o", "nowhere")
+
+
+def test_gc_between_putting_and_pinning_loses_nothing(
+    run: Run, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pin = FolderStore.pin
+
+    def pin_late(store: FolderStore, root: Cid) -> None:
+        assert json.loads(run("gc", "--json").stdout) == {"blocks": 0, "bytes": 0}
+        pin(store, root)
+
+    monkeypatch.setattr(FolderStore, "pin", pin_late)
+    root = run("add", tree).stdout.strip()
+    assert run("ls").stdout.startswith(root)
+
+
+def test_a_car_of_a_part_is_not_pinned(run: Run, tmp_path: Path) -> None:
+    root_block = encode_directory([PbLink(cid_of_block(b"elsewhere", "raw"), "leaf", 9)])
+    root = cid_of_block(root_block, "dag-pb")
+    car = tmp_path / "part.car"
+    car.write_bytes(encode_header((root,)) + encode_section(root, root_block))
+    with pytest.raises(UnknownCid, match="below") as caught:
+        run("add", "--car", car)
+    assert "--no-pin" in caught.value.hint
+    assert run("add", "--car", car, "--no-pin").stdout.strip() == root
 
 
 def test_what_is_refused(run: Run, tree: Path, tmp_path: Path) -> None:

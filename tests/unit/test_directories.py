@@ -241,6 +241,32 @@ def test_nothing_is_written_over(tmp_path: Path, blocks: Blocks) -> None:
             run_extract(LEAF, blocks, tmp_path / name)
 
 
+@pytest.mark.parametrize("content", ["file", "directory"])
+@pytest.mark.parametrize("theirs", ["file", "directory", "link"])
+def test_what_is_made_there_meanwhile_is_not_written_over(
+    tmp_path: Path, blocks: Blocks, content: str, theirs: str
+) -> None:
+    roots = {"file": LEAF, "directory": blocks.directory()}
+    make: dict[str, Callable[[Path], object]] = {
+        "file": lambda path: path.write_bytes(b"theirs"),
+        "directory": Path.mkdir,
+        "link": lambda path: path.symlink_to("theirs"),
+    }
+    destination = tmp_path / "out"
+
+    async def get(cid: Cid) -> bytes:
+        if theirs in make:
+            make.pop(theirs)(destination)
+        return blocks[cid]
+
+    with pytest.raises(UnreadableContent, match="exists already"):
+        asyncio.run(extract(roots[content], get, destination, bytes_max=100))
+    assert os.listdir(tmp_path) == ["out"]
+    assert destination.is_symlink() == (theirs == "link")
+    if theirs == "file":
+        assert destination.read_bytes() == b"theirs"
+
+
 def test_extraction_is_bounded(tmp_path: Path, blocks: Blocks) -> None:
     root = blocks.directory(a=LEAF, b=LEAF, c=LEAF)
     with pytest.raises(ContentTooLarge):

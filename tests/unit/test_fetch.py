@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-import threading
-from collections.abc import AsyncGenerator
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
 from pathlib import Path
 
 import aiohttp
@@ -24,7 +27,6 @@ from tradepost.errors import (
     InsecureTransport,
     InvalidDag,
     InvalidSettings,
-    KuboFailed,
     SourceFailed,
     UnknownCid,
 )
@@ -127,6 +129,28 @@ async def test_progress_tells_what_the_root_declares(store: FolderStore) -> None
     cid, blocks = stored()
     fetched = await Fetcher([Scripted(blocks)], store=store).fetch(cid, bytes_max=1 << 30)
     assert fetched.bytes_total == fetched.bytes
+
+
+@pytest.mark.parametrize("size", [100, len(CONTENT)])
+async def test_reading_a_file_tells_how_far_it_is(size: int) -> None:
+    cid, blocks = stored(CONTENT[:size])
+    tree_bytes = sum(map(len, blocks.values()))
+    seen: list[Progress] = []
+    fetcher = Fetcher([Scripted(blocks)])
+    assert await fetcher.read_file(cid, bytes_max=size, on_progress=seen.append) == CONTENT[:size]
+    assert [one.blocks for one in seen] == list(range(1, len(blocks) + 1))
+    assert [one.bytes for one in seen] == sorted(one.bytes for one in seen)
+    assert {one.bytes_total for one in seen} == {tree_bytes}
+    assert seen[-1].bytes == tree_bytes
+
+
+async def test_a_file_that_is_streamed_tells_as_it_goes() -> None:
+    cid, blocks = stored()
+    seen: list[Progress] = []
+    fetcher = Fetcher([Scripted(blocks)], limits=FetchLimits(parallel=2))
+    async with aclosing(fetcher.stream_file(cid, bytes_max=1 << 30, on_progress=seen.append)) as parts:
+        assert await anext(parts) == CONTENT[:CHUNK_BYTES]
+        assert 2 <= len(seen) < len(blocks)  # the root and the first leaf, and not all
 
 
 async def test_what_arrived_before_a_break_is_not_asked_for_again(store: FolderStore) -> None:
@@ -285,35 +309,53 @@ async def test_a_gateway_and_a_store_are_sources(store: FolderStore, tmp_path: P
     assert local.standings[0].lies == 0
 
 
-class HangingKubo:
-    """A daemon that asks its peers, and asks, and asks."""
-
-    name = "kubo"
-
-    def __init__(self) -> None:
-        self.given_up = threading.Event()
-
-    def get(self, cid: Cid) -> bytes:
-        self.given_up.wait()
-        raise KuboFailed("nobody has it")
+@pytest.fixture
+def hanging_kubo() -> Iterator[str]:
+    """The address of a daemon that asks its peers, and asks, and asks: the kernel accepts, nobody answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=256) as server:
+        yield f"/ip4/127.0.0.1/tcp/{server.getsockname()[1]}"
 
 
-async def test_a_daemon_that_hangs_does_not_hold_up_the_others(store: FolderStore) -> None:
+async def test_a_daemon_that_hangs_does_not_hold_up_the_others(store: FolderStore, hanging_kubo: str) -> None:
     _, blocks = stored()
     for cid, block in blocks.items():
         store.put(cid, block)
-    kubo = HangingKubo()
-    sources = [KuboSource(kubo), StoreSource(store, name="here")]  # type: ignore[arg-type]
-    # More at once than there are threads for everybody.
-    fetcher = Fetcher(sources, limits=FetchLimits(parallel=64, stall_s=1.0))
-    wanted = [cid for cid in blocks for _ in range(3)]
-    try:
+    async with aiohttp.ClientSession() as session:
+        sources = [KuboSource(hanging_kubo, session=session), StoreSource(store, name="here")]
+        # More at once than there are threads for everybody.
+        fetcher = Fetcher(sources, limits=FetchLimits(parallel=64, stall_s=1.0))
+        wanted = [cid for cid in blocks for _ in range(3)]
         got = await asyncio.gather(*map(fetcher.get, wanted))
-    finally:
-        kubo.given_up.set()
     assert got == [blocks[cid] for cid in wanted]
     assert fetcher.standings[0].failures > 0
     assert fetcher.standings[1].failures == 0
+
+
+GIVE_UP = """
+import asyncio, sys
+import aiohttp
+from tradepost.content import cid_of_block
+from tradepost.content.fetch import Fetcher, FetchLimits
+from tradepost.content.sources import KuboSource
+from tradepost.errors import ContentUnavailable
+
+async def main():
+    async with aiohttp.ClientSession() as session:
+        fetcher = Fetcher([KuboSource(sys.argv[1], session=session)], limits=FetchLimits(stall_s=0.1))
+        try:
+            await fetcher.get(cid_of_block(b"nobody has it", "raw"))
+        except ContentUnavailable:
+            print("gave up")
+
+asyncio.run(main())
+"""
+
+
+def test_a_process_ends_although_the_daemon_it_asked_hangs(hanging_kubo: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", GIVE_UP, hanging_kubo], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stdout == "gave up\n"
 
 
 async def test_ten_thousand_links_and_a_deep_chain_are_bounded(store: FolderStore) -> None:

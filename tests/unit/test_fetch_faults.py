@@ -8,6 +8,7 @@ import io
 import random
 import socket
 import struct
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from tradepost.content.car import encode_header, encode_section, import_car
 from tradepost.content.dag_pb import PbLink, bytes_field, varint_field
 from tradepost.content.extract import extract
 from tradepost.content.fetch import Fetcher, FetchLimits
-from tradepost.content.sources import GatewaySource, StoreSource
+from tradepost.content.sources import GatewaySource, KuboSource, Source, StoreSource
 from tradepost.content.standings import Standing
 from tradepost.content.unixfs import Link, encode_directory, encode_file_node
 from tradepost.errors import ContentUnavailable, InvalidDag, TradepostError, UnknownCid, UnsafeName
@@ -32,6 +33,8 @@ BLOCK = random.Random(5).randbytes(262_144)
 CID = cid_of_block(BLOCK, "raw")
 BOMB = gzip.compress(bytes(64 << 20), compresslevel=1)
 SENT_BYTES_MAX = 32 << 20  # by a server that never ends, until it notices that nobody listens
+
+PEAK_BYTES_MAX = 8 << 20  # what both ends allocate: a block at its largest, and buffers
 
 
 class Clock:
@@ -114,7 +117,7 @@ async def scripted(script: Script, clock: Clock | None = None) -> AsyncIterator[
 
 
 async def honest(peer: Peer) -> None:
-    await peer.head(f"Content-Length: {len(BLOCK)}")
+    await peer.head(f"Content-Length: {len(BLOCK)}", "Connection: close")
     await peer.send(BLOCK)
 
 
@@ -264,8 +267,21 @@ LIES = {
 }
 
 
+SourceAt = Callable[[str, aiohttp.ClientSession], Source]
+
+
+def kubo_at(url: str, session: aiohttp.ClientSession) -> Source:
+    """A daemon's RPC API in place of the gateway at this URL."""
+    return KuboSource(f"/ip4/127.0.0.1/tcp/{url.rpartition(':')[2]}", session=session)
+
+
+def gateway_at(url: str, session: aiohttp.ClientSession) -> Source:
+    return GatewaySource(url, session=session)
+
+
+@pytest.mark.parametrize("source_at", [gateway_at, kubo_at])
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-async def test_each_fault_fails_over_and_alone_is_a_typed_error(fault: Script) -> None:
+async def test_each_fault_fails_over_and_alone_is_a_typed_error(fault: Script, source_at: SourceAt) -> None:
     clock = Clock()
     limits = FetchLimits(stall_s=0.3 if fault.__name__.startswith("stall") else 30.0)
     async with (
@@ -273,7 +289,7 @@ async def test_each_fault_fails_over_and_alone_is_a_typed_error(fault: Script) -
         scripted(honest) as (good, _),
         aiohttp.ClientSession() as session,
     ):
-        sources = [GatewaySource(url, session=session) for url in (bad, good)]
+        sources = [source_at(url, session) for url in (bad, good)]
         fetcher = Fetcher(sources, limits=limits, clock=clock)
         assert await fetcher.get(CID) == BLOCK
         first, second = fetcher.standings
@@ -287,17 +303,29 @@ async def test_each_fault_fails_over_and_alone_is_a_typed_error(fault: Script) -
         alone = Fetcher(sources[:1], limits=limits, clock=clock)
         with pytest.raises(ContentUnavailable) as caught:
             await alone.get(CID)
-        assert bad in caught.value.detail
-        assert list(caught.value.facts["sources"]) == [bad]
+        assert sources[0].name in caught.value.detail
+        assert list(caught.value.facts["sources"]) == [sources[0].name]
         assert all(peer.sent_bytes <= SENT_BYTES_MAX for peer in peers)
 
 
-async def test_a_server_that_never_ends_is_cut_off_within_a_few_megabytes() -> None:
-    async with scripted(endless_body) as (url, peers), aiohttp.ClientSession() as session:
-        with pytest.raises(ContentUnavailable, match="more than a block"):
-            await Fetcher([GatewaySource(url, session=session)]).get(CID)
+@pytest.mark.parametrize("source_at", [gateway_at, kubo_at])
+@pytest.mark.parametrize(
+    "fault", [endless_body, endless_headers, length_of_a_terabyte, gzip_bomb, gzip_in_disguise]
+)
+async def test_a_server_that_never_ends_is_cut_off_within_a_few_megabytes(
+    fault: Script, source_at: SourceAt
+) -> None:
+    async with scripted(fault) as (url, peers), aiohttp.ClientSession() as session:
+        tracemalloc.start()
+        try:
+            with pytest.raises(ContentUnavailable):
+                await Fetcher([source_at(url, session)]).get(CID)
+            _, peak_bytes = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
         # What the kernel buffers on both ends comes on top of what was read.
         assert peers[0].sent_bytes <= BLOCK_BYTES_MAX + (16 << 20)
+        assert peak_bytes <= PEAK_BYTES_MAX
 
 
 async def test_a_liar_is_named_and_not_asked_again(caplog: pytest.LogCaptureFixture) -> None:
@@ -423,6 +451,22 @@ async def test_what_is_asked_for_is_a_raw_block_without_compression() -> None:
         assert "accept-encoding: identity\r\n" in request
         assert "accept: application/vnd.ipld.raw\r\n" in request
         assert "x-key: k\r\n" in request
+
+
+async def test_a_daemon_without_the_block_is_not_to_blame() -> None:
+    said = b'{"Message":"block was not found locally (offline): ipld: could not find it","Code":0}'
+
+    async def lacks(peer: Peer) -> None:
+        await peer.head(f"Content-Length: {len(said)}", status="500 Internal Server Error")
+        await peer.send(said)
+
+    async with scripted(lacks) as (url, peers), aiohttp.ClientSession() as session:
+        fetcher = Fetcher([kubo_at(url, session)])
+        with pytest.raises(UnknownCid):
+            await fetcher.get(CID)
+        assert fetcher.standings[0].failures == 0
+        assert peers[0].asked[0] == f"/api/v0/block/get?arg={CID}"
+        assert peers[0].asked[1].startswith("POST ")
 
 
 async def test_nobody_listening_is_a_typed_error() -> None:

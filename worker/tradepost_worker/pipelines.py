@@ -26,6 +26,7 @@ from tradepost_signing.publisher import Publisher
 from tradepost_signing.revocation import RevocationList
 from tradepost_signing.trust import TrustPolicy
 from tradepost_worker.broker_api import BrokerApi
+from tradepost_worker.fetch_log import FetchLog
 
 KERNEL_BYTES_MAX: Final = 64 << 20
 MODEL_BYTES_MAX: Final = 2 << 30  # more does not fit into one protobuf message either
@@ -181,8 +182,9 @@ class PipelineLibrary:
             else:
                 bytes_max = publisher.max_model_bytes or MODEL_BYTES_MAX
             try:
-                artifacts[stage.artifact] = await self._fetcher.read_file(
-                    Cid(stage.artifact), bytes_max=bytes_max
+                artifact = Cid(stage.artifact)
+                artifacts[artifact] = await self._fetcher.read_file(
+                    artifact, bytes_max=bytes_max, on_progress=FetchLog(artifact, stage=stage.name)
                 )
             except TradepostError as error:
                 error.stage = stage.name

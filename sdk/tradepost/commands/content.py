@@ -26,7 +26,6 @@ from tradepost.content.paths import resolve, split_path
 from tradepost.content.sources import GatewaySource, KuboSource, Source
 from tradepost.errors import (
     ContentMismatch,
-    ContentStoreFull,
     InvalidSettings,
     UnknownCid,
     UnreadableContent,
@@ -82,11 +81,14 @@ def add(
 ) -> None:
     """Add a file, a tree or a CAR to the store, or to a Kubo daemon; print its CID, or its roots."""
     target: FolderStore | Kubo = Kubo(kubo) if kubo else _open(store, budget)
-    with progress_bar("Adding", _file_bytes(path)) as on_bytes:
-        roots = _add_car(path, target) if car else (_add_tree(path, target, hidden, on_bytes),)
-    if pin:
-        for root in roots:
-            _pin_added(target, root)
+    # Another process may make room or run gc meanwhile; when a daemon does, is its owner's business.
+    protected = nullcontext() if isinstance(target, Kubo) else target.adding()
+    with protected:
+        with progress_bar("Adding", _file_bytes(path)) as on_bytes:
+            roots = _add_car(path, target) if car else (_add_tree(path, target, hidden, on_bytes),)
+        if pin:
+            for root in roots:
+                _pin_added(target, root)
     _tell({"roots": roots} if car else {"cid": roots[0]}, "\n".join(roots), as_json)
 
 
@@ -215,7 +217,7 @@ async def _fetcher(
     async with aiohttp.ClientSession() as session:
         sources: list[Source] = [GatewaySource(url, session=session) for url in gateways or ()]
         if kubo is not None:
-            sources.append(KuboSource(Kubo(kubo)))
+            sources.append(KuboSource(kubo, session=session))
         yield Fetcher(sources, store=store)
 
 
@@ -252,10 +254,8 @@ def _pin_added(target: FolderStore | Kubo, root: Cid) -> None:
     try:
         target.pin(root)
     except UnknownCid as error:
-        if isinstance(target, Kubo):
-            raise
-        detail = f"{error.detail}: it is larger than the budget, or the CAR was not whole"
-        raise ContentStoreFull(detail) from None
+        error.hint = "Add what is missing first, or only a part of the DAG with --no-pin."
+        raise
 
 
 async def _write(target: str, pieces: AsyncGenerator[bytes, None]) -> None:

@@ -1,7 +1,8 @@
 """Walking a DAG: which blocks belong to a root, found through the links of each, within limits.
 
-`DagWalk` decides and does no I/O, so that the store, the exporter and the fetcher share it, one block at a
-time or many at once. Links are hashes, so an honest DAG has no cycle; a set of what was seen ends any other.
+`DagWalk` decides and does no I/O, so that the exporter and the fetcher share it, one block at a time or many
+at once; pins, which pass over what is missing, share `links_of`. Links are hashes, so an honest DAG has no
+cycle; a set of what was seen ends any other.
 """
 
 from __future__ import annotations

@@ -62,7 +62,6 @@ async def extract(
     *,
     bytes_max: int,
     entries_max: int = ENTRIES_MAX,
-    ahead: int = 1,
     on_bytes: OnBytes | None = None,
 ) -> Extracted:
     """Write the file, directory or block at `cid` to `destination`, which must not exist yet.
@@ -70,34 +69,48 @@ async def extract(
     Raises `UnsafeName`, `ContentTooLarge` beyond `bytes_max` or `entries_max`, `InvalidDag`, and
     `UnreadableContent` where the disk refuses; then nothing is left behind.
     """
-    writer = _Writer(get, bytes_max=bytes_max, entries_max=entries_max, ahead=ahead, on_bytes=on_bytes)
+    writer = _Writer(get, bytes_max=bytes_max, entries_max=entries_max, on_bytes=on_bytes)
     try:
         _refuse_existing(destination)
         aside = Path(tempfile.mkdtemp(prefix=f".{destination.name[:100]}-", dir=destination.parent))
         try:
             await writer.write(cid, aside / "content")
-            os.rename(aside / "content", destination)
+            _move(aside / "content", destination)
         finally:
             shutil.rmtree(aside)
+    except FileExistsError:
+        raise UnreadableContent(
+            f"{destination} exists already", hint="Name a path that does not exist."
+        ) from None
     except OSError as error:
         raise UnreadableContent(str(error)) from None
     return writer.done
 
 
 def _refuse_existing(destination: Path) -> None:
+    """Tell before anything is fetched. What holds is `_move`."""
     if os.path.lexists(destination):
-        raise UnreadableContent(f"{destination} exists already", hint="Name a path that does not exist.")
+        raise FileExistsError(destination)
+
+
+def _move(content: Path, destination: Path) -> None:
+    """Give a file or a directory its name. Raises `FileExistsError` if the name is taken by then.
+
+    `rename` replaces a file, or an empty directory. So the name is taken first, by what may be replaced.
+    """
+    if content.is_dir():
+        destination.mkdir()
+    else:
+        destination.touch(exist_ok=False)
+    content.rename(destination)
 
 
 class _Writer:
-    def __init__(
-        self, get: Get, *, bytes_max: int, entries_max: int, ahead: int, on_bytes: OnBytes | None
-    ) -> None:
+    def __init__(self, get: Get, *, bytes_max: int, entries_max: int, on_bytes: OnBytes | None) -> None:
         self.done = Extracted()
         self._get = get
         self._bytes_max = bytes_max
         self._entries_left = entries_max
-        self._ahead = ahead
         self._on_bytes = on_bytes
 
     async def write(self, root: Cid, top: Path) -> None:
@@ -133,7 +146,7 @@ class _Writer:
     async def _file(self, cid: Cid, path: Path) -> None:
         left = self._bytes_max - self.done.bytes
         with path.open("xb") as file:
-            async with aclosing(stream_file(cid, self._get, bytes_max=left, ahead=self._ahead)) as parts:
+            async with aclosing(stream_file(cid, self._get, bytes_max=left)) as parts:
                 async for part in parts:
                     file.write(part)
                     self.done.bytes += len(part)

@@ -20,7 +20,7 @@ from typing import Final
 from tradepost.content.cids import BLOCK_BYTES_MAX, Cid, cid_to_bytes, codec_of
 from tradepost.content.dag import DagWalk
 from tradepost.content.dag_pb import decode_node
-from tradepost.content.files import stream_file
+from tradepost.content.files import Get, stream_file
 from tradepost.content.sources import Source
 from tradepost.content.standings import Standing
 from tradepost.content.store import BlockStore
@@ -66,6 +66,10 @@ class Progress:
     bytes_total: int | None
 
 
+#: Is told after each block that came, from the store too. What it raises ends the fetch.
+OnProgress = Callable[[Progress], None]
+
+
 class Fetcher:
     """Gets verified blocks, files and DAGs from `sources`, keeping them in `store` if there is one.
 
@@ -108,18 +112,19 @@ class Fetcher:
             await _keep(self._store, cid, block)
         return block
 
-    def stream_file(self, cid: Cid, *, bytes_max: int) -> AsyncGenerator[bytes, None]:
+    def stream_file(
+        self, cid: Cid, *, bytes_max: int, on_progress: OnProgress | None = None
+    ) -> AsyncGenerator[bytes, None]:
         """The content of the file at `cid` in order, fetched ahead; raises as `files.read_file` and `get`."""
-        return stream_file(cid, self.get, bytes_max=bytes_max, ahead=self._limits.parallel)
+        get = self.get if on_progress is None else _Counting(cid, self.get, on_progress)
+        return stream_file(cid, get, bytes_max=bytes_max, ahead=self._limits.parallel)
 
-    async def read_file(self, cid: Cid, *, bytes_max: int) -> bytes:
+    async def read_file(self, cid: Cid, *, bytes_max: int, on_progress: OnProgress | None = None) -> bytes:
         """The content of the file at `cid`; raises as `files.read_file` and `get`."""
-        async with aclosing(self.stream_file(cid, bytes_max=bytes_max)) as parts:
+        async with aclosing(self.stream_file(cid, bytes_max=bytes_max, on_progress=on_progress)) as parts:
             return b"".join([part async for part in parts])
 
-    async def fetch(
-        self, root: Cid, *, bytes_max: int, on_progress: Callable[[Progress], None] | None = None
-    ) -> Progress:
+    async def fetch(self, root: Cid, *, bytes_max: int, on_progress: OnProgress | None = None) -> Progress:
         """Bring the whole DAG below `root` into the store, with what is there already not asked for again.
 
         Raises `ContentTooLarge` beyond `bytes_max`, as declared or as it turns out, `InvalidDag`, and as
@@ -141,7 +146,11 @@ class Fetcher:
                 for task in done:
                     cid, block = task.result()
                     if cid == root:
-                        total = _declared(root, block, bytes_max)
+                        total = _declared(root, block)
+                        if total is not None and total > bytes_max:
+                            raise ContentTooLarge(
+                                f"{root} declares {total:,} bytes; {bytes_max:,} are allowed here"
+                            )
                     walk.visit(cid, block)
                     if on_progress is not None:
                         on_progress(Progress(walk.blocks, walk.bytes, total))
@@ -243,11 +252,26 @@ async def _keep(store: BlockStore, cid: Cid, block: bytes) -> None:
         raise
 
 
-def _declared(root: Cid, block: bytes, bytes_max: int) -> int | None:
-    """The size of the DAG that its root declares. Raises `ContentTooLarge`."""
+class _Counting:
+    """A `Get` that tells how far the file at `root` is."""
+
+    def __init__(self, root: Cid, get: Get, on_progress: OnProgress) -> None:
+        self._root = root
+        self._get = get
+        self._on_progress = on_progress
+        self._so_far = Progress(0, 0, None)
+
+    async def __call__(self, cid: Cid) -> bytes:
+        block = await self._get(cid)
+        so_far = self._so_far
+        total = _declared(cid, block) if cid == self._root else so_far.bytes_total
+        self._so_far = Progress(so_far.blocks + 1, so_far.bytes + len(block), total)
+        self._on_progress(self._so_far)
+        return block
+
+
+def _declared(root: Cid, block: bytes) -> int | None:
+    """The bytes of the DAG that its root declares."""
     if codec_of(root) != "dag-pb":
         return len(block) if codec_of(root) == "raw" else None
-    declared = decode_node(block).tree_bytes(len(block))
-    if declared > bytes_max:
-        raise ContentTooLarge(f"{root} declares {declared:,} bytes; {bytes_max:,} are allowed here")
-    return declared
+    return decode_node(block).tree_bytes(len(block))

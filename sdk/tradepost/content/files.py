@@ -24,7 +24,7 @@ from tradepost.errors import ContentTooLarge, InvalidDag
 
 CHUNK_BYTES: Final = 256 << 10
 LINKS_PER_NODE: Final = 174
-#: The blocks of one file; 64 GiB in chunks of 256 KiB have fewer.
+#: The blocks of one file, inner nodes included. In chunks of 256 KiB, that is 63.6 GiB of content.
 FILE_BLOCKS_MAX: Final = 1 << 18
 _DEPTH_MAX: Final = 16
 

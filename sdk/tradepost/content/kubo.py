@@ -1,4 +1,4 @@
-"""Kubo, the IPFS daemon, through `ipfshttpclient`: the one module that knows either. (Extra: `ipfs`.)
+"""Kubo, the IPFS daemon, through `ipfshttpclient`: the one module that knows the library. (Extra: `ipfs`.)
 
 The library is abandoned and refuses current daemons by their version in `connect()`, but `Client(…)` works.
 Three things it cannot do are done here instead: `dag import` without pinning, where it insists on an answer
@@ -55,7 +55,7 @@ class Kubo:
         self.address = address
         self.name = f"kubo {address}"
         self._library, self._requests = _load()
-        self._url = _rpc_url(address)
+        self._url = rpc_url(address)
         self._timeout_s = timeout_s
         self._client = self._library.Client(address, timeout=timeout_s, offline=offline)
 
@@ -145,7 +145,7 @@ class Kubo:
         try:
             return call()
         except errors.ErrorResponse as error:
-            if cid is not None and any(word in str(error) for word in _UNKNOWN):
+            if cid is not None and is_unknown(str(error)):
                 raise UnknownCid(f"{self.name}: {error}", cid=cid) from None
             raise KuboFailed(f"{self.name}: {error}") from None
         except (errors.Error, self._requests.RequestException) as error:
@@ -211,7 +211,13 @@ def _load() -> tuple[Any, Any]:
     return ipfshttpclient, requests
 
 
-def _rpc_url(address: str) -> str:
+def is_unknown(problem: str) -> bool:
+    """Whether the daemon says by this that it does not have what it was asked for."""
+    return any(word in problem for word in _UNKNOWN)
+
+
+def rpc_url(address: str) -> str:
+    """The base URL of the RPC API at a multiaddr. Raises `InvalidSettings` or `InsecureTransport`."""
     match address.strip("/").split("/"):
         case [("ip4" | "ip6" | "dns" | "dns4" | "dns6"), host, "tcp", port, *rest] if port.isdecimal():
             scheme = rest[0] if rest else "http"

@@ -32,11 +32,13 @@ class PinFolder:
         except FileNotFoundError:
             return []
 
+    def check(self, root: Cid) -> None:
+        """Raise `UnknownCid` unless every block below a root is here, and as it was put. Needs no lock."""
+        self._require(root, self._walk([root], read_leaves=True))
+
     def add(self, root: Cid) -> None:
         """Pin a root. Raises `UnknownCid` while a block below it is missing."""
-        for cid, present in self._walk([root]):
-            if not present:
-                raise UnknownCid(f"{cid}, below {root}, is not in this store", cid=cid)
+        self._require(root, self._walk([root]))
         self._folder.mkdir(exist_ok=True)
         (self._folder / root).touch()
         sync_folder(self._folder)
@@ -64,14 +66,22 @@ class PinFolder:
         """The blocks that pins need and that are not here, or not as they were."""
         return [cid for cid, present in self._walk(self.roots()) if not present]
 
-    def _walk(self, roots: list[Cid]) -> Iterator[tuple[Cid, bool]]:
-        """Each block below `roots`, once, and whether it is here. Leaves link to nothing and are not read."""
+    def _require(self, root: Cid, walk: Iterator[tuple[Cid, bool]]) -> None:
+        for cid, present in walk:
+            if not present:
+                raise UnknownCid(f"{cid}, below {root}, is not in this store, or not as it was put", cid=cid)
+
+    def _walk(self, roots: list[Cid], *, read_leaves: bool = False) -> Iterator[tuple[Cid, bool]]:
+        """Each block below `roots`, once, and whether it is here as it was put.
+
+        Leaves link to nothing, and are believed without `read_leaves`.
+        """
         to_visit = list(roots)
         seen = set(roots)
         while to_visit:
             cid = to_visit.pop()
             path = self._files.path(cid)
-            if codec_of(cid) == "raw":
+            if codec_of(cid) == "raw" and not read_leaves:
                 yield cid, path.exists()
                 continue
             try:

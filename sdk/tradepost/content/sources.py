@@ -7,24 +7,22 @@ specs.ipfs.tech/http-gateways/trustless-gateway.)
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Any, Final, Protocol
 
 import aiohttp
 from yarl import URL
 
 from tradepost.broker_url import is_loopback
 from tradepost.content.cids import BLOCK_BYTES_MAX, Cid
+from tradepost.content.kubo import DEFAULT_ADDRESS, is_unknown, rpc_url
 from tradepost.content.store import BlockReader
 from tradepost.errors import ContentMismatch, InsecureTransport, InvalidSettings, SourceFailed, UnknownCid
 
-if TYPE_CHECKING:
-    from tradepost.content.kubo import Kubo
-
 _READ_BYTES: Final = 512 << 10
-_KUBO_CALLS_MAX: Final = 16
+_PROBLEM_BYTES: Final = 1000
 #: What a gateway says for content that it does not have, or does not give.
 _UNKNOWN: Final = (HTTPStatus.NOT_FOUND, HTTPStatus.GONE, HTTPStatus.UNAVAILABLE_FOR_LEGAL_REASONS)
 
@@ -54,49 +52,46 @@ class GatewaySource:
         self, url: str, *, session: aiohttp.ClientSession, headers: Mapping[str, str] | None = None
     ) -> None:
         self._base = parse_gateway_url(url)
-        self._session = session
-        self._headers = {
-            "Accept": "application/vnd.ipld.raw",
-            "Accept-Encoding": "identity",
-            **(headers or {}),
-        }
+        self._ask = session.get
+        self._headers = {"Accept": "application/vnd.ipld.raw", **(headers or {})}
 
     @property
     def name(self) -> str:
         """Its base URL."""
         return str(self._base)
 
-    async def block(self, cid: Cid) -> AsyncGenerator[bytes, None]:
+    def block(self, cid: Cid) -> AsyncGenerator[bytes, None]:
         """The bytes of a block as they arrive, unverified. Raises `UnknownCid` or `SourceFailed`."""
-        try:
-            async with self._session.get(
-                (self._base / "ipfs" / cid).with_query(format="raw"),
-                headers=self._headers,
-                allow_redirects=False,
-                auto_decompress=False,
-                timeout=aiohttp.ClientTimeout(total=None),  # who asks keeps the time
-                read_bufsize=_READ_BYTES,
-            ) as response:
-                self._check(response, cid)
-                async for chunk in response.content.iter_any():
-                    yield chunk
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise SourceFailed(f"{self.name}: {error or type(error).__name__}", source=self.name) from None
+        url = (self._base / "ipfs" / cid).with_query(format="raw")
+        return _body(partial(self._ask, url), self._headers, partial(self._check, cid), name=self.name)
 
-    def _check(self, response: aiohttp.ClientResponse, cid: Cid) -> None:
-        problem = ""
+    async def _check(self, cid: Cid, response: aiohttp.ClientResponse) -> None:
         if response.status in _UNKNOWN:
             raise UnknownCid(f"{self.name} has no {cid}", cid=cid)
-        if 300 <= response.status < 400:
-            problem = f"redirects to {response.headers.get('Location', 'elsewhere')[:200]!r}"
-        elif response.status != HTTPStatus.OK:
-            problem = f"answered {response.status}"
-        elif response.headers.get("Content-Encoding", "identity") != "identity":
-            problem = "compresses, although asked not to"
-        elif (response.content_length or 0) > BLOCK_BYTES_MAX:
-            problem = f"announces a block of {response.content_length:,} bytes"
-        if problem:
-            raise SourceFailed(f"{self.name} {problem}", source=self.name)
+
+
+class KuboSource:
+    """A Kubo daemon at its RPC API, which asks its peers for what it does not have. (Needs no extra.)
+
+    `address` is as in `Kubo`. Whoever stops waiting closes the connection, so that the daemon stops asking.
+    """
+
+    def __init__(self, address: str = DEFAULT_ADDRESS, *, session: aiohttp.ClientSession) -> None:
+        self.name = f"kubo {address}"
+        self._url = URL(rpc_url(address)) / "api/v0/block/get"
+        self._ask = session.post
+
+    def block(self, cid: Cid) -> AsyncGenerator[bytes, None]:
+        """The bytes of a block as they arrive, unverified. Raises `UnknownCid` or `SourceFailed`."""
+        ask = partial(self._ask, self._url.with_query(arg=cid))
+        return _body(ask, {}, partial(self._check, cid), name=self.name)
+
+    async def _check(self, cid: Cid, response: aiohttp.ClientResponse) -> None:
+        if response.status == HTTPStatus.INTERNAL_SERVER_ERROR:  # its one status for whatever goes wrong
+            problem = (await response.content.read(_PROBLEM_BYTES)).decode(errors="replace")
+            if is_unknown(problem):
+                raise UnknownCid(f"{self.name}: {problem}", cid=cid)
+            raise SourceFailed(f"{self.name}: {problem or response.status}", source=self.name)
 
 
 class StoreSource:
@@ -114,19 +109,41 @@ class StoreSource:
             raise UnknownCid(error.detail, cid=cid) from None
 
 
-class KuboSource:
-    """A Kubo daemon at its RPC API, which asks its peers for what it does not have."""
+async def _body(
+    ask: Callable[..., Any],
+    headers: Mapping[str, str],
+    check: Callable[[aiohttp.ClientResponse], Awaitable[None]],
+    *,
+    name: str,
+) -> AsyncGenerator[bytes, None]:
+    """The body of an answer as it arrives, once `check` and the rules for every HTTP source let it pass."""
+    try:
+        async with ask(
+            headers={"Accept-Encoding": "identity", **headers},
+            allow_redirects=False,
+            auto_decompress=False,
+            timeout=aiohttp.ClientTimeout(total=None),  # who asks keeps the time
+            read_bufsize=_READ_BYTES,
+        ) as response:
+            await check(response)
+            if problem := _problem(response):
+                raise SourceFailed(f"{name} {problem}", source=name)
+            async for chunk in response.content.iter_any():
+                yield chunk
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise SourceFailed(f"{name}: {error or type(error).__name__}", source=name) from None
 
-    def __init__(self, kubo: Kubo) -> None:
-        self._kubo = kubo
-        self.name = kubo.name
-        # A call cannot be called back, and may last as long as the peers take. On threads of their own, such
-        # calls do not hold up whatever else waits for a thread, such as the store.
-        self._threads = ThreadPoolExecutor(_KUBO_CALLS_MAX, thread_name_prefix="tradepost-kubo")
 
-    async def block(self, cid: Cid) -> AsyncGenerator[bytes, None]:
-        """The bytes of a block. Raises `UnknownCid`, `ContentMismatch` or `KuboFailed`."""
-        yield await asyncio.get_running_loop().run_in_executor(self._threads, self._kubo.get, cid)
+def _problem(response: aiohttp.ClientResponse) -> str:
+    if 300 <= response.status < 400:
+        return f"redirects to {response.headers.get('Location', 'elsewhere')[:200]!r}"
+    if response.status != HTTPStatus.OK:
+        return f"answered {response.status}"
+    if response.headers.get("Content-Encoding", "identity") != "identity":
+        return "compresses, although asked not to"
+    if (response.content_length or 0) > BLOCK_BYTES_MAX:
+        return f"announces a block of {response.content_length:,} bytes"
+    return ""
 
 
 def parse_gateway_url(text: str) -> URL:

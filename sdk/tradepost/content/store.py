@@ -1,8 +1,8 @@
 """The embedded block store: a folder of blocks within a byte budget, for any number of processes at once.
 
 When a block does not fit, those that were used longest ago go, except what is pinned: a pin on a root keeps
-every block that its links lead to. Reading hashes again, so a bad disk is found, never believed. What lies
-where, and why a crash cannot tear a block, is in `block_files`.
+every block that its links lead to, and `adding` what is put until it can be pinned. Reading hashes again, so
+a bad disk is found, never believed. What lies where, and why a crash tears no block, is in `block_files`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from tradepost.content.additions import AdditionFolder
 from tradepost.content.block_files import BlockFile, BlockFiles
 from tradepost.content.cids import Cid, parse_cid, verify_block
 from tradepost.content.pins import PinFolder
@@ -82,6 +84,7 @@ class FolderStore:
     ) -> None:
         self._files = BlockFiles(folder)
         self._pins = PinFolder(folder / "pins", self._files)
+        self._additions = AdditionFolder(folder / "adding", self._files)
         self._bytes_max = bytes_max
         self._evict = evict
         self._clock = clock
@@ -107,12 +110,12 @@ class FolderStore:
         return self._files.path(cid).exists()
 
     def put(self, cid: Cid, data: bytes) -> None:
-        """Keep a block, durably, forgetting others if need be.
+        """Keep a block, durably, forgetting others if need be. One that the disk changed is replaced.
 
         Raises `ContentMismatch`, or `ContentStoreFull` if it cannot fit.
         """
         verify_block(parse_cid(cid), data, source="the caller")
-        if self._files.touch(cid, self._clock()):
+        if self._has_whole(cid) and self._reuse(cid):
             return
         try:
             self._write(cid, data)
@@ -126,10 +129,23 @@ class FolderStore:
         with self._files.lock():
             return self._files.remove(cid)
 
+    @contextmanager
+    def adding(self) -> Iterator[None]:
+        """Until this ends, no process forgets what is put from now on, be it to make room or in `gc`.
+
+        Whoever puts blocks to pin what they make up does both within it, since a block alone is nobody's.
+        """
+        with self._additions.begin(self._clock()):
+            yield
+
     def pin(self, root: Cid) -> None:
-        """Keep the whole DAG below `root`. Raises `UnknownCid` while a block of it is missing."""
+        """Keep the whole DAG below `root`.
+
+        Raises `UnknownCid` while a block of it is missing, or not as it was put.
+        """
+        self._pins.check(parse_cid(root))  # reads everything, so before others have to wait for the lock
         with self._files.lock():
-            self._pins.add(parse_cid(root))
+            self._pins.add(root)
 
     def unpin(self, root: Cid) -> None:
         """Let the DAG below `root` be forgotten. Raises `UnknownCid` if `root` itself is not pinned."""
@@ -141,10 +157,10 @@ class FolderStore:
         return self._pins.roots()
 
     def gc(self) -> tuple[int, int]:
-        """Forget every block that is not pinned; how many these were, and their bytes."""
+        """Forget every block that is neither pinned nor being added; how many these were, and their bytes."""
         with self._files.lock():
-            keep = self._pins.blocks()
-            freed = [self._files.remove(file.cid) for file in self._files.scan() if file.cid not in keep]
+            may_go = self._may_go()
+            freed = [self._files.remove(file.cid) for file in self._files.scan() if may_go(file)]
             self._files.sweep(self._clock())
         return len(freed), sum(freed)
 
@@ -168,6 +184,22 @@ class FolderStore:
                 on_bytes(file.bytes)
         audit.missing = self._pins.missing()
         return audit
+
+    def _may_go(self) -> Callable[[BlockFile], bool]:
+        """Tells the blocks that nothing protects, as of now. Whoever asks holds the lock."""
+        keep, since_ns = self._pins.blocks(), self._additions.since_ns()
+        return lambda file: file.cid not in keep and (since_ns is None or file.used_ns < since_ns)
+
+    def _reuse(self, cid: Cid) -> bool:
+        with self._files.lock():  # or who forgets may have looked at when it was last used just before
+            return self._files.touch(cid, self._clock())
+
+    def _has_whole(self, cid: Cid) -> bool:
+        try:
+            self._read(cid)
+        except (UnknownCid, ContentMismatch):
+            return False
+        return True
 
     def _read(self, cid: Cid) -> bytes:
         try:
@@ -208,16 +240,17 @@ class FolderStore:
         if bytes_wanted > self._bytes_max:
             raise ContentStoreFull(f"{bytes_wanted:,} bytes are more than the budget of {self._bytes_max:,}")
         scanned = False
-        keep = self._pins.blocks()
+        may_go = self._may_go()
         while self.bytes_used + bytes_wanted > self._bytes_max:
             if not self._oldest:
                 if scanned:
                     raise ContentStoreFull(
-                        f"{self.bytes_used:,} of {self._bytes_max:,} bytes are used, and pinned"
+                        f"all but {self._bytes_max - self.bytes_used:,} bytes of the budget of "
+                        f"{self._bytes_max:,} are pinned or being added; {bytes_wanted:,} more do not fit"
                     )
                 # One listing serves many evictions: what is used or put after it is newer than all in it.
                 self._oldest.extend(sorted(self._files.scan()))
                 scanned = True
             oldest = self._oldest.popleft()
-            if oldest.cid not in keep and self._files.used_ns(oldest.cid) == oldest.used_ns:
+            if may_go(oldest) and self._files.used_ns(oldest.cid) == oldest.used_ns:
                 self._files.remove(oldest.cid)
