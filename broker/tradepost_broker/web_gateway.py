@@ -13,7 +13,14 @@ from aiohttp import web
 
 from tradepost.content.cids import Cid
 from tradepost.content.export import export_car
-from tradepost.content.gateway import RAW_TYPE, GatewayRequest, is_unchanged, read_request, wanted_range
+from tradepost.content.gateway import (
+    RAW_TYPE,
+    GatewayRequest,
+    is_unchanged,
+    read_probe,
+    read_request,
+    wanted_range,
+)
 from tradepost.content.paths import resolve
 from tradepost_broker.at_once import AtOnce
 from tradepost_broker.endpoints import Endpoint
@@ -55,6 +62,8 @@ class GatewayEndpoints:
         `entity-bytes=from:to`; a block takes a `Range` header.
         """
         path = f"{http.match_info['cid']}/{http.match_info.get('path', '')}"
+        if (answer := read_probe(path, http.query, http.headers.get("Accept", ""))) is not None:
+            return web.Response(body=answer[0], headers=answer[1])
         asked = read_request(path, http.query, http.headers.get("Accept", ""))
         end = await resolve(asked.root, asked.segments, self._uploads.read_public)
         self._uploads.require_public(end)

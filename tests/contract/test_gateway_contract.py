@@ -203,12 +203,28 @@ async def test_the_query_wins_over_accept(ask: Asked) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("form", ["raw", "car"])
+async def test_the_probe(ask: Asked, method: str, form: str) -> None:
+    answer = await ask(f"bafkqaaa?format={form}", method)
+    assert answer.status == 200
+    assert answer.headers["Content-Type"].startswith(f"application/vnd.ipld.{form}")
+    if method == "GET" and form == "car":
+        roots = bytes.fromhex("a265726f6f747381d82a45000155000067" + b"version".hex() + "01")
+        assert answer.body[1:].startswith(roots)
+    else:
+        assert answer.body == b""
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize(
     ("path", "status"),
     [
         (f"{UNKNOWN}?format=raw", 404),
         (f"{UNKNOWN}?format=car", 404),
         ("nonsense?format=raw", 400),
+        # The same block by other names: as CIDv0, in base58, and one that has another hash.
+        ("QmbWqxBEKC3P8tqsKc98xmWNzrzDtRLMiMPL8wBuTGsMnR?format=raw", 404),
+        ("zb2rhe5P4gXftAwvA4eXQ5HJwsER2owDyS9sKaQRRVQPn93bA?format=raw", 404),
         (f"{ROOT}?format=car&entity-bytes=x", 400),
         (f"{ROOT}?format=car&dag-scope=some", 400),
         (f"{ROOT}/nothing?format=car", 404),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from multiformats import CID, multihash
 
 from tradepost.content import Cid, add_bytes, cid_of_block
 from tradepost.content.car import import_car
@@ -37,6 +38,13 @@ from tradepost.errors import (
 from tradepost.testing.gateway import Gateway
 
 ROOT = cid_of_block(b"root", "raw")
+#: CIDs, but not of the kind that is used here: version 0, another alphabet, another hash, bytes in the CID.
+FOREIGN = [
+    "QmbWqxBEKC3P8tqsKc98xmWNzrzDtRLMiMPL8wBuTGsMnR",
+    str(CID.decode(ROOT).set(base="base58btc")),
+    str(CID("base32", 1, "raw", multihash.digest(b"root", "sha2-512"))),
+    str(CID("base32", 1, "raw", multihash.digest(b"root", "identity"))),
+]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +88,10 @@ def test_requests_are_read(query: dict[str, str], accept: str, expected: Gateway
         (ROOT, {"format": "car", "dag-scope": "some"}, "", InvalidRequest),
         (ROOT, {"format": "car", "entity-bytes": "1-2"}, "", InvalidRequest),
         (ROOT, {"format": "car", "entity-bytes": "9" * 99 + ":*"}, "", InvalidRequest),
-        ("bafkqaaa", {"format": "raw"}, "", InvalidCid),
+        ("nonsense", {"format": "raw"}, "", InvalidCid),
+        ("b", {"format": "raw"}, "", InvalidCid),
+        ("z" * 201, {"format": "raw"}, "", InvalidCid),
+        *((cid, {"format": "raw"}, "", UnknownCid) for cid in FOREIGN),
         (f"{ROOT}/../etc", {"format": "raw"}, "", UnknownPath),
     ],
 )
@@ -289,7 +300,10 @@ async def test_cars_of_a_range_have_the_leaves_that_it_touches(served: Served) -
         ("{absent}", {"format": "car"}, 404),
         ("{root}/nothing", {"format": "car"}, 404),
         ("{root}", {}, 406),
-        ("bafkqaaa", {"format": "raw"}, 400),
+        ("bafkqaaa", {"format": "raw"}, 200),
+        ("bafkqaaa", {"format": "car"}, 200),
+        (FOREIGN[0], {"format": "raw"}, 404),
+        ("nonsense", {"format": "raw"}, 400),
         ("{root}", {"format": "car", "dag-scope": "x"}, 400),
     ],
 )

@@ -17,12 +17,20 @@ from dataclasses import dataclass
 from typing import Final, Literal, cast, get_args
 from urllib.parse import quote
 
+from multiformats import CID
+
 from tradepost.content.cids import Cid
 from tradepost.content.export import EntityBytes, Scope
 from tradepost.content.paths import split_path
-from tradepost.errors import InvalidRequest, NotAcceptable, RangeNotSatisfiable
+from tradepost.errors import InvalidCid, InvalidRequest, NotAcceptable, RangeNotSatisfiable, UnknownCid
 
 Format = Literal["raw", "car"]
+
+#: The identity CID of no bytes, by which clients try whether a gateway is one.
+PROBE: Final = "bafkqaaa"
+_PROBE_CAR: Final = bytes.fromhex("19 a2 65726f6f7473 81 d82a450001550000 6776657273696f6e01 04 01550000")
+#: Longer text is no CID that anybody uses; reading base58 takes the square of its length.
+_FOREIGN_CID_CHARS_MAX: Final = 200
 
 RAW_TYPE: Final = "application/vnd.ipld.raw"
 CAR_TYPE: Final = "application/vnd.ipld.car"
@@ -74,14 +82,30 @@ class GatewayRequest:
 def read_request(path: str, query: Mapping[str, str], accept: str) -> GatewayRequest:
     """The request for `path` (what follows `/ipfs/`, percent-decoded) with its query and `Accept` header.
 
-    Raises `InvalidCid`, `UnknownPath`, `InvalidRequest`, or `NotAcceptable` for any other format.
+    Raises `InvalidCid`, `UnknownCid` for a CID of another kind than those here, `UnknownPath`,
+    `InvalidRequest`, or `NotAcceptable` for any other format.
     """
-    root, segments = split_path(path)
+    try:
+        root, segments = split_path(path)
+    except InvalidCid:
+        _refuse_foreign_cid(path.split("/", maxsplit=1)[0])
+        raise
     format_ = _format(query, accept)
     scope = _scope(query.get("dag-scope", "all"))
     if "entity-bytes" not in query:
         return GatewayRequest(root, segments, format_, scope)
     return GatewayRequest(root, segments, format_, "entity", _entity_bytes(query["entity-bytes"]))
+
+
+def read_probe(path: str, query: Mapping[str, str], accept: str) -> tuple[bytes, dict[str, str]] | None:
+    """The body and the headers of the answer to the probe; `None` if the request is for something else.
+
+    Raises `InvalidRequest` or `NotAcceptable`, as `read_request` does.
+    """
+    if path.strip("/") != PROBE:
+        return None
+    asked = GatewayRequest(Cid(PROBE), (), _format(query, accept))
+    return b"" if asked.format == "raw" else _PROBE_CAR, asked.headers(asked.root)
 
 
 def is_unchanged(if_none_match: str | None, etag: str) -> bool:
@@ -120,6 +144,19 @@ def read_range(header: str | None, size: int) -> range | None:
     if not wanted:
         raise RangeNotSatisfiable(f"{header} of {size:,} bytes", size=size)
     return wanted
+
+
+def _refuse_foreign_cid(text: str) -> None:
+    """Raise `UnknownCid` if the text is a CID: it names something, though nothing that is here."""
+    if len(text) > _FOREIGN_CID_CHARS_MAX:
+        return
+    try:
+        CID.decode(text)
+    except Exception:  # the library has many, without a base class of their own
+        return
+    raise UnknownCid(
+        f"{text} is a CID, but here blocks have a CIDv1 with sha2-256, in lower-case base32", cid=text
+    )
 
 
 def _format(query: Mapping[str, str], accept: str) -> Format:

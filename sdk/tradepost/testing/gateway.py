@@ -9,7 +9,7 @@ from aiohttp import web
 
 from tradepost.content import BlockReader, Cid
 from tradepost.content.export import export_car
-from tradepost.content.gateway import GatewayRequest, is_unchanged, read_request, wanted_range
+from tradepost.content.gateway import GatewayRequest, is_unchanged, read_probe, read_request, wanted_range
 from tradepost.content.paths import resolve
 from tradepost.errors import RangeNotSatisfiable, TradepostError
 
@@ -37,6 +37,9 @@ class Gateway:
 
     async def _get(self, http: web.Request) -> web.StreamResponse:
         try:
+            answer = read_probe(http.match_info["path"], http.query, http.headers.get("Accept", ""))
+            if answer is not None:
+                return web.Response(body=answer[0], headers=answer[1])
             asked = read_request(http.match_info["path"], http.query, http.headers.get("Accept", ""))
             end = await resolve(asked.root, asked.segments, self._block)
             headers = asked.headers(end)
