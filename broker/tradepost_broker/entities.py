@@ -147,6 +147,7 @@ class Lease(msgspec.Struct, kw_only=True):
     took, by its worker's clock, if there are several and all ran. `group` is the id of the first lease whose
     outcome this one agrees with.
     `matures_at` is when its payment leaves the hold; it is `None` before payment and after maturity.
+    `blame_at` is when having lost it by absence becomes evidence; it is `None` if no receipt is awaited.
     """
 
     id: str
@@ -166,6 +167,7 @@ class Lease(msgspec.Struct, kw_only=True):
     problem: Problem | None = None
     paid: int = 0
     matures_at: float | None = None
+    blame_at: float | None = None
     settled_at: float | None = None
 
 

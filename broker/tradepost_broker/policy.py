@@ -59,6 +59,9 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     lease_grace_s: Seconds = 20.0
     #: How long a lease outlives its worker's connection.
     reconnect_s: Seconds = 20.0
+    #: For how long after its own end a lease lost by absence may be answered by a receipt, so that it is no
+    #: evidence.
+    late_receipt_s: Seconds = 600.0
     #: Leases of one job that may be lost before it fails.
     attempts_max: Positive = 5
     #: Open leases of a worker that has not passed `proven_checks` checks.

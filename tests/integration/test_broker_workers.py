@@ -44,6 +44,11 @@ from tradepost.protocol import (
     worker_codec,
 )
 from tradepost.receipts import Failed, Returned, StageReport
+from tradepost_broker import database
+from tradepost_broker.books import verify_books
+from tradepost_broker.entities import Evidence, EvidenceKind
+from tradepost_broker.policy import MarketPolicy
+from tradepost_broker.store import Reader
 from tradepost_broker.testing import (
     FakeWorker,
     LocalBroker,
@@ -53,6 +58,7 @@ from tradepost_broker.testing import (
     local_broker,
     sample_input,
 )
+from tradepost_worker.testing.lent_device import until
 
 # Joining
 
@@ -284,6 +290,43 @@ async def test_a_result_for_an_expired_lease_is_told_that_it_is_late(tmp_path: P
         with pytest.raises(LeaseGone):
             await worker.upload_output(grant, b"too late")
         await worker.disconnect()
+
+
+@pytest.mark.parametrize("delivers", [True, False])
+async def test_a_worker_that_was_out_of_reach_is_blamed_only_without_its_result(
+    tmp_path: Path, delivers: bool
+) -> None:
+    clock, policy = ManualClock(), MarketPolicy(audit_rate=0.0)
+    async with local_broker(tmp_path, clock=clock, policy=policy) as broker:
+        key = await broker.account()
+        worker = await broker.worker("away")
+        job = (await broker.submit(key, await broker.publish(key))).job
+        grant = await worker.expect(Grant)
+        finished = worker.delivery(grant, await worker.fetch_input(grant))
+        await worker.vanish()
+        await until(lambda: not broker.running.parts.market.is_connected(worker.id))
+        other = await broker.worker("other", serve=True)
+        clock.advance(policy.reconnect_s + 1)
+        await broker.tick()
+        assert (await broker.result(key, job)).status is JobStatus.ACCEPTED
+        worker.undelivered.clear()
+        await worker.connect()
+        for _ in range(2 * delivers):
+            await worker.send(finished)
+            late = await worker.expect(Acknowledged)
+            assert late.problem is not None
+            assert late.problem.code == LeaseGone.code()
+        clock.now = grant.expires_at + policy.late_receipt_s + 1
+        await broker.tick()
+        assert (await broker.standing(worker)).held_microcredits == 0
+        await worker.disconnect()
+        await other.disconnect()
+    reader = Reader(database.open_snapshot(tmp_path / "broker.sqlite3"))
+    blamed = [(found.worker, found.kind) for found in reader.find(Evidence)]
+    books = verify_books(reader)
+    reader.close()
+    assert blamed == ([] if delivers else [(worker.id, EvidenceKind.EXPIRED)])
+    assert (books.differences, books.compared["lease"]) == ([], 2)
 
 
 async def test_a_lease_that_is_given_back_goes_to_another(broker: LocalBroker) -> None:

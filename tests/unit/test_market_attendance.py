@@ -77,9 +77,93 @@ def test_a_worker_that_stays_away_loses_them(driver: MarketDriver) -> None:
     driver.add_worker("w1", 20)
     driver.tick(15.0)
     assert [lease.worker for lease in driver.open_leases(job)] == ["w1"]
-    assert kinds(driver) == ["expired"]
+    assert kinds(driver) == []
     driver.connect("w0")
     assert driver.told() == [SendRecall(f"{job}.1", "w0")]
+    driver.deliver(f"{job}.2")
+    driver.tick(driver.of(Lease, f"{job}.1").expires_at + POLICY.late_receipt_s - driver.at - 1)
+    assert kinds(driver) == []
+    assert driver.market.lease(f"{job}.1"), "kept as long as its receipt is awaited"
+    driver.tick(1.0)
+    assert kinds(driver) == ["expired"]
+    driver.deliver(f"{job}.1", worker="w0")
+    assert kinds(driver) == ["expired"]
+    driver.check()
+
+
+def lost_by_absence(driver: MarketDriver) -> Lease:
+    """A lease of w0, which is with w1 now; w0 is back."""
+    job = driver.submit()
+    driver.disconnect("w0")
+    driver.add_worker("w1", 20)
+    driver.tick(POLICY.reconnect_s)
+    driver.connect("w0")
+    return driver.of(Lease, f"{job}.1")
+
+
+def assert_told_gone(driver: MarketDriver, lease: str) -> None:
+    [late] = driver.told()
+    assert isinstance(late, SendAcknowledged)
+    assert (late.lease, late.problem.code if late.problem else "") == (lease, "lease-gone")
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_receipt_for_a_lease_lost_by_absence_is_refused_kindly(
+    driver: MarketDriver, answered: bool
+) -> None:
+    lease = lost_by_absence(driver)
+    if answered:
+        driver.deliver(f"{lease.job}.2")
+    driver.deliver(lease.id)
+    assert_told_gone(driver, lease.id)
+    before = dict(driver.records)
+    driver.deliver(lease.id)
+    assert_told_gone(driver, lease.id)
+    assert driver.records == before, "a repeated receipt changes nothing"
+    kept = driver.of(Lease, lease.id)
+    assert (kept.state, kept.paid) == (LeaseState.EXPIRED, 0)
+    driver.deliver(f"{lease.job}.2")
+    driver.tick(100 * POLICY.late_receipt_s)
+    assert kinds(driver) == []
+    driver.check()
+
+
+def test_neither_made_up_nor_anothers_nor_too_late_a_receipt_is_forgiven(driver: MarketDriver) -> None:
+    lease = lost_by_absence(driver)
+    driver.deliver(f"{lease.job}.2")
+    driver.deliver(lease.id, "made up")
+    driver.deliver(lease.id, worker="w1")
+    driver.at = lease.expires_at + POLICY.late_receipt_s
+    driver.deliver(lease.id)
+    assert kinds(driver) == []
+    driver.tick()
+    assert kinds(driver) == ["expired"]
+
+
+def test_a_lease_that_ends_while_its_worker_is_away_waits_for_the_receipt_as_well(
+    driver: MarketDriver,
+) -> None:
+    lease = driver.open_leases(driver.submit())[0]
+    driver.at = lease.expires_at - 1
+    driver.disconnect("w0")
+    driver.tick(1.0)
+    assert driver.of(Lease, lease.id).state is LeaseState.EXPIRED
+    driver.connect("w0", open_leases=())
+    driver.deliver(lease.id)
+    assert driver.of(Lease, lease.id).blame_at is None
+    assert kinds(driver) == []
+
+
+def test_a_restart_gives_awaited_receipts_time(driver: MarketDriver) -> None:
+    lease = lost_by_absence(driver)
+    driver.deliver(f"{lease.job}.2")
+    driver.at = lease.expires_at + POLICY.late_receipt_s + 1
+    driver.restart()
+    driver.tick(POLICY.reconnect_s - 1)
+    assert kinds(driver) == []
+    driver.deliver(lease.id)
+    driver.tick(1.0)
+    assert kinds(driver) == []
     driver.check()
 
 

@@ -19,7 +19,7 @@ from tradepost_broker.events import (
     WorkerDisconnected,
     WorkerJoined,
 )
-from tradepost_broker.market import revoking, settlement
+from tradepost_broker.market import absence, revoking, settlement
 from tradepost_broker.market.agenda import Purpose
 from tradepost_broker.market.roster import WorkerState, in_order
 from tradepost_broker.market.state import WITH_RECEIPT, MarketState
@@ -82,6 +82,7 @@ def restart(state: MarketState, _event: Restarted) -> None:
     for worker in state.workers.values():
         if worker.connected or worker.open:
             _leave(state, worker)
+    absence.wait_again(state)
     state.look_at_everything()
 
 

@@ -8,7 +8,7 @@ from typing import Final
 from tradepost.errors import LeaseGone, WorkerLost
 from tradepost_broker.entities import EvidenceKind, LeaseState
 from tradepost_broker.events import Tick
-from tradepost_broker.market import leasing, payments, settlement, unmatched
+from tradepost_broker.market import absence, leasing, payments, settlement, unmatched
 from tradepost_broker.market.agenda import Purpose
 from tradepost_broker.market.roster import in_order
 from tradepost_broker.market.state import MarketState
@@ -24,13 +24,20 @@ def tick(state: MarketState, event: Tick) -> None:
 def _expire_lease(state: MarketState, lease_id: str) -> None:
     lease = state.leases[lease_id]
     problem = LeaseGone(f"lease {lease_id} expired").to_problem()
-    settlement.lose(state, lease, LeaseState.EXPIRED, problem, evidence=EvidenceKind.EXPIRED)
+    if state.workers[lease.worker].connected:
+        settlement.lose(state, lease, LeaseState.EXPIRED, problem, evidence=EvidenceKind.EXPIRED)
+    else:
+        absence.lose(state, lease, problem)
 
 
 def _give_up_absent(state: MarketState, worker_id: str) -> None:
     problem = WorkerLost(f"worker {worker_id} went away").to_problem()
     for lease in in_order(state.workers[worker_id].open):
-        settlement.lose(state, lease, LeaseState.EXPIRED, problem, evidence=EvidenceKind.EXPIRED)
+        absence.lose(state, lease, problem)
+
+
+def _blame(state: MarketState, lease_id: str) -> None:
+    absence.blame(state, state.leases[lease_id])
 
 
 def _mature(state: MarketState, lease_id: str) -> None:
@@ -47,10 +54,11 @@ def _end_patience(state: MarketState, job_id: str) -> None:
 
 
 def _retire(state: MarketState, job_id: str) -> None:
-    """Let a finished job leave memory, unless one of its payments is held or it is still to be checked."""
+    """Let a finished job leave memory, unless a payment is held, a receipt awaited or a check to come."""
     job = state.jobs[job_id]
     leases = state.leases_of[job_id]
     pending = [lease.matures_at for lease in leases if lease.matures_at is not None]
+    pending += [lease.blame_at for lease in leases if lease.blame_at is not None]
     pending += [lease.expires_at for lease in state.live_leases(job)]
     if job.spot_check and not pending and state.at < settlement.check_until(state, job):
         pending.append(settlement.check_until(state, job))
@@ -77,6 +85,7 @@ def _forget_key(state: MarketState, key: str) -> None:
 _HANDLERS: Final[dict[Purpose, Callable[[MarketState, str], None]]] = {
     Purpose.LEASE_EXPIRY: _expire_lease,
     Purpose.ABSENCE: _give_up_absent,
+    Purpose.BLAME: _blame,
     Purpose.MATURITY: _mature,
     Purpose.DEADLINE: _end_late_job,
     Purpose.PATIENCE: _end_patience,

@@ -13,7 +13,7 @@ from tradepost.protocol import GiveBackReason
 from tradepost_broker import chance
 from tradepost_broker.entities import EvidenceKind, Lease, LeasePurpose, LeaseState
 from tradepost_broker.events import LeaseGivenBack, ReceiptDelivered, SendAcknowledged, SendSettled
-from tradepost_broker.market import settlement
+from tradepost_broker.market import absence, settlement
 from tradepost_broker.market.state import WITH_RECEIPT, MarketState
 
 _CODE_MAX: Final = 64
@@ -24,6 +24,8 @@ def deliver(state: MarketState, event: ReceiptDelivered) -> None:
     """A result is in: commit to it, group it, and perhaps choose it for a check."""
     lease = state.leases.get(event.lease)
     if lease is None or lease.worker != event.worker or lease.state is not LeaseState.OPEN:
+        if lease is not None and lease.worker == event.worker:
+            absence.forgive(state, lease, event)
         _answer_again(state, event, lease)
         return
     lease.outcome = event.outcome

@@ -151,6 +151,8 @@ class MarketState:
         if lease.matures_at is not None:
             worker.held[lease.id] = lease
             self.agenda.put(Purpose.MATURITY, lease.id, lease.matures_at)
+        if lease.blame_at is not None:
+            self.agenda.put(Purpose.BLAME, lease.id, lease.blame_at)
 
     def close_lease(self, lease: Lease, state: LeaseState, problem: Problem | None = None) -> None:
         """Move a live lease on, out of its worker's hands. What it committed is released unless delivered."""
