@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tradepost.errors import InvalidSignature
+from tradepost.errors import InvalidSignature, UntrustedSigner
 from tradepost_signing.directory import sign_directory, verify_directory
 from tradepost_signing.keys import SigningKey
 from tradepost_signing.sigstore_identity import SigstoreIdentity
@@ -93,7 +93,9 @@ def test_we_accept_what_they_sign_and_name_a_changed_file(model, tmp_path, ignor
     flip(model / "nested/deep/größe 模型.txt")
     with pytest.raises(InvalidSignature, match="changed: nested/deep/größe 模型"):
         ours_verifies(model)
-    assert theirs_verifies(tmp_path).returncode != 0
+    done = theirs_verifies(tmp_path)
+    assert done.returncode != 0
+    assert "nested/deep/größe 模型.txt" in done.stdout + done.stderr
 
 
 def test_they_accept_a_further_signature_beside_the_first(model, tmp_path):
@@ -143,6 +145,8 @@ def test_both_refuse_another_key(model, tmp_path):
     signature = model / "model.sig"
     signature.write_text(sign_directory(model, SigningKey.generate(), signature=signature))
     assert theirs_verifies(tmp_path).returncode != 0
+    with pytest.raises(UntrustedSigner):
+        ours_verifies(model)
 
 
 def flip(path) -> None:

@@ -33,6 +33,7 @@ from tradepost.identity import Identity
 from tradepost.protocol import Deliver, GiveBack, GiveBackReason, Settled
 from tradepost.tensors import decode
 from tradepost_signing.keys import SigningKey
+from tradepost_signing.sigstore_identity import SigstoreIdentity
 from tradepost_worker.assembly import worker_from_settings
 from tradepost_worker.cli import app
 from tradepost_worker.settings import load_settings
@@ -238,3 +239,28 @@ def test_the_owner_sees_who_is_trusted(owner: Owner) -> None:
     assert owner.folder.stat().st_mode & 0o077 == 0
     assert owner.says_json("trust", "list") == [{"name": "alice", "key_id": key.public_key.id}]
     owner.fails(InvalidTrustPolicy, "trust", "add", "again", str(owner.folder.parent / "alice.pub"))
+
+
+def test_the_owner_trusts_an_identity(owner: Owner) -> None:
+    who = {"issuer": "https://issuer.example", "subject": "bob@example.com"}
+    named = ("--identity", who["subject"], "--issuer", who["issuer"])
+    facts = {"name": "bob", "identity_id": SigstoreIdentity(**who).id} | who
+    policy = str(owner.folder / "trust.toml")
+    assert owner.says_json("trust", "add", "bob", *named) == facts | {"policy": policy}
+    assert owner.says_json("trust", "list") == [facts]
+    assert "bob@example.com (issuer https://issuer.example)" in owner.says("trust", "list")
+    owner.fails(InvalidTrustPolicy, "trust", "add", "carol", "--identity", "c", "--issuer", "no URL")
+
+
+@pytest.mark.parametrize(
+    "whom",
+    [
+        (),
+        ("key.pub", "--identity", "a", "--issuer", "https://b"),
+        ("--identity", "a"),
+        ("key.pub", "--issuer", "b"),
+    ],
+)
+def test_trust_is_in_one_key_or_identity(owner: Owner, whom: tuple[str, ...]) -> None:
+    assert owner.invoke("trust", "add", "bob", *whom).exit_code == 2
+    assert not owner.folder.exists()

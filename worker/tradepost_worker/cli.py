@@ -14,6 +14,7 @@ import typer
 from tradepost_signing.keys import PublicKey
 from tradepost_signing.policy_file import add_publisher
 from tradepost_signing.publisher import Publisher
+from tradepost_signing.sigstore_identity import SigstoreIdentity
 from tradepost_signing.trust import TrustPolicy
 from tradepost_worker.assembly import Decorate, worker_from_settings
 from tradepost_worker.device_cli import add_device_commands
@@ -83,17 +84,26 @@ def create_app(*, decorate: Decorate = lambda runners: runners) -> typer.Typer:
     @trust.command("add")
     def trust_add(
         name: Annotated[str, typer.Argument(help="What you call the publisher.")],
-        public_key_file: Annotated[Path, typer.Argument(help="Their public key (PEM).")],
+        public_key_file: Annotated[Path | None, typer.Argument(help="Their public key (PEM).")] = None,
+        identity: Annotated[
+            str | None, typer.Option(help="The e-mail address or URL that they sign as, keyless.")
+        ] = None,
+        issuer: Annotated[
+            str | None, typer.Option(help="The URL of the provider that must have vouched for --identity.")
+        ] = None,
         state_dir: StateDir = None,
+        as_json: AsJson = False,
     ) -> None:
         """Let a publisher's pipelines run on this device. A running worker takes notice at once."""
+        key = _key(public_key_file, identity, issuer)
         settings = load_settings({"state_dir": state_dir})
         path = settings.trust_path
-        key = PublicKey.load(public_key_file)
         if path.parent == settings.state_dir:
             StateFolder(settings.state_dir).make()  # trusting may come first, and the folder is private
         add_publisher(path, Publisher(name=name, key=key))
-        typer.echo(f"Pipelines of {name} (key {key.id}) may run here. Limits for them: {path}")
+        facts = {"name": name, "policy": str(path)} | key.facts()
+        text = f"Pipelines of {name}, {key}, may run here. Limits for them: {path}"
+        typer.echo(json.dumps(facts) if as_json else text)
 
     @trust.command("list")
     def trust_list(state_dir: StateDir = None, as_json: AsJson = False) -> None:
@@ -101,16 +111,27 @@ def create_app(*, decorate: Decorate = lambda runners: runners) -> typer.Typer:
         path = load_settings({"state_dir": state_dir}).trust_path
         publishers = TrustPolicy.load(path).publishers
         if as_json:
-            typer.echo(json.dumps([{"name": item.name, "key_id": item.key.id} for item in publishers]))
+            typer.echo(json.dumps([{"name": item.name} | item.key.facts() for item in publishers]))
             return
         for item in publishers:
-            typer.echo(f"{item.key.id}  {item.name}")
+            typer.echo(f"{item.name}, {item.key}")
         if not publishers:
             typer.echo(
                 f"Nobody: no pipeline can run. Add one: tradepost worker trust add NAME KEY.pub ({path})"
             )
 
     return app
+
+
+def _key(file: Path | None, identity: str | None, issuer: str | None) -> PublicKey | SigstoreIdentity:
+    """What a publisher signs with, of what the command was given."""
+    if (identity is None) != (issuer is None):
+        raise typer.BadParameter("--identity and --issuer go together")
+    if file is not None and identity is None:
+        return PublicKey.load(file)
+    if file is None and identity is not None and issuer is not None:
+        return SigstoreIdentity(issuer=issuer, subject=identity)
+    raise typer.BadParameter("give either a public key's file or --identity: whose signature counts")
 
 
 def _run(settings: Settings, decorate: Decorate, *, as_json: bool) -> None:
