@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tradepost.errors import RunnerFailed
 from tradepost_worker.runner_process import RunnerProcess
 
 pytestmark = pytest.mark.skipif(
@@ -184,6 +185,23 @@ async def test_every_layer_is_reported_here():
         assert "Seccomp:\t2" in status
         assert "NoNewPrivs:\t1" in status
         assert "CapEff:\t0000000000000000" in status
+    finally:
+        await runner.close()
+
+
+HOARD_THREADS = """
+stay = threading.Event()
+threading.stack_size(65536)
+while True:
+    threading.Thread(target=stay.wait, daemon=True).start()
+"""
+
+
+async def test_a_runner_that_starts_threads_without_end_is_killed():
+    runner = await RunnerProcess.start(boot=BOOT)
+    try:
+        with pytest.raises(RunnerFailed, match=r"killed at [0-9,]+ threads"):
+            await runner.run(HOARD_THREADS.encode(), wall_s_max=20)
     finally:
         await runner.close()
 

@@ -32,6 +32,12 @@ _CONTROLLERS: Final = ("memory", "pids")
 _TASKS_OTHER_MAX: Final = 64
 
 
+def tasks_max(threads: int) -> int:
+    """How many tasks a runner may have if a model may use this many `threads`. Each model of a pipeline has
+    threads of its own; a runner that is refused one would blame the model."""
+    return _TASKS_OTHER_MAX + threads * STAGES_MAX
+
+
 class _Unavailable(Exception):
     """Why there are no control groups, in words."""
 
@@ -105,8 +111,7 @@ class ControlGroups:
             _divide(base)
         except (_Unavailable, OSError) as error:
             return cls(None, refused=str(error))
-        # Each model of a pipeline has threads of its own. A runner that is refused one would blame the model.
-        return cls(base, tasks_max=_TASKS_OTHER_MAX + threads * STAGES_MAX)
+        return cls(base, tasks_max=tasks_max(threads))
 
     def admit(self, pid: int) -> ControlGroup | None:
         """A group for the runner `pid`, which has just started; `None` where there are none.

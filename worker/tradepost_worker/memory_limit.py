@@ -1,7 +1,9 @@
-"""Holds another process to a memory limit from outside.
+"""Holds another process to a limit of memory and of threads from outside.
 
 On Linux RLIMIT_DATA makes allocations fail at once; it counts private memory only, so resident memory is also
 looked at from time to time. (RLIMIT_AS would count wasmtime's reservations, which are no memory yet.)
+Threads are counted in the same look: each costs the system memory that neither of the two limits counts, and
+one of the processes that the owner may have. (RLIMIT_NPROC would count all that the owner runs.)
 """
 
 from __future__ import annotations
@@ -15,14 +17,16 @@ from tradepost.errors import SandboxUnavailable
 
 
 class MemoryLimit:
-    """The memory of the process `pid`. Raises `SandboxUnavailable` if it cannot be measured."""
+    """The memory of the process `pid`, and its threads, of which there may be `threads_max`.
+    Raises `SandboxUnavailable` if they cannot be measured."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, *, threads_max: int) -> None:
         try:
             self._process = psutil.Process(pid)
             self._process.memory_info()
         except psutil.Error as error:
             raise SandboxUnavailable(f"the memory of a runner cannot be measured: {error}") from error
+        self._threads_max = threads_max
         self._resident_bytes_max: int | None = None
 
     def allow(self, more_bytes: int) -> None:
@@ -33,12 +37,15 @@ class MemoryLimit:
             data_bytes_max = used.data + more_bytes
             resource.prlimit(self._process.pid, resource.RLIMIT_DATA, (data_bytes_max, data_bytes_max))
 
-    def excess(self) -> int | None:
-        """The resident bytes, if they are over the limit. A process that has ended uses nothing."""
-        if self._resident_bytes_max is None:
-            return None
+    def excess(self) -> str | None:
+        """What is over its limit, in words. A process that has ended uses nothing."""
         try:
+            threads = self._process.num_threads()
             used_bytes = self._process.memory_info().rss
         except psutil.NoSuchProcess:
             return None
-        return used_bytes if used_bytes > self._resident_bytes_max else None
+        if threads > self._threads_max:
+            return f"{threads:,} threads, of which it may have {self._threads_max:,}"
+        if self._resident_bytes_max is not None and used_bytes > self._resident_bytes_max:
+            return f"{used_bytes:,} bytes of memory"
+        return None

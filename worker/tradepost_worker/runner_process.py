@@ -4,7 +4,7 @@ Requests may overlap: they are written as they come and answered in order, so th
 before the last one's reply is out. Only the one at the head runs, so only that one is to blame when the
 process dies: its caller gets the reason, the others `RunnerInterrupted`, after which the same run can simply
 be asked of another runner. Limits are held from out here, whatever runs inside: the head's deadline, the
-memory (RLIMIT_DATA, and resident memory by looking), the size of a message, the end of the agent.
+memory (RLIMIT_DATA, and resident memory by looking), the threads, the size of a message, the agent's end.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tradepost.errors import (
 )
 from tradepost.manifest import Manifest
 from tradepost.receipts import StageReport
-from tradepost_worker.control_group import ControlGroup, ControlGroups
+from tradepost_worker.control_group import ControlGroup, ControlGroups, tasks_max
 from tradepost_worker.memory_limit import MemoryLimit
 from tradepost_worker.runner_messages import (
     COMPILED_BYTES_MAX,
@@ -180,6 +180,7 @@ class RunnerProcess(asyncio.SubprocessProtocol):
             if groups is not None:
                 runner._group = groups.admit(runner.pid)
             await runner._begin()
+            runner._watch(MemoryLimit(runner.pid, threads_max=tasks_max(threads)))
             if groups is not None:
                 isolation = groups.seen_in(runner.ready.isolation)
                 runner.ready = msgspec.structs.replace(runner.ready, isolation=isolation)
@@ -206,7 +207,7 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         Raises `StageFailure` for an artifact that loads nowhere, `NoEligibleWorker`, `PipelineTooCostly` if
         the runner ends or takes more than `load_s_max` seconds, or `RunnerFailed`.
         """
-        self._memory = MemoryLimit(self.pid)
+        assert self._memory is not None
         self._memory.allow(memory_bytes_max + MEMORY_OVERHEAD_BYTES)
         if self._group is not None:
             self._group.allow_memory(memory_bytes_max + MEMORY_OVERHEAD_BYTES)
@@ -365,7 +366,7 @@ class RunnerProcess(asyncio.SubprocessProtocol):
     # Limits
 
     def _watch_head(self) -> None:
-        """Set the deadline of the request that now runs, and look at memory while one does."""
+        """Set the deadline of the request that now runs."""
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -374,8 +375,11 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         head = self._requests[0]
         left_s = ABANDONED_S if head.reply.cancelled() else head.killed_after_s
         self._deadline = self._loop.call_later(left_s, self._overdue, head, self.suspended_s)
-        if self._memory_check is None:
-            self._memory_check = self._loop.call_later(MEMORY_POLL_S, self._check_memory)
+
+    def _watch(self, memory: MemoryLimit) -> None:
+        """Look at memory and threads from now on, between runs too: a runner taken over may wait for that."""
+        self._memory = memory
+        self._memory_check = self._loop.call_later(MEMORY_POLL_S, self._check_memory, memory)
 
     def _overdue(self, head: _Request, suspended_s: float) -> None:
         if head.reply.cancelled():
@@ -388,12 +392,11 @@ class RunnerProcess(asyncio.SubprocessProtocol):
             what = f"killed after {head.killed_after_s:.1f} s of its {head.phase}"
             self._fail(PipelineTooCostly(what) if head.phase == "load" else LeaseTimeout(what))
 
-    def _check_memory(self) -> None:
-        self._memory_check = None
-        if self._memory is not None and (used_bytes := self._memory.excess()) is not None:
-            self._fail(self._blame(f"killed at {used_bytes:,} bytes of memory"))
-        elif self._requests:
-            self._memory_check = self._loop.call_later(MEMORY_POLL_S, self._check_memory)
+    def _check_memory(self, memory: MemoryLimit) -> None:
+        if (excess := memory.excess()) is not None:
+            self._fail(self._blame(f"killed at {excess}"))
+        elif self._failure is None:
+            self._memory_check = self._loop.call_later(MEMORY_POLL_S, self._check_memory, memory)
 
     def _blame(self, what: str) -> TradepostError:
         """The end of this process, which says little while it loads: how much an artifact takes differs by
@@ -440,6 +443,8 @@ class RunnerProcess(asyncio.SubprocessProtocol):
 
 
 def _widen(pipe: int) -> None:
+    if not hasattr(fcntl, "F_SETPIPE_SZ"):  # Linux alone lets a process say what a pipe holds
+        return
     with suppress(PermissionError):  # the user's pipes hold all that the system lets them: slower, not wrong
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
