@@ -49,6 +49,7 @@ def test_less_processor_takes_fewer_leases(percent: int, capacity: int) -> None:
         ({"runners_memory_bytes": 2 << 30}, {}, Cause.MEMORY, "2,048 MiB"),
         ({"disk_free_bytes": 10 << 20}, {}, Cause.DISK, "10 MiB"),
         ({"others_load_percent": 60.0}, {"idle_only": True}, Cause.OTHERS, "60%"),
+        ({}, {"idle_only": True}, Cause.OTHERS, "not known yet"),
         ({"minute_of_day": 900}, {"hours": "22:00-07:00"}, Cause.HOURS, "22:00-07:00"),
     ],
     ids=lambda value: value.value if isinstance(value, Cause) else "",

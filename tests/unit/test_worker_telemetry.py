@@ -127,6 +127,20 @@ def test_a_system_that_shows_no_sensors_has_none(tmp_path, monkeypatch, sensor) 
     assert not sensors.not_enforceable({})
 
 
+def test_no_battery_is_told_from_one_that_cannot_be_read(monkeypatch) -> None:
+    def unreadable() -> None:
+        raise FileNotFoundError(2, "No such file or directory", "/sys/class/power_supply")
+
+    monkeypatch.setattr(sensors.psutil, "sensors_battery", lambda: None, raising=False)
+    assert not sensors.not_enforceable({"mains_only": True})
+    monkeypatch.setattr(sensors.psutil, "sensors_battery", unreadable)
+    assert set(sensors.not_enforceable({"mains_only": True})) == {"mains_only"}
+
+
+def test_idle_only_says_that_it_does_not_see_input() -> None:
+    assert "input idle time" in sensors.not_enforceable({"idle_only": True})["idle_only"]
+
+
 def test_own_work_is_not_others_load(tmp_path, monkeypatch) -> None:
     """Two cores, one of them used by a runner for the whole time, half of the other by somebody else."""
     spent = {7: 0.0}

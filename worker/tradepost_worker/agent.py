@@ -85,10 +85,18 @@ class Agent:
 
     def offer_capacity(self, capacity: int) -> None:
         """Offer to hold this many leases at once; 0 withdraws the offer."""
-        if capacity != self._offer.capacity:
-            self._offer = msgspec.structs.replace(self._offer, capacity=capacity)
+        self._change_offer(msgspec.structs.replace(self._offer, capacity=capacity))
+
+    def offer_memory(self, memory_bytes: int) -> None:
+        """Offer this much memory from now on."""
+        capabilities = msgspec.structs.replace(self._offer.capabilities, memory_bytes=memory_bytes)
+        self._change_offer(msgspec.structs.replace(self._offer, capabilities=capabilities))
+
+    def _change_offer(self, offer: Offer) -> None:
+        if offer != self._offer:
+            self._offer = offer
             if self._stream is not None:
-                self._stream.send(UpdateOffer(offer=self._offer))
+                self._stream.send(UpdateOffer(offer=offer))
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set: then running leases are given back and the connection is closed.

@@ -160,6 +160,8 @@ async def worker_from_settings(
         def hold(limits: Limits) -> None:
             group.hold(limits)
             rate.bytes_per_s_max = limits.network_bytes_per_s_max
+            pipelines.hold_memory(limits.memory_bytes_max)
+            agent.offer_memory(limits.memory_bytes_max)
 
         def show() -> None:
             state.set_standing(

@@ -123,9 +123,10 @@ def _breaches(now: Readings, limits: Limits) -> Iterator[tuple[Cause, str]]:
         yield Cause.MEMORY_FREE, f"only {now.memory_free_bytes // _MIB:,} MiB of memory are free"
     if now.disk_free_bytes is not None and now.disk_free_bytes < limits.disk_free_bytes_min:
         yield Cause.DISK, f"only {now.disk_free_bytes // _MIB:,} MiB of disk are free"
-    if limits.idle_only and (now.others_load_percent or 0.0) > limits.idle_load_percent_max:
-        others = now.others_load_percent or 0.0
-        yield (
-            Cause.OTHERS,
-            f"others use {others:.0f}% of the processor, the limit is {limits.idle_load_percent_max}%",
-        )
+    if not limits.idle_only:
+        return
+    others, most = now.others_load_percent, limits.idle_load_percent_max
+    if others is None:  # the first reading has no load; until there is one, the device counts as busy
+        yield Cause.OTHERS, "how much others use the processor is not known yet"
+    elif others > most:
+        yield Cause.OTHERS, f"others use {others:.0f}% of the processor, the limit is {most}%"

@@ -118,6 +118,12 @@ class PipelineLibrary:
                 admission.cancel()
         return revoked
 
+    def hold_memory(self, bytes_max: int) -> None:
+        """Refuse stages that may use more from now on; what was admitted is checked again."""
+        if bytes_max != self._memory_bytes_max:
+            self._memory_bytes_max = bytes_max
+            self._admitted.clear()
+
     async def close(self) -> None:
         """End what is being fetched."""
         for task in self._tasks:

@@ -79,6 +79,10 @@ def not_enforceable(settings: Mapping[str, Any], *, gpu_providers: Iterable[str]
         lacking["temperature_celsius_max"] = "no temperature sensor can be read"
     if battery() is None and settings.get("battery_percent_min"):
         lacking["battery_percent_min"] = "there is no battery, or it cannot be read"
+    if settings.get("mains_only") and not _power_is_readable():
+        lacking["mains_only"] = "whether there is a battery cannot be read"
+    if settings.get("idle_only"):
+        lacking["idle_only"] = "input idle time; what others use of the processor is held"
     if settings.get("cores_max", 4096) < (os.cpu_count() or 1) and not hasattr(os, "sched_setaffinity"):
         lacking["cores_max"] = "this system binds no process to cores; cpu_percent holds"
     if 0 < settings.get("gpu_percent", 100) < 100:
@@ -107,6 +111,17 @@ def battery() -> Any:
         return psutil.sensors_battery()
     except (OSError, ValueError):  # no /sys, as in a bare container
         return None
+
+
+def _power_is_readable() -> bool:
+    """Whether psutil can tell a device without a battery from one whose battery it cannot see."""
+    if not hasattr(psutil, "sensors_battery"):
+        return False
+    try:
+        psutil.sensors_battery()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def cpu_s(pid: int) -> float:
