@@ -23,7 +23,7 @@ from tradepost_worker.owner_word import WORK
 from tradepost_worker.reference_model import reference_model
 from tradepost_worker.runner_messages import Ready
 from tradepost_worker.settings import load_settings
-from tradepost_worker.speed import Speed, measured_speed
+from tradepost_worker.speed import Speed, measured_again, measured_speed
 from tradepost_worker.state import Connection, Membership, Standing
 from tradepost_worker.status import Status
 
@@ -58,6 +58,18 @@ async def test_speed_is_measured_once_for_each_device(
     again = (await measured_speed(tmp_path, threads=1))[0]
     assert again.hardware == "another chip"
     assert again.measured_at > first.measured_at
+
+
+async def test_a_start_after_a_change_measures_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, ready = await measured_speed(tmp_path, threads=1)
+    assert await measured_again(tmp_path, ready, threads=1) is None
+    monkeypatch.setattr(speed_module, "hardware", lambda: "another chip")
+    again = await measured_again(tmp_path, ready, threads=1)
+    assert again is not None
+    assert (again.hardware, again.measured_at > first.measured_at) == ("another chip", True)
+    assert await measured_again(tmp_path, ready, threads=1) is None
+    (tmp_path / speed_module.FILE_NAME).unlink()
+    assert await measured_again(tmp_path, ready, threads=1) is None  # it never joined with a measurement
 
 
 @pytest.mark.parametrize(

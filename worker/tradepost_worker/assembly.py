@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import AsyncIterator, Callable
@@ -36,9 +37,12 @@ from tradepost_worker.runner_pool import RunnerPool
 from tradepost_worker.runner_process import RunnerProcess
 from tradepost_worker.sensors import Sensors
 from tradepost_worker.settings import LiveLimits, Settings, available_cores
+from tradepost_worker.speed import measured_again
 from tradepost_worker.state import Standing, StateFolder
 from tradepost_worker.steward import Steward
 from tradepost_worker.telemetry import StageLatencies, device_health
+
+log = logging.getLogger(__name__)
 
 #: Puts something between the agent and its runners; the worker itself puts nothing there.
 Decorate = Callable[[PipelineRunner], PipelineRunner]
@@ -94,6 +98,8 @@ async def worker_from_settings(
             start_runner=lambda: RunnerProcess.start(threads=threads, groups=control_groups),
         )
         first = await group.start()
+        if (speed := await measured_again(state.path, first.ready, threads=threads)) is not None:
+            log.info("The device or its engines changed: %s", speed, extra={"action": "speed_measured"})
         runners = RunnerPool(
             runners_max=settings.runners_max,
             start=group.start,

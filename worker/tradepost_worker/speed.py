@@ -96,6 +96,17 @@ async def measured_speed(folder: Path, *, threads: int) -> tuple[Speed, Ready]:
     return speed, ready
 
 
+async def measured_again(folder: Path, ready: Ready, *, threads: int) -> Speed | None:
+    """The device's speed now, if it was measured before it or its engines changed; else `None`.
+
+    Raises as `measured_speed`.
+    """
+    known = _read(folder / FILE_NAME)
+    if known is None or known.fits(ready):
+        return None
+    return (await measured_speed(folder, threads=threads))[0]
+
+
 async def _kernel_mfuel_per_s(runner: RunnerProcess) -> float:
     wasm = tradepost_kernels.load(_KERNEL)
     artifact = add_bytes(wasm, put=None)
