@@ -13,6 +13,7 @@ from tradepost_worker.testing.hostile.cases import RETURNED, TRAP, wasm_case
 from tradepost_worker.testing.hostile.models import onnx_cases
 from tradepost_worker.testing.hostile.module_builders import LOOP, reactor
 from tradepost_worker.testing.hostile.modules import wasm_cases
+from tradepost_worker.testing.hostile.takeover import take_over
 from tradepost_worker.testing.hostile.trial import attempt
 
 
@@ -58,3 +59,10 @@ async def test_a_hunt_that_would_notice_nothing_is_broken(monkeypatch):
     assert caught.found == ()
     assert caught.control == ()
     assert caught.missed == ("environment", "file", "key", "listener")
+
+
+async def test_an_attempt_that_fails_by_itself_was_not_refused():
+    slips = {"a wrong name": "found = undefined", "a wrong argument": "found = os.read(-1, 1)"}
+    found = await take_over(slips, secret="planted")
+    assert [text.split(":")[0] for text in found] == list(slips)
+    assert await take_over({"a file": "found = open('/etc/passwd').read()"}, secret="planted") == []

@@ -22,9 +22,11 @@ from tradepost_worker.runner_process import RunnerProcess
 _ATTEMPT_S: Final = 20.0
 _CONTROL_S: Final = 60.0
 
-#: What an attempt may use. It leaves what it came to in the name `found`.
+#: What an attempt may use. It leaves what it came to in the name `found`. It is refused if the system said that
+#: it may not; an attempt that fails in any other way proves nothing, and counts as a hole.
 _ARSENAL: Final = """
-import ctypes, json, os, socket, subprocess, sys
+import ctypes, errno, json, os, socket, subprocess, sys
+REFUSALS = (errno.EPERM, errno.EACCES, errno.ENOSYS)
 sys.path[:] = json.loads(sys.argv[1])
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
@@ -33,13 +35,18 @@ def call(number, *arguments):
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return result
+def first(found):
+    if not found:
+        raise PermissionError(errno.EACCES, "it is not there")
+    return found[0]
 def attempt(code):
     names = dict(globals())
     try:
         exec(code, names)
         return "found: %r" % (names["found"],)
     except BaseException as error:
-        return "refused: %s: %s" % (type(error).__name__, error)
+        how = "refused" if isinstance(error, OSError) and error.errno in REFUSALS else "failed"
+        return "%s: %s: %s" % (how, type(error).__name__, error)
 """
 
 #: A runner that executes each request as Python and reports what became of it.
@@ -93,8 +100,11 @@ _THEFTS: Final = {
         one = ctypes.c_long(1)
         call({process_vm_readv}, ctypes.c_long({agent}), local, one, remote, one, ctypes.c_long(0))
         found = here.raw""",
-    "search its own environment": "found = [text for text in os.environ.values() if {secret!r} in text][0]",
-    "connect to the listener": "found = socket.create_connection(('127.0.0.1', {port}), timeout=2)",
+    "search its own environment": "found = first([text for text in os.environ.values() if {secret!r} in text])",
+    "connect to the listener": """
+        stream = socket.socket()
+        stream.connect(('127.0.0.1', {port}))
+        found = stream.getpeername()""",
     "start a program": "found = subprocess.run(['/bin/cat', {path!r}], capture_output=True).stdout",
 }
 
@@ -109,7 +119,7 @@ _ESCAPES: Final = {
     "trace the agent": "found = call({ptrace}, ctypes.c_long(16), ctypes.c_long({agent}), None, None)",
     "signal the agent": "found = os.kill({agent}, 0)",
     "hold the agent": "found = call({pidfd_open}, ctypes.c_long({agent}), ctypes.c_long(0))",
-    "search its own arguments": "found = [value for value in sys.orig_argv if {secret!r} in value][0]",
+    "search its own arguments": "found = first([value for value in sys.orig_argv if {secret!r} in value])",
     "send a datagram": "found = socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', {port}))",
     "make a socket pair": "found = socket.socketpair()",
     "connect through io_uring": "found = call({io_uring_setup}, 4, ctypes.create_string_buffer(256))",
