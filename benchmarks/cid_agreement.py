@@ -1,4 +1,7 @@
-"""Do random files and trees get the CID that Kubo gives them? Prints a table; exits 1 if any differs.
+"""Do random files and trees get the CID that Kubo gives them, and do CAR files pass between both?
+
+Prints a table; exits 1 if any differs or does not pass. A CAR made here is imported by Kubo, and the one that
+Kubo then exports is imported here: of every tree, and of every file up to 4 MB.
 
     python benchmarks/cid_agreement.py [--files 300] [--trees 50] [--seed 1]
 
@@ -9,6 +12,8 @@ the shape of their DAG changes; trees are empty, deep, full of odd names, or hav
 from __future__ import annotations
 
 import argparse
+import asyncio
+import io
 import random
 import sys
 import tempfile
@@ -16,11 +21,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+
+from tradepost.content import Cid
+from tradepost.content.car import import_car
 from tradepost.content.directories import add_path
+from tradepost.content.export import export_car
 from tradepost.content.files import CHUNK_BYTES, LINKS_PER_NODE
 from tradepost.testing.kubo_daemon import KuboDaemon, find_ipfs
 
 FILE_BYTES_MAX = 50_000_000
+_EXCHANGED_BYTES_MAX = 4_000_000
 _NODE_BYTES = CHUNK_BYTES * LINKS_PER_NODE
 _BOUNDARIES = (0, 1, CHUNK_BYTES, 2 * CHUNK_BYTES, 10 * CHUNK_BYTES, _NODE_BYTES, _NODE_BYTES + CHUNK_BYTES)
 _ALPHABETS = ("abc012", "äöüß", "雪桜山", "🦀🐍", "a .-_", "\u202e\u200d~")
@@ -41,6 +52,8 @@ def main() -> int:
         return 1
     seen: Counter[str] = Counter()
     agreed: Counter[str] = Counter()
+    sent: Counter[str] = Counter()
+    passed: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         kubo = KuboDaemon(ipfs, Path(folder) / "repository")
         kubo.init()
@@ -50,12 +63,15 @@ def main() -> int:
                 make(path)
                 seen[kind] += 1
                 agreed[kind] += agree(kubo, path)
+                if path.is_dir() or path.stat().st_size <= _EXCHANGED_BYTES_MAX:
+                    sent[kind] += 1
+                    passed[kind] += exchange(kubo, path, Path(one) / "made-here.car")
     print(f"seed {options.seed}, {kubo.run('version').decode().strip()}")
-    print(f"{'':<40}{'compared':>10}{'equal':>10}")
+    print(f"{'':<40}{'compared':>10}{'equal':>10}{'CARs':>10}{'passed':>10}")
     for kind in seen:
-        print(f"{kind:<40}{seen[kind]:>10}{agreed[kind]:>10}")
-    print(f"{'all':<40}{seen.total():>10}{agreed.total():>10}")
-    return 0 if seen == agreed else 1
+        print(f"{kind:<40}{seen[kind]:>10}{agreed[kind]:>10}{sent[kind]:>10}{passed[kind]:>10}")
+    print(f"{'all':<40}{seen.total():>10}{agreed.total():>10}{sent.total():>10}{passed.total():>10}")
+    return 0 if seen == agreed and sent == passed else 1
 
 
 def agree(kubo: KuboDaemon, path: Path) -> bool:
@@ -72,6 +88,25 @@ def agree(kubo: KuboDaemon, path: Path) -> bool:
     return True
 
 
+def exchange(kubo: KuboDaemon, path: Path, car: Path) -> bool:
+    """Whether Kubo imports a CAR of `path` made here, and what it exports then is the same DAG here."""
+    blocks: dict[Cid, bytes] = {}
+    root = add_path(path, put=blocks.__setitem__, hidden=True)
+
+    async def made_here() -> bytes:
+        async def get(cid: Cid) -> bytes:
+            return blocks[cid]
+
+        return b"".join([piece async for piece in export_car(root, (), get)])
+
+    car.write_bytes(asyncio.run(made_here()))
+    kubo.run("dag", "import", str(car))
+    made_there = kubo.run("dag", "export", root)
+    again: dict[Cid, bytes] = {}
+    imported = import_car(io.BytesIO(made_there), put=again.__setitem__, bytes_max=len(made_there))
+    return imported.roots == (root,) and again == blocks
+
+
 Make = Callable[[Path], None]
 
 
@@ -86,7 +121,7 @@ def subjects(files: int, trees: int, chance: random.Random) -> Iterator[tuple[st
     kinds: list[tuple[str, Make]] = [
         ("trees with odd names", lambda path: odd_tree(path, chance)),
         ("deep trees", lambda path: deep_tree(path, chance)),
-        ("empty directories", lambda path: path.mkdir()),
+        ("directories without files", lambda path: empty_tree(path, chance)),
         ("directories around the sharding size", lambda path: wide(path, chance.randint(6385, 6400), chance)),
         ("directories of 10,000 entries", lambda path: wide(path, 10_000, chance)),
     ]
@@ -133,11 +168,21 @@ def deep_tree(path: Path, chance: random.Random) -> None:
     (place / "leaf").write_bytes(chance.randbytes(10))
 
 
-def wide(path: Path, count: int, chance: random.Random) -> None:
-    """One directory of many small files."""
+def empty_tree(path: Path, chance: random.Random) -> None:
+    """No directories in it, or some, hidden ones among them."""
     path.mkdir()
-    for number in range(count):
-        (path / f"{number:05}").write_bytes(chance.randbytes(chance.randint(0, 3)))
+    places = [path]
+    for number in range(chance.randint(0, 8)):
+        places.append(chance.choice(places) / f"{chance.choice(('', '.'))}{number}")
+        places[-1].mkdir()
+
+
+def wide(path: Path, count: int, chance: random.Random) -> None:
+    """One directory of many small files, whose names have five characters."""
+    path.mkdir()
+    for number in chance.sample(range(36**4), count):
+        name = f"{chance.choice('abé_雪')}{np.base_repr(number, 36):0>4}"
+        (path / name).write_bytes(chance.randbytes(chance.randint(0, 3)))
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ from tradepost_worker.runner_process import RunnerProcess
 _ATTEMPT_S: Final = 20.0
 _CONTROL_S: Final = 60.0
 
-#: What an attempt may use. It leaves what it came to in the name `found`. It is refused if the system said that
-#: it may not; an attempt that fails in any other way proves nothing, and counts as a hole.
+#: What an attempt may use. It leaves what it came to in the name `found`. It is refused if the system said
+#: that it may not; an attempt that fails in any other way proves nothing, and counts as a hole.
 _ARSENAL: Final = """
 import ctypes, errno, json, os, socket, subprocess, sys
 REFUSALS = (errno.EPERM, errno.EACCES, errno.ENOSYS)
@@ -100,7 +100,7 @@ _THEFTS: Final = {
         one = ctypes.c_long(1)
         call({process_vm_readv}, ctypes.c_long({agent}), local, one, remote, one, ctypes.c_long(0))
         found = here.raw""",
-    "search its own environment": "found = first([text for text in os.environ.values() if {secret!r} in text])",
+    "search its own environment": "found = first([one for one in os.environ.values() if {secret!r} in one])",
     "connect to the listener": """
         stream = socket.socket()
         stream.connect(('127.0.0.1', {port}))
