@@ -33,21 +33,9 @@ from tradepost_broker.testing import local_broker
 from tradepost_signing.keys import SigningKey
 from tradepost_signing.pipeline_toml import load_pipeline
 from tradepost_signing.publish import publish, sign_pipeline
+from tradepost_signing.testing import ECHO_PIPELINE
 
 BUDGET = 64 << 30
-PIPELINE = """
-name = "benchmark"
-version = "1"
-[inputs]
-x = { dtype = "U8", shape = ["?"] }
-[[stage]]
-name = "kernel"
-kernel = "artifact"
-inputs = { x = "input.x" }
-outputs = ["y"]
-[outputs]
-y = "kernel.y"
-"""
 
 
 def main() -> None:
@@ -68,7 +56,7 @@ def main() -> None:
 
 def measure(folder: Path, stack: ExitStack, mib: int, rounds: int) -> None:
     """Every figure for an artifact of `mib` MiB."""
-    artifact = folder / "artifact"
+    artifact = folder / "kernel.wasm"
     with artifact.open("wb") as file:
         for _ in range(mib):
             file.write(os.urandom(1 << 20))
@@ -78,7 +66,7 @@ def measure(folder: Path, stack: ExitStack, mib: int, rounds: int) -> None:
     report("add to the store, durably", size, timed(lambda: add_file(artifact, put=store.put)))
     cid = add_file(artifact, put=None)
     url, api_key = stack.enter_context(broker(folder / "broker"))
-    (folder / "pipeline.toml").write_text(PIPELINE)
+    (folder / "pipeline.toml").write_text(ECHO_PIPELINE)
     pipeline = sign_pipeline(load_pipeline(folder / "pipeline.toml"), SigningKey.generate())
     sending = publish(pipeline, broker=URL(url), api_key=api_key, progress=lambda _: None)
     report("publish to the broker, durably", size, timed(lambda: asyncio.run(sending)))

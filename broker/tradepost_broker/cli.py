@@ -13,13 +13,13 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
-import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from tradepost.commands.terminal import show
 from tradepost.durable_files import replace_file
 from tradepost.errors import InvalidSettings, InvariantBroken
 from tradepost.money import format_credits, to_credits, to_microcredits
@@ -134,7 +134,7 @@ def create_account(
         f"Account {made.account} has {format_credits(made.available_microcredits)} credits.\n"
         f"Its API key, shown only now: {made.api_key}"
     )
-    _print(made, people, as_json=as_json)
+    show(made, people, as_json=as_json)
 
 
 @app.command()
@@ -149,7 +149,7 @@ def fund(
     """Give an account credits from the treasury."""
     body = Funding(account=name, amount_microcredits=to_microcredits(amount), transfer=transfer)
     view = _client(data_dir, config).post("v1/admin/fund", body, AccountView)
-    _print(view, f"{name} has {format_credits(view.available_microcredits)} credits.", as_json=as_json)
+    show(view, f"{name} has {format_credits(view.available_microcredits)} credits.", as_json=as_json)
 
 
 @app.command()
@@ -167,7 +167,7 @@ def token(
     """Make a single-use token with which one device joins, and print it, this once."""
     body = NewToken(owner=owner, stake_microcredits=to_microcredits(stake), auditor=auditor, ttl_s=ttl)
     issued = _client(data_dir, config).post("v1/admin/tokens", body, IssuedToken)
-    _print(issued, issued.token, as_json=as_json)
+    show(issued, issued.token, as_json=as_json)
 
 
 @app.command()
@@ -186,7 +186,7 @@ def revoke(
     body = NewRevocations(document=signed.document, bundle=signed.bundle)
     done = _client(data_dir, config).post("v1/admin/revocations", body, EnforcedRevocations)
     people = f"Version {done.version} is enforced; {done.workers} connected workers were sent it."
-    _print(done, people, as_json=as_json)
+    show(done, people, as_json=as_json)
 
 
 @app.command()
@@ -194,7 +194,7 @@ def workers(data_dir: DataDir = None, config: Config = None, as_json: AsJson = F
     """List the workers: standing, score, money."""
     views = _client(data_dir, config).get("v1/workers", list[WorkerView])
     if as_json:
-        _print(views, "", as_json=True)
+        show(views, "", as_json=True)
         return
     table = Table("worker", "owner", "device", "standing", "score", "earned", "held", "stake")
     for one in views:
@@ -216,7 +216,7 @@ def devices(data_dir: DataDir = None, config: Config = None, as_json: AsJson = F
     """Show how workers' devices are, as each said last. It has no effect on reputation or pay."""
     views = _client(data_dir, config).get("v1/admin/devices", list[DeviceView])
     if as_json:
-        _print(views, "", as_json=True)
+        show(views, "", as_json=True)
         return
     Console().print(device_table(views, now=time.time()))
 
@@ -231,7 +231,7 @@ def jobs(
     """List the newest jobs of all accounts."""
     summaries = _client(data_dir, config).get("v1/admin/jobs", list[JobSummary], limit=limit)
     if as_json:
-        _print(summaries, "", as_json=True)
+        show(summaries, "", as_json=True)
         return
     table = Table("job", "account", "status", "paid", "pipeline")
     for one in summaries:
@@ -250,7 +250,7 @@ def explain(
 ) -> None:
     """Say why each lease of a job went where it went, and what was found."""
     view = _client(data_dir, config).get(f"v1/admin/jobs/{job}/explanation", Explanation)
-    _print(view, "\n".join(_explained(view)), as_json=as_json)
+    show(view, "\n".join(_explained(view)), as_json=as_json)
 
 
 @app.command("verify-books")
@@ -272,9 +272,9 @@ def verify(data_dir: DataDir = None, config: Config = None, as_json: AsJson = Fa
         f"{report.events} events, over {report.starts} starts, replayed to the same records: {compared}."
     )
     if report.differences_count:
-        _print(report, "\n".join(report.differences), as_json=as_json)
+        show(report, "\n".join(report.differences), as_json=as_json)
         raise InvariantBroken(f"the books differ in {report.differences_count} places")
-    _print(report, people, as_json=as_json)
+    show(report, people, as_json=as_json)
 
 
 def _explained(view: Explanation) -> list[str]:
@@ -302,7 +302,3 @@ def _settings(data_dir: Path | None, config: Path | None) -> Settings:
 
 def _client(data_dir: Path | None, config: Path | None) -> OperatorClient:
     return OperatorClient(_settings(data_dir, config))
-
-
-def _print(value: Any, people: str, *, as_json: bool) -> None:
-    typer.echo(msgspec.json.encode(value).decode() if as_json else people)

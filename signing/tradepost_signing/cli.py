@@ -7,11 +7,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import msgspec
 import typer
 
+from tradepost.commands.terminal import show
 from tradepost.errors import IdentityRefused, InvalidArtifact
 from tradepost_signing.bundle import Signer, read_bundle, sign_file
 from tradepost_signing.directory import sign_directory
@@ -119,8 +119,3 @@ def reading() -> Iterator[None]:
         yield
     except OSError as error:
         raise InvalidArtifact(f"{error.filename}: {error.strerror}") from None
-
-
-def show(facts: dict[str, Any], text: str, *, as_json: bool) -> None:
-    """Print `facts` as one JSON object, or `text` for people."""
-    typer.echo(msgspec.json.encode(facts).decode() if as_json else text)

@@ -10,7 +10,8 @@ from typing import Annotated
 import msgspec
 import typer
 
-from tradepost_signing.cli import Json, reading, show
+from tradepost.commands.terminal import show
+from tradepost_signing.cli import Json, reading
 from tradepost_signing.inspection import ArtifactFacts, SignatureFacts
 from tradepost_signing.inspection import inspect as inspect_path
 

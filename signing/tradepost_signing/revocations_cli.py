@@ -10,8 +10,9 @@ from typing import Annotated
 import msgspec
 import typer
 
+from tradepost.commands.terminal import show
 from tradepost.errors import InvalidRevocations, RevocationRollback
-from tradepost_signing.cli import Json, PassphraseFile, load_key, show
+from tradepost_signing.cli import Json, PassphraseFile, load_key
 from tradepost_signing.keys import PublicKey
 from tradepost_signing.revocation import (
     RevocationDocument,

@@ -9,11 +9,12 @@ import typer
 
 from tradepost.client import Client
 from tradepost.commands.submit import ApiKey, Url
+from tradepost.commands.terminal import show
 from tradepost.content import cid_of_block, parse_cid, verify_block
 from tradepost.errors import InvalidTrustPolicy
 from tradepost.manifest import MANIFEST_BYTES_MAX, decode_manifest
 from tradepost_signing.bundle import BUNDLE_BYTES_MAX
-from tradepost_signing.cli import Json, reading, show
+from tradepost_signing.cli import Json, reading
 from tradepost_signing.policy_file import Limits, policy_schema
 from tradepost_signing.policy_words import explain
 from tradepost_signing.publisher import Publisher

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from tradepost.cli import report
+from tradepost.commands.terminal import show
 from tradepost.errors import (
     ExpiredSignature,
     InvalidArtifact,
@@ -23,7 +24,7 @@ from tradepost.errors import (
     UnsignedArtifact,
     UntrustedSigner,
 )
-from tradepost_signing.cli import Json, reading, show
+from tradepost_signing.cli import Json, reading
 from tradepost_signing.directory import verify_directory
 from tradepost_signing.keys import PublicKey
 from tradepost_signing.publisher import Publisher

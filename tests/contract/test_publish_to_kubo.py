@@ -29,6 +29,7 @@ from tradepost_signing.bundle import sign_bytes
 from tradepost_signing.keys import SigningKey
 from tradepost_signing.kubo_publish import publish_to_kubo
 from tradepost_signing.publish import SignedPipeline
+from tradepost_signing.testing import ECHO_PIPELINE
 from tradepost_signing.trust import TrustPolicy
 from tradepost_worker.settings import FILE_NAME, save_settings
 from tradepost_worker.testing.lent_device import NOOP, lent_device
@@ -44,26 +45,13 @@ MODULE = wasmtime.wat2wasm(
 #: What a custom section holds is for nobody, and makes this kernel a file of several blocks.
 PADDING = b"\x03pad" + random.Random(4).randbytes(600_000)
 KERNEL = bytes(MODULE) + b"\0" + encode_varint(len(PADDING)) + PADDING
-PIPELINE = """
-name = "echo"
-version = "1"
-[inputs]
-x = { dtype = "U8", shape = ["?"] }
-[[stage]]
-name = "one"
-kernel = "kernel.wasm"
-inputs = { x = "input.x" }
-outputs = ["y"]
-[outputs]
-y = "one.y"
-"""
 
 
 @pytest.fixture
 def pipeline(tmp_path: Path) -> Path:
     KEY.save(tmp_path / "key", passphrase=None)
     (tmp_path / "kernel.wasm").write_bytes(KERNEL)
-    (tmp_path / "pipeline.toml").write_text(PIPELINE)
+    (tmp_path / "pipeline.toml").write_text(ECHO_PIPELINE)
     return tmp_path / "pipeline.toml"
 
 

@@ -15,26 +15,14 @@ from tradepost_broker.testing import LocalBroker, local_broker
 from tradepost_signing.keys import SigningKey
 from tradepost_signing.pipeline_toml import load_pipeline
 from tradepost_signing.publish import SignedPipeline, Uploaded, publish, sign_pipeline
+from tradepost_signing.testing import ECHO_PIPELINE
 
 QUOTA = 3_000_000
-PIPELINE = """
-name = "echo"
-version = "1"
-[inputs]
-x = { dtype = "U8", shape = ["?"] }
-[[stage]]
-name = "one"
-kernel = "kernel.wasm"
-inputs = { x = "input.x" }
-outputs = ["y"]
-[outputs]
-y = "one.y"
-"""
 
 
 def signed(folder: Path, kernel_bytes: int, *, seed: int = 1) -> SignedPipeline:
     (folder / "kernel.wasm").write_bytes(random.Random(seed).randbytes(kernel_bytes))
-    (folder / "pipeline.toml").write_text(PIPELINE)
+    (folder / "pipeline.toml").write_text(ECHO_PIPELINE)
     return sign_pipeline(load_pipeline(folder / "pipeline.toml"), SigningKey.generate())
 
 

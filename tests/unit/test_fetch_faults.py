@@ -4,30 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import io
 import random
-import socket
-import struct
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable
 
 import aiohttp
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tradepost.content import BLOCK_BYTES_MAX, Cid, FolderStore, cid_of_block
-from tradepost.content.car import encode_header, encode_section, import_car
-from tradepost.content.dag_pb import PbLink, bytes_field, varint_field
-from tradepost.content.extract import extract
+from scripted_server import Clock, Peer, Script, answer_head, scripted
+from tradepost.content import BLOCK_BYTES_MAX, cid_of_block
 from tradepost.content.fetch import Fetcher, FetchLimits
 from tradepost.content.sources import GatewaySource, KuboSource, Source, StoreSource
 from tradepost.content.standings import Standing
-from tradepost.content.unixfs import Link, encode_directory, encode_file_node
-from tradepost.errors import ContentUnavailable, InvalidDag, TradepostError, UnknownCid, UnsafeName
+from tradepost.errors import ContentUnavailable, TradepostError, UnknownCid
 
 BLOCK = random.Random(5).randbytes(262_144)
 CID = cid_of_block(BLOCK, "raw")
@@ -35,85 +26,6 @@ BOMB = gzip.compress(bytes(64 << 20), compresslevel=1)
 SENT_BYTES_MAX = 32 << 20  # by a server that never ends, until it notices that nobody listens
 
 PEAK_BYTES_MAX = 8 << 20  # what both ends allocate: a block at its largest, and buffers
-
-
-class Clock:
-    """Seconds that pass when a server says so."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-@dataclass
-class Peer:
-    """One scripted answer: writes what it likes to whoever connected."""
-
-    writer: asyncio.StreamWriter
-    clock: Clock
-    asked: list[str] = field(default_factory=list)
-    sent_bytes: int = 0
-
-    async def send(self, data: bytes) -> None:
-        self.sent_bytes += len(data)
-        self.writer.write(data)
-        await self.writer.drain()
-
-    async def head(self, *headers: str, status: str = "200 OK") -> None:
-        await self.send(_head(status, headers))
-
-    async def silence(self) -> None:
-        await asyncio.Event().wait()
-
-    def reset(self) -> None:
-        """Break the connection the hard way: an RST instead of a FIN."""
-        linger_not = struct.pack("ii", 1, 0)
-        self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_not)
-        self.writer.transport.abort()
-
-
-def _head(status: str, headers: tuple[str, ...]) -> bytes:
-    return "\r\n".join((f"HTTP/1.1 {status}", *headers, "", "")).encode()
-
-
-Script = Callable[[Peer], Awaitable[None]]
-
-
-@asynccontextmanager
-async def scripted(script: Script, clock: Clock | None = None) -> AsyncIterator[tuple[str, list[Peer]]]:
-    """A server on loopback that plays `script` to each request; its URL, and those who came."""
-    peers: list[Peer] = []
-    tasks: set[asyncio.Task[None]] = set()
-
-    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        peer = Peer(writer, clock or Clock())
-        peers.append(peer)
-        try:
-            request = await reader.readuntil(b"\r\n\r\n")
-            peer.asked.append(request.split(b" ")[1].decode())
-            peer.asked.append(request.decode())
-            await script(peer)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # the other side hung up, as it should
-        finally:
-            writer.close()
-            with suppress(ConnectionError):
-                await writer.wait_closed()
-
-    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(play(reader, writer))
-        tasks.add(task)
-
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", peers
-    finally:
-        server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def honest(peer: Peer) -> None:
@@ -399,7 +311,7 @@ def test_lies_that_were_under_way_together_are_one() -> None:
 @given(offset=st.integers(0, len(BLOCK) + 100), hard=st.booleans())
 def test_a_connection_that_breaks_at_any_offset(offset: int, hard: bool) -> None:
     async def broken(peer: Peer) -> None:
-        answer = _head("200 OK", (f"Content-Length: {len(BLOCK)}",)) + BLOCK
+        answer = answer_head("200 OK", (f"Content-Length: {len(BLOCK)}",)) + BLOCK
         await peer.send(answer[: min(offset, len(answer) - 1)])
         if hard:
             peer.reset()
@@ -475,100 +387,6 @@ async def test_nobody_listening_is_a_typed_error() -> None:
     async with aiohttp.ClientSession() as session:
         with pytest.raises(ContentUnavailable):
             await Fetcher([GatewaySource(url, session=session)]).get(CID)
-
-
-# DAGs that are traps: every block has its hash, or the source claims that it has
-
-
-def serves(blocks: dict[Cid, bytes]) -> Script:
-    async def script(peer: Peer) -> None:
-        block = blocks[Cid(peer.asked[0].split("/")[2].split("?")[0])]
-        await peer.head(f"Content-Length: {len(block)}", "Connection: close")
-        await peer.send(block)
-
-    return script
-
-
-@pytest.fixture
-def store(tmp_path_factory: pytest.TempPathFactory) -> FolderStore:
-    return FolderStore(tmp_path_factory.mktemp("store"), bytes_max=64 << 20)
-
-
-async def fetch_from(script: Script, root: Cid, store: FolderStore, bytes_max: int = 8 << 20) -> None:
-    async with scripted(script) as (url, _), aiohttp.ClientSession() as session:
-        await Fetcher([GatewaySource(url, session=session)], store=store).fetch(root, bytes_max=bytes_max)
-
-
-async def test_a_cycle_needs_a_lie_and_the_lie_is_found(store: FolderStore) -> None:
-    root = cid_of_block(b"whatever", "dag-pb")
-    cycle = encode_file_node([Link(root, 4, 4)])
-    with pytest.raises(ContentUnavailable, match="other bytes"):
-        await fetch_from(serves({root: cycle}), root, store)
-
-
-async def test_a_depth_bomb_is_refused(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tradepost.content.dag.DAG_DEPTH_MAX", 50)
-    blocks: dict[Cid, bytes] = {}
-    cid = cid_of_block(b"", "raw")
-    for _ in range(60):
-        node = encode_file_node([Link(cid, 4, 4)])
-        cid = cid_of_block(node, "dag-pb")
-        blocks[cid] = node
-    with pytest.raises(InvalidDag, match="levels"):
-        await fetch_from(serves(blocks), cid, store)
-
-
-@pytest.mark.parametrize(
-    "hostile",
-    [
-        pytest.param(b"\x01\x55\x00\x05hello", id="identity hash"),
-        pytest.param(b"\x01\x55\x13\x40" + bytes(64), id="sha2-512"),
-        pytest.param(b"\x12\x20" + bytes(32), id="CIDv0"),
-        pytest.param(b"\x01\x55\x12\x20" + bytes(31), id="too short"),
-        pytest.param(b"", id="nothing"),
-    ],
-)
-async def test_links_by_other_hashes_are_refused(hostile: bytes, store: FolderStore) -> None:
-    link = bytes_field(2, bytes_field(1, hostile) + bytes_field(2, b"") + varint_field(3, 5))
-    node = link + bytes_field(1, b"\x08\x02\x18\x05\x20\x05")
-    root = cid_of_block(node, "dag-pb")
-    with pytest.raises(InvalidDag):
-        await fetch_from(serves({root: node}), root, store)
-
-
-@pytest.mark.parametrize("name", ["../../evil", "/evil", "..", "a\0b"])
-@pytest.mark.parametrize("through", ["gateway", "car"])
-async def test_a_tree_cannot_be_written_elsewhere(
-    name: str, through: str, store: FolderStore, tmp_path: Path
-) -> None:
-    block = encode_directory([PbLink(CID, name, len(BLOCK))])
-    root = cid_of_block(block, "dag-pb")
-    blocks = {root: block, CID: BLOCK}
-    if through == "gateway":
-        await fetch_from(serves(blocks), root, store)
-    else:
-        car = encode_header((root,)) + b"".join(encode_section(*one) for one in blocks.items())
-        import_car(io.BytesIO(car), put=store.put, bytes_max=len(car))
-    inside = tmp_path / "a" / "b" / "c"
-    inside.mkdir(parents=True)
-    with pytest.raises(UnsafeName):
-        await extract(root, Fetcher([], store=store).get, inside / "out", bytes_max=1 << 20)
-    assert files_below(tmp_path) == []
-
-
-def files_below(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if not path.is_dir()]
-
-
-async def test_a_node_of_ten_thousand_links_to_one_block_asks_for_it_once(store: FolderStore) -> None:
-    leaf = cid_of_block(b"x", "raw")
-    node = encode_file_node([Link(leaf, 1, 1)] * 10_000)
-    root = cid_of_block(node, "dag-pb")
-    async with scripted(serves({root: node, leaf: b"x"})) as (url, peers), aiohttp.ClientSession() as session:
-        fetched = await Fetcher([GatewaySource(url, session=session)], store=store).fetch(
-            root, bytes_max=8 << 20
-        )
-    assert (fetched.blocks, len(peers)) == (2, 2)
 
 
 @given(st.binary(max_size=400))

@@ -28,6 +28,7 @@ from tradepost.protocol import PublishRequest
 from tradepost_signing.keys import SigningKey
 from tradepost_signing.pipeline_toml import load_pipeline
 from tradepost_signing.publish import publish, sign_pipeline
+from tradepost_signing.testing import ECHO_PIPELINE
 from tradepost_signing.trust import TrustPolicy
 
 KEY = SigningKey.generate()
@@ -38,19 +39,6 @@ KERNEL = wasmtime.wat2wasm(
       (func (export "kernel_alloc") (param i32) (result i32) i32.const 0)
       (func (export "kernel_run") (param i32 i32) (result i64) i64.const 0))"""
 )
-PIPELINE = """
-name = "echo"
-version = "1"
-[inputs]
-x = { dtype = "U8", shape = ["?"] }
-[[stage]]
-name = "one"
-kernel = "kernel.wasm"
-inputs = { x = "input.x" }
-outputs = ["y"]
-[outputs]
-y = "one.y"
-"""
 
 
 class PublishBroker:
@@ -136,7 +124,7 @@ async def url(broker, aiohttp_server):
 
 def source(folder, *, kernel: bytes = KERNEL):
     (folder / "kernel.wasm").write_bytes(kernel)
-    (folder / "pipeline.toml").write_text(PIPELINE)
+    (folder / "pipeline.toml").write_text(ECHO_PIPELINE)
     return folder / "pipeline.toml"
 
 

@@ -14,7 +14,7 @@ import msgspec
 import typer
 from platformdirs import user_data_path
 
-from tradepost.commands.terminal import plain, progress_bar
+from tradepost.commands.terminal import plain, progress_bar, show
 from tradepost.content import Cid, FolderStore, parse_cid
 from tradepost.content.car import import_car
 from tradepost.content.directories import add_path, list_directory
@@ -65,7 +65,7 @@ def cid(path: LocalPath, hidden: Hidden = False, as_json: AsJson = False) -> Non
     """Print the CID of a file or tree, as `ipfs add -r --cid-version=1` gives it. Stores nothing."""
     with progress_bar("Hashing", _file_bytes(path)) as on_bytes:
         root = add_path(path, put=None, hidden=hidden, on_bytes=on_bytes)
-    _tell({"cid": root}, root, as_json)
+    show({"cid": root}, root, as_json=as_json)
 
 
 @app.command()
@@ -89,7 +89,7 @@ def add(
         if pin:
             for root in roots:
                 _pin_added(target, root)
-    _tell({"roots": roots} if car else {"cid": roots[0]}, "\n".join(roots), as_json)
+    show({"roots": roots} if car else {"cid": roots[0]}, "\n".join(roots), as_json=as_json)
 
 
 @app.command()
@@ -129,7 +129,7 @@ def get(
     end, fetched = asyncio.run(run())
     if target != STDOUT:
         view = {"cid": end, "output": target, "blocks": fetched.blocks, "bytes": fetched.bytes}
-        _tell(view, plain(target), as_json)
+        show(view, plain(target), as_json=as_json)
 
 
 @app.command(name="ls")
@@ -146,7 +146,7 @@ def list_(
     if address is None:
         view = {"pins": opened.pins(), "bytes_used": opened.bytes_used, "bytes_max": budget}
         used = f"{opened.bytes_used:,} of {budget:,} bytes are used"
-        _tell(view, "\n".join([*opened.pins(), used]), as_json)
+        show(view, "\n".join([*opened.pins(), used]), as_json=as_json)
         return
     root, segments = split_path(address)
 
@@ -161,21 +161,21 @@ def list_(
 
     entries = sorted(asyncio.run(run()), key=lambda entry: str(entry["name"]))
     lines = (f"{entry['cid']} {entry['tree_bytes']:>15,} {entry['name']}" for entry in entries)
-    _tell({"entries": entries}, "\n".join(lines), as_json)
+    show({"entries": entries}, "\n".join(lines), as_json=as_json)
 
 
 @app.command()
 def pin(root: Root, store: Store = None, budget: Budget = BYTES_MAX, as_json: AsJson = False) -> None:
     """Keep everything below a CID, all of which must be in the store."""
     _open(store, budget).pin(parse_cid(root))
-    _tell({"pinned": root}, root, as_json)
+    show({"pinned": root}, root, as_json=as_json)
 
 
 @app.command()
 def unpin(root: Root, store: Store = None, budget: Budget = BYTES_MAX, as_json: AsJson = False) -> None:
     """Let what is below a CID be forgotten when room is needed."""
     _open(store, budget).unpin(parse_cid(root))
-    _tell({"unpinned": root}, root, as_json)
+    show({"unpinned": root}, root, as_json=as_json)
 
 
 @app.command()
@@ -189,7 +189,7 @@ def verify(store: Store = None, budget: Budget = BYTES_MAX, as_json: AsJson = Fa
         audit = opened.verify(on_bytes=on_bytes)
     lines = [f"bad, removed: {one}" for one in audit.bad] + [f"missing: {one}" for one in audit.missing]
     lines.append(f"{audit.blocks:,} blocks of {audit.bytes:,} bytes are what their CIDs say")
-    _tell(msgspec.to_builtins(audit), "\n".join(lines), as_json)
+    show(msgspec.to_builtins(audit), "\n".join(lines), as_json=as_json)
     if audit.bad:
         raise ContentMismatch(f"the disk changed {len(audit.bad):,} blocks", hint="Fetch them again.")
     if audit.missing:
@@ -200,7 +200,9 @@ def verify(store: Store = None, budget: Budget = BYTES_MAX, as_json: AsJson = Fa
 def gc(store: Store = None, budget: Budget = BYTES_MAX, as_json: AsJson = False) -> None:
     """Forget everything that is not pinned."""
     blocks, freed = _open(store, budget).gc()
-    _tell({"blocks": blocks, "bytes": freed}, f"{blocks:,} blocks of {freed:,} bytes are gone", as_json)
+    show(
+        {"blocks": blocks, "bytes": freed}, f"{blocks:,} blocks of {freed:,} bytes are gone", as_json=as_json
+    )
 
 
 def _open(folder: Path | None, budget: int) -> FolderStore:
@@ -275,7 +277,3 @@ def _sink(target: str) -> AbstractContextManager[BinaryIO]:
 
 def _file_bytes(path: Path) -> int | None:
     return path.stat().st_size if path.is_file() else None
-
-
-def _tell(view: Any, text: str, as_json: bool) -> None:
-    typer.echo(msgspec.json.encode(view).decode() if as_json else text)

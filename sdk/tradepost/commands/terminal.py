@@ -1,12 +1,20 @@
-"""What people see of long work and of strangers' texts; programs see neither."""
+"""What people see of results, of long work and of strangers' texts; programs see JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import msgspec
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+
+def show(value: Any, text: str, *, as_json: bool) -> None:
+    """Print `value` as one line of JSON, or `text` for people."""
+    typer.echo(msgspec.json.encode(value).decode() if as_json else text)
 
 
 @contextmanager
