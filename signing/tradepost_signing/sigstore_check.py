@@ -92,6 +92,7 @@ def _check(bundle: Bundle, root: bytes | None, verify: Callable[[Verifier, model
         theirs = TheirBundle.from_json(bundle.to_json())
         try:
             verify(verifier, theirs)
+            _check_tree_size(theirs)
         except CertValidationError as error:
             if _was_out_of_time(theirs):
                 raise ExpiredSignature(_detail(error)) from None
@@ -100,6 +101,20 @@ def _check(bundle: Bundle, root: bytes | None, verify: Callable[[Verifier, model
         raise
     except Exception as error:  # its many parsers raise what they like on hostile bytes; it all means no
         raise InvalidSignature(_detail(error)) from None
+
+
+def _check_tree_size(bundle: models.Bundle) -> None:
+    """Raise unless the inclusion proof is for a log of the size that the checkpoint signs.
+
+    The `sigstore` package compares the two hashes alone. But which leaf a path of hashes belongs to follows
+    from the log's size (RFC 6962, section 2.1.1): with another size, it proves another place in the log.
+    """
+    proof = bundle.log_entry._inner.inclusion_proof
+    signed = proof.checkpoint.envelope.split("\n")[1] if proof.checkpoint else "none"
+    if str(proof.tree_size) != signed:
+        raise InvalidSignature(
+            f"the inclusion proof is for a log of {proof.tree_size} entries, and the log signed {signed}"
+        )
 
 
 def _was_out_of_time(bundle: models.Bundle) -> bool:

@@ -100,6 +100,7 @@ def test_a_changed_byte_of_the_artifact_is_refused():
         ("verificationMaterial", "tlogEntries", 0, "inclusionProof", "rootHash"),
         ("verificationMaterial", "tlogEntries", 0, "inclusionProof", "hashes", 0),
         ("verificationMaterial", "tlogEntries", 0, "inclusionProof", "logIndex"),
+        ("verificationMaterial", "tlogEntries", 0, "inclusionProof", "treeSize"),
         ("verificationMaterial", "tlogEntries", 0, "inclusionProof", "checkpoint", "envelope"),
         ("verificationMaterial", "tlogEntries", 0, "logId", "keyId"),
         ("verificationMaterial", "tlogEntries", 0, "logIndex"),
