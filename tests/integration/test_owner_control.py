@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 
 from tradepost.errors import InvalidRequest, InvalidSettings, LeaseTimeout
 from tradepost.protocol import Deliver, GiveBack, GiveBackReason, Recall
+from tradepost_worker import governor, last_input, sensors
 from tradepost_worker.runner_process import RunnerProcess
 from tradepost_worker.settings import FILE_NAME, LiveLimits, load_settings, save_settings
+from tradepost_worker.testing.keyboard import Keyboard
 from tradepost_worker.testing.lent_device import FOREVER, NOOP, LentDevice, lent_device, runners, until
 from tradepost_worker.testing.samples import sample_input
 
@@ -86,6 +89,37 @@ async def test_a_limit_that_changes_holds_at_once(home: LentDevice) -> None:
         await home.capacity(1)
 
 
+async def test_who_uses_the_device_has_it_alone(home: LentDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    keyboard = Keyboard()
+    monkeypatch.setattr(last_input, "terminals", lambda: [keyboard.path])
+    monkeypatch.setattr(last_input, "ask_desktops", list)
+    monkeypatch.setattr(governor, "SETTLE_S", 0.0)
+    keyboard.rest(3600)
+    save_settings(home.folder / FILE_NAME, {"idle_load_percent_max": 100, "idle_input_s_min": 600})
+    async with home.worker():
+        grant = await home.forever()
+        keyboard.type()
+        await home.say("limits", "set", "idle_only", "true")
+        end = await home.broker.next(GiveBack)
+        assert (end.lease, end.reason) == (grant.lease, GiveBackReason.PREEMPTED)
+        assert (
+            end.problem.detail == "the device is in use"
+        )  # where somebody types is not the broker's business
+        await home.capacity(0)
+        said = await home.say("status")
+        where = keyboard.path.relative_to("/dev")
+        assert re.match(rf"Paused: terminal {where} was used \d+ s ago; work resumes after 10 min", said)
+        keyboard.rest(600)
+        keyboard.print()
+        await home.capacity(2)
+        await home.forever()
+        keyboard.type()
+        assert (await home.broker.next(GiveBack)).reason is GiveBackReason.PREEMPTED
+        await home.say("limits", "set", "idle_input_s_min", "0")
+        await home.capacity(2)
+    keyboard.close()
+
+
 async def test_runners_start_within_the_limits(home: LentDevice) -> None:
     save_settings(home.folder / FILE_NAME, {"nice": 15, "cores_max": 1})
     async with home.worker():
@@ -116,8 +150,13 @@ async def test_a_deadline_does_not_count_the_time_that_a_runner_is_stopped() -> 
         await runner.close()
 
 
-async def test_limits_are_shown_with_those_that_cannot_be_held(home: LentDevice) -> None:
-    assert "Not enforceable here" in await home.say("limits", "set", "gpu_percent", "50")
+async def test_limits_are_shown_with_those_that_cannot_be_held(
+    home: LentDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "Not enforceable here: gpu_percent" in await home.say("limits", "set", "gpu_percent", "50")
+    monkeypatch.setattr(sensors, "unseen_input", lambda: "only terminals")
+    said = await home.say("limits", "set", "idle_only", "true")
+    assert "Not enforceable here: idle_input_s_min: only terminals." in said
     shown = await home.say("limits", "show")
     assert "gpu_percent" in shown
     assert "not enforceable here" in shown

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tradepost.errors import InvalidSettings
-from tradepost_worker.governor import SETTLE_S, Cause, Decision, Governor, Readings
+from tradepost_worker.governor import SETTLE_S, Cause, Decision, Governor, LastInput, Readings
 from tradepost_worker.limits import MINUTES_PER_DAY, Limits, is_within, parse_hours
 from tradepost_worker.owner_word import WORK, Mode, OwnersWord
 
@@ -20,6 +20,10 @@ DRAIN = OwnersWord(mode=Mode.DRAIN)
 
 def readings(**changes: Any) -> Readings:
     return Readings(**(FINE | changes))
+
+
+def used(seconds_ago: float) -> LastInput:
+    return LastInput(at=FINE["at"] - seconds_ago, where="terminal pts/3")
 
 
 def limits(**changes: Any) -> Limits:
@@ -50,6 +54,20 @@ def test_less_processor_takes_fewer_leases(percent: int, capacity: int) -> None:
         ({"disk_free_bytes": 10 << 20}, {}, Cause.DISK, "10 MiB"),
         ({"others_load_percent": 60.0}, {"idle_only": True}, Cause.OTHERS, "60%"),
         ({}, {"idle_only": True}, Cause.OTHERS, "not known yet"),
+        (
+            {"others_load_percent": 0.0, "last_input": used(12)},
+            {"idle_only": True},
+            Cause.OTHERS,
+            "terminal pts/3 was used 12 s ago; work resumes after 5 min without input",
+        ),
+        (
+            {"last_input": used(89.9)},
+            {"idle_only": True, "idle_input_s_min": 90},
+            Cause.OTHERS,
+            "after 90 s",
+        ),
+        # A clock that was set back: until it has caught up, the device counts as in use.
+        ({"last_input": used(-3600)}, {"idle_only": True}, Cause.OTHERS, "0 s ago"),
         ({"minute_of_day": 900}, {"hours": "22:00-07:00"}, Cause.HOURS, "22:00-07:00"),
     ],
     ids=lambda value: value.value if isinstance(value, Cause) else "",
@@ -71,6 +89,10 @@ def test_each_limit_stops_work_and_says_why(
         ({"temperature_celsius": 80.0}, {"temperature_celsius_max": 80}),
         ({"temperature_celsius": 120.0}, {}),
         ({"others_load_percent": 60.0}, {}),
+        ({"others_load_percent": 0.0}, {"idle_only": True}),  # nothing tells of input
+        ({"others_load_percent": 0.0, "last_input": used(300)}, {"idle_only": True}),
+        ({"others_load_percent": 0.0, "last_input": used(1)}, {"idle_only": True, "idle_input_s_min": 0}),
+        ({"last_input": used(1)}, {}),
         ({"minute_of_day": 60}, {"hours": "22:00-07:00"}),
     ],
 )

@@ -20,6 +20,7 @@ from tradepost.protocol import (
 from tradepost.receipts import StageReport
 from tradepost_worker import sensors
 from tradepost_worker.governor import Cause, Decision, Readings
+from tradepost_worker.last_input import InputSensor
 from tradepost_worker.network_rate import NetworkRate
 from tradepost_worker.telemetry import STAGES_MAX, StageLatencies, device_health
 
@@ -137,8 +138,21 @@ def test_no_battery_is_told_from_one_that_cannot_be_read(monkeypatch) -> None:
     assert set(sensors.not_enforceable({"mains_only": True})) == {"mains_only"}
 
 
-def test_idle_only_says_that_it_does_not_see_input() -> None:
-    assert "input idle time" in sensors.not_enforceable({"idle_only": True})["idle_only"]
+def test_input_that_cannot_be_seen_is_said(monkeypatch) -> None:
+    unseen = "only what is typed in terminals can be seen (loginctl is not installed)"
+    monkeypatch.setattr(sensors, "unseen_input", lambda: unseen)
+    wanted = {"idle_only": True, "idle_input_s_min": 300}
+    assert sensors.not_enforceable(wanted) == {"idle_input_s_min": unseen}
+    monkeypatch.setattr(sensors, "unseen_input", lambda: "")
+    assert sensors.not_enforceable(wanted) == {}
+
+
+@pytest.mark.parametrize("limits", [{"idle_only": False, "idle_input_s_min": 300}, {"idle_only": True}])
+def test_input_is_looked_for_only_if_a_limit_needs_it(monkeypatch, tmp_path, limits) -> None:
+    monkeypatch.setattr(sensors, "unseen_input", pytest.fail)
+    monkeypatch.setattr(InputSensor, "read", pytest.fail)
+    assert sensors.not_enforceable(limits) == {}
+    assert sensors.Sensors(tmp_path).read().last_input is None
 
 
 def test_own_work_is_not_others_load(tmp_path, monkeypatch) -> None:
@@ -156,7 +170,25 @@ def test_own_work_is_not_others_load(tmp_path, monkeypatch) -> None:
     assert readings.others_load_percent == pytest.approx(25)
     # The runner ends: what it used before is not somebody else's now.
     times["user"], times["idle"] = 15.0, 25.0
+    for _ in range(sensors.LOAD_READINGS):
+        readings = device.read([])
+    times["idle"] = 35.0
     assert device.read([]).others_load_percent == pytest.approx(0)
+
+
+def test_a_load_is_a_mean_over_the_last_readings(tmp_path, monkeypatch) -> None:
+    """So that a short burst of others does not stop work, and readings may be close to each other."""
+    times = {"user": 0.0, "idle": 0.0}
+    monkeypatch.setattr(sensors.psutil, "cpu_times", lambda: FakeTimes(times["user"], times["idle"]))
+    device = sensors.Sensors(tmp_path)
+    device._agent = SimpleNamespace(cpu_times=lambda: SimpleNamespace(user=0.0, system=0.0))
+    assert device.read().load_percent is None
+    loads = []
+    for busy_s in (0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0):
+        times["user"] += busy_s
+        times["idle"] += 1.0 - busy_s
+        loads.append(device.read().others_load_percent)
+    assert loads == [0, 0, 0, 25, 25, 25, 25, 0]
 
 
 class FakeTimes(tuple[float, float]):

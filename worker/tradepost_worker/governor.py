@@ -15,16 +15,25 @@ import msgspec
 
 from tradepost_worker.limits import Limits, is_within
 from tradepost_worker.owner_word import Mode, OwnersWord
+from tradepost_worker.wording import lasting
 
 #: How long readings must be within limits before work starts again.
 SETTLE_S: Final = 10.0
 _MIB: Final = 1 << 20
 
 
+class LastInput(msgspec.Struct, frozen=True, kw_only=True):
+    """When somebody last used the device (Unix seconds), and where."""
+
+    at: float
+    where: str
+
+
 class Readings(msgspec.Struct, frozen=True, kw_only=True):
     """The device at one time; `None` where there is no sensor.
 
     Loads are percent of all cores; `others_load_percent` leaves this worker out. `minute_of_day` is local.
+    `last_input` is looked for only if a limit needs it.
     """
 
     at: float
@@ -37,6 +46,7 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True):
     temperature_celsius: float | None = None
     on_mains: bool | None = None
     battery_percent: float | None = None
+    last_input: LastInput | None = None
 
 
 class Cause(StrEnum):
@@ -123,6 +133,11 @@ def _breaches(now: Readings, limits: Limits) -> Iterator[tuple[Cause, str]]:
         yield Cause.MEMORY_FREE, f"only {now.memory_free_bytes // _MIB:,} MiB of memory are free"
     if now.disk_free_bytes is not None and now.disk_free_bytes < limits.disk_free_bytes_min:
         yield Cause.DISK, f"only {now.disk_free_bytes // _MIB:,} MiB of disk are free"
+    if limits.looks_at_input and now.last_input is not None:
+        silent_s = max(0.0, now.at - now.last_input.at)
+        if silent_s < limits.idle_input_s_min:
+            ago = f"{now.last_input.where} was used {silent_s:.0f} s ago"
+            yield Cause.OTHERS, f"{ago}; work resumes after {lasting(limits.idle_input_s_min)} without input"
     if not limits.idle_only:
         return
     others, most = now.others_load_percent, limits.idle_load_percent_max

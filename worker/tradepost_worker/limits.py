@@ -44,6 +44,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     temperature_celsius_max: Annotated[int, msgspec.Meta(ge=0, le=150)] = 0
     idle_only: bool = False
     idle_load_percent_max: Annotated[int, msgspec.Meta(ge=1, le=100)] = 20
+    idle_input_s_min: Annotated[int, msgspec.Meta(ge=0, le=24 * 3600)] = 300
+
+    @property
+    def looks_at_input(self) -> bool:
+        """Whether work depends on when somebody last used the device."""
+        return self.idle_only and self.idle_input_s_min > 0
 
     def __post_init__(self) -> None:
         parse_hours(self.hours)

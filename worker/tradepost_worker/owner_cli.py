@@ -94,8 +94,8 @@ def set_limit(
         raise InvalidSettings(f"the environment sets {key} to {in_force}", hint="Unset that variable.")
     when = " It holds for workers started from now on." if key in _AT_START else ""
     typer.echo(f"{key} = {plain}.{when}")
-    if reason := not_enforceable(msgspec.structs.asdict(settings)).get(key):
-        typer.echo(f"Not enforceable here: {reason}.")
+    for name, reason in not_enforceable(msgspec.structs.asdict(settings)).items():
+        typer.echo(f"Not enforceable here: {name}: {reason}.")
 
 
 def _state(state_dir: Path | None) -> StateFolder:

@@ -1,13 +1,14 @@
 """What the device says about itself, read through psutil; and which limits it cannot hold for lack of one.
 
-Loads are measured between two readings, so the first one has none. The agent and its runners are subtracted
-from the device's load: what is left are others, the owner above all.
+Loads are means over the last `LOAD_READINGS` readings, so the first one has none. The agent and its runners
+are subtracted from the device's load: what is left are others, the owner above all.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +16,10 @@ from typing import Any, Final
 import psutil
 
 from tradepost_worker.governor import Readings
+from tradepost_worker.last_input import InputSensor, unseen_input
+
+#: A load is a mean over the last so many readings.
+LOAD_READINGS: Final = 4
 
 #: Sensors that say how hot the processor or the whole board is, as far as Linux drivers are named alike.
 _PROCESSOR_SENSORS: Final = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "acpitz", "soc_thermal")
@@ -26,18 +31,21 @@ class Sensors:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._agent = psutil.Process()
-        self._before: tuple[float, float, float] | None = None  # device busy, device total, own: seconds
+        self._input = InputSensor()
+        # Device busy, device total, own: seconds.
+        self._times: deque[tuple[float, float, float]] = deque(maxlen=LOAD_READINGS)
         self._own_ended_s = 0.0
         self._own_by_pid: dict[int, float] = {}
 
-    def read(self, runners: Iterable[int] = ()) -> Readings:
-        """The device now, with these processes as runners."""
+    def read(self, runners: Iterable[int] = (), *, with_input: bool = False) -> Readings:
+        """The device now, with these processes as runners; when it was last used only `with_input`."""
         runners = tuple(runners)
         load, others = self._loads(runners)
         power = battery()
-        clock = time.localtime()
+        now = time.time()
+        clock = time.localtime(now)
         return Readings(
-            at=time.time(),
+            at=now,
             minute_of_day=60 * clock.tm_hour + clock.tm_min,
             load_percent=load,
             others_load_percent=others,
@@ -47,14 +55,16 @@ class Sensors:
             temperature_celsius=temperature_celsius(),
             on_mains=None if power is None else power.power_plugged,
             battery_percent=None if power is None else power.percent,
+            last_input=self._input.read(now) if with_input else None,
         )
 
     def _loads(self, runners: Iterable[int]) -> tuple[float | None, float | None]:
         times = psutil.cpu_times()
         total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
         now = (total - times.idle - getattr(times, "iowait", 0.0), total, self._own_cpu_s(runners))
-        before, self._before = self._before, now
-        if before is None or (passed_s := now[1] - before[1]) <= 0:
+        before = self._times[0] if self._times else now
+        self._times.append(now)
+        if (passed_s := now[1] - before[1]) <= 0:
             return None, None
         busy_s, own_s = now[0] - before[0], now[2] - before[2]
         # The clocks of processes and of the device are read one after the other and rounded apart.
@@ -81,8 +91,9 @@ def not_enforceable(settings: Mapping[str, Any], *, gpu_providers: Iterable[str]
         lacking["battery_percent_min"] = "there is no battery, or it cannot be read"
     if settings.get("mains_only") and not _power_is_readable():
         lacking["mains_only"] = "whether there is a battery cannot be read"
-    if settings.get("idle_only"):
-        lacking["idle_only"] = "input idle time; what others use of the processor is held"
+    looks_at_input = settings.get("idle_only") and settings.get("idle_input_s_min")
+    if looks_at_input and (unseen := unseen_input()):
+        lacking["idle_input_s_min"] = unseen
     if settings.get("cores_max", 4096) < (os.cpu_count() or 1) and not hasattr(os, "sched_setaffinity"):
         lacking["cores_max"] = "this system binds no process to cores; cpu_percent holds"
     if 0 < settings.get("gpu_percent", 100) < 100:
