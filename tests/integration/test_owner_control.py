@@ -131,6 +131,19 @@ async def test_runners_start_within_the_limits(home: LentDevice) -> None:
         await until(lambda: runner.nice() == 17)
 
 
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="no niceness of sessions here")
+async def test_runners_give_way_to_other_sessions(home: LentDevice) -> None:
+    """Each has a session to itself, in which its own niceness counts against nobody."""
+    save_settings(home.folder / FILE_NAME, {"nice": 10})
+    async with home.worker():
+        (runner,) = runners()
+        session = Path(f"/proc/{runner.pid}/autogroup")
+        await until(lambda: session.read_text().endswith(" nice 10\n"))
+        for nice in (17, 3):
+            await home.say("limits", "set", "nice", str(nice))
+            await until(lambda nice=nice: session.read_text().endswith(f" nice {nice}\n"))
+
+
 async def test_a_deadline_does_not_count_the_time_that_a_runner_is_stopped() -> None:
     runner = await RunnerProcess.start()
     try:

@@ -28,13 +28,13 @@ from tradepost_worker.lease_work import LeaseWork, PipelineRunner
 from tradepost_worker.leases import Leases
 from tradepost_worker.limits import Limits
 from tradepost_worker.network_rate import NetworkRate
+from tradepost_worker.niced_runner import NicedRunner
 from tradepost_worker.outbox import Outbox
 from tradepost_worker.owner_word import OwnersWordFile
 from tradepost_worker.pipelines import PipelineLibrary
 from tradepost_worker.revocations import RevocationGuard, open_revocations
 from tradepost_worker.runner_group import RunnerGroup
 from tradepost_worker.runner_pool import RunnerPool
-from tradepost_worker.runner_process import RunnerProcess
 from tradepost_worker.sensors import Sensors
 from tradepost_worker.settings import LiveLimits, Settings, available_cores
 from tradepost_worker.speed import measured_again
@@ -95,7 +95,7 @@ async def worker_from_settings(
         control_groups = ControlGroups.open(threads=threads)
         group = RunnerGroup(
             limits=settings.limits,
-            start_runner=lambda: RunnerProcess.start(threads=threads, groups=control_groups),
+            start_runner=lambda: NicedRunner.start(threads=threads, groups=control_groups),
         )
         first = await group.start()
         if (speed := await measured_again(state.path, first.ready, threads=threads)) is not None:

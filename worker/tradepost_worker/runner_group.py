@@ -1,7 +1,7 @@
 """Starts runners within the owner's limits, and knows which ones are alive, so that limits can be held.
 
 Niceness and cores are set from outside, by thread, right after a runner has started; threads that it starts
-later inherit both. Niceness can only be raised without privilege, so less of it holds for new runners only.
+later inherit both.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
-import psutil
-
 from tradepost_worker.limits import Limits
-from tradepost_worker.runner_process import RunnerProcess
+from tradepost_worker.niced_runner import NicedRunner
 
 #: A share is a mean over all cores and all runners; by its own clock one of them may be slower than that.
 _STRETCH_MARGIN: Final = 2.0
@@ -24,13 +22,13 @@ class RunnerGroup:
     """The runners of a device, made by `start_runner`, held to `limits`."""
 
     def __init__(
-        self, *, limits: Limits, start_runner: Callable[[], Awaitable[RunnerProcess]] = RunnerProcess.start
+        self, *, limits: Limits, start_runner: Callable[[], Awaitable[NicedRunner]] = NicedRunner.start
     ) -> None:
         self._limits = limits
         self._start_runner = start_runner
-        self._alive: list[RunnerProcess] = []
+        self._alive: list[NicedRunner] = []
 
-    def alive(self) -> tuple[RunnerProcess, ...]:
+    def alive(self) -> tuple[NicedRunner, ...]:
         """The runners that have started and not ended."""
         self._alive = [runner for runner in self._alive if runner.is_alive]
         return tuple(self._alive)
@@ -39,7 +37,7 @@ class RunnerGroup:
         """The process ids of those."""
         return tuple(runner.pid for runner in self.alive())
 
-    async def start(self) -> RunnerProcess:
+    async def start(self) -> NicedRunner:
         """A new runner within the limits. Raises what starting one raises."""
         runner = await self._start_runner()
         self._restrain(runner)
@@ -52,16 +50,15 @@ class RunnerGroup:
         for runner in self.alive():
             self._restrain(runner)
 
-    def _restrain(self, runner: RunnerProcess) -> None:
+    def _restrain(self, runner: NicedRunner) -> None:
         share = self._limits.cpu_percent / 100
         runner.wall_stretch = 1.0 if share == 1 else _STRETCH_MARGIN / share
-        cores = allowed_cores(self._limits.cores_max)
-        for thread in _threads(runner.pid):
-            with suppress(ProcessLookupError, PermissionError):  # it has ended, or is nicer already
-                os.setpriority(os.PRIO_PROCESS, thread, self._limits.nice)
-            if cores is not None:
-                with suppress(ProcessLookupError):
-                    os.sched_setaffinity(thread, cores)
+        runner.give_way(self._limits.nice)
+        if (cores := allowed_cores(self._limits.cores_max)) is None:
+            return
+        for thread in runner.threads():
+            with suppress(ProcessLookupError):
+                os.sched_setaffinity(thread, cores)
 
 
 def allowed_cores(cores_max: int) -> set[int] | None:
@@ -70,12 +67,3 @@ def allowed_cores(cores_max: int) -> set[int] | None:
     if not hasattr(os, "sched_getaffinity"):
         return None
     return set(sorted(os.sched_getaffinity(0))[-cores_max:])
-
-
-def _threads(pid: int) -> list[int]:
-    try:
-        return [thread.id for thread in psutil.Process(pid).threads()]
-    except psutil.NoSuchProcess:
-        return []
-    except psutil.AccessDenied:  # some systems tell nobody the threads of another process
-        return [pid]

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 import msgspec
 
@@ -146,9 +146,7 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         self.ready: Ready
 
     @classmethod
-    async def start(
-        cls, *, threads: int = 1, boot: str = _BOOT, groups: ControlGroups | None = None
-    ) -> RunnerProcess:
+    async def start(cls, *, threads: int = 1, boot: str = _BOOT, groups: ControlGroups | None = None) -> Self:
         """A runner, locked down and ready to load. Raises `RunnerFailed`, `SandboxUnavailable`.
 
         `boot` is the program that it runs; tests and other entry points replace it. `groups` is where it gets

@@ -129,7 +129,8 @@ async def until(condition: Callable[[], object], *, s_max: float = 20.0) -> None
 async def lent_device(
     folder: Path, *pipelines: SamplePipeline, may_revoke: bool = True
 ) -> AsyncIterator[LentDevice]:
-    """A device that joined a broker of these pipelines, and trusts their publisher. It offers two leases.
+    """A device that joined a broker of these pipelines, and trusts their publisher. It offers two leases, and
+    gives way to nobody, since a test waits for it.
 
     Without `may_revoke`, the market has no operator whose revocation lists count.
     """
@@ -142,5 +143,5 @@ async def lent_device(
         device = LentDevice(broker, str(server.make_url("/")).rstrip("/"), folder)
         await join(StateFolder(folder), broker_url=device.url, token=broker.token, device="lab")
         add_publisher(folder / "trust.toml", Publisher(name="a", key=broker.publisher.public_key))
-        save_settings(folder / FILE_NAME, {"capacity": 2, "runners_max": 2})
+        save_settings(folder / FILE_NAME, {"capacity": 2, "runners_max": 2, "nice": 0})
         yield device
