@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tradepost.errors import InvalidRequest
 from tradepost_worker.cli import app
 from tradepost_worker.service import LaunchdAgent, SystemdUnit
+from tradepost_worker.state import WrongMoment
 from tradepost_worker.testing.lent_device import LentDevice, lent_device
 
 
@@ -59,13 +59,15 @@ async def test_a_service_comes_and_goes(device: LentDevice, monkeypatch: pytest.
     assert CliRunner().invoke(app, ["service", "status"]).stdout.endswith("and runs.\n")
     assert str(path) in CliRunner().invoke(app, ["service", "uninstall"]).stdout
     assert not path.exists()
+    report = json.loads(CliRunner().invoke(app, ["service", "status", "--json"]).stdout)
+    assert report == {"installed": False, "running": False, "path": str(path)}
     assert "Not installed" in CliRunner().invoke(app, ["service", "status"]).stdout
 
 
 async def test_uninstalling_leaves_nothing_and_says_what_it_removed(device: LentDevice) -> None:
     await device.say("service", "install")
     async with device.worker():
-        with pytest.raises(InvalidRequest, match="runs from"):
+        with pytest.raises(WrongMoment, match="runs from"):
             await device.say("uninstall", "--yes")
     await device.say("service", "install")
     report = json.loads(await device.say("uninstall", "--yes", "--json"))
@@ -76,3 +78,4 @@ async def test_uninstalling_leaves_nothing_and_says_what_it_removed(device: Lent
     )
     assert report["left"] == []
     assert report["freed_bytes"] > 0
+    assert "Nothing to remove" in await device.say("uninstall")  # nor anything to ask

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tradepost.errors import InvalidRequest, InvalidSettings, LeaseTimeout
+from tradepost.errors import InvalidSettings, LeaseTimeout
 from tradepost.protocol import Deliver, GiveBack, GiveBackReason, Recall
 from tradepost_worker import governor, last_input, sensors
 from tradepost_worker.runner_process import RunnerProcess
 from tradepost_worker.settings import FILE_NAME, LiveLimits, load_settings, save_settings
+from tradepost_worker.state import WrongMoment
 from tradepost_worker.testing.keyboard import Keyboard
 from tradepost_worker.testing.lent_device import FOREVER, NOOP, LentDevice, lent_device, runners, until
 from tradepost_worker.testing.samples import sample_input
@@ -53,12 +54,12 @@ async def test_a_paused_worker_starts_paused_until_its_time_is_over(home: LentDe
         assert home.broker.hellos[-1].offer.capacity == 0
         assert "Paused until 2" in await home.say("status")
     assert "paused for its next start" in await home.say("status")
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(InvalidSettings, match="not a duration"):
         await home.say("pause", "--for", "soon")
 
 
 async def test_draining_finishes_what_runs_and_stops(home: LentDevice) -> None:
-    with pytest.raises(InvalidRequest, match="no worker runs"):
+    with pytest.raises(WrongMoment, match="no worker runs"):
         await home.say("drain")
     async with home.worker() as running:
         grant = await home.forever()
@@ -170,7 +171,9 @@ async def test_limits_are_shown_with_those_that_cannot_be_held(
     monkeypatch.setattr(sensors, "unseen_input", lambda: "only terminals")
     said = await home.say("limits", "set", "idle_only", "true")
     assert "Not enforceable here: idle_input_s_min: only terminals." in said
+    assert await home.say("limits", "set", "hours", "") == 'hours = ""\n'
     shown = await home.say("limits", "show")
+    assert re.search(r"(?m)^idle_only +true$", shown)  # as the settings file has it
     assert "gpu_percent" in shown
     assert "not enforceable here" in shown
     for key, value in (("cpu_percent", "0"), ("hours", "always"), ("colour", "red"), ("capacity", "3")):

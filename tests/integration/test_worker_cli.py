@@ -24,7 +24,6 @@ from tradepost.errors import (
     BrokerUnavailable,
     InsecureTransport,
     InvalidJoinToken,
-    InvalidSettings,
     InvalidTrustPolicy,
     ProtocolError,
     TradepostError,
@@ -37,7 +36,7 @@ from tradepost_signing.sigstore_identity import SigstoreIdentity
 from tradepost_worker.assembly import worker_from_settings
 from tradepost_worker.cli import app
 from tradepost_worker.settings import load_settings
-from tradepost_worker.state import StateFolder
+from tradepost_worker.state import StateFolder, WrongMoment
 from tradepost_worker.testing.fake_broker import FakeBroker
 from tradepost_worker.testing.samples import kernel_pipeline, sample_input
 
@@ -215,7 +214,7 @@ async def test_a_certificate_that_nothing_here_vouches_for(owner: Owner) -> None
 
 
 async def test_running_needs_joining(owner: Owner) -> None:
-    with pytest.raises(InvalidSettings) as caught:
+    with pytest.raises(WrongMoment) as caught:
         async with worker_from_settings(load_settings({"state_dir": owner.folder})):
             pass
     assert "worker join" in caught.value.hint
@@ -224,7 +223,7 @@ async def test_running_needs_joining(owner: Owner) -> None:
 async def test_one_state_folder_runs_one_worker(owner: Owner, broker: tuple[FakeBroker, str]) -> None:
     await join(owner, broker)
     with StateFolder(owner.folder).in_use():
-        with pytest.raises(InvalidSettings, match="already"):
+        with pytest.raises(WrongMoment, match="already"):
             async with worker_from_settings(load_settings({"state_dir": owner.folder})):
                 pass
         assert owner.says_json("status")["running"] is True

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tradepost.errors import InvalidRequest
+from tradepost.errors import InvalidSettings
 from tradepost_worker.owner_word import WORK, Mode, OwnersWord, OwnersWordFile, parse_duration
 
 PAUSE = OwnersWord(mode=Mode.PAUSE, until=5.0)
@@ -65,5 +65,5 @@ def test_durations(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "0h", "2", "h", "2h 30m", "-1h", "1m1h", "9999999h"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(InvalidSettings):
         parse_duration(text)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tradepost.errors import InvalidRequest, InvalidSettings, RunnerFailed
+from tradepost.errors import InvalidSettings, RunnerFailed
 from tradepost.protocol import GiveBackReason
 from tradepost_signing.revocation_store import bundle_path
 from tradepost_worker import service as service_module
@@ -31,7 +31,7 @@ from tradepost_worker.service import (
     worker_command,
 )
 from tradepost_worker.settings import default_state_dir
-from tradepost_worker.state import Membership, StateFolder
+from tradepost_worker.state import Membership, StateFolder, WrongMoment
 from tradepost_worker.uninstalling import check_nothing_lost, check_stopped, remove_state
 
 MEMBERSHIP = Membership(
@@ -232,7 +232,7 @@ def test_uninstalling_touches_nothing_that_is_not_the_workers(state: StateFolder
 
 
 def test_a_running_worker_is_not_uninstalled(state: StateFolder) -> None:
-    with state.in_use(), pytest.raises(InvalidRequest, match="runs from"):
+    with state.in_use(), pytest.raises(WrongMoment, match="runs from"):
         check_stopped(state)
 
 
@@ -241,6 +241,6 @@ async def test_results_are_not_lost_unasked(state: StateFolder) -> None:
     outbox.add(give_back("lease", RunnerFailed("x"), GiveBackReason.FAILED))
     await outbox.flush()
     outbox.close()
-    with pytest.raises(InvalidRequest, match="unpaid"):
+    with pytest.raises(WrongMoment, match="unpaid"):
         check_nothing_lost(state, discard=False)
     check_nothing_lost(state, discard=True)

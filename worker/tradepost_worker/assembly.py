@@ -15,7 +15,6 @@ from tradepost.broker_url import parse_broker_url
 from tradepost.content import FolderStore
 from tradepost.content.fetch import Fetcher
 from tradepost.content.sources import GatewaySource
-from tradepost.errors import InvalidSettings
 from tradepost.protocol import Offer
 from tradepost_worker.agent import Agent
 from tradepost_worker.broker_api import BrokerApi
@@ -38,7 +37,7 @@ from tradepost_worker.runner_pool import RunnerPool
 from tradepost_worker.sensors import Sensors
 from tradepost_worker.settings import LiveLimits, Settings, available_cores
 from tradepost_worker.speed import measured_again
-from tradepost_worker.state import Standing, StateFolder
+from tradepost_worker.state import Standing, StateFolder, WrongMoment
 from tradepost_worker.steward import Steward
 from tradepost_worker.telemetry import StageLatencies, device_health
 
@@ -75,13 +74,13 @@ async def worker_from_settings(
 ) -> AsyncIterator[Worker]:
     """A worker with all its parts, for the broker that this device joined; they are closed at the end.
 
-    Raises `InvalidSettings` if the device has not joined or is in use, and `RunnerFailed` or
+    Raises `WrongMoment` if the device has not joined or its worker runs already, and `RunnerFailed` or
     `SandboxUnavailable` if no runner starts here.
     """
     state = StateFolder(settings.state_dir)
     membership = state.membership()
     if membership is None:
-        raise InvalidSettings(
+        raise WrongMoment(
             f"no device has joined from {state.path}", hint="tradepost worker join URL --token TOKEN"
         )
     async with AsyncExitStack() as stack:

@@ -67,14 +67,18 @@ def install_service(
         raise typer.Exit(EXIT_CODES[Fault.WORKER])
 
 
-def service_status() -> None:
+def service_status(as_json: AsJson = False) -> None:
     """Whether the service is installed, and runs."""
     here = service.service_here()
-    if not here.path.exists():
+    is_installed = here.path.exists()
+    is_running = is_installed and service.is_running(here)
+    if as_json:
+        found = {"installed": is_installed, "running": is_running, "path": str(here.path)}
+        typer.echo(json.dumps(found))
+    elif is_installed:
+        typer.echo(f"Installed ({here.path}), and {'runs' if is_running else 'does not run'}.")
+    else:
         typer.echo("Not installed: tradepost worker service install")
-        return
-    runs = "runs" if service.is_running(here) else "does not run"
-    typer.echo(f"Installed ({here.path}), and {runs}.")
 
 
 def uninstall_service() -> None:
@@ -98,14 +102,12 @@ def uninstall(
     settings = load_settings({"state_dir": state_dir})
     state = StateFolder(settings.state_dir)
     check_nothing_lost(state, discard=discard)
-    if not yes:
+    here = _service_of(state)
+    if not yes and (here is not None or state.path.exists()):
         typer.echo(
             f"This deletes the worker in {state.path}, its key included: nothing can join as it again."
         )
         typer.confirm("Delete it", abort=True)
-    here = service.installed_service()
-    if here is not None and not here.is_for(state.path):
-        here = None  # it runs another worker
     if here is not None and (complaint := service.remove(here)):
         typer.echo(f"The service may still run: {complaint}", err=True)
     check_stopped(state)
@@ -114,8 +116,16 @@ def uninstall(
     if as_json:
         typer.echo(json.dumps({"removed": paths, "freed_bytes": removed.freed_bytes, "left": removed.left}))
         return
+    if not paths:
+        typer.echo(f"Nothing to remove: there is no worker in {state.path}.")
     for path in paths:
         typer.echo(f"removed  {path}")
     for path in removed.left:
         typer.echo(f"left     {path}   (not the worker's)")
     typer.echo(f"{removed.freed_bytes:,} bytes freed. The program itself: pip uninstall tradepost")
+
+
+def _service_of(state: StateFolder) -> service.Service | None:
+    """The installed service, unless it runs another worker."""
+    here = service.installed_service()
+    return here if here is not None and here.is_for(state.path) else None

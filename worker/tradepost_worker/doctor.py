@@ -33,6 +33,7 @@ from tradepost_worker.runner_process import RunnerProcess
 from tradepost_worker.sensors import not_enforceable
 from tradepost_worker.settings import Settings
 from tradepost_worker.state import StateFolder
+from tradepost_worker.wording import counted
 
 _GLIBC_MIN: Final = (2, 28)
 _SKEW_S_MAX: Final = 30.0
@@ -194,7 +195,7 @@ def check_trust(path: Path) -> Check:
         return Check(name="trust", health=Health.BROKEN, says=str(error), fix=f"Correct {path}.")
     if not publishers:
         return Check(name="trust", health=Health.WARNING, says="0 publishers: nothing can run", fix=add)
-    return ok("trust", f"{len(publishers)} publishers")
+    return ok("trust", counted(len(publishers), "publisher"))
 
 
 def check_authorities(paths: ssl.DefaultVerifyPaths) -> Check:

@@ -5,6 +5,7 @@ earn, and how to be rid of it.
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import msgspec
@@ -45,7 +46,9 @@ class JoinFacts(msgspec.Struct, frozen=True, kw_only=True):
     def lines(self) -> list[str]:
         """For people."""
         joined = self.membership
-        limits = ", ".join(f"{name} {value}" for name, value in self.limits.items() if value not in ("", 0))
+        limits = ", ".join(
+            f"{name} {json.dumps(value)}" for name, value in self.limits.items() if value not in ("", 0)
+        )
         lines = [
             f"{joined.device} joined {joined.broker_url} for {joined.owner}, "
             f"with {format_credits(joined.stake_microcredits)} credits at stake.",

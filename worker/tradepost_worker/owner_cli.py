@@ -10,12 +10,13 @@ from typing import Annotated
 import msgspec
 import typer
 
-from tradepost.errors import InvalidRequest, InvalidSettings
+from tradepost.errors import InvalidSettings
 from tradepost_worker import limits
 from tradepost_worker.owner_word import Mode, OwnersWord, OwnersWordFile, parse_duration
 from tradepost_worker.sensors import not_enforceable
 from tradepost_worker.settings import FILE_NAME, load_settings, save_settings
-from tradepost_worker.state import StateFolder
+from tradepost_worker.state import StateFolder, WrongMoment
+from tradepost_worker.wording import local_time
 
 StateDir = Annotated[Path | None, typer.Option("--state-dir", help="Where this worker keeps its state.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -46,7 +47,7 @@ def pause(
     state.make()
     until = None if duration is None else time.time() + parse_duration(duration)
     OwnersWordFile(state.owners_word).say(OwnersWord(mode=Mode.PAUSE, until=until))
-    end = "`tradepost worker resume`" if until is None else time.strftime("%H:%M", time.localtime(until))
+    end = "`tradepost worker resume`" if until is None else local_time(until)
     who = "The worker is" if state.connection() else "No worker runs; the next one starts"
     typer.echo(f"{who} paused until {end}.")
 
@@ -61,7 +62,7 @@ def drain(state_dir: StateDir = None) -> None:
     """Take nothing new, finish what runs, deliver it, and stop."""
     state = _state(state_dir)
     if state.connection() is None:
-        raise InvalidRequest("no worker runs from this state folder, so there is nothing to finish")
+        raise WrongMoment(f"no worker runs from {state.path}, so there is nothing to finish")
     OwnersWordFile(state.owners_word).say(OwnersWord(mode=Mode.DRAIN))
     typer.echo("The worker finishes what runs, then stops: tradepost worker status --watch")
 
@@ -76,7 +77,7 @@ def show_limits(state_dir: StateDir = None, as_json: AsJson = False) -> None:
         return
     for name, value in found.items():
         note = f"   not enforceable here: {lacking[name]}" if name in lacking else ""
-        typer.echo(f"{name:<26} {value!s:>14}{note}")
+        typer.echo(f"{name:<26} {json.dumps(value):>14}{note}")
 
 
 def set_limit(
@@ -92,10 +93,11 @@ def set_limit(
     save_settings(settings.state_dir / FILE_NAME, {key: plain})
     if (in_force := getattr(load_settings({"state_dir": state_dir}), key)) != plain:
         raise InvalidSettings(f"the environment sets {key} to {in_force}", hint="Unset that variable.")
-    when = " It holds for workers started from now on." if key in _AT_START else ""
-    typer.echo(f"{key} = {plain}.{when}")
+    when = "It holds for workers started from now on." if key in _AT_START else ""
+    typer.echo(f"{key} = {json.dumps(plain)}{when and f'   {when}'}")
     for name, reason in not_enforceable(msgspec.structs.asdict(settings)).items():
-        typer.echo(f"Not enforceable here: {name}: {reason}.")
+        if name.split("_")[0] == key.split("_")[0]:  # `idle_only` brings up the other idle limits
+            typer.echo(f"Not enforceable here: {name}: {reason}.")
 
 
 def _state(state_dir: Path | None) -> StateFolder:

@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from tradepost.durable_files import replace_file
-from tradepost.errors import UNDECODABLE, InvalidRequest
+from tradepost.errors import UNDECODABLE, InvalidSettings
 
 _UNITS_S: Final = (86_400, 3_600, 60, 1)
 _DURATION: Final = re.compile(r"(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?")
@@ -94,7 +94,7 @@ def _unreadable(why: str) -> OwnersWord:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds, of `2h`, `1h30m` or `45s`. Raises `InvalidRequest`."""
+    """Seconds, of `2h`, `1h30m` or `45s`. Raises `InvalidSettings`."""
     match = _DURATION.fullmatch(text)
     seconds = 0
     if match is not None:
@@ -102,5 +102,5 @@ def parse_duration(text: str) -> float:
             int(number or 0) * unit_s for number, unit_s in zip(match.groups(), _UNITS_S, strict=True)
         )
     if seconds == 0:
-        raise InvalidRequest(f"{text!r} is not a duration", hint="Write it like 2h, 1h30m or 45s.")
+        raise InvalidSettings(f"{text!r} is not a duration", hint="Write it like 2h, 1h30m or 45s.")
     return float(seconds)

@@ -23,10 +23,18 @@ from pathlib import Path
 import msgspec
 
 from tradepost.durable_files import replace_file
-from tradepost.errors import UNDECODABLE, InvalidSettings
+from tradepost.errors import UNDECODABLE, Fault, InvalidSettings, TradepostError
 from tradepost.identity import Identity
 from tradepost_worker.governor import Decision, Readings
 from tradepost_worker.limits import Limits
+
+
+class WrongMoment(TradepostError):
+    """The worker's state does not allow this now."""
+
+    fault = Fault.OPERATOR
+    status = 409
+    default_hint = "See what it does: tradepost worker status"
 
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,13 +153,14 @@ class StateFolder:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Hold this folder for one running worker. Raises `InvalidSettings` if another one runs from it."""
+        """Hold this folder for one running worker. Raises `WrongMoment` if another one runs from it, and
+        `InvalidSettings` as `make` does."""
         self.make()
         with self._lock.open("wb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise InvalidSettings(
+                raise WrongMoment(
                     f"a worker runs from {self.path} already", hint="Give another one its own --state-dir."
                 ) from None
             self._connection.unlink(missing_ok=True)

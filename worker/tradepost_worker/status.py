@@ -17,7 +17,7 @@ from tradepost_worker.owner_word import Mode, OwnersWord, OwnersWordFile
 from tradepost_worker.sensors import not_enforceable
 from tradepost_worker.settings import Settings
 from tradepost_worker.state import Connection, Membership, Standing, StateFolder
-from tradepost_worker.wording import counted
+from tradepost_worker.wording import counted, local_time
 
 _HOUR_S: Final = 3600
 
@@ -120,7 +120,7 @@ def _paused(standing: Standing) -> str:
     decision = standing.decision
     if decision.cause is Cause.DRAIN:
         return f"Draining: {decision.why}, {counted(standing.running, 'lease')} left"
-    until = "" if decision.until is None else f" until {_clock(decision.until)}"
+    until = "" if decision.until is None else f" until {local_time(decision.until)}"
     return f"Paused{until}: {decision.why}"
 
 
@@ -150,7 +150,3 @@ def read_status(settings: Settings, market: MarketView | None = None, *, now: fl
 def limits_in_force(settings: Settings) -> dict[str, Any]:
     """The limits that the owner set, or that a careful default sets."""
     return {name: getattr(settings, name) for name in limits.names()}
-
-
-def _clock(at: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(at))

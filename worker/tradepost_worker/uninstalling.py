@@ -12,10 +12,10 @@ from typing import Final
 import msgspec
 
 from tradepost.durable_files import ASIDE_PREFIX
-from tradepost.errors import InvalidRequest, InvalidSettings
+from tradepost.errors import InvalidSettings
 from tradepost_worker.outbox import read_pending
 from tradepost_worker.settings import default_state_dir
-from tradepost_worker.state import StateFolder
+from tradepost_worker.state import StateFolder, WrongMoment
 
 #: What a worker writes into its state folder; names with a star are patterns.
 _OWN: Final = (
@@ -46,16 +46,16 @@ class Removed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_stopped(state: StateFolder) -> None:
-    """Raise `InvalidRequest` if a worker runs from the folder."""
+    """Raise `WrongMoment` if a worker runs from the folder."""
     if state.connection() is not None:
-        raise InvalidRequest(f"a worker runs from {state.path}", hint="Stop it first: tradepost worker drain")
+        raise WrongMoment(f"a worker runs from {state.path}", hint="Stop it first: tradepost worker drain")
 
 
 def check_nothing_lost(state: StateFolder, *, discard: bool) -> None:
-    """Raise `InvalidRequest` if results that wait for the broker would be lost unasked."""
+    """Raise `WrongMoment` if results that wait for the broker would be lost unasked."""
     pending = read_pending(state.database)
     if pending and not discard:
-        raise InvalidRequest(
+        raise WrongMoment(
             f"{pending} finished results wait for the broker, and would be lost unpaid",
             hint="Start the worker until they are delivered, or give --discard.",
         )
