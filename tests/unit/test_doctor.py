@@ -155,3 +155,8 @@ async def test_a_device_where_nothing_works_is_examined_to_the_end(
     assert found(checks["broker"]) is Health.BROKEN
     assert "http://127.0.0.1:1" in checks["broker"].fix
     assert found(checks["linger"]) is Health.WARNING
+
+    (settings.state_dir / "membership.json").write_text("half a fi")
+    checks = {check.name: check for check in await doctor.examine(settings)}
+    assert found(checks["broker"]) is Health.BROKEN
+    assert "membership.json" in checks["broker"].says

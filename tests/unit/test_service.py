@@ -196,6 +196,12 @@ def state(tmp_path: Path) -> StateFolder:
     return state
 
 
+def test_a_service_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / ".config").touch()
+    with pytest.raises(InvalidSettings, match="cannot be written: Not a directory"):
+        install(SystemdUnit(tmp_path), tmp_path, start=False)
+
+
 def test_uninstalling_leaves_nothing(state: StateFolder) -> None:
     check_stopped(state)
     check_nothing_lost(state, discard=False)

@@ -23,7 +23,7 @@ import msgspec
 import psutil
 
 from tradepost.broker_url import parse_broker_url
-from tradepost.errors import InvalidTrustPolicy, TradepostError
+from tradepost.errors import InvalidSettings, InvalidTrustPolicy, TradepostError
 from tradepost_signing.trust import TrustPolicy
 from tradepost_worker import control_group, service
 from tradepost_worker.broker_api import BrokerApi
@@ -322,7 +322,10 @@ def _check_control_groups(state: StateFolder) -> Check:
 
 
 async def _check_broker(state: StateFolder) -> Check:
-    membership = state.membership()
+    try:
+        membership = state.membership()
+    except InvalidSettings as error:
+        return Check(name="broker", health=Health.BROKEN, says=str(error), fix=error.hint)
     if membership is None:
         fix = "tradepost worker join URL --token TOKEN"
         return Check(name="broker", health=Health.WARNING, says="this device has not joined", fix=fix)

@@ -199,9 +199,16 @@ def installed_service() -> Service | None:
 
 
 def install(service: Service, state_dir: Path, *, start: bool) -> str:
-    """Write the file, and start it; returns the complaint of the command that failed, empty if none did."""
-    service.path.parent.mkdir(parents=True, exist_ok=True)
-    service.path.write_text(service.text(state_dir))
+    """Write the file, and start it; returns the complaint of the command that failed, empty if none did.
+
+    Raises `InvalidSettings` if the file cannot be written.
+    """
+    try:
+        service.path.parent.mkdir(parents=True, exist_ok=True)
+        service.path.write_text(service.text(state_dir))
+    except OSError as error:
+        hint = f"Make {service.path.parent} a folder that you can write to."
+        raise InvalidSettings(f"{service.path} cannot be written: {error.strerror}", hint=hint) from None
     return _run_until_failure(service.start_commands()) if start else ""
 
 
