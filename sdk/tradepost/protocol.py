@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from tradepost.errors import UNDECODABLE, Problem, ProtocolError
+from tradepost.plain_text import Short
 from tradepost.receipts import SignedReceipt
 
 VERSION: Final = 1
@@ -26,7 +27,6 @@ MESSAGE_BYTES_MAX: Final = 8 << 20
 FRAMES_MAX: Final = 256
 HEARTBEAT_S: Final = 10.0
 
-Short = Annotated[str, msgspec.Meta(max_length=256)]
 CidText = Annotated[str, msgspec.Meta(max_length=64)]
 Microcredits = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]

@@ -267,6 +267,40 @@ async def test_a_short_run_that_nobody_waits_for_costs_no_runner(start: Load) ->
     assert runner.is_alive
 
 
+async def test_what_a_kernel_says_is_plain(start: Load) -> None:
+    kernel = wat2wasm(
+        """(module (memory (export "memory") 1) (data (i32.const 64) "no \\1b[2J\\ff\\0a")
+        (func (export "kernel_alloc") (param i32) (result i32) (i32.const 1024))
+        (func (export "kernel_run") (param i32 i32) (result i64) (i64.const 0x8000004000000009)))"""
+    )
+    runner = await start(kernel_pipeline(bytes(kernel)))
+    failure = (await runner.run(sample_input(1), wall_s_max=10)).run.failure
+    assert failure is not None
+    assert (failure.code, failure.detail) == ("kernel-error", r"no \x1b[2J�")
+
+
+async def test_what_a_runner_says_is_plain_and_short(start: Load) -> None:
+    body = (
+        "import msgspec\n"
+        "words = '\\x1b[2J\\u202e\\n' * 9999\n"
+        "problem = {'code': 'lease-timeout', 'title': '', 'detail': words, 'facts': {'n': 1}}\n"
+        "said = msgspec.msgpack.encode({'type': 'refused', 'problem': problem})\n"
+        "os.write(4, len(said).to_bytes(4, 'little') + said)\n"
+        "while True: pass"
+    )
+    runner = await start(kernel_pipeline(NOOP), replacing_run(body))
+    with pytest.raises(LeaseTimeout) as caught:
+        await runner.run(sample_input(), wall_s_max=10)
+    assert caught.value.detail.isprintable()
+    assert len(caught.value.detail) == 2000
+    assert caught.value.facts == {}
+    with pytest.raises(RunnerFailed) as failed:
+        await RunnerProcess.start(boot="import sys; sys.exit('\x1b[2J\u202e' * 999)")
+    assert r": \x1b[2J\u202e\x1b" in failed.value.detail
+    assert failed.value.detail.isprintable()
+    assert len(failed.value.detail) < 400
+
+
 async def test_a_runner_that_does_not_start_says_why() -> None:
     with pytest.raises(RunnerFailed, match="status 3: no luck"):
         await RunnerProcess.start(boot="import sys; print('no luck', file=sys.stderr); sys.exit(3)")

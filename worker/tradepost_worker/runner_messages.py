@@ -14,6 +14,7 @@ import msgspec
 
 from tradepost.errors import UNDECODABLE, Problem, RunnerFailed
 from tradepost.manifest import Manifest
+from tradepost.plain_text import Short
 from tradepost.receipts import Count, StageReport
 from tradepost_worker.lockdown import Isolation
 from tradepost_worker.pipeline_run import PipelineRun
@@ -22,8 +23,6 @@ LENGTH_BYTES: Final = 4
 
 #: Compiled code that passes between agent and runner with one pipeline; more is compiled each time.
 COMPILED_BYTES_MAX: Final = 32 << 20
-
-Short = Annotated[str, msgspec.Meta(max_length=256)]
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -36,6 +36,7 @@ from tradepost.errors import (
     TradepostError,
 )
 from tradepost.manifest import Manifest
+from tradepost.plain_text import plain
 from tradepost.receipts import StageReport
 from tradepost_worker.control_group import ControlGroup, ControlGroups, tasks_max
 from tradepost_worker.memory_limit import MemoryLimit
@@ -70,7 +71,7 @@ _CONTROL_BYTES_MAX: Final = 1 << 20
 #: What a pipe holds: most documents pass in one go, instead of both processes waking for every 64 KiB.
 _PIPE_BYTES: Final = 1 << 20
 _STDERR_TAIL_BYTES: Final = 4096
-_TEXT_CHARS_MAX: Final = 1000
+_LAST_WORDS_CHARS_MAX: Final = 300
 
 _BOOT: Final = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -439,7 +440,8 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         else:
             how = f"exited with status {code}"
         lines = self._stderr_tail.decode(errors="replace").strip().splitlines()
-        return f"the runner {how}" + (f": {lines[-1][:300]}" if lines else "")
+        last = plain(lines[-1], chars_max=_LAST_WORDS_CHARS_MAX) if lines else ""
+        return f"the runner {how}" + (f": {last}" if last else "")
 
 
 def _widen(pipe: int) -> None:
@@ -451,13 +453,5 @@ def _widen(pipe: int) -> None:
 
 def _refusal(problem: Problem, expected: tuple[type[TradepostError], ...]) -> TradepostError:
     """What a runner refused with, without the facts: their names and values are its own choice."""
-    error = TradepostError.from_problem(
-        Problem(
-            code=problem.code,
-            title=problem.title[:_TEXT_CHARS_MAX],
-            detail=problem.detail[:_TEXT_CHARS_MAX],
-            stage=problem.stage and problem.stage[:_TEXT_CHARS_MAX],
-            hint=problem.hint[:_TEXT_CHARS_MAX],
-        )
-    )
+    error = TradepostError.from_problem(msgspec.structs.replace(problem, facts={}))
     return error if isinstance(error, expected) else RunnerFailed(f"the runner refused: {error}")

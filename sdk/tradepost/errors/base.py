@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from tradepost.errors.problem import Problem
+from tradepost.plain_text import plain
 
 
 class Fault(StrEnum):
@@ -81,13 +82,13 @@ class TradepostError(Exception):
         """What happened, where, whose fault it is and what to do next, a line each."""
         lines = [self.title()]
         if self.detail:
-            lines.append(f"  what:  {self.detail}")
+            lines += f"  what:  {self.detail}".split("\n")  # such as the end of a log
         if self.stage:
             lines.append(f"  stage: {self.stage}")
         lines.append(f"  fault: {self.fault.value}")
         if self.hint:
             lines.append(f"  hint:  {self.hint}")
-        return "\n".join(lines)
+        return "\n".join(map(plain, lines))
 
     def to_problem(self) -> Problem:
         """This error as it crosses the wire."""
