@@ -269,7 +269,7 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         self._fail(RunnerInterrupted("the runner was closed"))
         await self._ended.wait()
         if self._group is not None:
-            self._group.remove()
+            await asyncio.to_thread(self._group.remove)
 
     async def _begin(self) -> None:
         replies = self._transport.get_pipe_transport(1)
