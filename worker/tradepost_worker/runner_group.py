@@ -1,6 +1,6 @@
 """Starts runners within the owner's limits, and knows which ones are alive, so that limits can be held.
 
-Niceness and cores are set from outside, by thread, right after a runner has started; threads that it starts
+Niceness and cores are set from outside, by thread, as soon as there is a process; threads that it starts
 later inherit both. Niceness can only be raised without privilege, so less of it holds for new runners only.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, Protocol
 
 import psutil
 
@@ -20,18 +20,24 @@ from tradepost_worker.runner_process import RunnerProcess
 _STRETCH_MARGIN: Final = 2.0
 
 
+class StartRunner(Protocol):
+    """Starts a runner, and tells `on_spawn` of its process first; `RunnerProcess.start` does."""
+
+    def __call__(self, *, on_spawn: Callable[[RunnerProcess], None]) -> Awaitable[RunnerProcess]:
+        """The runner that is ready."""
+        ...
+
+
 class RunnerGroup:
     """The runners of a device, made by `start_runner`, held to `limits`."""
 
-    def __init__(
-        self, *, limits: Limits, start_runner: Callable[[], Awaitable[RunnerProcess]] = RunnerProcess.start
-    ) -> None:
+    def __init__(self, *, limits: Limits, start_runner: StartRunner = RunnerProcess.start) -> None:
         self._limits = limits
         self._start_runner = start_runner
         self._alive: list[RunnerProcess] = []
 
     def alive(self) -> tuple[RunnerProcess, ...]:
-        """The runners that have started and not ended."""
+        """The runners that were spawned and have not ended."""
         self._alive = [runner for runner in self._alive if runner.is_alive]
         return tuple(self._alive)
 
@@ -41,16 +47,17 @@ class RunnerGroup:
 
     async def start(self) -> RunnerProcess:
         """A new runner within the limits. Raises what starting one raises."""
-        runner = await self._start_runner()
-        self._restrain(runner)
-        self._alive.append(runner)
-        return runner
+        return await self._start_runner(on_spawn=self._take_in)
 
     def hold(self, limits: Limits) -> None:
         """Hold all runners to other limits."""
         self._limits = limits
         for runner in self.alive():
             self._restrain(runner)
+
+    def _take_in(self, runner: RunnerProcess) -> None:
+        self._restrain(runner)
+        self._alive.append(runner)
 
     def _restrain(self, runner: RunnerProcess) -> None:
         share = self._limits.cpu_percent / 100

@@ -148,12 +148,18 @@ class RunnerProcess(asyncio.SubprocessProtocol):
 
     @classmethod
     async def start(
-        cls, *, threads: int = 1, boot: str = _BOOT, groups: ControlGroups | None = None
+        cls,
+        *,
+        threads: int = 1,
+        boot: str = _BOOT,
+        groups: ControlGroups | None = None,
+        on_spawn: Callable[[RunnerProcess], None] = lambda _: None,
     ) -> RunnerProcess:
         """A runner, locked down and ready to load. Raises `RunnerFailed`, `SandboxUnavailable`.
 
         `boot` is the program that it runs; tests and other entry points replace it. `groups` is where it gets
-        a control group of its own from, and then it says so among its isolation.
+        a control group of its own from, and then it says so among its isolation. `on_spawn` is told of the
+        process before it has imported its engines.
         """
         environment = _ENVIRONMENT | {
             name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ
@@ -180,6 +186,7 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         try:
             if groups is not None:
                 runner._group = groups.admit(runner.pid)
+            on_spawn(runner)
             await runner._begin()
             runner._watch(MemoryLimit(runner.pid, threads_max=tasks_max(threads)))
             if groups is not None:
@@ -244,6 +251,11 @@ class RunnerProcess(asyncio.SubprocessProtocol):
     def is_alive(self) -> bool:
         """Whether it takes requests."""
         return self._failure is None
+
+    @property
+    def memory_bytes(self) -> int:
+        """The memory that is resident; 0 once it has ended."""
+        return 0 if self._memory is None else self._memory.used_bytes()
 
     @property
     def suspended_s(self) -> float:
