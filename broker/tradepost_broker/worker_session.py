@@ -106,9 +106,7 @@ class WorkerSession:
         return lambda _: self.outbox.post(refusal)
 
     def _give_back(self, frame: GiveBack, receipt: Receipt | None, reply: Reply) -> None:
-        # Facts may be anything, and what a worker says is kept, and shown to others.
-        without_facts = msgspec.structs.replace(frame.problem, facts={})
-        frame = msgspec.structs.replace(frame, problem=without_facts)
+        frame = msgspec.structs.replace(frame, problem=frame.problem.of_a_stranger())
         work = GivenBack(market=self._market, worker=self.worker, frame=frame, receipt=receipt)
         self._engine.submit(work, reply)
 

@@ -19,6 +19,11 @@ Short = Annotated[
 ]
 
 
+def plain_lines(text: str) -> str:
+    """`text` of several lines, each of them plain."""
+    return "\n".join(map(plain, text.split("\n")))
+
+
 def plain(text: str, *, chars_max: int | None = None) -> str:
     """`text` on one line of at most `chars_max` characters: what would move a cursor, or is no character, is
     escaped."""

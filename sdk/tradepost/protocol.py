@@ -374,7 +374,10 @@ class _Codec:
     """Encodes arrays of frames of one direction and decodes those of the other, within the caps."""
 
     def __init__(self, incoming: Any) -> None:
-        self._decoder = msgspec.msgpack.Decoder(list[incoming])
+        # The count is refused before anything is decoded: small frames are many in a message.
+        self._decoder = msgspec.msgpack.Decoder(
+            Annotated[list[incoming], msgspec.Meta(max_length=FRAMES_MAX)]
+        )
         self._encoder = msgspec.msgpack.Encoder()
 
     def encode(self, frames: list[Any]) -> bytes:
@@ -398,8 +401,6 @@ class _Codec:
             frames: list[Any] = self._decoder.decode(message)
         except UNDECODABLE as error:
             raise ProtocolError(f"not a message of this protocol: {error}") from None
-        if len(frames) > FRAMES_MAX:
-            raise ProtocolError(f"{len(frames)} frames in one message; the limit is {FRAMES_MAX}")
         return frames
 
 

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tradepost.errors import KernelTrap, Problem, ProtocolError, TradepostError
+from tradepost.errors import KernelTrap, Problem, ProtocolError, TradepostError, UntrustedPipeline
 from tradepost.plain_text import plain
-from tradepost.protocol import GiveBack, GiveBackReason, broker_codec_for_workers, worker_codec
+from tradepost.protocol import (
+    FRAMES_MAX,
+    GiveBack,
+    GiveBackReason,
+    broker_codec_for_clients,
+    broker_codec_for_workers,
+    client_codec,
+    worker_codec,
+)
 from tradepost.receipts import StageReport
+from tradepost_broker.client_stream import salvage
 from tradepost_worker.logs import LineFormatter
 
 HOSTILE = [
@@ -47,15 +58,9 @@ def test_a_problem_is_plain_however_it_comes(text: str) -> None:
         KernelTrap(text, stage=text, hint=text).to_problem(),
     )
     for problem in problems:
-        words = (
-            problem.code,
-            problem.title,
-            problem.detail,
-            problem.fault,
-            problem.stage or "",
-            problem.hint,
-        )
-        assert all(word.isprintable() and len(word) <= 2000 for word in words)
+        words = [problem.code, problem.title, problem.detail, problem.fault, problem.stage or ""]
+        assert all(word.isprintable() for word in (*words, *problem.hint.split("\n")))
+        assert all(len(word) <= 2000 for word in (*words, problem.hint))
         assert len(problem.code) <= 64
         again = TradepostError.from_problem(problem)
         assert str(again).isprintable()
@@ -84,6 +89,54 @@ def test_people_see_errors_line_by_line() -> None:
     shown = KernelTrap("one\x1b[2J\ntwo", stage="a\u202e").diagnostics()
     assert all(line.isprintable() for line in shown.split("\n"))
     assert "two" in shown
+
+
+def test_a_hint_keeps_its_lines() -> None:
+    error = UntrustedPipeline("no", hint="Set:\n\nmax_fuel = 7\x1b")
+    assert error.to_problem().hint == "Set:\n\nmax_fuel = 7\\x1b"
+    assert error.diagnostics().endswith("  hint:  Set:\n\nmax_fuel = 7\\x1b")
+
+
+def test_a_stranger_gives_no_hint_and_no_facts() -> None:
+    said = KernelTrap("x", stage="s", hint="Run this.", n=1).to_problem().of_a_stranger()
+    assert (said.detail, said.stage, said.hint, said.facts) == ("x", "s", "", {})
+    assert TradepostError.from_problem(said).hint == KernelTrap.default_hint
+
+
+#: Each empty list is a byte on the wire, and 64 in memory.
+AMPLIFIED = [{"a": [[]]}, {"a": [{}]}, {"a": {"b": []}}, {"a": [0] * 257}, {str(n): 0 for n in range(33)}]
+
+
+@pytest.mark.parametrize("facts", AMPLIFIED, ids=["lists", "dicts", "deep", "long", "many"])
+def test_facts_take_no_more_memory_than_they_are_worth(facts: dict[str, object]) -> None:
+    problem = {"code": "x", "title": "", "facts": facts}
+    raw = {"type": "give_back", "lease": "l", "reason": "failed", "problem": problem}
+    with pytest.raises(ProtocolError):
+        broker_codec_for_workers().decode(msgspec.msgpack.encode([raw]))
+
+
+def test_the_facts_that_errors_have_pass() -> None:
+    facts = {
+        "size": 1,
+        "share": 0.5,
+        "why": "x",
+        "none": None,
+        "ok": True,
+        "added": ["a"],
+        "sources": {"a": "b"},
+    }
+    problem = KernelTrap("x", **facts).to_problem()
+    assert msgspec.json.decode(msgspec.json.encode(problem), type=Problem).facts == facts
+
+
+@pytest.mark.parametrize(
+    "codec", [broker_codec_for_workers, broker_codec_for_clients, worker_codec, client_codec]
+)
+def test_a_message_of_too_many_frames_is_refused(codec: Callable[[], Any]) -> None:
+    with pytest.raises(ProtocolError, match="length"):
+        codec().decode(b"\xdc" + (FRAMES_MAX + 1).to_bytes(2, "big"))
+    with pytest.raises(ProtocolError, match="length"):
+        salvage(b"\xdc" + (FRAMES_MAX + 1).to_bytes(2, "big"))
 
 
 def test_a_log_line_is_one_line() -> None:

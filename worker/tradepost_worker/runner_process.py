@@ -464,6 +464,5 @@ def _widen(pipe: int) -> None:
 
 
 def _refusal(problem: Problem, expected: tuple[type[TradepostError], ...]) -> TradepostError:
-    """What a runner refused with, without the facts: their names and values are its own choice."""
-    error = TradepostError.from_problem(msgspec.structs.replace(problem, facts={}))
+    error = TradepostError.from_problem(problem.of_a_stranger())
     return error if isinstance(error, expected) else RunnerFailed(f"the runner refused: {error}")

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from tradepost.errors.problem import Problem
-from tradepost.plain_text import plain
+from tradepost.plain_text import plain_lines
 
 
 class Fault(StrEnum):
@@ -82,13 +82,13 @@ class TradepostError(Exception):
         """What happened, where, whose fault it is and what to do next, a line each."""
         lines = [self.title()]
         if self.detail:
-            lines += f"  what:  {self.detail}".split("\n")  # such as the end of a log
+            lines.append(f"  what:  {self.detail}")
         if self.stage:
             lines.append(f"  stage: {self.stage}")
         lines.append(f"  fault: {self.fault.value}")
         if self.hint:
             lines.append(f"  hint:  {self.hint}")
-        return "\n".join(map(plain, lines))
+        return plain_lines("\n".join(lines))
 
     def to_problem(self) -> Problem:
         """This error as it crosses the wire."""
@@ -113,7 +113,7 @@ class TradepostError(Exception):
         facts = {
             name: fact for name, fact in problem.facts.items() if name not in ("detail", "stage", "hint")
         }
-        return cls(detail, stage=problem.stage, hint=problem.hint, **facts)
+        return cls(detail, stage=problem.stage, hint=problem.hint or None, **facts)
 
 
 class UnknownProblem(TradepostError):
