@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from tradepost.content import Cid, add_bytes
@@ -33,6 +35,18 @@ def test_less_memory_refuses_what_was_admitted(tmp_path) -> None:
     assert not library._admitted
     with pytest.raises(NoEligibleWorker, match=f"lends {NEEDED_BYTES - 1:,}"):
         library._narrow(BIG, cast(Publisher, None))
+
+
+@pytest.mark.parametrize("document", ["input_bytes", "output_bytes"])
+def test_documents_that_are_larger_than_what_is_lent_are_refused(tmp_path: Path, document: str) -> None:
+    none = cast(Any, None)
+    library = PipelineLibrary(
+        broker=none, fetcher=none, trust_path=tmp_path, providers=(), memory_bytes_max=NEEDED_BYTES
+    )
+    for more, refused in ((0, nullcontext()), (1, pytest.raises(NoEligibleWorker, match="document"))):
+        limits = msgspec.structs.replace(BIG.limits, **{document: NEEDED_BYTES + more})
+        with refused:
+            library._narrow(msgspec.structs.replace(BIG, limits=limits), cast(Publisher, None))
 
 
 class SlowFetches(PipelineLibrary):

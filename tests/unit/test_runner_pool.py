@@ -191,6 +191,18 @@ async def test_runners_that_work_are_left_to_the_governor() -> None:
     await device.pool.close()
 
 
+@pytest.mark.parametrize(("lent_bytes", "allowed_bytes"), [(1 << 40, bytes_of(A.manifest)), (7, 7)])
+async def test_no_runner_may_use_more_than_is_lent(lent_bytes: int, allowed_bytes: int) -> None:
+    device = Device(runners_max=1)
+    device.pool.memory_bytes_max = lent_bytes
+    asked = device.ask(A, b"1")
+    await device.settle()
+    assert device.runners[0].limits["memory_bytes_max"] == allowed_bytes
+    device.finish(b"1")
+    await asked
+    await device.pool.close()
+
+
 async def test_only_as_many_idle_runners_end_as_memory_needs() -> None:
     device = Device(runners_max=4)
     for pipeline in (A, B):

@@ -164,6 +164,12 @@ class PipelineLibrary:
 
     def _narrow(self, manifest: Manifest, publisher: Publisher) -> Manifest:
         stages: list[Stage] = []
+        documents_bytes = max(manifest.limits.input_bytes, manifest.limits.output_bytes)
+        if documents_bytes > self._memory_bytes_max:  # which the agent holds itself
+            raise NoEligibleWorker(
+                f"a document of it may have {documents_bytes:,} bytes; this device lends "
+                f"{self._memory_bytes_max:,} of memory"
+            )
         for stage in manifest.stages:
             if stage.memory_bytes > self._memory_bytes_max:
                 raise NoEligibleWorker(

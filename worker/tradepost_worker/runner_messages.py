@@ -3,8 +3,8 @@
 Each message is msgpack behind its length (4 bytes, little-endian). A request also states the length of the
 input document, which comes behind it as it is, so that the runner reads it to where it stays. The runner is
 not believed: the agent bounds the length before it reads, and decodes strictly, into nothing that would take
-much more memory than the message. Requests are answered in
-order, one reply each; before its reply, a long run says how far it has come.
+much more memory than the message. Requests are answered in order, one reply each; before its reply, a long
+run says how far it has come.
 """
 
 from __future__ import annotations

@@ -267,7 +267,7 @@ class RunnerPool:
         compiled = await process.load(
             manifest,
             artifacts,
-            memory_bytes_max=bytes_of(manifest),
+            memory_bytes_max=min(bytes_of(manifest), self.memory_bytes_max),
             output_bytes_max=manifest.limits.output_bytes,
             compiled=known,
             load_s_max=min(LOAD_S_MAX, manifest.limits.wall_ms / 1000 + _LOAD_GRACE_S),
