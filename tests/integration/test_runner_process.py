@@ -17,7 +17,7 @@ import tradepost_kernels
 from tradepost.errors import InvalidKernel, InvalidTensorDocument, LeaseTimeout, RunnerFailed
 from tradepost.receipts import StageReport
 from tradepost.tensors import decode
-from tradepost_worker import runner_process
+from tradepost_worker import idle_watch, runner_process
 from tradepost_worker.runner_process import RunnerInterrupted, RunnerProcess
 from tradepost_worker.sandbox import Sandbox
 from tradepost_worker.testing.lent_device import spinning_kernel
@@ -185,6 +185,26 @@ async def test_memory_that_no_limit_covers_is_found_by_looking(
     runner = await start(kernel_pipeline(NOOP), replacing_run(hoard), memory_bytes_max=64 << 20)
     with pytest.raises(RunnerFailed, match=r"killed at [0-9,]+ bytes of memory"):
         await runner.run(sample_input(), wall_s_max=20)
+
+
+async def test_a_runner_that_writes_without_end_to_stderr_is_killed(start: Load) -> None:
+    runner = await start(kernel_pipeline(NOOP), replacing_run("while True: os.write(2, bytes(1 << 16))"))
+    with pytest.raises(RunnerFailed, match="bytes on its stderr"):
+        await runner.run(sample_input(), wall_s_max=60)
+
+
+async def test_a_runner_that_works_on_after_its_reply_is_killed(
+    start: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idle_watch, "WINDOW_S", 0.2)
+    monkeypatch.setattr(idle_watch, "IDLE_CPU_S_MAX", 0.02)
+    work = "import threading\ndef work():\n    while True: pass\nthreading.Thread(target=work).start()"
+    runner = await start(kernel_pipeline(NOOP), replacing_run(work))
+    assert (await runner.run(sample_input(), wall_s_max=10)).run.output == sample_input()
+    async with asyncio.timeout(20):
+        await runner.ended.wait()
+    with pytest.raises(RunnerInterrupted, match="while nobody asked"):
+        await runner.run(sample_input(), wall_s_max=10)
 
 
 @pytest.mark.parametrize(

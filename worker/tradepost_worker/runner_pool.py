@@ -82,7 +82,9 @@ class _Slot:
     @property
     def may_use_bytes(self) -> int:
         """An idle runner stays as it is; one that works may take all that it is allowed."""
-        if self.in_use or not self.starting.done() or self.has_ended:
+        if self.has_ended:
+            return 0
+        if self.in_use or not self.starting.done():
             return self.memory_bytes_max
         return self.starting.result().memory_bytes
 
