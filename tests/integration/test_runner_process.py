@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import platform
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -205,6 +206,26 @@ async def test_a_runner_that_works_on_after_its_reply_is_killed(
         await runner.ended.wait()
     with pytest.raises(RunnerInterrupted, match="while nobody asked"):
         await runner.run(sample_input(), wall_s_max=10)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process ends with its main thread")
+async def test_memory_is_seen_of_a_process_whose_main_thread_has_ended(
+    start: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_process, "MEMORY_OVERHEAD_BYTES", 16 << 20)
+    end_of_thread = {"x86_64": 60, "aarch64": 93}[platform.machine()]
+    hoard = (
+        "import ctypes, threading\n"
+        "def hoard():\n"
+        "    shared = mmap.mmap(-1, 256 << 20)\n"
+        "    for _ in range(255): shared.write(bytes(1 << 20))\n"
+        "    threading.Event().wait()\n"
+        "threading.Thread(target=hoard).start()\n"
+        f"ctypes.CDLL(None).syscall({end_of_thread}, 0)"
+    )
+    runner = await start(kernel_pipeline(NOOP), replacing_run(hoard), memory_bytes_max=64 << 20)
+    with pytest.raises(RunnerFailed, match="killed at"):
+        await runner.run(sample_input(), wall_s_max=5)
 
 
 @pytest.mark.parametrize(

@@ -40,9 +40,14 @@ class MemoryLimit:
     def used_bytes(self) -> int:
         """The resident memory. A process that has ended uses nothing."""
         try:
-            return self._process.memory_info().rss
+            return self._process.memory_info().rss or self._seen_by_other_threads()
         except psutil.NoSuchProcess:
             return 0
+
+    def _seen_by_other_threads(self) -> int:
+        """On Linux a process whose main thread has ended seems to have no memory, and may have all of it."""
+        threads = [thread.id for thread in self._process.threads() if thread.id != self._process.pid]
+        return max((psutil.Process(thread).memory_info().rss for thread in threads), default=0)
 
     def excess(self) -> str | None:
         """What is over its limit, in words. A process that has ended uses nothing."""
