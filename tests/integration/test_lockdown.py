@@ -63,6 +63,10 @@ ATTEMPTS = {
     "change its limits": """
         limit = (ctypes.c_uint64 * 2)(16, 16)
         found = call({prlimit64}, ctypes.c_int(0), ctypes.c_int(7), limit, None)""",
+    "push memory out of sight": """
+        libc.valloc.restype = ctypes.c_void_p
+        page = ctypes.c_void_p(libc.valloc(4096))
+        found = call({madvise}, page, ctypes.c_long(4096), ctypes.c_long(21))""",
     "leave its namespaces": "found = call({unshare}, ctypes.c_long(0))",
 }
 
@@ -94,6 +98,7 @@ def plan(tmp_path):
             "port": listener.getsockname()[1],
             "abstract": abstract,
             "unshare": 272 if platform.machine() == "x86_64" else 97,
+            "madvise": 28 if platform.machine() == "x86_64" else 233,
             "prlimit64": 302 if platform.machine() == "x86_64" else 261,
         }
         yield {name: textwrap.dedent(code).format(**facts) for name, code in ATTEMPTS.items()}
