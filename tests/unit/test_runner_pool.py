@@ -302,6 +302,15 @@ async def test_an_artifact_that_does_not_load_fails_its_runs_and_holds_no_place(
     await device.pool.close()
 
 
+@pytest.mark.parametrize("stage", ["other", "", None])
+async def test_an_artifact_that_fails_to_load_at_no_stage_is_the_runners_failure(stage: str | None) -> None:
+    device = Device(runners_max=1)
+    device.load_error = InvalidKernel("bad", stage=stage)
+    with pytest.raises(RunnerFailed, match="a failure that the pipeline cannot have"):
+        await device.ask(A, b"1")
+    await device.pool.close()
+
+
 @pytest.mark.parametrize(("wall_ms", "load_s_max"), [(1_000, 16), (30_000, 45), (600_000, 60)])
 async def test_loading_ends_before_its_lease_does(wall_ms: int, load_s_max: float):
     device = Device(runners_max=1)

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from tradepost.errors import RunnerFailed, StageFailure, TradepostError
+from tradepost.errors import Problem, RunnerFailed, StageFailure, TradepostError
 from tradepost.manifest import KernelStage, Manifest
 from tradepost.receipts import StageReport
 from tradepost_worker.compile_cache import CompileCache
@@ -253,8 +253,10 @@ class RunnerPool:
             process = await self._start()
         try:
             await self._load(process, pipeline, artifacts)
-        except BaseException:
+        except BaseException as error:
             await process.close()
+            if isinstance(error, StageFailure):  # which will be signed
+                _check_failure(error.to_problem(), pipeline.manifest)
             raise
         return process
 
@@ -305,8 +307,10 @@ def check_run(run: PipelineRun, manifest: Manifest) -> None:
     if run.failure is None:
         if len(run.stages) != len(names) or len(run.output) > manifest.limits.output_bytes:
             raise RunnerFailed("the runner returned an output that the pipeline cannot have")
-    elif run.output or run.failure.stage not in names or not _is_stage_failure(run):
-        raise RunnerFailed("the runner returned a failure that the pipeline cannot have")
+    else:
+        if run.output:
+            raise RunnerFailed("the runner returned an output and a failure")
+        _check_failure(run.failure, manifest)
 
 
 def _check_names(stages: tuple[StageReport, ...], manifest: Manifest) -> None:
@@ -316,8 +320,10 @@ def _check_names(stages: tuple[StageReport, ...], manifest: Manifest) -> None:
         raise RunnerFailed(f"the runner reports the stages {reported[:32]} of {names}")
 
 
-def _is_stage_failure(run: PipelineRun) -> bool:
-    return run.failure is not None and run.failure.code in _STAGE_FAILURES
+def _check_failure(failure: Problem, manifest: Manifest) -> None:
+    is_of_a_stage = failure.stage in {stage.name for stage in manifest.stages}
+    if not is_of_a_stage or failure.code not in _STAGE_FAILURES:
+        raise RunnerFailed("the runner returned a failure that the pipeline cannot have")
 
 
 def _codes(root: type[TradepostError]) -> set[str]:
