@@ -208,7 +208,7 @@ def workers(data_dir: DataDir = None, config: Config = None, as_json: AsJson = F
             f"{one.score:.2f}",
             *map(format_credits, money),
         )
-    Console().print(table)
+    _show_table(table)
 
 
 @app.command()
@@ -218,7 +218,7 @@ def devices(data_dir: DataDir = None, config: Config = None, as_json: AsJson = F
     if as_json:
         show(views, "", as_json=True)
         return
-    Console().print(device_table(views, now=time.time()))
+    _show_table(device_table(views, now=time.time()))
 
 
 @app.command()
@@ -238,7 +238,7 @@ def jobs(
         table.add_row(
             one.job, one.account, one.status, format_credits(one.paid_microcredits), one.pipeline[-_ID_CHARS:]
         )
-    Console().print(table)
+    _show_table(table)
 
 
 @app.command()
@@ -275,6 +275,11 @@ def verify(data_dir: DataDir = None, config: Config = None, as_json: AsJson = Fa
         show(report, "\n".join(report.differences), as_json=as_json)
         raise InvariantBroken(f"the books differ in {report.differences_count} places")
     show(report, people, as_json=as_json)
+
+
+def _show_table(table: Table) -> None:
+    """Print a table as it is: names are workers' own, and Rich would take brackets in them for markup."""
+    Console(markup=False, emoji=False).print(table)
 
 
 def _explained(view: Explanation) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from functools import partial
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from aiohttp import web
@@ -170,7 +170,9 @@ class _SubmitRef(msgspec.Struct, tag="submit"):
     ref: int
 
 
-_raw_frames: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_raw_frames: Final = msgspec.msgpack.Decoder(
+    Annotated[list[msgspec.Raw], msgspec.Meta(max_length=FRAMES_MAX)]
+)
 _frame: Final = msgspec.msgpack.Decoder(Submit | Watch | CancelJob)
 _submit_ref: Final = msgspec.msgpack.Decoder(_SubmitRef)
 
@@ -184,8 +186,6 @@ def salvage(message: bytes) -> list[Any]:
         parts = _raw_frames.decode(message)
     except UNDECODABLE as error:
         raise ProtocolError(f"not a message of this protocol: {error}") from None
-    if len(parts) > FRAMES_MAX:
-        raise ProtocolError(f"{len(parts)} frames in one message; the limit is {FRAMES_MAX}")
     return [_salvage_one(part) for part in parts]
 
 

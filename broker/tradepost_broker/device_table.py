@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from rich.markup import escape
 from rich.table import Table
 
 from tradepost.protocol import DeviceHealth
@@ -30,7 +29,7 @@ def device_table(views: Sequence[DeviceView], *, now: float) -> Table:
             _free(health.disk_free_bytes),
             _said(health.temperature_celsius, " °C"),
             f"{battery}, mains" if health.on_mains else battery,
-            escape(health.paused_by),  # a stranger's text
+            health.paused_by,
         )
     return table
 

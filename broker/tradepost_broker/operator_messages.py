@@ -6,7 +6,8 @@ from typing import Annotated
 
 import msgspec
 
-from tradepost.protocol import Count, DeviceHealth, Microcredits, Short
+from tradepost.plain_text import Short
+from tradepost.protocol import Count, DeviceHealth, Microcredits
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from tradepost.errors import LeaseGone, Problem, TradepostError
+from tradepost.errors import LeaseGone, TradepostError
 from tradepost.protocol import Acknowledged, Deliver, GiveBack, GiveBackReason, Heartbeat, Offer, UpdateOffer
 from tradepost.receipts import Receipt
 from tradepost_broker.device_readings import DeviceReadings
@@ -23,8 +23,6 @@ from tradepost_broker.work import EventWork
 
 #: Offers that follow each other faster than this are merged into the newest.
 OFFER_S_MIN: Final = 0.1
-_NAME_CHARS_MAX: Final = 64
-_TEXT_CHARS_MAX: Final = 1024
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +106,7 @@ class WorkerSession:
         return lambda _: self.outbox.post(refusal)
 
     def _give_back(self, frame: GiveBack, receipt: Receipt | None, reply: Reply) -> None:
-        frame = msgspec.structs.replace(frame, problem=bounded(frame.problem))
+        frame = msgspec.structs.replace(frame, problem=frame.problem.of_a_stranger())
         work = GivenBack(market=self._market, worker=self.worker, frame=frame, receipt=receipt)
         self._engine.submit(work, reply)
 
@@ -124,19 +122,6 @@ class WorkerSession:
     def _offer_event(self, moment: Moment) -> Event:
         assert self._offer is not None
         return OfferUpdated(at=moment.at, worker=self.worker, offer=self._offer, seed=moment.seed)
-
-
-def bounded(problem: Problem) -> Problem:
-    """What a worker says went wrong, no longer than an error needs to be: it is kept, and shown to others."""
-    return Problem(
-        code=problem.code[:_NAME_CHARS_MAX],
-        title=problem.title[:_TEXT_CHARS_MAX],
-        detail=problem.detail[:_TEXT_CHARS_MAX],
-        status=problem.status,
-        fault=problem.fault[:_NAME_CHARS_MAX],
-        stage=None if problem.stage is None else problem.stage[:_NAME_CHARS_MAX],
-        hint=problem.hint[:_TEXT_CHARS_MAX],
-    )
 
 
 def nobody(outcome: Outcome) -> None:

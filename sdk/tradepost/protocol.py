@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from tradepost.errors import UNDECODABLE, Problem, ProtocolError
+from tradepost.plain_text import Short
 from tradepost.receipts import SignedReceipt
 
 VERSION: Final = 1
@@ -26,7 +27,6 @@ MESSAGE_BYTES_MAX: Final = 8 << 20
 FRAMES_MAX: Final = 256
 HEARTBEAT_S: Final = 10.0
 
-Short = Annotated[str, msgspec.Meta(max_length=256)]
 CidText = Annotated[str, msgspec.Meta(max_length=64)]
 Microcredits = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
@@ -374,7 +374,10 @@ class _Codec:
     """Encodes arrays of frames of one direction and decodes those of the other, within the caps."""
 
     def __init__(self, incoming: Any) -> None:
-        self._decoder = msgspec.msgpack.Decoder(list[incoming])
+        # The count is refused before anything is decoded: small frames are many in a message.
+        self._decoder = msgspec.msgpack.Decoder(
+            Annotated[list[incoming], msgspec.Meta(max_length=FRAMES_MAX)]
+        )
         self._encoder = msgspec.msgpack.Encoder()
 
     def encode(self, frames: list[Any]) -> bytes:
@@ -398,8 +401,6 @@ class _Codec:
             frames: list[Any] = self._decoder.decode(message)
         except UNDECODABLE as error:
             raise ProtocolError(f"not a message of this protocol: {error}") from None
-        if len(frames) > FRAMES_MAX:
-            raise ProtocolError(f"{len(frames)} frames in one message; the limit is {FRAMES_MAX}")
         return frames
 
 

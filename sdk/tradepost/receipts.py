@@ -16,12 +16,12 @@ import msgspec
 from tradepost import identity
 from tradepost.content.cids import Cid, cid_of_block
 from tradepost.errors import UNDECODABLE, InvalidReceipt, InvalidSignature, TradepostError
+from tradepost.plain_text import Short
 
 FORMAT: Final = "tradepost-receipt/1"
 RECEIPT_BYTES_MAX: Final = 64 << 10
 _DOMAIN: Final = "receipt"
 
-Short = Annotated[str, msgspec.Meta(max_length=256)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 

@@ -17,7 +17,7 @@ from tradepost.errors import BrokerUnavailable, InvalidRequest, InvalidSettings,
 from tradepost_broker.app import running_broker
 from tradepost_broker.cli import app
 from tradepost_broker.settings import Settings
-from tradepost_broker.testing import LocalBroker, local_broker
+from tradepost_broker.testing import FakeWorker, LocalBroker, local_broker
 
 
 @pytest.fixture
@@ -62,6 +62,12 @@ async def test_an_account_from_nothing_to_a_paid_job(broker: LocalBroker, tmp_pa
     for arguments in (("workers",), ("jobs",), ("explain", job)):
         assert (await command(tmp_path, *arguments)).stdout.strip()
     await worker.disconnect()
+
+
+async def test_names_are_shown_as_workers_gave_them(broker: LocalBroker, tmp_path: Path) -> None:
+    worker = FakeWorker(broker.session, broker.url)
+    await worker.join(await broker.token("bob"), device="[/b]")
+    assert "[/b]" in (await command(tmp_path, "workers")).stdout
 
 
 async def test_the_books_verify_while_the_broker_runs(broker: LocalBroker, tmp_path: Path) -> None:

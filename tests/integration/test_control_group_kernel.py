@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tradepost_worker import control_group
 from tradepost_worker.control_group import ControlGroup, ControlGroups
 from tradepost_worker.lockdown import Isolation
 from tradepost_worker.runner_process import RunnerProcess
@@ -87,6 +88,37 @@ def test_the_kill_reaches_who_left_the_process_group(group: ControlGroup) -> Non
     assert members(group) == []
     group.remove()
     assert not group.path.exists()
+
+
+@pytest.fixture
+def lively(group: ControlGroup) -> Iterator[ControlGroup]:
+    """What a killed agent left below its group: the group of a runner in which a process still lives."""
+    left = ControlGroup(group.path / "runner-1234")
+    left.path.mkdir()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        left.add(process.pid)
+        yield left
+        left.kill()
+        process.wait(timeout=10)
+    left.remove()
+
+
+def test_a_group_whose_processes_still_end_is_removed_once_they_have(lively: ControlGroup) -> None:
+    assert members(lively)
+    lively.kill()
+    lively.remove()
+    assert not lively.path.exists()
+
+
+def test_a_group_that_outlives_the_wait_stays(lively: ControlGroup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_group, "_END_S", 0.01)
+    lively.remove()
+    assert members(lively)
+
+
+def test_what_a_killed_agent_left_is_swept_with_all_that_lives_in_it(lively: ControlGroup) -> None:
+    control_group.sweep(lively.path.parent)
+    assert not lively.path.exists()
 
 
 def test_a_process_that_has_ended_is_not_added(group: ControlGroup) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import platform
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,7 +18,7 @@ import tradepost_kernels
 from tradepost.errors import InvalidKernel, InvalidTensorDocument, LeaseTimeout, RunnerFailed
 from tradepost.receipts import StageReport
 from tradepost.tensors import decode
-from tradepost_worker import runner_process
+from tradepost_worker import idle_watch, runner_process
 from tradepost_worker.runner_process import RunnerInterrupted, RunnerProcess
 from tradepost_worker.sandbox import Sandbox
 from tradepost_worker.testing.lent_device import spinning_kernel
@@ -187,6 +188,46 @@ async def test_memory_that_no_limit_covers_is_found_by_looking(
         await runner.run(sample_input(), wall_s_max=20)
 
 
+async def test_a_runner_that_writes_without_end_to_stderr_is_killed(start: Load) -> None:
+    runner = await start(kernel_pipeline(NOOP), replacing_run("while True: os.write(2, bytes(1 << 16))"))
+    with pytest.raises(RunnerFailed, match="bytes on its stderr"):
+        await runner.run(sample_input(), wall_s_max=60)
+
+
+async def test_a_runner_that_works_on_after_its_reply_is_killed(
+    start: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idle_watch, "WINDOW_S", 0.2)
+    monkeypatch.setattr(idle_watch, "IDLE_CPU_S_MAX", 0.02)
+    work = "import threading\ndef work():\n    while True: pass\nthreading.Thread(target=work).start()"
+    runner = await start(kernel_pipeline(NOOP), replacing_run(work))
+    assert (await runner.run(sample_input(), wall_s_max=10)).run.output == sample_input()
+    async with asyncio.timeout(20):
+        await runner.ended.wait()
+    with pytest.raises(RunnerInterrupted, match="while nobody asked"):
+        await runner.run(sample_input(), wall_s_max=10)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process ends with its main thread")
+async def test_memory_is_seen_of_a_process_whose_main_thread_has_ended(
+    start: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_process, "MEMORY_OVERHEAD_BYTES", 16 << 20)
+    end_of_thread = {"x86_64": 60, "aarch64": 93}[platform.machine()]
+    hoard = (
+        "import ctypes, threading\n"
+        "def hoard():\n"
+        "    shared = mmap.mmap(-1, 256 << 20)\n"
+        "    for _ in range(255): shared.write(bytes(1 << 20))\n"
+        "    threading.Event().wait()\n"
+        "threading.Thread(target=hoard).start()\n"
+        f"ctypes.CDLL(None).syscall({end_of_thread}, 0)"
+    )
+    runner = await start(kernel_pipeline(NOOP), replacing_run(hoard), memory_bytes_max=64 << 20)
+    with pytest.raises(RunnerFailed, match="killed at"):
+        await runner.run(sample_input(), wall_s_max=5)
+
+
 @pytest.mark.parametrize(
     ("sends", "says"),
     [
@@ -265,6 +306,40 @@ async def test_a_short_run_that_nobody_waits_for_costs_no_runner(start: Load) ->
     abandoned.cancel()
     assert (await behind).run.output == sample_input(2)
     assert runner.is_alive
+
+
+async def test_what_a_kernel_says_is_plain(start: Load) -> None:
+    kernel = wat2wasm(
+        """(module (memory (export "memory") 1) (data (i32.const 64) "no \\1b[2J\\ff\\0a")
+        (func (export "kernel_alloc") (param i32) (result i32) (i32.const 1024))
+        (func (export "kernel_run") (param i32 i32) (result i64) (i64.const 0x8000004000000009)))"""
+    )
+    runner = await start(kernel_pipeline(bytes(kernel)))
+    failure = (await runner.run(sample_input(1), wall_s_max=10)).run.failure
+    assert failure is not None
+    assert (failure.code, failure.detail) == ("kernel-error", r"no \x1b[2J�")
+
+
+async def test_what_a_runner_says_is_plain_and_short(start: Load) -> None:
+    body = (
+        "import msgspec\n"
+        "words = '\\x1b[2J\\u202e\\n' * 9999\n"
+        "problem = {'code': 'lease-timeout', 'title': '', 'detail': words, 'facts': {'n': 1}}\n"
+        "said = msgspec.msgpack.encode({'type': 'refused', 'problem': problem})\n"
+        "os.write(4, len(said).to_bytes(4, 'little') + said)\n"
+        "while True: pass"
+    )
+    runner = await start(kernel_pipeline(NOOP), replacing_run(body))
+    with pytest.raises(LeaseTimeout) as caught:
+        await runner.run(sample_input(), wall_s_max=10)
+    assert caught.value.detail.isprintable()
+    assert len(caught.value.detail) == 2000
+    assert caught.value.facts == {}
+    with pytest.raises(RunnerFailed) as failed:
+        await RunnerProcess.start(boot="import sys; sys.exit('\x1b[2J\u202e' * 999)")
+    assert r": \x1b[2J\u202e\x1b" in failed.value.detail
+    assert failed.value.detail.isprintable()
+    assert len(failed.value.detail) < 400
 
 
 async def test_a_runner_that_does_not_start_says_why() -> None:

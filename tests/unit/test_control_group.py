@@ -117,6 +117,15 @@ def test_a_group_of_its_own_is_divided(base: Path) -> None:
     assert again.refused == "", "a worker that starts again in the leaf finds the group above"
 
 
+def test_what_a_killed_agent_left_is_swept(base: Path) -> None:
+    ControlGroups.open(own=base).admit(1234)
+    (base / "of-another").mkdir()
+    assert (base / "runner-1234").exists()
+    assert ControlGroups.open(own=base).refused == ""
+    assert not (base / "runner-1234").exists()
+    assert (base / "of-another").exists()
+
+
 def test_a_runner_gets_its_limits(base: Path) -> None:
     group = ControlGroups.open(threads=2, own=base).admit(os.getpid())
     assert group is not None

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, get_args
 
 import pytest
 
 from tradepost.errors import RunnerFailed
+from tradepost.manifest import Provider
 from tradepost_worker import doctor, service
 from tradepost_worker.doctor import Check, Health
+from tradepost_worker.inference import PROVIDERS
 from tradepost_worker.lockdown import Isolation
 from tradepost_worker.runner_messages import Ready
 from tradepost_worker.runner_process import RunnerProcess
@@ -42,6 +44,16 @@ def test_the_engines_need_64_bits(bits: int, health: Health) -> None:
 )
 def test_the_c_library(name: str, version: str, system: str, health: Health) -> None:
     assert found(doctor.check_libc(name, version, system=system)) is health
+
+
+def test_every_wheel_is_for_a_provider_that_pipelines_can_name() -> None:
+    assert set(doctor._WHEELS.values()) <= PROVIDERS.keys()
+    assert PROVIDERS.keys() == set(get_args(Provider))
+
+
+def test_a_wheel_for_something_else_works_as_one_for_the_cpu() -> None:
+    assert found(doctor.check_wheels(["onnxruntime-qnn"])) is Health.OK
+    assert "pip install onnxruntime" in doctor.check_wheels(["onnxruntime", "onnxruntime-qnn"]).fix
 
 
 def test_wheels_that_overwrite_each_other_are_found() -> None:

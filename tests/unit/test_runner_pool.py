@@ -13,8 +13,8 @@ from tradepost.receipts import StageReport
 from tradepost_worker import runner_pool
 from tradepost_worker.pipeline_run import PipelineRun
 from tradepost_worker.runner_messages import Ran
-from tradepost_worker.runner_pool import RunnerPool, check_run
-from tradepost_worker.runner_process import OnStages, RunnerInterrupted
+from tradepost_worker.runner_pool import RunnerPool, bytes_of, check_run
+from tradepost_worker.runner_process import MEMORY_OVERHEAD_BYTES, OnStages, RunnerInterrupted
 from tradepost_worker.testing.samples import SamplePipeline, kernel_pipeline, kernels_pipeline
 
 A = kernel_pipeline(b"a", name="a")
@@ -31,6 +31,7 @@ class PretendedRunner:
         self.device = device
         self.pipeline = ""
         self.is_alive = True
+        self.memory_bytes = 1000
         self.runs: dict[bytes, asyncio.Future[Ran]] = {}
 
     async def load(self, manifest: Any, artifacts: Any, **limits: Any) -> None:
@@ -153,6 +154,71 @@ async def test_a_pipeline_without_a_runner_takes_the_place_that_was_idle_longest
     await device.pool.close()
 
 
+A_BYTES = bytes_of(A.manifest) + MEMORY_OVERHEAD_BYTES
+
+
+@pytest.mark.parametrize(
+    ("memory_bytes_max", "left"),
+    [(1000 + A_BYTES, {"b": [[]]}), (999 + A_BYTES, {}), (1, {})],
+    ids=["fits", "a byte too much", "never fits"],
+)
+async def test_idle_runners_end_before_memory_could_run_out(
+    memory_bytes_max: int, left: dict[str, list[list[bytes]]]
+) -> None:
+    device = Device(runners_max=4)
+    asked = device.ask(B, b"b")
+    await device.settle()
+    device.finish(b"b")
+    await asked
+    device.pool.memory_bytes_max = memory_bytes_max
+    asked = device.ask(A, b"1")
+    await device.settle()
+    assert device.running() == left | {"a": [[b"1"]]}
+    device.finish(b"1")
+    await asked
+    await device.pool.close()
+
+
+async def test_runners_that_work_are_left_to_the_governor() -> None:
+    device = Device(runners_max=4)
+    device.pool.memory_bytes_max = 1
+    asked = [device.ask(pipeline, b"1") for pipeline in (A, B, C)]
+    await device.settle()
+    assert device.running() == {"a": [[b"1"]], "b": [[b"1"]], "c": [[b"1"]]}
+    for runner in device.runners:
+        runner.finish(b"1")
+    await asyncio.gather(*asked)
+    await device.pool.close()
+
+
+@pytest.mark.parametrize(("lent_bytes", "allowed_bytes"), [(1 << 40, bytes_of(A.manifest)), (7, 7)])
+async def test_no_runner_may_use_more_than_is_lent(lent_bytes: int, allowed_bytes: int) -> None:
+    device = Device(runners_max=1)
+    device.pool.memory_bytes_max = lent_bytes
+    asked = device.ask(A, b"1")
+    await device.settle()
+    assert device.runners[0].limits["memory_bytes_max"] == allowed_bytes
+    device.finish(b"1")
+    await asked
+    await device.pool.close()
+
+
+async def test_only_as_many_idle_runners_end_as_memory_needs() -> None:
+    device = Device(runners_max=4)
+    for pipeline in (A, B):
+        asked = device.ask(pipeline, b"1")
+        await device.settle()
+        device.finish(b"1")
+        await asked
+    device.pool.memory_bytes_max = 1000 + bytes_of(C.manifest) + MEMORY_OVERHEAD_BYTES
+    asked = device.ask(C, b"1")
+    await device.settle()
+    assert device.running() == {"b": [[]], "c": [[b"1"]]}
+    device.finish(b"1")
+    await asked
+    await device.pool.close()
+
+
 async def test_a_second_runner_takes_no_place_that_was_just_used(monkeypatch):
     device = Device(runners_max=2)
     first = device.ask(B, b"b")
@@ -233,6 +299,15 @@ async def test_an_artifact_that_does_not_load_fails_its_runs_and_holds_no_place(
     await device.settle()
     device.finish(b"1")
     await asked
+    await device.pool.close()
+
+
+@pytest.mark.parametrize("stage", ["other", "", None])
+async def test_an_artifact_that_fails_to_load_at_no_stage_is_the_runners_failure(stage: str | None) -> None:
+    device = Device(runners_max=1)
+    device.load_error = InvalidKernel("bad", stage=stage)
+    with pytest.raises(RunnerFailed, match="a failure that the pipeline cannot have"):
+        await device.ask(A, b"1")
     await device.pool.close()
 
 

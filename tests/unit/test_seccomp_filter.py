@@ -85,6 +85,13 @@ def test_conditions_hold_every_argument():
     assert verdict(tgkill, PID + 1) == DENIED
 
 
+def test_memory_may_be_given_back_and_not_pushed_out_of_sight():
+    madvise, free, cold, page_out = 28, 8, 20, 21
+    assert verdict(madvise, 1 << 40, 4096, free) == ALLOW
+    for advice in (cold, page_out, free | 1 << 32):
+        assert verdict(madvise, 1 << 40, 4096, advice) == DENIED
+
+
 def test_another_architecture_kills():
     assert verdict(0, architecture=0x40000003) == KILL  # i386
     assert verdict(0x4000_0000) == DENIED  # x32

@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import aiohttp
 
@@ -94,7 +95,7 @@ async def worker_from_settings(
         control_groups = ControlGroups.open(threads=threads)
         group = RunnerGroup(
             limits=settings.limits,
-            start_runner=lambda: NicedRunner.start(threads=threads, groups=control_groups),
+            start_runner=partial(NicedRunner.start, threads=threads, groups=control_groups),
         )
         first = await group.start()
         if (speed := await measured_again(state.path, first.ready, threads=threads)) is not None:
@@ -104,6 +105,7 @@ async def worker_from_settings(
             start=group.start,
             spare=first,
             compile_cache=CompileCache(state.compiled, bytes_max=settings.compiled_bytes_max),
+            memory_bytes_max=settings.memory_bytes_max,
         )
         stack.push_async_callback(runners.close)
         capabilities = probe_capabilities(first.ready, settings)
@@ -165,6 +167,7 @@ async def worker_from_settings(
         def hold(limits: Limits) -> None:
             group.hold(limits)
             rate.bytes_per_s_max = limits.network_bytes_per_s_max
+            runners.memory_bytes_max = limits.memory_bytes_max
             pipelines.hold_memory(limits.memory_bytes_max)
             agent.offer_memory(limits.memory_bytes_max)
 

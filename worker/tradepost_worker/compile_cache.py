@@ -24,7 +24,6 @@ import stat
 import tempfile
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -42,16 +41,6 @@ _FILE_BYTES_MAX: Final = _MAC_BYTES + COMPILED_BYTES_MAX
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class Counts:
-    """What became of the kernels that were looked for."""
-
-    hits: int = 0
-    misses: int = 0
-    tampered: int = 0
-    refused_by_engine: int = 0
-
-
 class CompileCache:
     """Compiled code in `folder`, at most `bytes_max` bytes of it; what was used longest ago goes first.
 
@@ -60,7 +49,6 @@ class CompileCache:
     """
 
     def __init__(self, folder: Path, *, bytes_max: int) -> None:
-        self.counts = Counts()
         self._folder = folder
         self._bytes_max = bytes_max
         self._lock = threading.Lock()
@@ -73,19 +61,15 @@ class CompileCache:
         left = COMPILED_BYTES_MAX
         for kernel in kernels:
             code = self._read(_purpose(ready, pipeline, kernel))
-            if code is None or len(code) > left:
-                self.counts.misses += 1
-                continue
-            self.counts.hits += 1
-            found[kernel] = code
-            left -= len(code)
+            if code is not None and len(code) <= left:
+                found[kernel] = code
+                left -= len(code)
         log.debug("%d kernels of pipeline %s need no compiling.", len(found), pipeline)
         return found
 
     def write(self, ready: Ready, pipeline: str, compiled: Mapping[str, bytes], sent: Iterable[str]) -> None:
         """Keep what the runner that said `ready` compiled, although it had been `sent` code, perhaps."""
-        if stale := compiled.keys() & set(sent):
-            self.counts.refused_by_engine += len(stale)
+        if compiled.keys() & set(sent):
             log.warning(
                 "The engine took its own compiled code for another's; it was compiled afresh.",
                 extra={"action": "compiled_code_refused", "pipeline": pipeline},
@@ -168,7 +152,6 @@ class CompileCache:
             raise
 
     def _put_aside(self, path: Path, error: Exception) -> None:
-        self.counts.tampered += 1
         log.error(
             "Compiled code was damaged or tampered with, and does not run: %s",
             error,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -27,7 +28,10 @@ from tradepost_worker.lockdown import Isolation
 LAYER: Final = "cgroup"
 _AGENT: Final = "agent"
 _PROBE: Final = "probe"
+_RUNNER: Final = "runner-"
 _CONTROLLERS: Final = ("memory", "pids")
+#: How long the end of a process that was killed may take: it gives back gigabytes of memory first.
+_END_S: Final = 2.0
 #: Tasks that a runner has besides its inference threads; far more than it starts.
 _TASKS_OTHER_MAX: Final = 64
 
@@ -83,7 +87,7 @@ class ControlGroup:
             self._write("cgroup.kill", "1")
 
     def remove(self) -> None:
-        """Remove the empty group."""
+        """Remove the group, once the processes in it that were killed have ended."""
         with suppress(FileNotFoundError):
             _remove(self.path)
 
@@ -120,7 +124,7 @@ class ControlGroups:
         """
         if self._base is None:
             return None
-        group = ControlGroup(self._base / f"runner-{pid}")
+        group = ControlGroup(self._base / f"{_RUNNER}{pid}")
         try:
             _make(group.path)
             group.restrict(tasks_max=self._tasks_max)
@@ -184,7 +188,16 @@ def _require_divisible(base: Path) -> None:
         raise _Unavailable(f"{len(strangers)} other processes are in {base}; a service has one to itself")
 
 
+def sweep(base: Path) -> None:
+    """End what an agent that was killed left below `base`."""
+    for path in base.glob(f"{_RUNNER}*"):
+        left = ControlGroup(path)
+        left.kill()
+        left.remove()
+
+
 def _divide(base: Path) -> None:
+    sweep(base)
     agent = ControlGroup(base / _AGENT)
     _make(agent.path)
     for pid in _pids(base):
@@ -214,8 +227,13 @@ def _make(path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
+    with (path / "cgroup.events").open() as events:
+        if "populated 1" in events.read():  # a process that was killed may not be gone yet
+            emptied = select.poll()
+            emptied.register(events, select.POLLPRI)
+            emptied.poll(_END_S * 1000)
     try:
         path.rmdir()
     except OSError as error:
-        if error.errno != errno.EBUSY:  # a process that was killed may not be gone yet
+        if error.errno != errno.EBUSY:  # else the next start sweeps it
             raise

@@ -12,7 +12,7 @@ import ssl
 import struct
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from importlib.metadata import distributions
@@ -24,6 +24,7 @@ import psutil
 
 from tradepost.broker_url import parse_broker_url
 from tradepost.errors import InvalidSettings, InvalidTrustPolicy, TradepostError
+from tradepost.manifest import Provider
 from tradepost_signing.trust import TrustPolicy
 from tradepost_worker import control_group, service
 from tradepost_worker.broker_api import BrokerApi
@@ -37,15 +38,15 @@ from tradepost_worker.wording import counted
 
 _GLIBC_MIN: Final = (2, 28)
 _SKEW_S_MAX: Final = 30.0
-#: GPU wheels of onnxruntime, and the provider that each is installed for.
-_WHEELS: Final = {
+#: The wheels of onnxruntime, and the provider that each is installed for, of those that pipelines can name.
+_WHEELS: Final[Mapping[str, Provider]] = {
     "onnxruntime": "cpu",
     "onnxruntime-gpu": "cuda",
     "onnxruntime-directml": "directml",
     "onnxruntime-openvino": "openvino",
     "onnxruntime-rocm": "rocm",
-    "onnxruntime-migraphx": "migraphx",
-    "onnxruntime-qnn": "qnn",
+    "onnxruntime-migraphx": "cpu",
+    "onnxruntime-qnn": "cpu",
     "onnxruntime-silicon": "coreml",
 }
 

@@ -46,7 +46,6 @@ _NAMES: Final = {theirs: ours for ours, theirs in PROVIDERS.items()}
 _LOG_NOTHING: Final = 4  # only what is fatal: errors come back as exceptions
 #: How onnxruntime says that memory ran out, which is no property of a model.
 _NO_MEMORY: Final = ("bad_alloc", "bad allocation", "Failed to allocate memory")
-_DETAIL_CHARS_MAX: Final = 500
 
 
 class Inference:
@@ -170,4 +169,4 @@ def _lacks_memory(error: Exception) -> bool:
 
 
 def _detail(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:_DETAIL_CHARS_MAX]
+    return f"{type(error).__name__}: {error}"

@@ -16,6 +16,7 @@ from tradepost.commands.submit import read_inputs
 from tradepost.content import add_bytes
 from tradepost.errors import InvalidInput, InvalidKernel, InvalidTensorDocument, KernelTrap
 from tradepost.kernel_abi import check_interface
+from tradepost.plain_text import plain_lines
 from tradepost.tensors import TensorDocument, decode, encode
 from tradepost.wasm_module import read_interface
 from tradepost_worker.sandbox import KernelRun, Sandbox
@@ -146,4 +147,4 @@ def _for_people(result: KernelRun, returned: TensorDocument, wall_s: float) -> s
     if result.stderr:
         lines.append(f"stderr: {result.stderr.rstrip()}")
     lines.append(f"Used {result.fuel_used:,} fuel in {wall_s * 1000:.2f} ms.")
-    return "\n".join(lines)
+    return plain_lines("\n".join(lines))

@@ -60,7 +60,6 @@ _REFUSALS: Final = (
     InvalidInput,
     InvalidTensorDocument,
 )
-_DETAIL_CHARS_MAX: Final = 2000
 
 
 class PipelineRunner(Protocol):
@@ -219,7 +218,7 @@ def preempted(lease: str, why: str, receipt: SignedReceipt | None = None) -> Lea
 
 
 def _failed(failure: Problem) -> Failed:
-    return Failed(stage=failure.stage or "", code=failure.code, detail=failure.detail[:_DETAIL_CHARS_MAX])
+    return Failed(stage=failure.stage or "", code=failure.code, detail=failure.detail)
 
 
 def _refuse_device_dependent(run: PipelineRun) -> None:

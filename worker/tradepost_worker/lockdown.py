@@ -24,10 +24,11 @@ import resource
 import signal
 import struct
 import sys
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
+from tradepost.plain_text import Short
 from tradepost_worker import seccomp_filter
 
 _DESCRIPTORS_MAX: Final = 32
@@ -54,11 +55,14 @@ _SECCOMP_SET_MODE_FILTER: Final = 1
 _SECCOMP_FILTER_FLAG_TSYNC: Final = 1 << 0
 
 
+_FEW: Final = msgspec.Meta(max_length=16)
+
+
 class Isolation(msgspec.Struct, frozen=True):
     """The layers that hold, in the order of this module's head, and why the others do not."""
 
-    achieved: tuple[str, ...]
-    refused: dict[str, str]
+    achieved: Annotated[tuple[Short, ...], _FEW]
+    refused: Annotated[dict[Short, Annotated[str, msgspec.Meta(max_length=1024)]], _FEW]
 
 
 def die_with_parent(parent_pid: int) -> None:

@@ -37,15 +37,27 @@ class MemoryLimit:
             data_bytes_max = used.data + more_bytes
             resource.prlimit(self._process.pid, resource.RLIMIT_DATA, (data_bytes_max, data_bytes_max))
 
+    def used_bytes(self) -> int:
+        """The resident memory. A process that has ended uses nothing."""
+        try:
+            return self._process.memory_info().rss or self._seen_by_other_threads()
+        except psutil.NoSuchProcess:
+            return 0
+
+    def _seen_by_other_threads(self) -> int:
+        """On Linux a process whose main thread has ended seems to have no memory, and may have all of it."""
+        threads = [thread.id for thread in self._process.threads() if thread.id != self._process.pid]
+        return max((psutil.Process(thread).memory_info().rss for thread in threads), default=0)
+
     def excess(self) -> str | None:
         """What is over its limit, in words. A process that has ended uses nothing."""
         try:
             threads = self._process.num_threads()
-            used_bytes = self._process.memory_info().rss
         except psutil.NoSuchProcess:
             return None
         if threads > self._threads_max:
             return f"{threads:,} threads, of which it may have {self._threads_max:,}"
+        used_bytes = self.used_bytes()
         if self._resident_bytes_max is not None and used_bytes > self._resident_bytes_max:
             return f"{used_bytes:,} bytes of memory"
         return None

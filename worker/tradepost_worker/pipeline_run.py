@@ -5,9 +5,12 @@ It stands apart from the code that runs pipelines, so that the agent loads no en
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from tradepost.errors import Problem
+from tradepost.manifest import STAGES_MAX
 from tradepost.receipts import StageReport
 
 
@@ -18,6 +21,6 @@ class PipelineRun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     device, so it is signed and verified like an output.
     """
 
-    stages: tuple[StageReport, ...]
+    stages: Annotated[tuple[StageReport, ...], msgspec.Meta(max_length=STAGES_MAX)]
     output: bytes = b""
     failure: Problem | None = None

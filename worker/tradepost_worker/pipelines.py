@@ -91,14 +91,17 @@ class PipelineLibrary:
         Raises what `check_pipeline` raises, `ContentMismatch` (1), `NoEligibleWorker` (3), and what
         `Fetcher.read_file` raises (4).
         """
-        self._reload_policy()
-        task = self._admitted.get(cid)
-        if task is None or _has_failed(task):
-            task = self._admitted[cid] = asyncio.create_task(self._admit(parse_cid(cid)))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        # Shielded: one recalled lease must not end the fetch that others wait for.
-        return await asyncio.shield(task)
+        while True:
+            self._reload_policy()
+            task = self._admitted.get(cid)
+            if task is None or _has_failed(task):
+                task = self._admitted[cid] = asyncio.create_task(self._admit(parse_cid(cid)))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            # Shielded: one recalled lease must not end the fetch that others wait for.
+            pipeline = await asyncio.shield(task)
+            if self._admitted.get(cid) is task:  # else the owner changed their mind meanwhile
+                return pipeline
 
     def enforce(self, revocations: RevocationList) -> dict[str, Revoked]:
         """Hold every pipeline to a newer list from now on; those that it revokes, of all that ran here."""
@@ -161,6 +164,12 @@ class PipelineLibrary:
 
     def _narrow(self, manifest: Manifest, publisher: Publisher) -> Manifest:
         stages: list[Stage] = []
+        documents_bytes = max(manifest.limits.input_bytes, manifest.limits.output_bytes)
+        if documents_bytes > self._memory_bytes_max:  # which the agent holds itself
+            raise NoEligibleWorker(
+                f"a document of it may have {documents_bytes:,} bytes; this device lends "
+                f"{self._memory_bytes_max:,} of memory"
+            )
         for stage in manifest.stages:
             if stage.memory_bytes > self._memory_bytes_max:
                 raise NoEligibleWorker(

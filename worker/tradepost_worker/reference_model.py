@@ -10,6 +10,9 @@ from typing import Final
 
 import numpy as np
 
+from tradepost.content.dag_pb import bytes_field as _bytes
+from tradepost.content.dag_pb import varint_field as _number
+
 #: Rows and columns of every matrix, and how many products there are. One run is 2 * LAYERS * DIMENSION^3
 #: floating point operations: 2.1 * 10^8.
 DIMENSION: Final = 256
@@ -43,19 +46,3 @@ def _value(name: bytes) -> bytes:
     dimension = _bytes(1, _number(1, DIMENSION))
     tensor_type = _number(1, _FLOAT) + _bytes(2, dimension + dimension)
     return _bytes(1, name) + _bytes(2, _bytes(1, tensor_type))
-
-
-def _number(field: int, value: int) -> bytes:
-    return _varint(field << 3) + _varint(value)
-
-
-def _bytes(field: int, value: bytes) -> bytes:
-    return _varint(field << 3 | 2) + _varint(len(value)) + value
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes((*encoded, value))

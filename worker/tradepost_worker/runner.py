@@ -1,9 +1,9 @@
 """The runner: a process that runs one pipeline's stages and nothing else.
 
-It starts with an empty environment and two pipes, imports its engines, tries the execution providers once
-(which loads their libraries), and then locks itself down. Only after that does it read its first message, so
-no foreign byte is ever parsed by a process that could open a file or a socket. It holds no keys and knows
-nothing of leases, prices or the broker.
+It starts with two pipes and an environment that holds a few settings of libraries, imports its engines, tries
+the execution providers once (which loads their libraries), and then locks itself down. Only after that does
+it read its first message, so no foreign byte is ever parsed by a process that could open a file or a socket.
+It holds no keys and knows nothing of leases, prices or the broker.
 
 The message stream is moved away from descriptors 0 and 1 first: whatever a library prints goes to stderr.
 """

@@ -1,6 +1,6 @@
 """Starts runners within the owner's limits, and knows which ones are alive, so that limits can be held.
 
-Niceness and cores are set from outside, by thread, right after a runner has started; threads that it starts
+Niceness and cores are set from outside, by thread, as soon as there is a process; threads that it starts
 later inherit both.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, Protocol
 
 from tradepost_worker.limits import Limits
 from tradepost_worker.niced_runner import NicedRunner
@@ -18,18 +18,24 @@ from tradepost_worker.niced_runner import NicedRunner
 _STRETCH_MARGIN: Final = 2.0
 
 
+class StartRunner(Protocol):
+    """Starts a runner, and tells `on_spawn` of its process first; `NicedRunner.start` does."""
+
+    def __call__(self, *, on_spawn: Callable[[NicedRunner], None]) -> Awaitable[NicedRunner]:
+        """The runner that is ready."""
+        ...
+
+
 class RunnerGroup:
     """The runners of a device, made by `start_runner`, held to `limits`."""
 
-    def __init__(
-        self, *, limits: Limits, start_runner: Callable[[], Awaitable[NicedRunner]] = NicedRunner.start
-    ) -> None:
+    def __init__(self, *, limits: Limits, start_runner: StartRunner = NicedRunner.start) -> None:
         self._limits = limits
         self._start_runner = start_runner
         self._alive: list[NicedRunner] = []
 
     def alive(self) -> tuple[NicedRunner, ...]:
-        """The runners that have started and not ended."""
+        """The runners that were spawned and have not ended."""
         self._alive = [runner for runner in self._alive if runner.is_alive]
         return tuple(self._alive)
 
@@ -39,16 +45,17 @@ class RunnerGroup:
 
     async def start(self) -> NicedRunner:
         """A new runner within the limits. Raises what starting one raises."""
-        runner = await self._start_runner()
-        self._restrain(runner)
-        self._alive.append(runner)
-        return runner
+        return await self._start_runner(on_spawn=self._take_in)
 
     def hold(self, limits: Limits) -> None:
         """Hold all runners to other limits."""
         self._limits = limits
         for runner in self.alive():
             self._restrain(runner)
+
+    def _take_in(self, runner: NicedRunner) -> None:
+        self._restrain(runner)
+        self._alive.append(runner)
 
     def _restrain(self, runner: NicedRunner) -> None:
         share = self._limits.cpu_percent / 100

@@ -2,8 +2,9 @@
 
 Each message is msgpack behind its length (4 bytes, little-endian). A request also states the length of the
 input document, which comes behind it as it is, so that the runner reads it to where it stays. The runner is
-not believed: the agent bounds the length before it reads, and decodes strictly. Requests are answered in
-order, one reply each; before its reply, a long run says how far it has come.
+not believed: the agent bounds the length before it reads, and decodes strictly, into nothing that would take
+much more memory than the message. Requests are answered in order, one reply each; before its reply, a long
+run says how far it has come.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Annotated, Final
 import msgspec
 
 from tradepost.errors import UNDECODABLE, Problem, RunnerFailed
-from tradepost.manifest import Manifest
+from tradepost.manifest import STAGES_MAX, Manifest
+from tradepost.plain_text import Short
 from tradepost.receipts import Count, StageReport
 from tradepost_worker.lockdown import Isolation
 from tradepost_worker.pipeline_run import PipelineRun
@@ -22,8 +24,6 @@ LENGTH_BYTES: Final = 4
 
 #: Compiled code that passes between agent and runner with one pipeline; more is compiled each time.
 COMPILED_BYTES_MAX: Final = 32 << 20
-
-Short = Annotated[str, msgspec.Meta(max_length=256)]
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,13 +61,13 @@ class Loaded(_Message, frozen=True, kw_only=True, tag="loaded"):
     """The pipeline is loaded. `compiled` is the code of the kernels that had to be compiled, by CID, as far
     as it fits `COMPILED_BYTES_MAX` altogether."""
 
-    compiled: dict[str, bytes] = {}
+    compiled: Annotated[dict[Short, bytes], msgspec.Meta(max_length=STAGES_MAX)] = {}
 
 
 class Reached(_Message, frozen=True, kw_only=True, tag="reached"):
     """No reply yet: the run that is under way has finished all of these stages, and has more to do."""
 
-    stages: Annotated[tuple[StageReport, ...], msgspec.Meta(min_length=1, max_length=32)]
+    stages: Annotated[tuple[StageReport, ...], msgspec.Meta(min_length=1, max_length=STAGES_MAX)]
 
 
 class Ran(_Message, frozen=True, kw_only=True, tag="ran"):

@@ -11,18 +11,25 @@ What a runner reports is checked against the manifest before anything is signed:
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from tradepost.errors import RunnerFailed, StageFailure, TradepostError
+from tradepost.errors import Problem, RunnerFailed, StageFailure, TradepostError
 from tradepost.manifest import KernelStage, Manifest
 from tradepost.receipts import StageReport
 from tradepost_worker.compile_cache import CompileCache
 from tradepost_worker.pipeline_run import PipelineRun
-from tradepost_worker.runner_process import LOAD_S_MAX, OnStages, RunnerInterrupted, RunnerProcess
+from tradepost_worker.runner_process import (
+    LOAD_S_MAX,
+    MEMORY_OVERHEAD_BYTES,
+    OnStages,
+    RunnerInterrupted,
+    RunnerProcess,
+)
 
 #: How many runs a runner may have at once, by how long they take: a run that is there already when the one
 #: before it ends hides the way to the runner, which costs some 0.2 ms; a long one would only wait.
@@ -55,6 +62,7 @@ class RunnablePipeline(Protocol):
 @dataclass(eq=False, slots=True)
 class _Slot:
     pipeline: str
+    memory_bytes_max: int
     starting: asyncio.Task[RunnerProcess]
     in_use: int = 0
     idle_since_s: float = 0.0
@@ -71,6 +79,15 @@ class _Slot:
         failed = self.starting.cancelled() or self.starting.exception() is not None
         return failed or not self.starting.result().is_alive
 
+    @property
+    def may_use_bytes(self) -> int:
+        """An idle runner stays as it is; one that works may take all that it is allowed."""
+        if self.has_ended:
+            return 0
+        if self.in_use or not self.starting.done():
+            return self.memory_bytes_max
+        return self.starting.result().memory_bytes
+
 
 @dataclass(eq=False, slots=True)
 class _Waiting:
@@ -81,7 +98,9 @@ class _Waiting:
 class RunnerPool:
     """At most `runners_max` runners, made by `start`. `spare` is one that was started already.
 
-    With a `compile_cache`, kernels that a runner of the same pipeline compiled are not compiled again.
+    Before a start that could take the runners beyond `memory_bytes_max`, idle ones end; what those that work
+    use together is for the governor to hold. With a `compile_cache`, kernels that a runner of the same
+    pipeline compiled are not compiled again.
     """
 
     def __init__(
@@ -91,7 +110,9 @@ class RunnerPool:
         start: Callable[[], Awaitable[RunnerProcess]] = RunnerProcess.start,
         spare: RunnerProcess | None = None,
         compile_cache: CompileCache | None = None,
+        memory_bytes_max: int = sys.maxsize,
     ) -> None:
+        self.memory_bytes_max = memory_bytes_max
         self._runners_max = runners_max
         self._start = start
         self._spare = spare
@@ -198,26 +219,32 @@ class RunnerPool:
         least_used = min(own, key=lambda slot: slot.in_use, default=None)
         if least_used is not None and least_used.in_use == 0:
             return least_used
-        if self._make_room(has_one=bool(own)):
-            slot = _Slot(pipeline.cid, asyncio.create_task(self._start_loaded(pipeline)))
+        memory_bytes = bytes_of(pipeline.manifest) + MEMORY_OVERHEAD_BYTES
+        if self._make_room(memory_bytes, has_one=bool(own)):
+            slot = _Slot(pipeline.cid, memory_bytes, asyncio.create_task(self._start_loaded(pipeline)))
             self._slots.append(slot)
             return slot
         if least_used is not None and least_used.in_use < least_used.depth:
             return least_used
         return None
 
-    def _make_room(self, *, has_one: bool) -> bool:
-        if len(self._slots) < self._runners_max:
-            return True
-        idle = [slot for slot in self._slots if slot.in_use == 0]
-        if not idle:
-            return False
-        oldest = min(idle, key=lambda slot: slot.idle_since_s)
-        if has_one and time.monotonic() - oldest.idle_since_s < _IDLE_S:
-            return False
-        self._slots.remove(oldest)
-        self._end(oldest)
+    def _make_room(self, memory_bytes: int, *, has_one: bool) -> bool:
+        while not self._has_place() or not self._has_memory(memory_bytes):
+            idle = [slot for slot in self._slots if slot.in_use == 0]
+            if not idle:
+                return self._has_place()
+            oldest = min(idle, key=lambda slot: slot.idle_since_s)
+            if has_one and time.monotonic() - oldest.idle_since_s < _IDLE_S:
+                return False
+            self._slots.remove(oldest)
+            self._end(oldest)
         return True
+
+    def _has_place(self) -> bool:
+        return len(self._slots) < self._runners_max
+
+    def _has_memory(self, more_bytes: int) -> bool:
+        return sum(slot.may_use_bytes for slot in self._slots) + more_bytes <= self.memory_bytes_max
 
     async def _start_loaded(self, pipeline: RunnablePipeline) -> RunnerProcess:
         artifacts = await pipeline.read_artifacts()
@@ -226,8 +253,10 @@ class RunnerPool:
             process = await self._start()
         try:
             await self._load(process, pipeline, artifacts)
-        except BaseException:
+        except BaseException as error:
             await process.close()
+            if isinstance(error, StageFailure):  # which will be signed
+                _check_failure(error.to_problem(), pipeline.manifest)
             raise
         return process
 
@@ -239,11 +268,10 @@ class RunnerPool:
         known: dict[str, bytes] = {}
         if cache is not None:
             known = await asyncio.to_thread(cache.read, process.ready, pipeline.cid, kernels)
-        documents_bytes = manifest.limits.input_bytes + manifest.limits.output_bytes
         compiled = await process.load(
             manifest,
             artifacts,
-            memory_bytes_max=sum(stage.memory_bytes for stage in manifest.stages) + 2 * documents_bytes,
+            memory_bytes_max=min(bytes_of(manifest), self.memory_bytes_max),
             output_bytes_max=manifest.limits.output_bytes,
             compiled=known,
             load_s_max=min(LOAD_S_MAX, manifest.limits.wall_ms / 1000 + _LOAD_GRACE_S),
@@ -257,6 +285,12 @@ class RunnerPool:
         closing = asyncio.create_task(_close(slot.starting))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
+
+
+def bytes_of(manifest: Manifest) -> int:
+    """How much memory a runner of this pipeline may use beyond what the engines take."""
+    documents_bytes = manifest.limits.input_bytes + manifest.limits.output_bytes
+    return sum(stage.memory_bytes for stage in manifest.stages) + 2 * documents_bytes
 
 
 def check_stages(stages: tuple[StageReport, ...], manifest: Manifest) -> None:
@@ -273,8 +307,10 @@ def check_run(run: PipelineRun, manifest: Manifest) -> None:
     if run.failure is None:
         if len(run.stages) != len(names) or len(run.output) > manifest.limits.output_bytes:
             raise RunnerFailed("the runner returned an output that the pipeline cannot have")
-    elif run.output or run.failure.stage not in names or not _is_stage_failure(run):
-        raise RunnerFailed("the runner returned a failure that the pipeline cannot have")
+    else:
+        if run.output:
+            raise RunnerFailed("the runner returned an output and a failure")
+        _check_failure(run.failure, manifest)
 
 
 def _check_names(stages: tuple[StageReport, ...], manifest: Manifest) -> None:
@@ -284,8 +320,10 @@ def _check_names(stages: tuple[StageReport, ...], manifest: Manifest) -> None:
         raise RunnerFailed(f"the runner reports the stages {reported[:32]} of {names}")
 
 
-def _is_stage_failure(run: PipelineRun) -> bool:
-    return run.failure is not None and run.failure.code in _STAGE_FAILURES
+def _check_failure(failure: Problem, manifest: Manifest) -> None:
+    is_of_a_stage = failure.stage in {stage.name for stage in manifest.stages}
+    if not is_of_a_stage or failure.code not in _STAGE_FAILURES:
+        raise RunnerFailed("the runner returned a failure that the pipeline cannot have")
 
 
 def _codes(root: type[TradepostError]) -> set[str]:

@@ -4,7 +4,8 @@ Requests may overlap: they are written as they come and answered in order, so th
 before the last one's reply is out. Only the one at the head runs, so only that one is to blame when the
 process dies: its caller gets the reason, the others `RunnerInterrupted`, after which the same run can simply
 be asked of another runner. Limits are held from out here, whatever runs inside: the head's deadline, the
-memory (RLIMIT_DATA, and resident memory by looking), the threads, the size of a message, the agent's end.
+memory (RLIMIT_DATA, and resident memory by looking), the threads, the work that nobody asked for, the size of
+a message and of all that goes to stderr, the agent's end.
 """
 
 from __future__ import annotations
@@ -36,8 +37,10 @@ from tradepost.errors import (
     TradepostError,
 )
 from tradepost.manifest import Manifest
+from tradepost.plain_text import plain
 from tradepost.receipts import StageReport
 from tradepost_worker.control_group import ControlGroup, ControlGroups, tasks_max
+from tradepost_worker.idle_watch import IdleWatch
 from tradepost_worker.memory_limit import MemoryLimit
 from tradepost_worker.runner_messages import (
     COMPILED_BYTES_MAX,
@@ -61,7 +64,7 @@ LOAD_S_MAX: Final = 60.0
 GRACE_S: Final = 0.5
 #: How long a run that nobody waits for any more may go on: less than starting a runner costs.
 ABANDONED_S: Final = 0.1
-MEMORY_POLL_S: Final = 0.05
+LOOK_S: Final = 0.05
 #: Less time than this that a runner was stopped extends no deadline.
 _SUSPENDED_S_MIN: Final = 0.001
 #: What the engines may use beyond the pipeline's own limits.
@@ -70,7 +73,8 @@ _CONTROL_BYTES_MAX: Final = 1 << 20
 #: What a pipe holds: most documents pass in one go, instead of both processes waking for every 64 KiB.
 _PIPE_BYTES: Final = 1 << 20
 _STDERR_TAIL_BYTES: Final = 4096
-_TEXT_CHARS_MAX: Final = 1000
+_STDERR_BYTES_MAX: Final = 1 << 20
+_LAST_WORDS_CHARS_MAX: Final = 300
 
 _BOOT: Final = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -131,26 +135,37 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         self._outgoing: list[bytes] = []
         self._received = MessageBuffer(bytes_max=_CONTROL_BYTES_MAX)
         self._stderr_tail = b""
+        self._stderr_bytes = 0
         self._failure: TradepostError | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._memory: MemoryLimit | None = None
         self._group: ControlGroup | None = None
-        self._memory_check: asyncio.TimerHandle | None = None
+        self._idleness: IdleWatch
+        self._look: asyncio.TimerHandle | None = None
         self._suspended_at_s: float | None = None
         self._suspended_s = 0.0
         #: How many times longer a run may take by the runner's own clock, which goes on while it is stopped.
         self.wall_stretch = 1.0
-        self._ended = asyncio.Event()
+        #: Set once the process has ended.
+        self.ended = asyncio.Event()
         self._transport: asyncio.SubprocessTransport
         self.pid: int
         self.ready: Ready
 
     @classmethod
-    async def start(cls, *, threads: int = 1, boot: str = _BOOT, groups: ControlGroups | None = None) -> Self:
+    async def start(
+        cls,
+        *,
+        threads: int = 1,
+        boot: str = _BOOT,
+        groups: ControlGroups | None = None,
+        on_spawn: Callable[[Self], None] = lambda _: None,
+    ) -> Self:
         """A runner, locked down and ready to load. Raises `RunnerFailed`, `SandboxUnavailable`.
 
         `boot` is the program that it runs; tests and other entry points replace it. `groups` is where it gets
-        a control group of its own from, and then it says so among its isolation.
+        a control group of its own from, and then it says so among its isolation. `on_spawn` is told of the
+        process before it has imported its engines.
         """
         environment = _ENVIRONMENT | {
             name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ
@@ -177,8 +192,9 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         try:
             if groups is not None:
                 runner._group = groups.admit(runner.pid)
+            on_spawn(runner)
             await runner._begin()
-            runner._watch(MemoryLimit(runner.pid, threads_max=tasks_max(threads)))
+            runner._watch(tasks_max(threads))
             if groups is not None:
                 isolation = groups.seen_in(runner.ready.isolation)
                 runner.ready = msgspec.structs.replace(runner.ready, isolation=isolation)
@@ -243,6 +259,11 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         return self._failure is None
 
     @property
+    def memory_bytes(self) -> int:
+        """The memory that is resident; 0 once it has ended."""
+        return 0 if self._memory is None else self._memory.used_bytes()
+
+    @property
     def suspended_s(self) -> float:
         """How long it has been stopped so far."""
         ongoing_s = 0.0 if self._suspended_at_s is None else self._loop.time() - self._suspended_at_s
@@ -264,9 +285,9 @@ class RunnerProcess(asyncio.SubprocessProtocol):
     async def close(self) -> None:
         """Kill the process group and wait for its end."""
         self._fail(RunnerInterrupted("the runner was closed"))
-        await self._ended.wait()
+        await self.ended.wait()
         if self._group is not None:
-            self._group.remove()
+            await asyncio.to_thread(self._group.remove)
 
     async def _begin(self) -> None:
         replies = self._transport.get_pipe_transport(1)
@@ -320,6 +341,9 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         """Take replies from stdout; keep the end of stderr, to tell why it died."""
         if fd == 2:
             self._stderr_tail = (self._stderr_tail + data)[-_STDERR_TAIL_BYTES:]
+            self._stderr_bytes += len(data)
+            if self._stderr_bytes > _STDERR_BYTES_MAX:  # reading on would keep the agent busy for nothing
+                self._fail(self._blame(f"killed at {self._stderr_bytes:,} bytes on its stderr"))
             return
         self._received.feed(data)
         try:
@@ -338,7 +362,7 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         if not self._requests_pipe.is_closing():
             self._requests_pipe.abort()
         self._transport.close()
-        self._ended.set()
+        self.ended.set()
 
     def _answer(self, body: bytes | memoryview) -> None:
         if not self._requests:
@@ -374,10 +398,11 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         left_s = ABANDONED_S if head.reply.cancelled() else head.killed_after_s
         self._deadline = self._loop.call_later(left_s, self._overdue, head, self.suspended_s)
 
-    def _watch(self, memory: MemoryLimit) -> None:
-        """Look at memory and threads from now on, between runs too: a runner taken over may wait for that."""
-        self._memory = memory
-        self._memory_check = self._loop.call_later(MEMORY_POLL_S, self._check_memory, memory)
+    def _watch(self, threads_max: int) -> None:
+        """Look at what it uses from now on, between runs too: a runner taken over may wait for that."""
+        self._memory = MemoryLimit(self.pid, threads_max=threads_max)
+        self._idleness = IdleWatch(self.pid)
+        self._look = self._loop.call_later(LOOK_S, self._look_at_use, self._memory)
 
     def _overdue(self, head: _Request, suspended_s: float) -> None:
         if head.reply.cancelled():
@@ -390,11 +415,11 @@ class RunnerProcess(asyncio.SubprocessProtocol):
             what = f"killed after {head.killed_after_s:.1f} s of its {head.phase}"
             self._fail(PipelineTooCostly(what) if head.phase == "load" else LeaseTimeout(what))
 
-    def _check_memory(self, memory: MemoryLimit) -> None:
-        if (excess := memory.excess()) is not None:
+    def _look_at_use(self, memory: MemoryLimit) -> None:
+        if excess := memory.excess() or self._idleness.excess(is_idle=not self._requests):
             self._fail(self._blame(f"killed at {excess}"))
         elif self._failure is None:
-            self._memory_check = self._loop.call_later(MEMORY_POLL_S, self._check_memory, memory)
+            self._look = self._loop.call_later(LOOK_S, self._look_at_use, memory)
 
     def _blame(self, what: str) -> TradepostError:
         """The end of this process, which says little while it loads: how much an artifact takes differs by
@@ -409,7 +434,7 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         self._failure = error
         if self._transport.get_returncode() is None:
             self._kill_group()
-        for timer in (self._deadline, self._memory_check):
+        for timer in (self._deadline, self._look):
             if timer is not None:
                 timer.cancel()
         for position, request in enumerate(self._requests):
@@ -437,7 +462,8 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         else:
             how = f"exited with status {code}"
         lines = self._stderr_tail.decode(errors="replace").strip().splitlines()
-        return f"the runner {how}" + (f": {lines[-1][:300]}" if lines else "")
+        last = plain(lines[-1], chars_max=_LAST_WORDS_CHARS_MAX) if lines else ""
+        return f"the runner {how}" + (f": {last}" if last else "")
 
 
 def _widen(pipe: int) -> None:
@@ -448,14 +474,5 @@ def _widen(pipe: int) -> None:
 
 
 def _refusal(problem: Problem, expected: tuple[type[TradepostError], ...]) -> TradepostError:
-    """What a runner refused with, without the facts: their names and values are its own choice."""
-    error = TradepostError.from_problem(
-        Problem(
-            code=problem.code,
-            title=problem.title[:_TEXT_CHARS_MAX],
-            detail=problem.detail[:_TEXT_CHARS_MAX],
-            stage=problem.stage and problem.stage[:_TEXT_CHARS_MAX],
-            hint=problem.hint[:_TEXT_CHARS_MAX],
-        )
-    )
+    error = TradepostError.from_problem(problem.of_a_stranger())
     return error if isinstance(error, expected) else RunnerFailed(f"the runner refused: {error}")

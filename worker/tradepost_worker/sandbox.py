@@ -50,9 +50,6 @@ from tradepost_worker.wasm_profile import new_engine
 MESSAGE_BYTES_MAX: Final = 1 << 10
 _U32: Final = (1 << 32) - 1
 
-#: A kernel's text may end up on a terminal, so control characters other than line breaks and tabs go.
-_CONTROLS: Final = dict.fromkeys({*range(32), *range(127, 160)} - {9, 10}, "\ufffd")
-
 _turn = threading.Lock()
 
 
@@ -100,7 +97,7 @@ class Sandbox:
         try:
             instance_pre = self._linker.instantiate_pre(module)
         except WasmtimeError as error:
-            raise InvalidKernel(f"it does not link: {error!s:.500}") from None
+            raise InvalidKernel(f"it does not link: {error}") from None
         return Kernel(
             self,
             module,
@@ -116,13 +113,13 @@ class Sandbox:
         except WasmtimeError as error:
             self._require_valid(wasm)
             # Code that cannot be mapped, for example, which says nothing of the module.
-            raise PipelineTooCostly(f"a valid module does not compile here: {error!s:.500}") from None
+            raise PipelineTooCostly(f"a valid module does not compile here: {error}") from None
 
     def _require_valid(self, wasm: bytes) -> None:
         try:
             Module.validate(self.engine, wasm)
         except WasmtimeError as error:
-            raise InvalidKernel(f"it does not compile: {error!s:.500}") from None
+            raise InvalidKernel(f"it does not compile: {error}") from None
 
     def _restore(self, compiled: bytes) -> Module | None:
         """The module, or `None` if the engine says that this was compiled for another one."""
@@ -196,7 +193,7 @@ class Kernel:
                 left = store.get_fuel()
                 if not left:
                     raise FuelSpent
-                return KernelRun(output, fuel + 1 - left, _text(session.stderr))
+                return KernelRun(output, fuel + 1 - left, session.stderr.decode(errors="replace"))
 
     @contextmanager
     def _session(self, store: Store, document: bytes, limits: _Limits) -> Iterator[WasiSession]:
@@ -231,7 +228,7 @@ class Kernel:
             return WasmInstance(self._instance_pre, store)
         except WasmtimeError as error:
             # The module compiled and fits its limits, so it is the device that has no room.
-            raise SandboxUnavailable(f"wasmtime cannot make an instance: {error!s:.500}") from None
+            raise SandboxUnavailable(f"wasmtime cannot make an instance: {error}") from None
 
 
 def _call_reactor(instance: WasmInstance, document: bytes, limits: _Limits) -> bytes:
@@ -271,12 +268,12 @@ def _typed_errors(session: WasiSession, limits: _Limits) -> Iterator[None]:
     if code is TrapCode.INTERRUPT:
         raise LeaseTimeout(f"the kernel still ran after {limits.wall_s_max:g} s")
     reason = "unknown" if code is None else code.name.lower().replace("_", "-")
-    stderr = _text(session.stderr[:MESSAGE_BYTES_MAX]).strip()
+    stderr = session.stderr[:MESSAGE_BYTES_MAX].decode(errors="replace").strip()
     raise KernelTrap(f"{reason}: {stderr}" if stderr else reason, reason=reason)
 
 
 def _kernel_error(message: bytes | bytearray, limits: _Limits) -> TradepostError:
-    text = _text(message[:MESSAGE_BYTES_MAX]).strip()
+    text = message[:MESSAGE_BYTES_MAX].decode(errors="replace").strip()
     if text == kernel_abi.OUT_OF_MEMORY:
         return _memory_exceeded(limits, "it reported that memory ran out")
     return KernelError(text or "the kernel gave no message")
@@ -286,7 +283,3 @@ def _memory_exceeded(limits: _Limits, what: str) -> KernelMemoryExceeded:
     return KernelMemoryExceeded(
         f"{what}; the limit is {limits.memory_bytes_max:,} bytes", memory_bytes_max=limits.memory_bytes_max
     )
-
-
-def _text(data: bytes | bytearray) -> str:
-    return data.decode(errors="replace").translate(_CONTROLS)

@@ -46,7 +46,6 @@ ALLOWED: Final[Mapping[str, tuple[int | None, int | None]]] = MappingProxyType(
         "gettimeofday": (96, 169),
         "getuid": (102, 174),
         "lseek": (8, 62),
-        "madvise": (28, 233),
         "membarrier": (324, 283),
         "mmap": (9, 222),
         "mprotect": (10, 226),
@@ -82,8 +81,17 @@ ABSENT: Final[Mapping[str, tuple[int, int]]] = MappingProxyType(
 
 #: Allowed only with these arguments, `(index, value)`; several entries for one call are alternatives.
 CONDITIONAL: Final[Mapping[str, tuple[int, int]]] = MappingProxyType(
-    {"clone": (56, 220), "prctl": (157, 167), "prlimit64": (302, 261), "tgkill": (234, 131)}
+    {
+        "clone": (56, 220),
+        "madvise": (28, 233),
+        "prctl": (157, 167),
+        "prlimit64": (302, 261),
+        "tgkill": (234, 131),
+    }
 )
+#: MADV_NORMAL, RANDOM, SEQUENTIAL, WILLNEED, DONTNEED, FREE, HUGEPAGE, NOHUGEPAGE, DONTDUMP, DODUMP. Not
+#: PAGEOUT: what is in swap is not resident, and who looks at resident memory from outside would miss it.
+_ADVICE: Final = (0, 1, 2, 3, 4, 8, 14, 15, 16, 17)
 #: CLONE_VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, SETTLS, PARENT_SETTID, CHILD_CLEARTID: a thread, no process.
 _PTHREAD_FLAGS: Final = 0x3D0F00
 _PTHREAD_FLAGS_MUSL: Final = _PTHREAD_FLAGS | 0x400000  # and CLONE_DETACHED
@@ -115,6 +123,7 @@ def build(machine: str, *, own_pid: int) -> bytes:
     conditional: list[tuple[str, list[_Condition]]] = [
         ("clone", [(0, _PTHREAD_FLAGS)]),
         ("clone", [(0, _PTHREAD_FLAGS_MUSL)]),
+        *(("madvise", [(2, advice)]) for advice in _ADVICE),
         ("prctl", [(0, _PR_SET_NAME)]),
         ("prlimit64", [(0, 0), (2, 0)]),  # of this process, reading only
         ("tgkill", [(0, own_pid)]),  # how abort() raises SIGABRT

@@ -14,7 +14,7 @@ import msgspec
 import typer
 from platformdirs import user_data_path
 
-from tradepost.commands.terminal import plain, progress_bar, show
+from tradepost.commands.terminal import progress_bar, show
 from tradepost.content import Cid, FolderStore, parse_cid
 from tradepost.content.car import import_car
 from tradepost.content.directories import add_path, list_directory
@@ -30,6 +30,7 @@ from tradepost.errors import (
     UnknownCid,
     UnreadableContent,
 )
+from tradepost.plain_text import plain
 
 BYTES_MAX: Final = 10 << 30
 STDOUT: Final = "-"

@@ -1,4 +1,4 @@
-"""What people see of results, of long work and of strangers' texts; programs see JSON."""
+"""What people see of results and of long work; programs see JSON."""
 
 from __future__ import annotations
 
@@ -25,9 +25,3 @@ def progress_bar(what: str, bytes_total: int | None) -> Iterator[Callable[[int],
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=bytes_total)
         yield lambda count: progress.advance(task, count)
-
-
-def plain(text: str) -> str:
-    """A stranger's text on one line: what would move a cursor, or is no character, is escaped."""
-    known = text.encode("utf-8", "backslashreplace").decode()
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in known)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from tradepost.errors.problem import Problem
+from tradepost.plain_text import plain_lines
 
 
 class Fault(StrEnum):
@@ -87,7 +88,7 @@ class TradepostError(Exception):
         lines.append(f"  fault: {self.fault.value}")
         if self.hint:
             lines.append(f"  hint:  {self.hint}")
-        return "\n".join(lines)
+        return plain_lines("\n".join(lines))
 
     def to_problem(self) -> Problem:
         """This error as it crosses the wire."""
@@ -112,7 +113,7 @@ class TradepostError(Exception):
         facts = {
             name: fact for name, fact in problem.facts.items() if name not in ("detail", "stage", "hint")
         }
-        return cls(detail, stage=problem.stage, hint=problem.hint, **facts)
+        return cls(detail, stage=problem.stage, hint=problem.hint or None, **facts)
 
 
 class UnknownProblem(TradepostError):

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Final
 
 import msgspec
+
+from tradepost.plain_text import plain, plain_lines
+
+_CHARS_MAX: Final = {"code": 64, "title": 2000, "detail": 2000, "fault": 64, "stage": 64}
+_HINT_CHARS_MAX: Final = 2000
+
+_Scalar = str | int | float | bool | None
+_Many = msgspec.Meta(max_length=256)
+#: A fact is flat and small: what nests freely takes 64 times the memory that it takes on the wire.
+Fact = _Scalar | Annotated[list[_Scalar], _Many] | Annotated[dict[str, _Scalar], _Many]
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An error on the wire: RFC 9457 members `title`, `detail`, `status`, and Tradepost's own beside them.
 
-    `code` names the error class; `facts` are its JSON-ready attributes.
+    `code` names the error class; `facts` are its JSON-ready attributes. Whoever sends one may be a stranger,
+    so its texts are made `plain` and bounded wherever one is made or decoded; a hint keeps its lines.
     """
 
     code: str
@@ -20,4 +31,15 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     fault: str = ""
     stage: str | None = None
     hint: str = ""
-    facts: dict[str, Any] = {}
+    facts: Annotated[dict[str, Fact], msgspec.Meta(max_length=32)] = {}
+
+    def __post_init__(self) -> None:
+        for name, chars_max in _CHARS_MAX.items():
+            if (text := getattr(self, name)) is not None:
+                msgspec.structs.force_setattr(self, name, plain(text, chars_max=chars_max))
+        hint = plain_lines(self.hint[:_HINT_CHARS_MAX])[:_HINT_CHARS_MAX]
+        msgspec.structs.force_setattr(self, "hint", hint)
+
+    def of_a_stranger(self) -> Problem:
+        """What happened, and where. What to do next, and what programs read, is not for a stranger to say."""
+        return msgspec.structs.replace(self, hint="", facts={})

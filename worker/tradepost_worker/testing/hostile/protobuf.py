@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from tradepost.content.dag_pb import encode_varint
+
 FLOAT: Final = 1
 INT32: Final = 6
 INT64: Final = 7
@@ -17,12 +19,7 @@ _GRAPH_ATTRIBUTE, _TENSOR_ATTRIBUTE, _INT_ATTRIBUTE = 5, 4, 2
 
 def varint(value: int) -> bytes:
     """A number in base 128; a negative one as its 64-bit two's complement."""
-    value &= (1 << 64) - 1
-    data = bytearray()
-    while value >= 0x80:
-        data.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*data, value])
+    return encode_varint(value & (1 << 64) - 1)
 
 
 def field(number: int, content: bytes | str | int) -> bytes:

@@ -49,10 +49,8 @@ def attempt(code):
         return "%s: %s: %s" % (how, type(error).__name__, error)
 """
 
-#: A runner that executes each request as Python and reports what became of it.
-_TAKEN_OVER: Final = (
-    _ARSENAL
-    + """
+#: What turns a runner into one that executes each request as Python and reports what became of it.
+_TAKEN: Final = """
 from tradepost_worker import runner
 from tradepost_worker.pipeline_run import PipelineRun
 from tradepost_worker.runner_messages import Ran
@@ -60,9 +58,15 @@ def answer(self, request, send):
     report = attempt(request.document.decode())
     return Ran(run=PipelineRun(stages=(), output=report.encode()), wall_us=0)
 runner.Runner.answer = answer
-runner.main(int(sys.argv[2]), int(sys.argv[3]))
 """
-)
+_NOT_LOCKED: Final = """
+from tradepost_worker.lockdown import Isolation
+runner.lock_down = lambda: Isolation(achieved=(), refused={})
+"""
+_SERVE: Final = "runner.main(int(sys.argv[2]), int(sys.argv[3]))"
+#: Such a runner, and one that skips the lock-down.
+TAKEN_OVER: Final = _ARSENAL + _TAKEN + _SERVE
+TAKEN_OVER_UNLOCKED: Final = _ARSENAL + _TAKEN + _NOT_LOCKED + _SERVE
 _UNLOCKED: Final = _ARSENAL + "print(json.dumps([attempt(code) for code in json.load(sys.stdin)]))"
 
 #: x86-64 and arm64 numbers of the calls that Python has no name for.
@@ -150,7 +154,7 @@ def attempts(facts: Mapping[str, str | int]) -> tuple[dict[str, str], dict[str, 
 async def take_over(codes: Mapping[str, str], *, secret: str) -> list[str]:
     """What Python inside a locked-down runner gets hold of; none of it should be anything."""
     found = []
-    runner = await RunnerProcess.start(boot=_TAKEN_OVER)
+    runner = await RunnerProcess.start(boot=TAKEN_OVER)
     try:
         for name, code in codes.items():
             ran = await runner.run(code.encode(), wall_s_max=_ATTEMPT_S)

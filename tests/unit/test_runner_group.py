@@ -1,0 +1,56 @@
+"""Runners are held to their owner's limits from their first moment on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from tradepost.errors import RunnerFailed
+from tradepost_worker import runner_process
+from tradepost_worker.limits import Limits
+from tradepost_worker.niced_runner import NicedRunner
+from tradepost_worker.runner_group import RunnerGroup
+
+#: Ends once it is nice and bound to one core, before it could say that it is ready.
+RESTRAINED = """
+import os, sys
+while os.nice(0) != 15 or len(os.sched_getaffinity(0)) != 1:
+    pass
+sys.exit("restrained")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are bound to cores on Linux alone")
+async def test_a_runner_is_restrained_while_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner_process, "START_S_MAX", 20.0)
+    limits = Limits(memory_bytes_max=1 << 30, nice=15, cores_max=1)
+    start = partial(NicedRunner.start, boot=RESTRAINED)
+    with pytest.raises(RunnerFailed, match="restrained"):
+        await RunnerGroup(limits=limits, start_runner=start).start()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are bound to cores on Linux alone")
+async def test_a_limit_that_changes_holds_for_a_runner_that_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner_process, "START_S_MAX", 20.0)
+    before = Limits(memory_bytes_max=1 << 30, nice=os.nice(0))
+    spawned = asyncio.Event()
+
+    async def start(*, on_spawn: Callable[[NicedRunner], None]) -> NicedRunner:
+        def spawn(runner: NicedRunner) -> None:
+            on_spawn(runner)
+            spawned.set()
+
+        return await NicedRunner.start(boot=RESTRAINED, on_spawn=spawn)
+
+    group = RunnerGroup(limits=before, start_runner=start)
+    starting = asyncio.create_task(group.start())
+    await spawned.wait()
+    group.hold(Limits(memory_bytes_max=1 << 30, nice=15, cores_max=1))
+    with pytest.raises(RunnerFailed, match="restrained"):
+        await starting
+    assert group.pids() == ()
