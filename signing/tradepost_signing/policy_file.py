@@ -31,8 +31,8 @@ from tradepost.errors import UNDECODABLE, InvalidCid, InvalidKey, InvalidTrustPo
 from tradepost.manifest import ConditionalOperator, Positive, Provider
 from tradepost_signing.keys import PublicKey, PublisherId
 from tradepost_signing.publisher import Publisher
-from tradepost_signing.sigstore_check import read_trusted_root
 from tradepost_signing.sigstore_identity import Issuer, SigstoreIdentity, Subject
+from tradepost_signing.sigstore_root import read_trusted_root
 
 _FILE_BYTES_MAX: Final = 1 << 20
 _PUBLISHER_ID: Final = re.compile(r"[a-z2-7]{52}")

@@ -30,8 +30,8 @@ from tradepost_signing.keys import PublicKey
 from tradepost_signing.publisher import Publisher
 from tradepost_signing.revocation_store import load_revocations
 from tradepost_signing.signature_files import bundle_bytes_max, first_path, read_signatures, signature_paths
-from tradepost_signing.sigstore_check import read_trusted_root
 from tradepost_signing.sigstore_identity import SigstoreIdentity
+from tradepost_signing.sigstore_root import read_trusted_root
 from tradepost_signing.trust import TrustPolicy
 from tradepost_signing.verify import verify_file
 
