@@ -97,8 +97,10 @@ def root(
 
 def report(error: TradepostError, *, as_json: bool) -> None:
     """Write an error to stderr, for people or as a JSON problem."""
-    text = msgspec.json.encode(error.to_problem()).decode() if as_json else error.diagnostics()
-    typer.echo(text, err=True)
+    from tradepost.commands.terminal import plain_lines
+
+    problem = msgspec.json.encode(error.to_problem()).decode()
+    typer.echo(problem if as_json else plain_lines(error.diagnostics()), err=True)
 
 
 def main() -> None:

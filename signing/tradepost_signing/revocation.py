@@ -16,7 +16,7 @@ from packaging.version import InvalidVersion, Version
 
 from tradepost.content.cids import parse_cid
 from tradepost.errors import UNDECODABLE, InvalidCid, InvalidRevocations, Revoked
-from tradepost.manifest import CidText, Count, Positive
+from tradepost.manifest import CidText, Positive
 from tradepost_signing.keys import PublisherId
 from tradepost_signing.sigstore_identity import Issuer, SigstoreIdentity, Subject
 
@@ -26,6 +26,8 @@ REVOCATIONS_BYTES_MAX: Final = 1 << 20
 Reason = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f]{0,300}\Z")]
 EngineName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}\Z")]
 EngineVersion = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+#: Unix seconds until the end of the year 9999, after which there are no dates to show them as.
+IssuedAt = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799)]
 
 
 class RevokedIdentity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,7 +47,7 @@ class RevocationDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
 
     format: Literal["tradepost-revocations/1"] = FORMAT
     version: Positive
-    issued_at: Count
+    issued_at: IssuedAt
     publishers: dict[PublisherId, Reason] = {}
     identities: tuple[RevokedIdentity, ...] = ()
     cids: dict[CidText, Reason] = {}

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 def show(value: Any, text: str, *, as_json: bool) -> None:
     """Print `value` as one line of JSON, or `text` for people."""
-    typer.echo(msgspec.json.encode(value).decode() if as_json else text)
+    typer.echo(msgspec.json.encode(value).decode() if as_json else plain_lines(text))
 
 
 @contextmanager
@@ -31,3 +31,8 @@ def plain(text: str) -> str:
     """A stranger's text on one line: what would move a cursor, or is no character, is escaped."""
     known = text.encode("utf-8", "backslashreplace").decode()
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in known)
+
+
+def plain_lines(text: str) -> str:
+    """A text of several lines that may hold words of strangers: each line as `plain` has it."""
+    return "\n".join(plain(line) for line in text.split("\n"))
