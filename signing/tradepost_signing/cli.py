@@ -80,6 +80,8 @@ def sign(
         bundle = sign_directory(path, signer, signature=first) if path.is_dir() else sign_file(path, signer)
         who = signer_of(bundle, signer, bytes_max=bundle_bytes_max(path))
         target = further_path(path, who.id) if append and signature_paths(path) else first
+        if target.is_symlink():
+            raise InvalidArtifact(f"{target} is a link; signatures are not written through links")
         target.write_text(bundle)
     show({"signature": str(target)} | who.facts(), str(target), as_json=json)
 
