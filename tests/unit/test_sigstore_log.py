@@ -2,7 +2,8 @@
 
 import base64
 import json
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
@@ -104,6 +105,13 @@ def test_a_retired_key_vouches_for_nothing_new(part):
     verify(root=ended(part, minutes=90))
     with pytest.raises(InvalidSignature):
         verify(root=ended(part, minutes=30))
+
+
+def test_this_devices_clock_plays_no_part(monkeypatch):
+    """One without a battery begins in 1970, before there was any Sigstore."""
+    stopped = SimpleNamespace(now=lambda _zone: datetime(1970, 1, 1, tzinfo=UTC))
+    monkeypatch.setattr("sigstore._utils.datetime", stopped)
+    verify()
 
 
 def test_a_log_signs_in_no_other_logs_name(monkeypatch):
