@@ -82,7 +82,7 @@ def root_for(bundle: models.Bundle, root: TrustedRoot) -> TrustedRoot:
     logs = _logs_at(signed_at, (log for log in root.tlogs if log.log_id == log_id))
     if not logs:
         raise InvalidSignature(
-            f"the trusted root names no log {log_id.key_id.hex()} that was at work when this was signed",
+            f"the trusted root names no log {log_id.key_id[:32].hex()} that was at work when this was signed",
             hint=OTHER_INSTANCE,
         )
     return root.model_copy(
