@@ -99,8 +99,8 @@ def report(error: TradepostError, *, as_json: bool) -> None:
     """Write an error to stderr, for people or as a JSON problem."""
     from tradepost.commands.terminal import plain_lines
 
-    problem = msgspec.json.encode(error.to_problem()).decode()
-    typer.echo(problem if as_json else plain_lines(error.diagnostics()), err=True)
+    text = msgspec.json.encode(error.to_problem()).decode() if as_json else plain_lines(error.diagnostics())
+    typer.echo(text, err=True)
 
 
 def main() -> None:
