@@ -38,7 +38,7 @@ _FILE_BYTES_MAX: Final = 1 << 20
 _PUBLISHER_ID: Final = re.compile(r"[a-z2-7]{52}")
 _PEM_START: Final = "-----BEGIN"
 
-Place = Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
+Place = Annotated[str, msgspec.Meta(min_length=1, max_length=4096, pattern=r"^[^\x00]*\Z")]
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
