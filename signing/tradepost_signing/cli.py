@@ -87,8 +87,12 @@ def sign(
 
 
 def load_key(key: Path, passphrase_file: Path | None) -> SigningKey:
-    """The signing key in a file. Raises `InvalidKey`."""
-    return SigningKey.load(key, passphrase=lambda: existing_passphrase(key, passphrase_file))
+    """The signing key in a file. Warns where others may read it or its passphrase. Raises `InvalidKey`."""
+    loaded = SigningKey.load(key, passphrase=lambda: existing_passphrase(key, passphrase_file))
+    for secret in (key, passphrase_file):
+        if secret is not None and secret.exists() and secret.stat().st_mode & 0o044:
+            typer.echo(f"Others may read {secret}: chmod 600 {secret}", err=True)
+    return loaded
 
 
 def keyless_signer(token_file: Path | None) -> KeylessSigner:

@@ -257,3 +257,15 @@ def test_a_strangers_words_give_no_advice(signed, tmp_path):
     hints = [line for line in result.output.splitlines() if line.startswith("  hint:")]
     assert len(hints) == 1
     assert "run this" not in hints[0]
+
+
+def test_whose_key_others_may_read_is_warned(signed, tmp_path):
+    (tmp_path / "passphrase").write_text("secret")
+    (tmp_path / "passphrase").chmod(0o600)
+    assert run("sign", "file", "--key", "key").stderr == ""
+    for name in ("key", "passphrase"):
+        (tmp_path / name).chmod(0o640)
+        result = run("sign", "file", "--key", "key", "--passphrase-file", "passphrase")
+        assert result.exit_code == 0
+        assert result.stderr == f"Others may read {name}: chmod 600 {name}\n"
+        (tmp_path / name).chmod(0o600)
