@@ -19,7 +19,13 @@ from tradepost_signing.keyless_signing import TOKEN_VARIABLE, KeylessSigner
 from tradepost_signing.keys import PublicKey, SigningKey, public_path
 from tradepost_signing.passphrase import existing_passphrase, new_passphrase
 from tradepost_signing.signature_check import claimed_signer
-from tradepost_signing.signature_files import bundle_bytes_max, first_path, further_path, signature_paths
+from tradepost_signing.signature_files import (
+    bundle_bytes_max,
+    first_path,
+    further_path,
+    signature_paths,
+    write_signature,
+)
 from tradepost_signing.sigstore_identity import SigstoreIdentity
 
 PassphraseFile = Annotated[
@@ -80,9 +86,7 @@ def sign(
         bundle = sign_directory(path, signer, signature=first) if path.is_dir() else sign_file(path, signer)
         who = signer_of(bundle, signer, bytes_max=bundle_bytes_max(path))
         target = further_path(path, who.id) if append and signature_paths(path) else first
-        if target.is_symlink():
-            raise InvalidArtifact(f"{target} is a link; signatures are not written through links")
-        target.write_text(bundle)
+        write_signature(target, bundle)
     show({"signature": str(target)} | who.facts(), str(target), as_json=json)
 
 
