@@ -23,9 +23,9 @@ from sigstore_models.bundle.v1 import Bundle, VerificationMaterial
 from sigstore_models.common.v1 import HashAlgorithm, HashOutput, MessageSignature, PublicKeyIdentifier
 from sigstore_models.intoto import Envelope, Signature
 
-from tradepost.errors import InvalidBundle, UnsignedArtifact
+from tradepost.errors import InvalidArtifact, InvalidBundle, UnsignedArtifact
 from tradepost_signing.keys import SigningKey
-from tradepost_signing.statement import PAYLOAD_TYPE, pre_authentication_encoding
+from tradepost_signing.statement import ENVELOPE_START, PAYLOAD_TYPE, pre_authentication_encoding
 
 MEDIA_TYPE: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
 #: cosign before version 2.4 wrote version 0.3 in this older form.
@@ -54,13 +54,19 @@ Signer = SigningKey | Keyless
 
 
 def sign_bytes(artifact: bytes, signer: Signer) -> str:
-    """The bundle (JSON) with `signer`'s signature over `artifact`."""
+    """The bundle (JSON) with `signer`'s signature over `artifact`. Raises as `sign_file` does."""
+    _refuse_envelope(artifact)
     return _sign_digest(hashlib.sha256(artifact).digest(), signer)
 
 
 def sign_file(path: Path, signer: Signer) -> str:
-    """The bundle (JSON) with `signer`'s signature over the file at `path`, which is read as a stream."""
+    """The bundle (JSON) with `signer`'s signature over the file at `path`, which is read as a stream.
+
+    Raises `InvalidArtifact` for a file whose signature could be passed off as one over a directory.
+    """
     with path.open("rb") as file:
+        _refuse_envelope(file.read(len(ENVELOPE_START)))
+        file.seek(0)
         return _sign_digest(hashlib.file_digest(file, "sha256").digest(), signer)
 
 
@@ -152,6 +158,14 @@ def _sign_digest(digest: bytes, signer: Signer) -> str:
             signature=base64.b64encode(signer.sign(digest)),
         ),
     )
+
+
+def _refuse_envelope(artifact: bytes) -> None:
+    """The formats that other tools read put nothing in front of a file's bytes to tell the two apart."""
+    if artifact.startswith(ENVELOPE_START):
+        raise InvalidArtifact(
+            "it begins as what the signature over a directory covers, so it is signed as no file"
+        )
 
 
 def _write_bundle(key_hint: str, **content: Any) -> str:

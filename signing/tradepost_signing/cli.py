@@ -19,7 +19,13 @@ from tradepost_signing.keyless_signing import TOKEN_VARIABLE, KeylessSigner
 from tradepost_signing.keys import PublicKey, SigningKey, public_path
 from tradepost_signing.passphrase import existing_passphrase, new_passphrase
 from tradepost_signing.signature_check import claimed_signer
-from tradepost_signing.signature_files import bundle_bytes_max, first_path, further_path, signature_paths
+from tradepost_signing.signature_files import (
+    bundle_bytes_max,
+    first_path,
+    further_path,
+    signature_paths,
+    write_signature,
+)
 from tradepost_signing.sigstore_identity import SigstoreIdentity
 
 PassphraseFile = Annotated[
@@ -80,13 +86,17 @@ def sign(
         bundle = sign_directory(path, signer, signature=first) if path.is_dir() else sign_file(path, signer)
         who = signer_of(bundle, signer, bytes_max=bundle_bytes_max(path))
         target = further_path(path, who.id) if append and signature_paths(path) else first
-        target.write_text(bundle)
+        write_signature(target, bundle)
     show({"signature": str(target)} | who.facts(), str(target), as_json=json)
 
 
 def load_key(key: Path, passphrase_file: Path | None) -> SigningKey:
-    """The signing key in a file. Raises `InvalidKey`."""
-    return SigningKey.load(key, passphrase=lambda: existing_passphrase(key, passphrase_file))
+    """The signing key in a file. Warns where others may read it or its passphrase. Raises `InvalidKey`."""
+    loaded = SigningKey.load(key, passphrase=lambda: existing_passphrase(key, passphrase_file))
+    for secret in (key, passphrase_file):
+        if secret is not None and secret.exists() and secret.stat().st_mode & 0o044:
+            typer.echo(f"Others may read {secret}: chmod 600 {secret}", err=True)
+    return loaded
 
 
 def keyless_signer(token_file: Path | None) -> KeylessSigner:

@@ -40,11 +40,16 @@ _NAMED_FILES_MAX: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class VerifiedDirectory:
-    """What a verification established: these files, and no others, were signed by this publisher."""
+    """What a verification established: these files, and no others, were signed by this publisher.
+
+    `left_out` are the paths in the directory that the signature does not cover, and says so: anybody may have
+    put there what they like.
+    """
 
     publisher: Publisher
     sha256: str
     files: tuple[str, ...]
+    left_out: tuple[str, ...]
 
 
 def sign_directory(directory: Path, signer: Signer, *, signature: Path) -> str:
@@ -94,7 +99,8 @@ def verify_directory(directory: Path, bundles: str, trust: Trust, *, signature: 
     # Step 7
     for name in listed.files:
         trust.refuse_denied(add_file(directory / name, put=None))
-    return VerifiedDirectory(publisher, listed.sha256, tuple(listed.files))
+    left_out = _present(directory, listed.ignored, but=_inside(directory, signature))
+    return VerifiedDirectory(publisher, listed.sha256, tuple(listed.files), left_out)
 
 
 def _signer_of(
@@ -139,6 +145,10 @@ def _compare(directory: Path, listed: FileList, signature: Path) -> None:
     ]
     if differences:
         raise InvalidSignature("; ".join(differences), changed=changed, missing=missing, added=added)
+
+
+def _present(directory: Path, paths: Sequence[str], *, but: Sequence[str]) -> tuple[str, ...]:
+    return tuple(path for path in paths if path not in but and os.path.lexists(directory / path))
 
 
 def _files(directory: Path, ignored: Sequence[str]) -> Iterator[str]:

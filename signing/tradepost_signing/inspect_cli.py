@@ -11,6 +11,7 @@ import msgspec
 import typer
 
 from tradepost.commands.terminal import show
+from tradepost.plain_text import plain
 from tradepost_signing.cli import Json, reading
 from tradepost_signing.inspection import ArtifactFacts, SignatureFacts
 from tradepost_signing.inspection import inspect as inspect_path
@@ -23,7 +24,7 @@ def inspect(
     """Say what an artifact or a bundle is, and who says they signed it. Verifies nothing."""
     with reading():
         facts = inspect_path(path)
-    show(msgspec.to_builtins(facts), "\n".join(_lines(facts)), as_json=json)
+    show(msgspec.to_builtins(facts), "\n".join(map(plain, _lines(facts))), as_json=json)
 
 
 def _lines(facts: ArtifactFacts) -> Iterator[str]:
@@ -57,4 +58,7 @@ def _signature_lines(facts: SignatureFacts) -> Iterator[str]:
 
 
 def _time(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    except (OverflowError, ValueError):  # nobody has checked it: it may be any number
+        return f"second {seconds}"

@@ -141,9 +141,12 @@ class SigningKey:
         encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
         if passphrase is not None:
             encryption = serialization.BestAvailableEncryption(passphrase)
-        pem = self._private_key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption
-        )
+        try:
+            pem = self._private_key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption
+            )
+        except ValueError as error:
+            raise InvalidKey(f"the passphrase cannot be used: {error}", hint="Give another one.") from None
         # The public file first: a failure then leaves no private key behind that nobody was told about.
         public = public_path(path)
         _create(public, self.public_key.pem, mode=0o644)

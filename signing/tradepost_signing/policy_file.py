@@ -31,14 +31,14 @@ from tradepost.errors import UNDECODABLE, InvalidCid, InvalidKey, InvalidTrustPo
 from tradepost.manifest import ConditionalOperator, Positive, Provider
 from tradepost_signing.keys import PublicKey, PublisherId
 from tradepost_signing.publisher import Publisher
-from tradepost_signing.sigstore_check import read_trusted_root
 from tradepost_signing.sigstore_identity import Issuer, SigstoreIdentity, Subject
+from tradepost_signing.sigstore_root import read_trusted_root
 
 _FILE_BYTES_MAX: Final = 1 << 20
 _PUBLISHER_ID: Final = re.compile(r"[a-z2-7]{52}")
 _PEM_START: Final = "-----BEGIN"
 
-Place = Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
+Place = Annotated[str, msgspec.Meta(min_length=1, max_length=4096, pattern=r"^[^\x00]*\Z")]
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -76,11 +76,15 @@ class PolicyFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Policy(NamedTuple):
-    """What a policy file says: whom to trust, what to deny, and Sigstore's trusted root if it names one."""
+    """What a policy file says: whom to trust, what to deny, and Sigstore's trusted root if it names one.
+
+    `files` are those that say so: it, and the keys and the root that it names.
+    """
 
     publishers: tuple[Publisher, ...] = ()
     deny: frozenset[str] = frozenset()
     trusted_root: bytes | None = None
+    files: tuple[Path, ...] = ()
 
 
 def read_policy_file(path: Path) -> Policy:
@@ -92,7 +96,7 @@ def read_policy_file(path: Path) -> Policy:
         with path.open("rb") as file:
             data = file.read(_FILE_BYTES_MAX + 1)
     except FileNotFoundError:
-        return Policy()
+        return Policy(files=(path,))
     except OSError as error:
         raise InvalidTrustPolicy(f"{path}: {error.strerror}") from None
     return _parse(data, path)
@@ -156,17 +160,25 @@ def _parse(data: bytes, path: Path) -> Policy:
         raise InvalidTrustPolicy(f"{path}: {duplicates[0].key} is named by more than one publisher")
     for entry in file.deny:
         _check_denied(entry, path)
-    root = None if file.trusted_root is None else read_trusted_root(path.parent / file.trusted_root)
-    return Policy(publishers, frozenset(file.deny), root)
+    named = [path.parent / entry.key for entry in file.publisher if not _is_pem(entry)]
+    root = None
+    if file.trusted_root is not None:
+        named.append(path.parent / file.trusted_root)
+        root = read_trusted_root(named[-1])
+    return Policy(publishers, frozenset(file.deny), root, (path, *named))
 
 
 def _limits(entry: Limits) -> dict[str, Any]:
     return {name: getattr(entry, name) for name in Limits.__struct_fields__}
 
 
+def _is_pem(entry: KeyEntry) -> bool:
+    return entry.key.lstrip().startswith(_PEM_START)
+
+
 def _key(entry: KeyEntry, path: Path) -> PublicKey:
     try:
-        if entry.key.lstrip().startswith(_PEM_START):
+        if _is_pem(entry):
             key = PublicKey.from_pem(entry.key.strip().encode())
         else:
             key = PublicKey.load(path.parent / entry.key)

@@ -21,6 +21,7 @@ from tradepost_signing.kubo_publish import publish_to_kubo
 from tradepost_signing.pipeline_toml import load_pipeline
 from tradepost_signing.publish import SignedPipeline, Uploaded, sign_pipeline
 from tradepost_signing.publish import publish as publish_signed
+from tradepost_signing.signature_files import write_signature
 from tradepost_signing.validation import validate_pipeline
 from tradepost_signing.verify import claimed_publishers
 
@@ -72,7 +73,7 @@ def publish(
     if save is not None:
         with reading():
             save.write_bytes(signed.manifest_block)
-            bundle_path(save).write_text(signed.bundle)
+            write_signature(bundle_path(save), signed.bundle)
     if dry_run or not (url or nodes):
         reason = "a dry run" if dry_run else "neither --broker nor --kubo was given"
         typer.echo(f"Nothing was sent: {reason}.", err=True)

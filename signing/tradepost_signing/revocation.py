@@ -7,16 +7,15 @@ say. Signing, and keeping the newest list, is `revocation_store`'s part.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from packaging.version import InvalidVersion, Version
 
 from tradepost.content.cids import parse_cid
 from tradepost.errors import UNDECODABLE, InvalidCid, InvalidRevocations, Revoked
-from tradepost.manifest import CidText, Count, Positive
+from tradepost.manifest import CidText, Positive
 from tradepost_signing.keys import PublisherId
 from tradepost_signing.sigstore_identity import Issuer, SigstoreIdentity, Subject
 
@@ -25,7 +24,9 @@ REVOCATIONS_BYTES_MAX: Final = 1 << 20
 
 Reason = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f]{0,300}\Z")]
 EngineName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}\Z")]
-EngineVersion = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+EngineVersion = Annotated[str, msgspec.Meta(pattern=r"^[\x21-\x7e]{1,64}\Z")]
+#: Unix seconds until the end of the year 9999, after which there are no dates to show them as.
+IssuedAt = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799)]
 
 
 class RevokedIdentity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,9 +46,19 @@ class RevocationDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
 
     format: Literal["tradepost-revocations/1"] = FORMAT
     version: Positive
-    issued_at: Count
+    issued_at: IssuedAt
     publishers: dict[PublisherId, Reason] = {}
     identities: tuple[RevokedIdentity, ...] = ()
+    cids: dict[CidText, Reason] = {}
+    engines: dict[EngineName, EngineVersion] = {}
+
+
+class _WrittenList(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A revocation list as the operator writes it, in TOML."""
+
+    version: Positive
+    publishers: dict[PublisherId, Reason] = {}
+    identity: tuple[RevokedIdentity, ...] = ()
     cids: dict[CidText, Reason] = {}
     engines: dict[EngineName, EngineVersion] = {}
 
@@ -135,11 +146,17 @@ def decode_revocations(data: bytes) -> RevocationList:
 def revocations_from_toml(text: str, *, issued_at: int) -> RevocationDocument:
     """The list that the operator wrote: see `docs/signing.md`. Raises `InvalidRevocations`."""
     try:
-        tree: dict[str, Any] = tomllib.loads(text)
-        tree["identities"] = tree.pop("identity", [])
-        document = msgspec.convert(tree | {"format": FORMAT, "issued_at": issued_at}, RevocationDocument)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError, RecursionError) as error:
+        written = msgspec.toml.decode(text, type=_WrittenList)
+    except UNDECODABLE as error:
         raise InvalidRevocations(str(error)) from None
+    document = RevocationDocument(
+        version=written.version,
+        issued_at=issued_at,
+        publishers=written.publishers,
+        identities=written.identity,
+        cids=written.cids,
+        engines=written.engines,
+    )
     # Read again, it is what everybody will hold it to.
     return decode_revocations(encode_revocations(document)).document
 

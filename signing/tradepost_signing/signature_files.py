@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from tradepost.errors import InvalidBundle, UnsignedArtifact
+from tradepost.errors import InvalidArtifact, InvalidBundle, UnsignedArtifact
 from tradepost_signing.bundle import BUNDLE_BYTES_MAX, BUNDLE_SUFFIX, bundle_path, join_bundles
 from tradepost_signing.directory import DIRECTORY_BUNDLE_BYTES_MAX, SIGNATURE_NAME
 
@@ -45,6 +45,16 @@ def read_signatures(paths: Iterable[Path], *, bytes_max: int) -> str:
     if not texts:
         raise UnsignedArtifact("there is no signature beside it", hint="`tradepost sign` makes one.")
     return join_bundles(texts)
+
+
+def write_signature(path: Path, bundles: str) -> None:
+    """Write a signature to the file at `path`.
+
+    Raises `InvalidArtifact` for a link: one in a stranger's folder may lead to a file of the signer's.
+    """
+    if path.is_symlink():
+        raise InvalidArtifact(f"{path} is a link; signatures are not written through links")
+    path.write_text(bundles)
 
 
 def bundle_bytes_max(path: Path) -> int:

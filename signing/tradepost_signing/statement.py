@@ -16,6 +16,8 @@ import msgspec
 
 from tradepost.errors import UNDECODABLE, InvalidBundle
 
+#: How the bytes begin that the signature in an envelope covers.
+ENVELOPE_START: Final = b"DSSEv1 "
 PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
 
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -111,7 +113,7 @@ def decode_statement(payload: bytes) -> FileList:
 
 def pre_authentication_encoding(payload: bytes) -> bytes:
     """The bytes that a DSSE signature over an in-toto `payload` covers."""
-    return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD_TYPE), PAYLOAD_TYPE.encode(), len(payload), payload)
+    return ENVELOPE_START + b"%d %s %d %s" % (len(PAYLOAD_TYPE), PAYLOAD_TYPE.encode(), len(payload), payload)
 
 
 def root_digest(files: Mapping[str, str]) -> str:

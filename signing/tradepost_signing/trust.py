@@ -27,7 +27,8 @@ class TrustPolicy:
 
     `deny` holds ids of publishers, and CIDs. `trusted_root` is Sigstore's (JSON), against which
     certificates are checked; `None` stands for the one that the `sigstore` package carries. What is in
-    `revocations` is refused as if it were denied.
+    `revocations` is refused as if it were denied. `files` are those that it was read from: where one of them
+    changes, it is out of date.
     """
 
     publishers: tuple[Publisher, ...] = ()
@@ -35,6 +36,7 @@ class TrustPolicy:
     source: str = "the trust policy"
     trusted_root: bytes | None = None
     revocations: RevocationList | None = None
+    files: tuple[Path, ...] = ()
 
     @classmethod
     def load(cls, path: Path) -> TrustPolicy:
@@ -42,8 +44,8 @@ class TrustPolicy:
 
         Raises `InvalidTrustPolicy`.
         """
-        publishers, deny, trusted_root = read_policy_file(path)
-        return cls(publishers=publishers, deny=deny, source=str(path), trusted_root=trusted_root)
+        publishers, deny, trusted_root, files = read_policy_file(path)
+        return cls(publishers=publishers, deny=deny, source=str(path), trusted_root=trusted_root, files=files)
 
     @classmethod
     def of_key(cls, key: PublicKey, *, name: str) -> TrustPolicy:

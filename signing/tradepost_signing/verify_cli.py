@@ -30,8 +30,8 @@ from tradepost_signing.keys import PublicKey
 from tradepost_signing.publisher import Publisher
 from tradepost_signing.revocation_store import load_revocations
 from tradepost_signing.signature_files import bundle_bytes_max, first_path, read_signatures, signature_paths
-from tradepost_signing.sigstore_check import read_trusted_root
 from tradepost_signing.sigstore_identity import SigstoreIdentity
+from tradepost_signing.sigstore_root import read_trusted_root
 from tradepost_signing.trust import TrustPolicy
 from tradepost_signing.verify import verify_file
 
@@ -110,7 +110,10 @@ def verify(
         raise typer.Exit(verdict) from None
     facts = {"verdict": "ok", "publisher": publisher.name} | publisher.key.facts() | facts
     name = "" if isinstance(publisher.key, SigstoreIdentity) and trust is None else f"{publisher.name}, "
-    show(facts, f"ok: signed by {name}{publisher.key}", as_json=json)
+    text = f"ok: signed by {name}{publisher.key}"
+    if facts.get("left_out"):
+        text += f"\nnot signed, as the signature says: {', '.join(facts['left_out'])}"
+    show(facts, text, as_json=json)
 
 
 def _policy(
@@ -132,6 +135,7 @@ def _verify(path: Path, bundle: Path | None, trust: TrustPolicy) -> tuple[Publis
     bundles = read_signatures(files, bytes_max=bundle_bytes_max(path))
     if path.is_dir():
         directory = verify_directory(path, bundles, trust, signature=bundle or first_path(path))
-        return directory.publisher, {"sha256": directory.sha256, "files": len(directory.files)}
+        facts = {"sha256": directory.sha256, "files": len(directory.files), "left_out": directory.left_out}
+        return directory.publisher, facts
     verified = verify_file(path, bundles, trust)
     return verified.publisher, {"sha256": verified.sha256}

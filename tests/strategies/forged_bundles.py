@@ -1,9 +1,10 @@
 """Forged bundles: what a forger does first, and whether one that was accepted is the one that was signed.
 
 A bundle is JSON, in which white space and the spelling of a string mean nothing. Nor does any signature cover
-these, for which nothing is believed: the hint that says which key to look up (it has two spellings), the
-`keyid` of an envelope's signature, a list of no timestamps, and in a log's checkpoint the names beside its
-signatures. All else must be as it was signed.
+these, for which nothing is believed: the media type and the hint that says which key to look up (each has
+two spellings), a log's entry and timestamps beside a key's signature, the `keyid` of an envelope's signature,
+a list of no timestamps, and in a log's checkpoint the names beside its signatures and the signatures of
+others. All else must be as it was signed.
 
 Of an ECDSA signature (r, s) everybody can make (r, -s), which is as valid and as much the signer's; no edit
 in `mutations` does.
@@ -58,18 +59,22 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _meaning(tree: dict[str, Any]) -> dict[str, Any]:
-    """The tree of a bundle that was accepted, without what means nothing."""
+    """The tree of a bundle that was accepted, or that stands beside it, without what means nothing."""
+    tree["mediaType"] = tree["mediaType"].replace("+json;version=0.3", ".v0.3+json")
     material = tree["verificationMaterial"]
-    if material.get("publicKey", {}).get("hint") in (KEY.public_key.hint, KEY.public_key.directory_hint):
-        material["publicKey"]["hint"] = KEY.public_key.id
+    if "publicKey" in material:
+        material = tree["verificationMaterial"] = {"publicKey": material["publicKey"]}
+        if material["publicKey"].get("hint") in (KEY.public_key.hint, KEY.public_key.directory_hint):
+            material["publicKey"]["hint"] = KEY.public_key.id
     if not material.get("timestampVerificationData", {}).get("rfc3161Timestamps"):
         material.pop("timestampVerificationData", None)
     for signature in tree.get("dsseEnvelope", {}).get("signatures", ()):
         signature.pop("keyid", None)
-    for entry in material.setdefault("tlogEntries", []):
-        checkpoint = entry["inclusionProof"]["checkpoint"]
-        body, _, signatures = checkpoint["envelope"].partition("\n\n")
-        log = base64.b64decode(entry["logId"]["keyId"])[:4]
-        signed = (base64.b64decode(line.split(" ")[-1]) for line in signatures.splitlines() if line)
-        checkpoint["envelope"] = [body, [one.hex() for one in signed if one.startswith(log)]]
+    for entry in material.get("tlogEntries", ()):
+        checkpoint = entry["inclusionProof"].get("checkpoint", {"envelope": ""})
+        text, _, signatures = checkpoint["envelope"].partition("\n\n")
+        signed = [line.split(" ")[-1] for line in signatures.splitlines()]
+        # Before a signature stand the first bytes of the log's id, of which these characters are 30 bits.
+        log = entry["logId"]["keyId"][:5]
+        checkpoint["envelope"] = [text, [one for one in signed if one.startswith(log)]]
     return tree

@@ -10,6 +10,7 @@ import pytest
 
 from tradepost.errors import RunnerFailed
 from tradepost.manifest import Provider
+from tradepost_signing.keys import SigningKey
 from tradepost_worker import doctor, service
 from tradepost_worker.doctor import Check, Health
 from tradepost_worker.inference import PROVIDERS
@@ -81,6 +82,20 @@ def test_trust(tmp_path: Path) -> None:
     assert found(doctor.check_trust(path)) is Health.WARNING
     path.write_text("publisher = 3")
     assert found(doctor.check_trust(path)) is Health.BROKEN
+
+
+def test_who_can_write_a_policys_files_decides_whom_the_device_trusts(tmp_path: Path) -> None:
+    path, key = tmp_path / "trust.toml", tmp_path / "alice.pub"
+    path.write_text('[[publisher]]\nname = "alice"\nkey = "alice.pub"\n')
+    key.write_bytes(SigningKey.generate().public_key.pem)
+    path.chmod(0o644)
+    key.chmod(0o644)
+    assert found(doctor.check_trust(path)) is Health.OK
+    for file, mode in ((key, 0o646), (path, 0o664)):
+        file.chmod(mode)
+        check = doctor.check_trust(path)
+        assert found(check) is Health.WARNING
+        assert check.fix == f"chmod go-w {file}"
 
 
 def test_certificate_authorities(tmp_path: Path) -> None:

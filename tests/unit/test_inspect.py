@@ -143,3 +143,16 @@ def test_what_cannot_be_read_is_named(tmp_path):
     (tmp_path / "file.sigstore.json").write_text("{}")
     with pytest.raises(InvalidBundle):
         inspect(tmp_path / "file")
+
+
+def test_what_nobody_checked_is_shown_whatever_it_is(tmp_path):
+    """A time beyond all dates, and a name that would write lines of its own."""
+    path = tmp_path / "some.json"
+    tree = json.loads(sign_bytes(b"content", FakeSigstore().signer(ALICE)))
+    tree["verificationMaterial"]["tlogEntries"][0]["integratedTime"] = str(2**64 - 1)
+    path.write_text(json.dumps(tree))
+    assert "logged at second 18446744073709551615" in shown(path)
+    tree = json.loads(sign_bytes(b"content", KEY))
+    tree["verificationMaterial"]["publicKey"]["hint"] = "x\n  not signed\x9b2J"
+    path.write_text(json.dumps(tree))
+    assert r"calls x\n  not signed\x9b2J" in shown(path)

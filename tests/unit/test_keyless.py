@@ -126,18 +126,6 @@ def test_what_is_not_logged_is_refused(part):
         verify_artifact(ARTIFACT, json.dumps(tree), TRUST)
 
 
-def test_the_place_in_the_log_is_the_one_that_the_log_signed():
-    """In some smaller tree another leaf's path has the same hashes on the same side: here the last leaf's."""
-    log = FakeSigstore()
-    trust = TrustPolicy.of_identity(ALICE, trusted_root=log.trusted_root())
-    tree = json.loads(sign_bytes(ARTIFACT, log.signer(ALICE)))
-    proof = tree["verificationMaterial"]["tlogEntries"][0]["inclusionProof"]
-    assert (proof["logIndex"], proof["treeSize"]) == ("2", "3")
-    proof.update(logIndex="1", treeSize="2")
-    with pytest.raises(InvalidSignature, match="2 entries"):
-        verify_artifact(ARTIFACT, json.dumps(tree), trust)
-
-
 def test_a_certificate_needs_a_name_and_an_issuer():
     authority = SIGSTORE.authority.root  # a certificate that names neither
     tree = json.loads(BUNDLE)

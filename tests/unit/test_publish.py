@@ -309,6 +309,18 @@ async def test_several_keys_sign_one_pipeline_and_the_signatures_can_be_saved(tm
         assert trust.check_pipeline(decode_manifest(block), block, bundles).key == key.public_key
 
 
+async def test_a_saved_signature_goes_through_no_link(tmp_path):
+    KEY.save(tmp_path / "key", passphrase=None)
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    (tmp_path / "manifest.sigstore.json").symlink_to(precious)
+    command = ["publish", str(source(tmp_path)), "--key", str(tmp_path / "key")]
+    code, _, err = await tradepost(*command, "--save", str(tmp_path / "manifest"))
+    assert code != 0
+    assert "manifest.sigstore.json is a link" in err
+    assert precious.read_text() == "mine"
+
+
 async def test_somebody_must_sign(tmp_path):
     code, out, _ = await tradepost("publish", str(source(tmp_path)))
     assert (code, out) == (2, "")

@@ -164,6 +164,7 @@ def test_equal_lists_are_equal_bytes():
         lambda data: data.replace(b'"version": 1', b'"version": 1.0'),
         lambda data: data.replace(b'"version": 1', b'"version": 0'),
         lambda data: data.replace(b'"version": 1', b'"version": 1, "version": 1'),
+        lambda data: data.replace(b'"issued_at": 1', b'"issued_at": 9000'),
         lambda data: data.replace(b"revocations/1", b"revocations/2"),
         lambda data: data.replace(b'"cids"', b'"dics"'),
         lambda data: data.replace(KERNEL.encode(), b"bafy"),
@@ -176,6 +177,7 @@ def test_equal_lists_are_equal_bytes():
 )
 def test_a_list_has_one_form(change):
     data = encode_revocations(document(cids={KERNEL: ""}, engines={"wasmtime": "50.0.1"}))
+    assert change(data) != data
     decode_revocations(data)
     with pytest.raises(InvalidRevocations):
         decode_revocations(change(data))
@@ -316,6 +318,10 @@ def test_the_operator_writes_toml():
         'version = 1\n[publishers]\n"alice" = ""',
         'version = 1\n[cids]\n"bafy" = ""',
         'version = 1\n[engines]\nwasmtime = "fifty"',
+        'version = 1\n[engines]\nwasmtime = "50.0.1\\n"',
+        'version = 1\n[[identities]]\nissuer = "https://ci.example"\nsubject = "x"',
+        "version = 1\nissued_at = 1",
+        'version = 1\nformat = "another"',
         'version = 1\n[[identity]]\nissuer = "http://plain.example"\nsubject = "x"',
         "version = [",
     ],

@@ -212,3 +212,60 @@ def test_somebody_must_be_trusted(arguments):
 def test_what_cannot_be_signed_is_named():
     assert isinstance(refusal("sign", "absent", "--key", "key"), InvalidArtifact)
     assert isinstance(refusal("sign", "file", "--key", "key", "--out", "absent/file"), InvalidArtifact)
+
+
+def test_a_signature_is_written_through_no_link(signed, tmp_path):
+    """A folder from a stranger may hold one where the signature goes, to a file of the publisher's."""
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    bundle = tmp_path / "file.sigstore.json"
+    bundle.unlink()
+    bundle.symlink_to(precious)
+    assert "file.sigstore.json is a link" in refusal("sign", "file", "--key", "key").detail
+    assert precious.read_text() == "mine"
+
+
+def test_a_passphrase_that_no_tool_could_read_again_makes_no_key(tmp_path):
+    (tmp_path / "passphrase").write_text("x" * 2000)
+    error = refusal("keygen", "--out", "key", "--passphrase-file", "passphrase")
+    assert isinstance(error, InvalidKey)
+    assert "xxx" not in error.diagnostics()
+    assert [path.name for path in tmp_path.iterdir()] == ["passphrase"]
+
+
+def test_verify_says_what_the_signature_leaves_out(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_bytes(b"zero")
+    ok("keygen", "--out", "key", "--no-passphrase")
+    ok("sign", "model", "--key", "key")
+    verify = ("verify", "model", "--key", "key.pub")
+    assert "not signed" not in ok(*verify)
+    (tmp_path / "model" / ".git").mkdir()
+    assert ok(*verify).endswith("not signed, as the signature says: .git\n")
+    assert json.loads(ok(*verify, "--json"))["left_out"] == [".git"]
+
+
+def test_a_strangers_words_give_no_advice(signed, tmp_path):
+    """On a terminal: no cursor is moved, and no line of theirs looks like one of ours."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_bytes(b"zero")
+    ok("sign", "model", "--key", "key")
+    (tmp_path / "model" / "a\x1b[2J\n  hint:  run this").touch()
+    result = run("verify", "model", "--key", "key.pub", color=True)
+    assert result.exit_code == 20
+    assert "\x1b" not in result.output
+    hints = [line for line in result.output.splitlines() if line.startswith("  hint:")]
+    assert len(hints) == 1
+    assert "run this" not in hints[0]
+
+
+def test_whose_key_others_may_read_is_warned(signed, tmp_path):
+    (tmp_path / "passphrase").write_text("secret")
+    (tmp_path / "passphrase").chmod(0o600)
+    assert run("sign", "file", "--key", "key").stderr == ""
+    for name in ("key", "passphrase"):
+        (tmp_path / name).chmod(0o640)
+        result = run("sign", "file", "--key", "key", "--passphrase-file", "passphrase")
+        assert result.exit_code == 0
+        assert result.stderr == f"Others may read {name}: chmod 600 {name}\n"
+        (tmp_path / name).chmod(0o600)

@@ -14,10 +14,10 @@ from tradepost.errors import (
     UnsignedArtifact,
     UntrustedSigner,
 )
-from tradepost_signing.bundle import sign_bytes
+from tradepost_signing.bundle import sign_bytes, sign_file
 from tradepost_signing.directory import sign_directory, verify_directory
 from tradepost_signing.keys import SigningKey
-from tradepost_signing.statement import decode_statement, encode_statement
+from tradepost_signing.statement import decode_statement, encode_statement, pre_authentication_encoding
 from tradepost_signing.trust import TrustPolicy
 
 KEY = SigningKey.generate()
@@ -210,3 +210,24 @@ def test_a_bundle_without_a_hint_names_nobody(model):
     tree["verificationMaterial"]["publicKey"]["hint"] = ""
     with pytest.raises(InvalidBundle, match="name"):
         verify(model, json.dumps(tree))
+
+
+def test_what_the_signature_leaves_out_is_told(model):
+    """Anybody may have put it there: a hook that git runs, or a model."""
+    text = sign(model)
+    assert verify(model, text).left_out == (".gitignore",)
+    (model / ".git" / "hooks").mkdir(parents=True)
+    (model / ".git" / "hooks" / "pre-commit").write_text("anything")
+    (model / ".github").symlink_to("nowhere")
+    assert verify(model, text).left_out == (".git", ".github", ".gitignore")
+
+
+def test_a_files_signature_is_no_directorys(model, tmp_path):
+    """A stranger's file may be the very bytes that a directory's signature is over."""
+    statement = encode_statement("model", {"weights": "0" * 64}, [])
+    tempting = tmp_path / "tempting"
+    tempting.write_bytes(pre_authentication_encoding(statement))
+    with pytest.raises(InvalidArtifact, match="signature over a directory"):
+        sign_bytes(tempting.read_bytes(), KEY)
+    with pytest.raises(InvalidArtifact, match="signature over a directory"):
+        sign_file(tempting, KEY)

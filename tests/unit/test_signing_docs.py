@@ -61,7 +61,7 @@ def test_the_example_policy_has_every_field():
     assert {*policy["identity"][0]} == {"name", "issuer", "subject"}
     for field in {*KeyEntry.__struct_fields__, *IdentityEntry.__struct_fields__, "deny", "trusted_root"}:
         assert re.search(rf"^\| .*`{field}`.* \|", SIGNING, re.MULTILINE), field
-    assert read_policy_file(Path("absent")) == ((), frozenset(), None)
+    assert read_policy_file(Path("absent")) == ((), frozenset(), None, (Path("absent"),))
 
 
 def test_the_schema_of_policies_is_current():

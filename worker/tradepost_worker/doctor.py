@@ -188,15 +188,19 @@ def check_compiled(folder: Path) -> Check:
 
 
 def check_trust(path: Path) -> Check:
-    """Whether anything may run here."""
+    """Whether anything may run here, and whether the owner alone decides what."""
     add = "tradepost worker trust add NAME KEY.pub"
     try:
-        publishers = TrustPolicy.load(path).publishers
+        policy = TrustPolicy.load(path)
     except InvalidTrustPolicy as error:
         return Check(name="trust", health=Health.BROKEN, says=str(error), fix=f"Correct {path}.")
-    if not publishers:
+    if not policy.publishers:
         return Check(name="trust", health=Health.WARNING, says="0 publishers: nothing can run", fix=add)
-    return ok("trust", counted(len(publishers), "publisher"))
+    for file in policy.files:
+        if file.stat().st_mode & 0o022:
+            says = f"others may write {file}, and so decide what runs here"
+            return Check(name="trust", health=Health.WARNING, says=says, fix=f"chmod go-w {file}")
+    return ok("trust", counted(len(policy.publishers), "publisher"))
 
 
 def check_authorities(paths: ssl.DefaultVerifyPaths) -> Check:

@@ -1,6 +1,6 @@
 """The pipelines that this device may run: fetched by CID, checked against its owner's policy, kept warm.
 
-A pipeline is admitted once per state of the policy file; when the owner edits the file, every pipeline is
+A pipeline is admitted once per state of the policy's files; when the owner edits one, every pipeline is
 checked again. Artifacts come as blocks from any source, are kept within the cache's budget, and are hashed
 again when they are read.
 """
@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -72,7 +72,7 @@ class PipelineLibrary:
         #: What was allowed to run, as the broker sent it, to be checked again when the operator revokes.
         self._allowed: dict[str, PipelineView] = {}
         self._policy = TrustPolicy()
-        self._policy_stamp: tuple[int, ...] | None = None
+        self._policy_stamps: dict[Path, tuple[int, ...]] | None = None
 
     @property
     def warm(self) -> tuple[Cid, ...]:
@@ -107,10 +107,12 @@ class PipelineLibrary:
         """Hold every pipeline to a newer list from now on; those that it revokes, of all that ran here."""
         self._revocations = revocations
         self._policy = self._policy.enforcing(revocations)
+        # A denial of the owner's ends no lease, so it must not hide that the operator revokes.
+        undenied = replace(self._policy, deny=frozenset())
         revoked: dict[str, Revoked] = {}
         for cid, view in self._allowed.items():
             try:
-                self._policy.check_pipeline(decode_manifest(view.manifest), view.manifest, view.bundle)
+                undenied.check_pipeline(decode_manifest(view.manifest), view.manifest, view.bundle)
             except Revoked as error:
                 revoked[cid] = error
             except TradepostError as error:  # the owner's own change of mind, which ends no lease
@@ -207,17 +209,27 @@ class PipelineLibrary:
         return artifacts
 
     def _reload_policy(self) -> None:
-        """Read the policy file again if the owner changed it. Raises `InvalidTrustPolicy`."""
+        """Read the policy again if the owner changed a file of it. Raises `InvalidTrustPolicy`."""
+        if self._policy_stamps == _stamps(self._policy.files):
+            return
+        self._policy_stamps = None
+        stamps = _stamps(TrustPolicy.load(self._trust_path).files)
+        # Again, so that nothing in it is older than its stamp.
+        self._policy = TrustPolicy.load(self._trust_path).enforcing(self._revocations)
+        self._policy_stamps = stamps
+        self._admitted.clear()
+
+
+def _stamps(files: Iterable[Path]) -> dict[Path, tuple[int, ...]]:
+    """What tells each of these files from what it was before; nothing of one that cannot be looked at."""
+    stamps: dict[Path, tuple[int, ...]] = {}
+    for path in files:
         try:
-            status = os.stat(self._trust_path)
-            stamp: tuple[int, ...] = (status.st_mtime_ns, status.st_size, status.st_ino)
-        except FileNotFoundError:
-            stamp = ()
-        if stamp != self._policy_stamp:
-            self._policy_stamp = None
-            self._policy = TrustPolicy.load(self._trust_path).enforcing(self._revocations)
-            self._policy_stamp = stamp
-            self._admitted.clear()
+            status = os.stat(path)
+            stamps[path] = (status.st_mtime_ns, status.st_size, status.st_ino)
+        except OSError:
+            stamps[path] = ()
+    return stamps
 
 
 def _has_failed(task: asyncio.Task[TrustedPipeline]) -> bool:

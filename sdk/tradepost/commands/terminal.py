@@ -11,10 +11,12 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from tradepost.plain_text import plain_lines
+
 
 def show(value: Any, text: str, *, as_json: bool) -> None:
     """Print `value` as one line of JSON, or `text` for people."""
-    typer.echo(msgspec.json.encode(value).decode() if as_json else text)
+    typer.echo(msgspec.json.encode(value).decode() if as_json else plain_lines(text))
 
 
 @contextmanager

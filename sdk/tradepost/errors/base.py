@@ -82,7 +82,8 @@ class TradepostError(Exception):
         """What happened, where, whose fault it is and what to do next, a line each."""
         lines = [self.title()]
         if self.detail:
-            lines.append(f"  what:  {self.detail}")
+            # Words of strangers are in it: a line break in them begins no line of ours.
+            lines.append(f"  what:  {self.detail}".replace("\n", "\n         "))
         if self.stage:
             lines.append(f"  stage: {self.stage}")
         lines.append(f"  fault: {self.fault.value}")
