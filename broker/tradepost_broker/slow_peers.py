@@ -20,7 +20,6 @@ from tradepost.errors import InvalidRequest, TradepostError
 
 WAIT_S_MAX: Final = 60.0
 RATE_MIN_BYTES_S: Final = 16 << 10
-_PIECE_BYTES: Final = 256 << 10
 _PATH_CHARS_MAX: Final = 200
 
 log = logging.getLogger(__name__)
@@ -81,12 +80,6 @@ async def send(http: web.Request, response: web.Response) -> None:
         pass  # whoever asked is gone
 
 
-async def pieces_of(body: bytes) -> AsyncGenerator[bytes, None]:
-    """A body in pieces that a slow reader takes in time, for `send_pieces`; an empty one is one piece."""
-    for start in range(0, len(body) or 1, _PIECE_BYTES):
-        yield body[start : start + _PIECE_BYTES]
-
-
 async def send_pieces(
     http: web.Request, response: web.StreamResponse, pieces: AsyncGenerator[bytes, None]
 ) -> None:
@@ -96,10 +89,11 @@ async def send_pieces(
     """
     async with aclosing(pieces):
         first = await anext(pieces)
+        await response.prepare(http)
+        if http.method == "HEAD":
+            return
         try:
-            await response.prepare(http)
-            if http.method != "HEAD":
-                await _write_all(response, first, pieces)
+            await _write_all(response, first, pieces)
         except TradepostError as error:
             cut(http, str(error))
         except TimeoutError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from tradepost.content.car import encode_header, encode_section
 from tradepost.content.gateway import CAR_TYPE
 from tradepost.errors import BrokerUnavailable, InvalidRequest, QuotaExceeded
 from tradepost.protocol import Grant
-from tradepost_broker.slow_peers import send_pieces
 from tradepost_broker.testing import LocalBroker, SamplePipeline, echo, local_broker, sample_input
 
 BLOCK = b"block"
@@ -205,17 +204,14 @@ async def test_blocks_on_their_way_to_one_address_are_bounded(
     await broker.publish(await broker.account(), pipeline)
     sending, all_sending, resumed = 0, asyncio.Event(), asyncio.Event()
 
-    async def slowly(
-        http: web.Request, response: web.StreamResponse, pieces: AsyncGenerator[bytes, None]
-    ) -> None:
+    async def slowly(request: web.Request, response: web.Response) -> None:
         nonlocal sending
         sending += 1
         if sending == 256:  # of 256 KiB each
             all_sending.set()
         await resumed.wait()
-        await send_pieces(http, response, pieces)
 
-    monkeypatch.setattr("tradepost_broker.web_gateway.send_pieces", slowly)
+    monkeypatch.setattr("tradepost_broker.web_gateway.send", slowly)
     url = f"{broker.url}/ipfs/{pipeline.blocks()[0][0]}?format=raw"
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
 

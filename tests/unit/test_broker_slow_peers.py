@@ -11,7 +11,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from tradepost.errors import QuotaExceeded
 from tradepost_broker.at_once import AtOnce
-from tradepost_broker.slow_peers import RATE_MIN_BYTES_S, WAIT_S_MAX, Patience, pieces_of, send
+from tradepost_broker.slow_peers import RATE_MIN_BYTES_S, WAIT_S_MAX, Patience, send
 
 
 class Clock:
@@ -50,15 +50,6 @@ async def test_who_trickles_is_given_up_however_often_something_comes() -> None:
     with pytest.raises(TimeoutError):
         async with patience.wait():
             await asyncio.Event().wait()
-
-
-@pytest.mark.parametrize("size", [0, 1, 256 << 10, (256 << 10) + 1, 2 << 20])
-async def test_a_body_is_sent_in_pieces_that_the_slowest_reader_takes_in_time(size: int) -> None:
-    body = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
-    pieces = [piece async for piece in pieces_of(body)]
-    assert b"".join(pieces) == body
-    assert len(pieces) >= 1
-    assert max(len(piece) for piece in pieces) <= WAIT_S_MAX * RATE_MIN_BYTES_S
 
 
 class Unread(web.Response):
