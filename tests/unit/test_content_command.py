@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import resource
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from scripted_server import Peer, scripted
 from tradepost.commands.content import app
-from tradepost.content import Cid, FolderStore, cid_of_block
+from tradepost.content import Cid, FolderStore, add_bytes, cid_of_block
 from tradepost.content.car import encode_header, encode_section
 from tradepost.content.dag_pb import PbLink
 from tradepost.content.directories import add_path
@@ -220,6 +222,24 @@ def test_what_is_refused(run: Run, tree: Path, tmp_path: Path) -> None:
         with pytest.raises(error):
             run(*arguments)
     assert not (tmp_path / "x").exists()
+
+
+async def test_a_gateway_leaves_no_cookies(run: Run, tmp_path: Path) -> None:
+    blocks: dict[str, bytes] = {}
+    content = bytes(range(256)) * 4000
+    root = add_bytes(content, put=lambda cid, block: blocks.update({cid: block}))
+
+    async def bake(peer: Peer) -> None:
+        block = blocks[peer.asked[0].removeprefix("/ipfs/").partition("?")[0]]
+        await peer.head(f"Content-Length: {len(block)}", f"Set-Cookie: c{len(block)}={'x' * 3000}; Path=/")
+        await peer.send(block)
+
+    async with scripted(bake) as (url, peers):
+        gateway = url.replace("127.0.0.1", "localhost")  # for addresses, no cookies are kept anyway
+        await asyncio.to_thread(run, "get", root, "--gateway", gateway, "-o", tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == content
+    assert len(peers) == len(blocks) > 1
+    assert not any("cookie" in peer.asked[1].lower() for peer in peers)
 
 
 def test_a_cid_with_a_character_too_many_is_shown_whole(run: Run) -> None:

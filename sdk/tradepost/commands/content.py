@@ -232,7 +232,7 @@ def _adding(folder: Path | None, budget: int) -> Iterator[FolderStore | Kubo]:
 async def _fetcher(
     store: FolderStore, gateways: list[str] | None, kubo: str | None
 ) -> AsyncIterator[Fetcher]:
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
         sources: list[Source] = [GatewaySource(url, session=session) for url in gateways or ()]
         if kubo is not None:
             sources.append(KuboSource(kubo, session=session))
