@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import resource
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,6 +101,18 @@ def test_a_car_goes_out_and_in(run: Run, tree: Path, tmp_path: Path) -> None:
     (tmp_path / "cut.car").write_bytes(car[: len(car) // 2])
     with pytest.raises(InvalidCar):
         run("add", "--car", tmp_path / "cut.car")
+
+
+def test_a_car_comes_through_a_pipe(run: Run, tree: Path, tmp_path: Path) -> None:
+    root = run("add", tree).stdout.strip()
+    run("get", root, "--car", "-o", tmp_path / "tree.car")
+    os.mkfifo(tmp_path / "pipe")
+    car = (tmp_path / "tree.car").read_bytes()
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(car,))
+    writer.start()
+    added = run("add", "--car", tmp_path / "pipe", "--store", tmp_path / "other")
+    writer.join()
+    assert added.stdout.strip() == root
 
 
 @contextmanager

@@ -260,7 +260,7 @@ def _add_tree(path: Path, target: FolderStore | Kubo, hidden: bool, on_bytes: Ca
 def _add_car(path: Path, target: FolderStore | Kubo) -> tuple[Cid, ...]:
     try:
         with path.open("rb") as file:
-            bytes_max = path.stat().st_size
+            bytes_max = _file_bytes(path) or BYTES_MAX  # a pipe does not say
             if isinstance(target, Kubo):
                 return target.import_car(file, bytes_max=bytes_max)
             return import_car(file, put=target.put, bytes_max=bytes_max).roots
