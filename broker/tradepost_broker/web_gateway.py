@@ -17,11 +17,13 @@ from tradepost.content.gateway import (
     RAW_TYPE,
     GatewayRequest,
     is_unchanged,
+    only_if_cached,
     read_probe,
     read_request,
     wanted_range,
 )
 from tradepost.content.paths import resolve
+from tradepost.errors import UnknownCid
 from tradepost_broker.at_once import AtOnce
 from tradepost_broker.endpoints import Endpoint
 from tradepost_broker.slow_peers import send, send_pieces
@@ -61,6 +63,14 @@ class GatewayEndpoints:
         `?format=raw|car`, or `Accept`, says which. A CAR takes `dag-scope=block|entity|all` and
         `entity-bytes=from:to`; a block takes a `Range` header.
         """
+        try:
+            return await self._answer(http)
+        except UnknownCid:
+            if not only_if_cached(http.headers):
+                raise
+            return web.Response(status=412)
+
+    async def _answer(self, http: web.Request) -> web.StreamResponse:
         path = f"{http.match_info['cid']}/{http.match_info.get('path', '')}"
         if (answer := read_probe(path, http.query, http.headers.get("Accept", ""))) is not None:
             return web.Response(body=answer[0], headers=answer[1])

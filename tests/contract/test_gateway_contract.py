@@ -236,6 +236,19 @@ async def test_what_cannot_be_answered(ask: Asked, method: str, path: str, statu
     assert (await ask(path, method)).status == status
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("form", ["raw", "car"])
+async def test_only_what_is_held_already_if_that_is_asked(ask: Asked, method: str, form: str) -> None:
+    answer = await ask(f"{UNKNOWN}?format={form}", method, Cache_Control="only-if-cached")
+    assert answer.status == 412
+    assert (await ask(f"{ROOT}?format={form}", method, Cache_Control="only-if-cached")).status == 200
+    if ask.ours:
+        assert answer.body == b""
+        listed = await ask(f"{UNKNOWN}?format={form}", method, Cache_Control="no-store, Only-If-Cached")
+        assert listed.status == 412
+        assert (await ask(f"{ROOT}/nothing?format={form}", Cache_Control="only-if-cached")).status == 404
+
+
 @pytest.mark.parametrize(
     ("query", "accept", "status"),
     [

@@ -14,6 +14,7 @@ import wasmtime
 from typer.testing import CliRunner
 
 import tradepost_kernels
+from tradepost.async_client import AsyncClient
 from tradepost.cli import app
 from tradepost.content import Cid, FolderStore, add_bytes
 from tradepost.content.car import import_car
@@ -125,8 +126,16 @@ async def test_a_pipeline_goes_to_nodes_alone_and_stays(
         assert (report["published"], report["sent_blocks"]) == (False, 0)
         first, second = report["pinned"]  # type: ignore[misc]
         assert first == second
-        with pytest.raises(UnknownPipeline):
-            await broker.call("GET", f"/v1/pipelines/{report['pipeline']}")
+        account = await broker.account()
+        async with AsyncClient(broker.url, api_key=account) as client:
+            with pytest.raises(UnknownPipeline) as unlisted:
+                await client.submit(str(report["pipeline"]), b"", max_price="0.01")
+        assert (unlisted.value.fault, unlisted.value.facts) == ("submitter", {"pipeline": report["pipeline"]})
+        assert "--broker" in unlisted.value.hint
+        # As the hint says: the pipeline stays what it is, and the broker now has it too.
+        again = await publish(pipeline, "--broker", broker.url, "--api-key", account)
+        assert (again["pipeline"], again["published"]) == (report["pipeline"], True)
+        await broker.call("GET", f"/v1/pipelines/{report['pipeline']}")
     kubo_daemon.run("repo", "gc")
     listed = kubo_daemon.run("pin", "ls", "--type=recursive").decode()
     assert str(report["pipeline"]) in listed

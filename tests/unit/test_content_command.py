@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
-from collections.abc import Callable
+import resource
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from scripted_server import Peer, scripted
 from tradepost.commands.content import app
-from tradepost.content import Cid, FolderStore, cid_of_block
+from tradepost.content import Cid, FolderStore, add_bytes, cid_of_block
 from tradepost.content.car import encode_header, encode_section
 from tradepost.content.dag_pb import PbLink
 from tradepost.content.directories import add_path
@@ -98,6 +103,59 @@ def test_a_car_goes_out_and_in(run: Run, tree: Path, tmp_path: Path) -> None:
         run("add", "--car", tmp_path / "cut.car")
 
 
+def test_a_car_comes_through_a_pipe(run: Run, tree: Path, tmp_path: Path) -> None:
+    root = run("add", tree).stdout.strip()
+    run("get", root, "--car", "-o", tmp_path / "tree.car")
+    os.mkfifo(tmp_path / "pipe")
+    car = (tmp_path / "tree.car").read_bytes()
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(car,))
+    writer.start()
+    added = run("add", "--car", tmp_path / "pipe", "--store", tmp_path / "other")
+    writer.join()
+    assert added.stdout.strip() == root
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """What a disk does that is full for some files and not for others."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("form", ["--car", "--no-car"])
+def test_what_cannot_be_written_whole_is_not_there(run: Run, tree: Path, tmp_path: Path, form: str) -> None:
+    root = run("add", tree).stdout.strip()
+    before = sorted(os.listdir(tmp_path))
+    arguments = ["--car"] if form == "--car" else []
+    with files_of_at_most(300_000), pytest.raises(UnreadableContent):
+        run("get", root, *arguments, "-o", tmp_path / "out")
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_a_store_that_cannot_be_written_is_told_as_that(run: Run, tree: Path, tmp_path: Path) -> None:
+    root = run("add", "--no-pin", tree).stdout.strip()
+    (tmp_path / "store" / "pins").touch()  # where a folder should be
+    for arguments in (("pin", root), ("unpin", root), ("ls",), ("verify",), ("gc",)):
+        with pytest.raises(InvalidSettings, match="the block store: "):
+            run(*arguments)
+
+
+def test_what_stands_in_the_way_is_told_before_anything_is_fetched(
+    run: Run, tree: Path, tmp_path: Path
+) -> None:
+    root = add_path(tree, put=None)  # which the store has not: fetching it would fail
+    (tmp_path / "taken").touch()
+    for arguments in (["-o", tmp_path / "taken"], ["--car", "-o", tmp_path / "taken"]):
+        with pytest.raises(UnreadableContent, match="exists already"):
+            run("get", root, *arguments)
+    with pytest.raises(UnreadableContent, match="no directory"):
+        run("get", root, "-o", tmp_path / "absent" / "out")
+
+
 def test_pins_are_kept_and_the_rest_forgotten(run: Run, tree: Path) -> None:
     root = run("add", "--no-pin", tree).stdout.strip()
     run("pin", root)
@@ -177,6 +235,32 @@ def test_what_is_refused(run: Run, tree: Path, tmp_path: Path) -> None:
         with pytest.raises(error):
             run(*arguments)
     assert not (tmp_path / "x").exists()
+
+
+async def test_a_gateway_leaves_no_cookies(run: Run, tmp_path: Path) -> None:
+    blocks: dict[str, bytes] = {}
+    content = bytes(range(256)) * 4000
+    root = add_bytes(content, put=lambda cid, block: blocks.update({cid: block}))
+
+    async def bake(peer: Peer) -> None:
+        block = blocks[peer.asked[0].removeprefix("/ipfs/").partition("?")[0]]
+        await peer.head(f"Content-Length: {len(block)}", f"Set-Cookie: c{len(block)}={'x' * 3000}; Path=/")
+        await peer.send(block)
+
+    async with scripted(bake) as (url, peers):
+        gateway = url.replace("127.0.0.1", "localhost")  # for addresses, no cookies are kept anyway
+        await asyncio.to_thread(run, "get", root, "--gateway", gateway, "-o", tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == content
+    assert len(peers) == len(blocks) > 1
+    assert not any("cookie" in peer.asked[1].lower() for peer in peers)
+
+
+def test_a_cid_with_a_character_too_many_is_shown_whole(run: Run) -> None:
+    with pytest.raises(InvalidCid, match=f"'{cid_of_block(b'x', 'raw')}x' is not"):
+        run("pin", cid_of_block(b"x", "raw") + "x")
+    with pytest.raises(InvalidCid) as refused:
+        run("pin", "b" * 1000)
+    assert len(refused.value.detail) < 200
 
 
 def test_strange_names_are_shown_escaped_and_not_written(run: Run, tmp_path: Path) -> None:

@@ -325,6 +325,28 @@ async def test_a_chain_of_shards_ends_with_the_hash(blocks: Blocks) -> None:
         await names_in(cid, blocks)
 
 
+@pytest.mark.parametrize(
+    ("limit", "just_enough"),
+    [
+        ("directories.ENTRIES_MAX", 300),
+        ("directories.NAMES_BYTES_MAX", sum(len(f"ü{number}".encode()) for number in range(300))),
+        ("hamt.SHARDS_MAX", None),
+    ],
+)
+async def test_listing_is_bounded(
+    limit: str, just_enough: int | None, blocks: Blocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = len(blocks)
+    entries = (PbLink(NOTHING, f"ü{number}", 0) for number in range(300))
+    root = add_sharded(entries, put=blocks.__setitem__).cid
+    enough = just_enough or len(blocks) - held
+    monkeypatch.setattr(f"tradepost.content.{limit}", enough)
+    assert len(await names_in(root, blocks)) == 300
+    monkeypatch.setattr(f"tradepost.content.{limit}", enough - 1)
+    with pytest.raises(InvalidDag, match="a directory of"):
+        await names_in(root, blocks)
+
+
 async def test_what_is_no_directory_is_not_listed(blocks: Blocks) -> None:
     for cid in (LEAF, blocks.keep(encode_symlink("x")), add_bytes(bytes(300_000), put=blocks.__setitem__)):
         with pytest.raises(UnknownPath):

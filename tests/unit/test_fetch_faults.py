@@ -78,6 +78,36 @@ async def endless_headers(peer: Peer) -> None:
         await peer.send(b"X-More: " + b"x" * 8000 + b"\r\n")
 
 
+async def endless_interim_answers(peer: Peer) -> None:
+    while True:
+        await peer.send(b"HTTP/1.1 102 Processing\r\n\r\n" * 100)
+
+
+async def endless_blank_lines(peer: Peer) -> None:
+    while True:
+        await peer.send(b"\r\n" * 30_000)
+
+
+async def endless_chunk_extension(peer: Peer) -> None:
+    await peer.head("Transfer-Encoding: chunked")
+    await peer.send(b"1;more=")
+    while True:
+        await peer.send(b"x" * 0x10000)
+
+
+async def endless_tiny_chunks(peer: Peer) -> None:
+    await peer.head("Transfer-Encoding: chunked")
+    while peer.sent_bytes < SENT_BYTES_MAX:
+        await peer.send(b"10\r\n0123456789abcdef\r\n" * 3000)
+
+
+async def endless_trailers(peer: Peer) -> None:
+    await peer.head("Transfer-Encoding: chunked")
+    await peer.send(b"%x\r\n" % len(BLOCK) + BLOCK + b"\r\n0\r\n")
+    while peer.sent_bytes < SENT_BYTES_MAX:
+        await peer.send(b"X-More: " + b"x" * 4000 + b"\r\n")
+
+
 async def length_too_long(peer: Peer) -> None:
     await peer.head(f"Content-Length: {len(BLOCK) + 1}")
     await peer.send(BLOCK)
@@ -154,6 +184,8 @@ FAULTS = [
     one_byte_more,
     endless_body,
     endless_headers,
+    endless_tiny_chunks,
+    endless_trailers,
     length_too_long,
     length_too_short,
     length_of_a_terabyte,
@@ -222,7 +254,16 @@ async def test_each_fault_fails_over_and_alone_is_a_typed_error(fault: Script, s
 
 @pytest.mark.parametrize("source_at", [gateway_at, kubo_at])
 @pytest.mark.parametrize(
-    "fault", [endless_body, endless_headers, length_of_a_terabyte, gzip_bomb, gzip_in_disguise]
+    "fault",
+    [
+        endless_body,
+        endless_headers,
+        endless_tiny_chunks,
+        endless_trailers,
+        length_of_a_terabyte,
+        gzip_bomb,
+        gzip_in_disguise,
+    ],
 )
 async def test_a_server_that_never_ends_is_cut_off_within_a_few_megabytes(
     fault: Script, source_at: SourceAt
@@ -237,6 +278,21 @@ async def test_a_server_that_never_ends_is_cut_off_within_a_few_megabytes(
             tracemalloc.stop()
         # What the kernel buffers on both ends comes on top of what was read.
         assert peers[0].sent_bytes <= BLOCK_BYTES_MAX + (16 << 20)
+        assert peak_bytes <= PEAK_BYTES_MAX
+
+
+@pytest.mark.parametrize("source_at", [gateway_at, kubo_at])
+@pytest.mark.parametrize("noise", [endless_interim_answers, endless_blank_lines, endless_chunk_extension])
+async def test_noise_around_the_body_counts_as_nothing(noise: Script, source_at: SourceAt) -> None:
+    limits = FetchLimits(stall_s=0.3)
+    async with scripted(noise) as (url, _), aiohttp.ClientSession() as session:
+        tracemalloc.start()
+        try:
+            with pytest.raises(ContentUnavailable, match=r"sent nothing for 0\.3 s"):
+                await Fetcher([source_at(url, session)], limits=limits).get(CID)
+            _, peak_bytes = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
         assert peak_bytes <= PEAK_BYTES_MAX
 
 

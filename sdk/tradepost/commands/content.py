@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AbstractContextManager, aclosing, asynccontextmanager, nullcontext
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Final
 
@@ -81,10 +82,7 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Add a file, a tree or a CAR to the store, or to a Kubo daemon; print its CID, or its roots."""
-    target: FolderStore | Kubo = Kubo(kubo) if kubo else _open(store, budget)
-    # Another process may make room or run gc meanwhile; when a daemon does, is its owner's business.
-    protected = nullcontext() if isinstance(target, Kubo) else target.adding()
-    with protected:
+    with nullcontext(Kubo(kubo)) if kubo else _adding(store, budget) as target:
         with progress_bar("Adding", _file_bytes(path)) as on_bytes:
             roots = _add_car(path, target) if car else (_add_tree(path, target, hidden, on_bytes),)
         if pin:
@@ -113,9 +111,10 @@ def get(
     """
     root, segments = split_path(address)
     target = output or (segments[-1] if segments else root)
-    opened = _open(store, budget)
+    if target != STDOUT:
+        _check_free(Path(target))
 
-    async def run() -> tuple[Cid, Progress]:
+    async def run(opened: FolderStore) -> tuple[Cid, Progress]:
         async with _fetcher(opened, gateway, kubo) as fetcher:
             end = await resolve(root, segments, fetcher.get)
             fetched = await _fetch(fetcher, end, bytes_max)
@@ -127,7 +126,8 @@ def get(
                 await extract(end, fetcher.get, Path(target), bytes_max=bytes_max)
             return end, fetched
 
-    end, fetched = asyncio.run(run())
+    with _opened(store, budget) as opened:
+        end, fetched = asyncio.run(run(opened))
     if target != STDOUT:
         view = {"cid": end, "output": target, "blocks": fetched.blocks, "bytes": fetched.bytes}
         show(view, plain(target), as_json=as_json)
@@ -143,15 +143,16 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List a directory; without an address, list what is pinned in the store."""
-    opened = _open(store, budget)
     if address is None:
-        view = {"pins": opened.pins(), "bytes_used": opened.bytes_used, "bytes_max": budget}
-        used = f"{opened.bytes_used:,} of {budget:,} bytes are used"
-        show(view, "\n".join([*opened.pins(), used]), as_json=as_json)
+        with _opened(store, budget) as opened:
+            pins, bytes_used = opened.pins(), opened.bytes_used
+        used = f"{bytes_used:,} of {budget:,} bytes are used"
+        view = {"pins": pins, "bytes_used": bytes_used, "bytes_max": budget}
+        show(view, "\n".join([*pins, used]), as_json=as_json)
         return
     root, segments = split_path(address)
 
-    async def run() -> list[dict[str, Any]]:
+    async def run(opened: FolderStore) -> list[dict[str, Any]]:
         async with _fetcher(opened, gateway, kubo) as fetcher:
             end = await resolve(root, segments, fetcher.get)
             async with aclosing(list_directory(end, fetcher.get)) as entries:
@@ -160,7 +161,8 @@ def list_(
                     async for entry in entries
                 ]
 
-    entries = sorted(asyncio.run(run()), key=lambda entry: str(entry["name"]))
+    with _opened(store, budget) as opened:
+        entries = sorted(asyncio.run(run(opened)), key=lambda entry: str(entry["name"]))
     lines = (f"{entry['cid']} {entry['tree_bytes']:>15,} {entry['name']}" for entry in entries)
     show({"entries": entries}, "\n".join(lines), as_json=as_json)
 
@@ -168,14 +170,16 @@ def list_(
 @app.command()
 def pin(root: Root, store: Store = None, budget: Budget = BYTES_MAX, as_json: AsJson = False) -> None:
     """Keep everything below a CID, all of which must be in the store."""
-    _open(store, budget).pin(parse_cid(root))
+    with _opened(store, budget) as opened:
+        opened.pin(parse_cid(root))
     show({"pinned": root}, root, as_json=as_json)
 
 
 @app.command()
 def unpin(root: Root, store: Store = None, budget: Budget = BYTES_MAX, as_json: AsJson = False) -> None:
     """Let what is below a CID be forgotten when room is needed."""
-    _open(store, budget).unpin(parse_cid(root))
+    with _opened(store, budget) as opened:
+        opened.unpin(parse_cid(root))
     show({"unpinned": root}, root, as_json=as_json)
 
 
@@ -185,8 +189,7 @@ def verify(store: Store = None, budget: Budget = BYTES_MAX, as_json: AsJson = Fa
 
     Exit 0 only if no block was bad and none is missing.
     """
-    opened = _open(store, budget)
-    with progress_bar("Verifying", opened.bytes_used) as on_bytes:
+    with _opened(store, budget) as opened, progress_bar("Verifying", opened.bytes_used) as on_bytes:
         audit = opened.verify(on_bytes=on_bytes)
     lines = [f"bad, removed: {one}" for one in audit.bad] + [f"missing: {one}" for one in audit.missing]
     lines.append(f"{audit.blocks:,} blocks of {audit.bytes:,} bytes are what their CIDs say")
@@ -200,24 +203,37 @@ def verify(store: Store = None, budget: Budget = BYTES_MAX, as_json: AsJson = Fa
 @app.command()
 def gc(store: Store = None, budget: Budget = BYTES_MAX, as_json: AsJson = False) -> None:
     """Forget everything that is not pinned."""
-    blocks, freed = _open(store, budget).gc()
+    with _opened(store, budget) as opened:
+        blocks, freed = opened.gc()
     show(
         {"blocks": blocks, "bytes": freed}, f"{blocks:,} blocks of {freed:,} bytes are gone", as_json=as_json
     )
 
 
-def _open(folder: Path | None, budget: int) -> FolderStore:
+@contextmanager
+def _opened(folder: Path | None, budget: int) -> Iterator[FolderStore]:
+    """The store. What the disk refuses within this, and nobody took for something else, is its business."""
     try:
-        return FolderStore(folder or user_data_path("tradepost") / "content", bytes_max=budget)
+        yield FolderStore(folder or user_data_path("tradepost") / "content", bytes_max=budget)
     except OSError as error:
         raise InvalidSettings(f"the block store: {error}") from None
+
+
+@contextmanager
+def _adding(folder: Path | None, budget: int) -> Iterator[FolderStore | Kubo]:
+    """The store while something is added that no other process, which makes room or runs gc, may forget.
+
+    (When a daemon does that, is its owner's business.)
+    """
+    with _opened(folder, budget) as opened, opened.adding():
+        yield opened
 
 
 @asynccontextmanager
 async def _fetcher(
     store: FolderStore, gateways: list[str] | None, kubo: str | None
 ) -> AsyncIterator[Fetcher]:
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
         sources: list[Source] = [GatewaySource(url, session=session) for url in gateways or ()]
         if kubo is not None:
             sources.append(KuboSource(kubo, session=session))
@@ -245,7 +261,7 @@ def _add_tree(path: Path, target: FolderStore | Kubo, hidden: bool, on_bytes: Ca
 def _add_car(path: Path, target: FolderStore | Kubo) -> tuple[Cid, ...]:
     try:
         with path.open("rb") as file:
-            bytes_max = path.stat().st_size
+            bytes_max = _file_bytes(path) or BYTES_MAX  # a pipe does not say
             if isinstance(target, Kubo):
                 return target.import_car(file, bytes_max=bytes_max)
             return import_car(file, put=target.put, bytes_max=bytes_max).roots
@@ -272,8 +288,25 @@ async def _write(target: str, pieces: AsyncGenerator[bytes, None]) -> None:
         raise UnreadableContent(str(error)) from None
 
 
-def _sink(target: str) -> AbstractContextManager[BinaryIO]:
-    return nullcontext(sys.stdout.buffer) if target == STDOUT else open(target, "xb")
+@contextmanager
+def _sink(target: str) -> Iterator[BinaryIO]:
+    if target == STDOUT:
+        yield sys.stdout.buffer
+        return
+    with open(target, "xb") as file:
+        try:
+            yield file
+        except BaseException:
+            os.unlink(target)  # half of it, which looks like all of it
+            raise
+
+
+def _check_free(target: Path) -> None:
+    """Tell before anything is fetched that nothing can be written there."""
+    if os.path.lexists(target):
+        raise UnreadableContent(f"{target} exists already", hint="Name a path that does not exist.")
+    if not target.parent.is_dir():
+        raise UnreadableContent(f"{target.parent} is no directory", hint="Make it first.")
 
 
 def _file_bytes(path: Path) -> int | None:

@@ -29,6 +29,7 @@ _CODECS: Final = {code: codec for codec, code in _CODES.items()}
 _PREFIXES: Final = {codec: bytes((1, code, 0x12, 0x20)) for codec, code in _CODES.items()}
 _BYTES: Final = 36
 _CHARS: Final = 59
+_SHOWN_CHARS_MAX: Final = 80
 _FORM: Final = re.compile(r"b[a-z2-7]{58}")
 #: From the alphabet of RFC 4648 to that of `int(…, 32)`, which reads 58 digits six times as fast as `base64`.
 _DIGITS: Final = str.maketrans("abcdefghijklmnopqrstuvwxyz234567", "0123456789abcdefghijklmnopqrstuv")
@@ -49,7 +50,8 @@ def cid_of_block(data: bytes | memoryview, codec: Codec) -> Cid:
 def cid_to_bytes(text: str) -> bytes:
     """The 36 binary bytes of a CID. Raises `InvalidCid` unless it is canonical, as this module describes."""
     if _FORM.fullmatch(text) is None:
-        raise InvalidCid(f"{text[:_CHARS]!r} is not a CIDv1 in lower-case base32 ({_CHARS} characters)")
+        shown = repr(text) if len(text) <= _SHOWN_CHARS_MAX else f"{text[:_SHOWN_CHARS_MAX]!r}…"
+        raise InvalidCid(f"{shown} is not a CIDv1 in lower-case base32 ({_CHARS} characters)")
     value = int(text[1:].translate(_DIGITS), 32)
     if value & 3:  # 58 digits have two bits more than 36 bytes
         raise InvalidCid(f"{text!r} is not canonical base32")

@@ -31,6 +31,8 @@ from tradepost.errors import InvalidDag, UnknownPath, UnreadableContent
 SHARDING_BYTES: Final = 256 << 10
 #: Entries of one directory that are listed; a directory of more is refused.
 ENTRIES_MAX: Final = 1 << 20
+#: Bytes of the names of one directory that are listed: whoever lists it may have to remember them.
+NAMES_BYTES_MAX: Final = 64 << 20
 
 
 def add_path(path: Path, *, put: Put | None, hidden: bool = False, on_bytes: OnBytes | None = None) -> Cid:
@@ -108,18 +110,21 @@ async def list_directory(cid: Cid, get: Get) -> AsyncGenerator[PbLink, None]:
     """The entries of the directory at `cid`, sharded or not, of which `get` returns verified blocks.
 
     Raises `UnknownPath` where there is no directory, `InvalidDag` for a directory that contradicts itself or
-    has more than `ENTRIES_MAX` entries.
+    has more than `ENTRIES_MAX` entries or `NAMES_BYTES_MAX` of names.
     """
     node = decode_unixfs(await get(cid)) if codec_of(cid) == "dag-pb" else None
     if isinstance(node, DirectoryNode):
         for entry in node.entries:
             yield entry
     elif isinstance(node, ShardNode):
-        count = 0
+        entries_left, bytes_left = ENTRIES_MAX, NAMES_BYTES_MAX
         async for entry in list_shards(node, get):
-            count += 1
-            if count > ENTRIES_MAX:
-                raise InvalidDag(f"a directory of more than {ENTRIES_MAX:,} entries")
+            entries_left -= 1
+            bytes_left -= len(name_bytes(entry.name))
+            if entries_left < 0 or bytes_left < 0:
+                raise InvalidDag(
+                    f"a directory of over {ENTRIES_MAX:,} entries or {NAMES_BYTES_MAX:,} bytes of names"
+                )
             yield entry
     else:
         raise UnknownPath(f"{cid} is not a directory")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
@@ -212,7 +213,7 @@ class Fetcher:
     async def _receive(self, standing: Standing, cid: Cid) -> bytes:
         """One block from one source, hashed as it arrives."""
         limits, name = self._limits, standing.source.name
-        block = bytearray()
+        block, size = io.BytesIO(), 0
         digest = hashlib.sha256()
         began = first = now = self._clock()
         loop = asyncio.get_running_loop()
@@ -223,23 +224,21 @@ class Fetcher:
             ):
                 async for chunk in chunks:
                     now = self._clock()
-                    first = first if block else now
-                    block += chunk
+                    first = first if size else now
+                    size += block.write(chunk)
                     digest.update(chunk)
-                    if len(block) > BLOCK_BYTES_MAX:
+                    if size > BLOCK_BYTES_MAX:
                         raise SourceFailed(f"{name} sends more than a block has", source=name)
                     spent_s = now - first
-                    if spent_s > limits.grace_s and len(block) < spent_s * limits.rate_min_bytes_s:
-                        raise SourceFailed(
-                            f"{name} sent {len(block):,} bytes in {spent_s:.0f} s", source=name
-                        )
+                    if spent_s > limits.grace_s and size < spent_s * limits.rate_min_bytes_s:
+                        raise SourceFailed(f"{name} sent {size:,} bytes in {spent_s:.0f} s", source=name)
                     stall.reschedule(loop.time() + limits.stall_s)
         except TimeoutError:
             raise SourceFailed(f"{name} sent nothing for {limits.stall_s:g} s", source=name) from None
         if digest.digest() != cid_to_bytes(cid)[_DIGEST]:
             raise ContentMismatch(f"{name} sent other bytes than {cid}", source=name, cid=cid)
-        standing.measure(len(block), first - began, self._clock() - first)
-        return bytes(block)
+        standing.measure(size, first - began, self._clock() - first)
+        return block.getvalue()  # which is not copied, as that of a bytearray would be
 
 
 async def _keep(store: BlockStore, cid: Cid, block: bytes) -> None:

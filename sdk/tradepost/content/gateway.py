@@ -108,6 +108,12 @@ def read_probe(path: str, query: Mapping[str, str], accept: str) -> tuple[bytes,
     return b"" if asked.format == "raw" else _PROBE_CAR, asked.headers(asked.root)
 
 
+def only_if_cached(headers: Mapping[str, str]) -> bool:
+    """Whether only what the gateway holds already is asked for; `412`, without a body, if it does not."""
+    asked = headers.get("Cache-Control", "").lower().split(",")
+    return "only-if-cached" in (directive.strip() for directive in asked)
+
+
 def is_unchanged(if_none_match: str | None, etag: str) -> bool:
     """Whether whoever asks with this `If-None-Match` has the answer already."""
     if if_none_match is None:

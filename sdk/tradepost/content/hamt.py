@@ -19,6 +19,8 @@ from tradepost.content.files import Get, Put
 from tradepost.content.unixfs import ShardNode, decode_unixfs, encode_shard
 from tradepost.errors import InvalidDag, UnreadableContent
 
+#: Shards of one directory. One of a million entries has some 66,000.
+SHARDS_MAX: Final = 1 << 18
 _HASH_BYTES: Final = 8
 
 
@@ -44,10 +46,17 @@ async def find_in_shards(root: ShardNode, name: str, get: Get) -> Cid | None:
 
 
 async def list_shards(root: ShardNode, get: Get) -> AsyncGenerator[PbLink, None]:
-    """All entries. Raises `InvalidDag` for an entry that `find_in_shards` would not find."""
+    """All entries.
+
+    Raises `InvalidDag` for an entry that `find_in_shards` would not find, and beyond `SHARDS_MAX` shards.
+    """
     to_visit: list[tuple[Cid | None, bytes]] = [(None, b"")]
+    visited = 0
     while to_visit:
         cid, prefix = to_visit.pop()
+        visited += 1
+        if visited > SHARDS_MAX:
+            raise InvalidDag(f"a directory of more than {SHARDS_MAX:,} shards")
         if len(prefix) == _HASH_BYTES:
             raise InvalidDag("a shard deeper than its hash")
         shard = root if cid is None else await _shard(cid, get)

@@ -21,7 +21,7 @@ class UnknownPipeline(TradepostError):
 
     fault = Fault.SUBMITTER
     status = 404
-    default_hint = "`tradepost publish` prints the CID to use."
+    default_hint = "`tradepost publish --broker` prints the CID to use; a Kubo node having it is not enough."
 
 
 class StageFailure(TradepostError):

@@ -9,9 +9,16 @@ from aiohttp import web
 
 from tradepost.content import BlockReader, Cid
 from tradepost.content.export import export_car
-from tradepost.content.gateway import GatewayRequest, is_unchanged, read_probe, read_request, wanted_range
+from tradepost.content.gateway import (
+    GatewayRequest,
+    is_unchanged,
+    only_if_cached,
+    read_probe,
+    read_request,
+    wanted_range,
+)
 from tradepost.content.paths import resolve
-from tradepost.errors import RangeNotSatisfiable, TradepostError
+from tradepost.errors import RangeNotSatisfiable, TradepostError, UnknownCid
 
 
 class Gateway:
@@ -37,21 +44,27 @@ class Gateway:
 
     async def _get(self, http: web.Request) -> web.StreamResponse:
         try:
-            answer = read_probe(http.match_info["path"], http.query, http.headers.get("Accept", ""))
-            if answer is not None:
-                return web.Response(body=answer[0], headers=answer[1])
-            asked = read_request(http.match_info["path"], http.query, http.headers.get("Accept", ""))
-            end = await resolve(asked.root, asked.segments, self._block)
-            headers = asked.headers(end)
-            if is_unchanged(http.headers.get("If-None-Match"), headers["ETag"]):
-                return web.Response(status=304, headers=headers)
-            if asked.format == "car":
-                return await self._car(http, asked, headers)
-            return await self._raw(http, end, headers)
+            return await self._answer(http)
         except RangeNotSatisfiable as error:
             return web.Response(status=416, headers={"Content-Range": f"bytes */{error.facts['size']}"})
         except TradepostError as error:
+            if isinstance(error, UnknownCid) and only_if_cached(http.headers):
+                return web.Response(status=412)
             return web.Response(status=error.status, text=error.diagnostics())
+
+    async def _answer(self, http: web.Request) -> web.StreamResponse:
+        accept = http.headers.get("Accept", "")
+        answer = read_probe(http.match_info["path"], http.query, accept)
+        if answer is not None:
+            return web.Response(body=answer[0], headers=answer[1])
+        asked = read_request(http.match_info["path"], http.query, accept)
+        end = await resolve(asked.root, asked.segments, self._block)
+        headers = asked.headers(end)
+        if is_unchanged(http.headers.get("If-None-Match"), headers["ETag"]):
+            return web.Response(status=304, headers=headers)
+        if asked.format == "car":
+            return await self._car(http, asked, headers)
+        return await self._raw(http, end, headers)
 
     async def _raw(self, http: web.Request, end: Cid, headers: dict[str, str]) -> web.Response:
         self.asked.append(end)
