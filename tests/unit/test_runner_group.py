@@ -42,8 +42,8 @@ async def test_a_limit_that_changes_holds_for_a_runner_that_starts(monkeypatch: 
 
     async def start(*, on_spawn: Callable[[NicedRunner], None]) -> NicedRunner:
         def spawn(runner: NicedRunner) -> None:
-            on_spawn(runner)
             spawned.set()
+            on_spawn(runner)
 
         return await NicedRunner.start(boot=RESTRAINED, on_spawn=spawn)
 

@@ -39,15 +39,7 @@ class MemoryLimit:
 
     def used_bytes(self) -> int:
         """The resident memory. A process that has ended uses nothing."""
-        try:
-            return self._process.memory_info().rss or self._seen_by_other_threads()
-        except psutil.NoSuchProcess:
-            return 0
-
-    def _seen_by_other_threads(self) -> int:
-        """On Linux a process whose main thread has ended seems to have no memory, and may have all of it."""
-        threads = [thread.id for thread in self._process.threads() if thread.id != self._process.pid]
-        return max((psutil.Process(thread).memory_info().rss for thread in threads), default=0)
+        return resident_bytes(self._process)
 
     def excess(self) -> str | None:
         """What is over its limit, in words. A process that has ended uses nothing."""
@@ -61,3 +53,17 @@ class MemoryLimit:
         if self._resident_bytes_max is not None and used_bytes > self._resident_bytes_max:
             return f"{used_bytes:,} bytes of memory"
         return None
+
+
+def resident_bytes(process: psutil.Process) -> int:
+    """The resident memory of a process; 0 for one that has ended."""
+    try:
+        return process.memory_info().rss or _seen_by_other_threads(process)
+    except psutil.NoSuchProcess:
+        return 0
+
+
+def _seen_by_other_threads(process: psutil.Process) -> int:
+    """On Linux a process whose main thread has ended seems to have no memory, and may have all of it."""
+    threads = [thread.id for thread in process.threads() if thread.id != process.pid]
+    return max((psutil.Process(thread).memory_info().rss for thread in threads), default=0)

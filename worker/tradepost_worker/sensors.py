@@ -17,6 +17,7 @@ import psutil
 
 from tradepost_worker.governor import Readings
 from tradepost_worker.last_input import InputSensor, unseen_input
+from tradepost_worker.memory_limit import resident_bytes
 
 #: A load is a mean over the last so many readings.
 LOAD_READINGS: Final = 4
@@ -146,7 +147,7 @@ def cpu_s(pid: int) -> float:
 
 def _resident_bytes(pid: int) -> int:
     try:
-        return int(psutil.Process(pid).memory_info().rss)
+        return resident_bytes(psutil.Process(pid))
     except psutil.Error:
         return 0
 
