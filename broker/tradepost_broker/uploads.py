@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from sqlalchemy import func, select
+from sqlalchemy import case, func, select
 
 from tradepost.content import Cid, FolderStore, codec_of, parse_cid, read_file, verify_block
 from tradepost.content.files import FILE_BLOCKS_MAX, stream_file
@@ -25,6 +25,8 @@ from tradepost_broker.shell_records import Delivery, Publication, Upload
 from tradepost_broker.store import Store
 from tradepost_broker.work import Drop, Keep
 
+#: What a block takes of a disk at least, and is counted as: of a few bytes each there could be too many.
+BLOCK_BYTES_MIN: Final = 4096
 _TREES_KEPT: Final = 256
 _DROPPED_AT_ONCE: Final = 1_000
 _HOLDERS_KEPT: Final = 10_000
@@ -55,7 +57,10 @@ class Uploads:
         self._readers.shutdown()
 
     async def put(self, holder: str, text: str, data: bytes, *, quota_bytes: int, at: float) -> Cid:
-        """Keep a block for `holder`, durably. Raises `QuotaExceeded` or what the content store raises."""
+        """Keep a block for `holder`, durably. It is counted as `BLOCK_BYTES_MIN` at least.
+
+        Raises `QuotaExceeded` or what the content store raises.
+        """
         cid = parse_cid(text)
         verify_block(cid, data, source="the request")
         key = Upload.key(holder, cid)
@@ -65,20 +70,20 @@ class Uploads:
             return cid
         if not self._putting and len(self._used) > _HOLDERS_KEPT:
             self._used.clear()
-        used = self.used_bytes(holder)
-        if used + len(data) > quota_bytes:
+        used, counted = self.used_bytes(holder), max(len(data), BLOCK_BYTES_MIN)
+        if used + counted > quota_bytes:
             raise QuotaExceeded(
-                f"{used:,} of {quota_bytes:,} bytes are used; this block has {len(data):,}",
+                f"{used:,} of {quota_bytes:,} bytes are used; this block counts as {counted:,}",
                 limit_bytes=quota_bytes,
             )
-        self._used[holder] = used + len(data)
+        self._used[holder] = used + counted
         done = self._putting[key] = asyncio.Event()
         try:
             await self._in_thread(self._blocks.put, cid, data)
             upload = Upload(id=key, holder=holder, cid=cid, size_bytes=len(data), at=at)
             await self._engine.ask(Keep(upload))
         except BaseException:
-            self._used[holder] -= len(data)
+            self._used[holder] -= counted
             raise
         finally:
             del self._putting[key]
@@ -104,10 +109,12 @@ class Uploads:
         await asyncio.get_running_loop().run_in_executor(self._writer, function, *arguments)
 
     def used_bytes(self, holder: str) -> int:
-        """The bytes of all blocks that `holder` put here."""
+        """The bytes that all blocks that `holder` put here are counted as."""
         if holder not in self._used:
             table = CODECS[Upload].table
-            total = select(func.sum(table.c.size_bytes)).where(table.c.holder == holder)
+            is_small = table.c.size_bytes < BLOCK_BYTES_MIN
+            counted = case((is_small, BLOCK_BYTES_MIN), else_=table.c.size_bytes)
+            total = select(func.sum(counted)).where(table.c.holder == holder)
             self._used[holder] = self._store.query(total)[0][0] or 0
         return self._used[holder]
 

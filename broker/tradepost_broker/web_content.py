@@ -18,13 +18,14 @@ from tradepost_broker.endpoints import ACCOUNT, Access, Endpoint, read_bytes, re
 from tradepost_broker.entities import Job, Lease, LeaseState
 from tradepost_broker.market import Market
 from tradepost_broker.slow_peers import body_pieces
-from tradepost_broker.uploads import Uploads
+from tradepost_broker.uploads import BLOCK_BYTES_MIN, Uploads
 from tradepost_broker.views import ImportedCar
 
 _BYTES: Final = "application/octet-stream"
-#: What a tree of blocks may take beyond the file in it: a link has some 60 bytes for a leaf of 256 KiB.
-_TREE_BYTES: Final = 4096
+#: What a tree of blocks may take beyond the file in it: a link has some 60 bytes for a leaf of 256 KiB, and
+#: the last block of each level may be small.
 _TREE_SHARE: Final = 1000
+_TREE_BYTES: Final = 4 * BLOCK_BYTES_MIN
 #: CARs that are taken at once, each with some 10 MiB of memory; from one account.
 _CARS_MAX: Final = 32
 _CARS_EACH_MAX: Final = 4

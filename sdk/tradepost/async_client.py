@@ -94,7 +94,7 @@ class AsyncClient:
         self._stream: JobStream | None = None
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession()
+        self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
         self._stream = JobStream(
             session=self._session, url=self.url, headers=self._headers, give_up_s=self._give_up_s
         )

@@ -46,6 +46,7 @@ from tradepost.tensors import TensorDocument, encode
 from tradepost_broker.policy import MarketPolicy
 from tradepost_broker.testing import LocalBroker, ManualClock, SamplePipeline, local_broker
 from tradepost_broker.testing.local_broker import job_request
+from tradepost_broker.uploads import BLOCK_BYTES_MIN
 from tradepost_broker.views import AccountView
 
 FUNDS = 1_000_000
@@ -347,19 +348,35 @@ async def test_limits_beyond_the_brokers_are_refused(tmp_path: Path) -> None:
 
 
 async def test_blocks_are_checked_and_counted(tmp_path: Path) -> None:
-    async with local_broker(tmp_path, upload_bytes_max=100) as broker:
+    async with local_broker(tmp_path, upload_bytes_max=10_000) as broker:
         key = await broker.account()
-        data = b"x" * 60
+        data = b"x" * 6_000
         cid = add_bytes(data, put=None)
         with pytest.raises(ContentMismatch):
             await broker.call("PUT", f"/v1/blocks/{cid}", key=key, body=b"other bytes")
         await broker.call("PUT", f"/v1/blocks/{cid}", key=key, body=data)
         await broker.call("PUT", f"/v1/blocks/{cid}", key=key, body=data)  # counted once
-        more = b"y" * 60
+        more = b"y" * 6_000
         with pytest.raises(QuotaExceeded):
             await broker.call("PUT", f"/v1/blocks/{add_bytes(more, put=None)}", key=key, body=more)
         with pytest.raises(ContentTooLarge):
             await broker.call("PUT", f"/v1/blocks/{cid}", key=key, body=b"z" * (2 << 20) + b"z")
+
+
+async def test_a_small_block_counts_as_what_it_takes_of_a_disk(tmp_path: Path) -> None:
+    """Also after a restart, when the sum is taken from the database."""
+    blocks = {add_bytes(data, put=None): data for data in (b"a", b"b", b"c")}
+    quota = 2 * BLOCK_BYTES_MIN + 1
+    async with local_broker(tmp_path, upload_bytes_max=quota) as broker:
+        key = await broker.account()
+        for cid, data in list(blocks.items())[:2]:
+            await broker.call("PUT", f"/v1/blocks/{cid}", key=key, body=data)
+        assert broker.running.parts.uploads.used_bytes("account:alice") == 2 * BLOCK_BYTES_MIN
+    cid, data = list(blocks.items())[2]
+    async with local_broker(tmp_path, upload_bytes_max=quota) as broker:
+        assert broker.running.parts.uploads.used_bytes("account:alice") == 2 * BLOCK_BYTES_MIN
+        with pytest.raises(QuotaExceeded):
+            await broker.call("PUT", f"/v1/blocks/{cid}", key=key, body=data)
 
 
 async def test_the_operator_is_asked_for(broker: LocalBroker) -> None:
