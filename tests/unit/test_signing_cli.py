@@ -1,6 +1,7 @@
 """`tradepost keygen`, `sign` and `verify`, and the exit codes that scripts depend on."""
 
 import json
+import os
 import stat
 from datetime import timedelta
 from types import SimpleNamespace
@@ -243,6 +244,14 @@ def test_verify_says_what_the_signature_leaves_out(tmp_path):
     (tmp_path / "model" / ".git").mkdir()
     assert ok(*verify).endswith("not signed, as the signature says: .git\n")
     assert json.loads(ok(*verify, "--json"))["left_out"] == [".git"]
+
+
+def test_a_file_s_name_may_be_any_bytes(signed, tmp_path):
+    name = os.fsdecode(b"\xff.bin")
+    (tmp_path / name).write_bytes(b"zero")
+    signature = json.loads(ok("sign", name, "--key", "key", "--json"))["signature"]
+    assert (tmp_path / signature).exists()
+    assert json.loads(ok("inspect", name, "--json"))["path"].endswith(name)
 
 
 def test_a_strangers_words_give_no_advice(signed, tmp_path):

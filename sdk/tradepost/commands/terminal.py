@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +17,7 @@ from tradepost.plain_text import plain_lines
 
 def show(value: Any, text: str, *, as_json: bool) -> None:
     """Print `value` as one line of JSON, or `text` for people."""
-    typer.echo(msgspec.json.encode(value).decode() if as_json else plain_lines(text))
+    typer.echo(_one_line(value) if as_json else plain_lines(text))
 
 
 @contextmanager
@@ -27,3 +28,8 @@ def progress_bar(what: str, bytes_total: int | None) -> Iterator[Callable[[int],
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=bytes_total)
         yield lambda count: progress.advance(task, count)
+
+
+def _one_line(value: Any) -> str:
+    """JSON in ASCII: the name of a file may be any bytes, and some have no other spelling."""
+    return json.dumps(msgspec.to_builtins(value), separators=(",", ":"))
