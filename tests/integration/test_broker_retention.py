@@ -13,6 +13,7 @@ from tradepost_broker.policy import MarketPolicy
 from tradepost_broker.settings import DOCUMENTS_KEPT_S_MIN
 from tradepost_broker.shell_records import Delivery, InlineInput
 from tradepost_broker.testing import ManualClock, local_broker, sample_input
+from tradepost_broker.uploads import BLOCK_BYTES_MIN
 
 HOUR_S = 3600.0
 
@@ -72,6 +73,6 @@ async def test_blocks_go_unless_they_are_used_or_public(tmp_path: Path) -> None:
         left = {file.name for file in (tmp_path / "blocks").rglob("b*") if file.is_file()}
         assert add_bytes(unused, put=None) not in left
         assert {cid, add_bytes(shared, put=None), pipeline} <= left
-        assert broker.running.parts.uploads.used_bytes("account:bob") == len(shared)
+        assert broker.running.parts.uploads.used_bytes("account:bob") == BLOCK_BYTES_MIN
         await worker.expect(Grant)
         await worker.disconnect()
