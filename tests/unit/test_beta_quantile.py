@@ -19,7 +19,8 @@ def test_quantile_equals_scipys(probability: float, a: float, b: float) -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.floats(0, 1), parameters, parameters)
 def test_distribution_equals_scipys(x: float, a: float, b: float) -> None:
-    assert beta_cdf(x, a, b) == pytest.approx(oracle.cdf(x, a, b), abs=1e-10)
+    # Logarithms of gamma functions near 1e6 are what is subtracted: their rounding alone is some 1e-10.
+    assert beta_cdf(x, a, b) == pytest.approx(oracle.cdf(x, a, b), abs=1e-9)
 
 
 @pytest.mark.parametrize(
