@@ -10,11 +10,11 @@ from pathlib import Path
 import tradepost_kernels
 from tradepost.protocol import JobStatus, PublishRequest
 from tradepost.receipts import Preempted, StageReport, verify_receipt
-from tradepost_broker import database
-from tradepost_broker.books import verify_books
-from tradepost_broker.entities import Evidence, Lease, LeaseState
-from tradepost_broker.shell_records import Delivery
-from tradepost_broker.store import Reader
+from tradepost_broker.market.model.entities import Evidence, Lease, LeaseState
+from tradepost_broker.storage import database
+from tradepost_broker.storage.shell_records import Delivery
+from tradepost_broker.storage.store import Reader
+from tradepost_broker.storage.verify_books import verify_books
 from tradepost_broker.testing import LocalBroker, local_broker
 from tradepost_signing.bundle import sign_bytes
 from tradepost_signing.keys import SigningKey

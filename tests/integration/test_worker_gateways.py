@@ -20,7 +20,7 @@ from tradepost.content.fetch import Fetcher, FetchLimits
 from tradepost.protocol import JobStatus, PublishRequest
 from tradepost.testing.gateway import Gateway
 from tradepost_broker.testing import LocalBroker, local_broker
-from tradepost_broker.web_gateway import GatewayEndpoints
+from tradepost_broker.web.gateway import GatewayEndpoints
 from tradepost_signing.bundle import sign_bytes
 from tradepost_signing.keys import SigningKey
 from tradepost_signing.policy_file import add_publisher
