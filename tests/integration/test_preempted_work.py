@@ -21,15 +21,15 @@ from tradepost_signing.keys import SigningKey
 from tradepost_signing.policy_file import add_publisher
 from tradepost_signing.publisher import Publisher
 from tradepost_worker.assembly import worker_from_settings
-from tradepost_worker.joining import join
-from tradepost_worker.lease_work import PipelineRunner
-from tradepost_worker.outbox import read_earnings, read_earnings_by_pipeline
-from tradepost_worker.owner_word import Mode, OwnersWord, OwnersWordFile
-from tradepost_worker.pipeline_run import PipelineRun
-from tradepost_worker.runner_pool import RunnablePipeline
-from tradepost_worker.runner_process import OnStages
+from tradepost_worker.device.owner_command import Mode, OwnersWord, OwnersWordFile
+from tradepost_worker.leases.earnings import read_earnings, read_earnings_by_pipeline
+from tradepost_worker.leases.lease_executor import PipelineRunner
+from tradepost_worker.link.joining import join
+from tradepost_worker.runner.pipeline_run import PipelineRun
 from tradepost_worker.settings import load_settings
 from tradepost_worker.state import StateFolder
+from tradepost_worker.supervision.runner_pool import RunnablePipeline
+from tradepost_worker.supervision.runner_process import OnStages
 from tradepost_worker.testing.lent_device import spinning_kernel, until
 from tradepost_worker.testing.samples import SamplePipeline, kernels_pipeline, sample_input
 

@@ -26,8 +26,8 @@ from tradepost_signing.keys import SigningKey
 from tradepost_signing.policy_file import add_publisher
 from tradepost_signing.publisher import Publisher
 from tradepost_worker.assembly import worker_from_settings
-from tradepost_worker.joining import join
-from tradepost_worker.network_rate import NetworkRate
+from tradepost_worker.link.joining import join
+from tradepost_worker.link.network_rate import NetworkRate
 from tradepost_worker.settings import FILE_NAME, load_settings, save_settings
 from tradepost_worker.state import StateFolder
 from tradepost_worker.testing.samples import kernel_pipeline, sample_input
