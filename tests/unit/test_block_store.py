@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tradepost.content import Cid, FolderStore, add_bytes, cid_of_block
-from tradepost.content.dag_pb import PbLink
-from tradepost.content.unixfs import encode_directory
+from tradepost.content.ipld.dag_pb import PbLink
+from tradepost.content.unixfs.nodes import encode_directory
 from tradepost.errors import ContentMismatch, ContentStoreFull, InvalidCid, InvalidDag, UnknownCid
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tradepost.content import Cid, FolderStore, cid_of_block
-from tradepost.content.dag_pb import PbLink
-from tradepost.content.unixfs import encode_directory
+from tradepost.content.ipld.dag_pb import PbLink
+from tradepost.content.unixfs.nodes import encode_directory
 from tradepost.errors import ContentStoreFull
 
 

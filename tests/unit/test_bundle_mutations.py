@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from forged_bundles import KEY, OTHER, STRANGER, assert_intact, with_digest_of
 from mutations import as_json, mutated, mutated_tree
 from tradepost.errors import InvalidBundle, TradepostError
-from tradepost_signing.bundle import join_bundles, read_bundle, sign_bytes
-from tradepost_signing.directory import sign_directory, verify_directory
-from tradepost_signing.sigstore_identity import SigstoreIdentity, identity_of_certificate
+from tradepost_signing.bundles.bundle import join_bundles, read_bundle, sign_bytes
+from tradepost_signing.checks.signature_directory import sign_directory, verify_directory
+from tradepost_signing.checks.verify import verify_artifact
+from tradepost_signing.keyless.identity import SigstoreIdentity, identity_of_certificate
+from tradepost_signing.policy.trust import TrustPolicy
 from tradepost_signing.testing import FakeSigstore
-from tradepost_signing.trust import TrustPolicy
-from tradepost_signing.verify import verify_artifact
 
 pytestmark = pytest.mark.filterwarnings("ignore:Parsed a serial number:DeprecationWarning")
 

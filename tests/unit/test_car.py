@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tradepost.content import BLOCK_BYTES_MAX, Cid, add_bytes, cid_of_block
-from tradepost.content.car import (
+from tradepost.content.ipld.cids import Codec
+from tradepost.content.ipld.dag_pb import encode_varint
+from tradepost.content.transfer.car import (
     HEADER_BYTES_MAX,
     CarDecoder,
     CarReader,
@@ -17,8 +19,6 @@ from tradepost.content.car import (
     encode_section,
     import_car,
 )
-from tradepost.content.cids import Codec
-from tradepost.content.dag_pb import encode_varint
 from tradepost.errors import ContentMismatch, ContentTooLarge, InvalidCar, InvalidCid, TradepostError
 
 # `ipfs dag export` of a file of b"tradepost", by Kubo 0.41.0.

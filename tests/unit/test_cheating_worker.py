@@ -11,9 +11,9 @@ import tradepost_kernels
 import tradepost_worker.cli
 from tradepost.content import add_bytes
 from tradepost.errors import KernelTrap
-from tradepost.manifest import KernelStage, Manifest, TensorSpec
+from tradepost.pipeline.manifest import KernelStage, Manifest, TensorSpec
+from tradepost.pipeline.tensors import TensorDocument, decode, encode
 from tradepost.receipts import document_hash
-from tradepost.tensors import TensorDocument, decode, encode
 from tradepost_worker.runner.executor import Executor
 from tradepost_worker.runner.inference import Inference
 from tradepost_worker.runner.kernel_sandbox import Sandbox

@@ -18,8 +18,8 @@ from tradepost.content import (
     read_file,
     verify_block,
 )
-from tradepost.content.cids import cid_from_bytes, cid_to_bytes
-from tradepost.content.unixfs import Link, decode_file_node, encode_file_node
+from tradepost.content.ipld.cids import cid_from_bytes, cid_to_bytes
+from tradepost.content.unixfs.nodes import Link, decode_file_node, encode_file_node
 from tradepost.errors import (
     ContentMismatch,
     ContentTooLarge,

@@ -17,11 +17,11 @@ from typer.testing import CliRunner, Result
 from scripted_server import Peer, scripted
 from tradepost.commands.content import app
 from tradepost.content import Cid, FolderStore, add_bytes, cid_of_block
-from tradepost.content.car import encode_header, encode_section
-from tradepost.content.dag_pb import PbLink
-from tradepost.content.directories import add_path
-from tradepost.content.kubo import Kubo
-from tradepost.content.unixfs import encode_directory
+from tradepost.content.ipld.dag_pb import PbLink
+from tradepost.content.transfer.car import encode_header, encode_section
+from tradepost.content.transfer.kubo import Kubo
+from tradepost.content.unixfs.directories import add_path
+from tradepost.content.unixfs.nodes import encode_directory
 from tradepost.errors import (
     ContentMismatch,
     ContentStoreFull,

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from mutations import mutated
 from tradepost.content import Cid, FolderStore, cid_of_block, codec_of, read_file, verify_block
-from tradepost.content.car import encode_header, encode_section, import_car
-from tradepost.content.cids import Codec
-from tradepost.content.unixfs import Link, encode_file_node
+from tradepost.content.ipld.cids import Codec
+from tradepost.content.transfer.car import encode_header, encode_section, import_car
+from tradepost.content.unixfs.nodes import Link, encode_file_node
 from tradepost.errors import ContentMismatch, TradepostError, UnknownCid
 
 Blocks = dict[Cid, bytes]

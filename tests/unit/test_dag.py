@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from multiformats import CID
 
 from tradepost.content import Cid, cid_of_block
-from tradepost.content.dag import DAG_DEPTH_MAX, DagWalk, links_of
-from tradepost.content.dag_cbor_links import scan_links
-from tradepost.content.unixfs import Link, encode_file_node
+from tradepost.content.ipld.dag import DAG_DEPTH_MAX, DagWalk, links_of
+from tradepost.content.ipld.dag_cbor_links import scan_links
+from tradepost.content.unixfs.nodes import Link, encode_file_node
 from tradepost.errors import ContentTooLarge, InvalidDag
 
 LEAF = cid_of_block(b"leaf", "raw")
@@ -161,7 +161,7 @@ def test_a_walk_is_bounded_in_depth_blocks_and_bytes() -> None:
 def test_links_that_wait_are_bounded_where_nodes_share_their_children(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("tradepost.content.dag.DAG_LINKS_WAITING_MAX", 1000)
+    monkeypatch.setattr("tradepost.content.ipld.dag.DAG_LINKS_WAITING_MAX", 1000)
     leaves = [cid_of_block(b"%d" % number, "raw") for number in range(100)]
 
     def tower(floors: int) -> tuple[Cid, dict[Cid, bytes]]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from wasmtime import wat2wasm
 
 from tradepost.errors import KernelOutOfFuel, KernelTrap
-from tradepost.kernel_abi import ALLOWED_IMPORTS, WASI_MODULE
+from tradepost.pipeline.kernel_abi import ALLOWED_IMPORTS, WASI_MODULE
 from tradepost_worker.runner.deterministic_wasi import CALL_FUEL, CLOCK_NS, STDERR_BYTES_MAX
 from tradepost_worker.runner.kernel_sandbox import Kernel, KernelRun, Sandbox
 

@@ -12,7 +12,7 @@ import pytest
 import train
 from digit_onnx import export
 
-from tradepost.tensors import decode
+from tradepost.pipeline.tensors import decode
 
 DATA = Path(str(files("tradepost.demo") / "data"))
 ACCURACY_MIN = 0.97

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tradepost.content import Cid, add_bytes, cid_of_block
-from tradepost.content.dag_pb import PbLink
-from tradepost.content.directories import add_path, list_directory
-from tradepost.content.extract import Extracted, check_name, check_symlink, extract
-from tradepost.content.hamt import add_sharded
-from tradepost.content.paths import resolve, split_path
-from tradepost.content.unixfs import encode_directory, encode_shard, encode_symlink
+from tradepost.content.ipld.dag_pb import PbLink
+from tradepost.content.unixfs.directories import add_path, list_directory
+from tradepost.content.unixfs.extract import Extracted, check_name, check_symlink, extract
+from tradepost.content.unixfs.hamt import add_sharded
+from tradepost.content.unixfs.nodes import encode_directory, encode_shard, encode_symlink
+from tradepost.content.unixfs.paths import resolve, split_path
 from tradepost.errors import (
     ContentTooLarge,
     InvalidCid,
@@ -340,9 +340,9 @@ async def test_listing_is_bounded(
     entries = (PbLink(NOTHING, f"ü{number}", 0) for number in range(300))
     root = add_sharded(entries, put=blocks.__setitem__).cid
     enough = just_enough or len(blocks) - held
-    monkeypatch.setattr(f"tradepost.content.{limit}", enough)
+    monkeypatch.setattr(f"tradepost.content.unixfs.{limit}", enough)
     assert len(await names_in(root, blocks)) == 300
-    monkeypatch.setattr(f"tradepost.content.{limit}", enough - 1)
+    monkeypatch.setattr(f"tradepost.content.unixfs.{limit}", enough - 1)
     with pytest.raises(InvalidDag, match="a directory of"):
         await names_in(root, blocks)
 
@@ -354,6 +354,6 @@ async def test_what_is_no_directory_is_not_listed(blocks: Blocks) -> None:
 
 
 def test_names_with_equal_hashes_cannot_be_sharded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tradepost.content.hamt._hash", lambda name: bytes(8))
+    monkeypatch.setattr("tradepost.content.unixfs.hamt._hash", lambda name: bytes(8))
     with pytest.raises(UnreadableContent, match="equal hashes"):
         add_sharded([PbLink(LEAF, "a", 1), PbLink(LEAF, "b", 1)], put=None)

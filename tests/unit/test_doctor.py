@@ -9,7 +9,7 @@ from typing import NoReturn, get_args
 import pytest
 
 from tradepost.errors import RunnerFailed
-from tradepost.manifest import Provider
+from tradepost.pipeline.manifest import Provider
 from tradepost_signing.keys import SigningKey
 from tradepost_worker.commands import doctor, service
 from tradepost_worker.commands.doctor import Check, Health

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tradepost.durable_files import create_file, replace_file
+from tradepost.atomic_files import create_file, replace_file
 
 
 def _no_space(*_: object, **__: object) -> None:

@@ -17,10 +17,10 @@ import pytest
 from multiformats import CID
 
 from tradepost.content import Cid, FolderStore, add_bytes, cid_of_block
-from tradepost.content.fetch import Fetcher, FetchLimits, Progress
-from tradepost.content.files import CHUNK_BYTES
-from tradepost.content.sources import GatewaySource, KuboSource, StoreSource, parse_gateway_url
-from tradepost.content.unixfs import Link, encode_file_node
+from tradepost.content.transfer.fetch import Fetcher, FetchLimits, Progress
+from tradepost.content.transfer.sources import GatewaySource, KuboSource, StoreSource, parse_gateway_url
+from tradepost.content.unixfs.files import CHUNK_BYTES
+from tradepost.content.unixfs.nodes import Link, encode_file_node
 from tradepost.errors import (
     ContentTooLarge,
     ContentUnavailable,

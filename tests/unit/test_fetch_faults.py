@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from scripted_server import Clock, Peer, Script, answer_head, scripted
 from tradepost.content import BLOCK_BYTES_MAX, cid_of_block
-from tradepost.content.fetch import Fetcher, FetchLimits
-from tradepost.content.sources import GatewaySource, KuboSource, Source, StoreSource
-from tradepost.content.standings import Standing
+from tradepost.content.transfer.fetch import Fetcher, FetchLimits
+from tradepost.content.transfer.source_health import Standing
+from tradepost.content.transfer.sources import GatewaySource, KuboSource, Source, StoreSource
 from tradepost.errors import ContentUnavailable, TradepostError, UnknownCid
 
 BLOCK = random.Random(5).randbytes(262_144)

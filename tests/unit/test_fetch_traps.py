@@ -11,12 +11,12 @@ import pytest
 
 from scripted_server import Peer, Script, scripted
 from tradepost.content import Cid, FolderStore, cid_of_block
-from tradepost.content.car import encode_header, encode_section, import_car
-from tradepost.content.dag_pb import PbLink, bytes_field, varint_field
-from tradepost.content.extract import extract
-from tradepost.content.fetch import Fetcher
-from tradepost.content.sources import GatewaySource
-from tradepost.content.unixfs import Link, encode_directory, encode_file_node
+from tradepost.content.ipld.dag_pb import PbLink, bytes_field, varint_field
+from tradepost.content.transfer.car import encode_header, encode_section, import_car
+from tradepost.content.transfer.fetch import Fetcher
+from tradepost.content.transfer.sources import GatewaySource
+from tradepost.content.unixfs.extract import extract
+from tradepost.content.unixfs.nodes import Link, encode_directory, encode_file_node
 from tradepost.errors import ContentUnavailable, InvalidDag, UnsafeName
 
 BLOCK = random.Random(5).randbytes(262_144)
@@ -50,7 +50,7 @@ async def test_a_cycle_needs_a_lie_and_the_lie_is_found(store: FolderStore) -> N
 
 
 async def test_a_depth_bomb_is_refused(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tradepost.content.dag.DAG_DEPTH_MAX", 50)
+    monkeypatch.setattr("tradepost.content.ipld.dag.DAG_DEPTH_MAX", 50)
     blocks: dict[Cid, bytes] = {}
     cid = cid_of_block(b"", "raw")
     for _ in range(60):

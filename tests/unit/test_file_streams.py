@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tradepost.content import Cid, add_bytes, add_stream, cid_of_block, files
-from tradepost.content.dag_pb import bytes_field, encode_node, varint_field
-from tradepost.content.files import CHUNK_BYTES, stream_file
-from tradepost.content.unixfs import Link, encode_directory, encode_file_node
+from tradepost.content import Cid, add_bytes, add_stream, cid_of_block
+from tradepost.content.ipld.dag_pb import bytes_field, encode_node, varint_field
+from tradepost.content.unixfs import files
+from tradepost.content.unixfs.files import CHUNK_BYTES, stream_file
+from tradepost.content.unixfs.nodes import Link, encode_directory, encode_file_node
 from tradepost.errors import ContentTooLarge, InvalidDag, UnknownCid
 
 CONTENT = random.Random(7).randbytes(5 * CHUNK_BYTES + 17)

@@ -18,10 +18,10 @@ from magika import Magika
 from magika.types import Seekable
 
 import tradepost_kernels
-from tradepost.manifest import KernelStage
-from tradepost.tensors import Tensor, TensorDocument, decode, encode
-from tradepost_signing.pipeline_toml import Pipeline, load_pipeline
-from tradepost_signing.validation import validate_pipeline
+from tradepost.pipeline.manifest import KernelStage
+from tradepost.pipeline.tensors import Tensor, TensorDocument, decode, encode
+from tradepost_signing.publishing.pipeline_toml import Pipeline, load_pipeline
+from tradepost_signing.publishing.validation import validate_pipeline
 from tradepost_worker.runner.executor import Executor
 from tradepost_worker.runner.inference import Inference
 from tradepost_worker.runner.kernel_sandbox import Kernel, Sandbox

@@ -13,12 +13,10 @@ import pytest
 from multiformats import CID, multihash
 
 from tradepost.content import Cid, add_bytes, cid_of_block
-from tradepost.content.car import import_car
-from tradepost.content.dag_pb import PbLink
-from tradepost.content.directories import add_path
-from tradepost.content.export import EntityBytes
-from tradepost.content.files import CHUNK_BYTES
-from tradepost.content.gateway import (
+from tradepost.content.ipld.dag_pb import PbLink
+from tradepost.content.transfer.car import import_car
+from tradepost.content.transfer.export import EntityBytes
+from tradepost.content.transfer.gateway import (
     CAR_CONTENT_TYPE,
     GatewayRequest,
     is_unchanged,
@@ -26,7 +24,9 @@ from tradepost.content.gateway import (
     read_request,
     wanted_range,
 )
-from tradepost.content.hamt import add_sharded
+from tradepost.content.unixfs.directories import add_path
+from tradepost.content.unixfs.files import CHUNK_BYTES
+from tradepost.content.unixfs.hamt import add_sharded
 from tradepost.errors import (
     InvalidCid,
     InvalidRequest,

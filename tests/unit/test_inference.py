@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from tradepost.errors import InvalidModel, LeaseTimeout, ModelFailure, NoEligibleWorker
-from tradepost.onnx_profile import DEPTH_MAX, check_model
+from tradepost.pipeline.onnx_profile import DEPTH_MAX, check_model
 from tradepost_worker.runner.inference import PROVIDERS, Inference, probe_providers
 from tradepost_worker.runner.probe_model import PROBE_MODEL
 from tradepost_worker.runner.run_deadline import RunDeadline

@@ -9,13 +9,13 @@ from typer.testing import CliRunner
 from tradepost.cli import app
 from tradepost.content import add_bytes, cid_of_block
 from tradepost.errors import InvalidArtifact, InvalidBundle
-from tradepost.manifest import KernelStage, Manifest, TensorSpec, encode_manifest
-from tradepost_signing.bundle import join_bundles, sign_bytes
-from tradepost_signing.directory import sign_directory
-from tradepost_signing.inspection import inspect
+from tradepost.pipeline.manifest import KernelStage, Manifest, TensorSpec, encode_manifest
+from tradepost_signing.bundles.bundle import join_bundles, sign_bytes
+from tradepost_signing.checks.signature_directory import sign_directory
+from tradepost_signing.commands.inspection import inspect
+from tradepost_signing.keyless.identity import SigstoreIdentity
 from tradepost_signing.keys import SigningKey
-from tradepost_signing.revocation import RevocationDocument, encode_revocations
-from tradepost_signing.sigstore_identity import SigstoreIdentity
+from tradepost_signing.policy.revocation import RevocationDocument, encode_revocations
 from tradepost_signing.testing import FakeSigstore
 
 KEY = SigningKey.generate()

@@ -12,8 +12,15 @@ from wasmtime import wat2wasm
 
 import tradepost_kernels
 from tradepost.errors import InvalidKernel
-from tradepost.kernel_abi import ALLOWED_IMPORTS, KernelForm, check_kernel
-from tradepost.wasm_module import WASM_BYTES_MAX, Export, ExternKind, Import, Signature, read_interface
+from tradepost.pipeline.kernel_abi import ALLOWED_IMPORTS, KernelForm, check_kernel
+from tradepost.pipeline.wasm_module import (
+    WASM_BYTES_MAX,
+    Export,
+    ExternKind,
+    Import,
+    Signature,
+    read_interface,
+)
 
 ALLOC = '(func (export "kernel_alloc") (param i32) (result i32) unreachable)'
 RUN = '(func (export "kernel_run") (param i32 i32) (result i64) unreachable)'

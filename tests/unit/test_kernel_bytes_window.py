@@ -13,7 +13,7 @@ from magika.magika import Magika
 from magika.types.seekable import Seekable
 
 from tradepost.errors import KernelError, KernelMemoryExceeded
-from tradepost.tensors import TensorDocument
+from tradepost.pipeline.tensors import TensorDocument
 
 RunBuiltin = Callable[..., TensorDocument]
 

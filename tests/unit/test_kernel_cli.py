@@ -19,7 +19,7 @@ from tradepost.errors import (
     KernelTrap,
     TradepostError,
 )
-from tradepost.tensors import TensorDocument, decode, encode
+from tradepost.pipeline.tensors import TensorDocument, decode, encode
 from tradepost_worker.commands.run_kernel import app
 
 

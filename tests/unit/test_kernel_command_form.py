@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from wasmtime import wat2wasm
 
 from tradepost.errors import KernelError, KernelMemoryExceeded, KernelTrap
-from tradepost.tensors import TensorDocument
+from tradepost.pipeline.tensors import TensorDocument
 from tradepost_worker.runner.kernel_sandbox import KernelRun, Sandbox
 
 RunBytes = Callable[[str, bytes], KernelRun]

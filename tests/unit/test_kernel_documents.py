@@ -1,4 +1,4 @@
-"""Tensor documents as the C header reads and writes them, held against `tradepost.tensors`."""
+"""Tensor documents as the C header reads and writes them, held against `tradepost.pipeline.tensors`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 import tradepost_kernels
 from tradepost.errors import InvalidTensorDocument, KernelError, TradepostError
-from tradepost.tensors import DTYPES, TensorDocument, decode, encode
+from tradepost.pipeline.tensors import DTYPES, TensorDocument, decode, encode
 from tradepost_worker.runner.kernel_sandbox import KernelRun
 
 RunBytes = Callable[[str, bytes], KernelRun]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tradepost.errors import KernelError, KernelMemoryExceeded
-from tradepost.tensors import TensorDocument
+from tradepost.pipeline.tensors import TensorDocument
 
 RunBuiltin = Callable[..., TensorDocument]
 Pixels = npt.NDArray[np.uint8]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tradepost.errors import KernelError
-from tradepost.tensors import TensorDocument
+from tradepost.pipeline.tensors import TensorDocument
 
 RunBuiltin = Callable[..., TensorDocument]
 Scores = npt.NDArray[np.float32]

@@ -20,15 +20,15 @@ from tradepost.errors import (
     SigstoreUnavailable,
     UntrustedSigner,
 )
-from tradepost_signing.bundle import MEDIA_TYPE, read_bundle, sign_bytes, sign_file
-from tradepost_signing.directory import sign_directory, verify_directory
-from tradepost_signing.keyless_signing import TOKEN_VARIABLE, KeylessSigner
+from tradepost_signing.bundles.bundle import MEDIA_TYPE, read_bundle, sign_bytes, sign_file
+from tradepost_signing.checks.signature_directory import sign_directory, verify_directory
+from tradepost_signing.checks.verify import claimed_publishers, verify_artifact
+from tradepost_signing.keyless.identity import SigstoreIdentity, identity_of_certificate
+from tradepost_signing.keyless.signing import TOKEN_VARIABLE, KeylessSigner
 from tradepost_signing.keys import SigningKey
-from tradepost_signing.sigstore_identity import SigstoreIdentity, identity_of_certificate
+from tradepost_signing.policy.trust import TrustPolicy
 from tradepost_signing.testing import FakeSigstore
 from tradepost_signing.testing.transparency_log import inclusion_path, leaf_hash, tree_hash
-from tradepost_signing.trust import TrustPolicy
-from tradepost_signing.verify import claimed_publishers, verify_artifact
 
 ARTIFACT = b"an artifact"
 ALICE = SigstoreIdentity(issuer="https://issuer.example", subject="alice@example.com")

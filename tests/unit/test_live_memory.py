@@ -14,7 +14,7 @@ import pytest
 from tradepost.content import Cid, add_bytes
 from tradepost.errors import NoEligibleWorker
 from tradepost.protocol import Capabilities, Offer, UpdateOffer
-from tradepost_signing.publisher import Publisher
+from tradepost_signing.checks.publisher import Publisher
 from tradepost_worker.leases.agent import Agent
 from tradepost_worker.leases.pipelines import PipelineLibrary, TrustedPipeline
 from tradepost_worker.testing.samples import kernel_pipeline

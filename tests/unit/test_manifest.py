@@ -14,7 +14,7 @@ from multiformats import CID
 
 from tradepost.content import cid_of_block
 from tradepost.errors import InvalidInput, InvalidPipeline
-from tradepost.manifest import (
+from tradepost.pipeline.manifest import (
     KernelStage,
     Limits,
     Manifest,
@@ -26,7 +26,7 @@ from tradepost.manifest import (
     encode_manifest,
     manifest_cid,
 )
-from tradepost.tensors import TensorDocument
+from tradepost.pipeline.tensors import TensorDocument
 
 KERNEL = cid_of_block(b"kernel", "raw")
 MODEL = cid_of_block(b"model", "raw")

@@ -13,7 +13,7 @@ from tradepost_broker.market.model.entities import Lease, LeaseState, Match, Pip
 from tradepost_broker.market.model.events import NotifyFinished, SendRecall, SendRevocations
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.testing import MarketDriver, make_offer, make_pipeline
-from tradepost_signing.revocation import RevocationDocument
+from tradepost_signing.policy.revocation import RevocationDocument
 
 KERNEL = add_bytes(b"kernel", put=None)
 PIPELINE = add_bytes(b"pipeline", put=None)

@@ -9,11 +9,11 @@ import pytest
 
 from tradepost.content import add_bytes, cid_of_block
 from tradepost.errors import InvalidTrustPolicy, Revoked, UntrustedPipeline
-from tradepost.manifest import KernelStage, Manifest, TensorSpec, encode_manifest
+from tradepost.pipeline.manifest import KernelStage, Manifest, TensorSpec, encode_manifest
 from tradepost.protocol import PipelineView
-from tradepost_signing.bundle import sign_bytes
+from tradepost_signing.bundles.bundle import sign_bytes
 from tradepost_signing.keys import SigningKey
-from tradepost_signing.revocation import RevocationDocument, RevocationList
+from tradepost_signing.policy.revocation import RevocationDocument, RevocationList
 from tradepost_worker.leases.pipelines import PipelineLibrary
 
 KEY, OTHER = SigningKey.generate(), SigningKey.generate()

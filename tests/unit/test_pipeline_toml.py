@@ -6,10 +6,10 @@ import pytest
 
 from tradepost.content import add_bytes
 from tradepost.errors import InvalidKernel, InvalidPipeline
-from tradepost.manifest import KernelStage, Limits, ModelStage, TensorSpec, Tolerance, WorkUnits
-from tradepost_signing import kernel_sources
-from tradepost_signing.kernel_sources import installed_kernel
-from tradepost_signing.pipeline_toml import load_pipeline
+from tradepost.pipeline.manifest import KernelStage, Limits, ModelStage, TensorSpec, Tolerance, WorkUnits
+from tradepost_signing.publishing import kernel_sources
+from tradepost_signing.publishing.kernel_sources import installed_kernel
+from tradepost_signing.publishing.pipeline_toml import load_pipeline
 
 PIPELINE = """
 name = "digits"

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tradepost.errors import KernelTrap, Problem, ProtocolError, TradepostError, UntrustedPipeline
-from tradepost.plain_text import plain
 from tradepost.protocol import (
     FRAMES_MAX,
     GiveBack,
@@ -23,6 +22,7 @@ from tradepost.protocol import (
     worker_codec,
 )
 from tradepost.receipts import StageReport
+from tradepost.untrusted_text import plain
 from tradepost_broker.web.client_stream import salvage
 from tradepost_worker.logs import LineFormatter
 

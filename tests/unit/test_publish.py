@@ -12,8 +12,8 @@ from aiohttp import web
 from yarl import URL
 
 from tradepost.content import Cid, FolderStore, add_bytes, read_file
-from tradepost.content.car import CarDecoder
-from tradepost.content.gateway import CAR_TYPE
+from tradepost.content.transfer.car import CarDecoder
+from tradepost.content.transfer.gateway import CAR_TYPE
 from tradepost.errors import (
     BrokerUnavailable,
     ContentMismatch,
@@ -23,13 +23,13 @@ from tradepost.errors import (
     Unauthorized,
     UnreadableContent,
 )
-from tradepost.manifest import decode_manifest, manifest_cid
+from tradepost.pipeline.manifest import decode_manifest, manifest_cid
 from tradepost.protocol import PublishRequest
 from tradepost_signing.keys import SigningKey
-from tradepost_signing.pipeline_toml import load_pipeline
-from tradepost_signing.publish import publish, sign_pipeline
+from tradepost_signing.policy.trust import TrustPolicy
+from tradepost_signing.publishing.pipeline_toml import load_pipeline
+from tradepost_signing.publishing.publish import publish, sign_pipeline
 from tradepost_signing.testing import ECHO_PIPELINE
-from tradepost_signing.trust import TrustPolicy
 
 KEY = SigningKey.generate()
 API_KEY = "secret"
@@ -203,7 +203,7 @@ async def test_a_refused_car_is_not_sent_to_its_end(tmp_path, broker, url, refus
 
 
 async def test_a_broker_that_takes_nothing_more_is_unavailable(tmp_path, broker, url, monkeypatch):
-    monkeypatch.setattr("tradepost_signing.car_upload._STALL_S_MAX", 0.2)
+    monkeypatch.setattr("tradepost_signing.publishing.car_upload._STALL_S_MAX", 0.2)
     broker.goes_silent = True
     with pytest.raises(BrokerUnavailable):
         async with asyncio.timeout(10):

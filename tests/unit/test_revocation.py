@@ -19,11 +19,13 @@ from tradepost.errors import (
     UnsignedArtifact,
     UntrustedSigner,
 )
-from tradepost.manifest import KernelStage, Manifest, ModelStage, TensorSpec, encode_manifest
-from tradepost_signing.bundle import join_bundles, sign_bytes
+from tradepost.pipeline.manifest import KernelStage, Manifest, ModelStage, TensorSpec, encode_manifest
+from tradepost_signing.bundles.bundle import join_bundles, sign_bytes
+from tradepost_signing.checks.publisher import Publisher
+from tradepost_signing.checks.verify import verify_artifact
+from tradepost_signing.keyless.identity import SigstoreIdentity
 from tradepost_signing.keys import SigningKey
-from tradepost_signing.publisher import Publisher
-from tradepost_signing.revocation import (
+from tradepost_signing.policy.revocation import (
     REVOCATIONS_BYTES_MAX,
     RevocationDocument,
     RevocationList,
@@ -32,15 +34,13 @@ from tradepost_signing.revocation import (
     encode_revocations,
     revocations_from_toml,
 )
-from tradepost_signing.revocation_store import (
+from tradepost_signing.policy.revocation_store import (
     RevocationStore,
     SignedRevocations,
     sign_revocations,
     verify_revocations,
 )
-from tradepost_signing.sigstore_identity import SigstoreIdentity
-from tradepost_signing.trust import TrustPolicy
-from tradepost_signing.verify import verify_artifact
+from tradepost_signing.policy.trust import TrustPolicy
 
 KERNEL, MODEL = add_bytes(b"kernel", put=None), add_bytes(b"model", put=None)
 OPERATOR, ALICE, BOB, STRANGER = (SigningKey.generate() for _ in range(4))

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from tradepost.errors import RunnerFailed
-from tradepost.manifest import STAGES_MAX
+from tradepost.pipeline.manifest import STAGES_MAX
 from tradepost_worker.runner.messages import Loaded, Ran, unpack_from_runner
 
 STAGE = {"stage": "s", "output": "0" * 64}

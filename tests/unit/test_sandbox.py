@@ -21,8 +21,8 @@ from tradepost.errors import (
     LeaseTimeout,
     TradepostError,
 )
-from tradepost.kernel_abi import KernelForm
-from tradepost.tensors import TensorDocument, encode
+from tradepost.pipeline.kernel_abi import KernelForm
+from tradepost.pipeline.tensors import TensorDocument, encode
 from tradepost_worker.runner.kernel_sandbox import MESSAGE_BYTES_MAX, KernelRun, Sandbox
 
 DOCUMENT = encode(TensorDocument({"x": np.arange(5, dtype="f4")}))

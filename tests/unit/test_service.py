@@ -13,7 +13,7 @@ import pytest
 
 from tradepost.errors import InvalidSettings, RunnerFailed
 from tradepost.protocol import GiveBackReason
-from tradepost_signing.revocation_store import bundle_path
+from tradepost_signing.policy.revocation_store import bundle_path
 from tradepost_worker.commands import service as service_module
 from tradepost_worker.commands.service import (
     LaunchdAgent,

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from tradepost.errors import InvalidSettings
-from tradepost.settings_sources import (
+from tradepost.settings_loader import (
     build_settings,
     merge_settings,
     settings_from_environment,

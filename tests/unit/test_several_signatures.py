@@ -14,8 +14,8 @@ from tradepost.errors import (
     UntrustedPipeline,
     UntrustedSigner,
 )
-from tradepost.manifest import KernelStage, Manifest, TensorSpec, encode_manifest
-from tradepost_signing.bundle import (
+from tradepost.pipeline.manifest import KernelStage, Manifest, TensorSpec, encode_manifest
+from tradepost_signing.bundles.bundle import (
     BUNDLE_BYTES_MAX,
     SIGNATURES_MAX,
     join_bundles,
@@ -23,12 +23,12 @@ from tradepost_signing.bundle import (
     read_bundles,
     sign_bytes,
 )
+from tradepost_signing.checks.signature_files import further_path, signature_paths
+from tradepost_signing.checks.verify import claimed_publishers, verify_artifact
+from tradepost_signing.keyless.identity import SigstoreIdentity
 from tradepost_signing.keys import SigningKey
-from tradepost_signing.signature_files import further_path, signature_paths
-from tradepost_signing.sigstore_identity import SigstoreIdentity
+from tradepost_signing.policy.trust import TrustPolicy
 from tradepost_signing.testing import FakeSigstore
-from tradepost_signing.trust import TrustPolicy
-from tradepost_signing.verify import claimed_publishers, verify_artifact
 
 ARTIFACT = b"an artifact"
 OLD, NEW, STRANGER = (SigningKey.generate() for _ in range(3))

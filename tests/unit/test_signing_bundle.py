@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tradepost.errors import InvalidBundle, UnsignedArtifact
-from tradepost_signing.bundle import BUNDLE_BYTES_MAX, bundle_path, read_bundle, sign_bytes, sign_file
+from tradepost_signing.bundles.bundle import BUNDLE_BYTES_MAX, bundle_path, read_bundle, sign_bytes, sign_file
 from tradepost_signing.keys import SigningKey
 
 KEY = SigningKey.generate()

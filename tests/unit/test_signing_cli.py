@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from tradepost.cli import app
 from tradepost.errors import InvalidArtifact, InvalidKey, TradepostError
-from tradepost_signing.bundle import sign_bytes
+from tradepost_signing.bundles.bundle import sign_bytes
+from tradepost_signing.commands.passphrase import VARIABLE, existing_passphrase, new_passphrase
+from tradepost_signing.keyless.identity import SigstoreIdentity
 from tradepost_signing.keys import PublicKey, SigningKey
-from tradepost_signing.passphrase import VARIABLE, existing_passphrase, new_passphrase
-from tradepost_signing.sigstore_identity import SigstoreIdentity
 from tradepost_signing.testing import FakeSigstore
 
 

@@ -14,11 +14,15 @@ from tradepost.errors import (
     UnsignedArtifact,
     UntrustedSigner,
 )
-from tradepost_signing.bundle import sign_bytes, sign_file
-from tradepost_signing.directory import sign_directory, verify_directory
+from tradepost_signing.bundles.bundle import sign_bytes, sign_file
+from tradepost_signing.bundles.statement import (
+    decode_statement,
+    encode_statement,
+    pre_authentication_encoding,
+)
+from tradepost_signing.checks.signature_directory import sign_directory, verify_directory
 from tradepost_signing.keys import SigningKey
-from tradepost_signing.statement import decode_statement, encode_statement, pre_authentication_encoding
-from tradepost_signing.trust import TrustPolicy
+from tradepost_signing.policy.trust import TrustPolicy
 
 KEY = SigningKey.generate()
 TRUST = TrustPolicy.of_key(KEY.public_key, name="alice")

@@ -9,14 +9,20 @@ from typing import get_args
 from typer.testing import CliRunner
 
 from tradepost.cli import app
-from tradepost.manifest import KernelStage, Limits, Manifest, ModelStage, Tolerance, WorkUnits
-from tradepost_signing.attestation import Published
-from tradepost_signing.bundle import BUNDLE_BYTES_MAX, SIGNATURES_MAX
-from tradepost_signing.keyless_signing import TOKEN_VARIABLE
-from tradepost_signing.pipeline_toml import load_pipeline
-from tradepost_signing.policy_file import IdentityEntry, KeyEntry, PolicyFile, policy_schema, read_policy_file
-from tradepost_signing.revocation import RevocationDocument, revocations_from_toml
-from tradepost_signing.verify_cli import Verdict
+from tradepost.pipeline.manifest import KernelStage, Limits, Manifest, ModelStage, Tolerance, WorkUnits
+from tradepost_signing.bundles.attestation import Published
+from tradepost_signing.bundles.bundle import BUNDLE_BYTES_MAX, SIGNATURES_MAX
+from tradepost_signing.commands.verify import Verdict
+from tradepost_signing.keyless.signing import TOKEN_VARIABLE
+from tradepost_signing.policy.policy_file import (
+    IdentityEntry,
+    KeyEntry,
+    PolicyFile,
+    policy_schema,
+    read_policy_file,
+)
+from tradepost_signing.policy.revocation import RevocationDocument, revocations_from_toml
+from tradepost_signing.publishing.pipeline_toml import load_pipeline
 
 DOCS = Path(__file__).parents[2] / "docs"
 PIPELINES = (DOCS / "pipelines.md").read_text()

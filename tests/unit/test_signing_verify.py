@@ -15,11 +15,11 @@ from tradepost.errors import (
     UnsignedArtifact,
     UntrustedSigner,
 )
-from tradepost_signing.bundle import sign_bytes, sign_statement
+from tradepost_signing.bundles.bundle import sign_bytes, sign_statement
+from tradepost_signing.checks.publisher import Publisher
+from tradepost_signing.checks.verify import verify_artifact, verify_file
 from tradepost_signing.keys import SigningKey
-from tradepost_signing.publisher import Publisher
-from tradepost_signing.trust import TrustPolicy
-from tradepost_signing.verify import verify_artifact, verify_file
+from tradepost_signing.policy.trust import TrustPolicy
 
 ARTIFACT = b"\x00\x01 an artifact \xff"
 KEY = SigningKey.generate()

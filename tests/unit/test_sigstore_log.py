@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import pytest
 
 from tradepost.errors import InvalidSignature
-from tradepost_signing.bundle import read_bundle, sign_bytes
-from tradepost_signing.log_entry import check_log_entry
-from tradepost_signing.sigstore_identity import SigstoreIdentity
+from tradepost_signing.bundles.bundle import read_bundle, sign_bytes
+from tradepost_signing.checks.verify import verify_artifact
+from tradepost_signing.keyless.identity import SigstoreIdentity
+from tradepost_signing.keyless.log_entry import check_log_entry
+from tradepost_signing.policy.trust import TrustPolicy
 from tradepost_signing.testing import FakeSigstore
 from tradepost_signing.testing.transparency_log import TransparencyLog
-from tradepost_signing.trust import TrustPolicy
-from tradepost_signing.verify import verify_artifact
 
 pytestmark = pytest.mark.filterwarnings("ignore:Parsed a serial number:DeprecationWarning")
 

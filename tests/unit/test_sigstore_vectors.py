@@ -12,10 +12,10 @@ import pytest
 
 from tradepost.content import add_file
 from tradepost.errors import InvalidSignature, TradepostError, UntrustedSigner
-from tradepost_signing.inspection import inspect
-from tradepost_signing.sigstore_identity import SigstoreIdentity
-from tradepost_signing.trust import TrustPolicy
-from tradepost_signing.verify import verify_artifact, verify_file
+from tradepost_signing.checks.verify import verify_artifact, verify_file
+from tradepost_signing.commands.inspection import inspect
+from tradepost_signing.keyless.identity import SigstoreIdentity
+from tradepost_signing.policy.trust import TrustPolicy
 
 DATA = Path(__file__).parents[1] / "data" / "sigstore"
 STAGING_ROOT = (

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tradepost.errors import InvalidTensorDocument
-from tradepost.tensors import DTYPES, TensorDocument, decode, dtype_name, encode
+from tradepost.pipeline.tensors import DTYPES, TensorDocument, decode, dtype_name, encode
 
 names = st.text(min_size=1, max_size=12).filter(lambda name: name != "__metadata__")
 texts = st.text(max_size=20)

@@ -7,14 +7,14 @@ import pytest
 from typer.testing import CliRunner
 
 from tradepost.cli import app
-from tradepost.client import Client
+from tradepost.client.sync_client import Client
 from tradepost.content import cid_of_block
 from tradepost.errors import ContentMismatch, InvalidTrustPolicy, UnsignedArtifact, UntrustedPipeline
-from tradepost.manifest import Manifest, ModelStage, TensorSpec, encode_manifest
+from tradepost.pipeline.manifest import Manifest, ModelStage, TensorSpec, encode_manifest
 from tradepost.protocol import PipelineView
-from tradepost_signing.bundle import sign_bytes
+from tradepost_signing.bundles.bundle import sign_bytes
+from tradepost_signing.keyless.identity import SigstoreIdentity
 from tradepost_signing.keys import SigningKey
-from tradepost_signing.sigstore_identity import SigstoreIdentity
 
 KEY, DENIED = SigningKey.generate(), SigningKey.generate()
 ROBOT = SigstoreIdentity(issuer="https://issuer.example", subject="https://ci.example/1")

@@ -16,19 +16,26 @@ from forged_bundles import KEY, OTHER, STRANGER, assert_intact, with_digest_of
 from mutations import mutated, mutated_tree
 from tradepost.content import cid_of_block
 from tradepost.errors import InvalidPipeline, InvalidRevocations, InvalidTrustPolicy, TradepostError
-from tradepost.manifest import KernelStage, Manifest, ModelStage, TensorSpec, decode_manifest, encode_manifest
-from tradepost_signing.bundle import sign_bytes
+from tradepost.pipeline.manifest import (
+    KernelStage,
+    Manifest,
+    ModelStage,
+    TensorSpec,
+    decode_manifest,
+    encode_manifest,
+)
+from tradepost_signing.bundles.bundle import sign_bytes
+from tradepost_signing.keyless.identity import SigstoreIdentity
 from tradepost_signing.keys import PublicKey, SigningKey
-from tradepost_signing.revocation import RevocationDocument, encode_revocations
-from tradepost_signing.revocation_store import (
+from tradepost_signing.policy.revocation import RevocationDocument, encode_revocations
+from tradepost_signing.policy.revocation_store import (
     RevocationStore,
     SignedRevocations,
     sign_revocations,
     verify_revocations,
 )
-from tradepost_signing.sigstore_identity import SigstoreIdentity
+from tradepost_signing.policy.trust import TrustPolicy
 from tradepost_signing.testing import FakeSigstore
-from tradepost_signing.trust import TrustPolicy
 
 pytestmark = pytest.mark.filterwarnings("ignore:Parsed a serial number:DeprecationWarning")
 fixture_is_only_read = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -7,14 +7,14 @@ import pytest
 
 from tradepost.content import add_bytes, cid_of_block
 from tradepost.errors import InvalidPipeline, InvalidTrustPolicy, TradepostError, UntrustedPipeline
-from tradepost.manifest import KernelStage, Manifest, ModelStage, TensorSpec, encode_manifest
-from tradepost_signing.bundle import sign_bytes
+from tradepost.pipeline.manifest import KernelStage, Manifest, ModelStage, TensorSpec, encode_manifest
+from tradepost_signing.bundles.bundle import sign_bytes
+from tradepost_signing.checks.publisher import Publisher
+from tradepost_signing.keyless.identity import SigstoreIdentity
 from tradepost_signing.keys import SigningKey
-from tradepost_signing.policy_file import add_publisher
-from tradepost_signing.publisher import Publisher
-from tradepost_signing.sigstore_identity import SigstoreIdentity
+from tradepost_signing.policy.policy_file import add_publisher
+from tradepost_signing.policy.trust import TrustPolicy
 from tradepost_signing.testing import FakeSigstore
-from tradepost_signing.trust import TrustPolicy
 
 KERNEL = add_bytes(b"kernel", put=None)
 MODEL = add_bytes(b"model", put=None)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tradepost.content import Cid, cid_of_block
-from tradepost.content.dag_pb import (
+from tradepost.content.ipld.dag_pb import (
     PbLink,
     bytes_field,
     decode_node,
@@ -18,7 +18,7 @@ from tradepost.content.dag_pb import (
     read_varint,
     varint_field,
 )
-from tradepost.content.unixfs import (
+from tradepost.content.unixfs.nodes import (
     DirectoryNode,
     FileNode,
     Link,

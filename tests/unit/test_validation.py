@@ -8,8 +8,8 @@ import wasmtime
 from onnx import TensorProto, helper
 
 from tradepost.errors import InvalidKernel, InvalidModel, InvalidPipeline, TradepostError
-from tradepost_signing.pipeline_toml import load_pipeline
-from tradepost_signing.validation import validate_pipeline
+from tradepost_signing.publishing.pipeline_toml import load_pipeline
+from tradepost_signing.publishing.validation import validate_pipeline
 
 KERNEL = """(module
   (memory (export "memory") 1)

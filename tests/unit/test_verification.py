@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tradepost.manifest import Tolerance
-from tradepost.tensors import TensorDocument
+from tradepost.pipeline.manifest import Tolerance
+from tradepost.pipeline.tensors import TensorDocument
 from tradepost_broker.market.trust.verification import (
     Accept,
     Decision,

@@ -21,8 +21,8 @@ from tradepost.errors import (
     LeaseTimeout,
     ModelFailure,
 )
-from tradepost.manifest import KernelStage, Limits, Manifest, ModelStage, TensorSpec
-from tradepost.tensors import TensorDocument, decode, encode
+from tradepost.pipeline.manifest import KernelStage, Limits, Manifest, ModelStage, TensorSpec
+from tradepost.pipeline.tensors import TensorDocument, decode, encode
 from tradepost_worker.runner.executor import Executor
 from tradepost_worker.runner.inference import Inference
 from tradepost_worker.runner.kernel_sandbox import Sandbox

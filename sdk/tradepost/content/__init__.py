@@ -4,17 +4,10 @@
 are not believed, `car` and `gateway` speak with the rest of IPFS, `kubo` with its daemon.
 """
 
-from tradepost.content.cids import (
-    BLOCK_BYTES_MAX,
-    Cid,
-    cid_of_block,
-    codec_of,
-    parse_cid,
-    verify_block,
-)
-from tradepost.content.directories import add_path
-from tradepost.content.files import add_bytes, add_file, add_stream, read_file
-from tradepost.content.store import BlockReader, BlockStore, FolderStore, PinningStore
+from tradepost.content.ipld.cids import BLOCK_BYTES_MAX, Cid, cid_of_block, codec_of, parse_cid, verify_block
+from tradepost.content.storage.store import BlockReader, BlockStore, FolderStore, PinningStore
+from tradepost.content.unixfs.directories import add_path
+from tradepost.content.unixfs.files import add_bytes, add_file, add_stream, read_file
 
 __all__ = [
     "BLOCK_BYTES_MAX",

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tradepost.manifest import Tolerance
-from tradepost.tensors import Tensor, TensorDocument, dtype_name
+from tradepost.pipeline.manifest import Tolerance
+from tradepost.pipeline.tensors import Tensor, TensorDocument, dtype_name
 from tradepost_reputation import credibility_of_groups, log_odds
 from tradepost_reputation.credibility import ENOUGH
 
