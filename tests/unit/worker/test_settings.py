@@ -19,7 +19,7 @@ from tradepost_worker.settings import (
 from tradepost_worker.state import StateFolder
 
 NAMES = [field.name for field in msgspec.structs.fields(Settings)]
-GUIDE = Path(__file__).parents[2] / "docs" / "worker.md"
+GUIDE = Path(__file__).parents[3] / "docs" / "worker.md"
 
 
 def settings(folder: Path, flags: dict[str, object] | None = None, **environment: str) -> Settings:

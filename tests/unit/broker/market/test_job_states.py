@@ -10,7 +10,7 @@ from tradepost.protocol import JobStatus, Requirements
 from tradepost_broker.market.model.entities import Job
 from tradepost_broker.market.model.job_states import FINAL, TRANSITIONS, Trigger, mermaid, transition
 
-DOCS = Path(__file__).parents[2] / "docs" / "job-states.md"
+DOCS = Path(__file__).parents[4] / "docs" / "job-states.md"
 
 
 def make_job(status: JobStatus) -> Job:
@@ -63,6 +63,6 @@ def test_the_documented_diagram_is_the_table() -> None:
 
 
 def test_nothing_else_writes_a_status() -> None:
-    broker = Path(__file__).parents[2] / "broker" / "tradepost_broker"
+    broker = Path(__file__).parents[4] / "broker" / "tradepost_broker"
     writers = [path.name for path in broker.rglob("*.py") if "job.status = " in path.read_text()]
     assert writers == ["job_states.py"]

@@ -13,7 +13,7 @@ import tradepost_kernels
 from tradepost.errors import ContentMismatch, InvalidKernel
 from tradepost_kernels import index
 
-ROOT = Path(__file__).parents[2] / "wasm_kernels"
+ROOT = Path(__file__).parents[3] / "wasm_kernels"
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from tradepost_signing.policy.policy_file import (
 from tradepost_signing.policy.revocation import RevocationDocument, revocations_from_toml
 from tradepost_signing.publishing.pipeline_toml import load_pipeline
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 PIPELINES = (DOCS / "pipelines.md").read_text()
 SIGNING = (DOCS / "signing.md").read_text()
 ID = "a" * 52

@@ -17,7 +17,7 @@ from tradepost_signing.commands.inspection import inspect
 from tradepost_signing.keyless.identity import SigstoreIdentity
 from tradepost_signing.policy.trust import TrustPolicy
 
-DATA = Path(__file__).parents[1] / "data" / "sigstore"
+DATA = Path(__file__).parents[2] / "data" / "sigstore"
 STAGING_ROOT = (
     importlib.resources.files("sigstore._store")
     .joinpath("https%3A%2F%2Ftuf-repo-cdn.sigstage.dev", "trusted_root.json")

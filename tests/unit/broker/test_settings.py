@@ -12,7 +12,7 @@ from tradepost.errors import InsecureTransport, InvalidSettings
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.settings import CONFIG, MARKET, PREFIX, Settings
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 
 
 def load(**sources: Any) -> Settings:
