@@ -1,7 +1,8 @@
 """Signing and trust: keys and identities, Sigstore bundles, trust policies, revocations, publishing.
 
 A worker needs `TrustPolicy` and `RevocationStore`, a broker `claimed_publishers` and `RevocationList`; the
-rest serves the commands.
+rest serves the commands. The rooms, lowest first: `keys` and `keyless`, `bundles`, `checks`, `policy`,
+`publishing`, `commands`.
 """
 
 from tradepost_signing.bundles.bundle import read_bundle, read_bundles, sign_bytes, sign_file

@@ -1,7 +1,7 @@
 """Content: bytes addressed by CID, as IPFS addresses them.
 
-`cids`, `files` and `directories` compute addresses, `store` keeps blocks, `fetch` gets them from sources that
-are not believed, `car` and `gateway` speak with the rest of IPFS, `kubo` with its daemon.
+The rooms, lowest first: `ipld` (blocks and their links), `storage` (the block store), `unixfs` (files and
+directories), `transfer` (sources, fetching, CARs, the gateway, Kubo).
 """
 
 from tradepost.content.ipld.cids import BLOCK_BYTES_MAX, Cid, cid_of_block, codec_of, parse_cid, verify_block

@@ -2,7 +2,7 @@
 
 The work is done by the `sigstore` package. It builds the certificate's chain to a root that the trusted
 root names, checks that the certificate was logged, that the signature was logged while the certificate was
-valid, and that the log entry is about this signature; what it leaves open, `sigstore_root` and `log_entry`
+valid, and that the log entry is about this signature; what it leaves open, `root` and `log_entry`
 check. Network and clock play no part: the time is the log's.
 """
 

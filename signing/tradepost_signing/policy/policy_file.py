@@ -8,7 +8,7 @@
     key_id = "<key id>"          # optional: the key must have this id
     max_fuel = 5_000_000_000     # optional limits; see `Publisher`
 
-    [[identity]]                 # a publisher without a key: see `sigstore_identity`
+    [[identity]]                 # a publisher without a key: see `keyless.identity`
     name = "acme's releases"
     issuer = "https://token.actions.githubusercontent.com"
     subject = "https://github.com/acme/models/.github/workflows/release.yml@refs/heads/main"
