@@ -1,7 +1,7 @@
 """What leases are paid: posted from the job's reservation, held, and then the worker's own, or taken back.
 
-A lease is paid once, for its result or for the stages that were done when its owner broke it off (`partial_pay`
-says how much). Whoever is paid, or is not, is told why.
+A lease is paid once: for its result, or for the stages that were done when its owner broke it off
+(`partial_pay` says how much). Every payment and every refusal to pay states its reason.
 """
 
 from __future__ import annotations
