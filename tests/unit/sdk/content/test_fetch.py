@@ -335,8 +335,8 @@ GIVE_UP = """
 import asyncio, sys
 import aiohttp
 from tradepost.content import cid_of_block
-from tradepost.content.fetch import Fetcher, FetchLimits
-from tradepost.content.sources import KuboSource
+from tradepost.content.transfer.fetch import Fetcher, FetchLimits
+from tradepost.content.transfer.sources import KuboSource
 from tradepost.errors import ContentUnavailable
 
 async def main():
