@@ -47,7 +47,7 @@ types: $(VENV)/ready-to-develop ## mypy, strict
 	$(BIN)/mypy
 
 coverage: $(VENV)/ready-to-develop ## run every test, and print how much of each package they run
-	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered --cov-report=html $(TESTS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered --cov-report=html:build/coverage $(TESTS)
 
 docs: $(VENV)/ready-to-document ## build the documentation into build/docs, with the API reference
 	$(BIN)/zensical build --clean --strict
