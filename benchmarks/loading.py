@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import tradepost_kernels
-from tradepost_worker.compile_cache import CompileCache
-from tradepost_worker.runner_process import RunnerProcess
+from tradepost_worker.supervision.compile_cache import CompileCache
+from tradepost_worker.supervision.runner_process import RunnerProcess
 from tradepost_worker.testing.hostile.module_builders import (
     ALLOC_BODY,
     ECHO_BODY,

@@ -15,9 +15,9 @@ import statistics
 import time
 
 from tradepost.protocol import Requirements
-from tradepost_broker.events import JobSubmitted, ReceiptDelivered, SendGrant
+from tradepost_broker.market.model.events import JobSubmitted, ReceiptDelivered, SendGrant
+from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.testing import GIBIBYTE, MarketDriver, make_offer
-from tradepost_broker.policy import MarketPolicy
 
 
 def market_with(offers: int, *, policy: MarketPolicy) -> MarketDriver:

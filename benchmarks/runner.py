@@ -29,9 +29,9 @@ from tradepost import kernel_abi
 from tradepost.content import add_bytes
 from tradepost.manifest import KernelStage, Manifest, ModelStage, Stage, TensorSpec
 from tradepost.tensors import TensorDocument, encode
-from tradepost_worker.runner_process import RunnerProcess
+from tradepost_worker.runner.wasm_profile import new_engine
+from tradepost_worker.supervision.runner_process import RunnerProcess
 from tradepost_worker.testing.hostile.protobuf import FLOAT, graph, int64s, model, node, tensor, value
-from tradepost_worker.wasm_profile import new_engine
 
 AHEAD = 4
 _MEMORY_BYTES = 512 << 20

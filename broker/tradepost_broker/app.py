@@ -23,11 +23,11 @@ from aiohttp import web
 from tradepost.durable_files import replace_file
 from tradepost.errors import InvalidSettings
 from tradepost_broker.assembly import Parts, assemble
-from tradepost_broker.engine import TICK_S, Engine, Outcome
-from tradepost_broker.events import Restarted, Tick
+from tradepost_broker.engine.engine import TICK_S, Engine, Outcome
+from tradepost_broker.engine.work import EventWork
+from tradepost_broker.market.model.events import Restarted, Tick
 from tradepost_broker.settings import Settings
-from tradepost_broker.store import Store
-from tradepost_broker.work import EventWork
+from tradepost_broker.storage.store import Store
 
 #: How long a clean stop waits for requests that are under way.
 SHUTDOWN_S_MAX: Final = 3.0

@@ -13,41 +13,42 @@ from aiohttp import web
 from tradepost.content import FolderStore
 from tradepost.errors import InvalidKey, InvalidSettings
 from tradepost.identity import Identity
-from tradepost_broker.catalog import Catalog
-from tradepost_broker.client_stream import ClientStreams
-from tradepost_broker.courier import Courier, Sessions
-from tradepost_broker.credentials import Credentials, load_or_create_operator_token
-from tradepost_broker.device_readings import DeviceReadings
-from tradepost_broker.endpoints import Endpoint
-from tradepost_broker.engine import Engine
-from tradepost_broker.entities import Evidence, Transfer
-from tradepost_broker.events import Instruction, Save
-from tradepost_broker.job_desk import JobDesk
-from tradepost_broker.joining import Joinings
+from tradepost_broker.access.credentials import Credentials, load_or_create_operator_token
+from tradepost_broker.access.joining import Joinings
+from tradepost_broker.access.revocations import FILE_NAME, RevocationDesk
+from tradepost_broker.content.catalog import Catalog
+from tradepost_broker.content.retention import Retention
+from tradepost_broker.content.uploads import Uploads
+from tradepost_broker.engine.engine import Engine
+from tradepost_broker.jobs.delivery import Courier
+from tradepost_broker.jobs.job_service import JobDesk
+from tradepost_broker.jobs.open_jobs import OpenJobs
+from tradepost_broker.jobs.receipt_checks import ReceiptChecks
+from tradepost_broker.jobs.submission import Submissions
 from tradepost_broker.market import Market
-from tradepost_broker.metrics import Metrics
-from tradepost_broker.open_jobs import OpenJobs
-from tradepost_broker.openapi import openapi_document
-from tradepost_broker.rate_limit import RateLimit
-from tradepost_broker.receipt_checks import ReceiptChecks
-from tradepost_broker.retention import Retention
-from tradepost_broker.revocations import FILE_NAME, RevocationDesk
+from tradepost_broker.market.model.entities import Evidence, Transfer
+from tradepost_broker.market.model.events import Instruction, Save
+from tradepost_broker.reporting.device_readings import DeviceReadings
+from tradepost_broker.reporting.metrics import Metrics
+from tradepost_broker.reporting.running_counts import Tallies
+from tradepost_broker.reporting.standings import Standings
 from tradepost_broker.settings import Settings
-from tradepost_broker.standings import Standings
-from tradepost_broker.store import Store
-from tradepost_broker.submission import Submissions
-from tradepost_broker.tallies import Tallies
-from tradepost_broker.uploads import Uploads
-from tradepost_broker.watchers import Watchers
-from tradepost_broker.web import build_application
-from tradepost_broker.web_admin import AdminEndpoints
-from tradepost_broker.web_content import ContentEndpoints
-from tradepost_broker.web_gateway import GatewayEndpoints
-from tradepost_broker.web_jobs import JobEndpoints
-from tradepost_broker.web_pages import PageEndpoints
-from tradepost_broker.web_pipelines import PipelineEndpoints
-from tradepost_broker.web_workers import WorkerEndpoints
-from tradepost_broker.worker_stream import WorkerStreams
+from tradepost_broker.storage.store import Store
+from tradepost_broker.streams.sessions import Sessions
+from tradepost_broker.streams.watchers import Watchers
+from tradepost_broker.web.admin import AdminEndpoints
+from tradepost_broker.web.application import build_application
+from tradepost_broker.web.caller_limits import RateLimit
+from tradepost_broker.web.client_stream import ClientStreams
+from tradepost_broker.web.content import ContentEndpoints
+from tradepost_broker.web.endpoints import Endpoint
+from tradepost_broker.web.gateway import GatewayEndpoints
+from tradepost_broker.web.jobs import JobEndpoints
+from tradepost_broker.web.openapi import openapi_document
+from tradepost_broker.web.pages import PageEndpoints
+from tradepost_broker.web.pipelines import PipelineEndpoints
+from tradepost_broker.web.worker_stream import WorkerStreams
+from tradepost_broker.web.workers import WorkerEndpoints
 from tradepost_signing.keys import PublicKey
 
 

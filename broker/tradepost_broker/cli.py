@@ -23,9 +23,9 @@ from tradepost.commands.terminal import show
 from tradepost.durable_files import replace_file
 from tradepost.errors import InvalidSettings, InvariantBroken
 from tradepost.money import format_credits, to_credits, to_microcredits
-from tradepost_broker.device_table import device_table
-from tradepost_broker.operator_client import OperatorClient
-from tradepost_broker.operator_messages import (
+from tradepost_broker.operator.client import OperatorClient
+from tradepost_broker.operator.device_table import device_table
+from tradepost_broker.operator.messages import (
     DeviceView,
     EnforcedRevocations,
     Funding,
@@ -36,8 +36,8 @@ from tradepost_broker.operator_messages import (
     NewRevocations,
     NewToken,
 )
+from tradepost_broker.reporting.views import AccountView, Explanation
 from tradepost_broker.settings import MARKET, Settings
-from tradepost_broker.views import AccountView, Explanation
 from tradepost_reputation.dashboard import WorkerView
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Run and operate a market.")
@@ -112,7 +112,7 @@ async def _run(settings: Settings, port_file: Path | None) -> None:
 @app.command()
 def migrate(data_dir: DataDir = None, config: Config = None) -> None:
     """Create the database, or upgrade its schema. `run` does this by itself."""
-    from tradepost_broker import database
+    from tradepost_broker.storage import database
 
     settings = _settings(data_dir, config)
     database.migrate(settings.database_path)
@@ -256,9 +256,9 @@ def explain(
 @app.command("verify-books")
 def verify(data_dir: DataDir = None, config: Config = None, as_json: AsJson = False) -> None:
     """Recompute every balance, replay the journal, and compare. The broker may be running."""
-    from tradepost_broker import database
-    from tradepost_broker.books import verify_books
-    from tradepost_broker.store import Reader
+    from tradepost_broker.storage import database
+    from tradepost_broker.storage.store import Reader
+    from tradepost_broker.storage.verify_books import verify_books
 
     settings = _settings(data_dir, config)
     if not settings.database_path.exists():

@@ -22,7 +22,7 @@ from tradepost.settings_sources import (
     settings_from_environment,
     settings_from_file,
 )
-from tradepost_broker.policy import MarketPolicy
+from tradepost_broker.market.model.policy import MarketPolicy
 
 PREFIX: Final = "TRADEPOST_BROKER_"
 CONFIG: Final = PREFIX + "CONFIG"

@@ -71,7 +71,7 @@ class Offer(_Message, frozen=True, kw_only=True):
 
 
 class JobStatus(StrEnum):
-    """Where a job is. The transitions are in `tradepost_broker.job_states`."""
+    """Where a job is. The transitions are in `tradepost_broker.market.model.job_states`."""
 
     QUEUED = "queued"
     RUNNING = "running"

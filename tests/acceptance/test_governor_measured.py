@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tradepost.protocol import Deliver, GiveBack, GiveBackReason
-from tradepost_worker import governor, last_input
+from tradepost_worker.device import governor, last_input
 from tradepost_worker.settings import FILE_NAME, available_cores, save_settings
 from tradepost_worker.state import StateFolder
 from tradepost_worker.testing.keyboard import Keyboard

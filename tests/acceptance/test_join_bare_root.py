@@ -29,7 +29,7 @@ import pytest
 from tradepost import Client
 from tradepost.tensors import decode
 from tradepost.testing import LocalMarket
-from tradepost_worker.runner_process import RunnerProcess
+from tradepost_worker.supervision.runner_process import RunnerProcess
 
 pytestmark = pytest.mark.acceptance
 

@@ -17,7 +17,7 @@ import tradepost_kernels
 from mutations import mutated
 from tradepost.errors import InvalidTensorDocument, KernelError, KernelMemoryExceeded, KernelOutOfFuel
 from tradepost.tensors import Tensor, TensorDocument, decode, encode
-from tradepost_worker.sandbox import Kernel, Sandbox
+from tradepost_worker.runner.kernel_sandbox import Kernel, Sandbox
 
 NAMES = ("normalize", "topk", "bytes_window", "checksum", "noop")
 

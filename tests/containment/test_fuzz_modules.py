@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 import tradepost_kernels
 from tradepost.errors import InvalidKernel, Problem, StageFailure
-from tradepost_worker.executor import Executor
-from tradepost_worker.inference import Inference
-from tradepost_worker.pipeline_run import PipelineRun
-from tradepost_worker.runner_messages import Load, Refused
-from tradepost_worker.runner_process import LOAD_S_MAX, RunnerProcess
-from tradepost_worker.sandbox import Sandbox
+from tradepost_worker.runner.executor import Executor
+from tradepost_worker.runner.inference import Inference
+from tradepost_worker.runner.kernel_sandbox import Sandbox
+from tradepost_worker.runner.messages import Load, Refused
+from tradepost_worker.runner.pipeline_run import PipelineRun
+from tradepost_worker.supervision.runner_process import LOAD_S_MAX, RunnerProcess
 from tradepost_worker.testing.samples import SamplePipeline, kernel_pipeline, sample_input
 from wasm_damage import damaged_kernels
 from wasm_programs import grown_kernels, statements_that_ran

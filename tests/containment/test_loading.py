@@ -7,11 +7,11 @@ import pytest
 
 from tradepost.errors import Fault, InvalidModel, PipelineTooCostly
 from tradepost.protocol import GiveBack, GiveBackReason
-from tradepost_worker.executor import Executor
-from tradepost_worker.inference import Inference
-from tradepost_worker.lease_work import give_back
-from tradepost_worker.runner_process import RunnerProcess
-from tradepost_worker.sandbox import Sandbox
+from tradepost_worker.leases.lease_executor import give_back
+from tradepost_worker.runner.executor import Executor
+from tradepost_worker.runner.inference import Inference
+from tradepost_worker.runner.kernel_sandbox import Sandbox
+from tradepost_worker.supervision.runner_process import RunnerProcess
 from tradepost_worker.testing.hostile.cases import RETURNED, onnx_case
 from tradepost_worker.testing.hostile.models import onnx_cases
 from tradepost_worker.testing.hostile.modules import wasm_cases

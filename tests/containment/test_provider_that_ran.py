@@ -8,8 +8,8 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from tradepost_worker import inference
-from tradepost_worker.inference import Inference
+from tradepost_worker.runner import inference
+from tradepost_worker.runner.inference import Inference
 from tradepost_worker.testing.hostile.models import onnx_cases
 
 ENDLESS = next(case for case in onnx_cases() if case.name == "infinite Loop that its stage names")

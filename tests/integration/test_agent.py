@@ -12,8 +12,8 @@ from tradepost.errors import Unauthorized
 from tradepost.identity import Identity
 from tradepost.protocol import Deliver, GiveBack, GiveBackReason, Recall, Settled
 from tradepost.receipts import Returned, verify_receipt
-from tradepost_worker.outbox import read_earnings
-from tradepost_worker.runner_pool import RunnerPool
+from tradepost_worker.leases.earnings import read_earnings
+from tradepost_worker.supervision.runner_pool import RunnerPool
 from tradepost_worker.testing.agent_bench import ENGINES, NOOP, WORKER, AgentBench
 from tradepost_worker.testing.samples import sample_input
 

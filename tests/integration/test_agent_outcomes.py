@@ -9,7 +9,7 @@ from tradepost.errors import BrokerUnavailable, KernelTrap, LeaseTimeout, QuotaE
 from tradepost.protocol import Deliver, GiveBackReason
 from tradepost.receipts import Failed, Returned, verify_receipt
 from tradepost.tensors import decode
-from tradepost_worker.pipeline_run import PipelineRun
+from tradepost_worker.runner.pipeline_run import PipelineRun
 from tradepost_worker.testing.agent_bench import NOOP, REPORT, AgentBench
 from tradepost_worker.testing.samples import sample_input
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from tradepost import protocol
-from tradepost_broker.endpoints import Access
+from tradepost_broker.reporting.views import BrokerInfo
 from tradepost_broker.testing import LocalBroker
-from tradepost_broker.views import BrokerInfo
+from tradepost_broker.web.endpoints import Access
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -10,8 +10,8 @@ from tradepost.content import Cid, add_bytes, parse_cid, read_file, verify_block
 from tradepost.errors import UnknownCid
 from tradepost.manifest import decode_manifest
 from tradepost.protocol import Grant, PipelineView
+from tradepost_broker.reporting.views import PipelineSummary
 from tradepost_broker.testing import LocalBroker, SamplePipeline, local_broker, sample_input
-from tradepost_broker.views import PipelineSummary
 
 
 async def test_a_published_pipeline_can_be_fetched_and_checked_by_anyone(broker: LocalBroker) -> None:

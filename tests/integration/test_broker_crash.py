@@ -20,13 +20,13 @@ from tradepost.async_client import AsyncClient
 from tradepost.broker_url import raise_for_problem
 from tradepost.errors import BrokerUnavailable
 from tradepost.results import Result
-from tradepost_broker import database
-from tradepost_broker.books import verify_books
-from tradepost_broker.credentials import load_or_create_operator_token
-from tradepost_broker.entities import Account, Job, Transfer
-from tradepost_broker.ledger import Kind
-from tradepost_broker.operator_messages import IssuedToken, NewAccount, NewApiKey, NewToken
-from tradepost_broker.store import Reader
+from tradepost_broker.access.credentials import load_or_create_operator_token
+from tradepost_broker.market.ledger import Kind
+from tradepost_broker.market.model.entities import Account, Job, Transfer
+from tradepost_broker.operator.messages import IssuedToken, NewAccount, NewApiKey, NewToken
+from tradepost_broker.storage import database
+from tradepost_broker.storage.store import Reader
+from tradepost_broker.storage.verify_books import verify_books
 from tradepost_broker.testing import FakeWorker, SamplePipeline, local_broker
 
 JOBS = 120

@@ -13,7 +13,7 @@ from markupsafe import escape
 
 from tradepost.protocol import Settled
 from tradepost.receipts import Failed
-from tradepost_broker.policy import MarketPolicy
+from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.testing import FakeWorker, LocalBroker, local_broker, wrong_echo
 from tradepost_reputation.dashboard import CONTENT_SECURITY_POLICY, DashboardView
 

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from tradepost.errors import ProtocolError, Unauthorized
 from tradepost.protocol import DeviceHealth, Heartbeat, JobStatus, Refused
 from tradepost_broker.cli import app
-from tradepost_broker.device_readings import DeviceReadings
-from tradepost_broker.operator_messages import DeviceView
+from tradepost_broker.operator.messages import DeviceView
+from tradepost_broker.reporting.device_readings import DeviceReadings
 from tradepost_broker.testing import FakeWorker, LocalBroker, ManualClock, local_broker
 
 HEALTH = DeviceHealth(

@@ -43,11 +43,11 @@ from tradepost.errors import (
 from tradepost.manifest import Limits
 from tradepost.protocol import INLINE_BYTES_MAX, GiveBack, GiveBackReason, Grant, JobStatus, Requirements
 from tradepost.tensors import TensorDocument, encode
-from tradepost_broker.policy import MarketPolicy
+from tradepost_broker.content.uploads import BLOCK_BYTES_MIN
+from tradepost_broker.market.model.policy import MarketPolicy
+from tradepost_broker.reporting.views import AccountView
 from tradepost_broker.testing import LocalBroker, ManualClock, SamplePipeline, local_broker
 from tradepost_broker.testing.local_broker import job_request
-from tradepost_broker.uploads import BLOCK_BYTES_MIN
-from tradepost_broker.views import AccountView
 
 FUNDS = 1_000_000
 ABSENT = add_bytes(b"nobody has this", put=None)

@@ -28,9 +28,9 @@ from tradepost.errors import (
     UnknownCid,
 )
 from tradepost.manifest import encode_manifest
+from tradepost_broker.content.uploads import BLOCK_BYTES_MIN
+from tradepost_broker.reporting.views import ImportedCar
 from tradepost_broker.testing import LocalBroker, SamplePipeline, local_broker
-from tradepost_broker.uploads import BLOCK_BYTES_MIN
-from tradepost_broker.views import ImportedCar
 
 QUOTA = 1_000_000
 

@@ -42,7 +42,8 @@ from tradepost.protocol import (
 )
 from tradepost.receipts import Failed, Returned, verify_receipt
 from tradepost.tensors import TensorDocument, decode, encode
-from tradepost_broker.policy import MarketPolicy
+from tradepost_broker.market.model.policy import MarketPolicy
+from tradepost_broker.reporting.views import AccountView, Explanation
 from tradepost_broker.testing import (
     LocalBroker,
     ManualClock,
@@ -53,7 +54,6 @@ from tradepost_broker.testing import (
     wrong_echo,
 )
 from tradepost_broker.testing.local_broker import job_request
-from tradepost_broker.views import AccountView, Explanation
 
 
 async def balance(broker: LocalBroker, key: str) -> tuple[int, int]:

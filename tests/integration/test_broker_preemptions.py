@@ -12,10 +12,10 @@ import pytest
 from tradepost.errors import InvalidReceipt
 from tradepost.protocol import Acknowledged, Deliver, GiveBack, GiveBackReason, Grant, JobStatus, Settled
 from tradepost.receipts import Preempted, Returned, StageReport, verify_receipt
-from tradepost_broker.shell_records import Delivery
+from tradepost_broker.reporting.views import Explanation
+from tradepost_broker.storage.shell_records import Delivery
 from tradepost_broker.testing import FakeWorker, LocalBroker, local_broker
 from tradepost_broker.testing.sample_pipeline import sample_input
-from tradepost_broker.views import Explanation
 from tradepost_reputation.dashboard import WorkerView
 
 OTHER = StageReport(stage="double", output="0" * 64)

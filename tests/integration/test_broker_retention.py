@@ -9,11 +9,11 @@ import pytest
 from tradepost.content import add_bytes
 from tradepost.errors import UnknownCid
 from tradepost.protocol import Grant, JobStatus
-from tradepost_broker.policy import MarketPolicy
+from tradepost_broker.content.uploads import BLOCK_BYTES_MIN
+from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.settings import DOCUMENTS_KEPT_S_MIN
-from tradepost_broker.shell_records import Delivery, InlineInput
+from tradepost_broker.storage.shell_records import Delivery, InlineInput
 from tradepost_broker.testing import ManualClock, local_broker, sample_input
-from tradepost_broker.uploads import BLOCK_BYTES_MIN
 
 HOUR_S = 3600.0
 

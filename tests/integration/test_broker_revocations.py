@@ -23,7 +23,7 @@ from tradepost.errors import (
 from tradepost.manifest import encode_manifest
 from tradepost.protocol import Grant, JobStatus, PublishRequest, Revocations
 from tradepost_broker.cli import app
-from tradepost_broker.operator_messages import EnforcedRevocations, NewRevocations
+from tradepost_broker.operator.messages import EnforcedRevocations, NewRevocations
 from tradepost_broker.testing import LocalBroker, SamplePipeline, local_broker
 from tradepost_signing.bundle import join_bundles, sign_bytes
 from tradepost_signing.keys import SigningKey

@@ -60,7 +60,7 @@ async def test_a_car_that_nobody_reads_is_cut_off(
 ) -> None:
     pipeline = SamplePipeline(kernel_bytes=KERNEL_BYTES)
     await broker.publish(await broker.account(), pipeline)
-    monkeypatch.setattr("tradepost_broker.slow_peers.WAIT_S_MAX", 0.2)
+    monkeypatch.setattr("tradepost_broker.web.slow_peers.WAIT_S_MAX", 0.2)
     reader, writer = await connect(broker.url)
     path = f"/ipfs/{pipeline.cid}"
     writer.write(f"GET {path}?format=car HTTP/1.1\r\nHost: x\r\n\r\n".encode())
@@ -79,7 +79,7 @@ async def test_a_car_that_nobody_reads_is_cut_off(
 
 async def test_an_upload_that_stalls_ends(broker: LocalBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     key = await broker.account()
-    monkeypatch.setattr("tradepost_broker.slow_peers.WAIT_S_MAX", 0.2)
+    monkeypatch.setattr("tradepost_broker.web.slow_peers.WAIT_S_MAX", 0.2)
 
     async def stalling() -> AsyncIterator[bytes]:
         yield CAR[:50]
@@ -211,7 +211,7 @@ async def test_blocks_on_their_way_to_one_address_are_bounded(
             all_sending.set()
         await resumed.wait()
 
-    monkeypatch.setattr("tradepost_broker.web_gateway.send", slowly)
+    monkeypatch.setattr("tradepost_broker.web.gateway.send", slowly)
     url = f"{broker.url}/ipfs/{pipeline.blocks()[0][0]}?format=raw"
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
 

@@ -39,11 +39,11 @@ from tradepost.protocol import (
     UpdateOffer,
     worker_codec,
 )
-from tradepost_broker import database
-from tradepost_broker.books import verify_books
-from tradepost_broker.entities import Evidence, EvidenceKind
-from tradepost_broker.policy import MarketPolicy
-from tradepost_broker.store import Reader
+from tradepost_broker.market.model.entities import Evidence, EvidenceKind
+from tradepost_broker.market.model.policy import MarketPolicy
+from tradepost_broker.storage import database
+from tradepost_broker.storage.store import Reader
+from tradepost_broker.storage.verify_books import verify_books
 from tradepost_broker.testing import (
     FakeWorker,
     LocalBroker,

@@ -12,12 +12,13 @@ from wasmtime import Module
 import tradepost_kernels
 from tradepost.errors import PipelineTooCostly, RunnerFailed
 from tradepost.protocol import Deliver
-from tradepost_worker import control_group, wasm_profile
-from tradepost_worker.compile_cache import CompileCache
-from tradepost_worker.pipeline_run import PipelineRun
-from tradepost_worker.runner_pool import RunnerPool
-from tradepost_worker.runner_process import RunnerProcess
+from tradepost_worker.runner import wasm_profile
+from tradepost_worker.runner.pipeline_run import PipelineRun
 from tradepost_worker.state import StateFolder
+from tradepost_worker.supervision import control_group
+from tradepost_worker.supervision.compile_cache import CompileCache
+from tradepost_worker.supervision.runner_pool import RunnerPool
+from tradepost_worker.supervision.runner_process import RunnerProcess
 from tradepost_worker.testing.lent_device import lent_device
 from tradepost_worker.testing.samples import SamplePipeline, kernel_pipeline, sample_input
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tradepost_worker import control_group
-from tradepost_worker.control_group import ControlGroup, ControlGroups
-from tradepost_worker.lockdown import Isolation
-from tradepost_worker.runner_process import RunnerProcess
+from tradepost_worker.runner.lockdown import Isolation
+from tradepost_worker.supervision import control_group
+from tradepost_worker.supervision.control_group import ControlGroup, ControlGroups
+from tradepost_worker.supervision.runner_process import RunnerProcess
 
 #: Starts a child in a session of its own, which a signal to the process group does not reach.
 PARENT = """

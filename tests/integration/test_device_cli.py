@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tradepost_worker.cli import app
-from tradepost_worker.service import LaunchdAgent, SystemdUnit
+from tradepost_worker.commands.service import LaunchdAgent, SystemdUnit
 from tradepost_worker.state import WrongMoment
 from tradepost_worker.testing.lent_device import LentDevice, lent_device
 
@@ -25,7 +25,7 @@ async def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
         monkeypatch.setattr(kind, "start_commands", lambda _: [])
         monkeypatch.setattr(kind, "stop_commands", lambda _: [])
         monkeypatch.setattr(kind, "status_command", lambda _: ["false"])
-    monkeypatch.setattr("tradepost_worker.service.service_here", SystemdUnit)
+    monkeypatch.setattr("tradepost_worker.commands.service.service_here", SystemdUnit)
     async with lent_device(tmp_path / "state") as device:
         yield device
 

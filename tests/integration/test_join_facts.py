@@ -12,20 +12,20 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from yarl import URL
 
-from tradepost_worker import speed as speed_module
-from tradepost_worker.broker_api import BrokerApi
-from tradepost_worker.governor import Cause, Decision, Readings
-from tradepost_worker.join_facts import JoinFacts
-from tradepost_worker.lockdown import Isolation
-from tradepost_worker.market_view import Competition, MarketView, PriceRange, look_at_market
-from tradepost_worker.outbox import Earnings
-from tradepost_worker.owner_word import WORK
-from tradepost_worker.reference_model import reference_model
-from tradepost_worker.runner_messages import Ready
+from tradepost_worker.commands.join_report import JoinFacts
+from tradepost_worker.commands.status import Status
+from tradepost_worker.device.governor import Cause, Decision, Readings
+from tradepost_worker.device.owner_command import WORK
+from tradepost_worker.leases.earnings import Earnings
+from tradepost_worker.link.broker_api import BrokerApi
+from tradepost_worker.link.market_view import Competition, MarketView, PriceRange, look_at_market
+from tradepost_worker.runner.lockdown import Isolation
+from tradepost_worker.runner.messages import Ready
 from tradepost_worker.settings import load_settings
-from tradepost_worker.speed import Speed, measured_again, measured_speed
 from tradepost_worker.state import Connection, Membership, Standing
-from tradepost_worker.status import Status
+from tradepost_worker.supervision import speed as speed_module
+from tradepost_worker.supervision.reference_model import reference_model
+from tradepost_worker.supervision.speed import Speed, measured_again, measured_speed
 
 MEMBERSHIP = Membership(
     broker_url="https://b", broker="k", worker="me", owner="ada", device="lab", stake_microcredits=5_000_000

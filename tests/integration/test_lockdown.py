@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tradepost.errors import RunnerFailed
-from tradepost_worker.runner_process import RunnerProcess
+from tradepost_worker.supervision.runner_process import RunnerProcess
 from tradepost_worker.testing.hostile.takeover import TAKEN_OVER, TAKEN_OVER_UNLOCKED
 
 pytestmark = pytest.mark.skipif(

@@ -12,10 +12,10 @@ import pytest
 
 from tradepost.errors import InvalidSettings, LeaseTimeout
 from tradepost.protocol import Deliver, GiveBack, GiveBackReason, Recall
-from tradepost_worker import governor, last_input, sensors
-from tradepost_worker.runner_process import RunnerProcess
+from tradepost_worker.device import governor, last_input, sensors
 from tradepost_worker.settings import FILE_NAME, LiveLimits, load_settings, save_settings
 from tradepost_worker.state import WrongMoment
+from tradepost_worker.supervision.runner_process import RunnerProcess
 from tradepost_worker.testing.keyboard import Keyboard
 from tradepost_worker.testing.lent_device import FOREVER, NOOP, LentDevice, lent_device, runners, until
 from tradepost_worker.testing.samples import sample_input

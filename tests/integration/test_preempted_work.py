@@ -10,26 +10,26 @@ from pathlib import Path
 import tradepost_kernels
 from tradepost.protocol import JobStatus, PublishRequest
 from tradepost.receipts import Preempted, StageReport, verify_receipt
-from tradepost_broker import database
-from tradepost_broker.books import verify_books
-from tradepost_broker.entities import Evidence, Lease, LeaseState
-from tradepost_broker.shell_records import Delivery
-from tradepost_broker.store import Reader
+from tradepost_broker.market.model.entities import Evidence, Lease, LeaseState
+from tradepost_broker.storage import database
+from tradepost_broker.storage.shell_records import Delivery
+from tradepost_broker.storage.store import Reader
+from tradepost_broker.storage.verify_books import verify_books
 from tradepost_broker.testing import LocalBroker, local_broker
 from tradepost_signing.bundle import sign_bytes
 from tradepost_signing.keys import SigningKey
 from tradepost_signing.policy_file import add_publisher
 from tradepost_signing.publisher import Publisher
 from tradepost_worker.assembly import worker_from_settings
-from tradepost_worker.joining import join
-from tradepost_worker.lease_work import PipelineRunner
-from tradepost_worker.outbox import read_earnings, read_earnings_by_pipeline
-from tradepost_worker.owner_word import Mode, OwnersWord, OwnersWordFile
-from tradepost_worker.pipeline_run import PipelineRun
-from tradepost_worker.runner_pool import RunnablePipeline
-from tradepost_worker.runner_process import OnStages
+from tradepost_worker.device.owner_command import Mode, OwnersWord, OwnersWordFile
+from tradepost_worker.leases.earnings import read_earnings, read_earnings_by_pipeline
+from tradepost_worker.leases.lease_executor import PipelineRunner
+from tradepost_worker.link.joining import join
+from tradepost_worker.runner.pipeline_run import PipelineRun
 from tradepost_worker.settings import load_settings
 from tradepost_worker.state import StateFolder
+from tradepost_worker.supervision.runner_pool import RunnablePipeline
+from tradepost_worker.supervision.runner_process import OnStages
 from tradepost_worker.testing.lent_device import spinning_kernel, until
 from tradepost_worker.testing.samples import SamplePipeline, kernels_pipeline, sample_input
 

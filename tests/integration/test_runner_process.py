@@ -18,9 +18,9 @@ import tradepost_kernels
 from tradepost.errors import InvalidKernel, InvalidTensorDocument, LeaseTimeout, RunnerFailed
 from tradepost.receipts import StageReport
 from tradepost.tensors import decode
-from tradepost_worker import idle_watch, runner_process
-from tradepost_worker.runner_process import RunnerInterrupted, RunnerProcess
-from tradepost_worker.sandbox import Sandbox
+from tradepost_worker.runner.kernel_sandbox import Sandbox
+from tradepost_worker.supervision import idle_watch, runner_process
+from tradepost_worker.supervision.runner_process import RunnerInterrupted, RunnerProcess
 from tradepost_worker.testing.lent_device import spinning_kernel
 from tradepost_worker.testing.samples import (
     SamplePipeline,
@@ -239,7 +239,7 @@ async def test_memory_is_seen_of_a_process_whose_main_thread_has_ended(
     ids=["huge", "garbage", "other", "surplus"],
 )
 async def test_a_stream_that_makes_no_sense_ends_the_runner(start: Load, sends: str, says: str) -> None:
-    body = f"from tradepost_worker.runner_messages import Loaded, pack\nos.write(4, {sends})"
+    body = f"from tradepost_worker.runner.messages import Loaded, pack\nos.write(4, {sends})"
     runner = await start(kernel_pipeline(NOOP), replacing_run(body))
     with pytest.raises(RunnerFailed, match=says):
         await runner.run(sample_input(), wall_s_max=10)
@@ -265,7 +265,7 @@ async def test_a_long_run_says_which_stages_are_done(start: Load) -> None:
 )
 async def test_stages_reported_out_of_turn_end_the_runner(start: Load, stages: list[str]) -> None:
     body = "from tradepost.receipts import StageReport\n"
-    body += "from tradepost_worker.runner_messages import Reached, pack\n"
+    body += "from tradepost_worker.runner.messages import Reached, pack\n"
     for names in stages:
         body += f"reports = tuple(StageReport(stage=one, output='0' * 64) for one in ({names},))\n"
         body += "os.write(4, pack(Reached(stages=reports)))\n"

@@ -10,8 +10,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from tradepost_worker.owner_word import Mode, OwnersWord, OwnersWordFile
-from tradepost_worker.report_cli import WATCH_S, add_report_commands
+from tradepost_worker.commands.report import WATCH_S, add_report_commands
+from tradepost_worker.device.owner_command import Mode, OwnersWord, OwnersWordFile
 from tradepost_worker.state import Membership, StateFolder
 
 MEMBERSHIP = Membership(

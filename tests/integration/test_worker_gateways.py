@@ -20,14 +20,14 @@ from tradepost.content.fetch import Fetcher, FetchLimits
 from tradepost.protocol import JobStatus, PublishRequest
 from tradepost.testing.gateway import Gateway
 from tradepost_broker.testing import LocalBroker, local_broker
-from tradepost_broker.web_gateway import GatewayEndpoints
+from tradepost_broker.web.gateway import GatewayEndpoints
 from tradepost_signing.bundle import sign_bytes
 from tradepost_signing.keys import SigningKey
 from tradepost_signing.policy_file import add_publisher
 from tradepost_signing.publisher import Publisher
 from tradepost_worker.assembly import worker_from_settings
-from tradepost_worker.joining import join
-from tradepost_worker.network_rate import NetworkRate
+from tradepost_worker.link.joining import join
+from tradepost_worker.link.network_rate import NetworkRate
 from tradepost_worker.settings import FILE_NAME, load_settings, save_settings
 from tradepost_worker.state import StateFolder
 from tradepost_worker.testing.samples import kernel_pipeline, sample_input

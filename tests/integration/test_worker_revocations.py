@@ -15,7 +15,7 @@ from tradepost.protocol import Deliver, GiveBack, GiveBackReason, Revocations
 from tradepost_signing.keys import SigningKey
 from tradepost_signing.revocation import RevocationDocument
 from tradepost_signing.revocation_store import SignedRevocations, sign_revocations
-from tradepost_worker.joining import join
+from tradepost_worker.link.joining import join
 from tradepost_worker.state import StateFolder
 from tradepost_worker.testing.lent_device import (
     FOREVER,
@@ -104,7 +104,7 @@ async def test_other_pipelines_go_on(home: LentDevice) -> None:
 async def test_an_old_or_badly_signed_list_is_refused(
     home: LentDevice, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "tradepost_worker.revocations")
+    caplog.set_level(logging.INFO, "tradepost_worker.leases.revocations")
     async with home.worker():
         await revoke(home, 2, cids={NOOP.cid: ""})
         await revoke(home, 1)
@@ -114,7 +114,7 @@ async def test_an_old_or_badly_signed_list_is_refused(
         mixed = Revocations(listed(3, operator).document, listed(4, operator).bundle)
         await home.broker.send(mixed)
         await is_refused(home)
-    records = [record for record in caplog.records if record.name == "tradepost_worker.revocations"]
+    records = [record for record in caplog.records if record.name == "tradepost_worker.leases.revocations"]
     actions = [record.action for record in records]
     assert actions == ["revocations_enforced"] + ["revocations_refused"] * 3
     assert [record.code for record in records[1:]] == [

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import pytest
 
 from tradepost.protocol import JobStatus
-from tradepost_broker.entities import Job, Lease, LeasePurpose, LeaseState, WorkerStanding
+from tradepost_broker.market.model.entities import Job, Lease, LeasePurpose, LeaseState, WorkerStanding
+from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.testing import MarketDriver, make_offer
-from tradepost_broker.policy import MarketPolicy
 
 JOBS = 3_000
 WORKERS = 40

@@ -10,7 +10,7 @@ import pytest
 
 import tradepost_kernels
 from tradepost.tensors import Tensor, TensorDocument, decode, encode
-from tradepost_worker.sandbox import Kernel, KernelRun, Sandbox
+from tradepost_worker.runner.kernel_sandbox import Kernel, KernelRun, Sandbox
 
 RunBytes = Callable[[str, bytes], KernelRun]
 RunBuiltin = Callable[..., TensorDocument]

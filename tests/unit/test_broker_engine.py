@@ -12,9 +12,9 @@ from threading import Event as ThreadEvent
 import pytest
 
 from tradepost.errors import BrokerUnavailable, InsufficientFunds, TradepostError, UnknownJob
-from tradepost_broker.engine import BACKLOG_MAX, BATCH_MAX, Engine, Moment, Outcome
-from tradepost_broker.entities import Account
-from tradepost_broker.events import (
+from tradepost_broker.engine.engine import BACKLOG_MAX, BATCH_MAX, Engine, Moment, Outcome
+from tradepost_broker.market.model.entities import Account
+from tradepost_broker.market.model.events import (
     Event,
     Funded,
     Instruction,
@@ -23,8 +23,8 @@ from tradepost_broker.events import (
     Save,
     Tick,
 )
-from tradepost_broker.shell_records import ApiKey, ShellRecord
-from tradepost_broker.store import Store, Transaction
+from tradepost_broker.storage.shell_records import ApiKey, ShellRecord
+from tradepost_broker.storage.store import Store, Transaction
 from tradepost_broker.testing import ManualClock
 
 

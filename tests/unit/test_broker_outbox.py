@@ -16,7 +16,7 @@ from tradepost.protocol import (
     Recall,
     broker_codec_for_workers,
 )
-from tradepost_broker.outbox import Outbox
+from tradepost_broker.streams.frame_queue import Outbox
 
 
 class FakeSocket:

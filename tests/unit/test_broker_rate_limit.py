@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tradepost.errors import QuotaExceeded
-from tradepost_broker.rate_limit import RateLimit
 from tradepost_broker.testing import ManualClock
+from tradepost_broker.web.caller_limits import RateLimit
 
 
 def test_a_burst_then_the_rate() -> None:

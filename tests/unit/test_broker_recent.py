@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tradepost_broker.entities import Account
-from tradepost_broker.recent import Recent
-from tradepost_broker.shell_records import Delivery, InlineInput
+from tradepost_broker.market.model.entities import Account
+from tradepost_broker.storage.document_cache import Recent
+from tradepost_broker.storage.shell_records import Delivery, InlineInput
 
 
 def test_documents_are_remembered_by_kind_and_id() -> None:

@@ -8,8 +8,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, create_engine, text
 
-from tradepost_broker import database
-from tradepost_broker.tables import metadata
+from tradepost_broker.storage import database
+from tradepost_broker.storage.tables import metadata
 
 VERSION_TABLE = "alembic_version"
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tradepost.errors import InsecureTransport, InvalidSettings
-from tradepost_broker.policy import MarketPolicy
+from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.settings import CONFIG, MARKET, PREFIX, Settings
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -10,8 +10,8 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from tradepost.errors import QuotaExceeded
-from tradepost_broker.at_once import AtOnce
-from tradepost_broker.slow_peers import RATE_MIN_BYTES_S, WAIT_S_MAX, Patience, send
+from tradepost_broker.web.caller_limits import AtOnce
+from tradepost_broker.web.slow_peers import RATE_MIN_BYTES_S, WAIT_S_MAX, Patience, send
 
 
 class Clock:
@@ -69,7 +69,7 @@ class HungUp(web.Response):
 async def test_an_answer_that_nobody_reads_is_cut_off(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("tradepost_broker.slow_peers.WAIT_S_MAX", 0.01)
+    monkeypatch.setattr("tradepost_broker.web.slow_peers.WAIT_S_MAX", 0.01)
     transport = Mock()
     await send(make_mocked_request("GET", "/a%0Ab?key=secret", transport=transport), Unread(body=b"x"))
     transport.abort.assert_called_once_with()

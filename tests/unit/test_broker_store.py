@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tradepost.protocol import JobStatus, Requirements
-from tradepost_broker import database
-from tradepost_broker.books import KINDS, Records, loadable
-from tradepost_broker.entities import (
+from tradepost_broker.market.ledger import Kind
+from tradepost_broker.market.model.entities import (
     Account,
     Job,
     Lease,
@@ -24,11 +23,12 @@ from tradepost_broker.entities import (
     Transfer,
     Worker,
 )
-from tradepost_broker.events import Event, Funded, Tick
-from tradepost_broker.ledger import Kind
-from tradepost_broker.rows import CODECS
-from tradepost_broker.shell_records import InlineInput, JoinToken
-from tradepost_broker.store import Reader, Store
+from tradepost_broker.market.model.events import Event, Funded, Tick
+from tradepost_broker.storage import database
+from tradepost_broker.storage.rows import CODECS
+from tradepost_broker.storage.shell_records import InlineInput, JoinToken
+from tradepost_broker.storage.store import Reader, Store
+from tradepost_broker.storage.verify_books import KINDS, Records, loadable
 
 
 @pytest.fixture

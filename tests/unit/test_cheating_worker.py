@@ -14,10 +14,10 @@ from tradepost.errors import KernelTrap
 from tradepost.manifest import KernelStage, Manifest, TensorSpec
 from tradepost.receipts import document_hash
 from tradepost.tensors import TensorDocument, decode, encode
-from tradepost_worker.executor import Executor
-from tradepost_worker.inference import Inference
-from tradepost_worker.pipeline_run import PipelineRun
-from tradepost_worker.sandbox import Sandbox
+from tradepost_worker.runner.executor import Executor
+from tradepost_worker.runner.inference import Inference
+from tradepost_worker.runner.kernel_sandbox import Sandbox
+from tradepost_worker.runner.pipeline_run import PipelineRun
 from tradepost_worker.testing.cheating import CheatingRunner, forge
 from tradepost_worker.testing.samples import SamplePipeline, kernel_pipeline, sample_input
 

@@ -12,11 +12,13 @@ import msgspec
 import pytest
 from wasmtime import Module
 
-from tradepost_worker import compile_cache, doctor, owners_alone, wasm_profile
-from tradepost_worker.compile_cache import CompileCache
-from tradepost_worker.doctor import Health
-from tradepost_worker.lockdown import Isolation
-from tradepost_worker.runner_messages import COMPILED_BYTES_MAX, Ready
+from tradepost_worker.commands import doctor
+from tradepost_worker.commands.doctor import Health
+from tradepost_worker.runner import wasm_profile
+from tradepost_worker.runner.lockdown import Isolation
+from tradepost_worker.runner.messages import COMPILED_BYTES_MAX, Ready
+from tradepost_worker.supervision import compile_cache, private_files
+from tradepost_worker.supervision.compile_cache import CompileCache
 
 READY = Ready(
     isolation=Isolation(achieved=(), refused={}), providers=(), engines={"wasmtime": "50"}, code="c" * 64
@@ -136,7 +138,7 @@ def test_a_file_of_another_user_is_refused(
     cache: CompileCache, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(owners_alone.os, "getuid", lambda: os.geteuid() + 1)
+        patch.setattr(private_files.os, "getuid", lambda: os.geteuid() + 1)
         assert "another user" in compile_cache.what_is_wrong(folder)
         assert look(cache) is None
     assert was_put_aside(folder)

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from tradepost.errors import InvalidKernel, PipelineTooCostly, SandboxUnavailable
-from tradepost_worker import control_group, doctor
-from tradepost_worker.control_group import ControlGroup, ControlGroups, own_control_group, why_not
-from tradepost_worker.doctor import Health
-from tradepost_worker.lockdown import Isolation
-from tradepost_worker.runner_process import MEMORY_OVERHEAD_BYTES, RunnerProcess
+from tradepost_worker.commands import doctor
+from tradepost_worker.commands.doctor import Health
+from tradepost_worker.runner.lockdown import Isolation
+from tradepost_worker.supervision import control_group
+from tradepost_worker.supervision.control_group import ControlGroup, ControlGroups, own_control_group, why_not
+from tradepost_worker.supervision.runner_process import MEMORY_OVERHEAD_BYTES, RunnerProcess
 from tradepost_worker.testing.samples import kernel_pipeline
 
 MADE = {

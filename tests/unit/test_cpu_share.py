@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tradepost_worker.cpu_share import TICK_S, CpuShare
+from tradepost_worker.supervision.cpu_throttle import TICK_S, CpuShare
 
 
 class Machine:

@@ -12,8 +12,8 @@ from wasmtime import wat2wasm
 
 from tradepost.errors import KernelOutOfFuel, KernelTrap
 from tradepost.kernel_abi import ALLOWED_IMPORTS, WASI_MODULE
-from tradepost_worker.deterministic_wasi import CALL_FUEL, CLOCK_NS, STDERR_BYTES_MAX
-from tradepost_worker.sandbox import Kernel, KernelRun, Sandbox
+from tradepost_worker.runner.deterministic_wasi import CALL_FUEL, CLOCK_NS, STDERR_BYTES_MAX
+from tradepost_worker.runner.kernel_sandbox import Kernel, KernelRun, Sandbox
 
 SUCCESS, EBADF, EFAULT, EINVAL, ESPIPE = 0, 8, 21, 28, 70
 STDIN, STDOUT, STDERR = range(3)

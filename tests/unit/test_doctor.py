@@ -11,14 +11,14 @@ import pytest
 from tradepost.errors import RunnerFailed
 from tradepost.manifest import Provider
 from tradepost_signing.keys import SigningKey
-from tradepost_worker import doctor, service
-from tradepost_worker.doctor import Check, Health
-from tradepost_worker.inference import PROVIDERS
-from tradepost_worker.lockdown import Isolation
-from tradepost_worker.runner_messages import Ready
-from tradepost_worker.runner_process import RunnerProcess
+from tradepost_worker.commands import doctor, service
+from tradepost_worker.commands.doctor import Check, Health
+from tradepost_worker.runner.inference import PROVIDERS
+from tradepost_worker.runner.lockdown import Isolation
+from tradepost_worker.runner.messages import Ready
 from tradepost_worker.settings import load_settings
 from tradepost_worker.state import Membership, StateFolder
+from tradepost_worker.supervision.runner_process import RunnerProcess
 
 
 def found(check: Check) -> Health:

@@ -8,7 +8,7 @@ import pytest
 
 from tradepost.content import cid_of_block
 from tradepost.content.fetch import Progress
-from tradepost_worker.fetch_log import INTERVAL_S, FetchLog
+from tradepost_worker.leases.fetch_log import INTERVAL_S, FetchLog
 
 ARTIFACT = cid_of_block(b"model", "raw")
 

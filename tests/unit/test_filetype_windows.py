@@ -22,9 +22,9 @@ from tradepost.manifest import KernelStage
 from tradepost.tensors import Tensor, TensorDocument, decode, encode
 from tradepost_signing.pipeline_toml import Pipeline, load_pipeline
 from tradepost_signing.validation import validate_pipeline
-from tradepost_worker.executor import Executor
-from tradepost_worker.inference import Inference
-from tradepost_worker.sandbox import Kernel, Sandbox
+from tradepost_worker.runner.executor import Executor
+from tradepost_worker.runner.inference import Inference
+from tradepost_worker.runner.kernel_sandbox import Kernel, Sandbox
 
 #: Byte strings with runs of white space and of anything else, up to some 30 KiB: across both block borders.
 CONTENTS = st.lists(

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tradepost.errors import InvalidSettings
-from tradepost_worker.governor import SETTLE_S, Cause, Decision, Governor, LastInput, Readings
-from tradepost_worker.limits import MINUTES_PER_DAY, Limits, is_within, parse_hours
-from tradepost_worker.owner_word import WORK, Mode, OwnersWord
+from tradepost_worker.device.governor import SETTLE_S, Cause, Decision, Governor, LastInput, Readings
+from tradepost_worker.device.limits import MINUTES_PER_DAY, Limits, is_within, parse_hours
+from tradepost_worker.device.owner_command import WORK, Mode, OwnersWord
 
 FINE = {"at": 1000.0, "minute_of_day": 600}
 PAUSE = OwnersWord(mode=Mode.PAUSE)

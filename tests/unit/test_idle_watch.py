@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from tradepost_worker.idle_watch import IdleWatch
+from tradepost_worker.supervision.idle_watch import IdleWatch
 
 
 class Process:

@@ -13,9 +13,9 @@ from onnx import TensorProto, helper
 
 from tradepost.errors import InvalidModel, LeaseTimeout, ModelFailure, NoEligibleWorker
 from tradepost.onnx_profile import DEPTH_MAX, check_model
-from tradepost_worker.inference import PROVIDERS, Inference, probe_providers
-from tradepost_worker.probe_model import PROBE_MODEL
-from tradepost_worker.run_deadline import RunDeadline
+from tradepost_worker.runner.inference import PROVIDERS, Inference, probe_providers
+from tradepost_worker.runner.probe_model import PROBE_MODEL
+from tradepost_worker.runner.run_deadline import RunDeadline
 
 
 @pytest.fixture(scope="module")

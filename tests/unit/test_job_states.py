@@ -7,8 +7,8 @@ import pytest
 
 from tradepost.errors import InvariantBroken
 from tradepost.protocol import JobStatus, Requirements
-from tradepost_broker.entities import Job
-from tradepost_broker.job_states import FINAL, TRANSITIONS, Trigger, mermaid, transition
+from tradepost_broker.market.model.entities import Job
+from tradepost_broker.market.model.job_states import FINAL, TRANSITIONS, Trigger, mermaid, transition
 
 DOCS = Path(__file__).parents[2] / "docs" / "job-states.md"
 

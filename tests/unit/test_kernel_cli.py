@@ -20,7 +20,7 @@ from tradepost.errors import (
     TradepostError,
 )
 from tradepost.tensors import TensorDocument, decode, encode
-from tradepost_worker.kernel_cli import app
+from tradepost_worker.commands.run_kernel import app
 
 
 def ok(*arguments: str) -> str:

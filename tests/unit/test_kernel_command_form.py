@@ -13,7 +13,7 @@ from wasmtime import wat2wasm
 
 from tradepost.errors import KernelError, KernelMemoryExceeded, KernelTrap
 from tradepost.tensors import TensorDocument
-from tradepost_worker.sandbox import KernelRun, Sandbox
+from tradepost_worker.runner.kernel_sandbox import KernelRun, Sandbox
 
 RunBytes = Callable[[str, bytes], KernelRun]
 RunBuiltin = Callable[..., TensorDocument]

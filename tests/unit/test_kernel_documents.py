@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 import tradepost_kernels
 from tradepost.errors import InvalidTensorDocument, KernelError, TradepostError
 from tradepost.tensors import DTYPES, TensorDocument, decode, encode
-from tradepost_worker.sandbox import KernelRun
+from tradepost_worker.runner.kernel_sandbox import KernelRun
 
 RunBytes = Callable[[str, bytes], KernelRun]
 RunBuiltin = Callable[..., TensorDocument]

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tradepost_worker import last_input
-from tradepost_worker.last_input import ASK_S, InputSensor, InputUnseen, ask_desktops, unseen_input
+from tradepost_worker.device import last_input
+from tradepost_worker.device.last_input import ASK_S, InputSensor, InputUnseen, ask_desktops, unseen_input
 from tradepost_worker.testing.keyboard import Keyboard
 
 HOUR_S = 3600.0

@@ -17,8 +17,7 @@ from tradepost.errors import (
     InvariantBroken,
     TradepostError,
 )
-from tradepost_broker.entities import Account, Transfer
-from tradepost_broker.ledger import (
+from tradepost_broker.market.ledger import (
     SUPPLY,
     TREASURY,
     Kind,
@@ -29,6 +28,7 @@ from tradepost_broker.ledger import (
     held_of,
     stake_of,
 )
+from tradepost_broker.market.model.entities import Account, Transfer
 
 TABLES = {
     "funding moves credits out of the treasury, once per id": f"""

@@ -15,8 +15,8 @@ from tradepost.content import Cid, add_bytes
 from tradepost.errors import NoEligibleWorker
 from tradepost.protocol import Capabilities, Offer, UpdateOffer
 from tradepost_signing.publisher import Publisher
-from tradepost_worker.agent import Agent
-from tradepost_worker.pipelines import PipelineLibrary, TrustedPipeline
+from tradepost_worker.leases.agent import Agent
+from tradepost_worker.leases.pipelines import PipelineLibrary, TrustedPipeline
 from tradepost_worker.testing.samples import kernel_pipeline
 
 BIG = kernel_pipeline(b"").manifest

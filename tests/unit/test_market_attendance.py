@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from tradepost.protocol import JobStatus
-from tradepost_broker.entities import Evidence, Lease, LeaseState
-from tradepost_broker.events import SendAcknowledged, SendGrant, SendRecall
 from tradepost_broker.market import Market
+from tradepost_broker.market.model.entities import Evidence, Lease, LeaseState
+from tradepost_broker.market.model.events import SendAcknowledged, SendGrant, SendRecall
+from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.testing import MarketDriver, make_offer, make_pipeline
-from tradepost_broker.policy import MarketPolicy
 
 POLICY = MarketPolicy(audit_rate=0.0, lease_grace_s=20.0, reconnect_s=15.0)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tradepost.protocol import JobStatus
-from tradepost_broker.entities import Account, Job, LeaseState, Pipeline, Transfer
-from tradepost_broker.events import (
+from tradepost_broker.market.model.entities import Account, Job, LeaseState, Pipeline, Transfer
+from tradepost_broker.market.model.events import (
     NotifyFinished,
     ReplyRefused,
     ReplySubmitted,
@@ -15,8 +15,8 @@ from tradepost_broker.events import (
     SendRecall,
     SendSettled,
 )
+from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.testing import MarketDriver, make_offer, make_pipeline
-from tradepost_broker.policy import MarketPolicy
 
 POLICY = MarketPolicy(audit_rate=0.0, hold_s=100.0, retain_s=50.0, idempotency_s=1_000.0)
 

@@ -12,13 +12,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tradepost.errors import ModelFailure, UntrustedPipeline
 from tradepost.protocol import GiveBackReason
-from tradepost_broker.entities import Job, Lease, LeaseState
-from tradepost_broker.events import ReplyRefused, Tick
-from tradepost_broker.job_states import FINAL
-from tradepost_broker.ledger import earned_of, held_of, stake_of
 from tradepost_broker.market import Market
+from tradepost_broker.market.ledger import earned_of, held_of, stake_of
+from tradepost_broker.market.model.entities import Job, Lease, LeaseState
+from tradepost_broker.market.model.events import ReplyRefused, Tick
+from tradepost_broker.market.model.job_states import FINAL
+from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.testing import MarketDriver, make_offer, make_pipeline
-from tradepost_broker.policy import MarketPolicy
 
 POLICY = MarketPolicy(
     audit_rate=0.3,

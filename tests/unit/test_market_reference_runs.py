@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from tradepost.protocol import JobStatus
-from tradepost_broker.entities import Account, Evidence, Lease, LeasePurpose, LeaseState, WorkerStanding
-from tradepost_broker.events import NotifyFinished, SendAcknowledged, SendGrant, SendRecall, SendSettled
+from tradepost_broker.market.model.entities import (
+    Account,
+    Evidence,
+    Lease,
+    LeasePurpose,
+    LeaseState,
+    WorkerStanding,
+)
+from tradepost_broker.market.model.events import (
+    NotifyFinished,
+    SendAcknowledged,
+    SendGrant,
+    SendRecall,
+    SendSettled,
+)
 from tradepost_broker.market.testing import make_offer
 from tradepost_broker.testing.staffed_market import ALWAYS_CHECKED, StaffedMarket
 

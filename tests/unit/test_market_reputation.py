@@ -6,8 +6,8 @@ import pytest
 
 from tradepost import errors
 from tradepost.protocol import GiveBackReason
-from tradepost_broker.entities import Evidence, Lease, LeaseState, WorkerStanding
-from tradepost_broker.policy import MarketPolicy
+from tradepost_broker.market.model.entities import Evidence, Lease, LeaseState, WorkerStanding
+from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.testing.staffed_market import ALWAYS_CHECKED, StaffedMarket
 
 

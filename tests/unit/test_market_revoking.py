@@ -9,10 +9,10 @@ import pytest
 from tradepost.content import add_bytes
 from tradepost.identity import Identity
 from tradepost.protocol import JobStatus
-from tradepost_broker.entities import Lease, LeaseState, Match, Pipeline
-from tradepost_broker.events import NotifyFinished, SendRecall, SendRevocations
+from tradepost_broker.market.model.entities import Lease, LeaseState, Match, Pipeline
+from tradepost_broker.market.model.events import NotifyFinished, SendRecall, SendRevocations
+from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.testing import MarketDriver, make_offer, make_pipeline
-from tradepost_broker.policy import MarketPolicy
 from tradepost_signing.revocation import RevocationDocument
 
 KERNEL = add_bytes(b"kernel", put=None)

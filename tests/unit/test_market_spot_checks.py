@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from tradepost.protocol import JobStatus
-from tradepost_broker.entities import LeasePurpose
-from tradepost_broker.events import NotifyFinished, SendAcknowledged, SendGrant
+from tradepost_broker.market.model.entities import LeasePurpose
+from tradepost_broker.market.model.events import NotifyFinished, SendAcknowledged, SendGrant
+from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.testing import make_offer
-from tradepost_broker.policy import MarketPolicy
 from tradepost_broker.testing.staffed_market import ALWAYS_CHECKED, StaffedMarket
 
 

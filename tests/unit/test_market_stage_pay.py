@@ -6,11 +6,11 @@ import pytest
 
 from tradepost.errors import KernelTrap
 from tradepost.protocol import GiveBackReason, JobStatus
-from tradepost_broker.entities import Evidence, Lease, LeasePurpose, LeaseState, Transfer
-from tradepost_broker.events import SendSettled
-from tradepost_broker.ledger import Kind, earned_of, held_of
+from tradepost_broker.market.ledger import Kind, earned_of, held_of
+from tradepost_broker.market.model.entities import Evidence, Lease, LeasePurpose, LeaseState, Transfer
+from tradepost_broker.market.model.events import SendSettled
+from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.testing import MarketDriver, make_offer
-from tradepost_broker.policy import MarketPolicy
 
 STAGES = (("decode", "d1"), ("infer", "i1"), ("pick", "p1"))
 #: Decoding takes a tenth of the time, the model six tenths.

@@ -6,10 +6,10 @@ import pytest
 
 from tradepost.errors import Problem, SandboxUnavailable, UntrustedPipeline
 from tradepost.protocol import GiveBackReason, JobStatus, Requirements
-from tradepost_broker.entities import Account
-from tradepost_broker.events import NotifyFinished
+from tradepost_broker.market.model.entities import Account
+from tradepost_broker.market.model.events import NotifyFinished
+from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.testing import GIBIBYTE, MarketDriver, make_offer, make_pipeline
-from tradepost_broker.policy import MarketPolicy
 
 FUNDS = 10_000_000
 

@@ -6,9 +6,9 @@ import pytest
 
 from tradepost import errors
 from tradepost.protocol import JobStatus
-from tradepost_broker.entities import Account, Lease, LeaseState, WorkerStanding
-from tradepost_broker.events import SendAcknowledged, SendSettled
-from tradepost_broker.policy import MarketPolicy
+from tradepost_broker.market.model.entities import Account, Lease, LeaseState, WorkerStanding
+from tradepost_broker.market.model.events import SendAcknowledged, SendSettled
+from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.testing.staffed_market import ALWAYS_CHECKED, StaffedMarket
 
 # Agreement

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from tradepost.errors import UntrustedPipeline
 from tradepost.protocol import GiveBackReason, Requirements
-from tradepost_broker.entities import Evidence, EvidenceKind, LeasePurpose, Match
+from tradepost_broker.market.model.entities import Evidence, EvidenceKind, LeasePurpose, Match
+from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.testing import GIBIBYTE, MarketDriver, make_offer, make_pipeline
-from tradepost_broker.policy import MarketPolicy
 
 #: Nothing but bids and reputations decides: no spot checks, no cost of delay.
 PLAIN = MarketPolicy(audit_rate=0.0, delay_cost_bids_per_s=0.0)

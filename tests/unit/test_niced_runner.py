@@ -13,8 +13,8 @@ from typing import cast
 
 import pytest
 
-from tradepost_worker import niced_runner
-from tradepost_worker.niced_runner import NicedRunner
+from tradepost_worker.supervision import background_runner
+from tradepost_worker.supervision.background_runner import NicedRunner
 from tradepost_worker.testing.lent_device import until
 
 
@@ -27,7 +27,7 @@ def runner_with(session: int, *, pid: int) -> NicedRunner:
 
 async def test_a_kernel_that_is_asked_too_often_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A full pipe answers as the kernel does, with EAGAIN."""
-    monkeypatch.setattr(niced_runner, "_RETRY_S", 0.001)
+    monkeypatch.setattr(background_runner, "_RETRY_S", 0.001)
     monkeypatch.setattr(NicedRunner, "threads", lambda _: [])
     kernel, session = os.pipe()
     os.set_blocking(session, False)

@@ -8,7 +8,7 @@ from aiohttp.test_utils import TestServer
 from yarl import URL
 
 from tradepost import AsyncClient
-from tradepost_worker.broker_api import BrokerApi
+from tradepost_worker.link.broker_api import BrokerApi
 
 
 class CookieServer:

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tradepost.protocol import Offer
-from tradepost_broker.market.agenda import Agenda, Purpose
-from tradepost_broker.market.offers import Need, OfferBook, Seat, fits
+from tradepost_broker.market.state.job_queue import WaitingRoom
+from tradepost_broker.market.state.offer_book import Need, OfferBook, Seat, fits
+from tradepost_broker.market.state.timers import Agenda, Purpose
 from tradepost_broker.market.testing import GIBIBYTE, make_offer
-from tradepost_broker.market.waiting import WaitingRoom
 
 offers = st.builds(
     make_offer,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tradepost.errors import InvalidSettings
-from tradepost_worker.owner_word import WORK, Mode, OwnersWord, OwnersWordFile, parse_duration
+from tradepost_worker.device.owner_command import WORK, Mode, OwnersWord, OwnersWordFile, parse_duration
 
 PAUSE = OwnersWord(mode=Mode.PAUSE, until=5.0)
 

@@ -14,7 +14,7 @@ from tradepost.protocol import PipelineView
 from tradepost_signing.bundle import sign_bytes
 from tradepost_signing.keys import SigningKey
 from tradepost_signing.revocation import RevocationDocument, RevocationList
-from tradepost_worker.pipelines import PipelineLibrary
+from tradepost_worker.leases.pipelines import PipelineLibrary
 
 KEY, OTHER = SigningKey.generate(), SigningKey.generate()
 KERNEL = add_bytes(b"kernel", put=None)

@@ -23,7 +23,7 @@ from tradepost.protocol import (
     worker_codec,
 )
 from tradepost.receipts import StageReport
-from tradepost_broker.client_stream import salvage
+from tradepost_broker.web.client_stream import salvage
 from tradepost_worker.logs import LineFormatter
 
 HOSTILE = [

@@ -11,10 +11,10 @@ from functools import partial
 import pytest
 
 from tradepost.errors import RunnerFailed
-from tradepost_worker import runner_process
-from tradepost_worker.limits import Limits
-from tradepost_worker.niced_runner import NicedRunner
-from tradepost_worker.runner_group import RunnerGroup
+from tradepost_worker.device.limits import Limits
+from tradepost_worker.supervision import runner_process
+from tradepost_worker.supervision.background_runner import NicedRunner
+from tradepost_worker.supervision.runner_limits import RunnerGroup
 
 #: Ends once it is nice and bound to one core, before it could say that it is ready.
 RESTRAINED = """

@@ -9,7 +9,7 @@ import pytest
 
 from tradepost.errors import RunnerFailed
 from tradepost.manifest import STAGES_MAX
-from tradepost_worker.runner_messages import Loaded, Ran, unpack_from_runner
+from tradepost_worker.runner.messages import Loaded, Ran, unpack_from_runner
 
 STAGE = {"stage": "s", "output": "0" * 64}
 

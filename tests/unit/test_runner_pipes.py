@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from tradepost_worker.runner_process import _widen
+from tradepost_worker.supervision.runner_process import _widen
 
 
 def test_pipes_stay_as_they_are_where_they_cannot_be_widened(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,11 @@ import pytest
 
 from tradepost.errors import InvalidKernel, KernelTrap, Problem, RunnerFailed
 from tradepost.receipts import StageReport
-from tradepost_worker import runner_pool
-from tradepost_worker.pipeline_run import PipelineRun
-from tradepost_worker.runner_messages import Ran
-from tradepost_worker.runner_pool import RunnerPool, bytes_of, check_run
-from tradepost_worker.runner_process import MEMORY_OVERHEAD_BYTES, OnStages, RunnerInterrupted
+from tradepost_worker.runner.messages import Ran
+from tradepost_worker.runner.pipeline_run import PipelineRun
+from tradepost_worker.supervision import runner_pool
+from tradepost_worker.supervision.runner_pool import RunnerPool, bytes_of, check_run
+from tradepost_worker.supervision.runner_process import MEMORY_OVERHEAD_BYTES, OnStages, RunnerInterrupted
 from tradepost_worker.testing.samples import SamplePipeline, kernel_pipeline, kernels_pipeline
 
 A = kernel_pipeline(b"a", name="a")

@@ -7,11 +7,11 @@ import math
 import pytest
 
 import tradepost_kernels
-from tradepost_worker import runner
-from tradepost_worker.inference import Inference
-from tradepost_worker.runner import Runner
-from tradepost_worker.runner_messages import Load, Loaded, Ran, Reached, Run
-from tradepost_worker.sandbox import Sandbox
+from tradepost_worker.runner import main
+from tradepost_worker.runner.inference import Inference
+from tradepost_worker.runner.kernel_sandbox import Sandbox
+from tradepost_worker.runner.main import Runner
+from tradepost_worker.runner.messages import Load, Loaded, Ran, Reached, Run
 from tradepost_worker.testing.samples import kernels_pipeline, sample_input
 
 NOOP = tradepost_kernels.load("noop")
@@ -30,12 +30,12 @@ def run(stages: int) -> tuple[list[Reached], Ran]:
 
 
 def test_every_stage_but_the_last_is_reported_with_those_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "REPORT_S", 0.0)
+    monkeypatch.setattr(main, "REPORT_S", 0.0)
     sent, ran = run(3)
     assert [message.stages for message in sent] == [ran.run.stages[:1], ran.run.stages[:2]]
     assert run(1)[0] == []
 
 
 def test_runs_that_are_soon_over_send_nothing_but_their_reply(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "REPORT_S", math.inf)
+    monkeypatch.setattr(main, "REPORT_S", math.inf)
     assert run(3)[0] == []

@@ -23,7 +23,7 @@ from tradepost.errors import (
 )
 from tradepost.kernel_abi import KernelForm
 from tradepost.tensors import TensorDocument, encode
-from tradepost_worker.sandbox import MESSAGE_BYTES_MAX, KernelRun, Sandbox
+from tradepost_worker.runner.kernel_sandbox import MESSAGE_BYTES_MAX, KernelRun, Sandbox
 
 DOCUMENT = encode(TensorDocument({"x": np.arange(5, dtype="f4")}))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tradepost_worker import seccomp_filter
+from tradepost_worker.runner import seccomp_filter
 
 PID = 4711
 KILL, ERRNO, ALLOW = 0x8000_0000, 0x0005_0000, 0x7FFF_0000

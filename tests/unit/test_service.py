@@ -14,12 +14,8 @@ import pytest
 from tradepost.errors import InvalidSettings, RunnerFailed
 from tradepost.protocol import GiveBackReason
 from tradepost_signing.revocation_store import bundle_path
-from tradepost_worker import service as service_module
-from tradepost_worker.compile_cache import CompileCache
-from tradepost_worker.lease_work import give_back
-from tradepost_worker.outbox import Outbox
-from tradepost_worker.owner_word import Mode, OwnersWord, OwnersWordFile
-from tradepost_worker.service import (
+from tradepost_worker.commands import service as service_module
+from tradepost_worker.commands.service import (
     LaunchdAgent,
     Service,
     SystemdUnit,
@@ -30,9 +26,13 @@ from tradepost_worker.service import (
     user_name,
     worker_command,
 )
+from tradepost_worker.commands.uninstall import check_nothing_lost, check_stopped, remove_state
+from tradepost_worker.device.owner_command import Mode, OwnersWord, OwnersWordFile
+from tradepost_worker.leases.lease_executor import give_back
+from tradepost_worker.leases.outbox import Outbox
 from tradepost_worker.settings import default_state_dir
 from tradepost_worker.state import Membership, StateFolder, WrongMoment
-from tradepost_worker.uninstalling import check_nothing_lost, check_stopped, remove_state
+from tradepost_worker.supervision.compile_cache import CompileCache
 
 MEMBERSHIP = Membership(
     broker_url="https://b", broker="b", worker="w", owner="o", device="d", stake_microcredits=1

@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 
 from tradepost.manifest import Tolerance
 from tradepost.tensors import TensorDocument
-from tradepost_broker.verification import (
+from tradepost_broker.market.trust.verification import (
     Accept,
     Decision,
     GiveUp,

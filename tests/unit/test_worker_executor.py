@@ -23,10 +23,10 @@ from tradepost.errors import (
 )
 from tradepost.manifest import KernelStage, Limits, Manifest, ModelStage, TensorSpec
 from tradepost.tensors import TensorDocument, decode, encode
-from tradepost_worker.executor import Executor
-from tradepost_worker.inference import Inference
-from tradepost_worker.pipeline_run import PipelineRun
-from tradepost_worker.sandbox import Sandbox
+from tradepost_worker.runner.executor import Executor
+from tradepost_worker.runner.inference import Inference
+from tradepost_worker.runner.kernel_sandbox import Sandbox
+from tradepost_worker.runner.pipeline_run import PipelineRun
 from tradepost_worker.testing.samples import SamplePipeline, kernel_pipeline, model_pipeline, sample_input
 
 NOOP = tradepost_kernels.load("noop")

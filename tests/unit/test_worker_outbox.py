@@ -13,8 +13,9 @@ import pytest
 from tradepost.errors import RunnerFailed
 from tradepost.protocol import Deliver, Settled
 from tradepost.receipts import SignedReceipt
-from tradepost_worker.lease_work import give_back
-from tradepost_worker.outbox import LeaseEnd, Outbox, read_earnings, read_pending
+from tradepost_worker.leases.earnings import read_earnings
+from tradepost_worker.leases.lease_executor import give_back
+from tradepost_worker.leases.outbox import LeaseEnd, Outbox, read_pending
 
 RECEIPT = SignedReceipt(payload=b"p", public_key=b"k", signature=b"s")
 

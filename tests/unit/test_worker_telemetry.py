@@ -18,11 +18,11 @@ from tradepost.protocol import (
     worker_codec,
 )
 from tradepost.receipts import StageReport
-from tradepost_worker import sensors
-from tradepost_worker.governor import Cause, Decision, Readings
-from tradepost_worker.last_input import InputSensor
-from tradepost_worker.network_rate import NetworkRate
-from tradepost_worker.telemetry import STAGES_MAX, StageLatencies, device_health
+from tradepost_worker.device import sensors
+from tradepost_worker.device.governor import Cause, Decision, Readings
+from tradepost_worker.device.last_input import InputSensor
+from tradepost_worker.device.telemetry import STAGES_MAX, StageLatencies, device_health
+from tradepost_worker.link.network_rate import NetworkRate
 
 HEARTBEAT_BYTES_MAX = 8192
 

@@ -17,30 +17,30 @@ from tradepost.content import FolderStore
 from tradepost.content.fetch import Fetcher
 from tradepost.content.sources import GatewaySource
 from tradepost.protocol import Offer
-from tradepost_worker.agent import Agent
-from tradepost_worker.broker_api import BrokerApi
-from tradepost_worker.capabilities import probe_capabilities
-from tradepost_worker.compile_cache import CompileCache
-from tradepost_worker.control_group import ControlGroups
-from tradepost_worker.cpu_share import CpuShare
-from tradepost_worker.governor import Governor
-from tradepost_worker.lease_work import LeaseWork, PipelineRunner
-from tradepost_worker.leases import Leases
-from tradepost_worker.limits import Limits
-from tradepost_worker.network_rate import NetworkRate
-from tradepost_worker.niced_runner import NicedRunner
-from tradepost_worker.outbox import Outbox
-from tradepost_worker.owner_word import OwnersWordFile
-from tradepost_worker.pipelines import PipelineLibrary
-from tradepost_worker.revocations import RevocationGuard, open_revocations
-from tradepost_worker.runner_group import RunnerGroup
-from tradepost_worker.runner_pool import RunnerPool
-from tradepost_worker.sensors import Sensors
+from tradepost_worker.device.governor import Governor
+from tradepost_worker.device.limits import Limits
+from tradepost_worker.device.owner_command import OwnersWordFile
+from tradepost_worker.device.sensors import Sensors
+from tradepost_worker.device.telemetry import StageLatencies, device_health
+from tradepost_worker.leases.agent import Agent
+from tradepost_worker.leases.capabilities import probe_capabilities
+from tradepost_worker.leases.held_leases import Leases
+from tradepost_worker.leases.lease_executor import LeaseWork, PipelineRunner
+from tradepost_worker.leases.limits_enforcer import Steward
+from tradepost_worker.leases.outbox import Outbox
+from tradepost_worker.leases.pipelines import PipelineLibrary
+from tradepost_worker.leases.revocations import RevocationGuard, open_revocations
+from tradepost_worker.link.broker_api import BrokerApi
+from tradepost_worker.link.network_rate import NetworkRate
 from tradepost_worker.settings import LiveLimits, Settings, available_cores
-from tradepost_worker.speed import measured_again
 from tradepost_worker.state import Standing, StateFolder, WrongMoment
-from tradepost_worker.steward import Steward
-from tradepost_worker.telemetry import StageLatencies, device_health
+from tradepost_worker.supervision.background_runner import NicedRunner
+from tradepost_worker.supervision.compile_cache import CompileCache
+from tradepost_worker.supervision.control_group import ControlGroups
+from tradepost_worker.supervision.cpu_throttle import CpuShare
+from tradepost_worker.supervision.runner_limits import RunnerGroup
+from tradepost_worker.supervision.runner_pool import RunnerPool
+from tradepost_worker.supervision.speed import measured_again
 
 log = logging.getLogger(__name__)
 

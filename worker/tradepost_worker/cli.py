@@ -17,12 +17,12 @@ from tradepost_signing.publisher import Publisher
 from tradepost_signing.sigstore_identity import SigstoreIdentity
 from tradepost_signing.trust import TrustPolicy
 from tradepost_worker.assembly import Decorate, worker_from_settings
-from tradepost_worker.device_cli import add_device_commands
-from tradepost_worker.join_facts import gather_facts
-from tradepost_worker.joining import join as join_broker
+from tradepost_worker.commands.device import add_device_commands
+from tradepost_worker.commands.join_report import gather_facts
+from tradepost_worker.commands.owner import AsJson, StateDir, add_owner_commands
+from tradepost_worker.commands.report import add_report_commands
+from tradepost_worker.link.joining import join as join_broker
 from tradepost_worker.logs import set_up_logging
-from tradepost_worker.owner_cli import AsJson, StateDir, add_owner_commands
-from tradepost_worker.report_cli import add_report_commands
 from tradepost_worker.settings import FILE_NAME, Settings, load_settings, save_settings
 from tradepost_worker.state import StateFolder
 

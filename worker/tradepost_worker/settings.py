@@ -29,8 +29,8 @@ from tradepost.settings_sources import (
     settings_from_environment,
     settings_from_file,
 )
-from tradepost_worker import limits
-from tradepost_worker.limits import Limits
+from tradepost_worker.device import limits
+from tradepost_worker.device.limits import Limits
 
 ENVIRONMENT_PREFIX: Final = "TRADEPOST_WORKER_"
 FILE_NAME: Final = "worker.toml"

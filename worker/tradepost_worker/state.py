@@ -25,8 +25,8 @@ import msgspec
 from tradepost.durable_files import replace_file
 from tradepost.errors import UNDECODABLE, Fault, InvalidSettings, TradepostError
 from tradepost.identity import Identity
-from tradepost_worker.governor import Decision, Readings
-from tradepost_worker.limits import Limits
+from tradepost_worker.device.governor import Decision, Readings
+from tradepost_worker.device.limits import Limits
 
 
 class WrongMoment(TradepostError):

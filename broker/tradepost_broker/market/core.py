@@ -11,8 +11,11 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from tradepost.errors import InvariantBroken, TradepostError, invariant
-from tradepost_broker.entities import Account, Job, Lease, Pipeline, Record, Worker
-from tradepost_broker.events import (
+from tradepost_broker.market import recovery
+from tradepost_broker.market.handlers import connections, receipts, submissions, timer
+from tradepost_broker.market.matching import advance_job
+from tradepost_broker.market.model.entities import Account, Job, Lease, Pipeline, Record, Worker
+from tradepost_broker.market.model.events import (
     Event,
     Funded,
     Instruction,
@@ -30,34 +33,25 @@ from tradepost_broker.events import (
     WorkerDisconnected,
     WorkerJoined,
 )
-from tradepost_broker.market import (
-    attendance,
-    clockwork,
-    deliveries,
-    intake,
-    leasing,
-    recovery,
-    revoking,
-    settlement,
-)
-from tradepost_broker.market.roster import Reputation
-from tradepost_broker.market.state import MarketState
-from tradepost_broker.policy import MarketPolicy
+from tradepost_broker.market.model.policy import MarketPolicy
+from tradepost_broker.market.settling import revocation, settlement
+from tradepost_broker.market.state.market_state import MarketState
+from tradepost_broker.market.state.worker_state import Reputation
 
 _HANDLERS: Final[dict[type[Any], Callable[[MarketState, Any], None]]] = {
-    Funded: intake.fund,
-    PipelinePublished: intake.publish,
-    JobSubmitted: intake.submit,
-    JobCancelled: intake.cancel,
-    WorkerJoined: attendance.join,
-    WorkerConnected: attendance.connect,
-    OfferUpdated: attendance.update_offer,
-    WorkerDisconnected: attendance.disconnect,
-    Restarted: attendance.restart,
-    ReceiptDelivered: deliveries.deliver,
-    LeaseGivenBack: deliveries.give_back,
-    RevocationsIssued: revoking.enforce,
-    Tick: clockwork.tick,
+    Funded: submissions.fund,
+    PipelinePublished: submissions.publish,
+    JobSubmitted: submissions.submit,
+    JobCancelled: submissions.cancel,
+    WorkerJoined: connections.join,
+    WorkerConnected: connections.connect,
+    OfferUpdated: connections.update_offer,
+    WorkerDisconnected: connections.disconnect,
+    Restarted: connections.restart,
+    ReceiptDelivered: receipts.deliver,
+    LeaseGivenBack: receipts.give_back,
+    RevocationsIssued: revocation.enforce,
+    Tick: timer.tick,
 }
 
 
@@ -93,7 +87,7 @@ class Market:
             invariant(not state.drain(), f"{type(event).__name__} was refused after it changed something")
             return [ReplyRefused(refusal.to_problem())]
         if seed is not None:
-            leasing.settle_down(state)
+            advance_job.settle_down(state)
         return state.drain()
 
     def job(self, job: str) -> Job | None:

@@ -10,12 +10,21 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from tradepost.errors import invariant
-from tradepost_broker.entities import Account, Evidence, Job, Lease, Pipeline, Record, Transfer, Worker
-from tradepost_broker.job_states import FINAL
-from tradepost_broker.ledger import Reservation
-from tradepost_broker.market.agenda import Purpose
-from tradepost_broker.market.state import MarketState
-from tradepost_broker.policy import MarketPolicy
+from tradepost_broker.market.ledger import Reservation
+from tradepost_broker.market.model.entities import (
+    Account,
+    Evidence,
+    Job,
+    Lease,
+    Pipeline,
+    Record,
+    Transfer,
+    Worker,
+)
+from tradepost_broker.market.model.job_states import FINAL
+from tradepost_broker.market.model.policy import MarketPolicy
+from tradepost_broker.market.state.market_state import MarketState
+from tradepost_broker.market.state.timers import Purpose
 
 T = TypeVar("T")
 

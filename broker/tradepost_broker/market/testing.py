@@ -12,8 +12,10 @@ from typing import TypeVar
 
 from tradepost.errors import Problem, WorkerLost
 from tradepost.protocol import Capabilities, GiveBackReason, JobStatus, Offer, Requirements
-from tradepost_broker.entities import Account, Job, Lease, Pipeline, Record, Worker
-from tradepost_broker.events import (
+from tradepost_broker.market.core import Market
+from tradepost_broker.market.ledger import SUPPLY, held_of
+from tradepost_broker.market.model.entities import Account, Job, Lease, Pipeline, Record, Worker
+from tradepost_broker.market.model.events import (
     Event,
     Funded,
     Instruction,
@@ -37,11 +39,9 @@ from tradepost_broker.events import (
     WorkerDisconnected,
     WorkerJoined,
 )
-from tradepost_broker.job_states import FINAL
-from tradepost_broker.ledger import SUPPLY, held_of
-from tradepost_broker.market.core import Market
-from tradepost_broker.market.state import LIVE
-from tradepost_broker.policy import MarketPolicy
+from tradepost_broker.market.model.job_states import FINAL
+from tradepost_broker.market.model.policy import MarketPolicy
+from tradepost_broker.market.state.market_state import LIVE
 from tradepost_signing.revocation import RevocationDocument
 
 GIBIBYTE = 1 << 30

@@ -15,13 +15,13 @@ import msgspec
 from tradepost.broker_url import raise_for_problem
 from tradepost.protocol import JobRequest, JobView
 from tradepost_broker.app import RunningBroker, running_broker
-from tradepost_broker.events import Tick
-from tradepost_broker.operator_messages import Funding, IssuedToken, NewAccount, NewApiKey, NewToken
-from tradepost_broker.policy import MarketPolicy
+from tradepost_broker.engine.work import EventWork
+from tradepost_broker.market.model.events import Tick
+from tradepost_broker.market.model.policy import MarketPolicy
+from tradepost_broker.operator.messages import Funding, IssuedToken, NewAccount, NewApiKey, NewToken
 from tradepost_broker.settings import Settings
 from tradepost_broker.testing.fake_worker import FakeWorker
 from tradepost_broker.testing.sample_pipeline import SamplePipeline, sample_input
-from tradepost_broker.work import EventWork
 from tradepost_reputation.dashboard import WorkerView
 
 T = TypeVar("T")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from tradepost_broker.entities import Evidence, Lease, LeasePurpose
+from tradepost_broker.market.model.entities import Evidence, Lease, LeasePurpose
+from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.testing import MarketDriver
-from tradepost_broker.policy import MarketPolicy
 
 NO_CHECKS: Final = MarketPolicy(audit_rate=0.0)
 ALWAYS_CHECKED: Final = MarketPolicy(audit_rate=1.0)

@@ -23,15 +23,15 @@ from tradepost.protocol import Capabilities, Deliver, GiveBack, Offer, Revocatio
 from tradepost.receipts import StageReport
 from tradepost_signing.policy_file import add_publisher
 from tradepost_signing.publisher import Publisher
-from tradepost_worker.agent import Agent
-from tradepost_worker.broker_api import BrokerApi
-from tradepost_worker.lease_work import LeaseWork, PipelineRunner
-from tradepost_worker.leases import Leases
-from tradepost_worker.outbox import Outbox
-from tradepost_worker.pipeline_run import PipelineRun
-from tradepost_worker.pipelines import PipelineLibrary
-from tradepost_worker.runner_pool import RunnablePipeline
-from tradepost_worker.runner_process import OnStages
+from tradepost_worker.leases.agent import Agent
+from tradepost_worker.leases.held_leases import Leases
+from tradepost_worker.leases.lease_executor import LeaseWork, PipelineRunner
+from tradepost_worker.leases.outbox import Outbox
+from tradepost_worker.leases.pipelines import PipelineLibrary
+from tradepost_worker.link.broker_api import BrokerApi
+from tradepost_worker.runner.pipeline_run import PipelineRun
+from tradepost_worker.supervision.runner_pool import RunnablePipeline
+from tradepost_worker.supervision.runner_process import OnStages
 from tradepost_worker.testing.fake_broker import FakeBroker
 from tradepost_worker.testing.samples import kernel_pipeline, model_pipeline, sample_input
 

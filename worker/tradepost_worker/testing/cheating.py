@@ -21,10 +21,10 @@ from tradepost.manifest import INPUT, KernelStage, Manifest, split_reference
 from tradepost.receipts import document_hash
 from tradepost.tensors import Tensor, TensorDocument, decode, encode
 from tradepost_worker.cli import create_app
-from tradepost_worker.lease_work import PipelineRunner
-from tradepost_worker.pipeline_run import PipelineRun
-from tradepost_worker.runner_pool import RunnablePipeline
-from tradepost_worker.runner_process import OnStages
+from tradepost_worker.leases.lease_executor import PipelineRunner
+from tradepost_worker.runner.pipeline_run import PipelineRun
+from tradepost_worker.supervision.runner_pool import RunnablePipeline
+from tradepost_worker.supervision.runner_process import OnStages
 
 _LABELS = "labels"
 

@@ -19,8 +19,8 @@ from tradepost_signing.policy_file import add_publisher
 from tradepost_signing.publisher import Publisher
 from tradepost_worker.assembly import worker_from_settings
 from tradepost_worker.cli import app
-from tradepost_worker.joining import join
-from tradepost_worker.owner_word import Mode, OwnersWord, OwnersWordFile
+from tradepost_worker.device.owner_command import Mode, OwnersWord, OwnersWordFile
+from tradepost_worker.link.joining import join
 from tradepost_worker.settings import FILE_NAME, load_settings, save_settings
 from tradepost_worker.state import StateFolder
 from tradepost_worker.testing.fake_broker import FakeBroker
@@ -102,7 +102,7 @@ def runners() -> list[psutil.Process]:
     found = []
     for child in psutil.Process().children():
         try:
-            if "tradepost_worker.runner" in " ".join(child.cmdline()):
+            if "tradepost_worker.runner.main" in " ".join(child.cmdline()):
                 found.append(child)
         except psutil.Error:
             continue

@@ -23,7 +23,7 @@ from tradepost.protocol import PipelineView
 from tradepost.tensors import TensorDocument, encode
 from tradepost_signing.bundle import sign_bytes
 from tradepost_signing.keys import SigningKey
-from tradepost_worker.probe_model import PROBE_MODEL
+from tradepost_worker.runner.probe_model import PROBE_MODEL
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from tradepost_worker.runner_process import RunnerProcess
+from tradepost_worker.supervision.runner_process import RunnerProcess
 from tradepost_worker.testing.hostile.cases import RETURNED, Case, wasm_case
 from tradepost_worker.testing.hostile.hunt import Catch, hunt
 from tradepost_worker.testing.hostile.models import onnx_cases

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from tradepost_worker.probe_model import PROBE_MODEL
+from tradepost_worker.runner.probe_model import PROBE_MODEL
 from tradepost_worker.testing.hostile.cases import (
     INVALID_MODEL,
     RETURNED,

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Final
 
 from tradepost.kernel_abi import ALLOWED_IMPORTS
+from tradepost_worker.runner.wasm_profile import new_engine
 from tradepost_worker.testing.hostile.cases import (
     INVALID_KERNEL,
     RETURNED,
@@ -24,7 +25,6 @@ from tradepost_worker.testing.hostile.module_builders import (
     module,
     reactor,
 )
-from tradepost_worker.wasm_profile import new_engine
 
 OUT_OF_FUEL: Final = "kernel-out-of-fuel"
 MEMORY_EXCEEDED: Final = "kernel-memory-exceeded"

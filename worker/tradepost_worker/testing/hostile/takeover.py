@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from tradepost.errors import TradepostError
-from tradepost_worker.runner_process import RunnerProcess
+from tradepost_worker.supervision.runner_process import RunnerProcess
 
 _ATTEMPT_S: Final = 20.0
 _CONTROL_S: Final = 60.0

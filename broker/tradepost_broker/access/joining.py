@@ -1,0 +1,102 @@
+"""Joining: a device turns a single-use token into a standing as a worker.
+
+The token is used up in the transaction that makes the worker, so it admits one device whatever happens; the
+same device may ask again and gets the same answer, in case the first one was lost on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from tradepost import identity
+from tradepost.errors import InvalidJoinToken, InvalidKey, InvalidSignature
+from tradepost.protocol import JoinReply, JoinRequest
+from tradepost_broker.access.credentials import hash_of, new_secret
+from tradepost_broker.engine.engine import Engine, Moment
+from tradepost_broker.engine.work import Keep
+from tradepost_broker.market.model.events import Event, Instruction, WorkerJoined
+from tradepost_broker.storage.shell_records import JoinToken
+
+DOMAIN = "join"
+
+
+class Joining:
+    """Work that admits a worker on a token. Raises `InvalidJoinToken` in its turn."""
+
+    def __init__(self, *, token: str, worker: str, request: JoinRequest) -> None:
+        self._token_id = hash_of(token)
+        self._worker = worker
+        self._request = request
+        self.token: JoinToken | None = None
+
+    def event(self, moment: Moment) -> Event | None:
+        """The new worker; `None` if this device has used this token already."""
+        token = moment.transaction.get(JoinToken, self._token_id)
+        if token is None or (not token.used_by and token.expires_at <= moment.at):
+            raise InvalidJoinToken("it is unknown or expired")
+        if token.used_by not in ("", self._worker):
+            raise InvalidJoinToken("it was used by another device")
+        self.token = token
+        if token.used_by:
+            return None
+        return WorkerJoined(
+            at=moment.at,
+            worker=self._worker,
+            owner=token.owner,
+            device=self._request.device,
+            public_key=self._request.public_key,
+            auditor=token.auditor,
+            stake=token.stake,
+        )
+
+    def records(self, moment: Moment, instructions: Sequence[Instruction]) -> Sequence[JoinToken]:
+        """The token, used up."""
+        if self.token is None or self.token.used_by:
+            return ()
+        return (msgspec.structs.replace(self.token, used_by=self._worker),)
+
+
+class Joinings:
+    """Issues tokens and admits those who bring them. A token is `<secret>.<broker's key id>`.
+
+    `revocations_key` is the operator's public key (PEM) that workers take revocation lists from, if any.
+    """
+
+    def __init__(
+        self, *, broker: str, engine: Engine, clock: Callable[[], float], revocations_key: str = ""
+    ) -> None:
+        self._broker = broker
+        self._revocations_key = revocations_key
+        self._engine = engine
+        self._clock = clock
+
+    async def issue(self, *, owner: str, stake: int, auditor: bool, ttl_s: float) -> tuple[str, float]:
+        """A new token and when it expires. `stake` is in microcredits."""
+        token = f"{new_secret('tpj')}.{self._broker}"
+        expires_at = self._clock() + ttl_s
+        await self._engine.ask(
+            Keep(
+                JoinToken(id=hash_of(token), owner=owner, stake=stake, auditor=auditor, expires_at=expires_at)
+            )
+        )
+        return token, expires_at
+
+    async def join(self, request: JoinRequest) -> JoinReply:
+        """Admit the device that made `request`. Raises `InvalidJoinToken` or `InvalidSignature`."""
+        try:
+            identity.verify(request.public_key, DOMAIN, request.token.encode(), request.signature)
+        except InvalidKey as error:
+            raise InvalidSignature(f"the device's key: {error}") from None
+        joining = Joining(token=request.token, worker=identity.key_id(request.public_key), request=request)
+        await self._engine.ask(joining)
+        token = joining.token
+        assert token is not None
+        return JoinReply(
+            worker=identity.key_id(request.public_key),
+            owner=token.owner,
+            broker=self._broker,
+            stake_microcredits=token.stake,
+            revocations_key=self._revocations_key,
+        )

@@ -1,0 +1,85 @@
+"""The operator's revocation list: checked, kept, brought to the market and to every worker.
+
+The list is signed with a key of the operator's own, of which the broker knows the public half only: whoever
+takes over the broker cannot revoke anything, and cannot take a revocation back on devices that have seen it.
+It is on the disk before the market decides by it, so a restart at any moment enforces it again.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Final
+
+from tradepost.errors import InvalidRevocations, InvalidSettings
+from tradepost.protocol import Revocations
+from tradepost_broker.engine.engine import Engine
+from tradepost_broker.engine.work import EventWork
+from tradepost_broker.market.model.events import RevocationsIssued
+from tradepost_signing.keys import PublicKey
+from tradepost_signing.revocation import RevocationDocument
+from tradepost_signing.revocation_store import RevocationStore, SignedRevocations
+
+#: The file in the data folder that holds the newest list.
+FILE_NAME: Final = "revocations.json"
+
+log = logging.getLogger(__name__)
+
+
+class RevocationDesk:
+    """Takes the operator's lists, and gives the newest to whoever has to enforce it.
+
+    `operator` is the key that lists are signed with; `None` if nobody may revoke here. Raises
+    `InvalidRevocations` if the list at `path` is damaged, and `InvalidSettings` if there is one and no key:
+    the market would forget what it forbids.
+    """
+
+    def __init__(self, *, path: Path, operator: PublicKey | None, engine: Engine) -> None:
+        if operator is None and path.exists():
+            raise InvalidSettings(
+                f"{path} holds a revocation list, and no revocations_key is set",
+                hint="Set revocations_key to the operator's public key, as before.",
+            )
+        self._operator = operator
+        self._store = None if operator is None else RevocationStore(path, operator)
+        self._engine = engine
+
+    @property
+    def key_pem(self) -> str:
+        """The operator's public key (PEM), for workers that join; empty if nobody may revoke."""
+        return "" if self._operator is None else self._operator.pem.decode()
+
+    def frame(self) -> Revocations | None:
+        """The newest list, as workers get it; `None` before the first."""
+        signed = None if self._store is None else self._store.signed
+        return None if signed is None else Revocations(signed.document, signed.bundle)
+
+    async def accept(self, signed: SignedRevocations) -> int:
+        """Enforce a list from now on; its version. The list that is enforced already changes nothing.
+
+        Raises what `RevocationStore.accept` raises, or `InvalidRevocations` if nobody may revoke here.
+        """
+        if self._store is None:
+            raise InvalidRevocations(
+                "this broker knows no key that may revoke",
+                hint="Set revocations_key to the operator's public key, and start the broker again.",
+            )
+        self._store.accept(signed)
+        # Also for a list that was here before: the broker may have stopped before the market knew of it.
+        await self.enforce()
+        log.info(
+            "Version %d of the revocation list is enforced.",
+            self._store.version,
+            extra={"action": "revocations_enforced", "version": self._store.version},
+        )
+        return self._store.version
+
+    async def enforce(self) -> None:
+        """Bring the newest list to the market, which then has it sent to the workers."""
+        current = None if self._store is None else self._store.current
+        if current is not None:
+            await self._engine.ask(_issued(current.document))
+
+
+def _issued(document: RevocationDocument) -> EventWork:
+    return EventWork(lambda moment: RevocationsIssued(at=moment.at, document=document, seed=moment.seed))

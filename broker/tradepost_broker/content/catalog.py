@@ -1,0 +1,173 @@
+"""The published pipelines: what the broker needs of each manifest, in memory.
+
+The broker judges no publisher. It checks that a manifest is whole, and that it carries a signature that says
+who made it over exactly these bytes; whether that publisher's pipelines may run is each worker's decision,
+made against the key that only the worker's owner chooses.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import func, select
+
+from tradepost.content import Cid, cid_of_block
+from tradepost.errors import (
+    InvalidPipeline,
+    QuotaExceeded,
+    UnknownCid,
+    UnknownPipeline,
+)
+from tradepost.manifest import KernelStage, Manifest, ModelStage, Tolerance, decode_manifest
+from tradepost.protocol import PipelineView, PublishRequest
+from tradepost_broker.content.uploads import Uploads
+from tradepost_broker.engine.engine import Engine
+from tradepost_broker.engine.work import EventWork
+from tradepost_broker.market.model.entities import Pipeline
+from tradepost_broker.market.model.events import PipelinePublished
+from tradepost_broker.storage.rows import CODECS
+from tradepost_broker.storage.shell_records import Publication
+from tradepost_broker.storage.store import Store
+from tradepost_signing.verify import claimed_publishers
+
+#: Pipelines that one account may publish.
+PIPELINES_MAX: Final = 1_000
+
+
+class Catalog:
+    """The published pipelines. `document_bytes_max` bounds what their inputs and outputs may declare."""
+
+    def __init__(self, *, store: Store, uploads: Uploads, engine: Engine, document_bytes_max: int) -> None:
+        self._store = store
+        self._uploads = uploads
+        self._engine = engine
+        self._document_bytes_max = document_bytes_max
+        self._manifests = {one.id: decode_manifest(one.manifest) for one in store.find(Publication)}
+
+    def manifest(self, pipeline: str) -> Manifest:
+        """The manifest of a published pipeline. Raises `UnknownPipeline`."""
+        try:
+            return self._manifests[pipeline]
+        except KeyError:
+            raise UnknownPipeline(f"pipeline {pipeline} was not published here", pipeline=pipeline) from None
+
+    def view(self, pipeline: str) -> PipelineView:
+        """A published pipeline, with what a worker needs to check it. Raises `UnknownPipeline`."""
+        publication = self._store.get(Publication, pipeline)
+        if publication is None:
+            raise UnknownPipeline(f"pipeline {pipeline} was not published here", pipeline=pipeline)
+        return _view(publication)
+
+    async def publish(self, account: str, request: PublishRequest, *, at: float) -> PipelineView:
+        """Publish a pipeline for `account`, once these steps have passed:
+
+        1. The manifest is valid, canonical, and within this broker's limits.
+        2. Each signature names its key or identity, over exactly this manifest. (Whether it is good is the
+           workers' to find.)
+        3. Every block of every artifact was uploaded by this account.
+        4. The pipeline is new, or was published by this account before.
+        5. The operator has revoked neither it, nor an artifact in it, nor all who signed it.
+
+        Raises `InvalidPipeline` (1, 4), `UnsignedArtifact`, `InvalidBundle` or `InvalidSignature` (2),
+        `UnknownCid` (3), `Revoked` (5) or `QuotaExceeded`.
+        """
+        # Step 1
+        manifest = decode_manifest(request.manifest)
+        self._check_limits(manifest)
+        # Step 2
+        publishers = claimed_publishers(request.manifest, request.bundle)
+        # Step 3
+        blocks = await self._artifact_blocks(account, manifest)
+        # Step 4
+        cid = cid_of_block(request.manifest, "dag-cbor")
+        self._check_owner(account, cid)
+        holder = f"account:{account}"
+        # The manifest is a block as well, so that a gateway serves the whole pipeline.
+        await self._uploads.put(holder, cid, request.manifest, quota_bytes=1 << 62, at=at)
+        publication = Publication(
+            id=cid,
+            account=account,
+            at=at,
+            manifest=request.manifest,
+            bundle=request.bundle,
+            blocks=(cid, *blocks),
+        )
+        pipeline = _for_market(cid, manifest, publishers, sum(blocks.values()))
+        # Step 5 is the market's, which knows the list.
+        published = EventWork(lambda moment: PipelinePublished(at=moment.at, pipeline=pipeline), publication)
+        await self._engine.ask(published)
+        self._manifests[cid] = manifest
+        self._uploads.publish(publication.blocks)
+        return _view(publication)
+
+    def _check_limits(self, manifest: Manifest) -> None:
+        for name in ("input_bytes", "output_bytes"):
+            declared = getattr(manifest.limits, name)
+            if declared > self._document_bytes_max:
+                raise InvalidPipeline(
+                    f"limits.{name} is {declared:,}; this broker takes {self._document_bytes_max:,}",
+                    hint=f"Lower limits.{name} in pipeline.toml.",
+                )
+
+    async def _artifact_blocks(self, account: str, manifest: Manifest) -> dict[str, int]:
+        blocks: dict[str, int] = {}
+        for stage in manifest.stages:
+            try:
+                blocks |= await self._uploads.tree(f"account:{account}", stage.artifact)
+            except UnknownCid as error:
+                raise UnknownCid(error.detail, stage=stage.name, hint=error.hint, **error.facts) from None
+        return blocks
+
+    def _check_owner(self, account: str, cid: Cid) -> None:
+        earlier = self._store.get(Publication, cid)
+        if earlier is not None and earlier.account != account:
+            raise InvalidPipeline(
+                f"{cid} was published by another account", hint="Use it as it is; its CID is all you need."
+            )
+        table = CODECS[Publication].table
+        count = self._store.query(select(func.count()).where(table.c.account == account))[0][0]
+        if earlier is None and count >= PIPELINES_MAX:
+            raise QuotaExceeded(f"{account} has published {count} pipelines", limit=PIPELINES_MAX)
+
+
+def loosest_tolerance(manifest: Manifest) -> Tolerance | None:
+    """The loosest tolerance of the model stages, by which outputs are compared; `None` if bit for bit."""
+    tolerances = [stage.tolerance for stage in manifest.stages if isinstance(stage, ModelStage)]
+    if not tolerances:
+        return None
+    return Tolerance(atol=max(one.atol for one in tolerances), rtol=max(one.rtol for one in tolerances))
+
+
+def common_providers(manifest: Manifest) -> tuple[str, ...]:
+    """The execution providers that every model stage may run on; empty without models.
+
+    Raises `InvalidPipeline` where two models have none in common.
+    """
+    models = [stage for stage in manifest.stages if isinstance(stage, ModelStage)]
+    common = [p for p in models[0].providers if all(p in m.providers for m in models)] if models else []
+    if models and not common:
+        raise InvalidPipeline(
+            "no execution provider runs every model", hint="Give the models one provider in common."
+        )
+    return tuple(common)
+
+
+def _for_market(cid: Cid, manifest: Manifest, publishers: tuple[str, ...], artifact_bytes: int) -> Pipeline:
+    return Pipeline(
+        id=cid,
+        name=manifest.name,
+        publisher=publishers[0],
+        publishers=publishers,
+        artifacts=tuple(manifest.artifacts()),
+        providers=common_providers(manifest),
+        memory_bytes=max(stage.memory_bytes for stage in manifest.stages),
+        artifact_bytes=artifact_bytes,
+        wall_s=manifest.limits.wall_ms / 1000,
+        work_units_base=manifest.work_units.base,
+        work_units_per_mebibyte=manifest.work_units.per_mebibyte,
+        kernel_stages=tuple(stage.name for stage in manifest.stages if isinstance(stage, KernelStage)),
+    )
+
+
+def _view(publication: Publication) -> PipelineView:
+    return PipelineView(pipeline=publication.id, manifest=publication.manifest, bundle=publication.bundle)

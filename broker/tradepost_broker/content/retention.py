@@ -1,0 +1,75 @@
+"""Forgetting documents: inputs, outputs and blocks go some time after they were last of use.
+
+Receipts, evidence, transfers and the journal are kept for ever; they are small, and they are what proves.
+Jobs cannot stay open for as long as documents are kept, so nothing goes that a worker may still ask for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from tradepost_broker.content.uploads import Uploads
+from tradepost_broker.engine.engine import Engine, Moment
+from tradepost_broker.market.model.events import Event, Instruction
+from tradepost_broker.storage.shell_records import ShellRecord
+
+SWEEP_S: Final = 60.0
+
+_FORGET_INPUTS: Final = (
+    "DELETE FROM inputs WHERE id IN (SELECT id FROM jobs WHERE finished_at >= ? AND finished_at < ?)"
+)
+_FORGET_OUTPUTS: Final = (
+    "UPDATE deliveries SET output = NULL WHERE id IN (SELECT leases.id FROM leases JOIN jobs"
+    " ON leases.job = jobs.id WHERE jobs.finished_at >= ? AND jobs.finished_at < ?)"
+)
+
+log = logging.getLogger(__name__)
+
+
+class ForgetDocuments:
+    """Work that deletes the inline documents of jobs that finished within a span of time."""
+
+    def __init__(self, since: float, before: float) -> None:
+        self._span = (since, before)
+
+    def event(self, moment: Moment) -> Event | None:
+        """Nothing for the market to decide."""
+        moment.transaction.execute(_FORGET_INPUTS, self._span)
+        moment.transaction.execute(_FORGET_OUTPUTS, self._span)
+        return None
+
+    def records(self, moment: Moment, instructions: Sequence[Instruction]) -> Sequence[ShellRecord]:
+        """Nothing new."""
+        return ()
+
+
+class Retention:
+    """Forgets what is older than `kept_s`."""
+
+    def __init__(
+        self, *, engine: Engine, uploads: Uploads, kept_s: float, clock: Callable[[], float]
+    ) -> None:
+        self._engine = engine
+        self._uploads = uploads
+        self._kept_s = kept_s
+        self._clock = clock
+        self._forgotten_before = 0.0
+
+    async def run(self) -> None:
+        """Sweep now and then, until cancelled."""
+        while True:
+            await self.sweep()
+            await asyncio.sleep(SWEEP_S)
+
+    async def sweep(self) -> None:
+        """Forget what has become too old since the last sweep."""
+        before = self._clock() - self._kept_s
+        if before > self._forgotten_before:
+            await self._engine.ask(ForgetDocuments(self._forgotten_before, before))
+            self._forgotten_before = before
+        dropped = await self._uploads.drop_unused(before=before)
+        if dropped:
+            log.info("%d blocks were forgotten", dropped, extra={"action": "blocks_forgotten"})

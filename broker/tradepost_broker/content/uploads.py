@@ -1,0 +1,208 @@
+"""Blocks that accounts and workers put into the content store, and who may use them.
+
+A CID is integrity, never authorisation: a block may be read or submitted by those who sent its bytes
+themselves, each counted in full against its own quota, so that nobody learns what others have stored.
+The exception are the blocks of published pipelines, which are public.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from sqlalchemy import case, func, select
+
+from tradepost.content import Cid, FolderStore, codec_of, parse_cid, read_file, verify_block
+from tradepost.content.files import FILE_BLOCKS_MAX, stream_file
+from tradepost.content.unixfs import decode_file_node
+from tradepost.errors import ContentMismatch, InvalidCid, InvariantBroken, QuotaExceeded, UnknownCid
+from tradepost_broker.engine.engine import Engine
+from tradepost_broker.engine.work import Drop, Keep
+from tradepost_broker.storage.rows import CODECS
+from tradepost_broker.storage.shell_records import Delivery, Publication, Upload
+from tradepost_broker.storage.store import Store
+
+#: What a block takes of a disk at least, and is counted as: of a few bytes each there could be too many.
+BLOCK_BYTES_MIN: Final = 4096
+_TREES_KEPT: Final = 256
+_DROPPED_AT_ONCE: Final = 1_000
+_HOLDERS_KEPT: Final = 10_000
+#: Outputs were checked against their pipeline's limit when they were delivered.
+_OUTPUT_BYTES_MAX: Final = 1 << 53
+
+
+class Uploads:
+    """The content store, by holder: `account:<name>` or `lease:<id>`."""
+
+    def __init__(self, *, blocks: FolderStore, store: Store, engine: Engine) -> None:
+        self._blocks = blocks
+        self._store = store
+        self._engine = engine
+        self._used: dict[str, int] = {}
+        #: What is being put now, by upload id; a second request for the same waits for the first.
+        self._putting: dict[str, asyncio.Event] = {}
+        self._public: set[str] = {cid for one in store.find(Publication) for cid in one.blocks}
+        self._trees: OrderedDict[str, dict[str, int]] = OrderedDict()
+        # Writing a block waits for the disk twice; one thread keeps the store's byte count right.
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="tradepost-blocks")
+        # Two keep a disk busy. With more, handing the interpreter's lock around costs a seventh of the rate.
+        self._readers = ThreadPoolExecutor(2, thread_name_prefix="tradepost-reads")
+
+    def close(self) -> None:
+        """Finish writing and reading."""
+        self._writer.shutdown()
+        self._readers.shutdown()
+
+    async def put(self, holder: str, text: str, data: bytes, *, quota_bytes: int, at: float) -> Cid:
+        """Keep a block for `holder`, durably. It is counted as `BLOCK_BYTES_MIN` at least.
+
+        Raises `QuotaExceeded` or what the content store raises.
+        """
+        cid = parse_cid(text)
+        verify_block(cid, data, source="the request")
+        key = Upload.key(holder, cid)
+        while (earlier := self._putting.get(key)) is not None:
+            await earlier.wait()
+        if self.holds(holder, cid):
+            return cid
+        if not self._putting and len(self._used) > _HOLDERS_KEPT:
+            self._used.clear()
+        used, counted = self.used_bytes(holder), max(len(data), BLOCK_BYTES_MIN)
+        if used + counted > quota_bytes:
+            raise QuotaExceeded(
+                f"{used:,} of {quota_bytes:,} bytes are used; this block counts as {counted:,}",
+                limit_bytes=quota_bytes,
+            )
+        self._used[holder] = used + counted
+        done = self._putting[key] = asyncio.Event()
+        try:
+            await self._in_thread(self._blocks.put, cid, data)
+            upload = Upload(id=key, holder=holder, cid=cid, size_bytes=len(data), at=at)
+            await self._engine.ask(Keep(upload))
+        except BaseException:
+            self._used[holder] -= counted
+            raise
+        finally:
+            del self._putting[key]
+            done.set()
+        return cid
+
+    async def drop_unused(self, *, before: float) -> int:
+        """Forget blocks last used before a time, unless they are public; how many uploads that were."""
+        table = CODECS[Upload].table
+        old = select(table).where(table.c.at < before).order_by(table.c.at).limit(_DROPPED_AT_ONCE)
+        uploads = [one for one in self._store.find(Upload, old) if one.cid not in self._public]
+        await self._engine.ask(Drop([one.id for one in uploads]))
+        for cid in {one.cid for one in uploads}:
+            in_use = self._store.query(select(func.count()).where(table.c.cid == cid))[0][0]
+            # Who puts the same block now comes after this in the same thread, and writes it again.
+            if not in_use and not any(key.endswith(f"/{cid}") for key in self._putting):
+                await self._in_thread(self._blocks.discard, Cid(cid))
+        for upload in uploads:
+            self._used.pop(upload.holder, None)
+        return len(uploads)
+
+    async def _in_thread(self, function: Callable[..., object], *arguments: object) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._writer, function, *arguments)
+
+    def used_bytes(self, holder: str) -> int:
+        """The bytes that all blocks that `holder` put here are counted as."""
+        if holder not in self._used:
+            table = CODECS[Upload].table
+            is_small = table.c.size_bytes < BLOCK_BYTES_MIN
+            counted = case((is_small, BLOCK_BYTES_MIN), else_=table.c.size_bytes)
+            total = select(func.sum(counted)).where(table.c.holder == holder)
+            self._used[holder] = self._store.query(total)[0][0] or 0
+        return self._used[holder]
+
+    def holds(self, holder: str, cid: str) -> bool:
+        """Whether `holder` put this block here."""
+        return self._store.get(Upload, Upload.key(holder, cid)) is not None
+
+    def require_public(self, cid: Cid) -> None:
+        """Raise `UnknownCid` unless the block belongs to a published pipeline."""
+        if cid not in self._public:
+            raise UnknownCid(f"{cid} is in no published pipeline", cid=cid)
+
+    async def read_public(self, cid: Cid) -> bytes:
+        """The verified bytes of a block of a published pipeline. Raises `UnknownCid` for any other."""
+        self.require_public(cid)
+        return await self.read(cid)
+
+    def publish(self, cids: Sequence[str]) -> None:
+        """Make blocks public, once their publication is durable."""
+        self._public.update(cids)
+
+    async def read(self, cid: Cid) -> bytes:
+        """The verified bytes of a block. Raises `UnknownCid`."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._blocks.get, cid)
+
+    async def read_file(self, holder: str, root: str, *, bytes_max: int) -> bytes:
+        """The file at `root`, all of whose blocks `holder` put here.
+
+        Raises `UnknownCid`, `ContentMismatch`, or `ContentTooLarge` beyond `bytes_max`.
+        """
+        await self.tree(holder, root)
+        return await read_file(parse_cid(root), self.read, bytes_max=bytes_max)
+
+    def output_of(self, delivery: Delivery) -> bytes:
+        """A delivered output, without waiting: whoever calls this must not let anything else happen."""
+        if delivery.output is not None:
+            return delivery.output
+
+        async def get(cid: Cid) -> bytes:
+            return self._blocks.get(cid)
+
+        reading = read_file(Cid(delivery.output_cid), get, bytes_max=_OUTPUT_BYTES_MAX)
+        try:
+            reading.send(None)
+        except StopIteration as end:
+            return bytes(end.value)
+        raise InvariantBroken("reading from the local store waited for something")
+
+    def stream_output(self, delivery: Delivery) -> AsyncGenerator[bytes, None]:
+        """A delivered output that was uploaded, part by part, for whoever may take long to read it."""
+        return stream_file(Cid(delivery.output_cid), self.read, bytes_max=_OUTPUT_BYTES_MAX)
+
+    async def tree(self, holder: str, root: str) -> dict[str, int]:
+        """Every block of the file at `root`, with its size in bytes, all of which `holder` put here.
+
+        Raises `UnknownCid` for a block that is missing or another's, `ContentMismatch` for what is no file.
+        """
+        if root in self._trees:
+            self._trees.move_to_end(root)
+        else:
+            self._trees[root] = await self._walk(holder, parse_cid(root))
+            if len(self._trees) > _TREES_KEPT:
+                self._trees.popitem(last=False)
+        tree = self._trees[root]
+        for cid in tree:
+            self._require(holder, cid)
+        return tree
+
+    async def _walk(self, holder: str, root: Cid) -> dict[str, int]:
+        sizes: dict[str, int] = {}
+        waiting, seen = [root], {root}
+        while waiting:
+            cid = waiting.pop()
+            sizes[cid] = self._require(holder, cid)
+            codec = codec_of(cid)
+            if codec == "dag-pb":
+                # Queued once each, however many nodes share them.
+                links = {link.cid for link in decode_file_node(await self.read(cid))} - seen
+                seen |= links
+                waiting += links
+                if len(seen) > FILE_BLOCKS_MAX:
+                    raise ContentMismatch(f"{root} has more than {FILE_BLOCKS_MAX:,} blocks")
+            elif codec != "raw":
+                raise InvalidCid(f"{cid} is {codec}, which is no file")
+        return sizes
+
+    def _require(self, holder: str, cid: str) -> int:
+        upload = self._store.get(Upload, Upload.key(holder, cid))
+        if upload is None:
+            raise UnknownCid(f"{cid} was not uploaded with these credentials", cid=cid)
+        return upload.size_bytes

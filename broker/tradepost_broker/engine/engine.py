@@ -1,0 +1,205 @@
+"""The single writer: runs the market core on every event, in order, with group commit.
+
+Work that arrives while one batch commits becomes the next batch, so batches grow with the load and an idle
+broker answers at the disk's own speed. For each batch: the core handles its events, journal and records go to
+the database in one transaction, and only after the commit are replies given and instructions released. What
+anyone is told is therefore durable. If a commit or the core fails, the state in memory is ahead of the disk:
+the engine stops, and the process with it; a restart continues from the last commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from tradepost.errors import BrokerUnavailable, TradepostError
+from tradepost_broker.market.model.events import Event, Instruction, ReplyRefused, Save, Tick
+from tradepost_broker.market.state.seeded_random import SEED_BITS
+from tradepost_broker.storage.shell_records import ShellRecord
+from tradepost_broker.storage.store import Store, Transaction
+
+BATCH_MAX: Final = 256
+#: Work that may wait before `ready` makes those who bring more wait too.
+BACKLOG_MAX: Final = 4096
+TICK_S: Final = 0.25
+
+log = logging.getLogger(__name__)
+
+
+class Core(Protocol):
+    """What the engine needs of the market."""
+
+    def handle(self, event: Event) -> list[Instruction]:
+        """Decide."""
+        ...
+
+
+@dataclass(slots=True)
+class Moment:
+    """When a piece of work is handled: everything before it has been, nothing after it has."""
+
+    at: float
+    seed: int
+    transaction: Transaction
+
+
+class Work(Protocol):
+    """Something that a session or a request wants done."""
+
+    def event(self, moment: Moment) -> Event | None:
+        """The event, made when its turn has come; `None` if only records are to be written.
+
+        Raises a `TradepostError` to refuse; then nothing is written.
+        """
+        ...
+
+    def records(self, moment: Moment, instructions: Sequence[Instruction]) -> Iterable[ShellRecord]:
+        """What the shell keeps, in the event's transaction, given what the core decided."""
+        ...
+
+
+#: What the core answered, or why nothing was done.
+Outcome = Sequence[Instruction] | TradepostError
+#: Told the outcome once it is durable, before any of its instructions is released.
+Reply = Callable[[Outcome], None]
+
+
+class Engine:
+    """Handles work in batches. `run` does it, until `stop`; `submit` and `ask` bring it work.
+
+    `release` carries out one instruction that is durable. `clock` gives Unix seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        core: Core,
+        store: Store,
+        release: Callable[[Instruction], None],
+        clock: Callable[[], float] = time.time,
+        observe_batch: Callable[[int, float], None] = lambda _works, _seconds: None,
+    ) -> None:
+        self._core = core
+        self._store = store
+        self._release = release
+        self._clock = clock
+        self._observe_batch = observe_batch
+        self._queue: deque[tuple[Work, Reply]] = deque()
+        self._arrived = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._stopping = False
+        self._failed = False
+        self._at = 0.0
+
+    def submit(self, work: Work, reply: Reply) -> None:
+        """Have `work` done; `reply` is told the outcome. Never waits: see `ready`."""
+        if self._stopping or self._failed:
+            reply(BrokerUnavailable("the broker is stopping"))
+            return
+        self._queue.append((work, reply))
+        self._arrived.set()
+        if len(self._queue) >= BACKLOG_MAX:
+            self._room.clear()
+
+    async def ready(self) -> None:
+        """Wait while the backlog is full."""
+        await self._room.wait()
+
+    async def ask(self, work: Work) -> Sequence[Instruction]:
+        """Have `work` done; what the core answered, durably. Raises why it was refused."""
+        await self.ready()
+        future: asyncio.Future[Sequence[Instruction]] = asyncio.get_running_loop().create_future()
+
+        def reply(outcome: Outcome) -> None:
+            if future.cancelled():
+                return
+            if isinstance(outcome, TradepostError):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+        self.submit(work, reply)
+        return await future
+
+    def stop(self) -> None:
+        """Refuse further work; `run` returns when what was accepted is done."""
+        self._stopping = True
+        self._arrived.set()
+
+    async def run(self) -> None:
+        """Do the work. Raises what made the core or a commit fail."""
+        with ThreadPoolExecutor(1, thread_name_prefix="tradepost-commit") as committer:
+            try:
+                while not (self._stopping and not self._queue):
+                    await self._arrived.wait()
+                    # One turn of the loop, so that all that is ready now becomes one batch.
+                    await asyncio.sleep(0)
+                    await self._do_batch(self._take(), committer)
+            except BaseException:
+                self._failed = True
+                raise
+            finally:
+                self._refuse_all(BrokerUnavailable("the broker stopped before this was durable"))
+
+    def _take(self) -> list[tuple[Work, Reply]]:
+        batch = [self._queue.popleft() for _ in range(min(BATCH_MAX, len(self._queue)))]
+        if not self._queue and not self._stopping:
+            self._arrived.clear()
+        if len(self._queue) < BACKLOG_MAX:
+            self._room.set()
+        return batch
+
+    async def _do_batch(self, batch: list[tuple[Work, Reply]], committer: ThreadPoolExecutor) -> None:
+        began = time.perf_counter()
+        transaction = self._store.begin()
+        try:
+            outcomes = [(reply, self._handle(work, transaction)) for work, reply in batch]
+            if not transaction.is_empty:
+                transaction.flush()
+                await asyncio.get_running_loop().run_in_executor(committer, transaction.commit)
+                transaction.remember()
+        except BaseException as error:
+            log.critical("The engine failed and stops: %s", error, extra={"action": "engine_failed"})
+            for _, reply in batch:
+                reply(BrokerUnavailable("the broker failed before this was durable"))
+            raise
+        self._observe_batch(len(batch), time.perf_counter() - began)
+        for reply, outcome in outcomes:
+            reply(outcome)
+            if not isinstance(outcome, TradepostError):
+                for instruction in outcome:
+                    self._release(instruction)
+
+    def _handle(self, work: Work, transaction: Transaction) -> Outcome:
+        # Time never runs backwards in the journal, whatever the system's clock does.
+        self._at = max(self._at, self._clock())
+        moment = Moment(self._at, secrets.randbits(SEED_BITS), transaction)
+        try:
+            event = work.event(moment)
+        except TradepostError as error:
+            return error
+        instructions: Sequence[Instruction] = () if event is None else self._core.handle(event)
+        for instruction in instructions:
+            if isinstance(instruction, ReplyRefused):
+                return TradepostError.from_problem(instruction.problem)
+        if event is not None and (instructions or not isinstance(event, Tick)):
+            transaction.journal(event)
+        for instruction in instructions:
+            if isinstance(instruction, Save):
+                transaction.save(instruction.record)
+        for record in work.records(moment, instructions):
+            transaction.save(record)
+        return instructions
+
+    def _refuse_all(self, error: TradepostError) -> None:
+        while self._queue:
+            _, reply = self._queue.popleft()
+            reply(error)

@@ -1,0 +1,101 @@
+"""Carries out the market's instructions, once they are durable: frames to workers, ends of jobs to watchers.
+
+A worker that is not connected misses its frames, and nothing is lost: a grant is repeated when it reconnects
+(`Welcome` and the core say which leases it has), an acknowledgement when it delivers again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from tradepost.protocol import Acknowledged, Grant, Recall, Revocations, Settled
+from tradepost_broker.market.model.entities import Job, Lease
+from tradepost_broker.market.model.events import (
+    Instruction,
+    NotifyFinished,
+    SendAcknowledged,
+    SendGrant,
+    SendRecall,
+    SendRevocations,
+    SendSettled,
+)
+from tradepost_broker.reporting.views import job_view
+from tradepost_broker.storage.shell_records import Delivery, InlineInput
+from tradepost_broker.storage.store import Store
+from tradepost_broker.streams.sessions import Sessions
+from tradepost_broker.streams.watchers import Watchers
+
+
+class Records(Protocol):
+    """What the courier needs of the market."""
+
+    def job(self, id_: str) -> Job | None:
+        """The job, while it is in memory."""
+        ...
+
+    def lease(self, id_: str) -> Lease | None:
+        """The lease, while it is in memory."""
+        ...
+
+
+class Courier:
+    """Releases instructions. `revocations` gives the newest list."""
+
+    def __init__(
+        self,
+        *,
+        records: Records,
+        store: Store,
+        sessions: Sessions,
+        watchers: Watchers,
+        revocations: Callable[[], Revocations | None] = lambda: None,
+    ) -> None:
+        self._records = records
+        self._store = store
+        self._sessions = sessions
+        self._watchers = watchers
+        self._revocations = revocations
+
+    def release(self, instruction: Instruction) -> None:
+        """Carry out one instruction. Replies and saves are the engine's business."""
+        match instruction:
+            case SendGrant(lease=lease, worker=worker):
+                self._grant(lease, worker)
+            case SendRecall(lease=lease, worker=worker):
+                self._sessions.post(worker, Recall(lease))
+            case SendAcknowledged(lease=lease, worker=worker, problem=problem):
+                self._sessions.post(worker, Acknowledged(lease, problem))
+            case SendSettled(lease=lease, worker=worker, verdict=verdict, earned=earned, reason=reason):
+                self._sessions.post(worker, Settled(lease, verdict, earned, reason))
+            case SendRevocations():
+                if (newest := self._revocations()) is not None:
+                    self._sessions.post_to_all(newest)
+            case NotifyFinished(job=job):
+                self._finish(job)
+            case _:
+                pass
+
+    def _grant(self, lease_id: str, worker: str) -> None:
+        lease = self._records.lease(lease_id)
+        job = self._records.job(lease.job) if lease is not None else None
+        if lease is None or job is None or not self._sessions.is_connected(worker):
+            return
+        inline = self._store.get(InlineInput, job.id)
+        grant = Grant(
+            lease=lease.id,
+            job=job.id,
+            attempt=lease.attempt,
+            pipeline=job.pipeline,
+            nonce=lease.nonce,
+            expires_at=int(lease.expires_at),
+            price_microcredits=lease.price,
+            input=None if inline is None else inline.document,
+            input_cid=job.input if inline is None else None,
+        )
+        self._sessions.post(worker, grant)
+
+    def _finish(self, job_id: str) -> None:
+        job = self._records.job(job_id)
+        if job is not None and self._watchers.is_watched(job_id):
+            self._watchers.notify(job_view(job, lambda lease: self._store.get(Delivery, lease)))

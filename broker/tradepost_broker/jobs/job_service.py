@@ -1,0 +1,68 @@
+"""What an account may do with its jobs, whether it asks by REST or on a stream."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from tradepost.errors import UnknownJob
+from tradepost.protocol import JobView
+from tradepost_broker.engine.engine import Engine, Reply
+from tradepost_broker.engine.work import EventWork
+from tradepost_broker.market.model.entities import Job
+from tradepost_broker.market.model.events import JobCancelled
+from tradepost_broker.reporting.views import job_view
+from tradepost_broker.storage.shell_records import Delivery
+from tradepost_broker.storage.store import Store
+from tradepost_broker.streams.watchers import Watcher, Watchers
+
+
+class JobDesk:
+    """Jobs as the store has them: what is shown is durable."""
+
+    def __init__(self, *, store: Store, engine: Engine, watchers: Watchers) -> None:
+        self._store = store
+        self._engine = engine
+        self._watchers = watchers
+        self._delivery_of = partial(store.get, Delivery)
+
+    def job(self, account: str, job_id: str) -> Job:
+        """The account's job. Raises `UnknownJob`, also for another account's."""
+        job = self._store.get(Job, job_id)
+        if job is None or job.account != account:
+            raise UnknownJob(f"account {account} has no job {job_id}", job=job_id)
+        return job
+
+    def view(self, account: str, job_id: str) -> JobView:
+        """The account's job as it stands. Raises `UnknownJob`."""
+        return job_view(self.job(account, job_id), self._delivery_of)
+
+    def watch(self, account: str, job_id: str, watcher: Watcher) -> None:
+        """Call `watcher` when the job has ended, at once if it has already. Raises `UnknownJob`."""
+        # Nothing is awaited between looking and watching, so no end can fall between them.
+        view = self.view(account, job_id)
+        if view.finished_at is not None:
+            watcher(view)
+        else:
+            self._watchers.watch(job_id, watcher)
+
+    def watch_new(self, job_id: str, watcher: Watcher) -> None:
+        """As `watch`, for a job whose submission is being answered just now, so that it cannot have ended."""
+        self._watchers.watch(job_id, watcher)
+
+    def unwatch(self, job_id: str, watcher: Watcher) -> None:
+        """Forget a watcher."""
+        self._watchers.unwatch(job_id, watcher)
+
+    def request_cancel(self, account: str, job_id: str, reply: Reply) -> None:
+        """Cancel the job if it has not ended; `reply` is told."""
+        self._engine.submit(_cancelling(account, job_id), reply)
+
+    async def cancel(self, account: str, job_id: str) -> JobView:
+        """Cancel the job if it has not ended; how it stands then. Raises `UnknownJob`."""
+        self.job(account, job_id)
+        await self._engine.ask(_cancelling(account, job_id))
+        return self.view(account, job_id)
+
+
+def _cancelling(account: str, job_id: str) -> EventWork:
+    return EventWork(lambda moment: JobCancelled(at=moment.at, job=job_id, account=account, seed=moment.seed))

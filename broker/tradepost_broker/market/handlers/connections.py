@@ -1,0 +1,130 @@
+"""Workers that join, come, change their offer and go.
+
+A worker that comes back says which leases it still works on. What the broker has open and the worker does
+not know was lost with its last process, and is leased again; what the worker has and the broker does not hold
+open is recalled, or acknowledged if its result is in.
+"""
+
+from __future__ import annotations
+
+from tradepost.errors import InvalidJoinToken, ProtocolError, Unauthorized, WorkerLost
+from tradepost.protocol import Offer
+from tradepost_broker.market.model.entities import LeaseState, Worker, WorkerStanding
+from tradepost_broker.market.model.events import (
+    OfferUpdated,
+    Restarted,
+    SendAcknowledged,
+    SendRecall,
+    WorkerConnected,
+    WorkerDisconnected,
+    WorkerJoined,
+)
+from tradepost_broker.market.settling import late_receipts, revocation, settlement
+from tradepost_broker.market.state.market_state import WITH_RECEIPT, MarketState
+from tradepost_broker.market.state.timers import Purpose
+from tradepost_broker.market.state.worker_state import WorkerState, in_order
+
+
+def join(state: MarketState, event: WorkerJoined) -> None:
+    """Take in a worker with its stake. Joining again as the same owner's changes nothing."""
+    known = state.workers.get(event.worker)
+    if known is not None:
+        if known.record.owner != event.owner:
+            raise InvalidJoinToken(f"worker {event.worker} has joined for another owner")
+        return
+    state.ledger.stake(event.worker, event.stake, at=event.at)
+    record = Worker(
+        id=event.worker,
+        owner=event.owner,
+        device=event.device,
+        public_key=event.public_key,
+        joined_at=event.at,
+        auditor=event.auditor,
+    )
+    state.add_worker(record)
+    state.save(record)
+
+
+def connect(state: MarketState, event: WorkerConnected) -> None:
+    """A worker's stream opened."""
+    worker = _known(state, event.worker)
+    worker.connected = True
+    worker.refused.clear()
+    state.agenda.cancel(Purpose.ABSENCE, event.worker)
+    if worker.record.standing is WorkerStanding.SUSPENDED and worker.deserves_return(state.day):
+        worker.record.standing = WorkerStanding.ACTIVE
+    _take_offer(state, worker, event.offer)
+    _reconcile(state, worker, event.open_leases)
+
+
+def update_offer(state: MarketState, event: OfferUpdated) -> None:
+    """A connected worker changed its offer."""
+    worker = _known(state, event.worker)
+    if not worker.connected:
+        raise ProtocolError(f"worker {event.worker} is not connected")
+    _take_offer(state, worker, event.offer)
+
+
+def disconnect(state: MarketState, event: WorkerDisconnected) -> None:
+    """A worker's stream closed. It has `reconnect_s` before its open leases go to others."""
+    worker = _known(state, event.worker)
+    if worker.connected:
+        _leave(state, worker)
+
+
+def restart(state: MarketState, _event: Restarted) -> None:
+    """All streams closed, or were never open since the records were loaded. Workers get time to come back.
+
+    What is not in the records is made anew from them, so a replay that goes on past a restart stays the same.
+    """
+    if state.workers:  # else nobody is on the way back: this is a first start
+        state.patience_from = state.at + state.policy.reconnect_s
+    for worker in state.workers.values():
+        if worker.connected or worker.open:
+            _leave(state, worker)
+    late_receipts.wait_again(state)
+    state.look_at_everything()
+
+
+def _leave(state: MarketState, worker: WorkerState) -> None:
+    worker.connected = False
+    worker.refused.clear()
+    state.too_old.pop(worker.record.id, None)
+    state.place(worker)
+    state.supply_changed = True
+    if worker.open:
+        state.agenda.put(Purpose.ABSENCE, worker.record.id, state.at + state.policy.reconnect_s)
+    if worker.record.auditor:
+        # They may have to be decided by replicas now: the next event that has a seed will see.
+        state.jobs_to_advance.update(state.audits_wanted)
+
+
+def _take_offer(state: MarketState, worker: WorkerState, offer: Offer) -> None:
+    worker.record.offer = offer
+    state.save(worker.record)
+    revocation.review_engines(state, worker)
+    state.place(worker)
+    state.supply_changed = True
+    if len(worker.open) < worker.capacity(state.day):
+        state.workers_freed[worker.record.id] = True
+
+
+def _reconcile(state: MarketState, worker: WorkerState, claimed: tuple[str, ...]) -> None:
+    for lease in in_order(worker.open):
+        if lease.id not in claimed:
+            problem = WorkerLost("the worker came back without it").to_problem()
+            settlement.lose(state, lease, LeaseState.RETURNED, problem)
+    for lease_id in claimed:
+        held = state.leases.get(lease_id)
+        if held is None or held.worker != worker.record.id:
+            state.send(SendRecall(lease_id, worker.record.id))
+        elif held.state in WITH_RECEIPT:
+            state.send(SendAcknowledged(lease_id, worker.record.id))
+        elif held.state is not LeaseState.OPEN:
+            state.send(SendRecall(lease_id, worker.record.id))
+
+
+def _known(state: MarketState, worker: str) -> WorkerState:
+    if worker not in state.workers:
+        raise Unauthorized(f"worker {worker} has not joined", hint="Join first: `tradepost worker join`.")
+    return state.workers[worker]

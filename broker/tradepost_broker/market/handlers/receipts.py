@@ -1,0 +1,108 @@
+"""How a lease ends from the worker's side: with a receipt, or given back without one.
+
+What comes for a lease that is not open any more harms nobody: a worker repeats what was not acknowledged, so
+a second receipt is answered like the first, and one that comes too late is told so.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tradepost.errors import LeaseGone, Problem
+from tradepost.protocol import GiveBackReason
+from tradepost_broker.market.model.entities import EvidenceKind, Lease, LeasePurpose, LeaseState
+from tradepost_broker.market.model.events import (
+    LeaseGivenBack,
+    ReceiptDelivered,
+    SendAcknowledged,
+    SendSettled,
+)
+from tradepost_broker.market.settling import late_receipts, settlement
+from tradepost_broker.market.state import seeded_random
+from tradepost_broker.market.state.market_state import WITH_RECEIPT, MarketState
+
+_CODE_MAX: Final = 64
+_TEXT_MAX: Final = 500
+
+
+def deliver(state: MarketState, event: ReceiptDelivered) -> None:
+    """A result is in: commit to it, group it, and perhaps choose it for a check."""
+    lease = state.leases.get(event.lease)
+    if lease is None or lease.worker != event.worker or lease.state is not LeaseState.OPEN:
+        if lease is not None and lease.worker == event.worker:
+            late_receipts.forgive(state, lease, event)
+        _answer_again(state, event, lease)
+        return
+    lease.outcome = event.outcome
+    lease.stage_hashes = event.stage_hashes
+    lease.stage_wall_us = event.stage_wall_us
+    job = state.jobs[lease.job]
+    agrees_with = frozenset(event.agrees_with)
+    if lease.purpose is LeasePurpose.AUDIT:
+        lease.group = lease.id
+        state.close_lease(lease, LeaseState.DELIVERED, event.problem)
+        state.send(SendAcknowledged(lease.id, lease.worker))
+        settlement.apply_audit(state, lease, agrees_with)
+        return
+    peers = state.ordinary_leases(job, LeaseState.DELIVERED)
+    lease.group = next((peer.group for peer in peers if peer.id in agrees_with), lease.id)
+    state.close_lease(lease, LeaseState.DELIVERED, event.problem)
+    if not job.spot_check and len(state.spot_checks_wanted) < state.policy.audit_backlog_max:
+        # Only now, after the result is committed, can it be known whether it will be checked.
+        job.spot_check = seeded_random.fraction(state.seed, "spot check", lease.id) < state.policy.audit_rate
+    state.send(SendAcknowledged(lease.id, lease.worker))
+    state.save(job)
+    state.jobs_to_advance[job.id] = None
+
+
+def give_back(state: MarketState, event: LeaseGivenBack) -> None:
+    """A worker returned a lease. Only failing is held against it; what its owner wants never is.
+
+    What a preempted one had done is kept: it is paid if the job's result confirms it.
+    """
+    lease = state.leases.get(event.lease)
+    if lease is None or lease.worker != event.worker or lease.state is not LeaseState.OPEN:
+        state.send(SendAcknowledged(event.lease, event.worker))
+        return
+    state.send(SendAcknowledged(lease.id, lease.worker))
+    problem = _bounded(event.problem)
+    refused = event.reason is GiveBackReason.REFUSED
+    if refused:
+        state.workers[lease.worker].refused[state.jobs[lease.job].pipeline] = problem
+        state.supply_changed = True
+    lease.stage_hashes = event.stage_hashes
+    settlement.lose(
+        state,
+        lease,
+        LeaseState.PREEMPTED if event.reason is GiveBackReason.PREEMPTED else LeaseState.RETURNED,
+        problem,
+        evidence=EvidenceKind.FAILED if event.reason is GiveBackReason.FAILED else None,
+        counts=not refused,
+    )
+
+
+def _bounded(problem: Problem) -> Problem:
+    """As much of a worker's own words as is kept, and may be shown to the submitter."""
+    return Problem(
+        code=problem.code[:_CODE_MAX],
+        title=problem.title[:_TEXT_MAX],
+        detail=problem.detail[:_TEXT_MAX],
+        status=problem.status,
+        fault=problem.fault[:_CODE_MAX],
+    )
+
+
+def _answer_again(state: MarketState, event: ReceiptDelivered, lease: Lease | None) -> None:
+    if lease is None or lease.worker != event.worker or lease.state not in WITH_RECEIPT:
+        gone = LeaseGone(f"lease {event.lease}").to_problem()
+        state.send(SendAcknowledged(event.lease, event.worker, gone))
+        return
+    settled_at = lease.settled_at
+    if settled_at is not None and event.at >= settled_at + state.policy.retain_s:
+        # As if it had left memory, which it may have: time decides, not when a tick swept.
+        gone = LeaseGone(f"lease {event.lease}").to_problem()
+        state.send(SendAcknowledged(event.lease, event.worker, gone))
+        return
+    state.send(SendAcknowledged(lease.id, lease.worker))
+    if settled_at is not None:
+        state.send(SendSettled(lease.id, lease.worker, lease.state.value, lease.paid, "settled before"))

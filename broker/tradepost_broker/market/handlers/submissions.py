@@ -1,0 +1,94 @@
+"""What submitters, publishers and the operator bring: credits, pipelines, jobs, and second thoughts.
+
+Each handler checks everything before it changes anything, and raises a typed error to refuse.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from tradepost.errors import IdempotencyConflict, InvalidRequest, UnknownJob, UnknownPipeline
+from tradepost.manifest import WorkUnits
+from tradepost_broker.market.model.entities import Job, Pipeline
+from tradepost_broker.market.model.events import (
+    Funded,
+    JobCancelled,
+    JobSubmitted,
+    PipelinePublished,
+    ReplySubmitted,
+)
+from tradepost_broker.market.model.job_states import FINAL
+from tradepost_broker.market.settling import revocation, settlement
+from tradepost_broker.market.state.market_state import MarketState
+
+
+def fund(state: MarketState, event: Funded) -> None:
+    """Give an account credits, once per transfer."""
+    state.ledger.fund(event.transfer, event.account, event.amount, at=event.at)
+
+
+def publish(state: MarketState, event: PipelinePublished) -> None:
+    """Take in a pipeline. Its CID says what it is, so a second time can change only who signed it."""
+    revocation.check(state, event.pipeline)
+    new, known = event.pipeline, state.pipelines.get(event.pipeline.id)
+    if known is not None:
+        new = msgspec.structs.replace(
+            known, publisher=new.publisher, publishers=new.publishers, artifacts=new.artifacts
+        )
+    if new != known:
+        state.pipelines[new.id] = new
+        state.save(new)
+
+
+def submit(state: MarketState, event: JobSubmitted) -> None:
+    """Take in a job and reserve its cap, or answer with the job that its idempotency key stands for."""
+    known = state.submissions.get((event.account, event.idempotency_key))
+    if known is not None and (known.expires_at is None or event.at < known.expires_at):
+        if known.request_hash != event.request_hash:
+            raise IdempotencyConflict(
+                f"key {event.idempotency_key!r} stands for job {known.job}", job=known.job
+            )
+        state.send(ReplySubmitted(known.job))
+        return
+    pipeline = state.pipelines.get(event.pipeline)
+    if pipeline is None:
+        raise UnknownPipeline(event.pipeline)
+    revocation.check(state, pipeline)
+    if event.job in state.jobs or event.max_price < 1:
+        raise InvalidRequest(f"job {event.job} with a cap of {event.max_price} microcredits")
+    state.ledger.reserve(event.job, event.account, event.max_price)
+    job = Job(
+        id=event.job,
+        account=event.account,
+        idempotency_key=event.idempotency_key,
+        request_hash=event.request_hash,
+        pipeline=event.pipeline,
+        input=event.input,
+        input_bytes=event.input_bytes,
+        units=_work_units(pipeline).count(event.input_bytes),
+        max_price=event.max_price,
+        confidence=event.confidence,
+        requirements=event.requirements,
+        submitted_at=event.at,
+        deadline_at=event.at + event.deadline_s,
+        patience_s=event.patience_s,
+    )
+    state.add_job(job)
+    state.save(job)
+    state.send(ReplySubmitted(job.id))
+    state.jobs_to_advance[job.id] = None
+
+
+def cancel(state: MarketState, event: JobCancelled) -> None:
+    """End a job for its submitter. One that has just ended stays as it is; an older one is not known here."""
+    job = state.jobs.get(event.job)
+    if job is None or job.account != event.account:
+        raise UnknownJob(event.job)
+    if job.status not in FINAL:
+        settlement.cancel(state, job)
+    elif job.finished_at is not None and event.at >= job.finished_at + state.policy.retain_s:
+        raise UnknownJob(event.job)
+
+
+def _work_units(pipeline: Pipeline) -> WorkUnits:
+    return WorkUnits(base=pipeline.work_units_base, per_mebibyte=pipeline.work_units_per_mebibyte)

@@ -1,0 +1,95 @@
+"""What time alone does: leases expire, absent workers are given up, payments mature, jobs run out of time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from tradepost.errors import LeaseGone, WorkerLost
+from tradepost_broker.market.matching import advance_job, failure_reasons
+from tradepost_broker.market.model.entities import EvidenceKind, LeaseState
+from tradepost_broker.market.model.events import Tick
+from tradepost_broker.market.settling import late_receipts, payments, settlement
+from tradepost_broker.market.state.market_state import MarketState
+from tradepost_broker.market.state.timers import Purpose
+from tradepost_broker.market.state.worker_state import in_order
+
+
+def tick(state: MarketState, event: Tick) -> None:
+    """Do what is due, and review what waiting jobs may hope for."""
+    for purpose, subject in state.agenda.due(event.at):
+        _HANDLERS[purpose](state, subject)
+    advance_job.review_waiting(state)
+
+
+def _expire_lease(state: MarketState, lease_id: str) -> None:
+    lease = state.leases[lease_id]
+    problem = LeaseGone(f"lease {lease_id} expired").to_problem()
+    if state.workers[lease.worker].connected:
+        settlement.lose(state, lease, LeaseState.EXPIRED, problem, evidence=EvidenceKind.EXPIRED)
+    else:
+        late_receipts.lose(state, lease, problem)
+
+
+def _give_up_absent(state: MarketState, worker_id: str) -> None:
+    problem = WorkerLost(f"worker {worker_id} went away").to_problem()
+    for lease in in_order(state.workers[worker_id].open):
+        late_receipts.lose(state, lease, problem)
+
+
+def _blame(state: MarketState, lease_id: str) -> None:
+    late_receipts.blame(state, state.leases[lease_id])
+
+
+def _mature(state: MarketState, lease_id: str) -> None:
+    payments.mature(state, state.leases[lease_id])
+
+
+def _end_late_job(state: MarketState, job_id: str) -> None:
+    job = state.jobs[job_id]
+    settlement.fail(state, job, failure_reasons.deadline_exceeded(state, job))
+
+
+def _end_patience(state: MarketState, job_id: str) -> None:
+    state.jobs_to_advance[job_id] = None
+
+
+def _retire(state: MarketState, job_id: str) -> None:
+    """Let a finished job leave memory, unless a payment is held, a receipt awaited or a check to come."""
+    job = state.jobs[job_id]
+    leases = state.leases_of[job_id]
+    pending = [lease.matures_at for lease in leases if lease.matures_at is not None]
+    pending += [lease.blame_at for lease in leases if lease.blame_at is not None]
+    pending += [lease.expires_at for lease in state.live_leases(job)]
+    if job.spot_check and not pending and state.at < settlement.check_until(state, job):
+        pending.append(settlement.check_until(state, job))
+    if pending:
+        # If that is past, their own timers come first: see `Purpose`.
+        state.agenda.put(Purpose.RETIREMENT, job_id, max(pending))
+        return
+    if job.spot_check:
+        # No auditor had time for it while there was something to claw back.
+        job.spot_check = False
+        state.spot_checks_wanted.pop(job_id, None)
+        state.save(job)
+    state.forget_job(job)
+
+
+def _forget_key(state: MarketState, key: str) -> None:
+    account, _, idempotency_key = key.partition("\x00")
+    submission = state.submissions[account, idempotency_key]
+    # Unless it has come to stand for another job, between its expiry and this sweep.
+    if submission.expires_at is not None and submission.expires_at <= state.at:
+        del state.submissions[account, idempotency_key]
+
+
+_HANDLERS: Final[dict[Purpose, Callable[[MarketState, str], None]]] = {
+    Purpose.LEASE_EXPIRY: _expire_lease,
+    Purpose.ABSENCE: _give_up_absent,
+    Purpose.BLAME: _blame,
+    Purpose.MATURITY: _mature,
+    Purpose.DEADLINE: _end_late_job,
+    Purpose.PATIENCE: _end_patience,
+    Purpose.RETIREMENT: _retire,
+    Purpose.KEY_EXPIRY: _forget_key,
+}

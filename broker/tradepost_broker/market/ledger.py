@@ -1,0 +1,256 @@
+"""The books: double entry in integer microcredits. No credit appears, vanishes, or moves twice.
+
+Accounts are `<purpose>:<owner>`. All credits start in the treasury; a transfer takes from one account what it
+gives to another, so the sum never changes, and none goes below zero. Escrow has two phases: `reserve` sets a
+job's cap aside within its account, then `pay` posts parts of it to workers and `void` frees the rest.
+
+        treasury --fund--> credits --pay--> held --mature--> earned
+           |  ^               ^               |
+         stake `--slash--.    `--claw back----'
+           `--> stake ---'
+
+A transfer's id is derived from the record that causes it (`<lease>:pay`), and an id that is known changes
+nothing. Ids are remembered as long as the record that they derive from is in memory, which is as long as any
+event could cause them again: `forget` follows the record out. Funding ids come from people and are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final, NamedTuple
+
+from tradepost.errors import IdempotencyConflict, InsufficientFunds, InvalidRequest, invariant
+from tradepost.money import format_credits
+from tradepost_broker.market.model.entities import Account, Transfer
+
+TREASURY: Final = "treasury:operator"
+#: All the microcredits that there are: a million million credits. Fits a signed 64-bit column.
+SUPPLY: Final = 10**18
+
+
+class Kind:
+    """Why credits moved."""
+
+    FUND: Final = "fund"
+    STAKE: Final = "stake"
+    PAY: Final = "pay"
+    PAY_STAGES: Final = "pay_stages"
+    MATURE: Final = "mature"
+    CLAW_BACK: Final = "claw_back"
+    SLASH: Final = "slash"
+
+
+class Reservation(NamedTuple):
+    """What is still set aside for one job."""
+
+    account: str
+    amount: int
+
+
+def credits_of(account: str) -> str:
+    """The ledger account of a submitter's credits."""
+    return f"credits:{account}"
+
+
+def held_of(worker: str) -> str:
+    """The ledger account of what a worker was paid and may still lose."""
+    return f"held:{worker}"
+
+
+def earned_of(worker: str) -> str:
+    """The ledger account of a worker's matured earnings."""
+    return f"earned:{worker}"
+
+
+def stake_of(worker: str) -> str:
+    """The ledger account of what a worker stands to lose."""
+    return f"stake:{worker}"
+
+
+class Ledger:
+    """Accounts, open reservations, and the only code that changes them. Calls `save` for each change."""
+
+    def __init__(
+        self,
+        *,
+        save: Callable[[Account | Transfer], None],
+        accounts: Iterable[Account] = (),
+        transfers: Iterable[Transfer] = (),
+    ) -> None:
+        """Start from known accounts, or with all the supply in the treasury if there are none."""
+        self._save = save
+        self._accounts = {account.id: account for account in accounts}
+        if not self._accounts:
+            self._accounts[TREASURY] = Account(id=TREASURY, available=SUPPLY)
+        self._applied = {transfer.id: _what(transfer) for transfer in transfers}
+        self._reservations: dict[str, Reservation] = {}
+        invariant(self.total() == SUPPLY, f"the accounts sum to {self.total()}, not to the supply")
+
+    def fund(self, transfer: str, account: str, amount: int, *, at: float) -> None:
+        """Move credits from the treasury to a submitter, once per `transfer` id.
+
+        Raises `InvalidRequest`, `InsufficientFunds`, or `IdempotencyConflict` for an id used otherwise.
+        """
+        if amount <= 0:
+            raise InvalidRequest(f"cannot fund {account} with {amount} microcredits")
+        wanted = _entry(transfer, TREASURY, credits_of(account), amount, Kind.FUND, at)
+        known = self._applied.get(transfer)
+        if known is not None and known != _what(wanted):
+            raise IdempotencyConflict(f"transfer {transfer} moved {known[2]} from {known[0]} to {known[1]}")
+        if known is None:
+            self._require(TREASURY, amount)
+            self._apply(wanted)
+
+    def stake(self, worker: str, amount: int, *, at: float) -> None:
+        """Set up a worker's stake from the treasury. Raises `InsufficientFunds`."""
+        if amount:
+            self._require(TREASURY, amount)
+            self._apply(_entry(f"{worker}:stake", TREASURY, stake_of(worker), amount, Kind.STAKE, at))
+
+    def reserve(self, job: str, account: str, amount: int) -> None:
+        """Set `amount` aside for a job. Raises `InsufficientFunds`, and then nothing has changed."""
+        invariant(amount > 0, f"job {job} reserves {amount}")
+        invariant(job not in self._reservations, f"job {job} has a reservation")
+        self._require(credits_of(account), amount)
+        escrow = self._accounts[credits_of(account)]
+        escrow.available -= amount
+        escrow.reserved += amount
+        self._reservations[job] = Reservation(account, amount)
+        self._save(escrow)
+
+    def pay(self, job: str, lease: str, worker: str, amount: int, *, at: float, kind: str = Kind.PAY) -> None:
+        """Post a part of a job's reservation to a worker's hold, once per lease: for its result, or for the
+        stages that it had done (`PAY_STAGES`)."""
+        transfer = f"{lease}:{Kind.PAY}"
+        known = self._applied.get(transfer)
+        if known is not None:
+            _, credit, paid = known
+            invariant(
+                (credit, paid) == (held_of(worker), amount), f"lease {lease} was paid {paid} to {credit}"
+            )
+            return
+        account, left = self._reservations.get(job, Reservation("", 0))
+        invariant(amount <= left, f"lease {lease} costs {amount}; job {job} has {left} reserved")
+        self._apply(
+            _entry(transfer, credits_of(account), held_of(worker), amount, kind, at, job, lease),
+            from_reserved=True,
+        )
+        self._reservations[job] = Reservation(account, left - amount)
+
+    def void(self, job: str) -> int:
+        """Free what is left of a job's reservation; a job without one has nothing to free."""
+        account, amount = self._reservations.pop(job, Reservation("", 0))
+        if amount:
+            escrow = self._accounts[credits_of(account)]
+            invariant(escrow.reserved >= amount, f"{escrow.id} has {escrow.reserved} reserved")
+            escrow.reserved -= amount
+            escrow.available += amount
+            self._save(escrow)
+        return amount
+
+    def mature(self, lease: str, worker: str, amount: int, *, at: float) -> None:
+        """Move a payment from the hold to the worker's earnings."""
+        self._apply(
+            _entry(
+                f"{lease}:mature", held_of(worker), earned_of(worker), amount, Kind.MATURE, at, lease=lease
+            )
+        )
+
+    def claw_back(self, job: str, lease: str, worker: str, account: str, amount: int, *, at: float) -> None:
+        """Return a payment that is still held to the submitter who made it."""
+        entry = _entry(
+            f"{lease}:claw_back",
+            held_of(worker),
+            credits_of(account),
+            amount,
+            Kind.CLAW_BACK,
+            at,
+            job,
+            lease,
+        )
+        self._apply(entry)
+
+    def slash(self, worker: str, *, at: float, lease: str = "") -> int:
+        """Move a worker's whole stake to the treasury, and say how much that was."""
+        amount = self.account(stake_of(worker)).available
+        if amount:
+            self._apply(
+                _entry(f"{worker}:slash", stake_of(worker), TREASURY, amount, Kind.SLASH, at, lease=lease)
+            )
+        return amount
+
+    def account(self, name: str) -> Account:
+        """The account as it is now; one that never moved is empty."""
+        return self._accounts.get(name) or Account(id=name)
+
+    def accounts(self) -> Iterable[Account]:
+        """Every account that ever moved."""
+        return self._accounts.values()
+
+    def reservation(self, job: str) -> int:
+        """What is set aside for a job."""
+        return self._reservations.get(job, Reservation("", 0)).amount
+
+    def total(self) -> int:
+        """The sum of all accounts, which is the supply."""
+        return sum(account.available + account.reserved for account in self._accounts.values())
+
+    def restore_reservations(self, reservations: dict[str, Reservation]) -> None:
+        """Take over the reservations of open jobs, which must be what the accounts have reserved."""
+        self._reservations = dict(reservations)
+        reserved: dict[str, int] = {}
+        for account, amount in reservations.values():
+            reserved[credits_of(account)] = reserved.get(credits_of(account), 0) + amount
+        for entry in self._accounts.values():
+            expected = reserved.get(entry.id, 0)
+            invariant(entry.reserved == expected, f"{entry.id} reserves {entry.reserved}, jobs {expected}")
+
+    def forget(self, lease: str) -> None:
+        """Drop the ids of a lease that no event can reach any more."""
+        for kind in (Kind.PAY, Kind.MATURE, Kind.CLAW_BACK):
+            self._applied.pop(f"{lease}:{kind}", None)
+
+    def _require(self, account: str, amount: int) -> None:
+        available = self.account(account).available
+        if amount > available:
+            raise InsufficientFunds(
+                f"{format_credits(amount)} credits needed, {format_credits(available)} available",
+                needed_microcredits=amount,
+                available_microcredits=available,
+            )
+
+    def _apply(self, transfer: Transfer, *, from_reserved: bool = False) -> None:
+        """Move the credits unless this id did so before."""
+        known = self._applied.get(transfer.id)
+        if known is not None:
+            invariant(known == _what(transfer), f"transfer {transfer.id} happened with other terms: {known}")
+            return
+        invariant(transfer.amount > 0, f"transfer {transfer.id} moves {transfer.amount}")
+        debit, credit = self._open(transfer.debit), self._open(transfer.credit)
+        source = debit.reserved if from_reserved else debit.available
+        invariant(
+            source >= transfer.amount, f"{debit.id} has {source}; {transfer.id} needs {transfer.amount}"
+        )
+        if from_reserved:
+            debit.reserved -= transfer.amount
+        else:
+            debit.available -= transfer.amount
+        credit.available += transfer.amount
+        self._applied[transfer.id] = _what(transfer)
+        for changed in (debit, credit, transfer):
+            self._save(changed)
+
+    def _open(self, name: str) -> Account:
+        return self._accounts.setdefault(name, Account(id=name))
+
+
+def _entry(
+    transfer: str, debit: str, credit: str, amount: int, kind: str, at: float, job: str = "", lease: str = ""
+) -> Transfer:
+    return Transfer(
+        id=transfer, debit=debit, credit=credit, amount=amount, kind=kind, at=at, job=job, lease=lease
+    )
+
+
+def _what(transfer: Transfer) -> tuple[str, str, int]:
+    return transfer.debit, transfer.credit, transfer.amount

@@ -1,0 +1,217 @@
+"""Moving a job on: decide from its results what it needs, and lease, wait, audit, settle or give up.
+
+`advance` is called for every job whose leases changed, `serve` for every worker that has capacity again. Both
+run at the end of an event, so an event's own change is complete before anything is decided from it.
+"""
+
+from __future__ import annotations
+
+from tradepost_broker.market.matching import failure_reasons
+from tradepost_broker.market.matching.eligible_offers import Search
+from tradepost_broker.market.matching.grant import grant, request_audit
+from tradepost_broker.market.matching.matching import Outlook, auditor_available, choose, outlook
+from tradepost_broker.market.model.entities import Job, LeasePurpose, LeaseState
+from tradepost_broker.market.model.job_states import FINAL
+from tradepost_broker.market.settling import settlement
+from tradepost_broker.market.state.market_state import MarketState
+from tradepost_broker.market.state.timers import Purpose
+from tradepost_broker.market.state.worker_state import WorkerState
+from tradepost_broker.market.trust.verification import (
+    Accept,
+    Decision,
+    GiveUp,
+    NeedAudit,
+    NeedReplica,
+    Result,
+    decide,
+)
+
+
+def settle_down(state: MarketState) -> None:
+    """Advance every job and serve every worker that events touched, until nothing is left to do."""
+    while state.jobs_to_advance or state.workers_freed:
+        if state.jobs_to_advance:
+            job_id = next(iter(state.jobs_to_advance))
+            del state.jobs_to_advance[job_id]
+            if job_id in state.jobs:
+                advance(state, state.jobs[job_id])
+        else:
+            worker_id, is_new = next(iter(state.workers_freed.items()))
+            del state.workers_freed[worker_id]
+            serve(state, state.workers[worker_id], is_new=is_new)
+
+
+def advance(state: MarketState, job: Job) -> None:
+    """Bring a job as far as it can get now."""
+    if job.status in FINAL:
+        if job.spot_check:
+            request_audit(state, job)
+        return
+    decision = _decision(state, job)
+    while isinstance(decision, NeedReplica):
+        if job.failures >= state.policy.attempts_max:
+            settlement.fail(state, job, failure_reasons.worker_lost(state, job))
+            return
+        if not _lease(state, job, decision.log_odds_missing):
+            _wait(state, job, decision.log_odds_missing)
+            return
+        decision = _decision(state, job)
+    _stop_waiting(state, job)
+    match decision:
+        case Accept(group, credibility):
+            if not _gets_second_opinion(state, job):
+                settlement.accept(state, job, group, credibility)
+        case NeedAudit():
+            request_audit(state, job)
+        case GiveUp(credibility):
+            settlement.fail(state, job, failure_reasons.not_verified(state, job, credibility))
+
+
+def serve(state: MarketState, worker: WorkerState, *, is_new: bool) -> None:
+    """Give a worker that has capacity again what waits for it.
+
+    Jobs that no standing offer could take are tried only if its offer `is_new`. Those tried in vain go to the
+    end, and `rematches_max` of them are enough: a queue of hopeless jobs must not hold up the market.
+    """
+    if worker.record.auditor:
+        _serve_auditor(state, worker)
+        return
+    tries_left = state.policy.rematches_max
+    offer = worker.seat.offer if worker.seat else None
+    waiting = state.waiting.suited(offer, looks_max=state.policy.waiting_looks_max) if offer else ()
+    for job in waiting:
+        if worker.seat is None or not worker.seat.idle or tries_left == 0:
+            return
+        if job in state.waiting and _may_take(state, worker, state.jobs[job], is_new=is_new):
+            attempts = state.jobs[job].attempts
+            advance(state, state.jobs[job])
+            if state.jobs[job].attempts == attempts:
+                tries_left -= 1
+                state.waiting.postpone(job)
+
+
+def review_waiting(state: MarketState) -> None:
+    """Have those waiting jobs looked at for which there is somebody now, or nobody any more."""
+    if not state.supply_changed:
+        return
+    state.supply_changed = False
+    seen: dict[tuple[object, ...], bool] = {}
+    for job_id in state.waiting:
+        job = state.jobs[job_id]
+        if state.ordinary_leases(job, LeaseState.OPEN):
+            continue
+        # Fresh jobs that ask the same have the same outlook, and there may be very many of them.
+        fresh = (job.pipeline, job.requirements, job.units, job.max_price, job.confidence)
+        kind: tuple[object, ...] = (job.id,) if job.attempts else fresh
+        if kind not in seen:
+            decision = _decision(state, job)
+            missing = decision.log_odds_missing if isinstance(decision, NeedReplica) else 0.0
+            seen[kind] = outlook(state, job, missing, again=True) is Outlook.POSSIBLE
+        if seen[kind] != (job.unmatched_since is None):
+            state.jobs_to_advance[job.id] = None
+
+
+def _decision(state: MarketState, job: Job) -> Decision:
+    """What `verification.decide` says of the job as it stands."""
+    capability = state.capability(job)
+    results: list[Result] = []
+    open_log_odds: list[float] = []
+    for lease in state.live_leases(job):
+        if lease.purpose is LeasePurpose.AUDIT:
+            continue
+        log_odds = state.workers[lease.worker].belief(capability, state.day).log_odds
+        if lease.state is LeaseState.OPEN:
+            open_log_odds.append(log_odds)
+        else:
+            results.append(Result(lease.id, lease.group, log_odds))
+    contested = len({result.group for result in results}) > 1
+    return decide(
+        results,
+        open_log_odds=open_log_odds,
+        confidence=job.confidence,
+        auditor_available=contested and auditor_available(state, job),
+        results_max=state.policy.results_max,
+    )
+
+
+def _lease(state: MarketState, job: Job, log_odds_missing: float) -> bool:
+    """Grant the job's next ordinary lease, if anybody can have it now."""
+    award = choose(state, job, log_odds_missing)
+    if award is not None:
+        grant(state, job, award)
+    return award is not None
+
+
+def _wait(state: MarketState, job: Job, log_odds_missing: float) -> None:
+    """Let the job wait for a worker, or fail once its patience with nobody being there is over."""
+    delivered = state.ordinary_leases(job, LeaseState.DELIVERED)
+    if job.id not in state.waiting:
+        state.save(job)
+    state.waiting.add(job.id, state.need(job), has_results=bool(delivered))
+    if state.ordinary_leases(job, LeaseState.OPEN):
+        _set_unmatched(state, job, None)
+        return
+    prospect = outlook(state, job, log_odds_missing, again=True)
+    if prospect is Outlook.NOBODY and delivered and auditor_available(state, job):
+        request_audit(state, job)
+        prospect = Outlook.POSSIBLE
+    if prospect is Outlook.POSSIBLE:
+        _set_unmatched(state, job, None)
+        return
+    since = max(state.patience_from, state.at if job.unmatched_since is None else job.unmatched_since)
+    _set_unmatched(state, job, since)
+    if state.at >= since + job.patience_s:
+        settlement.fail(state, job, failure_reasons.explain(state, job, log_odds_missing, prospect))
+
+
+def _stop_waiting(state: MarketState, job: Job) -> None:
+    if job.id in state.waiting:
+        state.waiting.discard(job.id)
+        _set_unmatched(state, job, None)
+        state.save(job)
+
+
+def _set_unmatched(state: MarketState, job: Job, since: float | None) -> None:
+    if since == job.unmatched_since:
+        return
+    job.unmatched_since = since
+    state.save(job)
+    if since is None:
+        state.agenda.cancel(Purpose.PATIENCE, job.id)
+    else:
+        state.agenda.put(Purpose.PATIENCE, job.id, since + job.patience_s)
+
+
+def _gets_second_opinion(state: MarketState, job: Job) -> bool:
+    """Whether a credible job that is to be checked waits for one more result, there being no auditor.
+
+    One result of another owner is enough of a check, and none is waited for if nobody can give it now.
+    """
+    if not job.spot_check or auditor_available(state, job):
+        return False
+    delivered = state.ordinary_leases(job, LeaseState.DELIVERED)
+    if len(delivered) == 1:
+        if state.ordinary_leases(job, LeaseState.OPEN):
+            return True
+        if job.failures < state.policy.attempts_max and _lease(state, job, 0.0):
+            return True
+    job.spot_check = False
+    state.save(job)
+    return False
+
+
+def _serve_auditor(state: MarketState, auditor: WorkerState) -> None:
+    for queue in (state.audits_wanted, state.spot_checks_wanted):
+        for job_id in list(queue):
+            if len(auditor.open) >= auditor.capacity(state.day):
+                return
+            del queue[job_id]  # `advance` puts it back if the reference run is still wanted
+            advance(state, state.jobs[job_id])
+
+
+def _may_take(state: MarketState, worker: WorkerState, job: Job, *, is_new: bool) -> bool:
+    """Whether it is worth matching a waiting job again, now that this worker is idle."""
+    if worker.seat is None or (job.unmatched_since is not None and not is_new):
+        return False
+    bid = worker.seat.offer.price_per_unit_microcredits * job.units
+    return bid <= job.max_price - job.committed and not Search(state, job, again=True).ineligible(worker)

@@ -1,0 +1,178 @@
+"""The eligible offers for one job's next lease, in several views, as they stand at this moment.
+
+Eligible is an offer that can do what the job needs, whose worker may have it: its owner has no live lease of
+the job, the worker did not refuse the pipeline since it connected, and did not lose a lease of the job before
+(unless there is nobody else). Looking is bounded: `scan_max` offers that are not eligible end a search.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from typing import Final
+
+from tradepost_broker.market.matching.scoring import Bidder
+from tradepost_broker.market.model.entities import Job, LeaseState
+from tradepost_broker.market.state import seeded_random
+from tradepost_broker.market.state.market_state import MarketState
+from tradepost_broker.market.state.offer_book import PriceList, fits
+from tradepost_broker.market.state.worker_state import WorkerState
+
+#: The states of leases that were given and came to nothing.
+LOST: Final = frozenset({LeaseState.RETURNED, LeaseState.PREEMPTED, LeaseState.EXPIRED})
+
+_DRAWS_MAX: Final = 32
+
+
+class Search:
+    """Looks for workers for one job. Counts those it turns away in `left_out`, by reason."""
+
+    def __init__(self, state: MarketState, job: Job, *, again: bool = False) -> None:
+        """`again` admits workers that had a lease of this job and lost it."""
+        self._state = state
+        self._job = job
+        self._need = state.need(job)
+        self._capability = state.capability(job)
+        self._owners = {state.workers[lease.worker].record.owner for lease in state.live_leases(job)}
+        leases = () if again else state.leases_of[job.id]
+        self._lost = {lease.worker for lease in leases if lease.state in LOST}
+        self.left_out: dict[str, int] = {}
+
+    def cheapest(self, *, bid_max: int, limit: int) -> list[Bidder]:
+        """Up to `limit` idle bidders, cheapest first, that bid at most `bid_max` microcredits."""
+        found: list[Bidder] = []
+        for price, worker in self._eligible(busy_too=False, counted=True):
+            if price * self._job.units > bid_max or len(found) >= limit:
+                break
+            found.append(self._bidder(worker, price))
+        return found
+
+    def standing(self, *, bid_max: int, limit: int) -> list[Bidder]:
+        """Up to `limit` bidders, idle or busy, cheapest first, that bid at most `bid_max` microcredits."""
+        eligible = islice(self._eligible(busy_too=True, counted=False), limit)
+        return [
+            self._bidder(worker, price) for price, worker in eligible if price * self._job.units <= bid_max
+        ]
+
+    def cheapest_by_owner(self, *, owners_max: int, busy_too: bool) -> list[Bidder]:
+        """The cheapest bidder of each of up to `owners_max` owners, cheapest first."""
+        found: dict[str, Bidder] = {}
+        eligible = self._eligible(busy_too=busy_too, counted=not busy_too)
+        for looks, (price, worker) in enumerate(eligible):
+            if len(found) >= owners_max or looks >= self._state.policy.scan_max:
+                break
+            if worker.record.owner not in found:
+                found[worker.record.owner] = self._bidder(worker, price)
+        return list(found.values())
+
+    def cached(self, known: list[Bidder], *, bid_max: int, limit: int) -> list[Bidder]:
+        """Idle bidders beyond `known` that have the pipeline cached, cheapest first; `limit` counts both."""
+        limit -= sum(bidder.warm for bidder in known)
+        seen = {bidder.id for bidder in known}
+        found: list[Bidder] = []
+        for looks, (price, worker_id) in enumerate(self._state.offers.warm(self._job.pipeline)):
+            if (
+                price * self._job.units > bid_max
+                or len(found) >= limit
+                or looks >= self._state.policy.scan_max
+            ):
+                break
+            worker = self._state.workers[worker_id]
+            seat = worker.seat
+            if worker_id in seen or seat is None or not seat.idle or not fits(seat.offer, self._need):
+                continue
+            if not self.ineligible(worker):
+                found.append(self._bidder(worker, price))
+        return found
+
+    def draw(self, *, bid_max: int) -> Bidder | None:
+        """An idle eligible worker that bids at most this, each with the same chance."""
+        lists = [bucket.idle for bucket in self._state.offers.fitting(self._need)]
+        counts = [prices.count_up_to(bid_max // self._job.units) for prices in lists]
+        total = sum(counts)
+        if total == 0:
+            return None
+        lease = f"{self._job.id}.{self._job.attempts + 1}"
+        for number in range(_DRAWS_MAX):
+            place = seeded_random.below(total, self._state.seed, "replica", lease, str(number))
+            price, worker = self._at(place, lists, counts)
+            if not self.ineligible(worker):
+                return self._bidder(worker, price)
+        # Hardly any is eligible. Take the next one from the last place on.
+        for step in range(1, min(total, self._state.policy.scan_max)):
+            price, worker = self._at((place + step) % total, lists, counts)
+            if not self.ineligible(worker):
+                return self._bidder(worker, price)
+        return None
+
+    def ineligible(self, worker: WorkerState) -> str:
+        """Why a worker in a fitting bucket may not have this job; "" if it may."""
+        if worker.record.owner in self._owners:
+            return "same owner"
+        if self._job.pipeline in worker.refused:
+            return "refused"
+        if worker.record.id in self._lost:
+            return "lost it before"
+        seat = worker.seat
+        if seat is None or seat.offer.capabilities.memory_bytes < self._need.memory_bytes:
+            return "memory"
+        return ""
+
+    def turned_away(self) -> Counter[str]:
+        """Why standing offers in the fitting buckets may not have the job; counts at most `scan_max`."""
+        reasons: Counter[str] = Counter()
+        offers = self._state.offers.cheapest(self._need, busy_too=True)
+        for _, worker_id in islice(offers, self._state.policy.scan_max):
+            if reason := self.ineligible(self._state.workers[worker_id]):
+                reasons[reason] += 1
+        return reasons
+
+    def counted(self, *, bid_max: int, considered: int) -> dict[str, int]:
+        """How many standing offers are out, by reason. Cheap: buckets know their sizes."""
+        standing = idle = affordable = 0
+        for bucket in self._state.offers.fitting(self._need):
+            standing += len(bucket.standing)
+            idle += len(bucket.idle)
+            affordable += bucket.idle.count_up_to(bid_max // self._job.units)
+        turned_away = sum(self.left_out.values())
+        counts = self.left_out | {
+            "engine too old": len(self._state.too_old),
+            "capability": len(self._state.offers) - standing,
+            "busy": standing - idle,
+            "price": idle - affordable,
+            "beyond the cheapest": affordable - considered - turned_away,
+        }
+        return {reason: count for reason, count in counts.items() if count > 0}
+
+    def _at(self, place: int, lists: list[PriceList], counts: list[int]) -> tuple[int, WorkerState]:
+        """The offer at a place in the first so many entries of each list."""
+        for prices, count in zip(lists, counts, strict=True):
+            if place < count:
+                price, worker_id = prices[place]
+                return price, self._state.workers[worker_id]
+            place -= count
+        raise IndexError(place)
+
+    def _eligible(self, *, busy_too: bool, counted: bool) -> Iterator[tuple[int, WorkerState]]:
+        misses_left = self._state.policy.scan_max
+        for price, worker_id in self._state.offers.cheapest(self._need, busy_too=busy_too):
+            worker = self._state.workers[worker_id]
+            reason = self.ineligible(worker)
+            if not reason:
+                yield price, worker
+                continue
+            if counted:
+                self.left_out[reason] = self.left_out.get(reason, 0) + 1
+            misses_left -= 1
+            if misses_left == 0:
+                return
+
+    def _bidder(self, worker: WorkerState, price: int) -> Bidder:
+        seat = worker.seat
+        return Bidder(
+            worker,
+            price * self._job.units,
+            worker.belief(self._capability, self._state.day),
+            seat is not None and self._job.pipeline in seat.offer.warm,
+        )

@@ -1,0 +1,174 @@
+"""Why a job found nobody, or no agreement: the typed error, with what would have matched.
+
+Counts come from whole buckets where they can (so they cost nothing), and from at most `scan_max` offers where
+a worker's own state matters. Every hint names something that the submitter can change.
+"""
+
+from __future__ import annotations
+
+from tradepost.errors import (
+    DeadlineExceeded,
+    NoEligibleWorker,
+    NotVerified,
+    PriceCapTooLow,
+    TradepostError,
+    UntrustedPipeline,
+    WorkerLost,
+)
+from tradepost.money import format_credits
+from tradepost_broker.market.matching.eligible_offers import LOST, Search
+from tradepost_broker.market.matching.matching import Outlook, Plan, plan
+from tradepost_broker.market.model.entities import Job, LeaseState
+from tradepost_broker.market.state.market_state import MarketState
+
+
+def explain(state: MarketState, job: Job, log_odds_missing: float, prospect: Outlook) -> TradepostError:
+    """The error of a job whose patience is over while nobody could take it."""
+    delivered = len(state.ordinary_leases(job, LeaseState.DELIVERED))
+    if delivered:
+        return _not_confirmed(state, job, delivered, prospect)
+    if job.failures:
+        return worker_lost(state, job)
+    best = plan(state, job, log_odds_missing)
+    if prospect is Outlook.TOO_DEAR and best is not None:
+        return _price_cap_too_low(job, best)
+    refused = Search(state, job, again=True).turned_away()["refused"]
+    if refused and best is None and _is_trust(state, job):
+        return UntrustedPipeline(
+            f"all {refused} workers that could run pipeline {job.pipeline} refuse it",
+            workers=refused,
+            publisher=state.pipelines[job.pipeline].publisher,
+        )
+    return _no_eligible_worker(state, job, best, refused)
+
+
+def worker_lost(state: MarketState, job: Job) -> TradepostError:
+    """The error of a job whose leases were all lost."""
+    problems = [lease.problem for lease in state.leases_of[job.id] if lease.state in LOST and lease.problem]
+    last = f"; the last: {problems[-1].detail or problems[-1].title}" if problems else ""
+    return WorkerLost(f"{job.failures} leases were lost{last}", leases_lost=job.failures)
+
+
+def not_verified(state: MarketState, job: Job, credibility: float) -> TradepostError:
+    """The error of a job that has all the results that policy allows, and no agreement."""
+    results = len(state.ordinary_leases(job, LeaseState.DELIVERED))
+    return NotVerified(
+        f"{results} results reached credibility {credibility:.4f} of {job.confidence:g}",
+        results=results,
+        credibility=credibility,
+        confidence=job.confidence,
+    )
+
+
+def deadline_exceeded(state: MarketState, job: Job) -> TradepostError:
+    """The error of a job whose time is over, saying what it was still waiting for."""
+    delivered = len(state.ordinary_leases(job, LeaseState.DELIVERED))
+    running = len(state.ordinary_leases(job, LeaseState.OPEN))
+    if running:
+        awaited = f"{running} leases were still open"
+    elif delivered:
+        awaited = "its results were not confirmed yet"
+    else:
+        awaited = "no worker had capacity for it"
+    return DeadlineExceeded(
+        f"after {job.deadline_at - job.submitted_at:g} s {awaited}",
+        results=delivered,
+        open_leases=running,
+        hint="Give it a later deadline_s, or raise max_price to reach more workers.",
+    )
+
+
+def _not_confirmed(state: MarketState, job: Job, delivered: int, prospect: Outlook) -> TradepostError:
+    left = job.max_price - job.committed
+    if prospect is Outlook.TOO_DEAR:
+        reason = f"the {format_credits(left)} credits left of the cap do not pay for another"
+    else:
+        reason = "no worker of another owner can give one more" + _listed(Search(state, job).turned_away())
+    return NotVerified(
+        f"{delivered} results are in, confidence {job.confidence:g} needs more, and {reason}",
+        results=delivered,
+        confidence=job.confidence,
+        left_of_cap_microcredits=left,
+    )
+
+
+def _price_cap_too_low(job: Job, best: Plan) -> TradepostError:
+    hints = [f"max_price {format_credits(best.cap)} credits would match"]
+    if fewer := best.affordable(job.max_price):
+        hints.append(f"so would confidence {best.confidence(fewer):.4g}, which needs {_results(fewer)}")
+    return PriceCapTooLow(
+        f"{_results(best.results)} would cost {format_credits(best.cap)} credits at the standing prices; "
+        f"the cap is {format_credits(job.max_price)} credits",
+        hint="; ".join(hints) + ".",
+        lowest_total_microcredits=best.cap,
+        cap_microcredits=job.max_price,
+        results_needed=best.results,
+    )
+
+
+def _no_eligible_worker(state: MarketState, job: Job, best: Plan | None, refused: int) -> TradepostError:
+    need = state.need(job)
+    lacking = state.offers.lacking(need)
+    memory = lacking.get("memory", 0) + Search(state, job, again=True).turned_away()["memory"]
+    counts = {
+        f"run no {' or '.join(need.providers)}": lacking.get("provider", 0),
+        f"lack memory ({need.memory_bytes / 2**30:.3g} GiB)": memory,
+        f"lack isolation ({', '.join(need.isolation)})": lacking.get("isolation", 0),
+        "refused the pipeline": refused,
+        "have engines older than the operator allows": len(state.too_old),
+    }
+    detail = f"{len(state.offers)} standing offers{_listed(counts)}{_too_few(state, job, best)}"
+    return NoEligibleWorker(
+        detail,
+        hint=_hint(state, job, best),
+        offers=len(state.offers),
+        lack_provider=lacking.get("provider", 0),
+        lack_memory=memory,
+        lack_isolation=lacking.get("isolation", 0),
+        refused=refused,
+        engine_too_old=len(state.too_old),
+    )
+
+
+def _too_few(state: MarketState, job: Job, best: Plan | None) -> str:
+    if best is None:
+        return ""
+    needed = f"confidence {job.confidence:g} needs {_results(best.results)} of different owners"
+    if best.results > state.policy.results_max:
+        return f"; {needed}, and at most {state.policy.results_max} are leased"
+    return f"; {len(best.owner_bids)} owners could take it, and {needed}"
+
+
+def _hint(state: MarketState, job: Job, best: Plan | None) -> str:
+    if best is not None:
+        owners = len(best.owner_bids)
+        return f"Confidence {best.confidence(owners):.4g} needs {_results(owners)}; or wait for more owners."
+    if not len(state.offers):
+        return "No worker offers anything now: connect one, or give the job more patience_s."
+    need = state.need(job)
+    pipeline = state.pipelines[job.pipeline]
+    relaxed = {
+        "the requirement on memory": need._replace(memory_bytes=pipeline.memory_bytes),
+        "the requirement on isolation": need._replace(isolation=()),
+        "both requirements": need._replace(memory_bytes=pipeline.memory_bytes, isolation=()),
+    }
+    for what, other in relaxed.items():
+        matching = sum(len(bucket.standing) for bucket in state.offers.fitting(other))
+        if other != need and matching and not state.offers.fitting(need):
+            return f"Without {what}, {matching} offers would match."
+    return "A worker with what the pipeline itself needs would match; more patience_s would wait for it."
+
+
+def _is_trust(state: MarketState, job: Job) -> bool:
+    """Whether it is the owners' trust policies that keep all workers from the pipeline."""
+    problems = [worker.refused.get(job.pipeline) for worker in state.workers.values() if worker.connected]
+    return all(problem.code == UntrustedPipeline.code() for problem in problems if problem is not None)
+
+
+def _listed(counts: dict[str, int]) -> str:
+    listed = "; ".join(f"{count} {reason}" for reason, count in counts.items() if count)
+    return f": {listed}" if listed else ""
+
+
+def _results(count: int) -> str:
+    return "1 result" if count == 1 else f"{count} results"

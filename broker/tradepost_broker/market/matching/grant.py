@@ -1,0 +1,92 @@
+"""Granting leases: ordinary ones to whom `matching` chose, and reference runs to auditors.
+
+A lease's id is `<job>.<attempt>`; its nonce is made from the event's seed, so a receipt cannot be prepared
+before its lease was granted.
+"""
+
+from __future__ import annotations
+
+import math
+
+from tradepost_broker.market.matching.matching import Award, audits_lost, choose_auditor
+from tradepost_broker.market.model.entities import Job, Lease, LeasePurpose, Match
+from tradepost_broker.market.model.events import SendGrant
+from tradepost_broker.market.model.job_states import FINAL, Trigger, transition
+from tradepost_broker.market.settling import settlement
+from tradepost_broker.market.state import seeded_random
+from tradepost_broker.market.state.market_state import MarketState
+from tradepost_broker.market.state.worker_state import WorkerState
+
+
+def grant(state: MarketState, job: Job, award: Award) -> None:
+    """Lease the job to the worker that was chosen."""
+    worker = award.worker
+    job.attempts += 1
+    lease_id = f"{job.id}.{job.attempts}"
+    lease = Lease(
+        id=lease_id,
+        job=job.id,
+        worker=worker.record.id,
+        attempt=job.attempts,
+        purpose=award.purpose,
+        price=award.price,
+        nonce=seeded_random.nonce(state.seed, lease_id),
+        granted_at=state.at,
+        expires_at=_expiry(state, job, worker),
+    )
+    job.committed += award.price
+    if job.status not in FINAL:
+        transition(job, Trigger.LEASE_GRANTED, at=state.at)
+    state.add_lease(lease)
+    state.place(worker)
+    state.save(job)
+    state.save(lease)
+    state.save(
+        Match(
+            id=lease_id,
+            job=job.id,
+            purpose=award.purpose,
+            clearing_price=award.price,
+            candidates=award.candidates,
+            left_out=award.left_out,
+            at=state.at,
+        )
+    )
+    state.send(SendGrant(lease_id, worker.record.id))
+
+
+def request_audit(state: MarketState, job: Job) -> None:
+    """Have the reference run of a job made, now or when an auditor is idle."""
+    if any(lease.purpose is LeasePurpose.AUDIT for lease in state.live_leases(job)):
+        return
+    finished = job.status in FINAL
+    queue = state.spot_checks_wanted if finished else state.audits_wanted
+    award = choose_auditor(state, job)
+    if award is not None:
+        queue.pop(job.id, None)
+        grant(state, job, award)
+    elif finished and not _is_worth_checking(state, job):
+        queue.pop(job.id, None)
+        job.spot_check = False
+        state.save(job)
+    elif job.id not in queue:
+        queue[job.id] = None
+        state.save(job)
+
+
+def _is_worth_checking(state: MarketState, job: Job) -> bool:
+    """Whether a finished job should go on waiting for its spot check."""
+    few_lost = audits_lost(state, job) < state.policy.audits_lost_max
+    return few_lost and state.at < settlement.check_until(state, job)
+
+
+def _expiry(state: MarketState, job: Job, worker: WorkerState) -> float:
+    """When the lease ends: after run, transfers and grace. A whole second, as on the wire."""
+    pipeline = state.pipelines[job.pipeline]
+    offer = worker.record.offer
+    fetch_bytes = 0 if offer is not None and job.pipeline in offer.warm else pipeline.artifact_bytes
+    fetch_s = fetch_bytes / state.policy.fetch_bytes_per_s
+    expires_at = state.at + pipeline.wall_s + fetch_s + state.policy.lease_grace_s
+    if job.status not in FINAL:
+        expires_at = min(expires_at, job.deadline_at)
+    return float(math.ceil(expires_at))

@@ -1,0 +1,276 @@
+"""Who gets a lease: the auction for a job's first result, the draw for its replicas, the auditor for checks.
+
+An auction weighs the `candidates_max` cheapest eligible offers, and as many that have the pipeline cached. An
+offer further up the price list could only win by a reputation that makes up for its price, so leaving it out
+is an approximation; the match records how many there were. Only idle offers can win, but busy ones compete on
+price all the same: a worker that happens to be idle alone is no monopolist.
+
+Replicas are not auctioned: bidders who underbid together would take both places. They are drawn uniformly at
+random from all idle eligible offers of other owners within a price: the auction's clearing price, raised as
+far as it takes to have `draw_owners_min` owners in the draw, but never above an equal share of what is left
+of the cap. Whoever is drawn is paid that price. The functions here only choose; nothing is changed.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from enum import Enum
+from typing import NamedTuple
+
+from tradepost_broker.market.matching.eligible_offers import LOST, Search
+from tradepost_broker.market.matching.scoring import (
+    Bidder,
+    Terms,
+    clearing_price,
+    explained,
+    median,
+    ranked,
+    weigh,
+)
+from tradepost_broker.market.model.entities import Candidate, Job, LeasePurpose
+from tradepost_broker.market.settling import partial_pay
+from tradepost_broker.market.state import seeded_random
+from tradepost_broker.market.state.market_state import MarketState
+from tradepost_broker.market.state.offer_book import fits
+from tradepost_broker.market.state.worker_state import WorkerState
+from tradepost_reputation import results_needed
+
+
+class Award(NamedTuple):
+    """A choice, and what the match records about it."""
+
+    worker: WorkerState
+    price: int
+    purpose: LeasePurpose
+    candidates: tuple[Candidate, ...]
+    left_out: dict[str, int]
+
+
+class Outlook(Enum):
+    """What a job that got no lease may hope for, as offers stand."""
+
+    POSSIBLE = "an offer could take it once it is idle"
+    TOO_DEAR = "those that could take it ask more than the cap allows"
+    NOBODY = "too few could take it at any price"
+
+
+def choose(state: MarketState, job: Job, log_odds_missing: float) -> Award | None:
+    """A worker for the job's next ordinary lease, or nobody now.
+
+    Workers that lost a lease of the job come last: only if no other could ever take it.
+    """
+    choice = _choose(state, job, Search(state, job), log_odds_missing)
+    if (
+        choice is None
+        and _was_lost(state, job)
+        and outlook(state, job, log_odds_missing) is not Outlook.POSSIBLE
+    ):
+        choice = _choose(state, job, Search(state, job, again=True), log_odds_missing)
+    return choice
+
+
+def outlook(state: MarketState, job: Job, log_odds_missing: float, *, again: bool = False) -> Outlook:
+    """Whether any standing offer, idle or busy, could take the job's next ordinary lease."""
+    search = Search(state, job, again=again)
+    found = Outlook.NOBODY
+    # Usually the cheapest few tell; a longer look is for jobs that they are too dear or too few for.
+    for owners_max in (state.policy.candidates_max, state.policy.scan_max):
+        found = _outlook(
+            state, job, search.cheapest_by_owner(owners_max=owners_max, busy_too=True), log_odds_missing
+        )
+        if found is Outlook.POSSIBLE:
+            break
+    return found
+
+
+def choose_auditor(state: MarketState, job: Job) -> Award | None:
+    """An auditor with spare capacity that can make the reference run, or nobody now."""
+    able = [
+        auditor for auditor in _able_auditors(state, job) if len(auditor.open) < auditor.capacity(state.day)
+    ]
+    if not able:
+        return None
+    auditor = able[seeded_random.below(len(able), state.seed, "auditor", job.id)]
+    candidate = Candidate(worker=auditor.record.id, bid=0, score=0)
+    return Award(auditor, 0, LeasePurpose.AUDIT, (candidate,), {})
+
+
+def auditor_available(state: MarketState, job: Job) -> bool:
+    """Whether a reference run of this job can be had, now or when an auditor is idle."""
+    return bool(state.auditors) and bool(_able_auditors(state, job))
+
+
+def audits_lost(state: MarketState, job: Job) -> int:
+    """How many reference runs of the job were lost."""
+    leases = state.leases_of[job.id]
+    return sum(lease.purpose is LeasePurpose.AUDIT and lease.state in LOST for lease in leases)
+
+
+class Plan(NamedTuple):
+    """The least that verified results of a job cost on standing offers, each result paid the same.
+
+    `cap` is what `results` results cost; `owner_bids` are the lowest bids of as many owners as may ever get a
+    lease of one job, ascending.
+    """
+
+    cap: int
+    results: int
+    owner_bids: tuple[int, ...]
+    typical_log_odds: float
+
+    def affordable(self, cap: int) -> int:
+        """The most results that `cap` pays for."""
+        counts = range(1, len(self.owner_bids) + 1)
+        return max((count for count in counts if count * self.owner_bids[count - 1] <= cap), default=0)
+
+    def confidence(self, results: int) -> float:
+        """What so many typical results that agree can be believed to, rounded down to three digits."""
+        odds = math.exp(results * self.typical_log_odds)
+        return math.floor(1000 * odds / (1 + odds)) / 1000
+
+
+def plan(state: MarketState, job: Job, log_odds_missing: float) -> Plan | None:
+    """The cheapest way to the job's confidence, ignoring its cap; `None` if nobody could take it."""
+    owners = Search(state, job, again=True).cheapest_by_owner(owners_max=state.policy.scan_max, busy_too=True)
+    if not owners:
+        return None
+    weigh(owners, _terms(state, job, log_odds_missing), state.policy)
+    bids = tuple(owner.bid for owner in owners)
+    costs = [
+        (owner.results * max(owner.bid, bids[min(owner.results, len(bids)) - 1]), owner.results)
+        for owner in owners
+    ]
+    return Plan(
+        *min(costs), bids[: state.policy.results_max], median([owner.belief.log_odds for owner in owners])
+    )
+
+
+def _choose(state: MarketState, job: Job, search: Search, log_odds_missing: float) -> Award | None:
+    if _has_live(state, job):
+        return _draw(state, job, search, log_odds_missing)
+    return _auction(state, job, search, log_odds_missing)
+
+
+def _auction(state: MarketState, job: Job, search: Search, log_odds_missing: float) -> Award | None:
+    policy, cap = state.policy, _left_of_cap(job)
+    bidders = search.cheapest(bid_max=cap, limit=policy.candidates_max)
+    considered = len(bidders)
+    bidders += search.cached(bidders, bid_max=cap, limit=policy.candidates_max)
+    if not bidders:
+        return None
+    idle = {bidder.id for bidder in bidders}
+    rivals = [
+        rival for rival in search.standing(bid_max=cap, limit=policy.candidates_max) if rival.id not in idle
+    ]
+    weigh([*bidders, *rivals], _terms(state, job, log_odds_missing), policy)
+    if any(bidder.results > 1 for bidder in bidders):
+        owners = search.cheapest_by_owner(owners_max=policy.results_max, busy_too=True)
+    else:
+        owners = bidders
+    ranking = ranked(_viable(state, job, bidders, owners))
+    if not ranking:
+        return None
+    runners_up = ranked([*ranking[1:], *_viable(state, job, rivals, owners)])
+    set_aside = partial_pay.set_aside(state.leases_of[job.id])
+    price = clearing_price(ranking[0], runners_up[0] if runners_up else None, set_aside=set_aside)
+    left_out = search.counted(bid_max=cap, considered=considered)
+    if len(ranking) < len(bidders):
+        left_out["price"] = left_out.get("price", 0) + len(bidders) - len(ranking)
+    candidates = explained(ranking, losers_max=policy.losers_recorded_max)
+    return Award(ranking[0].worker, price, LeasePurpose.AUCTION, candidates, left_out)
+
+
+def _draw(state: MarketState, job: Job, search: Search, log_odds_missing: float) -> Award | None:
+    owners = search.cheapest_by_owner(owners_max=state.policy.draw_owners_min, busy_too=False)
+    if not owners:
+        return None
+    share = _share(job, owners, log_odds_missing)
+    opened_to = max((bidder.bid for bidder in owners if bidder.bid <= share), default=0)
+    clearing = max(lease.price for lease in state.live_leases(job))
+    price = min(share, max(clearing, opened_to))
+    drawn = search.draw(bid_max=price)
+    if drawn is None:
+        return None
+    candidate = Candidate(worker=drawn.id, bid=drawn.bid, score=0)
+    left_out = search.counted(bid_max=price, considered=len(owners))
+    return Award(drawn.worker, price, LeasePurpose.REPLICA, (candidate,), left_out)
+
+
+def _outlook(state: MarketState, job: Job, owners: Sequence[Bidder], log_odds_missing: float) -> Outlook:
+    if not owners:
+        return Outlook.NOBODY
+    if _has_live(state, job):
+        affordable = owners[0].bid <= _share(job, owners, log_odds_missing)
+        return Outlook.POSSIBLE if affordable else Outlook.TOO_DEAR
+    weigh(owners, _terms(state, job, log_odds_missing), state.policy)
+    if _viable(state, job, owners, owners):
+        return Outlook.POSSIBLE
+    enough = any(bidder.results <= min(len(owners), state.policy.results_max) for bidder in owners)
+    return Outlook.TOO_DEAR if enough else Outlook.NOBODY
+
+
+def _viable(
+    state: MarketState, job: Job, bidders: Sequence[Bidder], owners: Sequence[Bidder]
+) -> list[Bidder]:
+    """The bidders whose first result could be followed, within the cap, by the others that it needs.
+
+    `owners` has the cheapest bidder of each owner. Where they are too few, a reference run can stand in.
+    """
+    affordable = [bidder for bidder in bidders if bidder.bid <= bidder.ceiling]
+    if all(bidder.results == 1 for bidder in affordable):
+        return affordable
+    bids = [owner.bid for owner in owners]
+    # Owners enough for the replicas; more, if a reference run can stand in for them.
+    reachable = state.policy.results_max if auditor_available(state, job) else len(bids)
+    return [
+        bidder
+        for bidder in affordable
+        if bidder.results <= min(reachable, state.policy.results_max)
+        and bisect_right(bids, bidder.ceiling) >= min(bidder.results, len(bids))
+    ]
+
+
+def _share(job: Job, bidders: Sequence[Bidder], log_odds_missing: float) -> int:
+    """An equal share of what is left of the cap for each result that is still needed."""
+    typical_log_odds = median([bidder.belief.log_odds for bidder in bidders])
+    return _left_of_cap(job) // max(1, results_needed(log_odds_missing, typical_log_odds))
+
+
+def _terms(state: MarketState, job: Job, log_odds_missing: float) -> Terms:
+    pipeline = state.pipelines[job.pipeline]
+    return Terms(
+        cap=_left_of_cap(job),
+        log_odds_missing=log_odds_missing,
+        artifact_bytes=pipeline.artifact_bytes,
+        wall_s=pipeline.wall_s,
+        time_left_s=job.deadline_at - state.at,
+    )
+
+
+def _left_of_cap(job: Job) -> int:
+    return job.max_price - job.committed
+
+
+def _has_live(state: MarketState, job: Job) -> bool:
+    return any(lease.purpose is not LeasePurpose.AUDIT for lease in state.live_leases(job))
+
+
+def _was_lost(state: MarketState, job: Job) -> bool:
+    return any(lease.state in LOST for lease in state.leases_of[job.id])
+
+
+def _able_auditors(state: MarketState, job: Job) -> list[WorkerState]:
+    """Connected auditors that can run the job; none once too many reference runs of it were lost."""
+    if audits_lost(state, job) >= state.policy.audits_lost_max:
+        return []
+    need = state.need(job)
+    return [
+        auditor
+        for _, auditor in sorted(state.auditors.items())
+        if auditor.record.offer is not None
+        and auditor.capacity(state.day) > 0
+        and job.pipeline not in auditor.refused
+        and fits(auditor.record.offer, need)
+    ]

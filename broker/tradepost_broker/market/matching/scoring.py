@@ -1,0 +1,135 @@
+"""What each bid is worth, who wins, and at what price: a second-score auction.
+
+The score of bidder i is `v_i - b_i`. `b_i` is its price per unit times the job's units. `v_i` is what is left
+of the job's cap less what the broker, alone, expects bidder i to cost beyond its bid:
+
+    failure       (1 - score_i) * failure_cost_bids * typical bid
+    verification  (results_i - 1) * typical bid
+    fetch         artifact_bytes / fetch_bytes_per_s * delay_cost_bids_per_s * typical bid, unless cached
+    lateness      seconds beyond the deadline * delay_cost_bids_per_s * typical bid
+
+where `results_i` is how many results the job needs in all if bidder i gives the first, and the typical bid
+is the median. The winner is paid `v_w - S_2`, `S_2` being the second score and at least 0: what it asks plus
+what the market would lose without it, so its best bid is its true price. It is paid at least its bid and at
+most an equal share of the cap, so that the other results that it needs can be paid as well.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from tradepost_broker.market.model.entities import Candidate
+from tradepost_broker.market.model.policy import MarketPolicy
+from tradepost_broker.market.state.worker_state import Belief, WorkerState
+from tradepost_reputation import results_needed
+
+
+class Terms(NamedTuple):
+    """The job's side: what is left of its cap, the log odds it still needs, and what a run takes."""
+
+    cap: int
+    log_odds_missing: float
+    artifact_bytes: int
+    wall_s: float
+    time_left_s: float
+
+
+class Costs(NamedTuple):
+    """What a bidder is expected to cost beyond its bid, in microcredits."""
+
+    failure: int = 0
+    verification: int = 0
+    fetch: int = 0
+    lateness: int = 0
+
+
+@dataclass(slots=True)
+class Bidder:
+    """One offer in one match. `weigh` fills in what follows `warm`."""
+
+    worker: WorkerState
+    bid: int
+    belief: Belief
+    warm: bool
+    results: int = 1
+    ceiling: int = 0
+    score: int = 0
+    costs: Costs = field(default=Costs())
+
+    @property
+    def id(self) -> str:
+        """The worker's id."""
+        return self.worker.record.id
+
+
+def median(values: Sequence[float]) -> float:
+    """The lower median of at least one value."""
+    return sorted(values)[(len(values) - 1) // 2]
+
+
+def weigh(bidders: Sequence[Bidder], terms: Terms, policy: MarketPolicy) -> None:
+    """Fill in what each of at least one bidder is worth under `terms`."""
+    typical_bid = median([bidder.bid for bidder in bidders])
+    typical_log_odds = median([bidder.belief.log_odds for bidder in bidders])
+    delay_cost_per_s = policy.delay_cost_bids_per_s * typical_bid
+    failure_cost = policy.failure_cost_bids * typical_bid
+    fetch_cost = int(terms.artifact_bytes / policy.fetch_bytes_per_s * delay_cost_per_s)
+    lateness_cost = int(max(0.0, terms.wall_s - terms.time_left_s) * delay_cost_per_s)
+    for bidder in bidders:
+        belief = bidder.belief
+        more = results_needed(terms.log_odds_missing - belief.log_odds, typical_log_odds)
+        bidder.results = 1 + more
+        bidder.ceiling = terms.cap // bidder.results
+        bidder.costs = costs = Costs(
+            int((1 - belief.score) * failure_cost),
+            int(more * typical_bid),
+            0 if bidder.warm else fetch_cost,
+            lateness_cost,
+        )
+        bidder.score = terms.cap - sum(costs) - bidder.bid
+
+
+def ranked(bidders: Sequence[Bidder]) -> list[Bidder]:
+    """Best score first; of equals the lower bid, then the lower id."""
+    return sorted(bidders, key=lambda bidder: (-bidder.score, bidder.bid, bidder.id))
+
+
+def clearing_price(winner: Bidder, runner_up: Bidder | None, *, set_aside: int = 0) -> int:
+    """What the winner is paid. `set_aside` of the cap is left to others as far as its bid allows."""
+    second_score = max(0, runner_up.score) if runner_up else 0
+    ceiling = winner.ceiling - set_aside // winner.results
+    return max(winner.bid, min(winner.score + winner.bid - second_score, ceiling))
+
+
+def explained(ranking: Sequence[Bidder], *, losers_max: int) -> tuple[Candidate, ...]:
+    """The winner and the best of those who lost, each with the reason that weighs most."""
+    winner = ranking[0]
+    losers = [
+        Candidate(worker=each.id, bid=each.bid, score=each.score, lost_because=why_lost(each, winner))
+        for each in ranking[1 : 1 + losers_max]
+    ]
+    return (Candidate(worker=winner.id, bid=winner.bid, score=winner.score), *losers)
+
+
+def why_lost(loser: Bidder, winner: Bidder) -> str:
+    """The largest of the differences that made `loser` score less than `winner`, in words."""
+    names = ("bid", *Costs._fields)
+    mine, theirs = (loser.bid, *loser.costs), (winner.bid, *winner.costs)
+    gaps = list(map(operator.sub, mine, theirs))
+    largest = max(gaps)
+    if largest <= 0:
+        return "a tie, decided by bid and id"
+    match names[gaps.index(largest)]:
+        case "bid":
+            return f"outbid by {largest} microcredits"
+        case "failure":
+            return f"reputation: {loser.belief.score:.2f} against {winner.belief.score:.2f}"
+        case "verification":
+            return f"reputation: needs {loser.results} results where the winner needs {winner.results}"
+        case "fetch":
+            return "not cached"
+        case _:
+            return "late"

@@ -1,0 +1,240 @@
+"""What the core is told and what it answers: `Market.handle(event) -> list[Instruction]`.
+
+Every event carries its time, and a seed where a choice is random, so the journal of events replays to the
+same state. The shell validates what needs I/O or cryptography first (signatures, hashes, API keys, whether
+content is present) and makes ids; the core decides everything else, refusals included.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from tradepost.errors import Problem
+from tradepost.protocol import GiveBackReason, Offer, Requirements
+from tradepost_broker.market.model.entities import Pipeline, Record
+from tradepost_signing.revocation import RevocationDocument
+
+
+class _Event(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that happened, at a time."""
+
+    at: float
+
+
+class Funded(_Event, frozen=True, kw_only=True, tag="funded"):
+    """The operator moved credits from the treasury to an account, once per `transfer`."""
+
+    transfer: str
+    account: str
+    amount: int
+
+
+class PipelinePublished(_Event, frozen=True, kw_only=True, tag="pipeline_published"):
+    """A pipeline was checked and its blocks are here."""
+
+    pipeline: Pipeline
+
+
+class WorkerJoined(_Event, frozen=True, kw_only=True, tag="worker_joined"):
+    """A device joined with a token; `stake` comes from the treasury, as the token says."""
+
+    worker: str
+    owner: str
+    device: str
+    public_key: bytes
+    auditor: bool
+    stake: int
+
+
+class WorkerConnected(_Event, frozen=True, kw_only=True, tag="worker_connected"):
+    """A worker's stream opened, with its standing offer and the leases that it still works on or holds."""
+
+    worker: str
+    offer: Offer
+    open_leases: tuple[str, ...] = ()
+    seed: int
+
+
+class OfferUpdated(_Event, frozen=True, kw_only=True, tag="offer_updated"):
+    """A worker replaced its standing offer."""
+
+    worker: str
+    offer: Offer
+    seed: int
+
+
+class WorkerDisconnected(_Event, frozen=True, kw_only=True, tag="worker_disconnected"):
+    """A worker's stream closed. Its leases stay open until they expire: it may come back with results."""
+
+    worker: str
+
+
+class JobSubmitted(_Event, frozen=True, kw_only=True, tag="job_submitted"):
+    """A request passed the shell's checks. `job` is fresh; a repeated idempotency key ignores it."""
+
+    job: str
+    account: str
+    idempotency_key: str
+    request_hash: str
+    pipeline: str
+    input: str
+    input_bytes: int
+    max_price: int
+    confidence: float
+    deadline_s: float
+    patience_s: float
+    requirements: Requirements
+    seed: int
+
+
+class JobCancelled(_Event, frozen=True, kw_only=True, tag="job_cancelled"):
+    """The submitter cancelled."""
+
+    job: str
+    account: str
+    seed: int
+
+
+class ReceiptDelivered(_Event, frozen=True, kw_only=True, tag="receipt_delivered"):
+    """A receipt whose signature, worker, job, pipeline, input and nonce the shell has checked.
+
+    `agrees_with` are the leases of the same job whose outcome equals this one, bit for bit or within the
+    pipeline's tolerance; the shell compares, since it has the bytes. `stage_wall_us` is how long each stage
+    took, by the worker's clock, where there are several and all ran.
+    """
+
+    worker: str
+    lease: str
+    outcome: str
+    stage_hashes: tuple[tuple[str, str], ...]
+    stage_wall_us: tuple[int, ...] = ()
+    agrees_with: tuple[str, ...]
+    problem: Problem | None = None
+    seed: int
+
+
+class LeaseGivenBack(_Event, frozen=True, kw_only=True, tag="lease_given_back"):
+    """A worker returned a lease without a result.
+
+    `stage_hashes` are the stages that it had done when its owner preempted it, from a receipt that the shell
+    has checked.
+    """
+
+    worker: str
+    lease: str
+    reason: GiveBackReason
+    problem: Problem
+    stage_hashes: tuple[tuple[str, str], ...] = ()
+    seed: int
+
+
+class RevocationsIssued(_Event, frozen=True, kw_only=True, tag="revocations_issued"):
+    """The operator's newest revocation list, whose signature the shell has checked.
+
+    Brought again after every restart, before any worker can come: the core keeps no record of it.
+    """
+
+    document: RevocationDocument
+    seed: int
+
+
+class Restarted(_Event, frozen=True, kw_only=True, tag="restarted"):
+    """The broker started again on its records: every stream is closed until its worker comes back."""
+
+
+class Tick(_Event, frozen=True, kw_only=True, tag="tick"):
+    """Time passed: leases, deadlines, patience and holds are looked at."""
+
+    seed: int
+
+
+Event = (
+    Funded
+    | PipelinePublished
+    | WorkerJoined
+    | WorkerConnected
+    | OfferUpdated
+    | WorkerDisconnected
+    | JobSubmitted
+    | JobCancelled
+    | ReceiptDelivered
+    | LeaseGivenBack
+    | RevocationsIssued
+    | Restarted
+    | Tick
+)
+
+
+class Save(msgspec.Struct, frozen=True):
+    """Write this record in the event's transaction, replacing the row with its id."""
+
+    record: Record
+
+
+class SendGrant(msgspec.Struct, frozen=True):
+    """Dispatch this open lease to its worker."""
+
+    lease: str
+    worker: str
+
+
+class SendRecall(msgspec.Struct, frozen=True):
+    """Tell the worker to stop."""
+
+    lease: str
+    worker: str
+
+
+class SendAcknowledged(msgspec.Struct, frozen=True):
+    """Tell the worker that the lease's end is durable; `problem` if its result came too late."""
+
+    lease: str
+    worker: str
+    problem: Problem | None = None
+
+
+class SendSettled(msgspec.Struct, frozen=True):
+    """Tell the worker the verdict, what it earned, and why."""
+
+    lease: str
+    worker: str
+    verdict: str
+    earned: int
+    reason: str
+
+
+class ReplySubmitted(msgspec.Struct, frozen=True):
+    """Answer the submission: the job's id (the earlier one's for a repeated key)."""
+
+    job: str
+
+
+class ReplyRefused(msgspec.Struct, frozen=True):
+    """Answer the event's sender with a refusal; nothing else changed."""
+
+    problem: Problem
+
+
+class NotifyFinished(msgspec.Struct, frozen=True):
+    """A job ended: tell whoever watches it."""
+
+    job: str
+
+
+class SendRevocations(msgspec.Struct, frozen=True):
+    """Tell every connected worker the newest revocation list."""
+
+    version: int
+
+
+Instruction = (
+    Save
+    | SendGrant
+    | SendRecall
+    | SendAcknowledged
+    | SendSettled
+    | SendRevocations
+    | ReplySubmitted
+    | ReplyRefused
+    | NotifyFinished
+)

@@ -1,0 +1,58 @@
+"""Leases lost while their worker's stream was closed: blamed only if no receipt comes.
+
+The lease goes to another worker at once. Whether its worker was idle or only out of reach is told by the
+receipt: it is refused, since the lease is gone, but whoever brings it in time has done the work. So the
+evidence waits, and nothing that was recorded ever has to be withdrawn.
+"""
+
+from __future__ import annotations
+
+from tradepost.errors import Problem
+from tradepost_broker.market.model.entities import EvidenceKind, Lease, LeasePurpose, LeaseState
+from tradepost_broker.market.model.events import ReceiptDelivered
+from tradepost_broker.market.settling import settlement
+from tradepost_broker.market.state.market_state import MarketState
+from tradepost_broker.market.state.timers import Purpose
+
+
+def lose(state: MarketState, lease: Lease, problem: Problem) -> None:
+    """Take an open lease from a worker that is not connected. It is to blame later, or not at all."""
+    settlement.lose(state, lease, LeaseState.EXPIRED, problem)
+    if lease.purpose is not LeasePurpose.AUDIT:
+        _wait(state, lease, max(lease.expires_at, state.at) + state.policy.late_receipt_s)
+
+
+def wait_again(state: MarketState) -> None:
+    """Give every awaited receipt time after a restart: while the broker was down, none could come."""
+    for lease in state.leases.values():
+        if lease.blame_at is not None and lease.blame_at < state.at + state.policy.reconnect_s:
+            _wait(state, lease, state.at + state.policy.reconnect_s)
+
+
+def forgive(state: MarketState, lease: Lease, event: ReceiptDelivered) -> None:
+    """The worker has brought a checked receipt. A repeated one changes nothing, nor one after `blame_at`.
+
+    Where results are in, the receipt must agree with one of them: made-up work is not forgiven.
+    """
+    if lease.blame_at is None or event.at >= lease.blame_at:
+        return
+    results = [other for other in state.leases_of[lease.job] if settlement.is_result(other)]
+    if results and not any(other.id in event.agrees_with for other in results):
+        return
+    lease.blame_at = None
+    state.agenda.cancel(Purpose.BLAME, lease.id)
+    state.save(lease)
+
+
+def blame(state: MarketState, lease: Lease) -> None:
+    """No receipt came: having lost the lease is evidence now."""
+    lease.blame_at = None
+    state.save(lease)
+    problem = lease.problem
+    state.learn(lease, EvidenceKind.EXPIRED, detail=problem.detail or problem.title if problem else "")
+
+
+def _wait(state: MarketState, lease: Lease, until: float) -> None:
+    lease.blame_at = until
+    state.agenda.put(Purpose.BLAME, lease.id, until)
+    state.save(lease)

@@ -1,0 +1,86 @@
+"""What work is worth that an owner broke off: pay by stage, once the job's result shows that it was right.
+
+A lease that was preempted reports the stages that it had done. If the job ends with a verified result, it is
+paid for those from the first on whose hashes are the result's. The shares come from the clocks of the workers
+that gave the result, never from its own; of several, the least counts. Four bounds keep breaking off from
+being a trade: an owner is paid once for a job, so nobody hands its own work on to itself; all such payments
+of a job together are at most what one result was paid, so a ring of owners cannot multiply it; they come out
+of what is left of the cap; and the last stage is never among them. `docs/market.md` has the reasoning.
+
+The functions here only say what is due; nothing is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import takewhile
+from typing import NamedTuple
+
+from tradepost_broker.market.model.entities import Lease, LeasePurpose, LeaseState
+
+
+class StagePayment(NamedTuple):
+    """What one preempted lease is due for its first `stages` stages, in microcredits."""
+
+    lease: Lease
+    stages: int
+    amount: int
+
+
+def preempted(leases: Sequence[Lease]) -> list[Lease]:
+    """Those that were preempted after some of their stages, reference runs aside."""
+    return [
+        lease
+        for lease in leases
+        if lease.state is LeaseState.PREEMPTED
+        and lease.stage_hashes
+        and lease.purpose is not LeasePurpose.AUDIT
+    ]
+
+
+def set_aside(leases: Sequence[Lease]) -> int:
+    """How much of the cap the next auction leaves to preempted leases of the job, if bids allow: an estimate.
+
+    Without it, a worker that bids alone would be paid all of the cap, and nothing were left for them.
+    """
+    return max((lease.price for lease in preempted(leases)), default=0) // 2
+
+
+def due(
+    leases: Sequence[Lease], accepted: Sequence[Lease], *, owner_of: Callable[[Lease], str], left: int
+) -> list[StagePayment]:
+    """What the preempted ones of a job's `leases` are due, now that it ends with the `accepted` ones.
+
+    `left` is what is left of the job's reservation once these are paid. Who got furthest comes first.
+    """
+    left = min(left, max(lease.paid for lease in accepted))
+    paid_owners = {owner_of(lease) for lease in accepted}
+    claims = [(confirmed_stages(lease, accepted), lease) for lease in preempted(leases)]
+    payments: list[StagePayment] = []
+    for stages, lease in sorted(claims, key=lambda claim: (-claim[0], claim[1].attempt)):
+        amount = min(_worth(lease.price, stages, accepted), left)
+        if amount and owner_of(lease) not in paid_owners:
+            paid_owners.add(owner_of(lease))
+            left -= amount
+            payments.append(StagePayment(lease, stages, amount))
+    return payments
+
+
+def confirmed_stages(lease: Lease, results: Sequence[Lease]) -> int:
+    """How many stages of a lease, from the first on, have the same hashes as one of `results`."""
+    return max((_common(lease, result) for result in results), default=0)
+
+
+def _common(lease: Lease, result: Lease) -> int:
+    pairs = zip(lease.stage_hashes, result.stage_hashes, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _worth(price: int, stages: int, results: Sequence[Lease]) -> int:
+    """The least share of `price` that the first `stages` took by the clock of any of `results`.
+
+    Where no result says how long its stages took, it is nothing: to share equally would make the cheap ones a
+    bargain.
+    """
+    clocks = [result.stage_wall_us for result in results if sum(result.stage_wall_us)]
+    return min((price * sum(clock[:stages]) // sum(clock) for clock in clocks), default=0)

@@ -1,0 +1,95 @@
+"""What leases are paid: posted from the job's reservation, held, and then the worker's own, or taken back.
+
+A lease is paid once, for its result or for the stages that were done when its owner broke it off (`stage_pay`
+says how much). Whoever is paid, or is not, is told why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tradepost.money import format_credits
+from tradepost_broker.market.ledger import Kind
+from tradepost_broker.market.model.entities import Job, Lease, LeaseState, WorkerStanding
+from tradepost_broker.market.model.events import SendSettled
+from tradepost_broker.market.settling import partial_pay
+from tradepost_broker.market.state.market_state import MarketState
+from tradepost_broker.market.state.timers import Purpose
+
+
+def pay(state: MarketState, job: Job, lease: Lease, reason: str) -> None:
+    """Accept a delivered result, and pay its price."""
+    state.close_lease(lease, LeaseState.ACCEPTED)
+    state.ledger.pay(job.id, lease.id, lease.worker, lease.price, at=state.at)
+    _hold(state, job, lease, lease.price)
+    tell(state, lease, reason)
+
+
+def pay_stages(state: MarketState, job: Job, accepted: Sequence[Lease]) -> None:
+    """Pay the stages of preempted leases that the accepted results confirm, out of what they leave."""
+
+    def owner_of(lease: Lease) -> str:
+        return state.workers[lease.worker].record.owner
+
+    leases = [
+        lease
+        for lease in state.leases_of[job.id]
+        if state.workers[lease.worker].record.standing is not WorkerStanding.EXPELLED
+    ]
+    left = state.ledger.reservation(job.id)
+    for lease, stages, amount in partial_pay.due(leases, accepted, owner_of=owner_of, left=left):
+        state.ledger.pay(job.id, lease.id, lease.worker, amount, at=state.at, kind=Kind.PAY_STAGES)
+        _hold(state, job, lease, amount)
+        state.save(lease)
+        count = len(accepted[0].stage_hashes)
+        tell(state, lease, f"{stages} of {count} stages, verified; preempted by owner")
+
+
+def mature(state: MarketState, lease: Lease) -> None:
+    """Let a held payment become the worker's own."""
+    state.ledger.mature(lease.id, lease.worker, lease.paid, at=state.at)
+    _release_hold(state, lease)
+
+
+def claw_back(state: MarketState, lease: Lease) -> int:
+    """Return a held payment to the submitter who made it, and say how much it was."""
+    job, amount = state.jobs[lease.job], lease.paid
+    state.ledger.claw_back(job.id, lease.id, lease.worker, job.account, amount, at=state.at)
+    lease.paid = 0
+    job.paid -= amount
+    state.save(job)
+    _release_hold(state, lease)
+    return amount
+
+
+def claw_back_stages(state: MarketState, job: Job, audit: Lease) -> None:
+    """Take back what stages were paid for that only the contradicted results had confirmed."""
+    accepted = [state.leases[lease] for lease in job.accepted]
+    for lease in partial_pay.preempted(state.leases_of[job.id]):
+        held = lease.id in state.workers[lease.worker].held
+        confirmed = partial_pay.confirmed_stages(lease, accepted)
+        if held and partial_pay.confirmed_stages(lease, [audit]) < confirmed:
+            amount = format_credits(claw_back(state, lease))
+            tell(state, lease, f"a reference run does not confirm its stages; {amount} credits go back")
+
+
+def tell(state: MarketState, lease: Lease, reason: str) -> None:
+    """Tell the worker how the lease stands, what it is paid, and why."""
+    state.send(SendSettled(lease.id, lease.worker, lease.state.value, lease.paid, reason))
+
+
+def _hold(state: MarketState, job: Job, lease: Lease, amount: int) -> None:
+    """Note a payment that was just posted, until it matures."""
+    job.paid += amount
+    lease.paid = amount
+    lease.settled_at = state.at
+    lease.matures_at = state.at + state.policy.hold_s
+    state.workers[lease.worker].held[lease.id] = lease
+    state.agenda.put(Purpose.MATURITY, lease.id, lease.matures_at)
+
+
+def _release_hold(state: MarketState, lease: Lease) -> None:
+    lease.matures_at = None
+    del state.workers[lease.worker].held[lease.id]
+    state.agenda.cancel(Purpose.MATURITY, lease.id)
+    state.save(lease)

@@ -1,0 +1,73 @@
+"""Enforcing the operator's revocation list: no lease for what it forbids, nor for engines below its floors.
+
+Work in hand on a revoked pipeline ends at once, with the reason; a finished job stays as it is. A worker
+whose engines are too old keeps what it has and gets no more: what it offers counts for nothing until it comes
+back with newer ones, or a newer list allows them.
+"""
+
+from __future__ import annotations
+
+from tradepost.errors import Revoked
+from tradepost_broker.market.model.entities import Job, Pipeline
+from tradepost_broker.market.model.events import RevocationsIssued, SendRevocations
+from tradepost_broker.market.model.job_states import FINAL
+from tradepost_broker.market.settling import settlement
+from tradepost_broker.market.state.market_state import MarketState
+from tradepost_broker.market.state.worker_state import WorkerState
+from tradepost_signing.revocation import RevocationList
+
+
+def enforce(state: MarketState, event: RevocationsIssued) -> None:
+    """Take over a list: fail the open jobs of what it revokes, and see which engines are too old now."""
+    state.revocations = RevocationList(event.document)
+    # First, so that workers say why they stop; the recalls of the jobs that end here come after it.
+    state.send(SendRevocations(event.document.version))
+    revoked = {
+        pipeline.id: error for pipeline in state.pipelines.values() if (error := _refusal(state, pipeline))
+    }
+    for job in [job for job in state.jobs.values() if job.pipeline in revoked]:
+        _end(state, job, revoked[job.pipeline])
+    for worker in state.workers.values():
+        if worker.connected:
+            was_too_old = worker.too_old
+            review_engines(state, worker)
+            state.place(worker)
+            if was_too_old and len(worker.open) < worker.capacity(state.day):
+                state.workers_freed[worker.record.id] = True  # to the jobs that wait, its offer is new
+    state.supply_changed = True
+
+
+def check(state: MarketState, pipeline: Pipeline) -> None:
+    """Raise `Revoked` if the list forbids this pipeline."""
+    if state.revocations is not None:
+        state.revocations.check_pipeline(
+            pipeline.id, pipeline.artifacts, pipeline.publishers or (pipeline.publisher,)
+        )
+
+
+def review_engines(state: MarketState, worker: WorkerState) -> None:
+    """Find out whether the engines that a worker offers are below the list's floors."""
+    offer = worker.record.offer
+    engines = {} if offer is None else offer.capabilities.engines
+    worker.too_old = bool(state.revocations and state.revocations.below_floor(engines))
+    if worker.too_old:
+        state.too_old[worker.record.id] = None
+    else:
+        state.too_old.pop(worker.record.id, None)
+
+
+def _refusal(state: MarketState, pipeline: Pipeline) -> Revoked | None:
+    try:
+        check(state, pipeline)
+    except Revoked as error:
+        return error
+    return None
+
+
+def _end(state: MarketState, job: Job, error: Revoked) -> None:
+    if job.status not in FINAL:
+        settlement.fail(state, job, error)
+    elif job.spot_check:
+        job.spot_check = False  # the reference run would be refused as well
+        state.spot_checks_wanted.pop(job.id, None)
+        state.save(job)

@@ -1,0 +1,228 @@
+"""How a job ends: judging results, refunding, recording evidence, and taking the stake of a proven cheat.
+
+Every end goes through `_finish`: what is left of the reservation is freed, open leases are recalled, and
+results without a verdict become inconclusive, so no path can forget one of them. Only a reference run proves
+fraud: being outvoted is soft evidence, and costs no stake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tradepost import errors
+from tradepost.errors import Problem, TradepostError, invariant
+from tradepost.money import format_credits
+from tradepost.protocol import Verification
+from tradepost_broker.market.model.entities import (
+    EvidenceKind,
+    Job,
+    Lease,
+    LeasePurpose,
+    LeaseState,
+    WorkerStanding,
+)
+from tradepost_broker.market.model.events import NotifyFinished, SendRecall
+from tradepost_broker.market.model.job_states import FINAL, Trigger, transition
+from tradepost_broker.market.settling import partial_pay, payments
+from tradepost_broker.market.state.market_state import MarketState
+from tradepost_broker.market.state.timers import Purpose
+from tradepost_broker.market.state.worker_state import WorkerState, in_order
+from tradepost_broker.market.trust.verification import blame
+
+#: An outcome that says how the pipeline failed begins so: `failed:<stage>:<code>`.
+FAILED_PREFIX = "failed:"
+_REFERENCE_CREDIBILITY = 1.0
+
+
+def accept(state: MarketState, job: Job, group: str, credibility: float) -> None:
+    """End a job with the results of `group`, which its confidence admits."""
+    delivered = state.ordinary_leases(job, LeaseState.DELIVERED)
+    agreed = [lease for lease in delivered if lease.group == group]
+    disagreed = [lease for lease in delivered if lease.group != group]
+    for lease in agreed:
+        # One result alone has been checked by nobody.
+        if len(agreed) > 1:
+            state.learn(lease, EvidenceKind.AGREED)
+        reason = f"{_count(agreed)}; credibility {credibility:.4f} reaches {job.confidence:g}"
+        payments.pay(state, job, lease, reason)
+    for lease in disagreed:
+        state.learn(lease, EvidenceKind.OUTVOTED, stage=blame(lease.stage_hashes, agreed[0].stage_hashes))
+        _reject(state, lease, f"outvoted by results with credibility {credibility:.4f}; it costs no stake")
+    _conclude(state, job, agreed, disagreed, credibility)
+
+
+def apply_audit(state: MarketState, audit: Lease, agrees_with: frozenset[str]) -> None:
+    """Let a reference run decide its job, or check the decision that was made; expel who it contradicts.
+
+    A result is contradicted only if no result of its group agrees with the reference.
+    """
+    job = state.jobs[audit.job]
+    judged = [lease for lease in state.leases_of[job.id] if is_result(lease)]
+    groups = {lease.group for lease in judged if lease.id in agrees_with}
+    right = [lease for lease in judged if lease.group in groups]
+    wrong = [lease for lease in judged if lease.group not in groups]
+    for lease in right:
+        state.learn(lease, EvidenceKind.AUDIT_PASSED)
+    blamed = {lease.id: blame(lease.stage_hashes, audit.stage_hashes) for lease in wrong}
+    for lease in wrong:
+        detail = "a reference run contradicts it"
+        state.learn(lease, EvidenceKind.AUDIT_FAILED, stage=blamed[lease.id], detail=detail)
+    state.close_lease(audit, LeaseState.ACCEPTED)
+    audit.settled_at = state.at
+    job.spot_check = False
+    state.save(job)
+    if job.status not in FINAL:
+        for lease in right:
+            payments.pay(state, job, lease, "a reference run confirms it")
+        for lease in wrong:
+            state.close_lease(lease, LeaseState.REJECTED)
+        _conclude(state, job, right or [audit], wrong, _REFERENCE_CREDIBILITY)
+    elif not right:
+        workers = tuple(lease.worker for lease in wrong)
+        job.verification = Verification(credibility=0.0, disagreed=workers)
+        payments.claw_back_stages(state, job, audit)
+    for lease in wrong:
+        lease.state = LeaseState.REJECTED
+        lease.settled_at = state.at
+        state.save(lease)
+        _expel(state, state.workers[lease.worker], lease, blamed[lease.id])
+
+
+def fail(state: MarketState, job: Job, error: TradepostError) -> None:
+    """End a job without a result; all of its cap is refunded."""
+    _finish(state, job, Trigger.GIVEN_UP, error.to_problem())
+
+
+def cancel(state: MarketState, job: Job) -> None:
+    """End a job because its submitter says so; all of its cap is refunded."""
+    _finish(state, job, Trigger.CANCELLED, errors.JobCancelled(f"job {job.id}").to_problem())
+
+
+def lose(
+    state: MarketState,
+    lease: Lease,
+    end: LeaseState,
+    problem: Problem,
+    *,
+    evidence: EvidenceKind | None = None,
+    counts: bool = True,
+) -> None:
+    """Take an open lease back without a result. If it `counts`, it is one of the attempts that a job has."""
+    state.close_lease(lease, end, problem)
+    lease.settled_at = state.at
+    job = state.jobs[lease.job]
+    if lease.purpose is not LeasePurpose.AUDIT:
+        job.failures += counts
+        if evidence is not None:
+            state.learn(lease, evidence, detail=problem.detail or problem.title)
+    touch(state, job)
+
+
+def touch(state: MarketState, job: Job) -> None:
+    """Have a job looked at that lost a lease, and queue it if that was its last."""
+    if job.status not in FINAL and not any(state.live_leases(job)):
+        transition(job, Trigger.LEASES_LOST, at=state.at)
+    state.save(job)
+    state.jobs_to_advance[job.id] = None
+
+
+def check_until(state: MarketState, job: Job) -> float:
+    """Until when a spot check of a finished job may begin: while its payments can still be clawed back."""
+    assert job.finished_at is not None
+    return job.finished_at + state.policy.hold_s
+
+
+def is_result(lease: Lease) -> bool:
+    """Whether an ordinary lease brought a result that still stands or stood when its job was decided."""
+    judged = (LeaseState.DELIVERED, LeaseState.ACCEPTED, LeaseState.REJECTED)
+    return lease.purpose is not LeasePurpose.AUDIT and lease.state in judged
+
+
+def _conclude(
+    state: MarketState, job: Job, accepted: Sequence[Lease], rejected: Sequence[Lease], credibility: float
+) -> None:
+    """End a job with accepted leases; a stage failure that was accepted is how the job failed."""
+    job.accepted = tuple(lease.id for lease in accepted)
+    job.verification = Verification(
+        credibility=credibility,
+        agreed=tuple(lease.worker for lease in accepted),
+        disagreed=tuple(lease.worker for lease in rejected),
+    )
+    payments.pay_stages(state, job, accepted)
+    outcome = accepted[0]
+    if not outcome.outcome.startswith(FAILED_PREFIX):
+        _finish(state, job, Trigger.RESULT_ACCEPTED, None)
+        return
+    unnamed = errors.StageFailure(outcome.outcome).to_problem()
+    _finish(state, job, Trigger.FAILURE_ACCEPTED, outcome.problem or unnamed)
+
+
+def _finish(state: MarketState, job: Job, trigger: Trigger, problem: Problem | None) -> None:
+    """What every end of a job has in common."""
+    verified = trigger in (Trigger.RESULT_ACCEPTED, Trigger.FAILURE_ACCEPTED)
+    job.spot_check = job.spot_check and verified
+    for lease in list(state.live_leases(job)):
+        if lease.state is LeaseState.DELIVERED:
+            _set_aside(state, lease, "the job ended before its results could be verified")
+        elif lease.purpose is not LeasePurpose.AUDIT or not job.spot_check:
+            _recall(state, lease)
+    transition(job, trigger, at=state.at)
+    job.problem = problem
+    for lease in partial_pay.preempted(state.leases_of[job.id]):
+        if not lease.paid:
+            payments.tell(state, lease, "no result of another owner verified its stages; preempted by owner")
+    state.ledger.void(job.id)
+    state.waiting.discard(job.id)
+    state.audits_wanted.pop(job.id, None)
+    state.agenda.cancel(Purpose.DEADLINE, job.id)
+    state.agenda.cancel(Purpose.PATIENCE, job.id)
+    state.retire_job(job)
+    if job.spot_check:
+        state.jobs_to_advance[job.id] = None
+    invariant(job.committed == 0, f"job {job.id} ends with {job.committed} committed")
+    state.save(job)
+    state.send(NotifyFinished(job.id))
+
+
+def _reject(state: MarketState, lease: Lease, reason: str) -> None:
+    state.close_lease(lease, LeaseState.REJECTED)
+    lease.settled_at = state.at
+    payments.tell(state, lease, reason)
+
+
+def _set_aside(state: MarketState, lease: Lease, reason: str) -> None:
+    state.close_lease(lease, LeaseState.INCONCLUSIVE)
+    lease.settled_at = state.at
+    payments.tell(state, lease, reason)
+
+
+def _recall(state: MarketState, lease: Lease) -> None:
+    state.close_lease(lease, LeaseState.RECALLED)
+    lease.settled_at = state.at
+    state.send(SendRecall(lease.id, lease.worker))
+
+
+def _expel(state: MarketState, worker: WorkerState, lease: Lease, stage: str) -> None:
+    """Take what a proven cheat has left here, and give its other work to others."""
+    worker.record.standing = WorkerStanding.EXPELLED
+    state.save(worker.record)
+    stake = state.ledger.slash(worker.record.id, at=state.at, lease=lease.id)
+    returned = sum(payments.claw_back(state, held) for held in in_order(worker.held))
+    for live in in_order(worker.open | worker.delivered):
+        if live.state is LeaseState.OPEN:
+            _recall(state, live)
+        else:
+            _set_aside(state, live, "its worker was expelled for another result")
+        touch(state, state.jobs[live.job])
+    state.place(worker)
+    where = f" in stage {stage}" if stage else ""
+    payments.tell(
+        state,
+        lease,
+        f"a reference run contradicts it{where}; its stake of {format_credits(stake)} credits is taken, and "
+        f"{format_credits(returned)} credits of held earnings go back to submitters",
+    )
+
+
+def _count(leases: Sequence[Lease]) -> str:
+    return "one result" if len(leases) == 1 else f"{len(leases)} results of different owners agree"

@@ -1,0 +1,262 @@
+"""The market's memory: records by id, the indexes over them, and what the event at hand has changed.
+
+The modules that decide change records only together with the indexes, through the methods here. Every changed
+record is marked with `save`; when the event is done, `drain` gives the instructions in order, then one `Save`
+for each changed record with a copy of its final state. What changes without a record changing (a job begins
+to wait, say) marks its record too: an event that gave no instruction has changed nothing, so the shell may
+leave it out of the journal.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from tradepost.errors import Problem, invariant
+from tradepost_broker.market.ledger import Ledger
+from tradepost_broker.market.model.entities import (
+    Account,
+    Evidence,
+    EvidenceKind,
+    Job,
+    Lease,
+    LeasePurpose,
+    LeaseState,
+    Pipeline,
+    Record,
+    Transfer,
+    Worker,
+    WorkerStanding,
+)
+from tradepost_broker.market.model.events import Instruction, Save
+from tradepost_broker.market.model.policy import MarketPolicy
+from tradepost_broker.market.state import worker_state
+from tradepost_broker.market.state.job_queue import WaitingRoom
+from tradepost_broker.market.state.offer_book import Need, OfferBook
+from tradepost_broker.market.state.timers import Agenda, Purpose
+from tradepost_broker.market.state.worker_state import WorkerState
+from tradepost_signing.revocation import RevocationList
+
+
+class Submission(NamedTuple):
+    """What an idempotency key stands for."""
+
+    job: str
+    request_hash: str
+    expires_at: float | None = None
+
+
+class MarketState:
+    """Everything that the market knows. `at`, `day` and `seed` are those of the event at hand."""
+
+    def __init__(
+        self, *, policy: MarketPolicy, accounts: Iterable[Account] = (), transfers: Iterable[Transfer] = ()
+    ) -> None:
+        self.policy = policy
+        self.ledger = Ledger(save=self.save, accounts=accounts, transfers=transfers)
+        self.jobs: dict[str, Job] = {}
+        self.leases: dict[str, Lease] = {}
+        self.leases_of: dict[str, list[Lease]] = {}
+        self.pipelines: dict[str, Pipeline] = {}
+        self.workers: dict[str, WorkerState] = {}
+        self.auditors: dict[str, WorkerState] = {}
+        self.submissions: dict[tuple[str, str], Submission] = {}
+        self.offers = OfferBook()
+        self.waiting = WaitingRoom()
+        #: Jobs that wait for an auditor: those it would decide, then spot checks of decided ones.
+        self.audits_wanted: dict[str, None] = {}
+        self.spot_checks_wanted: dict[str, None] = {}
+        self.agenda = Agenda()
+        #: What the operator forbids, and the connected workers whose engines are too old for it.
+        self.revocations: RevocationList | None = None
+        self.too_old: dict[str, None] = {}
+        #: What a job may hope for has changed: offers, refusals or beliefs. The next tick reviews who waits.
+        self.supply_changed = False
+        #: Before this time, nobody's patience runs: workers are on their way back after a restart.
+        self.patience_from = 0.0
+        self.at = 0.0
+        self.day = 0
+        self.seed = 0
+        #: What this event still has to look at: jobs whose leases changed, and workers that have capacity
+        #: again, with whether their offer is new.
+        self.jobs_to_advance: dict[str, None] = {}
+        self.workers_freed: dict[str, bool] = {}
+        self._evidence_weights = worker_state.weights(policy)
+        self._instructions: list[Instruction] = []
+        self._changed: dict[int, Record] = {}
+
+    def begin(self, at: float, seed: int) -> None:
+        """An event is at hand."""
+        self.at = at
+        self.supply_changed |= self.day != (day := worker_state.day_of(at))
+        self.day = day
+        self.seed = seed
+
+    # What the event at hand gives
+
+    def save(self, record: Record) -> None:
+        """Mark a record as changed."""
+        self._changed[id(record)] = record
+
+    def send(self, instruction: Instruction) -> None:
+        """Give an instruction."""
+        self._instructions.append(instruction)
+
+    def drain(self) -> list[Instruction]:
+        """All that the event gave, and forget it."""
+        instructions = self._instructions
+        for record in self._changed.values():
+            instructions.append(Save(copy.copy(record) if isinstance(record, MUTABLE) else record))
+        self._instructions = []
+        self._changed.clear()
+        return instructions
+
+    # Records and their indexes
+
+    def add_worker(self, record: Worker) -> WorkerState:
+        """Take in a worker, disconnected."""
+        worker = WorkerState(record, policy=self.policy, evidence_weights=self._evidence_weights)
+        self.workers[record.id] = worker
+        if record.auditor:
+            self.auditors[record.id] = worker
+        return worker
+
+    def add_job(self, job: Job) -> None:
+        """Take in a job that is not finished."""
+        self.jobs[job.id] = job
+        self.leases_of[job.id] = []
+        self.submissions[job.account, job.idempotency_key] = Submission(job.id, job.request_hash)
+        self.agenda.put(Purpose.DEADLINE, job.id, job.deadline_at)
+
+    def retire_job(self, job: Job) -> None:
+        """Take in that a job has finished: when it may leave memory, and when its key may be forgotten."""
+        assert job.finished_at is not None
+        expires_at = job.finished_at + self.policy.idempotency_s
+        key = job.account, job.idempotency_key
+        self.submissions[key] = Submission(job.id, job.request_hash, expires_at)
+        self.agenda.put(Purpose.KEY_EXPIRY, "\x00".join(key), expires_at)
+        self.agenda.put(Purpose.RETIREMENT, job.id, job.finished_at + self.policy.retain_s)
+
+    def add_lease(self, lease: Lease) -> None:
+        """Take in a lease of a known job and worker."""
+        self.leases[lease.id] = lease
+        self.leases_of[lease.job].append(lease)
+        worker = self.workers[lease.worker]
+        if lease.state is LeaseState.OPEN:
+            worker.open[lease.id] = lease
+            self.agenda.put(Purpose.LEASE_EXPIRY, lease.id, lease.expires_at)
+        elif lease.state is LeaseState.DELIVERED:
+            worker.delivered[lease.id] = lease
+        if lease.matures_at is not None:
+            worker.held[lease.id] = lease
+            self.agenda.put(Purpose.MATURITY, lease.id, lease.matures_at)
+        if lease.blame_at is not None:
+            self.agenda.put(Purpose.BLAME, lease.id, lease.blame_at)
+
+    def close_lease(self, lease: Lease, state: LeaseState, problem: Problem | None = None) -> None:
+        """Move a live lease on, out of its worker's hands. What it committed is released unless delivered."""
+        worker = self.workers[lease.worker]
+        if worker.open.pop(lease.id, None) is not None:
+            self.agenda.cancel(Purpose.LEASE_EXPIRY, lease.id)
+            self.place(worker)
+        else:
+            invariant(worker.delivered.pop(lease.id, None) is not None, f"lease {lease.id} is not live")
+        if state is LeaseState.DELIVERED:
+            worker.delivered[lease.id] = lease
+        else:
+            self.jobs[lease.job].committed -= lease.price
+            self.save(self.jobs[lease.job])
+        lease.state = state
+        lease.problem = problem or lease.problem
+        self.save(lease)
+
+    def forget_job(self, job: Job) -> None:
+        """Let a finished job and its leases leave memory."""
+        for lease in self.leases_of.pop(job.id):
+            del self.leases[lease.id]
+            self.ledger.forget(lease.id)
+        del self.jobs[job.id]
+
+    def look_at_everything(self) -> None:
+        """Forget what waits for what, and have every job looked at that may need something, oldest first."""
+        self.waiting = WaitingRoom()
+        self.audits_wanted.clear()
+        self.spot_checks_wanted.clear()
+        self.workers_freed.clear()
+        wanting = [job for job in self.jobs.values() if job.finished_at is None or job.spot_check]
+        wanting.sort(key=lambda job: (job.submitted_at, job.id))
+        self.jobs_to_advance = dict.fromkeys(job.id for job in wanting)
+        self.supply_changed = True
+
+    def live_leases(self, job: Job) -> Iterator[Lease]:
+        """Leases that may still end in a verdict."""
+        return (lease for lease in self.leases_of[job.id] if lease.state in LIVE)
+
+    def ordinary_leases(self, job: Job, state: LeaseState) -> list[Lease]:
+        """Leases in this state that are not reference runs, in the order in which they were granted."""
+        return [
+            lease
+            for lease in self.leases_of[job.id]
+            if lease.state is state and lease.purpose is not LeasePurpose.AUDIT
+        ]
+
+    def place(self, worker: WorkerState) -> None:
+        """Put a worker's offer where it belongs now: stand it, mark it idle or busy, or take it away."""
+        capacity = worker.capacity(self.day)
+        idle = len(worker.open) < capacity
+        before = worker.seat
+        if not worker.record.auditor:
+            offer = worker.record.offer if capacity else None
+            worker.seat = self.offers.place(worker.record.id, before, offer, idle=idle)
+            if offer is not (before.offer if before else None):
+                self.supply_changed = True
+        if idle and not (before and before.idle):
+            self.workers_freed.setdefault(worker.record.id, False)
+
+    def learn(self, lease: Lease, kind: EvidenceKind, *, stage: str = "", detail: str = "") -> None:
+        """Record evidence about a lease's worker, believe it, and suspend the worker if it comes to that."""
+        worker = self.workers[lease.worker]
+        capability = self.capability(self.jobs[lease.job])
+        evidence = Evidence(
+            id=f"{lease.id}:{kind.value}",
+            worker=lease.worker,
+            capability=capability,
+            kind=kind,
+            job=lease.job,
+            lease=lease.id,
+            at=self.at,
+            stage=stage,
+            detail=detail,
+        )
+        worker.learn(evidence)
+        self.supply_changed = True
+        self.save(evidence)
+        if worker.record.standing is WorkerStanding.ACTIVE and worker.deserves_suspension(
+            capability, self.day
+        ):
+            worker.record.standing = WorkerStanding.SUSPENDED
+            self.save(worker.record)
+        self.place(worker)  # its exposure cap may have changed as well
+
+    # What a job is, to the market
+
+    def need(self, job: Job) -> Need:
+        """What a job asks of a worker."""
+        pipeline = self.pipelines[job.pipeline]
+        memory_bytes = max(pipeline.memory_bytes, job.requirements.memory_bytes)
+        return Need(pipeline.providers, memory_bytes, job.requirements.isolation)
+
+    def capability(self, job: Job) -> str:
+        """The capability class that a job's evidence belongs to."""
+        return worker_state.capability_of(self.pipelines[job.pipeline])
+
+
+#: The records that change; the others are frozen.
+MUTABLE = (Account, Worker, Job, Lease)
+#: The states of leases that may still end in a verdict.
+LIVE = frozenset({LeaseState.OPEN, LeaseState.DELIVERED})
+#: The states of leases whose receipt is in.
+WITH_RECEIPT = frozenset(
+    {LeaseState.DELIVERED, LeaseState.ACCEPTED, LeaseState.REJECTED, LeaseState.INCONCLUSIVE}
+)

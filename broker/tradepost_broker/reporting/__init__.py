@@ -1,0 +1,4 @@
+"""How records look from outside: views, explanations, standings, counts and metrics.
+
+Imports `storage`.
+"""

@@ -1,0 +1,38 @@
+"""How workers' devices are, by their own word: the newest heartbeat of each.
+
+It is for the operator alone, who looks after a fleet with it, and stays in memory: it is nobody's evidence,
+moves no money, and the market core never sees it. What a heartbeat may hold is bounded by the protocol.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+from tradepost.protocol import Heartbeat
+from tradepost_broker.operator.messages import DeviceView
+
+READINGS_MAX: Final = 10_000
+
+
+class DeviceReadings:
+    """The newest reading of each of the `readings_max` workers heard last. `clock` gives Unix seconds."""
+
+    def __init__(self, *, clock: Callable[[], float], readings_max: int = READINGS_MAX) -> None:
+        self._clock = clock
+        self._readings_max = readings_max
+        self._readings: OrderedDict[str, DeviceView] = OrderedDict()
+
+    def note(self, worker: str, heartbeat: Heartbeat) -> None:
+        """Take a worker's heartbeat in place of the one before it."""
+        self._readings[worker] = DeviceView(
+            worker=worker, at=self._clock(), running=heartbeat.running, health=heartbeat.health
+        )
+        self._readings.move_to_end(worker)
+        if len(self._readings) > self._readings_max:
+            self._readings.popitem(last=False)
+
+    def all(self) -> list[DeviceView]:
+        """The readings, newest first."""
+        return list(reversed(self._readings.values()))

@@ -1,0 +1,67 @@
+"""What the broker counts, for Prometheus. Its own registry: nothing of the process leaks in by accident."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from tradepost_broker.market.model.entities import Evidence, Job, Transfer
+from tradepost_broker.market.model.events import Instruction, NotifyFinished, ReplySubmitted, Save, SendGrant
+
+_COMMIT_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
+_BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Metrics:
+    """Counters of durable instructions, and how batches went."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._submitted = self._counter("jobs_submitted", "Submissions answered with a job.")
+        self._finished = self._counter("jobs_finished", "Jobs that ended, by status.", ("status",))
+        self._grants = self._counter("leases_granted", "Leases that were granted.")
+        self._evidence = self._counter("evidence", "Findings about workers, by kind.", ("kind",))
+        self._moved = self._counter("microcredits_moved", "Microcredits moved, by kind.", ("kind",))
+        self._batch_s = Histogram(
+            "tradepost_batch_seconds",
+            "From the first event of a batch to its commit.",
+            registry=self.registry,
+            buckets=_COMMIT_BUCKETS,
+        )
+        self._batch_events = Histogram(
+            "tradepost_batch_works", "Works in a batch.", registry=self.registry, buckets=_BATCH_BUCKETS
+        )
+
+    def gauge(self, name: str, description: str, read: Callable[[], float]) -> None:
+        """Show a value that is read when metrics are."""
+        Gauge(f"tradepost_{name}", description, registry=self.registry).set_function(read)
+
+    def observe(self, instruction: Instruction, finished: Callable[[str], Job | None]) -> None:
+        """Count one durable instruction."""
+        match instruction:
+            case Save(record=Evidence(kind=kind)):
+                self._evidence.labels(kind.value).inc()
+            case Save(record=Transfer(kind=kind, amount=amount)):
+                self._moved.labels(kind).inc(amount)
+            case SendGrant():
+                self._grants.inc()
+            case ReplySubmitted():
+                self._submitted.inc()
+            case NotifyFinished(job=job):
+                ended = finished(job)
+                self._finished.labels(ended.status.value if ended is not None else "unknown").inc()
+            case _:
+                pass
+
+    def observe_batch(self, works: int, seconds: float) -> None:
+        """Note how long a batch took."""
+        self._batch_events.observe(works)
+        self._batch_s.observe(seconds)
+
+    def render(self) -> bytes:
+        """The exposition format."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, description: str, labels: tuple[str, ...] = ()) -> Counter:
+        return Counter(f"tradepost_{name}", description, labels, registry=self.registry)

@@ -1,0 +1,71 @@
+"""Running counts of what is durable, so that showing a standing never scans the tables.
+
+Counted once from the tables at the start, then from each instruction that is released.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+
+from sqlalchemy import func, select
+
+from tradepost_broker.market.ledger import Kind, held_of, stake_of
+from tradepost_broker.market.model.entities import Evidence, Job, Transfer
+from tradepost_broker.market.model.events import Instruction, NotifyFinished, Save
+from tradepost_broker.storage.rows import CODECS
+from tradepost_broker.storage.store import Store
+
+
+class Tallies:
+    """Counts by worker, and of jobs by status. `job_status` gives the status of a job that just ended."""
+
+    def __init__(self, *, store: Store, job_status: Callable[[str], str | None]) -> None:
+        self._job_status = job_status
+        self._evidence: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._paid_leases: Counter[str] = Counter()
+        self._slashed: Counter[str] = Counter()
+        self.jobs: Counter[str] = Counter()
+        self._count(store)
+
+    def evidence_of(self, worker: str) -> dict[str, int]:
+        """How often each kind of evidence was found about a worker."""
+        return dict(self._evidence.get(worker, {}))
+
+    def paid_leases_of(self, worker: str) -> int:
+        """How many of a worker's results were accepted and paid."""
+        return self._paid_leases[held_of(worker)]
+
+    def slashed_of(self, worker: str) -> int:
+        """The microcredits of stake that were taken from a worker."""
+        return self._slashed[stake_of(worker)]
+
+    def observe(self, instruction: Instruction) -> None:
+        """Count one durable instruction."""
+        match instruction:
+            case Save(record=Evidence(worker=worker, kind=kind)):
+                self._evidence[worker][kind.value] += 1
+            case Save(record=Transfer(kind=Kind.PAY, credit=account)):
+                self._paid_leases[account] += 1
+            case Save(record=Transfer(kind=Kind.SLASH, debit=account, amount=amount)):
+                self._slashed[account] += amount
+            case NotifyFinished(job=job):
+                self.jobs[self._job_status(job) or "unknown"] += 1
+            case _:
+                pass
+
+    def _count(self, store: Store) -> None:
+        evidence, jobs = CODECS[Evidence].table.c, CODECS[Job].table.c
+        transfers = CODECS[Transfer].table.c
+        found = select(evidence.worker, evidence.kind, func.count())
+        for worker, kind, count in store.query(found.group_by(evidence.worker, evidence.kind)):
+            self._evidence[worker][kind] = count
+        ended = select(jobs.status, func.count()).where(jobs.finished_at.is_not(None))
+        for status, count in store.query(ended.group_by(jobs.status)):
+            self.jobs[status] = count
+        paid = select(transfers.credit, func.count()).where(transfers.kind == Kind.PAY)
+        for account, count in store.query(paid.group_by(transfers.credit)):
+            self._paid_leases[account] = count
+        slashed = select(transfers.debit, func.sum(transfers.amount)).where(transfers.kind == Kind.SLASH)
+        for account, amount in store.query(slashed.group_by(transfers.debit)):
+            self._slashed[account] = amount

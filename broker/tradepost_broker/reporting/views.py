@@ -1,0 +1,85 @@
+"""How records look from outside: the structs that REST and streams show, beside those of the dashboard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from tradepost.protocol import INLINE_BYTES_MAX, Count, JobView, Microcredits
+from tradepost_broker.market.model.entities import Job
+from tradepost_broker.storage.shell_records import Delivery
+from tradepost_reputation.dashboard import EvidenceView, LeaseView
+
+
+def job_view(job: Job, delivery_of: Callable[[str], Delivery | None]) -> JobView:
+    """A job as its submitter sees it, with the receipts of the leases that agreed on its outcome."""
+    deliveries = [one for one in map(delivery_of, job.accepted) if one is not None]
+    output = deliveries[0].output if deliveries else None
+    is_inline = output is not None and len(output) <= INLINE_BYTES_MAX
+    return JobView(
+        job=job.id,
+        status=job.status,
+        pipeline=job.pipeline,
+        submitted_at=job.submitted_at,
+        finished_at=job.finished_at,
+        price_microcredits=job.paid,
+        output=output if is_inline else None,
+        output_cid=deliveries[0].output_cid or None if deliveries and not is_inline else None,
+        receipts=tuple(one.receipt for one in deliveries),
+        verification=job.verification,
+        problem=job.problem,
+    )
+
+
+class _View(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that is shown. Money is in microcredits, times are Unix seconds."""
+
+
+class BrokerInfo(_View, frozen=True, kw_only=True):
+    """GET /v1/info: who this broker is and what it takes."""
+
+    broker: str
+    public_key: bytes
+    version: str
+    protocol: int
+    inline_bytes_max: Count
+    block_bytes_max: Count
+    message_bytes_max: Count
+    document_bytes_max: Count
+    upload_bytes_max: Count
+
+
+class AccountView(_View, frozen=True, kw_only=True):
+    """GET /v1/account: what may be spent, and what is set aside for open jobs."""
+
+    account: str
+    available_microcredits: Microcredits
+    reserved_microcredits: Microcredits
+
+
+class PipelineSummary(_View, frozen=True, kw_only=True):
+    """A published pipeline in a list."""
+
+    pipeline: str
+    name: str
+    publisher: str
+    work_units_base: int
+
+
+class ImportedCar(_View, frozen=True, kw_only=True):
+    """POST /v1/blocks: what the CAR held, repeated blocks included."""
+
+    roots: tuple[str, ...]
+    blocks: Count
+    bytes: Count
+
+
+class Explanation(_View, frozen=True, kw_only=True):
+    """GET /v1/jobs/{job}/explanation: why each lease went where it went, what was found, how it ended."""
+
+    job: str
+    status: str
+    leases: tuple[LeaseView, ...]
+    evidence: tuple[EvidenceView, ...]
+    problem: str

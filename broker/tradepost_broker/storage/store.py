@@ -1,0 +1,218 @@
+"""The broker's memory on disk: one writer, whose transactions are durable before anyone is told.
+
+A transaction collects what a batch of events changed, the last write of each record winning. `flush` writes
+the rows; `commit` makes them durable. They are apart because writing rows costs the processor, so it runs on
+the event loop's thread, while committing waits for the disk, so it runs in another: a thread that fetched the
+interpreter's lock once for every row would wait longer than the disk takes. Readers have their own connection
+and see only what is committed. What runs for every job goes straight to the driver: SQLAlchemy's care for a
+statement costs more than SQLite's work on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+from msgspec.structs import replace
+from sqlalchemy import Connection, Select, Table, func, insert, or_, select
+
+from tradepost_broker.market.ledger import Kind
+from tradepost_broker.market.model import entities
+from tradepost_broker.market.model.events import Event
+from tradepost_broker.storage import database, tables
+from tradepost_broker.storage.document_cache import Recent
+from tradepost_broker.storage.rows import CODECS, AnyRecord
+from tradepost_broker.storage.shell_records import Delivery, InlineInput
+
+T = TypeVar("T")
+
+JOURNAL: Final[Table] = tables.metadata.tables["journal"]
+_RUNS: Final[Table] = tables.metadata.tables["runs"]
+_INSERT_EVENT: Final = "INSERT INTO journal (seq, at, kind, seed, body) VALUES (?, ?, ?, ?, ?)"
+_SEED_BYTES: Final = 16
+
+_encode_event: Final = msgspec.msgpack.Encoder().encode
+_decode_event: Final = msgspec.msgpack.Decoder(Event).decode
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """One start of the broker: events from `first_seq` on were decided under `policy` (msgpack)."""
+
+    first_seq: int
+    at: float
+    version: str
+    policy: bytes
+
+
+class Reader:
+    """What is committed, as a connection sees it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._reader = connection
+        self._read = database.driver_of(connection)
+
+    def close(self) -> None:
+        """Close the connection."""
+        database.close(self._reader)
+
+    def get(self, kind: type[T], id_: str) -> T | None:
+        """The record of this kind and id, or `None`."""
+        codec = CODECS[kind]
+        row = self._read.execute(codec.select, (id_,)).fetchone()
+        return None if row is None else codec.from_row(row)
+
+    def find(self, kind: type[T], statement: Select[Any] | None = None) -> Iterator[T]:
+        """The records that `statement`, a select of the kind's table, gives; without it, all."""
+        codec = CODECS[kind]
+        rows = self._reader.execute(select(codec.table) if statement is None else statement)
+        return (codec.from_row(row) for row in rows)
+
+    def query(self, statement: Select[Any]) -> list[Any]:
+        """The rows of any other read."""
+        return list(self._reader.execute(statement))
+
+    def load(self, *, finished_since: float) -> list[entities.Record]:
+        """The records that `Market.restore` needs.
+
+        Of finished jobs, those whose check or held payment is still to come, and those from `finished_since`
+        on, so that their idempotency keys hold and a repeated receipt is known.
+        """
+        jobs, leases = CODECS[entities.Job].table, CODECS[entities.Lease].table
+        transfers = CODECS[entities.Transfer].table
+        held = select(leases.c.job).where(leases.c.matures_at.is_not(None))
+        wanted = or_(
+            jobs.c.finished_at.is_(None),
+            jobs.c.finished_at >= finished_since,
+            jobs.c.spot_check,
+            jobs.c.id.in_(held),
+        )
+        return [
+            *self.find(entities.Account),
+            *self.find(entities.Transfer, select(transfers).where(transfers.c.kind == Kind.FUND)),
+            *self.find(entities.Pipeline),
+            *self.find(entities.Worker),
+            *self.find(entities.Job, select(jobs).where(wanted)),
+            *self.find(
+                entities.Lease, select(leases).where(leases.c.job.in_(select(jobs.c.id).where(wanted)))
+            ),
+            *self.find(entities.Evidence),
+        ]
+
+    def journal(self) -> Iterator[tuple[int, Event]]:
+        """Every journalled event with its number, in order."""
+        statement = select(JOURNAL.c.seq, JOURNAL.c.seed, JOURNAL.c.body).order_by(JOURNAL.c.seq)
+        for seq, seed, body in self._reader.execute(statement.execution_options(yield_per=1000)):
+            event = _decode_event(body)
+            yield seq, event if seed is None else replace(event, seed=int.from_bytes(seed, "big"))
+
+    def runs(self) -> list[Run]:
+        """Every start of the broker, oldest first."""
+        rows = self._reader.execute(select(_RUNS).order_by(_RUNS.c.first_seq)).mappings()
+        return [Run(**row) for row in rows]
+
+
+class Store(Reader):
+    """The database at `path`, migrated when it is opened; reads see a commit at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._writer = database.open_writer(path)
+        self._write = database.driver_of(self._writer)
+        super().__init__(database.open_reader(path))
+        self._last_seq: int = self._reader.scalar(select(func.max(JOURNAL.c.seq))) or 0
+        self._committed_seq = self._last_seq
+        self._recent = Recent()
+
+    def get(self, kind: type[T], id_: str) -> T | None:
+        """The committed record of this kind and id, or `None`."""
+        recent: T | None = self._recent.get(kind, id_)
+        return super().get(kind, id_) if recent is None else recent
+
+    def close(self) -> None:
+        """Close the database; a transaction that was not committed is gone."""
+        database.close(self._writer)
+        super().close()
+
+    @property
+    def last_seq(self) -> int:
+        """The number of the newest committed event."""
+        return self._committed_seq
+
+    def begin(self) -> Transaction:
+        """A new transaction; the one before it must have been committed."""
+        return Transaction(self)
+
+    def record_run(self, *, at: float, version: str, policy: bytes) -> None:
+        """Note, durably, that events from here on are decided under `policy`."""
+        # A start that decided nothing leaves no trace: the next one has the same first event.
+        statement = insert(_RUNS).prefix_with("OR REPLACE")
+        values = {"first_seq": self._last_seq + 1, "at": at, "version": version, "policy": policy}
+        with self._writer.begin():
+            self._writer.execute(statement, values)
+
+
+class Transaction:
+    """Writes that happen together or not at all."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._events: list[tuple[int, float, str, bytes | None, bytes]] = []
+        self._records: dict[type[Any], dict[str, Any]] = {kind: {} for kind in CODECS}
+        self._statements: list[tuple[str, tuple[Any, ...]]] = []
+        self.is_empty = True
+
+    def journal(self, event: Event) -> None:
+        """Add an event to the journal, with the next number."""
+        self._store._last_seq += 1
+        seed: int | None = getattr(event, "seed", None)
+        if seed is not None:
+            event = replace(event, seed=0)  # 128 bits do not fit into msgpack's integers
+        self._events.append(
+            (
+                self._store._last_seq,
+                event.at,
+                str(event.__struct_config__.tag),
+                None if seed is None else seed.to_bytes(_SEED_BYTES, "big"),
+                _encode_event(event),
+            )
+        )
+        self.is_empty = False
+
+    def save(self, record: AnyRecord) -> None:
+        """Write `record`, as it is when the transaction is flushed, in place of the row with its id."""
+        self._records[type(record)][record.id] = record
+        self.is_empty = False
+
+    def execute(self, statement: str, parameters: tuple[Any, ...]) -> None:
+        """Run any other statement, after the records were written."""
+        self._statements.append((statement, parameters))
+        self.is_empty = False
+
+    def get(self, kind: type[T], id_: str) -> T | None:
+        """The record of this kind and id: as this transaction has it, else as committed, else `None`."""
+        record: T | None = self._records[kind].get(id_)
+        return self._store.get(kind, id_) if record is None else record
+
+    def flush(self) -> None:
+        """Write the rows. Nothing is durable, and no reader sees anything, before `commit`."""
+        write = self._store._write
+        write.execute(database.BEGIN)
+        write.executemany(_INSERT_EVENT, self._events)
+        for kind, records in self._records.items():
+            if records:
+                codec = CODECS[kind]
+                write.executemany(codec.insert, [codec.to_row(record) for record in records.values()])
+        for statement, parameters in self._statements:
+            write.execute(statement, parameters)
+
+    def commit(self) -> None:
+        """Make what was flushed durable. May run in another thread than `flush`, but not at the same time."""
+        self._store._write.commit()
+        self._store._committed_seq = self._store._last_seq
+
+    def remember(self) -> None:
+        """Keep the documents that were committed at hand."""
+        for kind in (InlineInput, Delivery):
+            for record in self._records[kind].values():
+                self._store._recent.add(record)

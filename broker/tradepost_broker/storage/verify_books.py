@@ -1,0 +1,165 @@
+"""Verifying the books: every balance follows from the transfers, and everything follows from the journal.
+
+Two independent ways to the same numbers. First the balances are recomputed from the immutable transfers. Then
+the journal is replayed from the first event, with a restart where the broker restarted, and every record that
+comes out must be the one in the tables.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import select
+
+from tradepost_broker.market import Market
+from tradepost_broker.market.ledger import SUPPLY, TREASURY, Kind
+from tradepost_broker.market.model.entities import (
+    Account,
+    Evidence,
+    Job,
+    Lease,
+    Match,
+    Pipeline,
+    Record,
+    Transfer,
+    Worker,
+)
+from tradepost_broker.market.model.events import ReplyRefused, Save
+from tradepost_broker.market.model.policy import MarketPolicy
+from tradepost_broker.storage.rows import CODECS
+from tradepost_broker.storage.store import Reader, Run
+
+KINDS: Final[tuple[type[Any], ...]] = (
+    Account,
+    Transfer,
+    Pipeline,
+    Worker,
+    Job,
+    Lease,
+    Evidence,
+    Match,
+)
+_SHOWN_MAX: Final = 20
+
+Records = dict[type[Any], dict[str, Any]]
+
+
+class BooksReport(msgspec.Struct, kw_only=True):
+    """What was compared, by kind of record, and the first differences: none if the books are right."""
+
+    total_microcredits: int = 0
+    transfers: int = 0
+    events: int = 0
+    starts: int = 0
+    compared: dict[str, int] = {}
+    differences: list[str] = []
+    differences_count: int = 0
+
+    def differs(self, what: str) -> None:
+        """Note a difference."""
+        self.differences_count += 1
+        if len(self.differences) < _SHOWN_MAX:
+            self.differences.append(what)
+
+
+def verify_books(reader: Reader) -> BooksReport:
+    """Compare balances with transfers, and every record with the journal's replay."""
+    report = BooksReport()
+    _check_balances(reader, report)
+    _check_replay(reader, report)
+    return report
+
+
+def _check_balances(reader: Reader, report: BooksReport) -> None:
+    accounts = {account.id: account for account in reader.find(Account)}
+    balances: Counter[str] = Counter({TREASURY: SUPPLY} if accounts else {})
+    for transfer in reader.find(Transfer):
+        report.transfers += 1
+        balances[transfer.debit] -= transfer.amount
+        balances[transfer.credit] += transfer.amount
+    for name in sorted(accounts.keys() | balances.keys()):
+        account = accounts.get(name, Account(id=name))
+        held = account.available + account.reserved
+        if held != balances[name]:
+            report.differs(f"account {name} has {held}; its transfers give {balances[name]}")
+        if account.available < 0 or account.reserved < 0:
+            report.differs(f"account {name} is below zero: {account}")
+    reserved = sum(account.reserved for account in accounts.values())
+    promised = sum(job.max_price for job in reader.find(Job) if job.finished_at is None)
+    if reserved != promised:
+        report.differs(f"{reserved} are reserved; the open jobs' caps give {promised}")
+    report.total_microcredits = sum(one.available + one.reserved for one in accounts.values())
+    if accounts and report.total_microcredits != SUPPLY:
+        report.differs(f"all accounts give {report.total_microcredits}; the supply is {SUPPLY}")
+
+
+def _check_replay(reader: Reader, report: BooksReport) -> None:
+    replayed = replay(reader, report)
+    for kind in KINDS:
+        stored = _stored(reader, kind, report)
+        report.compared[kind.__name__.lower()] = len(stored)
+        for id_ in stored.keys() | replayed[kind].keys():
+            if stored.get(id_) != replayed[kind].get(id_):
+                report.differs(
+                    f"{kind.__name__.lower()} {id_}: stored {stored.get(id_)}; "
+                    f"replayed {replayed[kind].get(id_)}"
+                )
+
+
+def _stored(reader: Reader, kind: type[Any], report: BooksReport) -> dict[str, Any]:
+    """Every record of a kind, whose columns must say the same as its body."""
+    codec = CODECS[kind]
+    records: dict[str, Any] = {}
+    for row in reader.query(select(codec.table)):
+        record = codec.from_row(row)
+        records[record.id] = record
+        if codec.to_row(record) != tuple(row):
+            report.differs(f"{kind.__name__.lower()} {record.id}: its columns differ from its body")
+    return records
+
+
+def replay(reader: Reader, report: BooksReport) -> Records:
+    """Every record that the journal's events lead to, from nothing."""
+    records: Records = {kind: {} for kind in KINDS}
+    starts = {run.first_seq: run for run in reader.runs()}
+    market = Market(policy=MarketPolicy())
+    for seq, event in reader.journal():
+        if seq in starts:
+            report.starts += 1
+            market = _restarted(records, starts[seq])
+        report.events += 1
+        for instruction in market.handle(event):
+            if isinstance(instruction, Save):
+                records[type(instruction.record)][instruction.record.id] = instruction.record
+            elif isinstance(instruction, ReplyRefused):
+                report.differs(f"event {seq} was accepted; replayed, it is refused: {instruction.problem}")
+    return records
+
+
+def _restarted(records: Records, run: Run) -> Market:
+    policy = msgspec.msgpack.decode(run.policy, type=MarketPolicy)
+    return Market.restore(loadable(records, finished_since=run.at - policy.idempotency_s), policy)
+
+
+def loadable(records: Mapping[type[Any], Mapping[str, Any]], *, finished_since: float) -> Iterable[Record]:
+    """The same selection as `Reader.load`, from records in memory. Copies: the market changes its own."""
+    leases: list[Lease] = list(records[Lease].values())
+    held = {lease.job for lease in leases if lease.matures_at is not None}
+    jobs = {
+        job.id: job
+        for job in records[Job].values()
+        if job.finished_at is None or job.finished_at >= finished_since or job.spot_check or job.id in held
+    }
+    chosen = [
+        *records[Account].values(),
+        *(transfer for transfer in records[Transfer].values() if transfer.kind == Kind.FUND),
+        *records[Pipeline].values(),
+        *records[Worker].values(),
+        *jobs.values(),
+        *(lease for lease in leases if lease.job in jobs),
+        *records[Evidence].values(),
+    ]
+    return [msgspec.structs.replace(record) for record in chosen]

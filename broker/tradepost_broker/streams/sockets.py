@@ -1,0 +1,98 @@
+"""What the streams of workers and clients have in common: a reader, a writer, and how they end together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import weakref
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol
+
+from aiohttp import WSCloseCode, WSMsgType, web
+
+from tradepost.errors import InvalidRequest, ProtocolError, TradepostError
+from tradepost.protocol import HEARTBEAT_S, MESSAGE_BYTES_MAX
+from tradepost_broker.streams.frame_queue import FrameCodec, Outbox
+
+#: The streams that are open, so that they can be closed when the broker stops.
+OPEN_SOCKETS: Final = web.AppKey("open_sockets", weakref.WeakSet[web.WebSocketResponse])
+#: How long a peer may take to answer the closing of its stream.
+CLOSE_S_MAX: Final = 2.0
+#: RFC 6455 leaves 123 bytes for a closing reason.
+_REASON_BYTES_MAX: Final = 123
+
+
+class StreamCodec(FrameCodec, Protocol):
+    """One of `protocol`'s codecs, from the broker's side."""
+
+    def encode(self, frames: list[Any]) -> bytes:
+        """A message."""
+        ...
+
+    def decode(self, message: bytes) -> list[Any]:
+        """The frames of a message. Raises `ProtocolError`."""
+        ...
+
+
+async def open_socket(request: web.Request) -> web.WebSocketResponse:
+    """The request's WebSocket, with bounds on messages and on silence. Raises `InvalidRequest`."""
+    socket = web.WebSocketResponse(
+        max_msg_size=MESSAGE_BYTES_MAX, heartbeat=HEARTBEAT_S, timeout=CLOSE_S_MAX, compress=False
+    )
+    if not socket.can_prepare(request).ok:
+        raise InvalidRequest(f"{request.path} is a WebSocket: ask for an upgrade")
+    await socket.prepare(request)
+    request.app[OPEN_SOCKETS].add(socket)
+    return socket
+
+
+async def close_all(app: web.Application) -> None:
+    """Close every stream: the broker is going away, and its peers will connect again."""
+    sockets = app[OPEN_SOCKETS]
+    closing = [socket.close(code=WSCloseCode.GOING_AWAY) for socket in list(sockets)]
+    await asyncio.gather(*closing, return_exceptions=True)
+
+
+async def converse(
+    request: web.Request,
+    socket: web.WebSocketResponse,
+    outbox: Outbox,
+    take: Callable[[bytes], Awaitable[None]],
+) -> None:
+    """Give `take` each message and send what `outbox` gets, until either side ends it.
+
+    Raises `ProtocolError` for a message that is not binary, and what `take` raises.
+    """
+    writing = asyncio.create_task(_write(request, socket, outbox), name="tradepost-stream-writer")
+    try:
+        async for message in socket:
+            if message.type is not WSMsgType.BINARY:
+                raise ProtocolError(f"a {message.type.name} message; frames come in binary ones")
+            await take(message.data)
+    finally:
+        writing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await writing
+
+
+async def _write(request: web.Request, socket: web.WebSocketResponse, outbox: Outbox) -> None:
+    # A broken connection ends the reader as well, which reports it; an outbox that is full or was replaced
+    # ends here, without waiting for a peer that does not read.
+    with contextlib.suppress(ConnectionError):
+        await outbox.run(socket)
+    if request.transport is not None:
+        request.transport.abort()
+
+
+async def refuse(socket: web.WebSocketResponse, error: TradepostError, last_message: bytes = b"") -> None:
+    """Close a stream because of what its peer did, after a last message if the protocol has one for this."""
+    with contextlib.suppress(ConnectionError):
+        if last_message:
+            await socket.send_bytes(last_message)
+    reason = str(error).encode()[:_REASON_BYTES_MAX]
+    await socket.close(code=WSCloseCode.POLICY_VIOLATION, message=reason)
+
+
+def unknown_frame(frame: Any) -> ProtocolError:
+    """The error for a frame that has no place here."""
+    return ProtocolError(f"a {type(frame).__name__} frame has no place here")

@@ -1,0 +1,68 @@
+"""What one caller may do: a rate, as a token bucket for each key, and how much at the same time."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tradepost.errors import QuotaExceeded
+
+
+class RateLimit:
+    """Lets each key do `burst` things at once and `per_s` of them a second in the long run.
+
+    Remembers `keys_max` keys; the one that was quiet for longest is forgotten first, with a full bucket.
+    """
+
+    def __init__(
+        self, *, burst: int, per_s: float, monotonic: Callable[[], float], keys_max: int = 10_000
+    ) -> None:
+        self._burst = burst
+        self._per_s = per_s
+        self._monotonic = monotonic
+        self._keys_max = keys_max
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def check(self, key: str, what: str) -> None:
+        """Raise `QuotaExceeded` if the bucket of `key` is empty."""
+        if self._level(key) < 1:
+            raise QuotaExceeded(f"{what}: more than {self._burst} at once or {self._per_s:g} a second")
+
+    def take(self, key: str, what: str) -> None:
+        """Take one from the bucket of `key`. Raises `QuotaExceeded` if it is empty."""
+        self.check(key, what)
+        self._buckets[key] = (self._level(key) - 1, self._monotonic())
+        self._buckets.move_to_end(key)
+        if len(self._buckets) > self._keys_max:
+            self._buckets.popitem(last=False)
+
+    def _level(self, key: str) -> float:
+        level, since = self._buckets.get(key, (float(self._burst), self._monotonic()))
+        return min(self._burst, level + (self._monotonic() - since) * self._per_s)
+
+
+class AtOnce:
+    """Lets `total` of something be under way, and `each` of it for one key; `what` is how errors name it."""
+
+    def __init__(self, what: str, *, total: int, each: int) -> None:
+        self._what = what
+        self._total = total
+        self._each = each
+        self._taken: Counter[str] = Counter()
+
+    @contextmanager
+    def take(self, key: str, amount: int = 1) -> Iterator[None]:
+        """Hold `amount` for `key` until the context ends. Raises `QuotaExceeded` if it is too much."""
+        if self._taken[key] + amount > self._each or self._taken.total() + amount > self._total:
+            raise QuotaExceeded(
+                f"{self._what}: more than {self._each:,} for you or {self._total:,} in all",
+                hint="Ask again in a moment.",
+            )
+        self._taken[key] += amount
+        try:
+            yield
+        finally:
+            self._taken[key] -= amount
+            if not self._taken[key]:
+                del self._taken[key]

@@ -1,0 +1,205 @@
+"""A client's stream: submissions in, their ends out, many of each in one message."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from functools import partial
+from typing import Annotated, Any, Final
+
+import msgspec
+from aiohttp import web
+
+from tradepost.errors import UNDECODABLE, Problem, ProtocolError, QuotaExceeded, TradepostError
+from tradepost.protocol import (
+    FRAMES_MAX,
+    CancelJob,
+    Finished,
+    JobRequest,
+    JobStatus,
+    JobView,
+    Rejected,
+    Submit,
+    Submitted,
+    Watch,
+    broker_codec_for_clients,
+)
+from tradepost_broker.engine.engine import Engine, Outcome
+from tradepost_broker.jobs.job_service import JobDesk
+from tradepost_broker.jobs.submission import Submission, Submissions, job_of
+from tradepost_broker.streams.frame_queue import Outbox
+from tradepost_broker.streams.sockets import StreamCodec, converse, open_socket, refuse, unknown_frame
+from tradepost_broker.web.endpoints import ACCOUNT, invalid_message
+
+#: Streams that one account may have open.
+STREAMS_MAX: Final = 64
+#: Inputs by CID that one stream has read and checked at once.
+_CHECKS_AT_ONCE: Final = 4
+
+
+class ClientStreams:
+    """Serves clients' connections."""
+
+    def __init__(self, *, engine: Engine, submissions: Submissions, desk: JobDesk) -> None:
+        self._engine = engine
+        self._submissions = submissions
+        self._desk = desk
+        self._codec = broker_codec_for_clients()
+        self._open: Counter[str] = Counter()
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """A client's WebSocket: msgpack frames, as `tradepost.protocol` describes them."""
+        account = request[ACCOUNT]
+        if self._open[account] >= STREAMS_MAX:
+            raise QuotaExceeded(f"account {account} has {STREAMS_MAX} streams open", limit=STREAMS_MAX)
+        socket = await open_socket(request)
+        session = _Session(account, self._codec, self._engine, self._submissions, self._desk)
+        self._open[account] += 1
+        try:
+            await converse(request, socket, session.outbox, session.take)
+        except TradepostError as error:
+            # Clients have no frame for this; whatever they submitted, they submit again.
+            await refuse(socket, error)
+        finally:
+            self._open[account] -= 1
+            session.close()
+        return socket
+
+
+class _Session:
+    """One connection: what its frames mean."""
+
+    def __init__(
+        self, account: str, codec: StreamCodec, engine: Engine, submissions: Submissions, desk: JobDesk
+    ) -> None:
+        self.outbox = Outbox(codec)
+        self._account = account
+        self._codec = codec
+        self._engine = engine
+        self._submissions = submissions
+        self._desk = desk
+        self._watched: set[str] = set()
+        self._checks: set[asyncio.Task[None]] = set()
+        self._may_check = asyncio.Semaphore(_CHECKS_AT_ONCE)
+
+    async def take(self, message: bytes) -> None:
+        """Do what the frames of a message ask. Raises `ProtocolError`."""
+        for frame in self._frames(message):
+            match frame:
+                case Submit(ref=ref, request=request):
+                    await self._submit(ref, request)
+                case Watch(jobs=jobs):
+                    for job in jobs:
+                        self._watch(job)
+                case CancelJob(job=job):
+                    self._desk.request_cancel(self._account, job, lambda _: None)
+                case Rejected():
+                    self.outbox.post(frame)
+                case _:
+                    raise unknown_frame(frame)
+        await self._engine.ready()
+
+    def close(self) -> None:
+        """Watch nothing any more, and drop submissions that are still being checked."""
+        self.outbox.end()
+        for job in self._watched:
+            self._desk.unwatch(job, self._finished)
+        for task in self._checks:
+            task.cancel()
+
+    def _frames(self, message: bytes) -> list[Any]:
+        try:
+            return self._codec.decode(message)
+        except ProtocolError:
+            return salvage(message)
+
+    async def _submit(self, ref: int, request: JobRequest) -> None:
+        if request.input_cid is not None:
+            await self._may_check.acquire()
+            task = asyncio.create_task(self._submit_stored(ref, request))
+            self._checks.add(task)
+            task.add_done_callback(self._checks.discard)
+            return
+        try:
+            submission = self._submissions.check_inline(self._account, request)
+        except TradepostError as error:
+            self.outbox.post(Rejected(ref, error.to_problem()))
+        else:
+            self._bring(ref, submission)
+
+    async def _submit_stored(self, ref: int, request: JobRequest) -> None:
+        try:
+            self._bring(ref, await self._submissions.check(self._account, request))
+        except TradepostError as error:
+            self.outbox.post(Rejected(ref, error.to_problem()))
+        finally:
+            self._may_check.release()
+
+    def _bring(self, ref: int, submission: Submission) -> None:
+        self._engine.submit(submission, partial(self._submitted, ref, submission.job))
+
+    def _submitted(self, ref: int, fresh: str, outcome: Outcome) -> None:
+        if isinstance(outcome, TradepostError):
+            self.outbox.post(Rejected(ref, outcome.to_problem()))
+            return
+        job = job_of(outcome)
+        self.outbox.post(Submitted(ref, job))
+        if job == fresh:
+            self._watched.add(job)
+            self._desk.watch_new(job, self._finished)
+        else:
+            self._watch(job)
+
+    def _watch(self, job: str) -> None:
+        if job in self._watched:
+            return
+        self._watched.add(job)
+        try:
+            self._desk.watch(self._account, job, self._finished)
+        except TradepostError as error:
+            self._finished(_unknown(job, error.to_problem()))
+
+    def _finished(self, view: JobView) -> None:
+        self._watched.discard(view.job)
+        self.outbox.post(Finished(view))
+
+
+class _SubmitRef(msgspec.Struct, tag="submit"):
+    """The part of a `Submit` frame that says whom an answer is for."""
+
+    ref: int
+
+
+_raw_frames: Final = msgspec.msgpack.Decoder(
+    Annotated[list[msgspec.Raw], msgspec.Meta(max_length=FRAMES_MAX)]
+)
+_frame: Final = msgspec.msgpack.Decoder(Submit | Watch | CancelJob)
+_submit_ref: Final = msgspec.msgpack.Decoder(_SubmitRef)
+
+
+def salvage(message: bytes) -> list[Any]:
+    """The frames of a message that does not decode as a whole, a `Rejected` in place of each bad `Submit`.
+
+    One bad request must not cost its neighbours their answers. Raises `ProtocolError` for anything worse.
+    """
+    try:
+        parts = _raw_frames.decode(message)
+    except UNDECODABLE as error:
+        raise ProtocolError(f"not a message of this protocol: {error}") from None
+    return [_salvage_one(part) for part in parts]
+
+
+def _salvage_one(part: msgspec.Raw) -> Any:
+    try:
+        return _frame.decode(part)
+    except UNDECODABLE as error:
+        try:
+            ref = _submit_ref.decode(part).ref
+        except UNDECODABLE:
+            raise ProtocolError(f"not a frame of this protocol: {error}") from None
+        return Rejected(ref, invalid_message(error).to_problem())
+
+
+def _unknown(job: str, problem: Problem) -> JobView:
+    """The end of a job that this account does not have, so that nobody waits for it for ever."""
+    return JobView(job=job, status=JobStatus.FAILED, pipeline="", submitted_at=0.0, problem=problem)

@@ -1,0 +1,177 @@
+"""Endpoints: one declaration each, from which routes, access checks and the OpenAPI document are made.
+
+Access is part of the declaration and checked before the handler runs, so no handler can forget it. Bodies are
+structs of `tradepost.protocol` as JSON; every error, expected or not, leaves as `application/problem+json`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from tradepost.errors import (
+    UNDECODABLE,
+    ContentTooLarge,
+    Fault,
+    InvalidRequest,
+    Problem,
+    TradepostError,
+    Unauthorized,
+)
+from tradepost_broker.access.credentials import Credentials
+from tradepost_broker.jobs.submission import too_large_inline
+
+T = TypeVar("T")
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+#: The account that an API key belongs to, set for endpoints with `Access.ACCOUNT`.
+ACCOUNT: Final = web.RequestKey("account", str)
+#: How long a body of at most one block may take to arrive.
+BODY_S_MAX: Final = 60.0
+JSON: Final = "application/json"
+PROBLEM_JSON: Final = "application/problem+json"
+
+log = logging.getLogger(__name__)
+
+
+class Access(StrEnum):
+    """Who may call an endpoint."""
+
+    PUBLIC = "public"
+    ACCOUNT = "account"  # an API key: Authorization: Bearer <key>
+    OPERATOR = "operator"  # the operator's token: Authorization: Bearer <token>
+    LEASE = "lease"  # an open lease's nonce: Authorization: Lease <hex>; the handler checks it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """One method of one path. `body` and `reply` are structs, or `bytes` for content of type `media`.
+
+    `route` is the path as aiohttp's router has it, where that is not `path`; `body_media` is the type of a
+    body of `bytes`. The handler's docstring is the endpoint's description.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    access: Access = Access.PUBLIC
+    body: Any = None
+    reply: Any = None
+    status: int = 200
+    media: str = JSON
+    body_media: str = "application/octet-stream"
+    route: str = ""
+
+
+def guarded(endpoint: Endpoint, credentials: Credentials) -> Handler:
+    """The handler, behind the endpoint's access check."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        if endpoint.access is Access.ACCOUNT:
+            request[ACCOUNT] = credentials.account_of(_bearer(request))
+        elif endpoint.access is Access.OPERATOR:
+            credentials.check_operator(_bearer(request))
+        return await endpoint.handler(request)
+
+    return handle
+
+
+async def read_body(request: web.Request, kind: type[T]) -> T:
+    """The request's JSON body. Raises `InvalidRequest`, or `InlineInputTooLarge` for a job's input."""
+    data = await read_bytes(request)
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except UNDECODABLE as error:
+        raise invalid_message(error) from None
+
+
+async def read_bytes(request: web.Request) -> bytes:
+    """The request's whole body, which must come within `BODY_S_MAX`. Raises `InvalidRequest`."""
+    try:
+        async with asyncio.timeout(BODY_S_MAX):
+            return await request.read()
+    except TimeoutError:
+        raise InvalidRequest(f"the body did not come within {BODY_S_MAX:g} s") from None
+
+
+def invalid_message(error: Exception) -> TradepostError:
+    """The error for a message that does not decode; an inline input over its cap has an error of its own."""
+    text = str(error)
+    # msgspec names the place of a length that is over its bound, as in "… - at `$.input`".
+    if "length <=" in text and text.endswith(("`$.input`", "request.input`")):
+        return too_large_inline()
+    return InvalidRequest(f"the body is not what this endpoint takes: {text}")
+
+
+def reply(body: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """A JSON response."""
+    return web.Response(
+        body=msgspec.json.encode(body), status=status, content_type=JSON, headers=headers or {}
+    )
+
+
+def problem_response(problem: Problem) -> web.Response:
+    """The response that carries a problem."""
+    return web.Response(
+        body=msgspec.json.encode(problem),
+        status=problem.status,
+        content_type=PROBLEM_JSON,
+        headers=_problem_headers(problem),
+    )
+
+
+def _problem_headers(problem: Problem) -> dict[str, str]:
+    """What RFC 9110 has a status say in a header."""
+    if problem.status == 401:
+        return {"WWW-Authenticate": "Bearer"}
+    if problem.status == 416:
+        return {"Content-Range": f"bytes */{problem.facts['size']}"}
+    return {}
+
+
+@web.middleware
+async def errors_as_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The one place where errors become responses. A defect is logged, and shown without its insides."""
+    try:
+        return await handler(request)
+    except TradepostError as error:
+        return problem_response(error.to_problem())
+    except web.HTTPRequestEntityTooLarge as error:
+        return problem_response(_too_large(request, error).to_problem())
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        problem = InvalidRequest(f"{request.method} {request.path}: {error.reason}").to_problem()
+        return problem_response(msgspec.structs.replace(problem, status=error.status))
+    except ConnectionError:
+        # Whoever asked hung up, so this goes nowhere.
+        return problem_response(InvalidRequest("the connection broke").to_problem())
+    except Exception:
+        log.exception("Request failed: %s %s", request.method, request.path, extra={"action": "defect"})
+        problem = Problem(
+            code="internal-error",
+            title="The broker failed on this request.",
+            fault=Fault.BROKER.value,
+            hint="The operator finds the reason in the broker's log.",
+        )
+        return problem_response(problem)
+
+
+def _too_large(request: web.Request, error: web.HTTPRequestEntityTooLarge) -> TradepostError:
+    if request.path == "/v1/jobs":
+        return too_large_inline()
+    return ContentTooLarge(f"the body is too large: {error.text}")
+
+
+def _bearer(request: web.Request) -> str:
+    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not secret:
+        raise Unauthorized("there is no `Authorization: Bearer` header")
+    return secret.strip()

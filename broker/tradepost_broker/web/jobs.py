@@ -1,0 +1,177 @@
+"""REST for submitters: jobs and the account."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Final
+
+from aiohttp import web
+
+from tradepost.errors import InvalidRequest, QuotaExceeded, UnknownJob
+from tradepost.protocol import JobRequest, JobView
+from tradepost_broker.content.uploads import Uploads
+from tradepost_broker.engine.engine import Engine
+from tradepost_broker.jobs.job_service import JobDesk
+from tradepost_broker.jobs.submission import Submissions, job_of
+from tradepost_broker.market.ledger import credits_of
+from tradepost_broker.market.model.entities import Account
+from tradepost_broker.reporting.explanations import explain_job
+from tradepost_broker.reporting.views import AccountView, Explanation
+from tradepost_broker.storage.shell_records import Delivery
+from tradepost_broker.storage.store import Store
+from tradepost_broker.web.client_stream import ClientStreams
+from tradepost_broker.web.endpoints import ACCOUNT, Access, Endpoint, read_body, reply
+from tradepost_broker.web.slow_peers import send_pieces
+
+WAIT_S_MAX: Final = 60.0
+#: Requests of one account that may wait for an end at once.
+WAITS_MAX: Final = 256
+
+
+class JobEndpoints:
+    """Jobs of the account whose key a request brings."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        store: Store,
+        desk: JobDesk,
+        submissions: Submissions,
+        uploads: Uploads,
+        streams: ClientStreams,
+    ) -> None:
+        self._engine = engine
+        self._store = store
+        self._desk = desk
+        self._submissions = submissions
+        self._uploads = uploads
+        self._streams = streams
+        self._waits: Counter[str] = Counter()
+
+    def endpoints(self) -> list[Endpoint]:
+        """What is served."""
+        account = Access.ACCOUNT
+        one = "/v1/jobs/{job}"
+        return [
+            Endpoint(
+                method="POST",
+                path="/v1/jobs",
+                handler=self.submit,
+                access=account,
+                body=JobRequest,
+                reply=JobView,
+                status=201,
+            ),
+            Endpoint(method="GET", path=one, handler=self.show, access=account, reply=JobView),
+            Endpoint(method="DELETE", path=one, handler=self.cancel, access=account, reply=JobView),
+            Endpoint(
+                method="GET",
+                path=f"{one}/output",
+                handler=self.output,
+                access=account,
+                reply=bytes,
+                media="application/octet-stream",
+            ),
+            Endpoint(
+                method="GET",
+                path=f"{one}/explanation",
+                handler=self.explanation,
+                access=account,
+                reply=Explanation,
+            ),
+            Endpoint(
+                method="GET", path="/v1/account", handler=self.account, access=account, reply=AccountView
+            ),
+            Endpoint(
+                method="GET", path="/v1/client", handler=self._streams.handle, access=account, status=101
+            ),
+        ]
+
+    async def submit(self, request: web.Request) -> web.StreamResponse:
+        """Submit a job. It is durable when this answers; a repeated idempotency key gives the first job."""
+        account = request[ACCOUNT]
+        submission = await self._submissions.check(account, await read_body(request, JobRequest))
+        job = job_of(await self._engine.ask(submission))
+        return reply(self._desk.view(account, job), status=201, headers={"Location": f"/v1/jobs/{job}"})
+
+    async def show(self, request: web.Request) -> web.StreamResponse:
+        """A job as it stands; with `wait_s` (at most 60), once it has ended or that time has passed."""
+        account, job = request[ACCOUNT], request.match_info["job"]
+        wait_s = _wait_s(request)
+        if wait_s > 0:
+            await self._wait(account, job, wait_s)
+        return reply(self._desk.view(account, job))
+
+    async def cancel(self, request: web.Request) -> web.StreamResponse:
+        """Cancel a job that has not ended; what was reserved for it is free again."""
+        return reply(await self._desk.cancel(request[ACCOUNT], request.match_info["job"]))
+
+    async def output(self, request: web.Request) -> web.StreamResponse:
+        """The output document of an accepted job, as the receipts commit to it."""
+        job = self._desk.job(request[ACCOUNT], request.match_info["job"])
+        delivery = self._store.get(Delivery, job.accepted[0]) if job.accepted else None
+        if delivery is None or not delivery.output_cid:
+            raise UnknownJob(
+                f"job {job.id} is {job.status.value} and has no output",
+                hint="Only an accepted job has one.",
+                job=job.id,
+            )
+        headers = {
+            "Content-Type": "application/octet-stream",
+            "X-Content-Type-Options": "nosniff",
+            "X-Output-Cid": delivery.output_cid,
+        }
+        if delivery.output is not None:
+            return web.Response(body=delivery.output, headers=headers)
+        response = web.StreamResponse(headers=headers)
+        await send_pieces(request, response, self._uploads.stream_output(delivery))
+        return response
+
+    async def explanation(self, request: web.Request) -> web.StreamResponse:
+        """Why each lease of a job went where it went, why others lost, and what was found."""
+        return reply(explain_job(self._store, self._desk.job(request[ACCOUNT], request.match_info["job"])))
+
+    async def account(self, request: web.Request) -> web.StreamResponse:
+        """What the account may spend, and what is reserved for its open jobs."""
+        name = request[ACCOUNT]
+        ledger_id = credits_of(name)
+        entry = self._store.get(Account, ledger_id) or Account(id=ledger_id)
+        return reply(
+            AccountView(
+                account=name,
+                available_microcredits=entry.available,
+                reserved_microcredits=entry.reserved,
+            )
+        )
+
+    async def _wait(self, account: str, job: str, wait_s: float) -> None:
+        if self._waits[account] >= WAITS_MAX:
+            raise QuotaExceeded(f"{WAITS_MAX} requests of {account} are waiting", limit=WAITS_MAX)
+        ended = asyncio.Event()
+
+        def watcher(_: JobView) -> None:
+            ended.set()
+
+        self._waits[account] += 1
+        self._desk.watch(account, job, watcher)
+        try:
+            async with asyncio.timeout(wait_s):
+                await ended.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._waits[account] -= 1
+            self._desk.unwatch(job, watcher)
+
+
+def _wait_s(request: web.Request) -> float:
+    text = request.query.get("wait_s", "0")
+    try:
+        wait_s = float(text)
+    except ValueError:
+        wait_s = -1.0
+    if not 0 <= wait_s <= WAIT_S_MAX:
+        raise InvalidRequest(f"wait_s is {text!r}; give seconds from 0 to {WAIT_S_MAX:g}")
+    return wait_s

@@ -1,0 +1,175 @@
+"""What is served about the broker itself: its pages, its health, its identity, its metrics, its API."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any, Final
+
+from aiohttp import web
+from sqlalchemy import func, select
+
+from tradepost import protocol
+from tradepost.content import BLOCK_BYTES_MAX
+from tradepost.errors import UnknownWorker
+from tradepost.identity import Identity
+from tradepost_broker.market.model.entities import Job, Lease, Match
+from tradepost_broker.reporting.explanations import lease_view
+from tradepost_broker.reporting.metrics import Metrics
+from tradepost_broker.reporting.running_counts import Tallies
+from tradepost_broker.reporting.standings import CACHE_S, Standings
+from tradepost_broker.reporting.views import BrokerInfo
+from tradepost_broker.settings import Settings
+from tradepost_broker.storage.rows import CODECS
+from tradepost_broker.storage.store import Store
+from tradepost_broker.web.endpoints import Endpoint, reply
+from tradepost_reputation.dashboard import (
+    CONTENT_SECURITY_POLICY,
+    DashboardView,
+    LeaseView,
+    Pages,
+    static_file,
+)
+
+LEASES_SHOWN: Final = 30
+#: Workers on the first page; each has a page of its own.
+WORKERS_SHOWN: Final = 200
+
+_PAGE_HEADERS: Final = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+class PageEndpoints:
+    """Public reading."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        broker: Identity,
+        store: Store,
+        standings: Standings,
+        tallies: Tallies,
+        metrics: Metrics,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._broker = broker
+        self._store = store
+        self._standings = standings
+        self._tallies = tallies
+        self._metrics = metrics
+        self._monotonic = monotonic
+        self._pages = Pages()
+        self._cached: tuple[float, DashboardView, str] | None = None
+        self.openapi: dict[str, Any] = {}
+
+    def endpoints(self) -> list[Endpoint]:
+        """What is served."""
+        html, text = "text/html", "text/plain"
+        return [
+            Endpoint(method="GET", path="/", handler=self.market_page, reply=bytes, media=html),
+            Endpoint(
+                method="GET", path="/workers/{worker}", handler=self.worker_page, reply=bytes, media=html
+            ),
+            Endpoint(method="GET", path="/dashboard.css", handler=self.static, reply=bytes, media="text/css"),
+            Endpoint(
+                method="GET", path="/dashboard.js", handler=self.static, reply=bytes, media="text/javascript"
+            ),
+            Endpoint(method="GET", path="/v1/dashboard.json", handler=self.dashboard, reply=DashboardView),
+            Endpoint(method="GET", path="/v1/info", handler=self.info, reply=BrokerInfo),
+            Endpoint(method="GET", path="/healthz", handler=self.health, reply=dict[str, str]),
+            Endpoint(method="GET", path="/metrics", handler=self.metrics, reply=bytes, media=text),
+            Endpoint(method="GET", path="/openapi.json", handler=self.api, reply=dict[str, Any]),
+        ]
+
+    async def market_page(self, request: web.Request) -> web.StreamResponse:
+        """The dashboard, for people."""
+        return _page(self._current()[1])
+
+    async def worker_page(self, request: web.Request) -> web.StreamResponse:
+        """A worker's score and the evidence behind it, for people."""
+        worker = self._standings.one(request.match_info["worker"])
+        if worker is None:
+            raise UnknownWorker(f"no worker {request.match_info['worker']} has joined here")
+        return _page(self._pages.worker(worker, version=self._store.last_seq))
+
+    async def static(self, request: web.Request) -> web.StreamResponse:
+        """The dashboard's style and script."""
+        data, media = static_file(request.path.removeprefix("/"))
+        headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
+        return web.Response(body=data, content_type=media, charset="utf-8", headers=headers)
+
+    async def dashboard(self, request: web.Request) -> web.StreamResponse:
+        """What the dashboard shows, as JSON; with `fields=version`, only whether it has changed."""
+        if request.query.get("fields") == "version":
+            return reply({"version": self._store.last_seq})
+        return reply(self._current()[0])
+
+    async def info(self, request: web.Request) -> web.StreamResponse:
+        """Who this broker is, and the sizes that it takes."""
+        return reply(
+            BrokerInfo(
+                broker=self._broker.id,
+                public_key=self._broker.public_key,
+                version=version("tradepost"),
+                protocol=protocol.VERSION,
+                inline_bytes_max=protocol.INLINE_BYTES_MAX,
+                block_bytes_max=BLOCK_BYTES_MAX,
+                message_bytes_max=protocol.MESSAGE_BYTES_MAX,
+                document_bytes_max=self._settings.document_bytes_max,
+                upload_bytes_max=self._settings.upload_bytes_max,
+            )
+        )
+
+    async def health(self, request: web.Request) -> web.StreamResponse:
+        """Whether the broker answers. It ends itself when it cannot write."""
+        return reply({"status": "ok"})
+
+    async def metrics(self, request: web.Request) -> web.StreamResponse:
+        """Counters for Prometheus."""
+        return web.Response(body=self._metrics.render(), content_type="text/plain", charset="utf-8")
+
+    async def api(self, request: web.Request) -> web.StreamResponse:
+        """This document."""
+        return reply(self.openapi)
+
+    def _current(self) -> tuple[DashboardView, str]:
+        """The first page, as a struct and rendered."""
+        now = self._monotonic()
+        if self._cached is None or now - self._cached[0] >= CACHE_S:
+            view = self._view()
+            self._cached = (now, view, self._pages.market(view))
+        return self._cached[1:]
+
+    def _view(self) -> DashboardView:
+        jobs = CODECS[Job].table.c
+        is_open = select(jobs.status, func.count()).where(jobs.finished_at.is_(None)).group_by(jobs.status)
+        counts = {"queued": 0, "running": 0, "accepted": 0, "failed": 0, "cancelled": 0}
+        counts |= dict(self._tallies.jobs) | dict(map(tuple, self._store.query(is_open)))
+        workers = sorted(
+            self._standings.all(),
+            key=lambda one: (one.standing != "active", -one.earned_microcredits - one.held_microcredits),
+        )
+        return DashboardView(
+            version=self._store.last_seq,
+            broker=self._broker.id,
+            jobs=counts,
+            workers=tuple(workers[:WORKERS_SHOWN]),
+            leases=self._newest_leases(),
+        )
+
+    def _newest_leases(self) -> tuple[LeaseView, ...]:
+        table = CODECS[Lease].table
+        newest = select(table).order_by(table.c.id.desc()).limit(LEASES_SHOWN)
+        leases = list(self._store.find(Lease, newest))
+        return tuple(lease_view(lease, self._store.get(Match, lease.id)) for lease in leases)
+
+
+def _page(html: str) -> web.Response:
+    return web.Response(text=html, content_type="text/html", headers=_PAGE_HEADERS)

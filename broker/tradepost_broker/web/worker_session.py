@@ -1,0 +1,128 @@
+"""One admitted connection of a worker: what each of its frames means."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+import msgspec
+
+from tradepost.errors import LeaseGone, TradepostError
+from tradepost.protocol import Acknowledged, Deliver, GiveBack, GiveBackReason, Heartbeat, Offer, UpdateOffer
+from tradepost.receipts import Receipt
+from tradepost_broker.engine.engine import Engine, Moment, Outcome, Reply
+from tradepost_broker.engine.work import EventWork
+from tradepost_broker.jobs.lease_returns import GivenBack
+from tradepost_broker.jobs.receipt_checks import ReceiptChecks
+from tradepost_broker.market import Market
+from tradepost_broker.market.model.events import Event, OfferUpdated
+from tradepost_broker.reporting.device_readings import DeviceReadings
+from tradepost_broker.streams.frame_queue import Outbox
+from tradepost_broker.streams.sockets import StreamCodec, unknown_frame
+
+#: Offers that follow each other faster than this are merged into the newest.
+OFFER_S_MIN: Final = 0.1
+
+log = logging.getLogger(__name__)
+
+
+class WorkerSession:
+    """Takes messages; what is to be told goes to `outbox`."""
+
+    def __init__(
+        self,
+        worker: str,
+        codec: StreamCodec,
+        *,
+        market: Market,
+        engine: Engine,
+        receipts: ReceiptChecks,
+        devices: DeviceReadings,
+    ) -> None:
+        self.worker = worker
+        self.outbox = Outbox(codec)
+        self._codec = codec
+        self._market = market
+        self._engine = engine
+        self._receipts = receipts
+        self._devices = devices
+        self._offer: Offer | None = None
+        self._offering: asyncio.TimerHandle | None = None
+
+    async def take(self, message: bytes) -> None:
+        """Do what the frames of a message ask. Raises `ProtocolError`."""
+        for frame in self._codec.decode(message):
+            match frame:
+                case Deliver():
+                    await self._deliver(frame)
+                case GiveBack():
+                    self._take_back(frame)
+                case UpdateOffer(offer=offer):
+                    self._update_offer(offer)
+                case Heartbeat():  # the connection itself is kept alive by pings
+                    self._devices.note(self.worker, frame)
+                case _:
+                    raise unknown_frame(frame)
+        await self._engine.ready()
+
+    def close(self) -> None:
+        """Forget an offer that was not taken over yet."""
+        if self._offering is not None:
+            self._offering.cancel()
+
+    async def _deliver(self, frame: Deliver) -> None:
+        try:
+            work = await self._receipts.check(self.worker, frame)
+        except LeaseGone as error:
+            self.outbox.post(Acknowledged(frame.lease, error.to_problem()))
+        except TradepostError as error:
+            failed = GiveBack(lease=frame.lease, reason=GiveBackReason.FAILED, problem=error.to_problem())
+            self._give_back(failed, None, self._refusing(frame.lease, error))
+        else:
+            self._engine.submit(work, nobody)
+
+    def _take_back(self, frame: GiveBack) -> None:
+        """Take a lease back; a receipt that does not hold is as good as none."""
+        receipt = None
+        reply: Reply = nobody
+        try:
+            receipt = self._receipts.check_stages_done(self.worker, frame)
+        except LeaseGone:
+            pass  # the market acknowledges what it does not know
+        except TradepostError as error:
+            reply = self._refusing(frame.lease, error)
+        self._give_back(frame, receipt, reply)
+
+    def _refusing(self, lease: str, error: TradepostError) -> Reply:
+        """Note an invalid receipt; the reply tells the worker."""
+        log.warning(
+            "Worker %s sent an invalid receipt: %s",
+            self.worker,
+            error,
+            extra={"action": "invalid_receipt"},
+        )
+        refusal = Acknowledged(lease, error.to_problem())
+        return lambda _: self.outbox.post(refusal)
+
+    def _give_back(self, frame: GiveBack, receipt: Receipt | None, reply: Reply) -> None:
+        frame = msgspec.structs.replace(frame, problem=frame.problem.of_a_stranger())
+        work = GivenBack(market=self._market, worker=self.worker, frame=frame, receipt=receipt)
+        self._engine.submit(work, reply)
+
+    def _update_offer(self, offer: Offer) -> None:
+        self._offer = offer
+        if self._offering is None:
+            self._offering = asyncio.get_running_loop().call_later(OFFER_S_MIN, self._submit_offer)
+
+    def _submit_offer(self) -> None:
+        self._offering = None
+        self._engine.submit(EventWork(self._offer_event), nobody)
+
+    def _offer_event(self, moment: Moment) -> Event:
+        assert self._offer is not None
+        return OfferUpdated(at=moment.at, worker=self.worker, offer=self._offer, seed=moment.seed)
+
+
+def nobody(outcome: Outcome) -> None:
+    """Nobody waits for the outcome: the market's instructions say what is to be told."""

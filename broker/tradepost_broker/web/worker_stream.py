@@ -1,0 +1,190 @@
+"""A worker's stream: each side proves its key, then leases go out and receipts come in.
+
+The newest connection of a worker replaces an older one, which may hang half-open after a network change.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import Final
+
+from aiohttp import WSMsgType, web
+
+from tradepost import identity
+from tradepost.errors import (
+    InvalidKey,
+    InvalidRequest,
+    InvalidSignature,
+    ProtocolError,
+    TradepostError,
+    Unauthorized,
+)
+from tradepost.identity import Identity
+from tradepost.protocol import (
+    VERSION,
+    Challenge,
+    Hello,
+    Refused,
+    Welcome,
+    broker_codec_for_workers,
+)
+from tradepost_broker.access.revocations import RevocationDesk
+from tradepost_broker.engine.engine import Engine
+from tradepost_broker.engine.work import EventWork
+from tradepost_broker.jobs.receipt_checks import ReceiptChecks
+from tradepost_broker.market import Market
+from tradepost_broker.market.model.entities import Worker
+from tradepost_broker.market.model.events import WorkerConnected, WorkerDisconnected
+from tradepost_broker.reporting.device_readings import DeviceReadings
+from tradepost_broker.streams.sessions import Sessions
+from tradepost_broker.streams.sockets import converse, open_socket, refuse
+from tradepost_broker.web.caller_limits import RateLimit
+from tradepost_broker.web.worker_session import WorkerSession, nobody
+
+NONCE_BYTES: Final = 16
+HELLO_S_MAX: Final = 10.0
+
+log = logging.getLogger(__name__)
+
+
+class WorkerStreams:
+    """Admits workers' connections and serves them.
+
+    `reconnects` bounds how often one worker may connect; `failures` how often one address may fail to prove
+    that it is some worker, which must not use up what that worker itself may do.
+    """
+
+    def __init__(
+        self,
+        *,
+        broker: Identity,
+        market: Market,
+        engine: Engine,
+        receipts: ReceiptChecks,
+        sessions: Sessions,
+        reconnects: RateLimit,
+        failures: RateLimit,
+        revocations: RevocationDesk,
+        devices: DeviceReadings,
+    ) -> None:
+        self._broker = broker
+        self._market = market
+        self._engine = engine
+        self._receipts = receipts
+        self._sessions = sessions
+        self._reconnects = reconnects
+        self._failures = failures
+        self._revocations = revocations
+        self._devices = devices
+        self._codec = broker_codec_for_workers()
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """A worker's WebSocket: msgpack frames, as `tradepost.protocol` describes them."""
+        worker, nonce = self._worker_and_nonce(request)
+        attempt = f"{request.remote} {worker.id}"
+        self._failures.check(attempt, "failed connections")
+        socket = await open_socket(request)
+        try:
+            try:
+                hello = await self._handshake(socket, worker, nonce)
+            except TradepostError:
+                self._failures.take(attempt, "failed connections")
+                raise
+            self._reconnects.take(worker.id, "connections of one worker")
+            session = WorkerSession(
+                worker.id,
+                self._codec,
+                market=self._market,
+                engine=self._engine,
+                receipts=self._receipts,
+                devices=self._devices,
+            )
+            await self._serve(request, socket, session, hello)
+        except TradepostError as error:
+            log.info("Worker %s is refused: %s", worker.id, error, extra={"action": "worker_refused"})
+            await refuse(socket, error, self._codec.encode([Refused(error.to_problem())]))
+        return socket
+
+    def _worker_and_nonce(self, request: web.Request) -> tuple[Worker, bytes]:
+        try:
+            nonce = bytes.fromhex(request.query.get("nonce", ""))
+        except ValueError:
+            raise InvalidRequest("nonce is not hexadecimal") from None
+        if len(nonce) != NONCE_BYTES:
+            raise InvalidRequest(f"nonce has {len(nonce)} bytes; give {NONCE_BYTES}, as hexadecimal")
+        worker = self._market.worker(request.query.get("worker", ""))
+        if worker is None:
+            raise Unauthorized(
+                "this worker has not joined here", hint="Join with a token from the operator first."
+            )
+        return worker, nonce
+
+    async def _handshake(self, socket: web.WebSocketResponse, worker: Worker, worker_nonce: bytes) -> Hello:
+        """The worker's hello, after these steps:
+
+        1. The broker proves its key over the worker's nonce and its own fresh one.
+        2. The first message from the worker is a hello of this protocol version, within `HELLO_S_MAX`.
+        3. The hello comes with the key that the worker joined with.
+        4. Its signature is over the nonces in the other order.
+
+        Raises `ProtocolError` (2), `Unauthorized` (3) or `InvalidSignature` (4).
+        """
+        # Step 1
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        signature = self._broker.sign("challenge", worker_nonce + nonce)
+        challenge = Challenge(public_key=self._broker.public_key, nonce=nonce, signature=signature)
+        await socket.send_bytes(self._codec.encode([challenge]))
+        # Step 2
+        try:
+            message = await socket.receive(HELLO_S_MAX)
+        except TimeoutError:
+            raise ProtocolError(f"no hello within {HELLO_S_MAX:g} s") from None
+        frames = self._codec.decode(message.data) if message.type is WSMsgType.BINARY else []
+        if len(frames) != 1 or not isinstance(hello := frames[0], Hello):
+            raise ProtocolError("the first message has to be one hello")
+        if hello.version != VERSION:
+            raise ProtocolError(f"protocol version {hello.version}; this broker speaks {VERSION}")
+        # Step 3
+        if hello.public_key != worker.public_key:
+            raise Unauthorized(f"this is not the key that worker {worker.id} joined with")
+        # Step 4
+        try:
+            identity.verify(hello.public_key, "hello", nonce + worker_nonce, hello.signature)
+        except InvalidKey as error:
+            raise InvalidSignature(str(error)) from None
+        return hello
+
+    async def _serve(
+        self, request: web.Request, socket: web.WebSocketResponse, session: WorkerSession, hello: Hello
+    ) -> None:
+        worker = session.worker
+        if (revocations := self._revocations.frame()) is not None:
+            session.outbox.post(revocations)  # the first frame, so that no lease is worked on without it
+        replaced = self._sessions.open(worker, session.outbox)
+        if replaced is not None:
+            replaced.end()
+        try:
+            await self._engine.ask(
+                EventWork(
+                    lambda moment: WorkerConnected(
+                        at=moment.at,
+                        worker=worker,
+                        offer=hello.offer,
+                        open_leases=hello.open_leases,
+                        seed=moment.seed,
+                    )
+                )
+            )
+            log.info("Worker %s is connected", worker, extra={"action": "worker_connected"})
+            # Before any frame of the outbox, in a message of its own.
+            welcome = Welcome(worker, tuple(lease.id for lease in self._market.open_leases_of(worker)))
+            await socket.send_bytes(self._codec.encode([welcome]))
+            await converse(request, socket, session.outbox, session.take)
+        finally:
+            session.close()
+            if self._sessions.close(worker, session.outbox):
+                self._engine.submit(
+                    EventWork(lambda moment: WorkerDisconnected(at=moment.at, worker=worker)), nobody
+                )
+                log.info("Worker %s is disconnected", worker, extra={"action": "worker_disconnected"})

@@ -1,0 +1,65 @@
+"""REST for workers: join, and the public standing of each."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from tradepost.errors import TradepostError, UnknownWorker
+from tradepost.protocol import JoinReply, JoinRequest
+from tradepost_broker.access.joining import Joinings
+from tradepost_broker.reporting.standings import Standings
+from tradepost_broker.web.caller_limits import RateLimit
+from tradepost_broker.web.endpoints import Endpoint, read_body, reply
+from tradepost_broker.web.worker_stream import WorkerStreams
+from tradepost_reputation.dashboard import WorkerView
+
+
+class WorkerEndpoints:
+    """Workers. `failures` bounds how often one address may try to join in vain."""
+
+    def __init__(
+        self, *, joinings: Joinings, standings: Standings, streams: WorkerStreams, failures: RateLimit
+    ) -> None:
+        self._joinings = joinings
+        self._standings = standings
+        self._streams = streams
+        self._failures = failures
+
+    def endpoints(self) -> list[Endpoint]:
+        """What is served."""
+        every, one = "/v1/workers", "/v1/workers/{worker}"
+        return [
+            Endpoint(
+                method="POST",
+                path=every,
+                handler=self.join,
+                body=JoinRequest,
+                reply=JoinReply,
+                status=201,
+            ),
+            Endpoint(method="GET", path=every, handler=self.list, reply=list[WorkerView]),
+            Endpoint(method="GET", path=one, handler=self.show, reply=WorkerView),
+            Endpoint(method="GET", path="/v1/worker", handler=self._streams.handle, status=101),
+        ]
+
+    async def join(self, request: web.Request) -> web.StreamResponse:
+        """Make a device a worker, on a single-use token from the operator."""
+        address = request.remote or ""
+        self._failures.check(address, "attempts to join")
+        try:
+            joined = await self._joinings.join(await read_body(request, JoinRequest))
+        except TradepostError:
+            self._failures.take(address, "attempts to join")
+            raise
+        return reply(joined, status=201)
+
+    async def list(self, request: web.Request) -> web.StreamResponse:
+        """Every worker's standing, without the single pieces of evidence."""
+        return reply(self._standings.all())
+
+    async def show(self, request: web.Request) -> web.StreamResponse:
+        """A worker's standing, with the evidence for its score, newest first."""
+        worker = self._standings.one(request.match_info["worker"])
+        if worker is None:
+            raise UnknownWorker(f"no worker {request.match_info['worker']} has joined here")
+        return reply(worker)

@@ -1,0 +1,150 @@
+"""`tradepost kernel`: run a kernel offline in the workers' sandbox, and look at what kernels are."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+import typer
+
+import tradepost_kernels
+from tradepost.commands.submit import read_inputs
+from tradepost.content import add_bytes
+from tradepost.errors import InvalidInput, InvalidKernel, InvalidTensorDocument, KernelTrap
+from tradepost.kernel_abi import check_interface
+from tradepost.plain_text import plain_lines
+from tradepost.tensors import TensorDocument, decode, encode
+from tradepost.wasm_module import read_interface
+from tradepost_worker.runner.kernel_sandbox import KernelRun, Sandbox
+
+_FUEL = 1_000_000_000
+_MEMORY_MIB = 64
+_BUILTIN = "builtin:"
+
+KernelName = Annotated[str, typer.Argument(help="A .wasm file, or the name of a built-in kernel.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+app = typer.Typer(help="Run kernels offline, and look into them.", no_args_is_help=True)
+
+
+@app.command()
+def run(
+    kernel: KernelName,
+    tensor: Annotated[
+        list[str] | None, typer.Option(help="An input as NAME=FILE: a .npy array, or any file as bytes (U8).")
+    ] = None,
+    document: Annotated[
+        Path | None, typer.Option("--document", "--input", help="The input as a safetensors file.")
+    ] = None,
+    metadata: Annotated[list[str] | None, typer.Option(help="A parameter as KEY=VALUE.")] = None,
+    fuel: Annotated[int, typer.Option(min=1, help="The most fuel it may use.")] = _FUEL,
+    memory_mib: Annotated[int, typer.Option(min=1, max=4096, help="The most memory, in MiB.")] = _MEMORY_MIB,
+    wall_s: Annotated[float, typer.Option(min=0.001, help="The most time, in seconds.")] = 30.0,
+    output: Annotated[Path | None, typer.Option(help="Write the output document here (safetensors).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a kernel on one document, exactly as a worker would.
+
+    Example: tradepost kernel run topk --tensor scores=scores.npy --metadata k=5
+    """
+    wasm = read_kernel(kernel)
+    inputs = _with_metadata(read_inputs(tensor or [], document), metadata or [])
+    loaded = Sandbox().load(wasm)
+    started_s = time.perf_counter()
+    result = loaded.run(
+        encode(inputs),
+        fuel=fuel,
+        memory_bytes_max=memory_mib << 20,
+        output_bytes_max=memory_mib << 20,
+        wall_s_max=wall_s,
+    )
+    wall_s = time.perf_counter() - started_s
+    try:
+        returned = decode(result.output)
+    except InvalidTensorDocument as error:
+        raise KernelTrap(f"it returned no tensor document: {error}", reason="bad-document") from None
+    if output is not None:
+        output.write_bytes(result.output)
+    typer.echo(_as_json(result, returned, wall_s) if as_json else _for_people(result, returned, wall_s))
+
+
+@app.command("list")
+def list_kernels(as_json: AsJson = False) -> None:
+    """List the built-in kernels."""
+    kernels = {name: tradepost_kernels.info(name) for name in tradepost_kernels.names()}
+    if as_json:
+        typer.echo(msgspec.json.encode(kernels).decode())
+        return
+    for name, info in kernels.items():
+        typer.echo(f"{name:<14}{info.form:<9}{info.bytes:>7,} bytes  {info.summary}")
+
+
+@app.command()
+def inspect(kernel: KernelName, as_json: AsJson = False) -> None:
+    """Check a module against the kernel ABI and show its interface. Exit 0 only if it is a kernel."""
+    wasm = read_kernel(kernel)
+    interface = read_interface(wasm)
+    facts: dict[str, Any] = {
+        "form": check_interface(interface),
+        "cid": add_bytes(wasm, put=None),
+        "sha256": hashlib.sha256(wasm).hexdigest(),
+        "bytes": len(wasm),
+        "memory_bytes_min": interface.memory_bytes,
+        "imports": [item.name for item in interface.imports],
+        "exports": [item.name for item in interface.exports],
+    }
+    if as_json:
+        typer.echo(msgspec.json.encode(facts).decode())
+        return
+    for key, value in facts.items():
+        typer.echo(f"{key}: {', '.join(value) or 'none' if isinstance(value, list) else value}")
+
+
+def read_kernel(kernel: str) -> bytes:
+    """The bytes of a `.wasm` file, or of the built-in kernel of this name. Raises `InvalidKernel`."""
+    if not kernel.endswith(".wasm"):
+        return tradepost_kernels.load(kernel.removeprefix(_BUILTIN))
+    try:
+        return Path(kernel).read_bytes()
+    except OSError as error:
+        raise InvalidKernel(f"{kernel} cannot be read: {error.strerror}") from None
+
+
+def _with_metadata(inputs: TensorDocument | bytes, options: list[str]) -> TensorDocument:
+    """The input document with the parameters merged in, as a worker merges a stage's metadata."""
+    document = decode(inputs) if isinstance(inputs, bytes) else inputs
+    metadata = dict(document.metadata)
+    for option in options:
+        key, separator, value = option.partition("=")
+        if not separator:
+            raise InvalidInput(f"--metadata {option!r}: write KEY=VALUE", hint="")
+        metadata[key] = value
+    return TensorDocument(document.tensors, metadata)
+
+
+def _as_json(result: KernelRun, returned: TensorDocument, wall_s: float) -> str:
+    view = {
+        "tensors": {name: tensor.tolist() for name, tensor in returned.tensors.items()},
+        "metadata": dict(returned.metadata),
+        "output_bytes": len(result.output),
+        "fuel_used": result.fuel_used,
+        "wall_ms": round(wall_s * 1000, 3),
+        "stderr": result.stderr,
+    }
+    return msgspec.json.encode(view).decode()
+
+
+def _for_people(result: KernelRun, returned: TensorDocument, wall_s: float) -> str:
+    lines = [
+        f"{name} {list(tensor.shape)}: {np.array2string(tensor, threshold=32)}"
+        for name, tensor in returned.tensors.items()
+    ]
+    lines += [f"{key}: {text}" for key, text in returned.metadata.items()]
+    if result.stderr:
+        lines.append(f"stderr: {result.stderr.rstrip()}")
+    lines.append(f"Used {result.fuel_used:,} fuel in {wall_s * 1000:.2f} ms.")
+    return plain_lines("\n".join(lines))

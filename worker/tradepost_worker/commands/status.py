@@ -1,0 +1,153 @@
+"""Why the worker works or does not, from its own files and from what the broker tells everybody."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+import msgspec
+
+from tradepost.money import format_credits
+from tradepost_signing.trust import TrustPolicy
+from tradepost_worker.device import limits
+from tradepost_worker.device.governor import Cause
+from tradepost_worker.device.owner_command import Mode, OwnersWord, OwnersWordFile
+from tradepost_worker.device.sensors import not_enforceable
+from tradepost_worker.leases.earnings import Earnings, read_earnings
+from tradepost_worker.leases.outbox import read_pending
+from tradepost_worker.link.market_view import MarketView
+from tradepost_worker.settings import Settings
+from tradepost_worker.state import Connection, Membership, Standing, StateFolder
+from tradepost_worker.wording import counted, local_time
+
+_HOUR_S: Final = 3600
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker as `tradepost worker status` shows it; `standing` is the running worker's own word."""
+
+    state_dir: str
+    at: float
+    membership: Membership | None
+    connection: Connection | None
+    standing: Standing | None
+    word: OwnersWord
+    unacknowledged: int
+    last_hour: Earnings
+    ever: Earnings
+    publishers_trusted: int
+    limits: dict[str, Any]
+    not_enforceable: dict[str, str]
+    market: MarketView | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs. The keys are stable."""
+        membership, standing = self.membership, self.standing
+        decision = standing and standing.decision
+        return {
+            "sentence": self.sentence(),
+            "state_dir": self.state_dir,
+            "broker": membership and membership.broker_url,
+            "worker": membership and membership.worker,
+            "device": membership and membership.device,
+            "running": self.connection is not None,
+            "connected": self.connection is not None and self.connection.is_connected,
+            "connected_since": self.connection and self.connection.since,
+            "owner": msgspec.to_builtins(self.word),
+            "paused_by": decision and decision.cause,
+            "capacity": decision and decision.capacity,
+            "leases_running": standing.running if standing else 0,
+            "preemptions": standing.preemptions if standing else 0,
+            "unacknowledged": self.unacknowledged,
+            "leases": self.ever.leases,
+            "paid_leases": self.ever.paid_leases,
+            "earned_credits": format_credits(self.ever.earned_microcredits),
+            "leases_last_hour": self.last_hour.leases,
+            "earned_last_hour_credits": format_credits(self.last_hour.earned_microcredits),
+            "publishers_trusted": self.publishers_trusted,
+            "limits": self.limits,
+            "not_enforceable": self.not_enforceable,
+            "device_now": standing and msgspec.to_builtins(standing.readings),
+            "market": self.market and msgspec.to_builtins(self.market),
+        }
+
+    def sentence(self) -> str:
+        """What it does, why, and what it earned."""
+        if self.membership is None:
+            return f"Not joined (state: {self.state_dir}): tradepost worker join URL --token TOKEN"
+        credits_, leases = format_credits(self.ever.earned_microcredits), counted(self.ever.leases, "lease")
+        earned = f"earned {credits_} credits for {self.ever.paid_leases:,} of {leases}"
+        wait = counted(self.unacknowledged, "result waits", "results wait")
+        waiting = f"; {wait} for the broker" if self.unacknowledged else ""
+        return f"{self._doing(self.membership)}; {earned}{waiting}."
+
+    def _doing(self, membership: Membership) -> str:
+        if self.connection is None:
+            return "Stopped, and paused for its next start" if self.word.mode is Mode.PAUSE else "Stopped"
+        if self.standing is not None and self.standing.decision.cause is not None:
+            return _paused(self.standing)
+        return self._working(membership.broker_url, self.connection)
+
+    def _working(self, url: str, connection: Connection) -> str:
+        minutes = counted(int((self.at - connection.since) / 60), "minute")
+        if not connection.is_connected:
+            return f"Trying to reach {url}, not connected for {minutes}"
+        if not self.publishers_trusted:
+            return f"Connected to {url}, but 0 publishers are trusted, so nothing can run"
+        if self.standing is not None and self.standing.running:
+            capacity = counted(self.standing.decision.capacity, "lease runs", "leases run")
+            return f"Working for {url}: {self.standing.running} of {capacity}"
+        if self.last_hour.leases:
+            leases = counted(self.last_hour.leases, "lease")
+            credits_ = format_credits(self.last_hour.earned_microcredits)
+            return f"Waiting for work from {url}: {leases} in the last hour, {credits_} credits"
+        return f"Idle at {url} for {minutes}: {self._why_idle()}"
+
+    def _why_idle(self) -> str:
+        competition = self.market and self.market.competition
+        if self.market is None:
+            return "0 leases in the last hour, and the broker does not say more"
+        if not competition:
+            return "0 leases in the last hour, of anybody"
+        newest = f"the market's newest {counted(competition.matches, 'match', 'matches')}"
+        if not competition.lost:
+            return f"it stood for 0 of {newest}"
+        ratio = competition.price_ratio
+        price = "" if ratio is None else f", median price paid {ratio:g}x its bid"
+        return f"lost {competition.lost} of {newest} ({competition.reason}){price}"
+
+
+def _paused(standing: Standing) -> str:
+    decision = standing.decision
+    if decision.cause is Cause.DRAIN:
+        return f"Draining: {decision.why}, {counted(standing.running, 'lease')} left"
+    until = "" if decision.until is None else f" until {local_time(decision.until)}"
+    return f"Paused{until}: {decision.why}"
+
+
+def read_status(settings: Settings, market: MarketView | None = None, *, now: float | None = None) -> Status:
+    """The worker of this state folder. Raises `InvalidSettings` or `InvalidTrustPolicy`."""
+    state = StateFolder(settings.state_dir)
+    connection = state.connection()
+    at = time.time() if now is None else now
+    word = OwnersWordFile(state.owners_word).read()
+    return Status(
+        state_dir=str(state.path),
+        at=at,
+        membership=state.membership(),
+        connection=connection,
+        standing=state.standing() if connection is not None else None,
+        word=word.at(at),
+        unacknowledged=read_pending(state.database),
+        last_hour=read_earnings(state.database, since=at - _HOUR_S),
+        ever=read_earnings(state.database),
+        publishers_trusted=len(TrustPolicy.load(settings.trust_path).publishers),
+        limits=limits_in_force(settings),
+        not_enforceable=not_enforceable(msgspec.structs.asdict(settings)),
+        market=market,
+    )
+
+
+def limits_in_force(settings: Settings) -> dict[str, Any]:
+    """The limits that the owner set, or that a careful default sets."""
+    return {name: getattr(settings, name) for name in limits.names()}

@@ -1,0 +1,147 @@
+"""Decides what the worker may take now. Pure: readings, limits and the owner's word in, a decision out.
+
+The owner's word comes first, then hours, then what the sensors say. A limit whose sensor the device lacks
+cannot be decided on, and `sensors.not_enforceable` says so. What a sensor stopped starts again only after the
+readings were within limits for a while, so that a value at its limit does not stop and start work for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from tradepost_worker.device.limits import Limits, is_within
+from tradepost_worker.device.owner_command import Mode, OwnersWord
+from tradepost_worker.wording import lasting
+
+#: How long readings must be within limits before work starts again.
+SETTLE_S: Final = 10.0
+_MIB: Final = 1 << 20
+
+
+class LastInput(msgspec.Struct, frozen=True, kw_only=True):
+    """When somebody last used the device (Unix seconds), and where."""
+
+    at: float
+    where: str
+
+
+class Readings(msgspec.Struct, frozen=True, kw_only=True):
+    """The device at one time; `None` where there is no sensor.
+
+    Loads are percent of all cores; `others_load_percent` leaves this worker out. `minute_of_day` is local.
+    `last_input` is looked for only if a limit needs it.
+    """
+
+    at: float
+    minute_of_day: int
+    load_percent: float | None = None
+    others_load_percent: float | None = None
+    memory_free_bytes: int | None = None
+    runners_memory_bytes: int = 0
+    disk_free_bytes: int | None = None
+    temperature_celsius: float | None = None
+    on_mains: bool | None = None
+    battery_percent: float | None = None
+    last_input: LastInput | None = None
+
+
+class Cause(StrEnum):
+    """Why the worker does not take work."""
+
+    OWNER = "owner"
+    DRAIN = "drain"
+    HOURS = "hours"
+    MAINS = "mains"
+    BATTERY = "battery"
+    TEMPERATURE = "temperature"
+    OTHERS = "others"
+    MEMORY_FREE = "memory_free"
+    MEMORY = "memory"
+    DISK = "disk"
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """What is allowed: up to `capacity` leases at `cpu_percent` of all cores.
+
+    With a `cause`, nothing new is taken, and `why` says it to the owner; what runs is stopped, unless it may
+    finish. `until` (Unix seconds) is when that ends by itself, where it is known.
+    """
+
+    capacity: int
+    cpu_percent: int
+    cause: Cause | None = None
+    why: str = ""
+    until: float | None = None
+
+    @property
+    def stops_work(self) -> bool:
+        """Whether running leases are given back."""
+        return self.cause not in (None, Cause.DRAIN)
+
+
+class Governor:
+    """Decides for a device that offers up to `capacity` leases."""
+
+    def __init__(self, *, capacity: int) -> None:
+        self._capacity = capacity
+        self._breach: tuple[Cause, str] | None = None
+        self._breached_at = 0.0
+
+    def decide(self, readings: Readings, limits: Limits, word: OwnersWord) -> Decision:
+        """What the worker may do at the time of `readings`."""
+        word = word.at(readings.at)
+        breach = next(_breaches(readings, limits), None)
+        if breach is not None:
+            self._breach, self._breached_at = breach, readings.at
+        elif readings.at - self._breached_at >= SETTLE_S or readings.at < self._breached_at:
+            self._breach = None
+        if word.mode is Mode.PAUSE:
+            why = "the owner paused it"
+            if word.problem:
+                why = f"the owner's word cannot be read: {word.problem}"
+            return self._nothing(limits, Cause.OWNER, why, word.until)
+        if not is_within(limits.hours, readings.minute_of_day):
+            return self._nothing(limits, Cause.HOURS, f"it works at {limits.hours} only")
+        if self._breach is not None:
+            return self._nothing(limits, *self._breach)
+        if word.mode is Mode.DRAIN:
+            return self._nothing(limits, Cause.DRAIN, "it finishes what runs and stops")
+        capacity = max(1, self._capacity * limits.cpu_percent // 100)
+        return Decision(capacity=capacity, cpu_percent=limits.cpu_percent)
+
+    def _nothing(self, limits: Limits, cause: Cause, why: str, until: float | None = None) -> Decision:
+        return Decision(capacity=0, cpu_percent=limits.cpu_percent, cause=cause, why=why, until=until)
+
+
+def _breaches(now: Readings, limits: Limits) -> Iterator[tuple[Cause, str]]:
+    """The limits that readings are beyond; what protects the device comes first."""
+    most, least = limits.temperature_celsius_max, limits.battery_percent_min
+    if most and now.temperature_celsius is not None and now.temperature_celsius > most:
+        yield Cause.TEMPERATURE, f"it has {now.temperature_celsius:.0f} °C, the limit is {most}"
+    if limits.mains_only and now.on_mains is False:
+        yield Cause.MAINS, "it runs on battery"
+    if now.battery_percent is not None and now.battery_percent < least:
+        yield Cause.BATTERY, f"the battery is at {now.battery_percent:.0f}%, the limit is {least}%"
+    if now.runners_memory_bytes > limits.memory_bytes_max:
+        used, most = now.runners_memory_bytes // _MIB, limits.memory_bytes_max // _MIB
+        yield Cause.MEMORY, f"the runners used {used:,} MiB of memory, the limit is {most:,} MiB"
+    if now.memory_free_bytes is not None and now.memory_free_bytes < limits.memory_free_bytes_min:
+        yield Cause.MEMORY_FREE, f"only {now.memory_free_bytes // _MIB:,} MiB of memory are free"
+    if now.disk_free_bytes is not None and now.disk_free_bytes < limits.disk_free_bytes_min:
+        yield Cause.DISK, f"only {now.disk_free_bytes // _MIB:,} MiB of disk are free"
+    if limits.looks_at_input and now.last_input is not None:
+        silent_s = max(0.0, now.at - now.last_input.at)
+        if silent_s < limits.idle_input_s_min:
+            ago = f"{now.last_input.where} was used {silent_s:.0f} s ago"
+            yield Cause.OTHERS, f"{ago}; work resumes after {lasting(limits.idle_input_s_min)} without input"
+    if not limits.idle_only:
+        return
+    others, most = now.others_load_percent, limits.idle_load_percent_max
+    if others is None:  # the first reading has no load; until there is one, the device counts as busy
+        yield Cause.OTHERS, "how much others use the processor is not known yet"
+    elif others > most:
+        yield Cause.OTHERS, f"others use {others:.0f}% of the processor, the limit is {most}%"

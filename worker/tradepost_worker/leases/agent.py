@@ -1,0 +1,234 @@
+"""The agent: a worker's life. It keeps a connection to the broker and hands what comes to the leases.
+
+The connection comes and goes; leases (`leases`) outlive it. After each reconnect both sides compare which
+leases they hold, the worker repeats what was not acknowledged, and nothing happens twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from tradepost.errors import BrokerUnavailable, TradepostError
+from tradepost.identity import Identity
+from tradepost.protocol import (
+    HEARTBEAT_S,
+    Acknowledged,
+    DeviceHealth,
+    Grant,
+    Heartbeat,
+    Offer,
+    Recall,
+    Refused,
+    Revocations,
+    Settled,
+    ToWorker,
+    UpdateOffer,
+)
+from tradepost_worker.leases.held_leases import Leases
+from tradepost_worker.leases.outbox import Outbox
+from tradepost_worker.leases.pipelines import PipelineLibrary
+from tradepost_worker.link.broker_api import BrokerApi
+from tradepost_worker.link.connection import BrokerStream, reconnect_delays
+
+_WARM_MAX: Final = 256
+#: A broker that answers with one of these does not want this worker, now or later.
+_FINAL_STATUSES: Final = (401, 403)
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+class Agent:
+    """One worker, joined to the broker with id `broker_id`.
+
+    `on_revocations` takes the operator's revocation lists, `on_connection` is told whenever the worker is
+    admitted (`True`) or the connection ends (`False`), and `health` is what a heartbeat says of the device.
+    When the agent is stopped, the broker gets `stop_s_max` seconds to take what is left.
+    """
+
+    def __init__(
+        self,
+        *,
+        worker: Identity,
+        broker_id: str,
+        broker: BrokerApi,
+        offer: Offer,
+        leases: Leases,
+        pipelines: PipelineLibrary,
+        outbox: Outbox,
+        rng: random.Random,
+        on_revocations: Callable[[Revocations], None],
+        on_connection: Callable[[bool], None] = lambda _: None,
+        health: Callable[[], DeviceHealth | None] = lambda: None,
+        stop_s_max: float = 2.0,
+    ) -> None:
+        self._worker = worker
+        self._broker_id = broker_id
+        self._broker = broker
+        self._offer = offer
+        self._leases = leases
+        self._pipelines = pipelines
+        self._outbox = outbox
+        self._rng = rng
+        self._on_revocations = on_revocations
+        self._on_connection = on_connection
+        self._health = health
+        self._stop_s_max = stop_s_max
+        self._stream: BrokerStream | None = None
+
+    def offer_capacity(self, capacity: int) -> None:
+        """Offer to hold this many leases at once; 0 withdraws the offer."""
+        self._change_offer(msgspec.structs.replace(self._offer, capacity=capacity))
+
+    def offer_memory(self, memory_bytes: int) -> None:
+        """Offer this much memory from now on."""
+        capabilities = msgspec.structs.replace(self._offer.capabilities, memory_bytes=memory_bytes)
+        self._change_offer(msgspec.structs.replace(self._offer, capabilities=capabilities))
+
+    def _change_offer(self, offer: Offer) -> None:
+        if offer != self._offer:
+            self._offer = offer
+            if self._stream is not None:
+                self._stream.send(UpdateOffer(offer=offer))
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set: then running leases are given back and the connection is closed.
+
+        Raises the error of a broker that refuses this worker for good.
+        """
+        keeping = asyncio.create_task(self._outbox.keep())
+        try:
+            delays = reconnect_delays(rng=self._rng)
+            while not stop.is_set():
+                if await self._serve(stop):
+                    delays = reconnect_delays(rng=self._rng)
+                if keeping.done():
+                    await keeping  # the disk failed: what is finished would not survive
+                await _wait(stop, seconds=next(delays))
+        finally:
+            await self._leases.give_back_all()
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+            await self._outbox.flush()
+
+    async def _serve(self, stop: asyncio.Event) -> bool:
+        """Serve one connection to its end; whether the worker was admitted."""
+        opening_offer = self._offer
+        opening = BrokerStream.open(
+            self._broker,
+            worker=self._worker,
+            broker_id=self._broker_id,
+            offer=opening_offer,
+            leases=self._leases.held,
+        )
+        try:
+            stream = await _unless(stop, opening)
+        except TradepostError as error:
+            _report_failure(error)
+            return False
+        if stream is None:
+            return False
+        log.info("Connected to %s.", self._broker.url, extra={"action": "connected"})
+        self._on_connection(True)
+        tasks = [
+            asyncio.create_task(work)
+            for work in (stream.drain(), self._receive(stream), self._beat(stream), stop.wait())
+        ]
+        try:
+            self._stream = stream
+            if opening_offer != self._offer:  # it changed during the handshake
+                stream.send(UpdateOffer(offer=self._offer))
+            self._leases.attach(stream)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if stop.is_set():
+                await self._leave()
+            for task in done:
+                task.result()
+        except TradepostError as error:
+            _report_failure(error)
+        finally:
+            self._stream = None
+            self._on_connection(False)
+            await self._leases.detach()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await stream.close()
+        return True
+
+    async def _receive(self, stream: BrokerStream) -> None:
+        async for frames in stream.messages():
+            for frame in frames:
+                self._handle(frame)
+            self._update_warm(stream)
+        raise BrokerUnavailable("the broker closed the connection")
+
+    async def _beat(self, stream: BrokerStream) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            stream.send(Heartbeat(running=self._leases.running, health=self._health()))
+
+    def _handle(self, frame: ToWorker) -> None:
+        if isinstance(frame, Grant):
+            self._leases.take(frame)
+        elif isinstance(frame, Acknowledged):
+            self._leases.acknowledge(frame)
+        elif isinstance(frame, Settled):
+            self._leases.settle(frame)
+        elif isinstance(frame, Recall):
+            self._leases.recall(frame.lease, "the broker recalled it")
+        elif isinstance(frame, Revocations):
+            self._on_revocations(frame)
+        elif isinstance(frame, Refused):
+            raise TradepostError.from_problem(frame.problem)
+        # A second challenge or welcome says nothing new.
+
+    def _update_warm(self, stream: BrokerStream) -> None:
+        """Tell the broker which pipelines need no fetching. Every lease's acknowledgement leads here."""
+        warm = self._pipelines.warm[-_WARM_MAX:]
+        if warm != self._offer.warm:
+            self._offer = msgspec.structs.replace(self._offer, warm=warm)
+            stream.send(UpdateOffer(offer=self._offer))
+
+    async def _leave(self) -> None:
+        """Give back what runs, and see it acknowledged."""
+        await self._leases.give_back_all()
+        try:
+            async with asyncio.timeout(self._stop_s_max):
+                await self._outbox.empty()
+        except TimeoutError:
+            log.warning("The broker is slow; what it did not take is kept.", extra={"action": "not_taken"})
+
+
+def _report_failure(error: TradepostError) -> None:
+    """Log why there is no connection; raise it if trying again cannot help."""
+    if error.status in _FINAL_STATUSES:
+        raise error
+    log.warning("Not connected: %s", error, extra={"action": "disconnected", "code": error.code()})
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """The result of `work`, or `None` if `stop` was set first."""
+    tasks = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return tasks[0].result() if tasks[0].done() else None
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _wait(stop: asyncio.Event, *, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        return

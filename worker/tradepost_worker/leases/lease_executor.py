@@ -1,0 +1,232 @@
+"""One lease from grant to end: check, fetch, run, sign.
+
+The end is a receipt, for an output or for a stage's failure (both are the same on every device, and both are
+verified), or the lease given back with the reason, for what only concerns this device. If the owner ended
+it, a receipt says which stages were done: they may be paid.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from tradepost.content import Cid, add_bytes, parse_cid, read_file
+from tradepost.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    InvalidPipeline,
+    InvalidTensorDocument,
+    InvalidTrustPolicy,
+    NoEligibleWorker,
+    PipelineTooCostly,
+    Problem,
+    ProtocolError,
+    RunnerFailed,
+    StageFailure,
+    TradepostError,
+    UntrustedSigner,
+)
+from tradepost.identity import Identity
+from tradepost.protocol import INLINE_BYTES_MAX, Deliver, GiveBack, GiveBackReason, Grant
+from tradepost.receipts import (
+    Failed,
+    Outcome,
+    Preempted,
+    Receipt,
+    Returned,
+    SignedReceipt,
+    StageReport,
+    sign_receipt,
+)
+from tradepost_worker.device.telemetry import StageLatencies
+from tradepost_worker.leases.outbox import LeaseEnd
+from tradepost_worker.leases.pipelines import PipelineLibrary, TrustedPipeline
+from tradepost_worker.link.broker_api import BrokerApi
+from tradepost_worker.runner.pipeline_run import PipelineRun
+from tradepost_worker.supervision.runner_pool import RunnablePipeline
+from tradepost_worker.supervision.runner_process import OnStages
+
+#: The owner, the job or its pipeline is the reason, not a fault of this device.
+_REFUSALS: Final = (
+    UntrustedSigner,
+    InvalidTrustPolicy,
+    InvalidPipeline,
+    NoEligibleWorker,
+    PipelineTooCostly,
+    ProtocolError,
+    InvalidInput,
+    InvalidTensorDocument,
+)
+
+
+class PipelineRunner(Protocol):
+    """Runs pipelines; `RunnerPool` does."""
+
+    async def run(
+        self, pipeline: RunnablePipeline, document: bytes, *, wall_s_max: float, on_stages: OnStages
+    ) -> PipelineRun:
+        """How `pipeline` ended on an input document; `on_stages` is told which stages are done by then."""
+        ...
+
+
+@dataclass(slots=True)
+class Progress:
+    """The stages that a lease's run has finished so far, in order."""
+
+    stages: tuple[StageReport, ...] = ()
+
+    def note(self, stages: tuple[StageReport, ...]) -> None:
+        """Take the newest report."""
+        self.stages = stages
+
+
+class LeaseWork:
+    """Works on leases in the name of `worker`, for the broker with id `broker_id`.
+
+    `engines` are the versions that receipts state, `latencies` is told how long stages took, and `now` is the
+    time in Unix seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        worker: Identity,
+        broker_id: str,
+        broker: BrokerApi,
+        pipelines: PipelineLibrary,
+        runners: PipelineRunner,
+        engines: Mapping[str, str],
+        latencies: StageLatencies | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._worker = worker
+        self._broker_id = broker_id
+        self._broker = broker
+        self._pipelines = pipelines
+        self._runners = runners
+        self._engines = dict(engines)
+        self._latencies = latencies or StageLatencies()
+        self._now = now
+
+    async def run(self, grant: Grant, progress: Progress) -> LeaseEnd:
+        """How the lease ended; `progress` tells how far it is before that.
+
+        Raises no `TradepostError`: each becomes the reason of a given-back lease.
+        """
+        try:
+            left_s = self._check(grant)
+            async with asyncio.timeout(left_s):
+                return await self._work(grant, left_s, progress)
+        except TimeoutError:
+            return give_back(grant.lease, DeadlineExceeded("the lease expired before it was done"))
+        except TradepostError as error:
+            return give_back(grant.lease, error)
+
+    def preempt(self, grant: Grant, progress: Progress, why: str) -> LeaseEnd:
+        """The lease given back because its owner wants the device, with a receipt for the stages done."""
+        receipt = None
+        if progress.stages:
+            input_cid = parse_cid(grant.input_cid or add_bytes(grant.input or b"", put=None))
+            receipt = self._sign(grant, input_cid, Preempted(), progress.stages)
+        return preempted(grant.lease, why, receipt)
+
+    async def _work(self, grant: Grant, left_s: float, progress: Progress) -> LeaseEnd:
+        pipeline = await self._pipelines.get(grant.pipeline)
+        document, input_cid = await self._input(grant, pipeline)
+        wall_s_max = min(left_s, pipeline.manifest.limits.wall_ms / 1000)
+        try:
+            run = await self._runners.run(pipeline, document, wall_s_max=wall_s_max, on_stages=progress.note)
+        except StageFailure as failure:  # an artifact that loads nowhere
+            run = PipelineRun(stages=(), failure=failure.to_problem())
+        self._latencies.note(pipeline.manifest.name, run.stages)
+        _refuse_device_dependent(run)
+        return self._deliver(grant, run, input_cid)
+
+    def _check(self, grant: Grant) -> float:
+        """The seconds that the lease still has. Raises `ProtocolError` or `DeadlineExceeded`."""
+        if (grant.input is None) == (grant.input_cid is None):
+            raise ProtocolError("a grant carries its input either inline or as a CID")
+        left_s = grant.expires_at - self._now()
+        if left_s <= 0:
+            raise DeadlineExceeded(f"the lease expired {-left_s:.0f} s before it came")
+        return left_s
+
+    async def _input(self, grant: Grant, pipeline: TrustedPipeline) -> tuple[bytes, Cid]:
+        """The input document and the CID under which the receipt names it."""
+        if grant.input is not None:
+            return grant.input, add_bytes(grant.input, put=None)
+
+        async def block(cid: Cid) -> bytes:
+            return await self._broker.lease_block(grant.lease, grant.nonce, cid)
+
+        cid = parse_cid(grant.input_cid or "")
+        return await read_file(cid, block, bytes_max=pipeline.manifest.limits.input_bytes), cid
+
+    def _deliver(self, grant: Grant, run: PipelineRun, input_cid: Cid) -> LeaseEnd:
+        outcome: Outcome
+        if run.failure is None:
+            outcome = Returned(output=add_bytes(run.output, put=None), output_bytes=len(run.output))
+        else:
+            outcome = _failed(run.failure)
+        is_inline = run.failure is None and len(run.output) <= INLINE_BYTES_MAX
+        return LeaseEnd(
+            frame=Deliver(
+                lease=grant.lease,
+                receipt=self._sign(grant, input_cid, outcome, run.stages),
+                output=run.output if is_inline else None,
+            ),
+            nonce=grant.nonce,
+            document=None if is_inline or run.failure is not None else run.output,
+        )
+
+    def _sign(
+        self, grant: Grant, input_cid: Cid, outcome: Outcome, stages: tuple[StageReport, ...]
+    ) -> SignedReceipt:
+        receipt = Receipt(
+            broker=self._broker_id,
+            job=grant.job,
+            lease=grant.lease,
+            attempt=grant.attempt,
+            worker=self._worker.id,
+            pipeline=grant.pipeline,
+            input=input_cid,
+            outcome=outcome,
+            stages=stages,
+            engines=self._engines,
+            nonce=grant.nonce,
+            expires_at=grant.expires_at,
+        )
+        return sign_receipt(receipt, self._worker)
+
+
+def give_back(lease: str, error: TradepostError, reason: GiveBackReason | None = None) -> LeaseEnd:
+    """The lease returned because of `error`; the reason follows from the error unless it is given."""
+    if reason is None:
+        reason = GiveBackReason.REFUSED if isinstance(error, _REFUSALS) else GiveBackReason.FAILED
+    return LeaseEnd(frame=GiveBack(lease=lease, reason=reason, problem=error.to_problem()))
+
+
+def preempted(lease: str, why: str, receipt: SignedReceipt | None = None) -> LeaseEnd:
+    """The lease returned because its owner wants the device; `receipt` reports the stages that were done."""
+    problem = RunnerFailed(why).to_problem()
+    return LeaseEnd(
+        frame=GiveBack(lease=lease, reason=GiveBackReason.PREEMPTED, problem=problem, receipt=receipt)
+    )
+
+
+def _failed(failure: Problem) -> Failed:
+    return Failed(stage=failure.stage or "", code=failure.code, detail=failure.detail)
+
+
+def _refuse_device_dependent(run: PipelineRun) -> None:
+    """Raise the run's failure if it may differ on another device, so that nobody signs it as a result.
+
+    Native stack frames have machine-dependent sizes, so where a kernel's stack overflows is no property of
+    the kernel.
+    """
+    failure = run.failure
+    if failure is not None and failure.facts.get("reason") == "stack-overflow":
+        raise RunnerFailed(f"a kernel overflowed this device's stack: {failure.detail}", stage=failure.stage)

@@ -1,0 +1,155 @@
+"""What a worker must not lose: the ends of leases until the broker acknowledges them, and what was earned.
+
+An end is sent at once and written to SQLite a moment later, many in one transaction: on a good connection it
+is acknowledged before that and never touches the disk; on a bad one it survives a restart and is sent again.
+The broker takes a lease's end once, however often it comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from tradepost.protocol import Deliver, GiveBack, Settled
+from tradepost_worker.leases.database import open_database, read_row
+
+#: How long an end waits for its acknowledgement before it is written.
+LINGER_S: Final = 0.02
+
+_PIPELINES_MAX: Final = 1 << 16
+
+
+class LeaseEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """How a lease ended on this side. `document` is an output too large for its frame, uploaded before it."""
+
+    frame: Deliver | GiveBack
+    nonce: bytes = b""
+    document: bytes | None = None
+
+    @property
+    def lease(self) -> str:
+        """The lease's id."""
+        return self.frame.lease
+
+
+class Outbox:
+    """Ends of leases and settlements, in the SQLite file at `path`. `keep` must run beside its users."""
+
+    def __init__(self, path: Path) -> None:
+        self._database = open_database(path)
+        rows = self._database.execute("SELECT end FROM lease_end ORDER BY rowid")
+        ends = [msgspec.msgpack.decode(row[0], type=LeaseEnd) for row in rows]
+        self._pending = {end.lease: end for end in ends}
+        self._written = set(self._pending)
+        self._unwritten: set[str] = set()
+        self._pipelines: dict[str, str] = {}
+        self._settled: list[tuple[str, float, str, int, str]] = []
+        self._ran: list[tuple[str, str]] = []
+        self._writing: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+        self._emptied = asyncio.Event()
+
+    def add(self, end: LeaseEnd) -> None:
+        """Keep how a lease ended; a second end of one lease replaces the first."""
+        self._pending[end.lease] = end
+        self._unwritten.add(end.lease)
+        self._changed.set()
+
+    def acknowledge(self, lease: str) -> None:
+        """Forget a lease: the broker has its end."""
+        if self._pending.pop(lease, None) is not None:
+            self._unwritten.discard(lease)
+            if lease in self._written:
+                self._changed.set()
+            if not self._pending:
+                self._emptied.set()
+
+    def record(self, settled: Settled) -> None:
+        """Keep what a lease earned; the broker's latest word counts."""
+        if (pipeline := self._pipelines.pop(settled.lease, None)) is not None:
+            self._ran.append((settled.lease, pipeline))
+        self._settled.append(
+            (settled.lease, time.time(), settled.verdict, settled.earned_microcredits, settled.reason)
+        )
+        self._changed.set()
+
+    def __contains__(self, lease: str) -> bool:
+        return lease in self._pending
+
+    def get(self, lease: str) -> LeaseEnd | None:
+        """How a lease ended, if the broker has not acknowledged it."""
+        return self._pending.get(lease)
+
+    def note_pipeline(self, lease: str, pipeline: str) -> None:
+        """Remember what a lease runs, for the owner's accounts."""
+        self._pipelines[lease] = pipeline
+        if len(self._pipelines) > _PIPELINES_MAX:  # those that the broker never settled
+            del self._pipelines[next(iter(self._pipelines))]
+
+    def pending(self) -> list[LeaseEnd]:
+        """The ends that the broker has not acknowledged, oldest first."""
+        return list(self._pending.values())
+
+    async def empty(self) -> None:
+        """Wait until everything is acknowledged."""
+        self._emptied.clear()
+        if self._pending:
+            await self._emptied.wait()
+
+    async def keep(self) -> None:
+        """Write what has to be written, until cancelled."""
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(LINGER_S)
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Make everything durable now, what a cancelled flush was writing included."""
+        self._changed.clear()
+        added = [self._pending[lease] for lease in self._unwritten]
+        removed = [lease for lease in self._written if lease not in self._pending]
+        settled, self._settled = self._settled, []
+        ran, self._ran = self._ran, []
+        self._unwritten.clear()
+        self._written.difference_update(removed)
+        self._written.update(end.lease for end in added)
+        if added or removed or settled:
+            writing = self._write_after(self._writing, added, removed, settled, ran)
+            self._writing = asyncio.create_task(writing)
+        if self._writing is not None:
+            await asyncio.shield(self._writing)
+
+    async def _write_after(self, before: asyncio.Task[None] | None, *rows: Iterable[Any]) -> None:
+        """Write in turn: an older row must not replace a newer one."""
+        if before is not None:
+            await before
+        await asyncio.to_thread(self._write, *rows)
+
+    def close(self) -> None:
+        """Close the database. What was not flushed is lost."""
+        self._database.close()
+
+    def _write(
+        self,
+        added: Iterable[LeaseEnd],
+        removed: Iterable[str],
+        settled: Iterable[tuple[object, ...]],
+        ran: Iterable[tuple[str, str]],
+    ) -> None:
+        rows = [(end.lease, msgspec.msgpack.encode(end)) for end in added]
+        with self._database as database:
+            database.executemany("INSERT OR REPLACE INTO lease_end VALUES (?, ?)", rows)
+            database.executemany("DELETE FROM lease_end WHERE lease = ?", [(lease,) for lease in removed])
+            database.executemany("INSERT OR REPLACE INTO settled VALUES (?, ?, ?, ?, ?)", settled)
+            database.executemany("INSERT OR REPLACE INTO lease_pipeline VALUES (?, ?)", ran)
+
+
+def read_pending(path: Path) -> int:
+    """How many ends of leases wait for the broker, read beside a worker that may be running."""
+    row = read_row(path, "SELECT count(*) FROM lease_end", ())
+    return row[0] if row else 0
