@@ -15,8 +15,8 @@ from pathlib import Path
 import aiohttp
 
 from tradepost.content import Cid, parse_cid
-from tradepost.content.fetch import Fetcher
-from tradepost.content.sources import GatewaySource
+from tradepost.content.transfer.fetch import Fetcher
+from tradepost.content.transfer.sources import GatewaySource
 
 
 async def stream(url: str, cid: Cid, size: int) -> None:

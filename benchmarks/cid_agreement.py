@@ -24,10 +24,10 @@ from pathlib import Path
 import numpy as np
 
 from tradepost.content import Cid
-from tradepost.content.car import import_car
-from tradepost.content.directories import add_path
-from tradepost.content.export import export_car
-from tradepost.content.files import CHUNK_BYTES, LINKS_PER_NODE
+from tradepost.content.transfer.car import import_car
+from tradepost.content.transfer.export import export_car
+from tradepost.content.unixfs.directories import add_path
+from tradepost.content.unixfs.files import CHUNK_BYTES, LINKS_PER_NODE
 from tradepost.testing.kubo_daemon import KuboDaemon, find_ipfs
 
 FILE_BYTES_MAX = 50_000_000

@@ -27,13 +27,13 @@ import aiohttp
 from yarl import URL
 
 from tradepost.content import Cid, FolderStore, add_file
-from tradepost.content.fetch import Fetcher
-from tradepost.content.sources import GatewaySource
+from tradepost.content.transfer.fetch import Fetcher
+from tradepost.content.transfer.sources import GatewaySource
 from tradepost.testing.kubo_daemon import KuboDaemon, find_ipfs
 from tradepost_broker.testing import local_broker
 from tradepost_signing.keys import SigningKey
-from tradepost_signing.pipeline_toml import load_pipeline
-from tradepost_signing.publish import publish, sign_pipeline
+from tradepost_signing.publishing.pipeline_toml import load_pipeline
+from tradepost_signing.publishing.publish import publish, sign_pipeline
 from tradepost_signing.testing import ECHO_PIPELINE
 
 BUDGET: Final = 64 << 30

@@ -25,10 +25,10 @@ import onnxruntime
 from wasmtime import Instance, Module, Store
 
 import tradepost_kernels
-from tradepost import kernel_abi
 from tradepost.content import add_bytes
-from tradepost.manifest import KernelStage, Manifest, ModelStage, Stage, TensorSpec
-from tradepost.tensors import TensorDocument, encode
+from tradepost.pipeline import kernel_abi
+from tradepost.pipeline.manifest import KernelStage, Manifest, ModelStage, Stage, TensorSpec
+from tradepost.pipeline.tensors import TensorDocument, encode
 from tradepost_worker.runner.wasm_profile import new_engine
 from tradepost_worker.supervision.runner_process import RunnerProcess
 from tradepost_worker.testing.hostile.protobuf import FLOAT, graph, int64s, model, node, tensor, value

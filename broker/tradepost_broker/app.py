@@ -20,7 +20,7 @@ from typing import Final
 
 from aiohttp import web
 
-from tradepost.durable_files import replace_file
+from tradepost.atomic_files import replace_file
 from tradepost.errors import InvalidSettings
 from tradepost_broker.assembly import Parts, assemble
 from tradepost_broker.engine.engine import TICK_S, Engine, Outcome

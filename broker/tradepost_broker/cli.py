@@ -19,8 +19,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from tradepost.atomic_files import replace_file
 from tradepost.commands.terminal import show
-from tradepost.durable_files import replace_file
 from tradepost.errors import InvalidSettings, InvariantBroken
 from tradepost.money import format_credits, to_credits, to_microcredits
 from tradepost_broker.operator.client import OperatorClient
@@ -180,7 +180,7 @@ def revoke(
     as_json: AsJson = False,
 ) -> None:
     """Enforce a signed revocation list from now on, here and on every worker."""
-    from tradepost_signing.revocation_store import read_revocations
+    from tradepost_signing.policy.revocation_store import read_revocations
 
     signed = read_revocations(path)
     body = NewRevocations(document=signed.document, bundle=signed.bundle)

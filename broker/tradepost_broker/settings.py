@@ -14,9 +14,10 @@ from typing import Annotated, Any, Final, Literal, Self
 import msgspec
 from platformdirs import user_data_path
 
+from tradepost.bounded import Positive
 from tradepost.broker_url import is_loopback
 from tradepost.errors import InsecureTransport, InvalidSettings
-from tradepost.settings_sources import (
+from tradepost.settings_loader import (
     build_settings,
     merge_settings,
     settings_from_environment,
@@ -36,8 +37,6 @@ GUIDE: Final = "docs/broker.md"
 DOCUMENTS_KEPT_S_MIN: Final = 8 * 24 * 3600.0
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
-Bytes = Annotated[int, msgspec.Meta(ge=1, le=1 << 53)]
-Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 53)]
 
 
 def default_data_dir() -> Path:
@@ -59,9 +58,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     tls_cert: Path | None = None
     tls_key: Path | None = None
     revocations_key: Path | None = None
-    content_bytes_max: Bytes = 20 << 30
-    upload_bytes_max: Bytes = 4 << 30
-    document_bytes_max: Bytes = 256 << 20
+    content_bytes_max: Positive = 20 << 30
+    upload_bytes_max: Positive = 4 << 30
+    document_bytes_max: Positive = 256 << 20
     open_jobs_max: Positive = 10_000
     documents_kept_s: Annotated[float, msgspec.Meta(ge=DOCUMENTS_KEPT_S_MIN)] = 14 * 24 * 3600.0
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

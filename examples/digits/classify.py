@@ -13,7 +13,7 @@ from importlib.resources import as_file, files
 from typing import Final
 
 from tradepost import Client
-from tradepost.tensors import TensorDocument, decode
+from tradepost.pipeline.tensors import TensorDocument, decode
 from tradepost.testing import LocalMarket
 
 #: What one digit may cost, in credits, with every replica that its confidence needs.

@@ -23,7 +23,7 @@ from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from tradepost.tensors import TensorDocument, encode
+from tradepost.pipeline.tensors import TensorDocument, encode
 
 DATA: Final = Path(__file__).parents[2] / "sdk" / "tradepost" / "demo" / "data"
 SEED: Final = 0

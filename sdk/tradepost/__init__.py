@@ -15,12 +15,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tradepost.async_client import AsyncClient, AsyncJobHandle
-    from tradepost.client import Client, JobHandle
+    from tradepost.client.async_client import AsyncClient, AsyncJobHandle
+    from tradepost.client.results import Result
+    from tradepost.client.sync_client import Client, JobHandle
     from tradepost.errors import TradepostError
+    from tradepost.pipeline.tensors import TensorDocument
     from tradepost.protocol import Requirements
-    from tradepost.results import Result
-    from tradepost.tensors import TensorDocument
 
 __all__ = [
     "AsyncClient",
@@ -34,13 +34,13 @@ __all__ = [
 ]
 
 _MODULES = {
-    "AsyncClient": "tradepost.async_client",
-    "AsyncJobHandle": "tradepost.async_client",
-    "Client": "tradepost.client",
-    "JobHandle": "tradepost.client",
+    "AsyncClient": "tradepost.client.async_client",
+    "AsyncJobHandle": "tradepost.client.async_client",
+    "Client": "tradepost.client.sync_client",
+    "JobHandle": "tradepost.client.sync_client",
     "Requirements": "tradepost.protocol",
-    "Result": "tradepost.results",
-    "TensorDocument": "tradepost.tensors",
+    "Result": "tradepost.client.results",
+    "TensorDocument": "tradepost.pipeline.tensors",
     "TradepostError": "tradepost.errors",
 }
 

@@ -16,7 +16,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tradepost.durable_files import create_file
+from tradepost.atomic_files import create_file
 from tradepost.errors import InvalidKey, InvalidSignature
 
 _ECDSA = ec.ECDSA(hashes.SHA256())

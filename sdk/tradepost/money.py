@@ -6,8 +6,8 @@ from decimal import Decimal
 from typing import Final
 
 from tradepost.errors import InvalidRequest
-from tradepost.protocol import MICROCREDITS_PER_CREDIT
 
+MICROCREDITS_PER_CREDIT: Final = 1_000_000
 #: The most that one amount may be: integers are exact in every JSON reader up to here.
 MICROCREDITS_MAX: Final = 1 << 53
 

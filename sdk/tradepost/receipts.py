@@ -14,15 +14,13 @@ from typing import Annotated, Final
 import msgspec
 
 from tradepost import identity
-from tradepost.content.cids import Cid, cid_of_block
+from tradepost.bounded import LongCount, Short
+from tradepost.content.ipld.cids import Cid, cid_of_block
 from tradepost.errors import UNDECODABLE, InvalidReceipt, InvalidSignature, TradepostError
-from tradepost.plain_text import Short
 
 FORMAT: Final = "tradepost-receipt/1"
 RECEIPT_BYTES_MAX: Final = 64 << 10
 _DOMAIN: Final = "receipt"
-
-Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class StageReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -34,9 +32,9 @@ class StageReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     stage: Short
     output: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
-    fuel: Count = 0
+    fuel: LongCount = 0
     provider: Short = ""
-    wall_us: Count = 0
+    wall_us: LongCount = 0
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="failed"):
@@ -51,7 +49,7 @@ class Returned(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The pipeline returned an output document with this CID (of the bytes as one file)."""
 
     output: Short
-    output_bytes: Count
+    output_bytes: LongCount
 
 
 class Preempted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="preempted"):
@@ -70,7 +68,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     broker: Short
     job: Short
     lease: Short
-    attempt: Count
+    attempt: LongCount
     worker: Short
     pipeline: Short
     input: Short
@@ -78,7 +76,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     stages: Annotated[tuple[StageReport, ...], msgspec.Meta(max_length=32)]
     engines: Annotated[dict[Short, Short], msgspec.Meta(max_length=16)]
     nonce: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
-    expires_at: Count
+    expires_at: LongCount
 
 
 class SignedReceipt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,24 +1,25 @@
 """Signing and trust: keys and identities, Sigstore bundles, trust policies, revocations, publishing.
 
 A worker needs `TrustPolicy` and `RevocationStore`, a broker `claimed_publishers` and `RevocationList`; the
-rest serves the commands.
+rest serves the commands. The rooms, lowest first: `keys` and `keyless`, `bundles`, `checks`, `policy`,
+`publishing`, `commands`.
 """
 
-from tradepost_signing.bundle import read_bundle, read_bundles, sign_bytes, sign_file
-from tradepost_signing.keyless_signing import KeylessSigner
+from tradepost_signing.bundles.bundle import read_bundle, read_bundles, sign_bytes, sign_file
+from tradepost_signing.checks.publisher import Publisher
+from tradepost_signing.checks.verify import Verified, claimed_publishers, verify_artifact, verify_file
+from tradepost_signing.keyless.identity import SigstoreIdentity
+from tradepost_signing.keyless.signing import KeylessSigner
 from tradepost_signing.keys import PublicKey, SigningKey
-from tradepost_signing.policy_file import add_publisher
-from tradepost_signing.publisher import Publisher
-from tradepost_signing.revocation import RevocationList
-from tradepost_signing.revocation_store import (
+from tradepost_signing.policy.policy_file import add_publisher
+from tradepost_signing.policy.revocation import RevocationList
+from tradepost_signing.policy.revocation_store import (
     RevocationStore,
     SignedRevocations,
     sign_revocations,
     verify_revocations,
 )
-from tradepost_signing.sigstore_identity import SigstoreIdentity
-from tradepost_signing.trust import TrustPolicy
-from tradepost_signing.verify import Verified, claimed_publishers, verify_artifact, verify_file
+from tradepost_signing.policy.trust import TrustPolicy
 
 __all__ = [
     "KeylessSigner",

@@ -20,7 +20,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
-from tradepost.durable_files import create_file
+from tradepost.atomic_files import create_file
 from tradepost.errors import InvalidKey, InvalidSignature
 from tradepost.identity import key_id, key_id_of_digest, public_key_from_der
 

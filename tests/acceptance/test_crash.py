@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tradepost import Client
+from tradepost.pipeline.tensors import decode
 from tradepost.protocol import JobStatus
-from tradepost.tensors import decode
 from tradepost.testing import LocalMarket, WorkerPlan
 
 pytestmark = pytest.mark.acceptance

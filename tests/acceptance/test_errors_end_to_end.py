@@ -29,7 +29,7 @@ from onnx import TensorProto, helper
 from tradepost import Client, Requirements, TensorDocument, TradepostError
 from tradepost.errors import EXIT_CODES, Fault
 from tradepost.money import to_microcredits
-from tradepost.tensors import encode
+from tradepost.pipeline.tensors import encode
 from tradepost.testing import LocalMarket, WorkerPlan
 
 pytestmark = pytest.mark.acceptance

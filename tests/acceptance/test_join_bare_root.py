@@ -27,7 +27,7 @@ from pathlib import Path
 import pytest
 
 from tradepost import Client
-from tradepost.tensors import decode
+from tradepost.pipeline.tensors import decode
 from tradepost.testing import LocalMarket
 from tradepost_worker.supervision.runner_process import RunnerProcess
 

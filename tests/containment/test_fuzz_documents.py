@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import tradepost_kernels
 from mutations import mutated
 from tradepost.errors import InvalidTensorDocument, KernelError, KernelMemoryExceeded, KernelOutOfFuel
-from tradepost.tensors import Tensor, TensorDocument, decode, encode
+from tradepost.pipeline.tensors import Tensor, TensorDocument, decode, encode
 from tradepost_worker.runner.kernel_sandbox import Kernel, Sandbox
 
 NAMES = ("normalize", "topk", "bytes_window", "checksum", "noop")

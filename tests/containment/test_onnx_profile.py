@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tradepost.errors import InvalidModel
-from tradepost.onnx_profile import check_model
+from tradepost.pipeline.onnx_profile import check_model
 from tradepost_worker.runner.inference import Inference
 from tradepost_worker.testing.hostile.model_bytes import disguised, own_format
 from tradepost_worker.testing.hostile.protobuf import (

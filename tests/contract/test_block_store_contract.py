@@ -13,14 +13,14 @@ import pytest
 from multiformats import CID
 
 from tradepost.content import Cid, FolderStore, add_bytes, cid_of_block, read_file
-from tradepost.content.car import encode_header, encode_section, import_car
-from tradepost.content.directories import add_path, list_directory
-from tradepost.content.export import export_car
-from tradepost.content.fetch import Fetcher
-from tradepost.content.files import Get, stream_file
-from tradepost.content.kubo import Kubo
-from tradepost.content.sources import KuboSource
-from tradepost.content.store import PinningStore
+from tradepost.content.storage.store import PinningStore
+from tradepost.content.transfer.car import encode_header, encode_section, import_car
+from tradepost.content.transfer.export import export_car
+from tradepost.content.transfer.fetch import Fetcher
+from tradepost.content.transfer.kubo import Kubo
+from tradepost.content.transfer.sources import KuboSource
+from tradepost.content.unixfs.directories import add_path, list_directory
+from tradepost.content.unixfs.files import Get, stream_file
 from tradepost.errors import ContentMismatch, InvalidCid, TradepostError, UnknownCid
 from tradepost.testing.kubo_daemon import KuboDaemon
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tradepost.content.gateway import CAR_TYPE
+from tradepost.content.transfer.gateway import CAR_TYPE
 from tradepost.testing.kubo_daemon import KuboDaemon
 from tradepost_broker.testing import SamplePipeline, local_broker
 

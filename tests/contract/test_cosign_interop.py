@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from tradepost.errors import InvalidSignature, UntrustedSigner
-from tradepost_signing.bundle import bundle_path, join_bundles, read_bundle, sign_file
+from tradepost_signing.bundles.bundle import bundle_path, join_bundles, read_bundle, sign_file
+from tradepost_signing.checks.verify import verify_file
 from tradepost_signing.keys import PublicKey, SigningKey
-from tradepost_signing.revocation import RevocationDocument
-from tradepost_signing.revocation_store import sign_revocations
-from tradepost_signing.trust import TrustPolicy
-from tradepost_signing.verify import verify_file
+from tradepost_signing.policy.revocation import RevocationDocument
+from tradepost_signing.policy.revocation_store import sign_revocations
+from tradepost_signing.policy.trust import TrustPolicy
 
 COSIGN = os.environ.get("TRADEPOST_COSIGN") or shutil.which("cosign")
 pytestmark = pytest.mark.skipif(

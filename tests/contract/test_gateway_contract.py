@@ -16,11 +16,11 @@ import aiohttp
 import pytest
 
 from tradepost.content import Cid, FolderStore, cid_of_block
-from tradepost.content.car import encode_header, encode_section, import_car
-from tradepost.content.files import CHUNK_BYTES
-from tradepost.content.gateway import CAR_TYPE, RAW_TYPE
-from tradepost.content.kubo import Kubo
-from tradepost.manifest import encode_manifest
+from tradepost.content.transfer.car import encode_header, encode_section, import_car
+from tradepost.content.transfer.gateway import CAR_TYPE, RAW_TYPE
+from tradepost.content.transfer.kubo import Kubo
+from tradepost.content.unixfs.files import CHUNK_BYTES
+from tradepost.pipeline.manifest import encode_manifest
 from tradepost.testing.gateway import Gateway
 from tradepost_broker.testing import SamplePipeline, local_broker
 

@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 
 from tradepost.commands.content import app
 from tradepost.content import Cid, FolderStore, add_bytes
-from tradepost.content.car import import_car
-from tradepost.content.directories import add_path
-from tradepost.content.export import Scope, export_car
-from tradepost.content.extract import extract
-from tradepost.content.fetch import Fetcher
-from tradepost.content.gateway import CAR_CONTENT_TYPE
-from tradepost.content.sources import GatewaySource
+from tradepost.content.transfer.car import import_car
+from tradepost.content.transfer.export import Scope, export_car
+from tradepost.content.transfer.fetch import Fetcher
+from tradepost.content.transfer.gateway import CAR_CONTENT_TYPE
+from tradepost.content.transfer.sources import GatewaySource
+from tradepost.content.unixfs.directories import add_path
+from tradepost.content.unixfs.extract import extract
 from tradepost.testing.kubo_daemon import KuboDaemon
 
 CHUNK = 262_144

@@ -10,11 +10,11 @@ import sys
 import pytest
 
 from tradepost.errors import InvalidSignature, UntrustedSigner
-from tradepost_signing.directory import sign_directory, verify_directory
+from tradepost_signing.checks.signature_directory import sign_directory, verify_directory
+from tradepost_signing.keyless.identity import SigstoreIdentity
 from tradepost_signing.keys import SigningKey
-from tradepost_signing.sigstore_identity import SigstoreIdentity
+from tradepost_signing.policy.trust import TrustPolicy
 from tradepost_signing.testing import FakeSigstore
-from tradepost_signing.trust import TrustPolicy
 
 KEY = SigningKey.generate()
 TRUST = TrustPolicy.of_key(KEY.public_key, name="publisher")

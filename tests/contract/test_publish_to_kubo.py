@@ -14,24 +14,24 @@ import wasmtime
 from typer.testing import CliRunner
 
 import tradepost_kernels
-from tradepost.async_client import AsyncClient
 from tradepost.cli import app
+from tradepost.client.async_client import AsyncClient
 from tradepost.content import Cid, FolderStore, add_bytes
-from tradepost.content.car import import_car
-from tradepost.content.dag_pb import encode_varint
-from tradepost.content.kubo import Kubo
+from tradepost.content.ipld.dag_pb import encode_varint
+from tradepost.content.transfer.car import import_car
+from tradepost.content.transfer.kubo import Kubo
 from tradepost.errors import ContentMismatch, UnknownPipeline
-from tradepost.manifest import decode_manifest
+from tradepost.pipeline.manifest import decode_manifest
 from tradepost.protocol import Deliver, PipelineView
 from tradepost.testing.kubo_daemon import KuboDaemon
 from tradepost_broker.testing import local_broker
-from tradepost_signing.artifacts import Artifact
-from tradepost_signing.bundle import sign_bytes
+from tradepost_signing.bundles.bundle import sign_bytes
 from tradepost_signing.keys import SigningKey
-from tradepost_signing.kubo_publish import publish_to_kubo
-from tradepost_signing.publish import SignedPipeline
+from tradepost_signing.policy.trust import TrustPolicy
+from tradepost_signing.publishing.artifacts import Artifact
+from tradepost_signing.publishing.kubo_publish import publish_to_kubo
+from tradepost_signing.publishing.publish import SignedPipeline
 from tradepost_signing.testing import ECHO_PIPELINE
-from tradepost_signing.trust import TrustPolicy
 from tradepost_worker.settings import FILE_NAME, save_settings
 from tradepost_worker.testing.lent_device import NOOP, lent_device
 from tradepost_worker.testing.samples import sample_input

@@ -6,9 +6,9 @@ import pytest
 
 from tradepost.content import Cid, add_bytes, read_file
 from tradepost.errors import BrokerUnavailable, KernelTrap, LeaseTimeout, QuotaExceeded, RunnerFailed
+from tradepost.pipeline.tensors import decode
 from tradepost.protocol import Deliver, GiveBackReason
 from tradepost.receipts import Failed, Returned, verify_receipt
-from tradepost.tensors import decode
 from tradepost_worker.runner.pipeline_run import PipelineRun
 from tradepost_worker.testing.agent_bench import NOOP, REPORT, AgentBench
 from tradepost_worker.testing.samples import sample_input

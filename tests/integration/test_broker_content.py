@@ -8,7 +8,7 @@ import pytest
 
 from tradepost.content import Cid, add_bytes, parse_cid, read_file, verify_block
 from tradepost.errors import UnknownCid
-from tradepost.manifest import decode_manifest
+from tradepost.pipeline.manifest import decode_manifest
 from tradepost.protocol import Grant, PipelineView
 from tradepost_broker.reporting.views import PipelineSummary
 from tradepost_broker.testing import LocalBroker, SamplePipeline, local_broker, sample_input

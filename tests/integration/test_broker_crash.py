@@ -16,10 +16,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from tradepost.async_client import AsyncClient
 from tradepost.broker_url import raise_for_problem
+from tradepost.client.async_client import AsyncClient
+from tradepost.client.results import Result
 from tradepost.errors import BrokerUnavailable
-from tradepost.results import Result
 from tradepost_broker.access.credentials import load_or_create_operator_token
 from tradepost_broker.market.ledger import Kind
 from tradepost_broker.market.model.entities import Account, Job, Transfer

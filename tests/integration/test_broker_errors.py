@@ -40,9 +40,9 @@ from tradepost.errors import (
     UntrustedPipeline,
     WorkerLost,
 )
-from tradepost.manifest import Limits
+from tradepost.pipeline.manifest import Limits
+from tradepost.pipeline.tensors import TensorDocument, encode
 from tradepost.protocol import INLINE_BYTES_MAX, GiveBack, GiveBackReason, Grant, JobStatus, Requirements
-from tradepost.tensors import TensorDocument, encode
 from tradepost_broker.content.uploads import BLOCK_BYTES_MIN
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.reporting.views import AccountView

@@ -16,8 +16,8 @@ import pytest
 
 from tradepost.broker_url import raise_for_problem
 from tradepost.content import Cid, add_bytes, cid_of_block, read_file
-from tradepost.content.car import encode_header, encode_section, import_car
-from tradepost.content.gateway import CAR_CONTENT_TYPE, CAR_TYPE, RAW_TYPE
+from tradepost.content.transfer.car import encode_header, encode_section, import_car
+from tradepost.content.transfer.gateway import CAR_CONTENT_TYPE, CAR_TYPE, RAW_TYPE
 from tradepost.errors import (
     ContentMismatch,
     ContentTooLarge,
@@ -27,7 +27,7 @@ from tradepost.errors import (
     Unauthorized,
     UnknownCid,
 )
-from tradepost.manifest import encode_manifest
+from tradepost.pipeline.manifest import encode_manifest
 from tradepost_broker.content.uploads import BLOCK_BYTES_MIN
 from tradepost_broker.reporting.views import ImportedCar
 from tradepost_broker.testing import LocalBroker, SamplePipeline, local_broker

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from tradepost.async_client import AsyncClient
+from tradepost.client.async_client import AsyncClient
 from tradepost.content import add_bytes
 from tradepost.errors import (
     DeadlineExceeded,
@@ -23,7 +23,8 @@ from tradepost.errors import (
     QuotaExceeded,
     UnknownJob,
 )
-from tradepost.manifest import Limits
+from tradepost.pipeline.manifest import Limits
+from tradepost.pipeline.tensors import TensorDocument, decode, encode
 from tradepost.protocol import (
     INLINE_BYTES_MAX,
     Acknowledged,
@@ -41,7 +42,6 @@ from tradepost.protocol import (
     client_codec,
 )
 from tradepost.receipts import Failed, Returned, verify_receipt
-from tradepost.tensors import TensorDocument, decode, encode
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.reporting.views import AccountView, Explanation
 from tradepost_broker.testing import (

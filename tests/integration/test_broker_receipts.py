@@ -14,7 +14,7 @@ from tradepost.errors import (
     QuotaExceeded,
 )
 from tradepost.identity import Identity
-from tradepost.manifest import Limits
+from tradepost.pipeline.manifest import Limits
 from tradepost.protocol import (
     Acknowledged,
     Deliver,

@@ -20,16 +20,16 @@ from tradepost.errors import (
     TradepostError,
     Unauthorized,
 )
-from tradepost.manifest import encode_manifest
+from tradepost.pipeline.manifest import encode_manifest
 from tradepost.protocol import Grant, JobStatus, PublishRequest, Revocations
 from tradepost_broker.cli import app
 from tradepost_broker.operator.messages import EnforcedRevocations, NewRevocations
 from tradepost_broker.testing import LocalBroker, SamplePipeline, local_broker
-from tradepost_signing.bundle import join_bundles, sign_bytes
+from tradepost_signing.bundles.bundle import join_bundles, sign_bytes
+from tradepost_signing.keyless.identity import SigstoreIdentity
 from tradepost_signing.keys import SigningKey
-from tradepost_signing.revocation import RevocationDocument, RevokedIdentity
-from tradepost_signing.revocation_store import SignedRevocations, sign_revocations, write_revocations
-from tradepost_signing.sigstore_identity import SigstoreIdentity
+from tradepost_signing.policy.revocation import RevocationDocument, RevokedIdentity
+from tradepost_signing.policy.revocation_store import SignedRevocations, sign_revocations, write_revocations
 from tradepost_signing.testing import FakeSigstore
 
 OPERATOR = SigningKey.generate()

@@ -17,8 +17,8 @@ from yarl import URL
 from tradepost import AsyncClient
 from tradepost.broker_url import raise_for_problem
 from tradepost.content import Cid, add_bytes, cid_of_block
-from tradepost.content.car import encode_header, encode_section
-from tradepost.content.gateway import CAR_TYPE
+from tradepost.content.transfer.car import encode_header, encode_section
+from tradepost.content.transfer.gateway import CAR_TYPE
 from tradepost.errors import BrokerUnavailable, InvalidRequest, QuotaExceeded
 from tradepost.protocol import Grant
 from tradepost_broker.testing import LocalBroker, SamplePipeline, echo, local_broker, sample_input

@@ -16,10 +16,10 @@ from tradepost_broker.storage.shell_records import Delivery
 from tradepost_broker.storage.store import Reader
 from tradepost_broker.storage.verify_books import verify_books
 from tradepost_broker.testing import LocalBroker, local_broker
-from tradepost_signing.bundle import sign_bytes
+from tradepost_signing.bundles.bundle import sign_bytes
+from tradepost_signing.checks.publisher import Publisher
 from tradepost_signing.keys import SigningKey
-from tradepost_signing.policy_file import add_publisher
-from tradepost_signing.publisher import Publisher
+from tradepost_signing.policy.policy_file import add_publisher
 from tradepost_worker.assembly import worker_from_settings
 from tradepost_worker.device.owner_command import Mode, OwnersWord, OwnersWordFile
 from tradepost_worker.leases.earnings import read_earnings, read_earnings_by_pipeline

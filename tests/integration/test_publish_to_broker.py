@@ -13,8 +13,8 @@ from tradepost.errors import ContentTooLarge, QuotaExceeded, Unauthorized, Unkno
 from tradepost.protocol import PipelineView
 from tradepost_broker.testing import LocalBroker, local_broker
 from tradepost_signing.keys import SigningKey
-from tradepost_signing.pipeline_toml import load_pipeline
-from tradepost_signing.publish import SignedPipeline, Uploaded, publish, sign_pipeline
+from tradepost_signing.publishing.pipeline_toml import load_pipeline
+from tradepost_signing.publishing.publish import SignedPipeline, Uploaded, publish, sign_pipeline
 from tradepost_signing.testing import ECHO_PIPELINE
 
 QUOTA = 3_000_000

@@ -16,8 +16,8 @@ from wasmtime import wat2wasm
 
 import tradepost_kernels
 from tradepost.errors import InvalidKernel, InvalidTensorDocument, LeaseTimeout, RunnerFailed
+from tradepost.pipeline.tensors import decode
 from tradepost.receipts import StageReport
-from tradepost.tensors import decode
 from tradepost_worker.runner.kernel_sandbox import Sandbox
 from tradepost_worker.supervision import idle_watch, runner_process
 from tradepost_worker.supervision.runner_process import RunnerInterrupted, RunnerProcess

@@ -29,10 +29,10 @@ from tradepost.errors import (
     TradepostError,
 )
 from tradepost.identity import Identity
+from tradepost.pipeline.tensors import decode
 from tradepost.protocol import Deliver, GiveBack, GiveBackReason, Settled
-from tradepost.tensors import decode
+from tradepost_signing.keyless.identity import SigstoreIdentity
 from tradepost_signing.keys import SigningKey
-from tradepost_signing.sigstore_identity import SigstoreIdentity
 from tradepost_worker.assembly import worker_from_settings
 from tradepost_worker.cli import app
 from tradepost_worker.settings import load_settings

@@ -15,16 +15,16 @@ from aiohttp import web
 
 import tradepost_kernels
 from tradepost.content import FolderStore
-from tradepost.content.dag_pb import encode_varint
-from tradepost.content.fetch import Fetcher, FetchLimits
+from tradepost.content.ipld.dag_pb import encode_varint
+from tradepost.content.transfer.fetch import Fetcher, FetchLimits
 from tradepost.protocol import JobStatus, PublishRequest
 from tradepost.testing.gateway import Gateway
 from tradepost_broker.testing import LocalBroker, local_broker
 from tradepost_broker.web.gateway import GatewayEndpoints
-from tradepost_signing.bundle import sign_bytes
+from tradepost_signing.bundles.bundle import sign_bytes
+from tradepost_signing.checks.publisher import Publisher
 from tradepost_signing.keys import SigningKey
-from tradepost_signing.policy_file import add_publisher
-from tradepost_signing.publisher import Publisher
+from tradepost_signing.policy.policy_file import add_publisher
 from tradepost_worker.assembly import worker_from_settings
 from tradepost_worker.link.joining import join
 from tradepost_worker.link.network_rate import NetworkRate

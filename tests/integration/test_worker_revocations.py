@@ -13,8 +13,8 @@ import pytest
 from tradepost.errors import InvalidRevocations, ProtocolError
 from tradepost.protocol import Deliver, GiveBack, GiveBackReason, Revocations
 from tradepost_signing.keys import SigningKey
-from tradepost_signing.revocation import RevocationDocument
-from tradepost_signing.revocation_store import SignedRevocations, sign_revocations
+from tradepost_signing.policy.revocation import RevocationDocument
+from tradepost_signing.policy.revocation_store import SignedRevocations, sign_revocations
 from tradepost_worker.link.joining import join
 from tradepost_worker.state import StateFolder
 from tradepost_worker.testing.lent_device import (

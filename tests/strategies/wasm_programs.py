@@ -19,8 +19,8 @@ import numpy as np
 from hypothesis import strategies as st
 from wasmtime import wat2wasm
 
-from tradepost.kernel_abi import ALLOWED_IMPORTS, WASI_MODULE
-from tradepost.tensors import TensorDocument, encode
+from tradepost.pipeline.kernel_abi import ALLOWED_IMPORTS, WASI_MODULE
+from tradepost.pipeline.tensors import TensorDocument, encode
 from wasm_operators import DIVISIONS, LOADS, OPERATORS, STORES, TRUNCATIONS
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tradepost_kernels
-from tradepost.tensors import Tensor, TensorDocument, decode, encode
+from tradepost.pipeline.tensors import Tensor, TensorDocument, decode, encode
 from tradepost_worker.runner.kernel_sandbox import Kernel, KernelRun, Sandbox
 
 RunBytes = Callable[[str, bytes], KernelRun]

@@ -9,7 +9,7 @@ from importlib.resources import files
 import msgspec
 
 from tradepost.errors import ContentMismatch, InvalidKernel
-from tradepost.kernel_abi import KernelForm
+from tradepost.pipeline.kernel_abi import KernelForm
 
 
 class KernelInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -14,8 +14,8 @@ import aiohttp
 
 from tradepost.broker_url import parse_broker_url
 from tradepost.content import FolderStore
-from tradepost.content.fetch import Fetcher
-from tradepost.content.sources import GatewaySource
+from tradepost.content.transfer.fetch import Fetcher
+from tradepost.content.transfer.sources import GatewaySource
 from tradepost.protocol import Offer
 from tradepost_worker.device.governor import Governor
 from tradepost_worker.device.limits import Limits

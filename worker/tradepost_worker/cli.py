@@ -11,11 +11,11 @@ from typing import Annotated
 
 import typer
 
+from tradepost_signing.checks.publisher import Publisher
+from tradepost_signing.keyless.identity import SigstoreIdentity
 from tradepost_signing.keys import PublicKey
-from tradepost_signing.policy_file import add_publisher
-from tradepost_signing.publisher import Publisher
-from tradepost_signing.sigstore_identity import SigstoreIdentity
-from tradepost_signing.trust import TrustPolicy
+from tradepost_signing.policy.policy_file import add_publisher
+from tradepost_signing.policy.trust import TrustPolicy
 from tradepost_worker.assembly import Decorate, worker_from_settings
 from tradepost_worker.commands.device import add_device_commands
 from tradepost_worker.commands.join_report import gather_facts

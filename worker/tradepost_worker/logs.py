@@ -7,7 +7,7 @@ import logging
 import sys
 from typing import Final
 
-from tradepost.plain_text import plain
+from tradepost.untrusted_text import plain
 
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 

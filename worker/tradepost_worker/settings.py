@@ -19,10 +19,10 @@ import msgspec
 import platformdirs
 import psutil
 
-from tradepost.content.sources import parse_gateway_url
+from tradepost.content.transfer.sources import parse_gateway_url
 from tradepost.errors import InvalidRequest, InvalidSettings
 from tradepost.money import to_microcredits
-from tradepost.settings_sources import (
+from tradepost.settings_loader import (
     Tree,
     build_settings,
     merge_settings,

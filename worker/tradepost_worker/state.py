@@ -22,7 +22,7 @@ from pathlib import Path
 
 import msgspec
 
-from tradepost.durable_files import replace_file
+from tradepost.atomic_files import replace_file
 from tradepost.errors import UNDECODABLE, Fault, InvalidSettings, TradepostError
 from tradepost.identity import Identity
 from tradepost_worker.device.governor import Decision, Readings

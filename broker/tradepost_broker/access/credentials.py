@@ -10,7 +10,7 @@ import hmac
 import secrets
 from pathlib import Path
 
-from tradepost.durable_files import create_file
+from tradepost.atomic_files import create_file
 from tradepost.errors import InvalidSettings, Unauthorized
 from tradepost_broker.storage.shell_records import ApiKey
 from tradepost_broker.storage.store import Store

@@ -17,8 +17,8 @@ from tradepost_broker.engine.engine import Engine
 from tradepost_broker.engine.work import EventWork
 from tradepost_broker.market.model.events import RevocationsIssued
 from tradepost_signing.keys import PublicKey
-from tradepost_signing.revocation import RevocationDocument
-from tradepost_signing.revocation_store import RevocationStore, SignedRevocations
+from tradepost_signing.policy.revocation import RevocationDocument
+from tradepost_signing.policy.revocation_store import RevocationStore, SignedRevocations
 
 #: The file in the data folder that holds the newest list.
 FILE_NAME: Final = "revocations.json"

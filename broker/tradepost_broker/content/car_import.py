@@ -11,7 +11,7 @@ from collections.abc import AsyncIterable, Awaitable, Callable
 from typing import Final
 
 from tradepost.content import Cid
-from tradepost.content.car import CarDecoder, Imported
+from tradepost.content.transfer.car import CarDecoder, Imported
 from tradepost.errors import InvalidCar
 
 _BLOCKS_AT_ONCE: Final = 16

@@ -18,7 +18,7 @@ from tradepost.errors import (
     UnknownCid,
     UnknownPipeline,
 )
-from tradepost.manifest import KernelStage, Manifest, ModelStage, Tolerance, decode_manifest
+from tradepost.pipeline.manifest import KernelStage, Manifest, ModelStage, Tolerance, decode_manifest
 from tradepost.protocol import PipelineView, PublishRequest
 from tradepost_broker.content.uploads import Uploads
 from tradepost_broker.engine.engine import Engine
@@ -28,7 +28,7 @@ from tradepost_broker.market.model.events import PipelinePublished
 from tradepost_broker.storage.rows import CODECS
 from tradepost_broker.storage.shell_records import Publication
 from tradepost_broker.storage.store import Store
-from tradepost_signing.verify import claimed_publishers
+from tradepost_signing.checks.verify import claimed_publishers
 
 #: Pipelines that one account may publish.
 PIPELINES_MAX: Final = 1_000

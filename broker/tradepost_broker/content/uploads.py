@@ -16,8 +16,8 @@ from typing import Final
 from sqlalchemy import case, func, select
 
 from tradepost.content import Cid, FolderStore, codec_of, parse_cid, read_file, verify_block
-from tradepost.content.files import FILE_BLOCKS_MAX, stream_file
-from tradepost.content.unixfs import decode_file_node
+from tradepost.content.unixfs.files import FILE_BLOCKS_MAX, stream_file
+from tradepost.content.unixfs.nodes import decode_file_node
 from tradepost.errors import ContentMismatch, InvalidCid, InvariantBroken, QuotaExceeded, UnknownCid
 from tradepost_broker.engine.engine import Engine
 from tradepost_broker.engine.work import Drop, Keep

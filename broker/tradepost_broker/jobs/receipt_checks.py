@@ -18,7 +18,8 @@ from tradepost.errors import (
     StageFailure,
     TradepostError,
 )
-from tradepost.manifest import Manifest, Tolerance
+from tradepost.pipeline.manifest import Manifest, Tolerance
+from tradepost.pipeline.tensors import decode
 from tradepost.protocol import Deliver, GiveBack, GiveBackReason
 from tradepost.receipts import (
     Failed,
@@ -29,7 +30,6 @@ from tradepost.receipts import (
     SignedReceipt,
     verify_receipt,
 )
-from tradepost.tensors import decode
 from tradepost_broker.content.catalog import Catalog, loosest_tolerance
 from tradepost_broker.content.uploads import Uploads
 from tradepost_broker.engine.engine import Moment

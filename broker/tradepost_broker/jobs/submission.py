@@ -16,8 +16,8 @@ import msgspec
 
 from tradepost.content import add_bytes
 from tradepost.errors import InlineInputTooLarge, InvalidRequest, TradepostError
+from tradepost.pipeline.tensors import decode
 from tradepost.protocol import INLINE_BYTES_MAX, JobRequest
-from tradepost.tensors import decode
 from tradepost_broker.content.catalog import Catalog
 from tradepost_broker.content.uploads import Uploads
 from tradepost_broker.engine.engine import Moment, Outcome

@@ -42,7 +42,7 @@ from tradepost_broker.market.model.events import (
 from tradepost_broker.market.model.job_states import FINAL
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.state.market_state import LIVE
-from tradepost_signing.revocation import RevocationDocument
+from tradepost_signing.policy.revocation import RevocationDocument
 
 GIBIBYTE = 1 << 30
 

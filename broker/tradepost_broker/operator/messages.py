@@ -6,8 +6,8 @@ from typing import Annotated
 
 import msgspec
 
-from tradepost.plain_text import Short
-from tradepost.protocol import Count, DeviceHealth, Microcredits
+from tradepost.bounded import Count, Microcredits, Positive, Short
+from tradepost.protocol import DeviceHealth
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
 
@@ -35,7 +35,7 @@ class Funding(_Body, frozen=True, kw_only=True):
     """POST /v1/admin/fund: credits from the treasury, once for each `transfer` id."""
 
     account: Name
-    amount_microcredits: Annotated[int, msgspec.Meta(ge=1, le=1 << 53)]
+    amount_microcredits: Positive
     transfer: Short = ""
 
 

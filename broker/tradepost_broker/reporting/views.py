@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from tradepost.protocol import INLINE_BYTES_MAX, Count, JobView, Microcredits
+from tradepost.bounded import Count, Microcredits
+from tradepost.protocol import INLINE_BYTES_MAX, JobView
 from tradepost_broker.market.model.entities import Job
 from tradepost_broker.storage.shell_records import Delivery
 from tradepost_reputation.dashboard import EvidenceView, LeaseView

@@ -20,6 +20,7 @@ from tradepost.broker_url import raise_for_problem
 from tradepost.content import Cid, add_bytes, parse_cid, read_file
 from tradepost.errors import ProtocolError, RunnerFailed, TradepostError
 from tradepost.identity import Identity
+from tradepost.pipeline.tensors import TensorDocument, decode, encode
 from tradepost.protocol import (
     INLINE_BYTES_MAX,
     MESSAGE_BYTES_MAX,
@@ -53,7 +54,6 @@ from tradepost.receipts import (
     document_hash,
     sign_receipt,
 )
-from tradepost.tensors import TensorDocument, decode, encode
 
 F = TypeVar("F")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tradepost.content import Cid, add_bytes, cid_of_block
-from tradepost.manifest import (
+from tradepost.pipeline.manifest import (
     KernelStage,
     Limits,
     Manifest,
@@ -16,8 +16,8 @@ from tradepost.manifest import (
     WorkUnits,
     encode_manifest,
 )
+from tradepost.pipeline.tensors import TensorDocument, encode
 from tradepost.protocol import PublishRequest
-from tradepost.tensors import TensorDocument, encode
 from tradepost_signing import SigningKey, sign_bytes
 
 

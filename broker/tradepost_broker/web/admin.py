@@ -37,7 +37,7 @@ from tradepost_broker.storage.shell_records import ApiKey
 from tradepost_broker.storage.store import Store
 from tradepost_broker.streams.sessions import Sessions
 from tradepost_broker.web.endpoints import Access, Endpoint, read_body, reply
-from tradepost_signing.revocation_store import SignedRevocations
+from tradepost_signing.policy.revocation_store import SignedRevocations
 
 JOBS_SHOWN_MAX: Final = 1_000
 

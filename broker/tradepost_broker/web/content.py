@@ -9,7 +9,7 @@ from typing import Final
 from aiohttp import web
 
 from tradepost.content import Cid, parse_cid
-from tradepost.content.gateway import CAR_TYPE
+from tradepost.content.transfer.gateway import CAR_TYPE
 from tradepost.errors import ContentTooLarge, InvalidRequest, LeaseGone, Unauthorized, UnknownCid
 from tradepost_broker.content.car_import import import_pieces
 from tradepost_broker.content.catalog import Catalog

@@ -11,9 +11,9 @@ from typing import Final
 
 from aiohttp import web
 
-from tradepost.content.cids import Cid
-from tradepost.content.export import export_car
-from tradepost.content.gateway import (
+from tradepost.content.ipld.cids import Cid
+from tradepost.content.transfer.export import export_car
+from tradepost.content.transfer.gateway import (
     RAW_TYPE,
     GatewayRequest,
     is_unchanged,
@@ -22,7 +22,7 @@ from tradepost.content.gateway import (
     read_request,
     wanted_range,
 )
-from tradepost.content.paths import resolve
+from tradepost.content.unixfs.paths import resolve
 from tradepost.errors import UnknownCid
 from tradepost_broker.content.uploads import Uploads
 from tradepost_broker.web.caller_limits import AtOnce

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from tradepost.protocol import Microcredits
+from tradepost.bounded import Microcredits
 
 
 class _View(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,21 +17,21 @@ from platformdirs import user_data_path
 
 from tradepost.commands.terminal import progress_bar, show
 from tradepost.content import Cid, FolderStore, parse_cid
-from tradepost.content.car import import_car
-from tradepost.content.directories import add_path, list_directory
-from tradepost.content.export import export_car
-from tradepost.content.extract import extract
-from tradepost.content.fetch import Fetcher, Progress
-from tradepost.content.kubo import Kubo
-from tradepost.content.paths import resolve, split_path
-from tradepost.content.sources import GatewaySource, KuboSource, Source
+from tradepost.content.transfer.car import import_car
+from tradepost.content.transfer.export import export_car
+from tradepost.content.transfer.fetch import Fetcher, Progress
+from tradepost.content.transfer.kubo import Kubo
+from tradepost.content.transfer.sources import GatewaySource, KuboSource, Source
+from tradepost.content.unixfs.directories import add_path, list_directory
+from tradepost.content.unixfs.extract import extract
+from tradepost.content.unixfs.paths import resolve, split_path
 from tradepost.errors import (
     ContentMismatch,
     InvalidSettings,
     UnknownCid,
     UnreadableContent,
 )
-from tradepost.plain_text import plain
+from tradepost.untrusted_text import plain
 
 BYTES_MAX: Final = 10 << 30
 STDOUT: Final = "-"

@@ -7,10 +7,10 @@ from typing import Annotated
 import msgspec
 import typer
 
-from tradepost.client import Client
+from tradepost.client.sync_client import Client
 from tradepost.commands.submit import ApiKey, Url
-from tradepost.manifest import KernelStage, decode_manifest
 from tradepost.money import format_credits
+from tradepost.pipeline.manifest import KernelStage, decode_manifest
 
 app = typer.Typer(help="Look at jobs and at what pipelines take.", no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -9,11 +9,11 @@ import msgspec
 import numpy as np
 import typer
 
-from tradepost.client import Client
+from tradepost.client.results import Result
+from tradepost.client.sync_client import Client
 from tradepost.errors import InvalidInput
+from tradepost.pipeline.tensors import TensorDocument
 from tradepost.protocol import Requirements
-from tradepost.results import Result
-from tradepost.tensors import TensorDocument
 
 Url = Annotated[
     str | None, typer.Option("--broker", envvar="TRADEPOST_URL", help="The broker's URL.", show_default=False)

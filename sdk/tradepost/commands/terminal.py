@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from tradepost.plain_text import plain_lines
+from tradepost.untrusted_text import plain_lines
 
 
 def show(value: Any, text: str, *, as_json: bool) -> None:

@@ -1,20 +1,13 @@
 """Content: bytes addressed by CID, as IPFS addresses them.
 
-`cids`, `files` and `directories` compute addresses, `store` keeps blocks, `fetch` gets them from sources that
-are not believed, `car` and `gateway` speak with the rest of IPFS, `kubo` with its daemon.
+The rooms, lowest first: `ipld` (blocks and their links), `storage` (the block store), `unixfs` (files and
+directories), `transfer` (sources, fetching, CARs, the gateway, Kubo).
 """
 
-from tradepost.content.cids import (
-    BLOCK_BYTES_MAX,
-    Cid,
-    cid_of_block,
-    codec_of,
-    parse_cid,
-    verify_block,
-)
-from tradepost.content.directories import add_path
-from tradepost.content.files import add_bytes, add_file, add_stream, read_file
-from tradepost.content.store import BlockReader, BlockStore, FolderStore, PinningStore
+from tradepost.content.ipld.cids import BLOCK_BYTES_MAX, Cid, cid_of_block, codec_of, parse_cid, verify_block
+from tradepost.content.storage.store import BlockReader, BlockStore, FolderStore, PinningStore
+from tradepost.content.unixfs.directories import add_path
+from tradepost.content.unixfs.files import add_bytes, add_file, add_stream, read_file
 
 __all__ = [
     "BLOCK_BYTES_MAX",

@@ -12,13 +12,13 @@ from typing import Any, Final
 import aiohttp
 import numpy as np
 
-from tradepost.async_client import AsyncClient
 from tradepost.broker_url import raise_for_problem
+from tradepost.client.async_client import AsyncClient
+from tradepost.client.results import Result
 from tradepost.demo.report import Report, WorkerReport, percentile_ms
 from tradepost.errors import TradepostError
-from tradepost.local_market import LocalMarket, RunningWorker, WorkerPlan
-from tradepost.results import Result
-from tradepost.tensors import TensorDocument, decode
+from tradepost.pipeline.tensors import TensorDocument, decode
+from tradepost.testing.local_market import LocalMarket, RunningWorker, WorkerPlan
 
 #: What the submitter offers for one digit, in credits, and how sure it wants to be.
 MAX_PRICE: Final = "0.02"

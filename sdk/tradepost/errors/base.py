@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from tradepost.errors.problem import Problem
-from tradepost.plain_text import plain_lines
+from tradepost.untrusted_text import plain_lines
 
 
 class Fault(StrEnum):

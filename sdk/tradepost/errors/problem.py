@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from tradepost.plain_text import plain, plain_lines
+from tradepost.untrusted_text import plain, plain_lines
 
 _CHARS_MAX: Final = {"code": 64, "title": 2000, "detail": 2000, "fault": 64, "stage": 64}
 _HINT_CHARS_MAX: Final = 2000

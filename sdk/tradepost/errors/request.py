@@ -18,7 +18,7 @@ class InvalidTensorDocument(TradepostError):
 
     fault = Fault.SUBMITTER
     status = 400
-    default_hint = "Write it with `tradepost.tensors.encode`, or with the safetensors package."
+    default_hint = "Write it with `tradepost.pipeline.tensors.encode`, or with the safetensors package."
 
 
 class InvalidInput(TradepostError):

@@ -1,5 +1,5 @@
 """What users and our own tests test with: a real market on this machine, in separate processes."""
 
-from tradepost.local_market import LocalMarket, RunningWorker, WorkerPlan
+from tradepost.testing.local_market import LocalMarket, RunningWorker, WorkerPlan
 
 __all__ = ["LocalMarket", "RunningWorker", "WorkerPlan"]

@@ -15,6 +15,7 @@ from aiohttp import WSMsgType, web
 from tradepost.content import Cid, add_bytes, read_file
 from tradepost.errors import JobCancelled, TradepostError, Unauthorized
 from tradepost.identity import Identity
+from tradepost.pipeline.tensors import TensorDocument, decode, encode
 from tradepost.protocol import (
     CancelJob,
     Finished,
@@ -30,7 +31,6 @@ from tradepost.protocol import (
     broker_codec_for_clients,
 )
 from tradepost.receipts import Receipt, Returned, sign_receipt
-from tradepost.tensors import TensorDocument, decode, encode
 
 API_KEY = "fake-key"
 PRICE_MICROCREDITS = 1000

@@ -8,8 +8,8 @@ from contextlib import aclosing, asynccontextmanager
 from aiohttp import web
 
 from tradepost.content import BlockReader, Cid
-from tradepost.content.export import export_car
-from tradepost.content.gateway import (
+from tradepost.content.transfer.export import export_car
+from tradepost.content.transfer.gateway import (
     GatewayRequest,
     is_unchanged,
     only_if_cached,
@@ -17,7 +17,7 @@ from tradepost.content.gateway import (
     read_request,
     wanted_range,
 )
-from tradepost.content.paths import resolve
+from tradepost.content.unixfs.paths import resolve
 from tradepost.errors import RangeNotSatisfiable, TradepostError, UnknownCid
 
 

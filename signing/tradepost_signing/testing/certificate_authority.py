@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from tradepost_signing.sigstore_identity import SigstoreIdentity
+from tradepost_signing.keyless.identity import SigstoreIdentity
 
 VALID_FOR: Final = timedelta(minutes=10)
 

@@ -24,8 +24,8 @@ from sigstore.oidc import IdentityToken
 from sigstore.sign import SigningContext
 from sigstore_models.trustroot.v1 import TrustedRoot as TrustedRootModel
 
-from tradepost_signing.keyless_signing import KeylessSigner
-from tradepost_signing.sigstore_identity import SigstoreIdentity
+from tradepost_signing.keyless.identity import SigstoreIdentity
+from tradepost_signing.keyless.signing import KeylessSigner
 from tradepost_signing.testing.certificate_authority import CertificateAuthority
 from tradepost_signing.testing.transparency_log import TransparencyLog
 

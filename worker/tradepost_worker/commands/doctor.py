@@ -24,8 +24,8 @@ import psutil
 
 from tradepost.broker_url import parse_broker_url
 from tradepost.errors import InvalidSettings, InvalidTrustPolicy, TradepostError
-from tradepost.manifest import Provider
-from tradepost_signing.trust import TrustPolicy
+from tradepost.pipeline.manifest import Provider
+from tradepost_signing.policy.trust import TrustPolicy
 from tradepost_worker.commands import service
 from tradepost_worker.device.sensors import not_enforceable
 from tradepost_worker.link.broker_api import BrokerApi

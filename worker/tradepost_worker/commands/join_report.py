@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from tradepost.money import format_credits
-from tradepost_signing.trust import TrustPolicy
+from tradepost_signing.policy.trust import TrustPolicy
 from tradepost_worker.commands.report import look
 from tradepost_worker.commands.status import limits_in_force
 from tradepost_worker.device.sensors import not_enforceable

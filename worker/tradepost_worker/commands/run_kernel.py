@@ -15,10 +15,10 @@ import tradepost_kernels
 from tradepost.commands.submit import read_inputs
 from tradepost.content import add_bytes
 from tradepost.errors import InvalidInput, InvalidKernel, InvalidTensorDocument, KernelTrap
-from tradepost.kernel_abi import check_interface
-from tradepost.plain_text import plain_lines
-from tradepost.tensors import TensorDocument, decode, encode
-from tradepost.wasm_module import read_interface
+from tradepost.pipeline.kernel_abi import check_interface
+from tradepost.pipeline.tensors import TensorDocument, decode, encode
+from tradepost.pipeline.wasm_module import read_interface
+from tradepost.untrusted_text import plain_lines
 from tradepost_worker.runner.kernel_sandbox import KernelRun, Sandbox
 
 _FUEL = 1_000_000_000

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from tradepost.money import format_credits
-from tradepost_signing.trust import TrustPolicy
+from tradepost_signing.policy.trust import TrustPolicy
 from tradepost_worker.device import limits
 from tradepost_worker.device.governor import Cause
 from tradepost_worker.device.owner_command import Mode, OwnersWord, OwnersWordFile

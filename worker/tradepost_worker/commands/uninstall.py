@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from tradepost.durable_files import ASIDE_PREFIX
+from tradepost.atomic_files import ASIDE_PREFIX
 from tradepost.errors import InvalidSettings
 from tradepost_worker.leases.outbox import read_pending
 from tradepost_worker.settings import default_state_dir

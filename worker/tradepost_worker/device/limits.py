@@ -11,10 +11,9 @@ from typing import Annotated, Final
 
 import msgspec
 
+from tradepost.bounded import Count, Positive
 from tradepost.errors import InvalidSettings
 
-Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 53)]
-Whole = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 Percent = Annotated[int, msgspec.Meta(ge=0, le=100)]
 Cores = Annotated[int, msgspec.Meta(ge=1, le=4096)]
 
@@ -32,11 +31,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cores_max: Cores = 4096
     nice: Annotated[int, msgspec.Meta(ge=0, le=19)] = 10
     memory_bytes_max: Positive
-    memory_free_bytes_min: Whole = 256 << 20
+    memory_free_bytes_min: Count = 256 << 20
     cache_bytes_max: Positive = 8 << 30
-    compiled_bytes_max: Whole = 256 << 20
-    disk_free_bytes_min: Whole = 1 << 30
-    network_bytes_per_s_max: Whole = 0
+    compiled_bytes_max: Count = 256 << 20
+    disk_free_bytes_min: Count = 1 << 30
+    network_bytes_per_s_max: Count = 0
     gpu_percent: Percent = 100
     hours: str = ""
     mains_only: bool = True

@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from tradepost.durable_files import replace_file
+from tradepost.atomic_files import replace_file
 from tradepost.errors import UNDECODABLE, InvalidSettings
 
 _UNITS_S: Final = (86_400, 3_600, 60, 1)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from tradepost.content import Cid
-from tradepost.content.fetch import Progress
+from tradepost.content.transfer.fetch import Progress
 
 INTERVAL_S: Final = 5.0
 

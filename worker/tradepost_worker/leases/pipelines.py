@@ -18,13 +18,13 @@ from typing import Any, Final
 import msgspec
 
 from tradepost.content import Cid, codec_of, parse_cid, verify_block
-from tradepost.content.fetch import Fetcher
+from tradepost.content.transfer.fetch import Fetcher
 from tradepost.errors import InvalidPipeline, NoEligibleWorker, Revoked, TradepostError
-from tradepost.manifest import KernelStage, Manifest, Stage, decode_manifest
+from tradepost.pipeline.manifest import KernelStage, Manifest, Stage, decode_manifest
 from tradepost.protocol import PipelineView
-from tradepost_signing.publisher import Publisher
-from tradepost_signing.revocation import RevocationList
-from tradepost_signing.trust import TrustPolicy
+from tradepost_signing.checks.publisher import Publisher
+from tradepost_signing.policy.revocation import RevocationList
+from tradepost_signing.policy.trust import TrustPolicy
 from tradepost_worker.leases.fetch_log import FetchLog
 from tradepost_worker.link.broker_api import BrokerApi
 

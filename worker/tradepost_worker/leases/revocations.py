@@ -12,7 +12,7 @@ from collections.abc import Callable
 from tradepost.errors import InvalidRevocations, TradepostError
 from tradepost.protocol import Revocations
 from tradepost_signing.keys import PublicKey
-from tradepost_signing.revocation_store import RevocationStore, SignedRevocations
+from tradepost_signing.policy.revocation_store import RevocationStore, SignedRevocations
 from tradepost_worker.leases.held_leases import Leases
 from tradepost_worker.leases.pipelines import PipelineLibrary
 from tradepost_worker.state import Membership, StateFolder

@@ -15,7 +15,7 @@ from yarl import URL
 from tradepost.broker_url import raise_for_problem, raise_unavailable
 from tradepost.content import BLOCK_BYTES_MAX, Cid, verify_block
 from tradepost.errors import UNDECODABLE, BrokerUnavailable, ContentTooLarge, ProtocolError
-from tradepost.manifest import MANIFEST_BYTES_MAX
+from tradepost.pipeline.manifest import MANIFEST_BYTES_MAX
 from tradepost.protocol import MESSAGE_BYTES_MAX, JoinReply, JoinRequest, PipelineView
 from tradepost_worker.link.network_rate import NetworkRate
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from typing import Annotated
 
 import msgspec
 
+from tradepost.bounded import Microcredits
 from tradepost.errors import TradepostError
 from tradepost_worker.link.broker_api import BrokerApi
 
 _ANSWER_S_MAX = 3.0
-_Money = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,10 +19,10 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     standing: str
     score: float
     accepted: int
-    stake_microcredits: _Money
-    held_microcredits: _Money
-    earned_microcredits: _Money
-    slashed_microcredits: _Money
+    stake_microcredits: Microcredits
+    held_microcredits: Microcredits
+    earned_microcredits: Microcredits
+    slashed_microcredits: Microcredits
 
 
 class _Candidate(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,8 +35,8 @@ class _Lease(msgspec.Struct, frozen=True, kw_only=True):
     worker: str
     state: str
     granted_at: float
-    price_microcredits: _Money
-    paid_microcredits: _Money
+    price_microcredits: Microcredits
+    paid_microcredits: Microcredits
     candidates: tuple[_Candidate, ...]
 
 

@@ -19,8 +19,8 @@ from typing import Final
 from wasmtime import Caller, FuncType, Linker, Memory, Store, ValType
 
 from tradepost.errors import KernelTrap
-from tradepost.kernel_abi import ALLOWED_IMPORTS, MEMORY, WASI_MODULE
-from tradepost.wasm_module import Signature
+from tradepost.pipeline.kernel_abi import ALLOWED_IMPORTS, MEMORY, WASI_MODULE
+from tradepost.pipeline.wasm_module import Signature
 
 #: What a host call costs, in fuel: about the time that Wasm code takes for as much.
 CALL_FUEL: Final = 10_000

@@ -19,9 +19,9 @@ from tradepost.errors import (
     StageFailure,
     TradepostError,
 )
-from tradepost.manifest import INPUT, KernelStage, Manifest, ModelStage, Stage, split_reference
+from tradepost.pipeline.manifest import INPUT, KernelStage, Manifest, ModelStage, Stage, split_reference
+from tradepost.pipeline.tensors import Tensor, TensorDocument, decode, encode
 from tradepost.receipts import StageReport, document_hash
-from tradepost.tensors import Tensor, TensorDocument, decode, encode
 from tradepost_worker.runner.inference import Inference, Model
 from tradepost_worker.runner.kernel_sandbox import Kernel, Sandbox
 from tradepost_worker.runner.messages import COMPILED_BYTES_MAX

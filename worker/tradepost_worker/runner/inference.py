@@ -16,9 +16,9 @@ from typing import Any, Final
 import numpy as np
 
 from tradepost.errors import InvalidModel, LeaseTimeout, ModelFailure, NoEligibleWorker, PipelineTooCostly
-from tradepost.manifest import ConditionalOperator
-from tradepost.onnx_profile import ELEMENTS_MAX, check_model
-from tradepost.tensors import Tensor
+from tradepost.pipeline.manifest import ConditionalOperator
+from tradepost.pipeline.onnx_profile import ELEMENTS_MAX, check_model
+from tradepost.pipeline.tensors import Tensor
 from tradepost_worker.runner.probe_model import PROBE_MODEL
 from tradepost_worker.runner.run_deadline import RunDeadline
 

@@ -20,7 +20,6 @@ from typing import Final
 
 from wasmtime import InstancePre, Linker, Module, Store, Trap, TrapCode, WasmtimeError
 
-from tradepost import kernel_abi
 from tradepost.errors import (
     InvalidKernel,
     KernelError,
@@ -32,8 +31,9 @@ from tradepost.errors import (
     SandboxUnavailable,
     TradepostError,
 )
-from tradepost.kernel_abi import KernelForm
-from tradepost.wasm_module import read_interface
+from tradepost.pipeline import kernel_abi
+from tradepost.pipeline.kernel_abi import KernelForm
+from tradepost.pipeline.wasm_module import read_interface
 from tradepost_worker.runner.deterministic_wasi import (
     FuelSpent,
     GuestMemory,

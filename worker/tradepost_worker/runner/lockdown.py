@@ -28,7 +28,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from tradepost.plain_text import Short
+from tradepost.bounded import Short
 from tradepost_worker.runner import seccomp_filter
 
 _DESCRIPTORS_MAX: Final = 32

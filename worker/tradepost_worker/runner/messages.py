@@ -13,10 +13,10 @@ from typing import Annotated, Final
 
 import msgspec
 
+from tradepost.bounded import LongCount, Short
 from tradepost.errors import UNDECODABLE, Problem, RunnerFailed
-from tradepost.manifest import STAGES_MAX, Manifest
-from tradepost.plain_text import Short
-from tradepost.receipts import Count, StageReport
+from tradepost.pipeline.manifest import STAGES_MAX, Manifest
+from tradepost.receipts import StageReport
 from tradepost_worker.runner.lockdown import Isolation
 from tradepost_worker.runner.pipeline_run import PipelineRun
 
@@ -74,7 +74,7 @@ class Ran(_Message, frozen=True, kw_only=True, tag="ran"):
     """The pipeline ended; `wall_us` is how long it took."""
 
     run: PipelineRun
-    wall_us: Count
+    wall_us: LongCount
 
 
 class Refused(_Message, frozen=True, kw_only=True, tag="refused"):

@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 
 from tradepost.errors import Problem
-from tradepost.manifest import STAGES_MAX
+from tradepost.pipeline.manifest import STAGES_MAX
 from tradepost.receipts import StageReport
 
 

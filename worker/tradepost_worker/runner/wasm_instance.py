@@ -14,7 +14,7 @@ from wasmtime import InstancePre, Memory, Module, Store, WasmtimeError
 from wasmtime import _ffi as ffi
 from wasmtime._func import enter_wasm
 
-from tradepost.kernel_abi import FUNCTIONS, MEMORY
+from tradepost.pipeline.kernel_abi import FUNCTIONS, MEMORY
 
 
 class WasmInstance:

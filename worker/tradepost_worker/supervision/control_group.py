@@ -22,7 +22,7 @@ import msgspec
 import psutil
 
 from tradepost.errors import SandboxUnavailable
-from tradepost.manifest import STAGES_MAX
+from tradepost.pipeline.manifest import STAGES_MAX
 from tradepost_worker.runner.lockdown import Isolation
 
 LAYER: Final = "cgroup"

@@ -10,8 +10,8 @@ from typing import Final
 
 import numpy as np
 
-from tradepost.content.dag_pb import bytes_field as _bytes
-from tradepost.content.dag_pb import varint_field as _number
+from tradepost.content.ipld.dag_pb import bytes_field as _bytes
+from tradepost.content.ipld.dag_pb import varint_field as _number
 
 #: Rows and columns of every matrix, and how many products there are. One run is 2 * LAYERS * DIMENSION^3
 #: floating point operations: 2.1 * 10^8.

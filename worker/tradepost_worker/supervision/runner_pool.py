@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from tradepost.errors import Problem, RunnerFailed, StageFailure, TradepostError
-from tradepost.manifest import KernelStage, Manifest
+from tradepost.pipeline.manifest import KernelStage, Manifest
 from tradepost.receipts import StageReport
 from tradepost_worker.runner.pipeline_run import PipelineRun
 from tradepost_worker.supervision.compile_cache import CompileCache

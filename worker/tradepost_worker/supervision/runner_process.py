@@ -36,9 +36,9 @@ from tradepost.errors import (
     StageFailure,
     TradepostError,
 )
-from tradepost.manifest import Manifest
-from tradepost.plain_text import plain
+from tradepost.pipeline.manifest import Manifest
 from tradepost.receipts import StageReport
+from tradepost.untrusted_text import plain
 from tradepost_worker.runner.messages import (
     COMPILED_BYTES_MAX,
     FromRunner,

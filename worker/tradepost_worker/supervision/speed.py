@@ -19,11 +19,11 @@ import msgspec
 import numpy as np
 
 import tradepost_kernels
+from tradepost.atomic_files import replace_file
 from tradepost.content import add_bytes
-from tradepost.durable_files import replace_file
 from tradepost.errors import UNDECODABLE, RunnerFailed
-from tradepost.manifest import KernelStage, Limits, Manifest, ModelStage, Provider, Stage, TensorSpec
-from tradepost.tensors import Tensor, TensorDocument, encode
+from tradepost.pipeline.manifest import KernelStage, Limits, Manifest, ModelStage, Provider, Stage, TensorSpec
+from tradepost.pipeline.tensors import Tensor, TensorDocument, encode
 from tradepost_worker.runner.messages import Ran, Ready
 from tradepost_worker.supervision.reference_model import DIMENSION, LAYERS, reference_model
 from tradepost_worker.supervision.runner_process import RunnerProcess

@@ -16,13 +16,13 @@ from yarl import URL
 
 import tradepost_kernels
 from tradepost.content import FolderStore
-from tradepost.content.fetch import Fetcher
-from tradepost.content.sources import GatewaySource
+from tradepost.content.transfer.fetch import Fetcher
+from tradepost.content.transfer.sources import GatewaySource
 from tradepost.identity import Identity
 from tradepost.protocol import Capabilities, Deliver, GiveBack, Offer, Revocations
 from tradepost.receipts import StageReport
-from tradepost_signing.policy_file import add_publisher
-from tradepost_signing.publisher import Publisher
+from tradepost_signing.checks.publisher import Publisher
+from tradepost_signing.policy.policy_file import add_publisher
 from tradepost_worker.leases.agent import Agent
 from tradepost_worker.leases.held_leases import Leases
 from tradepost_worker.leases.lease_executor import LeaseWork, PipelineRunner

@@ -17,9 +17,9 @@ import numpy as np
 
 from tradepost.cli import report
 from tradepost.errors import TradepostError
-from tradepost.manifest import INPUT, KernelStage, Manifest, split_reference
+from tradepost.pipeline.manifest import INPUT, KernelStage, Manifest, split_reference
+from tradepost.pipeline.tensors import Tensor, TensorDocument, decode, encode
 from tradepost.receipts import document_hash
-from tradepost.tensors import Tensor, TensorDocument, decode, encode
 from tradepost_worker.cli import create_app
 from tradepost_worker.leases.lease_executor import PipelineRunner
 from tradepost_worker.runner.pipeline_run import PipelineRun

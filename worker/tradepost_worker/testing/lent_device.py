@@ -15,8 +15,8 @@ from wasmtime import wat2wasm
 
 import tradepost_kernels
 from tradepost.protocol import Grant
-from tradepost_signing.policy_file import add_publisher
-from tradepost_signing.publisher import Publisher
+from tradepost_signing.checks.publisher import Publisher
+from tradepost_signing.policy.policy_file import add_publisher
 from tradepost_worker.assembly import worker_from_settings
 from tradepost_worker.cli import app
 from tradepost_worker.device.owner_command import Mode, OwnersWord, OwnersWordFile

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from tradepost.content import Cid, add_bytes, cid_of_block
-from tradepost.manifest import (
+from tradepost.pipeline.manifest import (
     INPUT,
     KernelStage,
     Limits,
@@ -19,9 +19,9 @@ from tradepost.manifest import (
     TensorSpec,
     encode_manifest,
 )
+from tradepost.pipeline.tensors import TensorDocument, encode
 from tradepost.protocol import PipelineView
-from tradepost.tensors import TensorDocument, encode
-from tradepost_signing.bundle import sign_bytes
+from tradepost_signing.bundles.bundle import sign_bytes
 from tradepost_signing.keys import SigningKey
 from tradepost_worker.runner.probe_model import PROBE_MODEL
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from tradepost.errors import IdempotencyConflict, InvalidRequest, UnknownJob, UnknownPipeline
-from tradepost.manifest import WorkUnits
+from tradepost.pipeline.manifest import WorkUnits
 from tradepost_broker.market.model.entities import Job, Pipeline
 from tradepost_broker.market.model.events import (
     Funded,

@@ -12,7 +12,7 @@ import msgspec
 from tradepost.errors import Problem
 from tradepost.protocol import GiveBackReason, Offer, Requirements
 from tradepost_broker.market.model.entities import Pipeline, Record
-from tradepost_signing.revocation import RevocationDocument
+from tradepost_signing.policy.revocation import RevocationDocument
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,6 +1,6 @@
 """What leases are paid: posted from the job's reservation, held, and then the worker's own, or taken back.
 
-A lease is paid once, for its result or for the stages that were done when its owner broke it off (`stage_pay`
+A lease is paid once, for its result or for the stages that were done when its owner broke it off (`partial_pay`
 says how much). Whoever is paid, or is not, is told why.
 """
 

@@ -14,7 +14,7 @@ from tradepost_broker.market.model.job_states import FINAL
 from tradepost_broker.market.settling import settlement
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.worker_state import WorkerState
-from tradepost_signing.revocation import RevocationList
+from tradepost_signing.policy.revocation import RevocationList
 
 
 def enforce(state: MarketState, event: RevocationsIssued) -> None:

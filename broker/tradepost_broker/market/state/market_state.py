@@ -36,7 +36,7 @@ from tradepost_broker.market.state.job_queue import WaitingRoom
 from tradepost_broker.market.state.offer_book import Need, OfferBook
 from tradepost_broker.market.state.timers import Agenda, Purpose
 from tradepost_broker.market.state.worker_state import WorkerState
-from tradepost_signing.revocation import RevocationList
+from tradepost_signing.policy.revocation import RevocationList
 
 
 class Submission(NamedTuple):

@@ -3,7 +3,7 @@
 Results that agree form a group. A group's credibility follows from the records of the workers in it and of
 those who disagree (`tradepost_reputation.credibility`); it is accepted at the job's confidence. A
 disagreement is settled by a reference run where an auditor can make one, else by more replicas. The rules are
-in `docs/verification.md`; this module only decides, `leasing` and `settlement` act.
+in `docs/verification.md`; this module only decides, `advance_job` and `settlement` act.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tradepost.manifest import Tolerance
-from tradepost.tensors import Tensor, TensorDocument, dtype_name
+from tradepost.pipeline.manifest import Tolerance
+from tradepost.pipeline.tensors import Tensor, TensorDocument, dtype_name
 from tradepost_reputation import credibility_of_groups, log_odds
 from tradepost_reputation.credibility import ENOUGH
 

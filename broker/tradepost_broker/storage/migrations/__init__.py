@@ -1,1 +1,1 @@
-"""The schema's history, newest last. `tests/unit/test_broker_schema.py` holds it equal to `tables`."""
+"""The schema's history, newest last. `tests/unit/broker/test_schema.py` holds it equal to `tables`."""

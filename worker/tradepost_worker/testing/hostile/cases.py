@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tradepost.content import add_bytes
-from tradepost.manifest import (
+from tradepost.pipeline.manifest import (
     ConditionalOperator,
     KernelStage,
     Limits,

@@ -6,7 +6,7 @@ from typing import Final
 
 from wasmtime import wat2wasm
 
-from tradepost.kernel_abi import ALLOWED_IMPORTS
+from tradepost.pipeline.kernel_abi import ALLOWED_IMPORTS
 
 #: Gives the input back as the output.
 ECHO: Final = """(i64.or (i64.shl (i64.extend_i32_u (local.get $at)) (i64.const 32))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final
 
-from tradepost.kernel_abi import ALLOWED_IMPORTS
+from tradepost.pipeline.kernel_abi import ALLOWED_IMPORTS
 from tradepost_worker.runner.wasm_profile import new_engine
 from tradepost_worker.testing.hostile.cases import (
     INVALID_KERNEL,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tradepost.content.dag_pb import encode_varint
+from tradepost.content.ipld.dag_pb import encode_varint
 
 FLOAT: Final = 1
 INT32: Final = 6

@@ -10,7 +10,7 @@ from typing import Final
 import psutil
 
 from tradepost.errors import TradepostError
-from tradepost.manifest import Manifest
+from tradepost.pipeline.manifest import Manifest
 from tradepost_worker.runner.messages import Ran
 from tradepost_worker.supervision.runner_pool import RunnerPool
 from tradepost_worker.supervision.runner_process import OnStages, RunnerProcess

@@ -1,0 +1,25 @@
+"""Bounded types for what strangers send: no number and no text is larger than the code behind it can take.
+
+Every message, manifest and setting uses these. JSON numbers are exact up to 2^53 (RFC 8259, section 6).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 53)]
+#: Fuel and nanoseconds, which a long run counts beyond 2^53; the limit is that of a signed 64-bit column.
+LongCount = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+#: Money. One credit is 1,000,000 microcredits.
+Microcredits = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+CidText = Annotated[str, msgspec.Meta(max_length=64)]
+#: A name or an id: none needs a control character, a line separator, or what turns the reading direction.
+Short = Annotated[
+    str,
+    msgspec.Meta(
+        max_length=256, pattern=r"^[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]*\Z"
+    ),
+]

@@ -1,0 +1,1 @@
+"""The SDK: futures over untrusted devices, asynchronous inside with one thin synchronous wrapper."""

@@ -1,0 +1,4 @@
+"""The embedded block store: a folder of blocks within a byte budget.
+
+Imports `ipld`.
+"""

@@ -1,0 +1,252 @@
+"""The pipeline manifest: what runs, on what, within which limits. Its CID is the pipeline's identity.
+
+A manifest is one DAG-CBOR block whose kernels and models are IPLD links, so pinning it pins the pipeline and
+signing it signs every artifact in it. Decoding is strict: an unknown field, another version or a second
+encoding of the same manifest is refused. Publishers write `pipeline.toml`; see `docs/pipelines.md`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
+
+import dag_cbor
+import msgspec
+from multiformats import CID
+
+from tradepost.bounded import CidText, Count, Positive
+from tradepost.content.ipld.cids import Cid, cid_from_bytes, cid_of_block, cid_to_bytes, parse_cid
+from tradepost.errors import InvalidCid, InvalidInput, InvalidPipeline
+from tradepost.pipeline.tensors import TensorDocument, dtype_name
+
+FORMAT: Final = "tradepost-pipeline/1"
+MANIFEST_BYTES_MAX: Final = 256 << 10
+STAGES_MAX: Final = 32
+
+#: The name of the pipeline's own input in a reference such as `input.image`.
+INPUT: Final = "input"
+
+Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]{0,63}\Z")]
+TensorName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.:/-]{0,127}\Z")]
+Text = Annotated[str, msgspec.Meta(max_length=4096)]
+Ratio = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+Provider = Literal["cpu", "cuda", "tensorrt", "rocm", "openvino", "coreml", "directml"]
+#: ONNX operators that run a part of the graph depending on data: once, many times, or not at all.
+ConditionalOperator = Literal["If", "Loop", "Scan"]
+
+
+# What the DAG-CBOR and multiformats readers raise on hostile bytes, as fuzzing found.
+_UNREADABLE: Final = (
+    dag_cbor.decoding.err.CBORDecodingError,
+    ValueError,
+    TypeError,
+    LookupError,
+    OverflowError,
+    RecursionError,
+)
+
+
+class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One part of a manifest: immutable, nothing unknown accepted. (`kw_only` is not inherited.)"""
+
+
+class TensorSpec(_Part, frozen=True, kw_only=True):
+    """A tensor's dtype (safetensors name, `U8`) and shape, in which `None` is any length."""
+
+    dtype: Annotated[str, msgspec.Meta(pattern=r"^[A-Z0-9]{2,4}\Z")]
+    shape: Annotated[tuple[Annotated[int, msgspec.Meta(ge=0)] | None, ...], msgspec.Meta(max_length=8)]
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{', '.join('?' if size is None else str(size) for size in self.shape)}]"
+
+    def admits(self, dtype: str, shape: tuple[int, ...]) -> bool:
+        """Whether a tensor of this dtype and shape fits."""
+        return (
+            dtype == self.dtype
+            and len(shape) == len(self.shape)
+            and all(want in (None, have) for want, have in zip(self.shape, shape, strict=True))
+        )
+
+
+class Tolerance(_Part, frozen=True, kw_only=True):
+    """Two results agree where `|a - b| <= atol + rtol * |b|`, `b` being the reference."""
+
+    atol: Ratio = 1e-5
+    rtol: Ratio = 1e-4
+
+
+class KernelStage(_Part, frozen=True, kw_only=True, tag_field="kind", tag="kernel"):
+    """A Wasm kernel. It receives a document of `inputs` with `metadata`, and must return `outputs`.
+
+    `inputs` maps the kernel's tensor names to references, `stage.tensor` or `input.tensor`.
+    `fuel` is in wasmtime's fuel units (about one per instruction); `memory_bytes` bounds linear memory.
+    """
+
+    name: Name
+    artifact: CidText
+    inputs: Annotated[dict[TensorName, TensorName], msgspec.Meta(min_length=1, max_length=64)]
+    outputs: Annotated[tuple[TensorName, ...], msgspec.Meta(min_length=1, max_length=64)]
+    metadata: Annotated[
+        dict[TensorName, Annotated[str, msgspec.Meta(max_length=64 << 10)]], msgspec.Meta(max_length=64)
+    ] = {}
+    fuel: Positive = 1_000_000_000
+    memory_bytes: Annotated[int, msgspec.Meta(ge=1 << 16, le=1 << 32)] = 64 << 20
+
+
+class ModelStage(_Part, frozen=True, kw_only=True, tag_field="kind", tag="model"):
+    """An ONNX model. `inputs` maps its graph inputs to references; `outputs` are its graph outputs.
+
+    `providers` are the execution providers it may run on, best first. `memory_bytes` bounds the runner's
+    whole address space while it is loaded. `conditional_operators` are those that its graph may hold.
+    """
+
+    name: Name
+    artifact: CidText
+    inputs: Annotated[dict[TensorName, TensorName], msgspec.Meta(min_length=1, max_length=64)]
+    outputs: Annotated[tuple[TensorName, ...], msgspec.Meta(min_length=1, max_length=64)]
+    providers: Annotated[tuple[Provider, ...], msgspec.Meta(min_length=1, max_length=7)] = ("cpu",)
+    tolerance: Tolerance = Tolerance()
+    memory_bytes: Annotated[int, msgspec.Meta(ge=1 << 20, le=1 << 40)] = 1 << 30
+    conditional_operators: Annotated[tuple[ConditionalOperator, ...], msgspec.Meta(max_length=3)] = ()
+
+
+Stage = KernelStage | ModelStage
+
+
+class WorkUnits(_Part, frozen=True, kw_only=True):
+    """What a job on this pipeline is paid by: `base`, plus `per_mebibyte` for each MiB of input begun."""
+
+    base: Positive = 1
+    per_mebibyte: Count = 0
+
+    def count(self, input_bytes: int) -> int:
+        """The work units of a job whose input document has this many bytes."""
+        return self.base + self.per_mebibyte * -(-input_bytes // (1 << 20))
+
+
+class Limits(_Part, frozen=True, kw_only=True):
+    """Bounds of one run: wall clock on the worker, and the sizes of the input and output documents."""
+
+    wall_ms: Annotated[int, msgspec.Meta(ge=1, le=24 * 3600 * 1000)] = 30_000
+    input_bytes: Positive = 64 << 20
+    output_bytes: Positive = 64 << 20
+
+
+class Manifest(_Part, frozen=True, kw_only=True):
+    """A pipeline: a DAG of stages in an order that runs, between declared inputs and outputs."""
+
+    format: Literal["tradepost-pipeline/1"] = FORMAT
+    name: Name
+    version: Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z.+-]{1,64}\Z")]
+    description: Text = ""
+    inputs: Annotated[dict[TensorName, TensorSpec], msgspec.Meta(min_length=1, max_length=64)]
+    stages: Annotated[tuple[Stage, ...], msgspec.Meta(min_length=1, max_length=STAGES_MAX)]
+    outputs: Annotated[dict[TensorName, TensorName], msgspec.Meta(min_length=1, max_length=64)]
+    work_units: WorkUnits = WorkUnits()
+    limits: Limits = Limits()
+
+    def artifacts(self) -> list[Cid]:
+        """The CIDs of every kernel and model, each once, in stage order."""
+        return list(dict.fromkeys(Cid(stage.artifact) for stage in self.stages))
+
+    def check_input(self, document: TensorDocument, *, document_bytes: int) -> None:
+        """Raise `InvalidInput` unless `document` is what this pipeline declares."""
+        if document_bytes > self.limits.input_bytes:
+            raise InvalidInput(f"{document_bytes:,} bytes; {self.name} takes {self.limits.input_bytes:,}")
+        for name, spec in self.inputs.items():
+            if name not in document.tensors:
+                raise InvalidInput(f"tensor {name!r} is missing; {self.name} needs it as {spec}")
+            tensor = document.tensors[name]
+            if not spec.admits(dtype_name(tensor), tensor.shape):
+                raise InvalidInput(
+                    f"tensor {name!r} is {dtype_name(tensor)}{list(tensor.shape)}; {self.name} needs {spec}"
+                )
+        if unknown := sorted(set(document.tensors) - set(self.inputs)):
+            raise InvalidInput(f"tensors {unknown} are not inputs of {self.name}")
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The manifest's DAG-CBOR block."""
+    # Through JSON, whose arrays come back as the lists that the DAG-CBOR writer wants.
+    tree = msgspec.json.decode(msgspec.json.encode(manifest))
+    for stage in tree["stages"]:
+        stage["artifact"] = CID.decode(cid_to_bytes(stage["artifact"]))
+        # Left out where there are none: most models have none, and their manifests need not know of it.
+        if not stage.get("conditional_operators"):
+            stage.pop("conditional_operators", None)
+    block: bytes = dag_cbor.encode(tree)
+    return block
+
+
+def manifest_cid(manifest: Manifest) -> Cid:
+    """The pipeline's identity."""
+    return cid_of_block(encode_manifest(manifest), "dag-cbor")
+
+
+def decode_manifest(block: bytes) -> Manifest:
+    """The manifest in a DAG-CBOR block. Raises `InvalidPipeline` unless it is valid and canonical."""
+    if len(block) > MANIFEST_BYTES_MAX:
+        raise InvalidPipeline(f"the manifest has {len(block):,} bytes; the limit is {MANIFEST_BYTES_MAX:,}")
+    try:
+        tree: Any = dag_cbor.decode(block)
+        for stage in tree["stages"]:
+            stage["artifact"] = cid_from_bytes(bytes(stage["artifact"]))
+        manifest = msgspec.convert(tree, Manifest)
+    except msgspec.ValidationError as error:
+        raise InvalidPipeline(f"the manifest does not fit its schema: {error}") from None
+    except InvalidCid as error:
+        raise InvalidPipeline(f"a stage's artifact: {error}") from None
+    except _UNREADABLE as error:
+        raise InvalidPipeline(f"the manifest is not readable DAG-CBOR: {error}") from None
+    if encode_manifest(manifest) != block:
+        raise InvalidPipeline("the manifest is not in canonical form")
+    check_connections(manifest)
+    return manifest
+
+
+def check_connections(manifest: Manifest) -> None:
+    """Raise `InvalidPipeline`, naming the stage and the mend, unless every reference has a source.
+
+    A stage may refer to the pipeline's input and to stages before it, so there are no cycles.
+    """
+    available: dict[str, tuple[str, ...]] = {INPUT: tuple(manifest.inputs)}
+    for stage in manifest.stages:
+        try:
+            parse_cid(stage.artifact)
+        except InvalidCid as error:
+            raise InvalidPipeline(str(error), stage=stage.name) from None
+        if stage.name in available:
+            raise InvalidPipeline(f"the name {stage.name!r} is taken; rename the stage", stage=stage.name)
+        if duplicates := {name for name in stage.outputs if stage.outputs.count(name) > 1}:
+            raise InvalidPipeline(f"outputs {sorted(duplicates)} are named twice", stage=stage.name)
+        for tensor, reference in stage.inputs.items():
+            _resolve(reference, available, what=f"its input {tensor!r}", stage=stage.name)
+        available[stage.name] = stage.outputs
+    for tensor, reference in manifest.outputs.items():
+        _resolve(reference, available, what=f"the pipeline's output {tensor!r}", stage=None)
+
+
+def split_reference(reference: str) -> tuple[str, str]:
+    """`stage.tensor` as its two parts; the tensor's name may itself contain dots."""
+    stage, _, tensor = reference.partition(".")
+    return stage, tensor
+
+
+def _resolve(
+    reference: str, available: Mapping[str, tuple[str, ...]], *, what: str, stage: str | None
+) -> None:
+    source, tensor = split_reference(reference)
+    if not re.fullmatch(r"[a-z][a-z0-9_-]*", source) or not tensor:
+        raise InvalidPipeline(
+            f"{what} refers to {reference!r}; write stage.tensor or input.tensor", stage=stage
+        )
+    if source not in available:
+        known = ", ".join(available)
+        raise InvalidPipeline(
+            f"{what} refers to {source!r}, which is not before it (there: {known})", stage=stage
+        )
+    if tensor not in available[source]:
+        known = ", ".join(available[source])
+        raise InvalidPipeline(f"{what} refers to {tensor!r} of {source!r}, which has: {known}", stage=stage)

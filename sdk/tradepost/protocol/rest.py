@@ -1,0 +1,117 @@
+"""REST bodies under `/v1`, as JSON; streams carry some of them too."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+
+from tradepost.bounded import CidText, Count, Microcredits, Positive, Short
+from tradepost.errors import Problem
+from tradepost.protocol.message import Inline, Message
+from tradepost.receipts import SignedReceipt
+
+
+class Requirements(Message, frozen=True, kw_only=True):
+    """What a job asks of a worker beyond its pipeline. Empty asks nothing.
+
+    `isolation` names what the worker's sandbox must have achieved, for example `seccomp`.
+    """
+
+    memory_bytes: Count = 0
+    isolation: Annotated[tuple[Short, ...], msgspec.Meta(max_length=8)] = ()
+
+
+class JobStatus(StrEnum):
+    """Where a job is. The transitions are in `tradepost_broker.market.model.job_states`."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    ACCEPTED = "accepted"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class JobRequest(Message, frozen=True, kw_only=True):
+    """One job. Exactly one of `input` (inline) and `input_cid` is given.
+
+    `confidence` is the least probability with which the accepted result must be right. `patience_s` is how
+    long the job may wait while no standing offer at all could take it. Raises nothing itself; the broker
+    validates.
+    """
+
+    pipeline: CidText
+    input: Inline | None = None
+    input_cid: CidText | None = None
+    max_price_microcredits: Positive
+    confidence: Annotated[float, msgspec.Meta(ge=0.5, le=0.999999)] = 0.95
+    deadline_s: Annotated[float, msgspec.Meta(gt=0, le=7 * 24 * 3600)] = 300.0
+    patience_s: Annotated[float, msgspec.Meta(ge=0, le=7 * 24 * 3600)] = 5.0
+    requirements: Requirements = Requirements()
+    idempotency_key: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+
+
+class Verification(Message, frozen=True, kw_only=True):
+    """Why a result was accepted: who agreed, who did not, and the credibility that was reached."""
+
+    credibility: float
+    agreed: tuple[Short, ...] = ()
+    disagreed: tuple[Short, ...] = ()
+
+
+class JobView(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """A job as its submitter sees it. `output` is inline where it is small enough, else by `output_cid`."""
+
+    job: Short
+    status: JobStatus
+    pipeline: CidText
+    submitted_at: float
+    finished_at: float | None = None
+    price_microcredits: Microcredits = 0
+    output: bytes | None = None
+    output_cid: CidText | None = None
+    receipts: tuple[SignedReceipt, ...] = ()
+    verification: Verification | None = None
+    problem: Problem | None = None
+
+
+class JoinRequest(Message, frozen=True, kw_only=True):
+    """POST /v1/workers: a device asks to join. The signature is in the domain `join` over the token."""
+
+    token: Short
+    public_key: Annotated[bytes, msgspec.Meta(max_length=256)]
+    signature: Annotated[bytes, msgspec.Meta(max_length=256)]
+    device: Short
+
+
+class JoinReply(Message, frozen=True, kw_only=True):
+    """The device is a worker now. `broker` is the broker's key id, which the token also names.
+
+    `revocations_key` is the public key (PEM) of the operator who may revoke, which the worker keeps; empty
+    where nobody may.
+    """
+
+    worker: Short
+    owner: Short
+    broker: Short
+    stake_microcredits: Microcredits
+    revocations_key: Annotated[str, msgspec.Meta(max_length=1024)] = ""
+
+
+class PublishRequest(Message, frozen=True, kw_only=True):
+    """POST /v1/pipelines: a manifest block, its blocks uploaded, and who signed it.
+
+    `bundle` holds the Sigstore bundles (JSON) over the block, one to eight, each on a line.
+    """
+
+    manifest: Annotated[bytes, msgspec.Meta(max_length=256 << 10)]
+    bundle: Annotated[str, msgspec.Meta(max_length=64 << 10)]
+
+
+class PipelineView(Message, frozen=True, kw_only=True):
+    """A published pipeline, with what a worker needs in order to check it for itself."""
+
+    pipeline: CidText
+    manifest: bytes
+    bundle: str

@@ -1,0 +1,194 @@
+"""The worker's stream, GET /v1/worker: frames in both directions."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Final
+
+import msgspec
+
+from tradepost.bounded import CidText, Count, Microcredits, Positive, Short
+from tradepost.errors import Problem
+from tradepost.protocol.message import Inline, Message, Nonce
+from tradepost.receipts import SignedReceipt
+
+VERSION: Final = 1
+HEARTBEAT_S: Final = 10.0
+
+
+class Capabilities(Message, frozen=True, kw_only=True):
+    """What a worker has: probed, not assumed. `providers` are execution providers that really loaded."""
+
+    cores: Annotated[int, msgspec.Meta(ge=1, le=4096)]
+    memory_bytes: Count
+    providers: Annotated[tuple[Short, ...], msgspec.Meta(max_length=16)]
+    engines: Annotated[dict[Short, Short], msgspec.Meta(max_length=16)]
+    isolation: Annotated[tuple[Short, ...], msgspec.Meta(max_length=16)] = ()
+
+
+class Offer(Message, frozen=True, kw_only=True):
+    """A worker's standing bid: a price per work unit, for up to `capacity` leases at once.
+
+    `warm` are pipelines whose artifacts it has. The newest offer replaces the one before it.
+    """
+
+    price_per_unit_microcredits: Positive
+    capacity: Annotated[int, msgspec.Meta(ge=0, le=4096)]
+    capabilities: Capabilities
+    warm: Annotated[tuple[CidText, ...], msgspec.Meta(max_length=256)] = ()
+
+
+class Challenge(Message, frozen=True, tag="challenge"):
+    """The broker's first frame: its key, a fresh nonce, and its signature over both sides' nonces.
+
+    The signature is in the domain `challenge` over `worker_nonce + nonce`, so a worker knows that this is the
+    broker whose id its join token named.
+    """
+
+    public_key: bytes
+    nonce: Nonce
+    signature: bytes
+
+
+class Hello(Message, frozen=True, tag="hello"):
+    """The worker's first frame, signed in the domain `hello` over `challenge.nonce + worker_nonce`."""
+
+    version: int
+    public_key: Annotated[bytes, msgspec.Meta(max_length=256)]
+    signature: Annotated[bytes, msgspec.Meta(max_length=256)]
+    offer: Offer
+    open_leases: Annotated[tuple[Short, ...], msgspec.Meta(max_length=4096)] = ()
+
+
+class Welcome(Message, frozen=True, tag="welcome"):
+    """The worker is admitted; `leases` are those that the broker holds open for it."""
+
+    worker: Short
+    leases: tuple[Short, ...] = ()
+
+
+class Refused(Message, frozen=True, tag="refused"):
+    """The connection is refused, and closed after this frame."""
+
+    problem: Problem
+
+
+class UpdateOffer(Message, frozen=True, tag="offer"):
+    """Replace the standing offer."""
+
+    offer: Offer
+
+
+#: Upper bounds of a latency histogram's buckets, in milliseconds; one more bucket is for what is slower.
+LATENCY_BUCKETS_MS: Final = (1, 4, 16, 64, 256, 1024, 4096, 16384)
+
+
+class DeviceHealth(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """How a device is, as it says itself: for its operator's overview, never for its reputation.
+
+    `None` where it has no sensor. `queue` are leases that run or wait for a runner, `preemptions` how many
+    leases the owner took back since the worker started. `stage_latency` counts runs by pipeline/stage in
+    `LATENCY_BUCKETS_MS`, of the stages that ran last.
+    """
+
+    load_percent: Annotated[float, msgspec.Meta(ge=0, le=100)] | None = None
+    memory_free_bytes: Count | None = None
+    disk_free_bytes: Count | None = None
+    temperature_celsius: Annotated[float, msgspec.Meta(ge=-273, le=1000)] | None = None
+    battery_percent: Annotated[float, msgspec.Meta(ge=0, le=100)] | None = None
+    on_mains: bool | None = None
+    queue: Count = 0
+    preemptions: Count = 0
+    paused_by: Short = ""
+    stage_latency: Annotated[
+        dict[Short, Annotated[tuple[Count, ...], msgspec.Meta(min_length=9, max_length=9)]],
+        msgspec.Meta(max_length=16),
+    ] = msgspec.field(default_factory=dict)
+
+
+class Heartbeat(Message, frozen=True, tag="heartbeat"):
+    """The worker is alive, running this many leases. `health` is shown to the broker's operator."""
+
+    running: Count
+    health: DeviceHealth | None = None
+
+
+class Grant(Message, frozen=True, tag="grant"):
+    """A lease: run this job, once, before `expires_at`. Exactly one of `input` and `input_cid` is given."""
+
+    lease: Short
+    job: Short
+    attempt: int
+    pipeline: CidText
+    nonce: Nonce
+    expires_at: int
+    price_microcredits: Microcredits
+    input: bytes | None = None
+    input_cid: CidText | None = None
+
+
+class Deliver(Message, frozen=True, tag="deliver"):
+    """A finished lease. `output` is inline up to the cap; a larger one was uploaded before."""
+
+    lease: Short
+    receipt: SignedReceipt
+    output: Inline | None = None
+
+
+class GiveBackReason(StrEnum):
+    """Why a worker returns a lease without a result."""
+
+    FAILED = "failed"  # the device or its runner failed
+    REFUSED = "refused"  # the owner's trust policy or limits do not allow the pipeline
+    PREEMPTED = "preempted"  # the owner wanted the device back
+
+
+class GiveBack(Message, frozen=True, tag="give_back"):
+    """A lease returned without a result.
+
+    If it was preempted after some of its stages, `receipt` reports these, with the outcome `Preempted`.
+    """
+
+    lease: Short
+    reason: GiveBackReason
+    problem: Problem
+    receipt: SignedReceipt | None = None
+
+
+class Acknowledged(Message, frozen=True, tag="acknowledged"):
+    """The broker has this lease's end durably; the worker may forget it. A late result has a problem."""
+
+    lease: Short
+    problem: Problem | None = None
+
+
+class Settled(Message, frozen=True, tag="settled"):
+    """What became of a delivered lease: the verdict, what was earned, and why in one sentence."""
+
+    lease: Short
+    verdict: Short
+    earned_microcredits: Microcredits
+    reason: str
+
+
+class Recall(Message, frozen=True, tag="recall"):
+    """Stop a lease: its job was cancelled or decided without it."""
+
+    lease: Short
+
+
+class Revocations(Message, frozen=True, tag="revocations"):
+    """What the operator forbids: a revocation list's bytes, and the Sigstore bundle (JSON) over them.
+
+    Sent before anything else where the broker has one, and when there is a newer one. The worker believes it
+    only for the operator's signature, never because the broker sent it.
+    """
+
+    document: Inline
+    bundle: Annotated[str, msgspec.Meta(max_length=64 << 10)]
+
+
+ToBrokerFromWorker = Hello | UpdateOffer | Heartbeat | Deliver | GiveBack
+
+
+ToWorker = Challenge | Welcome | Refused | Grant | Acknowledged | Settled | Recall | Revocations

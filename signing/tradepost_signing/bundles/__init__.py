@@ -1,0 +1,1 @@
+"""The formats of signatures: Sigstore bundles, in-toto statements, attestations."""

@@ -1,0 +1,4 @@
+"""Whether a signature over an artifact is valid, and whose it is.
+
+Imports `keys`, `keyless` and `bundles`.
+"""

@@ -1,0 +1,64 @@
+"""`tradepost inspect`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from tradepost.commands.terminal import show
+from tradepost.untrusted_text import plain
+from tradepost_signing.commands.inspection import ArtifactFacts, SignatureFacts
+from tradepost_signing.commands.inspection import inspect as inspect_path
+from tradepost_signing.commands.options import Json, reading
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A file, a directory or a signature bundle.")],
+    json: Json = False,
+) -> None:
+    """Say what an artifact or a bundle is, and who says they signed it. Verifies nothing."""
+    with reading():
+        facts = inspect_path(path)
+    show(msgspec.to_builtins(facts), "\n".join(map(plain, _lines(facts))), as_json=json)
+
+
+def _lines(facts: ArtifactFacts) -> Iterator[str]:
+    yield f"{facts.path}: {facts.kind}{f' {facts.name}' if facts.name else ''}"
+    yield f"  sha256   {facts.sha256}{f' (of {facts.files:,} files)' if facts.files else ''}"
+    if facts.cid:
+        yield f"  cid      {facts.cid}"
+    for signature in facts.signatures:
+        yield from _signature_lines(signature)
+    if not facts.signatures:
+        yield "  not signed"
+    else:
+        yield "Nothing of this was verified: `tradepost verify` does that."
+
+
+def _signature_lines(facts: SignatureFacts) -> Iterator[str]:
+    yield f"  signature over a {facts.signs} in {facts.file}"
+    for sha256 in facts.sha256:
+        yield f"    sha256 {sha256}"
+    if facts.subject:
+        yield f"    says it is by {facts.subject}"
+        yield f"    as {facts.issuer} names them (id {facts.identity_id})"
+    elif facts.key_id:
+        yield f"    says it is by key {facts.key_id}"
+    else:
+        yield f"    says it is by a key that it calls {facts.key_hint}"
+    if facts.valid_from is not None and facts.valid_until is not None:
+        yield f"    certificate valid from {_time(facts.valid_from)} until {_time(facts.valid_until)}"
+    if facts.logged_at:
+        yield f"    logged at {_time(facts.logged_at)} as entry {facts.log_index}"
+
+
+def _time(seconds: int) -> str:
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    except (OverflowError, ValueError):  # nobody has checked it: it may be any number
+        return f"second {seconds}"

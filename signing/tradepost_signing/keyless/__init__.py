@@ -1,0 +1,1 @@
+"""Sigstore keyless signatures: certificates, transparency log entries, trusted roots, offline checks."""

@@ -1,0 +1,179 @@
+"""`pipeline.toml`, the form in which publishers write a pipeline: see `docs/pipelines.md`.
+
+The file is translated into the manifest's own shape and then decoded as a manifest from a stranger would be,
+so one schema holds for both. What this module adds is the way back: an error speaks of the stage and the
+field as the author wrote them, and an unknown key suggests the one that was probably meant.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from tradepost.content import Cid
+from tradepost.errors import InvalidPipeline, TradepostError
+from tradepost.pipeline.manifest import (
+    KernelStage,
+    Limits,
+    Manifest,
+    ModelStage,
+    TensorSpec,
+    Tolerance,
+    WorkUnits,
+    decode_manifest,
+    encode_manifest,
+)
+from tradepost_signing.publishing.artifacts import Artifact
+from tradepost_signing.publishing.kernel_sources import installed_kernel
+
+ANY_LENGTH: Final = "?"
+
+_PARTS: Final[Mapping[str, type[msgspec.Struct]]] = {"work_units": WorkUnits, "limits": Limits}
+_STAGES: Final[Mapping[str, type[msgspec.Struct]]] = {"kernel": KernelStage, "model": ModelStage}
+
+#: Gives the kernel that a reference such as `builtin:topk` names, or `None` for a path.
+KernelSource = Callable[[str], bytes | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """A pipeline as its author has it: the manifest, and the artifacts that it links to, by CID."""
+
+    manifest: Manifest
+    artifacts: Mapping[Cid, Artifact]
+
+
+def load_pipeline(path: Path, *, kernel_source: KernelSource = installed_kernel) -> Pipeline:
+    """The pipeline that the file at `path` describes; relative paths in it start at its folder.
+
+    Raises `InvalidPipeline`, which names the stage and the mend, or what `kernel_source` raises.
+    """
+    table = _read_toml(path)
+    reader = _Reader(folder=path.parent, kernel_source=kernel_source)
+    manifest = _convert(reader.manifest(table))
+    # Decoded again, it is what broker and workers will hold it to: canonical, within its cap, connected.
+    return Pipeline(decode_manifest(encode_manifest(manifest)), reader.artifacts)
+
+
+class _Reader:
+    """Turns the tables of one file into the manifest's tree, and collects the artifacts."""
+
+    def __init__(self, *, folder: Path, kernel_source: KernelSource) -> None:
+        self._folder = folder
+        self._kernel_source = kernel_source
+        self.artifacts: dict[Cid, Artifact] = {}
+
+    def manifest(self, table: dict[str, Any]) -> dict[str, Any]:
+        known = {*Manifest.__struct_fields__, "stage"} - {"format", "stages"}
+        _check_keys(table, known, where="the file")
+        for name, part in _PARTS.items():
+            _check_keys(table.get(name), part.__struct_fields__, where=f"[{name}]")
+        stages = table.pop("stage", [])
+        if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
+            raise InvalidPipeline("stage is not a list of tables", hint="Begin each stage with [[stage]].")
+        inputs = table.get("inputs")
+        if isinstance(inputs, dict):
+            table["inputs"] = {name: _tensor_spec(name, spec) for name, spec in inputs.items()}
+        return table | {"stages": [self._stage(stage, place) for place, stage in enumerate(stages, start=1)]}
+
+    def _stage(self, stage: dict[str, Any], place: int) -> dict[str, Any]:
+        name = str(stage.get("name", f"number {place}"))
+        kinds = [kind for kind in _STAGES if kind in stage]
+        if len(kinds) != 1:
+            raise InvalidPipeline(
+                "a stage has either a kernel or a model",
+                stage=name,
+                hint='Give it kernel = "builtin:NAME", kernel = "FILE.wasm" or model = "FILE.onnx".',
+            )
+        kind = kinds[0]
+        known = {*_STAGES[kind].__struct_fields__, kind} - {"artifact"}
+        _check_keys(stage, known, where=f"a {kind} stage", stage=name)
+        _check_keys(stage.get("tolerance"), Tolerance.__struct_fields__, where="tolerance", stage=name)
+        source = stage.pop(kind)
+        if not isinstance(source, str):
+            raise InvalidPipeline(f"{kind} is {source!r}; it is a string", stage=name)
+        artifact = self._artifact(kind, source, name)
+        self.artifacts[artifact.cid] = artifact
+        if isinstance(metadata := stage.get("metadata"), dict):
+            stage["metadata"] = {key: self._text(key, value, name) for key, value in metadata.items()}
+        return stage | {"kind": kind, "artifact": artifact.cid}
+
+    def _artifact(self, kind: str, source: str, stage: str) -> Artifact:
+        try:
+            wasm = self._kernel_source(source) if kind == "kernel" else None
+            return Artifact.of(source, self._folder / source if wasm is None else wasm)
+        except TradepostError as error:
+            error.stage = stage
+            raise
+        except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+            reason = getattr(error, "strerror", None) or error
+            raise InvalidPipeline(f"{kind} {source!r}: {reason}", stage=stage) from None
+
+    def _text(self, key: str, value: Any, stage: str) -> str:
+        if isinstance(value, str):
+            return value
+        if not isinstance(value, dict) or list(value) != ["file"] or not isinstance(value["file"], str):
+            raise InvalidPipeline(
+                f"metadata.{key} is {value!r}",
+                stage=stage,
+                hint='Metadata values are strings, such as "255", or { file = "labels.txt" }.',
+            )
+        try:
+            text = (self._folder / value["file"]).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise InvalidPipeline(f"metadata.{key}: file {value['file']!r}: {error}", stage=stage) from None
+        # As a shell's $(...) does: the newline that ends a text file is not part of what it says.
+        return text.removesuffix("\n")
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise InvalidPipeline(f"{path}: {error.strerror}", hint="Give the path of a pipeline.toml.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidPipeline(f"{path} is not TOML: {error}") from None
+
+
+def _tensor_spec(name: str, spec: Any) -> Any:
+    _check_keys(spec, TensorSpec.__struct_fields__, where=f"inputs.{name}")
+    if not isinstance(spec, dict) or not isinstance(shape := spec.get("shape"), list):
+        return spec
+    for size in shape:
+        if size != ANY_LENGTH and not isinstance(size, int):
+            raise InvalidPipeline(
+                f"inputs.{name}.shape has {size!r}", hint=f'Write a length, or "{ANY_LENGTH}" for any.'
+            )
+    return spec | {"shape": [None if size == ANY_LENGTH else size for size in shape]}
+
+
+def _check_keys(table: Any, known: Iterable[str], *, where: str, stage: str | None = None) -> None:
+    if not isinstance(table, dict):
+        return  # absent, or of a type that the schema refuses
+    known = sorted(known)
+    for key in table:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"It may have: {', '.join(known)}."
+            raise InvalidPipeline(f"{where} has no key {key!r}", stage=stage, hint=hint)
+
+
+def _convert(tree: dict[str, Any]) -> Manifest:
+    try:
+        return msgspec.convert(tree, Manifest)
+    except msgspec.ValidationError as error:
+        what, _, path = str(error).partition(" - at ")
+        field = re.sub(r"^`key` in (.*)", r"the keys of \1", path).replace("`", "").replace("$.", "")
+        stage = None
+        if match := re.search(r"stages\[(\d+)\]\.?", field):
+            stage = str(tree["stages"][int(match[1])].get("name", f"number {int(match[1]) + 1}"))
+            field = field.replace(match[0], "")
+        raise InvalidPipeline(f"{field}: {what}" if field else what, stage=stage) from None

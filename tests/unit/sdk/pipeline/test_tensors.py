@@ -1,0 +1,116 @@
+"""Tensor documents: one canonical form, readable by the safetensors library, strict about strangers."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from tradepost.errors import InvalidTensorDocument
+from tradepost.pipeline.tensors import DTYPES, TensorDocument, decode, dtype_name, encode
+
+names = st.text(min_size=1, max_size=12).filter(lambda name: name != "__metadata__")
+texts = st.text(max_size=20)
+arrays = st.sampled_from(sorted(DTYPES)).flatmap(
+    lambda dtype: hnp.arrays(DTYPES[dtype], hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))
+)
+documents = st.builds(
+    TensorDocument,
+    tensors=st.dictionaries(names, arrays, max_size=4),
+    metadata=st.dictionaries(texts, texts, max_size=4),
+)
+
+
+@given(documents)
+def test_round_trip_keeps_everything(document: TensorDocument) -> None:
+    again = decode(encode(document))
+    assert again.metadata == document.metadata
+    assert again.tensors.keys() == document.tensors.keys()
+    for name, tensor in document.tensors.items():
+        assert again[name].dtype == tensor.dtype
+        assert again[name].shape == tensor.shape
+        assert again[name].tobytes() == tensor.tobytes()
+
+
+@given(documents)
+def test_order_of_insertion_does_not_show(document: TensorDocument) -> None:
+    turned = TensorDocument(
+        tensors=dict(reversed(document.tensors.items())), metadata=dict(reversed(document.metadata.items()))
+    )
+    assert encode(turned) == encode(document)
+    assert turned == document
+
+
+@given(documents)
+def test_the_library_reads_the_same_tensors(document: TensorDocument) -> None:
+    loaded = safetensors.numpy.load(encode(document))
+    assert loaded.keys() == document.tensors.keys()
+    for name, tensor in document.tensors.items():
+        assert loaded[name].tobytes() == tensor.tobytes()
+
+
+@given(documents, st.data())
+def test_a_damaged_document_is_refused_or_still_a_document(
+    document: TensorDocument, data: st.DataObject
+) -> None:
+    damaged = bytearray(encode(document))
+    position = data.draw(st.integers(0, len(damaged) - 1))
+    damaged[position] ^= data.draw(st.integers(1, 255))
+    try:
+        decode(bytes(damaged))
+    except InvalidTensorDocument:
+        return
+
+
+@given(st.binary(max_size=200))
+def test_noise_is_refused(noise: bytes) -> None:
+    with pytest.raises(InvalidTensorDocument):
+        decode(noise)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"x": {"dtype": "F32", "shape": [1 << 62, 4], "data_offsets": [0, 0]}},
+        {"x": {"dtype": "U8", "shape": [4], "data_offsets": [0, 8]}},
+        {"x": {"dtype": "U8", "shape": [4], "data_offsets": [4, 0]}},
+        {"x": {"dtype": "U8", "shape": [-1], "data_offsets": [0, 4]}},
+        {"x": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}},
+        {"__metadata__": {"a": 1}},
+        [],
+    ],
+    ids=[
+        "overflow",
+        "beyond the end",
+        "backwards",
+        "negative",
+        "no NumPy dtype",
+        "metadata of numbers",
+        "list",
+    ],
+)
+def test_lies_in_the_header_are_refused(header: object) -> None:
+    text = json.dumps(header).encode()
+    with pytest.raises(InvalidTensorDocument):
+        decode(len(text).to_bytes(8, "little") + text + b"1234")
+
+
+def test_the_cap_is_checked_before_anything_is_read() -> None:
+    with pytest.raises(InvalidTensorDocument, match="limit"):
+        decode(bytes(100), bytes_max=99)
+
+
+def test_a_dtype_without_a_name_is_refused() -> None:
+    with pytest.raises(InvalidTensorDocument, match="complex"):
+        dtype_name(np.zeros(1, dtype=np.complex64))
+
+
+def test_decoded_tensors_cannot_be_written() -> None:
+    document = decode(encode(TensorDocument(tensors={"x": np.zeros(3)})))
+    with pytest.raises(ValueError, match="read-only"):
+        document["x"][0] = 1

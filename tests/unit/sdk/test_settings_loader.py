@@ -1,0 +1,86 @@
+"""Settings from a file, the environment and the command line: who wins, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tradepost.errors import InvalidSettings
+from tradepost.settings_loader import (
+    build_settings,
+    merge_settings,
+    settings_from_environment,
+    settings_from_file,
+)
+
+GUIDE = "docs/shop.md"
+
+
+class Till(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    drawers: int = 1
+    float_credits: int = 0
+
+
+class Shop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    folder: Path = Path("shop")
+    tills_max: int = 1
+    till: Till = Till()
+
+
+def test_a_table_is_part_of_a_variables_name() -> None:
+    variables = {"SHOP_TILLS_MAX": "2", "SHOP_TILL_DRAWERS": "3", "SHOP_TILL_FLOAT_CREDITS": "4", "HOME": "/"}
+    tree = settings_from_environment(Shop, "SHOP_", variables, guide=GUIDE)
+    assert tree == {"tills_max": "2", "till": {"drawers": "3", "float_credits": "4"}}
+    assert build_settings(Shop, tree, guide=GUIDE) == Shop(tills_max=2, till=Till(3, 4))
+
+
+def test_a_later_source_wins_name_by_name_and_none_is_not_given() -> None:
+    tree = merge_settings(
+        {"tills_max": 1, "till": {"drawers": 1, "float_credits": 1}},
+        {"tills_max": 2, "till": {"drawers": 2, "float_credits": None}},
+        {"tills_max": None, "folder": None},
+    )
+    assert tree == {"tills_max": 2, "till": {"drawers": 2, "float_credits": 1}}
+
+
+def test_merging_leaves_the_sources_alone() -> None:
+    file = {"till": {"drawers": 1}}
+    merge_settings(file, {"till": {"drawers": 2}})
+    assert file == {"till": {"drawers": 1}}
+
+
+def test_a_folder_may_begin_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert build_settings(Shop, {"folder": "~/shop"}, guide=GUIDE).folder == Path("/home/ada/shop")
+
+
+def test_an_absent_file_sets_nothing(tmp_path: Path) -> None:
+    assert settings_from_file(tmp_path / "shop.toml") == {}
+
+
+@pytest.mark.parametrize(
+    "data", [b"tills_max = ", b"\xff", b"a = " + b"[" * 5000], ids=["toml", "utf8", "deep"]
+)
+def test_a_file_that_is_not_toml_is_refused_by_its_name(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "shop.toml"
+    path.write_bytes(data)
+    with pytest.raises(InvalidSettings, match=r"shop\.toml"):
+        settings_from_file(path)
+
+
+@pytest.mark.parametrize(
+    ("tree", "named"),
+    [({"tils_max": 1}, "tils_max"), ({"tills_max": "two"}, "tills_max"), ({"folder": 5}, "folder")],
+)
+def test_what_is_no_setting_is_refused_by_its_name(tree: dict[str, object], named: str) -> None:
+    with pytest.raises(InvalidSettings, match=named) as refused:
+        build_settings(Shop, tree, guide=GUIDE)
+    assert GUIDE in refused.value.hint
+
+
+@pytest.mark.parametrize("variable", ["SHOP_TILS_MAX", "SHOP_TILL", "SHOP_"])
+def test_a_variable_that_is_no_setting_is_refused(variable: str) -> None:
+    with pytest.raises(InvalidSettings, match=variable):
+        settings_from_environment(Shop, "SHOP_", {variable: "1"}, guide=GUIDE)

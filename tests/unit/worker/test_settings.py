@@ -1,0 +1,134 @@
+"""Settings: who wins, what is refused, and that each is documented."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tradepost.errors import InsecureTransport, InvalidSettings
+from tradepost_worker.settings import (
+    ENVIRONMENT_PREFIX,
+    FILE_NAME,
+    Settings,
+    available_cores,
+    load_settings,
+    save_settings,
+)
+from tradepost_worker.state import StateFolder
+
+NAMES = [field.name for field in msgspec.structs.fields(Settings)]
+GUIDE = Path(__file__).parents[3] / "docs" / "worker.md"
+
+
+def settings(folder: Path, flags: dict[str, object] | None = None, **environment: str) -> Settings:
+    variables = {f"{ENVIRONMENT_PREFIX}{name.upper()}": value for name, value in environment.items()}
+    return load_settings({"state_dir": folder, **(flags or {})}, variables)
+
+
+def test_defaults_follow_the_device(tmp_path):
+    found = settings(tmp_path)
+    assert found.capacity == found.runners_max == available_cores()
+    assert found.threads_per_runner == 1
+    assert found.trust_path == tmp_path / "trust.toml"
+    assert found.price_per_unit_microcredits == 1000
+    assert found.memory_bytes_max > 0
+
+
+def test_a_flag_wins_over_the_environment_over_the_file(tmp_path):
+    save_settings(tmp_path / FILE_NAME, {"capacity": 3, "price_per_unit": "0.5", "runners_max": 1})
+    assert settings(tmp_path).capacity == 3
+    assert settings(tmp_path, capacity="4").capacity == 4
+    found = settings(tmp_path, {"capacity": 5, "price_per_unit": None}, capacity="4", price_per_unit="0.25")
+    assert (found.capacity, found.runners_max) == (5, 1)
+    assert found.price_per_unit_microcredits == 250_000
+
+
+def test_the_state_folder_may_come_from_the_environment(tmp_path):
+    found = load_settings({}, {f"{ENVIRONMENT_PREFIX}STATE_DIR": str(tmp_path)})
+    assert found.state_dir == tmp_path
+
+
+def test_a_user_without_a_home_is_told_what_to_give(tmp_path, monkeypatch):
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # raises KeyError, as for an unknown user
+    with pytest.raises(InvalidSettings, match="no home folder") as caught:
+        load_settings({}, {})
+    assert "--state-dir" in caught.value.hint
+    assert load_settings({"state_dir": tmp_path}, {}).state_dir == tmp_path
+
+
+def test_a_state_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidSettings, match="cannot be made") as caught:
+        StateFolder(tmp_path / "file" / "state").identity()
+    assert "--state-dir" in caught.value.hint
+
+
+@pytest.mark.parametrize("price", ["0.001", "1e-3", "0.0010"])
+def test_a_price_is_read_exactly(tmp_path, price):
+    assert settings(tmp_path, price_per_unit=price).price_per_unit_microcredits == 1000
+
+
+def test_a_price_in_the_file_may_be_a_number(tmp_path):
+    (tmp_path / FILE_NAME).write_text("price_per_unit = 0.1\n")
+    assert settings(tmp_path).price_per_unit_microcredits == 100_000
+
+
+def test_gateways_are_a_list_in_the_file_and_separated_by_commas_elsewhere(tmp_path):
+    (tmp_path / FILE_NAME).write_text('gateways = ["https://one.example", "http://127.0.0.1:8080"]\n')
+    assert settings(tmp_path).gateways == ("https://one.example", "http://127.0.0.1:8080")
+    assert settings(tmp_path, gateways="https://a.example, https://b.example").gateways == (
+        "https://a.example",
+        "https://b.example",
+    )
+    assert settings(tmp_path, gateways="").gateways == ()
+
+
+def test_a_gateway_in_plain_http_is_refused_beyond_this_machine(tmp_path):
+    with pytest.raises(InsecureTransport):
+        settings(tmp_path, gateways="http://gateway.example")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("gateways", "ftp://gateway.example"),
+        ("price_per_unit", "0"),
+        ("price_per_unit", "-1"),
+        ("price_per_unit", "0.0000001"),
+        ("price_per_unit", "cheap"),
+        ("capacity", "0"),
+        ("capacity", "many"),
+        ("runners_max", "0"),
+        ("cache_bytes_max", "-5"),
+        ("capactiy", "1"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(tmp_path, name, value):
+    with pytest.raises(InvalidSettings):
+        settings(tmp_path, **{name: value})
+
+
+@pytest.mark.parametrize("text", ["pirce_per_unit = 1\n", "capacity = \n", "\xff"])
+def test_a_file_that_is_not_understood_is_refused(tmp_path, text):
+    (tmp_path / FILE_NAME).write_text(text, encoding="latin-1")
+    with pytest.raises(InvalidSettings):
+        settings(tmp_path)
+
+
+def test_saving_keeps_what_the_owner_wrote(tmp_path):
+    path = tmp_path / FILE_NAME
+    path.write_text("# mine\ncapacity = 2  # cores\nrunners_max = 1\n")
+    save_settings(path, {"capacity": 7, "price_per_unit": "0.01"})
+    assert path.read_text() == '# mine\ncapacity = 7\nrunners_max = 1\nprice_per_unit = "0.01"\n'
+    assert settings(tmp_path).capacity == 7
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_setting_is_documented(name):
+    text = GUIDE.read_text()
+    assert f"`{name}`" in text
+    assert f"`{ENVIRONMENT_PREFIX}{name.upper()}`" in text
