@@ -97,7 +97,7 @@ def _leave(state: MarketState, worker: WorkerState) -> None:
     if worker.open:
         state.agenda.put(Purpose.ABSENCE, worker.record.id, state.at + state.policy.reconnect_s)
     if worker.record.auditor:
-        # They may have to be decided by replicas now: the next event that has a seed will see.
+        # They may have to be decided by replicas now: the next `MatchingEvent` does so.
         state.jobs_to_advance.update(state.audits_wanted)
 
 
