@@ -27,7 +27,6 @@ TokenFile = Annotated[
     Path | None,
     typer.Option(help=f"With --keyless: a file with an identity token; else {TOKEN_VARIABLE}, or sign in."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def load_key(key: Path, passphrase_file: Path | None) -> SigningKey:
