@@ -350,7 +350,7 @@ async def test_a_runner_that_does_not_start_says_why() -> None:
 def test_a_runner_does_not_outlive_its_agent() -> None:
     agent = """
 import asyncio, os, sys
-from tradepost_worker.runner_process import RunnerProcess
+from tradepost_worker.supervision.runner_process import RunnerProcess
 async def main():
     runner = await RunnerProcess.start()
     print(runner.pid, flush=True)
