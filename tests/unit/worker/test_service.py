@@ -238,7 +238,7 @@ def test_uninstalling_touches_nothing_that_is_not_the_workers(state: StateFolder
 
 
 def test_a_running_worker_is_not_uninstalled(state: StateFolder) -> None:
-    with state.in_use(), pytest.raises(WrongMoment, match="runs from"):
+    with state.in_use(), pytest.raises(WrongMoment, match="a worker is running"):
         check_stopped(state)
 
 
