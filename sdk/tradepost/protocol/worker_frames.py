@@ -61,7 +61,10 @@ class Hello(Message, frozen=True, tag="hello"):
 
 
 class Welcome(Message, frozen=True, tag="welcome"):
-    """The worker is admitted; `leases` are those that the broker holds open for it."""
+    """The worker is admitted. Of the leases that its hello named, `leases` are those that are still open.
+
+    Open leases that the hello did not name follow as grants.
+    """
 
     worker: Short
     leases: tuple[Short, ...] = ()
