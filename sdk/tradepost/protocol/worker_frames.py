@@ -142,6 +142,7 @@ class GiveBackReason(StrEnum):
     """Why a worker returns a lease without a result."""
 
     FAILED = "failed"  # the device or its runner failed
+    EXHAUSTED = "exhausted"  # the lease's time, or the pipeline's time limit, was over before the run ended
     REFUSED = "refused"  # the owner's trust policy or limits do not allow the pipeline
     PREEMPTED = "preempted"  # the owner wanted the device back
 

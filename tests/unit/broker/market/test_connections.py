@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from tradepost.protocol import JobStatus
+from tradepost.protocol import GiveBackReason, JobStatus
 from tradepost_broker.market import Market
 from tradepost_broker.market.model.entities import Evidence, Lease, LeaseState
 from tradepost_broker.market.model.events import SendAcknowledged, SendGrant, SendRecall
@@ -56,6 +58,28 @@ def test_an_expired_lease_goes_to_another(driver: MarketDriver) -> None:
     assert late.problem is not None
     assert late.problem.code == "lease-gone"
     assert driver.of(Lease, lease.id).state is LeaseState.EXPIRED
+    driver.check()
+
+
+@pytest.mark.parametrize(
+    ("deadline_s", "after_s", "found"),
+    [
+        (300.0, 30.0, []),  # the pipeline's time limit
+        (0.003, 0.003, []),  # the job's deadline: both are others' terms
+        (300.0, 28.9, ["failed"]),  # neither was over yet
+        (20.0, 18.9, ["failed"]),
+    ],
+)
+def test_running_out_of_time_is_no_evidence_where_the_time_was_over(
+    driver: MarketDriver, deadline_s: float, after_s: float, found: list[str]
+) -> None:
+    driver.at = float(math.ceil(driver.at))  # leases end on whole seconds
+    driver.add_worker("w1", 20)
+    job = driver.submit(deadline_s=deadline_s)
+    driver.at += after_s
+    driver.give_back(f"{job}.1", GiveBackReason.EXHAUSTED)
+    assert kinds(driver) == found
+    assert driver.job(job).failures == 1
     driver.check()
 
 
