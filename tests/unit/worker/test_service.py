@@ -247,6 +247,6 @@ async def test_results_are_not_lost_unasked(state: StateFolder) -> None:
     outbox.add(give_back("lease", RunnerFailed("x"), GiveBackReason.FAILED))
     await outbox.flush()
     outbox.close()
-    with pytest.raises(WrongMoment, match="unpaid"):
+    with pytest.raises(WrongMoment, match="without payment"):
         check_nothing_lost(state, discard=False)
     check_nothing_lost(state, discard=True)

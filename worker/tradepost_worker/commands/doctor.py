@@ -230,7 +230,7 @@ def check_disk(folder: Path, free_bytes_min: int) -> Check:
         name="disk",
         health=Health.BROKEN,
         says=f"{says}; the worker needs {free_bytes_min >> 20:,} MiB to run jobs",
-        fix="Free disk space, lower cache_bytes_max, or lower disk_free_bytes_min (`tradepost worker limits set`).",
+        fix="Free disk space, or lower the limit cache_bytes_max or disk_free_bytes_min.",
     )
 
 
