@@ -1,4 +1,4 @@
-"""Whose signature a bundle holds, and whether it is: for keys here, for certificates in `keyless.certificate_check`."""
+"""Whose signature a bundle holds, and whether it is valid: keys here, certificates in `keyless`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MOST_TELLING_FIRST: Final = (Revoked, ExpiredSignature, InvalidSignature, Untru
 
 
 class Trust(Protocol):
-    """Who is trusted. `trusted_root` is what certificates are checked against; see `keyless.certificate_check`."""
+    """Who is trusted. Certificates are checked against `trusted_root`; see `keyless.certificate_check`."""
 
     @property
     def trusted_root(self) -> bytes | None: ...

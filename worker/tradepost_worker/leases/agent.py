@@ -1,7 +1,7 @@
 """The agent: a worker's life. It keeps a connection to the broker and hands what comes to the leases.
 
-The connection comes and goes; leases (`held_leases`) outlive it. After each reconnect both sides compare which
-leases they hold, the worker repeats what was not acknowledged, and nothing happens twice.
+Leases (`held_leases`) outlive connections. After each reconnect both sides compare which leases they hold,
+the worker repeats what was not acknowledged, and nothing happens twice.
 """
 
 from __future__ import annotations

@@ -19,8 +19,10 @@ from tradepost_broker.market.model.events import (
     WorkerDisconnected,
     WorkerJoined,
 )
+from tradepost_broker.market.model.lease_states import WITH_RECEIPT, LeaseTrigger
+from tradepost_broker.market.model.worker_states import WorkerTrigger, transition_worker
 from tradepost_broker.market.settling import late_receipts, revocation, settlement
-from tradepost_broker.market.state.market_state import WITH_RECEIPT, MarketState
+from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import Purpose
 from tradepost_broker.market.state.worker_state import WorkerState, in_order
 
@@ -52,7 +54,7 @@ def connect(state: MarketState, event: WorkerConnected) -> None:
     worker.refused.clear()
     state.agenda.cancel(Purpose.ABSENCE, event.worker)
     if worker.record.standing is WorkerStanding.SUSPENDED and worker.deserves_return(state.day):
-        worker.record.standing = WorkerStanding.ACTIVE
+        transition_worker(worker.record, WorkerTrigger.RETURN_DESERVED)
     _take_offer(state, worker, event.offer)
     _reconcile(state, worker, event.open_leases)
 
@@ -95,7 +97,7 @@ def _leave(state: MarketState, worker: WorkerState) -> None:
     if worker.open:
         state.agenda.put(Purpose.ABSENCE, worker.record.id, state.at + state.policy.reconnect_s)
     if worker.record.auditor:
-        # They may have to be decided by replicas now: the next event that has a seed will see.
+        # They may have to be decided by replicas now: the next `MatchingEvent` does so.
         state.jobs_to_advance.update(state.audits_wanted)
 
 
@@ -113,7 +115,7 @@ def _reconcile(state: MarketState, worker: WorkerState, claimed: tuple[str, ...]
     for lease in in_order(worker.open):
         if lease.id not in claimed:
             problem = WorkerLost("the worker came back without it").to_problem()
-            settlement.lose(state, lease, LeaseState.RETURNED, problem)
+            settlement.lose(state, lease, LeaseTrigger.FORGOTTEN, problem)
     for lease_id in claimed:
         held = state.leases.get(lease_id)
         if held is None or held.worker != worker.record.id:

@@ -17,9 +17,10 @@ from tradepost_broker.market.model.events import (
     SendAcknowledged,
     SendSettled,
 )
+from tradepost_broker.market.model.lease_states import WITH_RECEIPT, LeaseTrigger
 from tradepost_broker.market.settling import late_receipts, settlement
 from tradepost_broker.market.state import seeded_random
-from tradepost_broker.market.state.market_state import WITH_RECEIPT, MarketState
+from tradepost_broker.market.state.market_state import MarketState
 
 _CODE_MAX: Final = 64
 _TEXT_MAX: Final = 500
@@ -40,13 +41,13 @@ def deliver(state: MarketState, event: ReceiptDelivered) -> None:
     agrees_with = frozenset(event.agrees_with)
     if lease.purpose is LeasePurpose.AUDIT:
         lease.group = lease.id
-        state.close_lease(lease, LeaseState.DELIVERED, event.problem)
+        state.close_lease(lease, LeaseTrigger.RECEIPT_DELIVERED, event.problem)
         state.send(SendAcknowledged(lease.id, lease.worker))
         settlement.apply_audit(state, lease, agrees_with)
         return
     peers = state.ordinary_leases(job, LeaseState.DELIVERED)
     lease.group = next((peer.group for peer in peers if peer.id in agrees_with), lease.id)
-    state.close_lease(lease, LeaseState.DELIVERED, event.problem)
+    state.close_lease(lease, LeaseTrigger.RECEIPT_DELIVERED, event.problem)
     if not job.spot_check and len(state.spot_checks_wanted) < state.policy.audit_backlog_max:
         # Only now, after the result is committed, can it be known whether it will be checked.
         job.spot_check = seeded_random.fraction(state.seed, "spot check", lease.id) < state.policy.audit_rate
@@ -74,7 +75,7 @@ def give_back(state: MarketState, event: LeaseGivenBack) -> None:
     settlement.lose(
         state,
         lease,
-        LeaseState.PREEMPTED if event.reason is GiveBackReason.PREEMPTED else LeaseState.RETURNED,
+        LeaseTrigger.PREEMPTED if event.reason is GiveBackReason.PREEMPTED else LeaseTrigger.GIVEN_BACK,
         problem,
         evidence=EvidenceKind.FAILED if event.reason is GiveBackReason.FAILED else None,
         counts=not refused,

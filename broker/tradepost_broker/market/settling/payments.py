@@ -1,7 +1,7 @@
 """What leases are paid: posted from the job's reservation, held, and then the worker's own, or taken back.
 
-A lease is paid once, for its result or for the stages that were done when its owner broke it off (`partial_pay`
-says how much). Whoever is paid, or is not, is told why.
+A lease is paid once: for its result, or for the stages that were done when its owner broke it off
+(`partial_pay` says how much). Every payment and every refusal to pay states its reason.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from tradepost.money import format_credits
 from tradepost_broker.market.ledger import Kind
-from tradepost_broker.market.model.entities import Job, Lease, LeaseState, WorkerStanding
+from tradepost_broker.market.model.entities import Job, Lease, WorkerStanding
 from tradepost_broker.market.model.events import SendSettled
+from tradepost_broker.market.model.lease_states import LeaseTrigger
 from tradepost_broker.market.settling import partial_pay
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import Purpose
@@ -19,7 +20,7 @@ from tradepost_broker.market.state.timers import Purpose
 
 def pay(state: MarketState, job: Job, lease: Lease, reason: str) -> None:
     """Accept a delivered result, and pay its price."""
-    state.close_lease(lease, LeaseState.ACCEPTED)
+    state.close_lease(lease, LeaseTrigger.ACCEPTED)
     state.ledger.pay(job.id, lease.id, lease.worker, lease.price, at=state.at)
     _hold(state, job, lease, lease.price)
     tell(state, lease, reason)
