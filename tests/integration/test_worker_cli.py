@@ -120,7 +120,7 @@ async def test_a_workers_life(owner: Owner, broker: tuple[FakeBroker, str], tmp_
     assert joined["worker"] == StateFolder(owner.folder).identity().id
     assert (joined["owner"], joined["device"], joined["broker"]) == ("owner", "lab", fake.identity.id)
     assert owner.says_json("status")["running"] is False
-    assert "may run here" in owner.trust(fake.publisher)
+    assert "may now run on this device" in owner.trust(fake.publisher)
 
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tradepost", "worker", "run", "--capacity", "2", "--json"),

@@ -115,7 +115,7 @@ class Executor:
         fuel, provider = 0, ""
         try:
             if started_s >= due_s:
-                raise LeaseTimeout("the stages before it took all the time")
+                raise LeaseTimeout("the earlier stages used all of the time")
             if isinstance(stage, KernelStage):
                 result, fuel = self._run_kernel(stage, tensors, due_s - started_s)
             else:
@@ -145,7 +145,7 @@ class Executor:
         try:
             document = decode(run.output)
         except InvalidTensorDocument as error:
-            raise KernelTrap(f"it returned no tensor document: {error}", reason="bad-document") from None
+            raise KernelTrap(f"its output is not a tensor document: {error}", reason="bad-document") from None
         if missing := [name for name in stage.outputs if name not in document.tensors]:
             raise KernelTrap(f"it did not return its outputs {missing}", reason="bad-document")
         declared = {name: document[name] for name in stage.outputs}

@@ -154,7 +154,7 @@ def test_an_undeclared_tensor_of_a_kernel_goes_nowhere(inference):
     [
         (TRAP, 10**9, "kernel-trap", "unreachable"),
         (SPIN, 10**6, "kernel-out-of-fuel", "1,000,000"),
-        (returning(b"no document"), 10**9, "kernel-trap", "no tensor document"),
+        (returning(b"no document"), 10**9, "kernel-trap", "not a tensor document"),
         (returning(encode(TensorDocument({"y": np.ones(1)}))), 10**9, "kernel-trap", "['x']"),
     ],
     ids=["trap", "fuel", "garbage", "missing"],
