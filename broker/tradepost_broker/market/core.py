@@ -64,7 +64,7 @@ class Market:
 
     @classmethod
     def restore(cls, records: Iterable[Record], policy: MarketPolicy) -> Market:
-        """The market that these records describe; `recovery.restore` says which are needed.
+        """The market that these records describe; `recovery.needed` says which there must be.
 
         The first event after it must be `Restarted`.
         """
