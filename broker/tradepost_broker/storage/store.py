@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -45,6 +45,13 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     at: float
     version: str
     policy: bytes
+
+
+class Deletion(NamedTuple):
+    """An SQL statement that deletes rows, or documents within rows, and its parameters."""
+
+    statement: str
+    parameters: tuple[Any, ...]
 
 
 class Reader:
@@ -172,7 +179,7 @@ class Transaction:
         self._store = store
         self._events: list[tuple[int, float, str, bytes | None, bytes]] = []
         self._records: dict[type[Any], dict[str, Any]] = {kind: {} for kind in CODECS}
-        self._statements: list[tuple[str, tuple[Any, ...]]] = []
+        self._deletions: list[Deletion] = []
         self.is_empty = True
 
     def journal(self, event: Event) -> None:
@@ -199,9 +206,9 @@ class Transaction:
         self._records[type(record)][record.id] = record
         self.is_empty = False
 
-    def execute(self, statement: str, parameters: tuple[Any, ...]) -> None:
-        """Run any other statement, after the records were written."""
-        self._statements.append((statement, parameters))
+    def delete(self, deletion: Deletion) -> None:
+        """Run a deletion, after the records were written."""
+        self._deletions.append(deletion)
         self.is_empty = False
 
     def get(self, kind: type[T], id_: str) -> T | None:
@@ -218,7 +225,7 @@ class Transaction:
             if records:
                 codec = CODECS[kind]
                 write.executemany(codec.insert, [codec.to_row(record) for record in records.values()])
-        for statement, parameters in self._statements:
+        for statement, parameters in self._deletions:
             write.execute(statement, parameters)
 
     def commit(self) -> None:
