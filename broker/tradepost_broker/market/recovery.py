@@ -28,7 +28,7 @@ from tradepost_broker.market.model.entities import (
 from tradepost_broker.market.model.job_states import FINAL
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.state.market_state import MarketState
-from tradepost_broker.market.state.timers import Purpose
+from tradepost_broker.market.state.timers import TimerPurpose
 
 T = TypeVar("T")
 
@@ -164,4 +164,4 @@ def _restore_job(state: MarketState, job: Job) -> None:
         return
     state.add_job(job)
     if job.unmatched_since is not None:
-        state.agenda.put(Purpose.PATIENCE, job.id, job.unmatched_since + job.patience_s)
+        state.timers.put(TimerPurpose.PATIENCE, job.id, job.unmatched_since + job.patience_s)

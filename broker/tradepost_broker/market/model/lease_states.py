@@ -20,7 +20,7 @@ class LeaseTrigger(StrEnum):
     ACCEPTED = "accepted"
     OUTVOTED = "outvoted"
     CONTRADICTED = "contradicted by a reference run"
-    SET_ASIDE = "set aside without a verdict"  # its job ended, or its worker was expelled for another result
+    UNDECIDED = "ended without a verdict"  # its job ended, or its worker was expelled for another result
     GIVEN_BACK = "given back"
     FORGOTTEN = "unknown to its worker"  # the worker came back without it
     PREEMPTED = "preempted by owner"
@@ -41,7 +41,7 @@ LEASE_STATES: Final = TransitionTable(
         (LeaseState.DELIVERED, LeaseTrigger.ACCEPTED): LeaseState.ACCEPTED,
         (LeaseState.DELIVERED, LeaseTrigger.OUTVOTED): LeaseState.REJECTED,
         (LeaseState.DELIVERED, LeaseTrigger.CONTRADICTED): LeaseState.REJECTED,
-        (LeaseState.DELIVERED, LeaseTrigger.SET_ASIDE): LeaseState.INCONCLUSIVE,
+        (LeaseState.DELIVERED, LeaseTrigger.UNDECIDED): LeaseState.INCONCLUSIVE,
         (LeaseState.ACCEPTED, LeaseTrigger.CONTRADICTED): LeaseState.REJECTED,
         # Results that other results outvoted are compared with a later reference run as well.
         (LeaseState.REJECTED, LeaseTrigger.CONTRADICTED): LeaseState.REJECTED,
