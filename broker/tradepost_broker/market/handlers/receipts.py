@@ -22,6 +22,8 @@ from tradepost_broker.market.settling import late_receipts, settlement
 from tradepost_broker.market.state import seeded_random
 from tradepost_broker.market.state.market_state import MarketState
 
+#: How much earlier than the broker a worker may find a time to be over: leases end on whole seconds.
+_OUT_OF_TIME_S_EARLY: Final = 1.0
 _CODE_MAX: Final = 64
 _TEXT_MAX: Final = 500
 
@@ -59,6 +61,9 @@ def deliver(state: MarketState, event: ReceiptDelivered) -> None:
 def give_back(state: MarketState, event: LeaseGivenBack) -> None:
     """A worker returned a lease. Only failing is held against it; what its owner wants never is.
 
+    Nor is running out of time, where the time was over: submitters set the deadline, and publishers the time
+    limit, so that either could lower any score. Before that, to claim it is to fail.
+
     What a preempted one had done is kept: it is paid if the job's result confirms it.
     """
     lease = state.leases.get(event.lease)
@@ -77,9 +82,17 @@ def give_back(state: MarketState, event: LeaseGivenBack) -> None:
         lease,
         LeaseTrigger.PREEMPTED if event.reason is GiveBackReason.PREEMPTED else LeaseTrigger.GIVEN_BACK,
         problem,
-        evidence=EvidenceKind.FAILED if event.reason is GiveBackReason.FAILED else None,
+        evidence=EvidenceKind.FAILED if _has_failed(state, lease, event) else None,
         counts=not refused,
     )
+
+
+def _has_failed(state: MarketState, lease: Lease, event: LeaseGivenBack) -> bool:
+    if event.reason is GiveBackReason.EXHAUSTED:
+        pipeline = state.pipelines[state.jobs[lease.job].pipeline]
+        over_at = min(lease.expires_at, lease.granted_at + pipeline.wall_s)
+        return event.at < over_at - _OUT_OF_TIME_S_EARLY
+    return event.reason is GiveBackReason.FAILED
 
 
 def _bounded(problem: Problem) -> Problem:

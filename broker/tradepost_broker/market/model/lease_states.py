@@ -22,7 +22,6 @@ class LeaseTrigger(StrEnum):
     CONTRADICTED = "contradicted by a reference run"
     UNDECIDED = "ended without a verdict"  # its job ended, or its worker was expelled for another result
     GIVEN_BACK = "given back"
-    FORGOTTEN = "unknown to its worker"  # the worker came back without it
     PREEMPTED = "preempted by owner"
     EXPIRED = "expired"  # by its time, or because its worker was away for too long
     RECALLED = "recalled"
@@ -34,7 +33,6 @@ LEASE_STATES: Final = TransitionTable(
     transitions={
         (LeaseState.OPEN, LeaseTrigger.RECEIPT_DELIVERED): LeaseState.DELIVERED,
         (LeaseState.OPEN, LeaseTrigger.GIVEN_BACK): LeaseState.RETURNED,
-        (LeaseState.OPEN, LeaseTrigger.FORGOTTEN): LeaseState.RETURNED,
         (LeaseState.OPEN, LeaseTrigger.PREEMPTED): LeaseState.PREEMPTED,
         (LeaseState.OPEN, LeaseTrigger.EXPIRED): LeaseState.EXPIRED,
         (LeaseState.OPEN, LeaseTrigger.RECALLED): LeaseState.RECALLED,
