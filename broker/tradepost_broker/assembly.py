@@ -73,8 +73,9 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
     policy = settings.market
     broker = Identity.load_or_create(settings.data_dir / "identity.pem")
     operator_token = load_or_create_operator_token(settings.data_dir / "operator.token")
-    market = Market.restore(store.load(finished_since=clock() - policy.idempotency_s), policy)
-    store.record_run(at=clock(), version=version("tradepost"), policy=msgspec.msgpack.encode(policy))
+    started_at = clock()
+    market = Market.restore(store.load(at=started_at, policy=policy), policy)
+    store.record_run(at=started_at, version=version("tradepost"), policy=msgspec.msgpack.encode(policy))
 
     sessions, watchers, metrics = Sessions(), Watchers(), Metrics()
     tallies = Tallies(store=store, job_status=lambda job: _status(market, job))
