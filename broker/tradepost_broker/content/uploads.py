@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import Final
@@ -134,13 +134,23 @@ class Uploads:
         self.require_public(cid)
         return await self.read(cid)
 
-    def publish(self, cids: Sequence[str]) -> None:
-        """Make blocks public, once their publication is durable."""
-        self._public.update(cids)
+    def publish(self, publication: Publication, *, is_manifest_new: bool) -> None:
+        """Make the blocks of a publication public, once it is durable. A new manifest counts as a block."""
+        self._public.update(publication.blocks)
+        holder = f"account:{publication.account}"
+        if is_manifest_new and holder in self._used:
+            self._used[holder] += max(len(publication.manifest), BLOCK_BYTES_MIN)
 
     async def read(self, cid: Cid) -> bytes:
         """The verified bytes of a block. Raises `UnknownCid`."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._blocks.get, cid)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._readers, self._blocks.get, cid)
+        except UnknownCid:
+            # A published manifest is kept with its publication.
+            publication = self._store.get(Publication, cid)
+            if publication is None:
+                raise
+            return publication.manifest
 
     async def read_file(self, holder: str, root: str, *, bytes_max: int) -> bytes:
         """The file at `root`, all of whose blocks `holder` put here.
