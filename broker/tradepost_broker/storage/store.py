@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Select, Table, func, insert, or_, select
 
 from tradepost_broker.market.ledger import Kind
 from tradepost_broker.market.model import entities
-from tradepost_broker.market.model.events import Event
+from tradepost_broker.market.model.events import Event, MatchingEvent
 from tradepost_broker.storage import database, tables
 from tradepost_broker.storage.document_cache import Recent
 from tradepost_broker.storage.rows import CODECS, AnyRecord
@@ -112,7 +112,9 @@ class Reader:
         statement = select(JOURNAL.c.seq, JOURNAL.c.seed, JOURNAL.c.body).order_by(JOURNAL.c.seq)
         for seq, seed, body in self._reader.execute(statement.execution_options(yield_per=1000)):
             event = _decode_event(body)
-            yield seq, event if seed is None else replace(event, seed=int.from_bytes(seed, "big"))
+            if isinstance(event, MatchingEvent):
+                event = replace(event, seed=int.from_bytes(seed, "big"))
+            yield seq, event
 
     def runs(self) -> list[Run]:
         """Every start of the broker, oldest first."""
@@ -172,15 +174,17 @@ class Transaction:
     def journal(self, event: Event) -> None:
         """Add an event to the journal, with the next number."""
         self._store._last_seq += 1
-        seed: int | None = getattr(event, "seed", None)
-        if seed is not None:
-            event = replace(event, seed=0)  # 128 bits do not fit into msgpack's integers
+        seed: bytes | None = None
+        if isinstance(event, MatchingEvent):
+            # Apart from the body: 128 bits do not fit into msgpack's integers.
+            seed = event.seed.to_bytes(_SEED_BYTES, "big")
+            event = replace(event, seed=0)
         self._events.append(
             (
                 self._store._last_seq,
                 event.at,
                 str(event.__struct_config__.tag),
-                None if seed is None else seed.to_bytes(_SEED_BYTES, "big"),
+                seed,
                 _encode_event(event),
             )
         )
