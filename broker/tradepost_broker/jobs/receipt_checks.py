@@ -7,15 +7,14 @@ may arrive together and each must be compared with the one before it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 from tradepost.content import add_bytes
 from tradepost.errors import (
+    STAGE_FAILURES,
     InvalidReceipt,
     InvalidTensorDocument,
     LeaseGone,
     Problem,
-    StageFailure,
     TradepostError,
 )
 from tradepost.pipeline.manifest import Manifest, Tolerance
@@ -28,6 +27,8 @@ from tradepost.receipts import (
     Result,
     Returned,
     SignedReceipt,
+    are_first_stages,
+    is_stage_failure,
     verify_receipt,
 )
 from tradepost_broker.content.catalog import Catalog, loosest_tolerance
@@ -38,17 +39,6 @@ from tradepost_broker.market.model.entities import Job, Lease, LeaseState
 from tradepost_broker.market.model.events import Event, Instruction, ReceiptDelivered
 from tradepost_broker.market.trust.verification import compare_documents
 from tradepost_broker.storage.shell_records import Delivery
-
-
-def _by_code(root: type[TradepostError]) -> dict[str, type[TradepostError]]:
-    found = {root.code(): root}
-    for child in root.__subclasses__():
-        found |= _by_code(child)
-    return found
-
-
-#: The failures that are the same on every device: the only ones that a receipt may report.
-STAGE_FAILURES: Final = _by_code(StageFailure)
 
 
 class Delivered:
@@ -260,7 +250,7 @@ def _check_stages(receipt: Receipt, manifest: Manifest) -> Result:
         raise InvalidReceipt("it was preempted, which is no result")
     if isinstance(outcome, Returned) and len(reported) != len(names):
         raise InvalidReceipt(f"it returns an output after {len(reported)} of {len(names)} stages")
-    if isinstance(outcome, Failed) and (outcome.stage not in names or outcome.code not in STAGE_FAILURES):
+    if isinstance(outcome, Failed) and not is_stage_failure(outcome.stage, outcome.code, names):
         raise InvalidReceipt(f"{outcome.code!r} at {outcome.stage!r} is no failure of this pipeline")
     return outcome
 
@@ -268,7 +258,7 @@ def _check_stages(receipt: Receipt, manifest: Manifest) -> Result:
 def _names_reported(receipt: Receipt, manifest: Manifest) -> list[str]:
     names = [stage.name for stage in manifest.stages]
     reported = [stage.stage for stage in receipt.stages]
-    if reported != names[: len(reported)]:
+    if not are_first_stages(receipt.stages, names):
         raise InvalidReceipt(f"it reports the stages {reported}; the pipeline has {names}")
     return reported
 
