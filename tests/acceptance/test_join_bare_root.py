@@ -138,12 +138,13 @@ def mirror_and_suite() -> tuple[str, str]:
     return next(place[0] for place in places if place[1:] == [suite, "main"]), suite
 
 
-def give_the_index(root: Path) -> dict[str, str]:
-    """Let pip in there find what this machine's pip finds; its environment variables."""
+def give_the_index(root: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """Let pip in there find what the caller's pip finds; its environment variables."""
     variables = {
-        name: value for name, value in os.environ.items() if re.match(r"PIP_|(https?|no)_proxy$", name, re.I)
+        name: value for name, value in environment.items() if re.match(r"PIP_|(https?|no)_proxy$", name, re.I)
     }
-    homes = (Path("/etc/pip.conf"), Path.home() / ".pip/pip.conf", Path.home() / ".config/pip/pip.conf")
+    home = Path(environment.get("HOME", "/"))
+    homes = (Path("/etc/pip.conf"), home / ".pip/pip.conf", home / ".config/pip/pip.conf")
     for found in filter(Path.exists, homes):
         shutil.copy(found, root / "etc" / "pip.conf")
     authorities = Path("/etc/ssl/certs/ca-certificates.crt")  # a proxy's among them
@@ -153,7 +154,9 @@ def give_the_index(root: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def root(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BareRoot]:
+def root(
+    wheel: Path, tmp_path_factory: pytest.TempPathFactory, callers_environment: Mapping[str, str]
+) -> Iterator[BareRoot]:
     if missing := what_is_missing():
         pytest.skip(missing)
     path = tmp_path_factory.mktemp("debian")
@@ -170,7 +173,7 @@ def root(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bare
         given.mkdir()
         shutil.copy(wheel, given)
         shutil.copy(REPOSITORY / "constraints.txt", given)
-        environment = give_the_index(path) | {
+        environment = give_the_index(path, callers_environment) | {
             "PIP_FIND_LINKS": "/opt/tradepost",
             "PIP_CONSTRAINT": "/opt/tradepost/constraints.txt",
         }

@@ -67,6 +67,8 @@ class FakeBroker:
         self.refusal: TradepostError | None = None
         self.upload_errors: list[TradepostError] = []
         self.held: set[str] = set()
+        #: What a welcome names although the worker did not, as a broker of another version could.
+        self.named_besides: tuple[str, ...] = ()
         self.connected = asyncio.Event()
         self.challenged: asyncio.Queue[None] = asyncio.Queue()
         self.offers: asyncio.LifoQueue[Offer] = asyncio.LifoQueue()
@@ -169,7 +171,8 @@ class FakeBroker:
             await socket.close()
             return
         self._socket = socket
-        welcome = Welcome(worker=identity.key_id(hello.public_key), leases=tuple(sorted(self.held)))
+        named = (lease for lease in hello.open_leases if lease in self.held)
+        welcome = Welcome(worker=identity.key_id(hello.public_key), leases=(*named, *self.named_besides))
         await socket.send_bytes(self._codec.encode([welcome]))
         self.connected.set()
 
