@@ -30,6 +30,7 @@ from tradepost.protocol.message import (
     Nonce,
 )
 from tradepost.protocol.rest import (
+    AccountView,
     JobRequest,
     JobStatus,
     JobView,
@@ -72,6 +73,7 @@ __all__ = [
     "LATENCY_BUCKETS_MS",
     "MESSAGE_BYTES_MAX",
     "VERSION",
+    "AccountView",
     "Acknowledged",
     "CancelJob",
     "Capabilities",

@@ -170,6 +170,7 @@ def _convert(tree: dict[str, Any]) -> Manifest:
     try:
         return msgspec.convert(tree, Manifest)
     except msgspec.ValidationError as error:
+        # msgspec gives the place in its text alone. A text of another form is shown as it is.
         what, _, path = str(error).partition(" - at ")
         field = re.sub(r"^`key` in (.*)", r"the keys of \1", path).replace("`", "").replace("$.", "")
         stage = None
