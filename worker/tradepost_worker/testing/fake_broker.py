@@ -70,9 +70,10 @@ class FakeBroker:
     """A scripted broker for one worker at a time. `app` is its aiohttp application.
 
     `operator` signs revocation lists, if anybody may revoke. With `admits_strangers`, workers need not join
-    before they connect; with `takes_any_token`, it pretends to be the broker that issued it. `blocks` are the published ones, `lease_blocks` those of leases' inputs and outputs.
-    `hellos` are those of every connection, `offers` the newest first; `challenged` has an entry for each
-    connection that was opened, and `messages` counts the WebSocket messages that came.
+    before they connect; with `takes_any_token`, it pretends to be the broker that issued it. `blocks` are the
+    published ones, `lease_blocks` those of leases' inputs and outputs. `hellos` are those of every connection,
+    `offers` the newest first; `challenged` has an entry for each connection that was opened, and `messages`
+    counts the WebSocket messages that came.
     """
 
     def __init__(self) -> None:
