@@ -86,12 +86,16 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
         if isinstance(instruction, Save) and not isinstance(instruction.record, Evidence | Transfer):
             return  # most instructions are records that nobody counts
         tallies.observe(instruction)
-        open_jobs.observe(instruction)
         metrics.observe(instruction, market.job)
         courier.release(instruction)
 
     engine = Engine(
-        core=market, store=store, release=release, clock=clock, observe_batch=metrics.observe_batch
+        core=market,
+        store=store,
+        release=release,
+        clock=clock,
+        observe_decided=open_jobs.observe,
+        observe_batch=metrics.observe_batch,
     )
     revocations = RevocationDesk(
         path=settings.data_dir / FILE_NAME, operator=_operator_key(settings), engine=engine
@@ -109,7 +113,9 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
         store=store, uploads=uploads, engine=engine, document_bytes_max=settings.document_bytes_max
     )
     credentials = Credentials(store=store, operator_token=operator_token)
-    joinings = Joinings(broker=broker.id, engine=engine, clock=clock, revocations_key=revocations.key_pem)
+    joinings = Joinings(
+        broker=broker.id, store=store, engine=engine, clock=clock, revocations_key=revocations.key_pem
+    )
     desk = JobDesk(store=store, engine=engine, watchers=watchers)
     submissions = Submissions(
         market=market, catalog=catalog, uploads=uploads, open_jobs=open_jobs, clock=clock

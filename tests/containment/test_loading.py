@@ -78,10 +78,10 @@ async def test_a_bomb_is_given_back_and_blames_nobody(cases, name):
 async def test_a_runner_that_ends_while_it_loads_blames_nobody(how):
     boot = (
         "import json, os, sys; sys.path[:] = json.loads(sys.argv[1])\n"
-        "from tradepost_worker import executor, runner\n"
+        "from tradepost_worker.runner import executor, main\n"
         f"def die(*_, **__):\n    {how}\n"
         "executor.Executor.__init__ = die\n"
-        "runner.main(int(sys.argv[2]), int(sys.argv[3]))"
+        "main.main(int(sys.argv[2]), int(sys.argv[3]))"
     )
     pipeline = LOOP.pipeline()
     runner = await RunnerProcess.start(boot=boot)

@@ -52,6 +52,7 @@ from tradepost.protocol import (
     JoinReply,
     JoinRequest,
     PipelineView,
+    Recall,
     Refused,
     ToBrokerFromWorker,
     ToWorker,
@@ -383,8 +384,22 @@ async def test_a_reconnected_worker_is_told_its_open_leases(side: Side, worker: 
     await side.grant()
     grant = await expect(worker, Grant)
     await worker.disconnect()
+    worker.unfinished["ended"] = grant
     welcome = await worker.connect()
     assert welcome.leases == (grant.lease,)
+    assert (await expect(worker, Recall)).lease == "ended"
+
+
+async def test_a_lease_that_a_reconnected_worker_does_not_name_is_granted_again(
+    side: Side, worker: FakeWorker
+) -> None:
+    await side.grant()
+    grant = await expect(worker, Grant)
+    await worker.disconnect()
+    worker.unfinished.clear()
+    welcome = await worker.connect()
+    assert welcome.leases == ()
+    assert await expect(worker, Grant) == grant
 
 
 @pytest.mark.parametrize(

@@ -25,13 +25,13 @@ from tradepost_worker.testing.samples import SamplePipeline, kernel_pipeline, sa
 PIPELINE = kernel_pipeline(tradepost_kernels.load("noop"))
 _BOOT = """
 import json, os, sys; sys.path[:] = json.loads(sys.argv[1])
-from tradepost_worker import executor, runner, sandbox
+from tradepost_worker.runner import kernel_sandbox, main
 {patch}
-runner.main(int(sys.argv[2]), int(sys.argv[3]))
+main.main(int(sys.argv[2]), int(sys.argv[3]))
 """
 #: A runner that dies if it compiles a kernel, and one that dies if it takes compiled code.
-NO_COMPILER = _BOOT.format(patch="sandbox.Sandbox._compile = lambda *_: os.abort()")
-NO_RESTORING = _BOOT.format(patch="sandbox.Sandbox._restore = lambda *_: os.abort()")
+NO_COMPILER = _BOOT.format(patch="kernel_sandbox.Sandbox._compile = lambda *_: os.abort()")
+NO_RESTORING = _BOOT.format(patch="kernel_sandbox.Sandbox._restore = lambda *_: os.abort()")
 
 Run = Callable[..., Awaitable[PipelineRun]]
 

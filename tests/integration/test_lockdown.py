@@ -199,7 +199,7 @@ def test_a_layer_that_the_kernel_refuses_is_named():
     code = """
 import json, threading, sys
 sys.path[:] = json.loads(sys.argv[1])
-from tradepost_worker.lockdown import lock_down
+from tradepost_worker.runner.lockdown import lock_down
 stay = threading.Event()
 threading.Thread(target=stay.wait, daemon=True).start()
 isolation = lock_down()

@@ -40,7 +40,7 @@ SPIN = bytes(
 )
 FOREVER = sample_input(-1)
 _START = f"import json, mmap, os, sys; forever = {FOREVER!r}; sys.path[:] = json.loads(sys.argv[1])\n"
-_SERVE = "runner.main(int(sys.argv[2]), int(sys.argv[3]))\n"
+_SERVE = "main.main(int(sys.argv[2]), int(sys.argv[3]))\n"
 
 Load = Callable[..., Awaitable[RunnerProcess]]
 
@@ -49,7 +49,7 @@ def replacing_run(body: str) -> str:
     """A runner whose executor runs `body` in place of a pipeline; `document` is the request's."""
     lines = "\n".join(f"    {line}" for line in body.splitlines())
     return (
-        f"{_START}from tradepost_worker import executor, runner\n"
+        f"{_START}from tradepost_worker.runner import executor, main\n"
         f"def run(self, document, *, wall_s_max, on_stages):\n{lines}\n"
         f"    return honest(self, document, wall_s_max=wall_s_max, on_stages=on_stages)\n"
         f"honest, executor.Executor.run = executor.Executor.run, run\n{_SERVE}"
@@ -350,7 +350,7 @@ async def test_a_runner_that_does_not_start_says_why() -> None:
 def test_a_runner_does_not_outlive_its_agent() -> None:
     agent = """
 import asyncio, os, sys
-from tradepost_worker.runner_process import RunnerProcess
+from tradepost_worker.supervision.runner_process import RunnerProcess
 async def main():
     runner = await RunnerProcess.start()
     print(runner.pid, flush=True)

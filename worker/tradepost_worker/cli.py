@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import platform
 import signal
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from tradepost.commands.options import Json
+from tradepost.commands.terminal import show, show_json
 from tradepost_signing.checks.publisher import Publisher
 from tradepost_signing.keyless.identity import SigstoreIdentity
 from tradepost_signing.keys import PublicKey
@@ -19,7 +20,7 @@ from tradepost_signing.policy.trust import TrustPolicy
 from tradepost_worker.assembly import Decorate, worker_from_settings
 from tradepost_worker.commands.device import add_device_commands
 from tradepost_worker.commands.join_report import gather_facts
-from tradepost_worker.commands.owner import AsJson, StateDir, add_owner_commands
+from tradepost_worker.commands.owner import StateDir, add_owner_commands
 from tradepost_worker.commands.report import add_report_commands
 from tradepost_worker.link.joining import join as join_broker
 from tradepost_worker.logs import set_up_logging
@@ -50,7 +51,7 @@ def create_app(*, decorate: Decorate = lambda runners: runners) -> typer.Typer:
         state_dir: StateDir = None,
         no_run: Annotated[bool, typer.Option("--no-run", help="Join only; `run` starts it later.")] = False,
         measure: Annotated[bool, typer.Option("--measure/--no-measure", help="Measure its speed.")] = True,
-        as_json: AsJson = False,
+        as_json: Json = False,
     ) -> None:
         """Join a market with a token, then run in the foreground."""
         settings = load_settings({"state_dir": state_dir, "price_per_unit": price, "capacity": capacity})
@@ -62,7 +63,7 @@ def create_app(*, decorate: Decorate = lambda runners: runners) -> typer.Typer:
             state.path / FILE_NAME, {key: value for key, value in chosen.items() if value is not None}
         )
         facts = gather_facts(membership, load_settings({"state_dir": state_dir}), measure=measure)
-        typer.echo(json.dumps(facts.to_json()) if as_json else "\n".join(facts.lines()))
+        show(facts.to_json(), "\n".join(facts.lines()), as_json=as_json)
         if not no_run:
             _run(settings, decorate, as_json=as_json)
 
@@ -92,7 +93,7 @@ def create_app(*, decorate: Decorate = lambda runners: runners) -> typer.Typer:
             str | None, typer.Option(help="The URL of the provider that must have vouched for --identity.")
         ] = None,
         state_dir: StateDir = None,
-        as_json: AsJson = False,
+        as_json: Json = False,
     ) -> None:
         """Let a publisher's pipelines run on this device. A running worker takes notice at once."""
         key = _key(public_key_file, identity, issuer)
@@ -103,15 +104,15 @@ def create_app(*, decorate: Decorate = lambda runners: runners) -> typer.Typer:
         add_publisher(path, Publisher(name=name, key=key))
         facts = {"name": name, "policy": str(path)} | key.facts()
         text = f"Pipelines of {name}, {key}, may run here. Limits for them: {path}"
-        typer.echo(json.dumps(facts) if as_json else text)
+        show(facts, text, as_json=as_json)
 
     @trust.command("list")
-    def trust_list(state_dir: StateDir = None, as_json: AsJson = False) -> None:
+    def trust_list(state_dir: StateDir = None, as_json: Json = False) -> None:
         """The publishers whose pipelines may run on this device."""
         path = load_settings({"state_dir": state_dir}).trust_path
         publishers = TrustPolicy.load(path).publishers
         if as_json:
-            typer.echo(json.dumps([{"name": item.name} | item.key.facts() for item in publishers]))
+            show_json([{"name": item.name} | item.key.facts() for item in publishers])
             return
         for item in publishers:
             typer.echo(f"{item.name}, {item.key}")

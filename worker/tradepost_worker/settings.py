@@ -19,8 +19,8 @@ import msgspec
 import platformdirs
 import psutil
 
-from tradepost.content.transfer.sources import parse_gateway_url
 from tradepost.errors import InvalidRequest, InvalidSettings
+from tradepost.http_url import parse_http_url
 from tradepost.money import to_microcredits
 from tradepost.settings_loader import (
     Tree,
@@ -72,7 +72,7 @@ class Settings(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if price < 1:
             raise InvalidSettings("price_per_unit is 0; the least is 0.000001")
         for gateway in self.gateways:
-            parse_gateway_url(gateway)
+            parse_http_url(gateway, of="gateway")
 
 
 class _Shares(msgspec.Struct, frozen=True):

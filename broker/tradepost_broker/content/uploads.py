@@ -20,16 +20,17 @@ from tradepost.content.unixfs.files import FILE_BLOCKS_MAX, stream_file
 from tradepost.content.unixfs.nodes import decode_file_node
 from tradepost.errors import ContentMismatch, InvalidCid, InvariantBroken, QuotaExceeded, UnknownCid
 from tradepost_broker.engine.engine import Engine
-from tradepost_broker.engine.work import Drop, Keep
+from tradepost_broker.engine.work import Delete, Keep
 from tradepost_broker.storage.rows import CODECS
 from tradepost_broker.storage.shell_records import Delivery, Publication, Upload
-from tradepost_broker.storage.store import Store
+from tradepost_broker.storage.store import Deletion, Store
 
 #: What a block takes of a disk at least, and is counted as: of a few bytes each there could be too many.
 BLOCK_BYTES_MIN: Final = 4096
 _TREES_KEPT: Final = 256
 _DROPPED_AT_ONCE: Final = 1_000
 _HOLDERS_KEPT: Final = 10_000
+_DELETE_UPLOAD: Final = "DELETE FROM uploads WHERE id = ?"
 #: Outputs were checked against their pipeline's limit when they were delivered.
 _OUTPUT_BYTES_MAX: Final = 1 << 53
 
@@ -95,7 +96,7 @@ class Uploads:
         table = CODECS[Upload].table
         old = select(table).where(table.c.at < before).order_by(table.c.at).limit(_DROPPED_AT_ONCE)
         uploads = [one for one in self._store.find(Upload, old) if one.cid not in self._public]
-        await self._engine.ask(Drop([one.id for one in uploads]))
+        await self._engine.ask(Delete([Deletion(_DELETE_UPLOAD, (one.id,)) for one in uploads]))
         for cid in {one.cid for one in uploads}:
             in_use = self._store.query(select(func.count()).where(table.c.cid == cid))[0][0]
             # Who puts the same block now comes after this in the same thread, and writes it again.

@@ -14,16 +14,18 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from tradepost.errors import BrokerUnavailable, TradepostError
 from tradepost_broker.market.model.events import Event, Instruction, ReplyRefused, Save, Tick
 from tradepost_broker.market.state.seeded_random import SEED_BITS
 from tradepost_broker.storage.shell_records import ShellRecord
-from tradepost_broker.storage.store import Store, Transaction
+from tradepost_broker.storage.store import Deletion, Store, Transaction
+
+T = TypeVar("T")
 
 BATCH_MAX: Final = 256
 #: Work that may wait before `ready` makes those who bring more wait too.
@@ -41,27 +43,45 @@ class Core(Protocol):
         ...
 
 
-@dataclass(slots=True)
+class Records(Protocol):
+    """The records as all earlier work left them, whether committed yet or not."""
+
+    def get(self, kind: type[T], id_: str) -> T | None:
+        """The record of this kind and id, or `None`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class Moment:
-    """When a piece of work is handled: everything before it has been, nothing after it has."""
+    """The turn of one work in the total order: its time (Unix seconds), a fresh seed, the records."""
 
     at: float
     seed: int
-    transaction: Transaction
+    records: Records
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What one piece of work does, all in one transaction. Where the core refuses the event, nothing.
+
+    `event` goes to the core, unless it is `None`. `records` and `deletions` are what the shell writes and
+    deletes. `records_after` gives further records that depend on the core's instructions.
+    """
+
+    event: Event | None = None
+    records: Sequence[ShellRecord] = ()
+    records_after: Callable[[Sequence[Instruction]], Sequence[ShellRecord]] | None = None
+    deletions: Sequence[Deletion] = ()
 
 
 class Work(Protocol):
     """Something that a session or a request wants done."""
 
-    def event(self, moment: Moment) -> Event | None:
-        """The event, made when its turn has come; `None` if only records are to be written.
+    def decide(self, moment: Moment) -> Decision:
+        """What is to be done, decided in the work's turn. Changes nothing itself.
 
         Raises a `TradepostError` to refuse; then nothing is written.
         """
-        ...
-
-    def records(self, moment: Moment, instructions: Sequence[Instruction]) -> Iterable[ShellRecord]:
-        """What the shell keeps, in the event's transaction, given what the core decided."""
         ...
 
 
@@ -74,7 +94,8 @@ Reply = Callable[[Outcome], None]
 class Engine:
     """Handles work in batches. `run` does it, until `stop`; `submit` and `ask` bring it work.
 
-    `release` carries out one instruction that is durable. `clock` gives Unix seconds.
+    `release` carries out one instruction that is durable. `observe_decided` is called in the turn of each
+    event that the core accepted, before the commit. `clock` gives Unix seconds.
     """
 
     def __init__(
@@ -84,12 +105,14 @@ class Engine:
         store: Store,
         release: Callable[[Instruction], None],
         clock: Callable[[], float] = time.time,
+        observe_decided: Callable[[Event, Sequence[Instruction]], None] = lambda _event, _instructions: None,
         observe_batch: Callable[[int, float], None] = lambda _works, _seconds: None,
     ) -> None:
         self._core = core
         self._store = store
         self._release = release
         self._clock = clock
+        self._observe_decided = observe_decided
         self._observe_batch = observe_batch
         self._queue: deque[tuple[Work, Reply]] = deque()
         self._arrived = asyncio.Event()
@@ -183,20 +206,28 @@ class Engine:
         self._at = max(self._at, self._clock())
         moment = Moment(self._at, secrets.randbits(SEED_BITS), transaction)
         try:
-            event = work.event(moment)
+            decision = work.decide(moment)
         except TradepostError as error:
             return error
+        event = decision.event
         instructions: Sequence[Instruction] = () if event is None else self._core.handle(event)
         for instruction in instructions:
             if isinstance(instruction, ReplyRefused):
                 return TradepostError.from_problem(instruction.problem)
-        if event is not None and (instructions or not isinstance(event, Tick)):
-            transaction.journal(event)
+        if event is not None:
+            self._observe_decided(event, instructions)
+            if instructions or not isinstance(event, Tick):
+                transaction.journal(event)
         for instruction in instructions:
             if isinstance(instruction, Save):
                 transaction.save(instruction.record)
-        for record in work.records(moment, instructions):
+        for record in decision.records:
             transaction.save(record)
+        if decision.records_after is not None:
+            for record in decision.records_after(instructions):
+                transaction.save(record)
+        for deletion in decision.deletions:
+            transaction.delete(deletion)
         return instructions
 
     def _refuse_all(self, error: TradepostError) -> None:

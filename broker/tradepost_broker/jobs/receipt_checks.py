@@ -6,7 +6,6 @@ may arrive together and each must be compared with the one before it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from tradepost.content import add_bytes
@@ -32,10 +31,10 @@ from tradepost.receipts import (
 )
 from tradepost_broker.content.catalog import Catalog, loosest_tolerance
 from tradepost_broker.content.uploads import Uploads
-from tradepost_broker.engine.engine import Moment
+from tradepost_broker.engine.engine import Decision, Moment
 from tradepost_broker.market import Market
 from tradepost_broker.market.model.entities import Job, Lease, LeaseState
-from tradepost_broker.market.model.events import Event, Instruction, ReceiptDelivered
+from tradepost_broker.market.model.events import ReceiptDelivered
 from tradepost_broker.market.trust.verification import compare_documents
 from tradepost_broker.storage.shell_records import Delivery
 
@@ -62,28 +61,25 @@ class Delivered:
         self._receipt = receipt
         self._result = result
         self._frame = frame
-        self._was_open = False
 
-    def event(self, moment: Moment) -> Event:
-        """The outcome, and with which earlier ones it agrees."""
-        self._was_open = self._lease.state is LeaseState.OPEN
+    def decide(self, moment: Moment) -> Decision:
+        """The outcome, and with which earlier ones it agrees; receipt and output of a lease still open."""
+        delivery = self._delivery()
         outcome = outcome_of(self._result)
-        return ReceiptDelivered(
+        delivered = ReceiptDelivered(
             at=moment.at,
             worker=self._lease.worker,
             lease=self._lease.id,
             outcome=outcome,
             stage_hashes=stage_hashes(self._receipt),
             stage_wall_us=self._stage_wall_us(),
-            agrees_with=self._checks.agreeing(self._delivery(), self._lease, outcome, moment),
+            agrees_with=self._checks.agreeing(delivery, self._lease, outcome, moment),
             problem=_problem_of(self._result),
             seed=moment.seed,
         )
-
-    def records(self, moment: Moment, instructions: Sequence[Instruction]) -> Sequence[Delivery]:
-        """Receipt and output, unless the lease had ended before."""
         # A repeated or late delivery changes nothing, so what was kept of the first one stays.
-        return (self._delivery(),) if self._was_open and self._lease.outcome else ()
+        is_open = self._lease.state is LeaseState.OPEN
+        return Decision(event=delivered, records=(delivery,) if is_open else ())
 
     def _delivery(self) -> Delivery:
         result = self._result
@@ -178,7 +174,7 @@ class ReceiptChecks:
 
     def _close(self, delivery: Delivery, other: Lease, tolerance: Tolerance | None, moment: Moment) -> bool:
         """Whether two outputs that are not the same bytes agree within the tolerance."""
-        earlier = moment.transaction.get(Delivery, other.id)
+        earlier = moment.records.get(Delivery, other.id)
         if tolerance is None or earlier is None or not (earlier.output_cid and delivery.output_cid):
             return False
         try:

@@ -22,6 +22,7 @@ from tradepost_broker.market.model.events import (
     JobCancelled,
     JobSubmitted,
     LeaseGivenBack,
+    MatchingEvent,
     OfferUpdated,
     PipelinePublished,
     ReceiptDelivered,
@@ -77,8 +78,7 @@ class Market:
         Raises `InvariantBroken` for a defect: the market must then be thrown away and restored.
         """
         state = self._state
-        seed = getattr(event, "seed", None)
-        state.begin(event.at, seed or 0)
+        state.begin(event.at, event.seed if isinstance(event, MatchingEvent) else 0)
         try:
             _HANDLERS[type(event)](state, event)
         except InvariantBroken:
@@ -86,7 +86,7 @@ class Market:
         except TradepostError as refusal:
             invariant(not state.drain(), f"{type(event).__name__} was refused after it changed something")
             return [ReplyRefused(refusal.to_problem())]
-        if seed is not None:
+        if isinstance(event, MatchingEvent):
             advance_job.settle_down(state)
         return state.drain()
 

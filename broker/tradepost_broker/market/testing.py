@@ -40,8 +40,8 @@ from tradepost_broker.market.model.events import (
     WorkerJoined,
 )
 from tradepost_broker.market.model.job_states import FINAL
+from tradepost_broker.market.model.lease_states import LIVE
 from tradepost_broker.market.model.policy import MarketPolicy
-from tradepost_broker.market.state.market_state import LIVE
 from tradepost_signing.policy.revocation import RevocationDocument
 
 GIBIBYTE = 1 << 30

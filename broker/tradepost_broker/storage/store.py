@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Select, Table, func, insert, or_, select
 
 from tradepost_broker.market.ledger import Kind
 from tradepost_broker.market.model import entities
-from tradepost_broker.market.model.events import Event
+from tradepost_broker.market.model.events import Event, MatchingEvent
 from tradepost_broker.storage import database, tables
 from tradepost_broker.storage.document_cache import Recent
 from tradepost_broker.storage.rows import CODECS, AnyRecord
@@ -44,6 +44,13 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     at: float
     version: str
     policy: bytes
+
+
+class Deletion(NamedTuple):
+    """An SQL statement that deletes rows, or documents within rows, and its parameters."""
+
+    statement: str
+    parameters: tuple[Any, ...]
 
 
 class Reader:
@@ -105,7 +112,9 @@ class Reader:
         statement = select(JOURNAL.c.seq, JOURNAL.c.seed, JOURNAL.c.body).order_by(JOURNAL.c.seq)
         for seq, seed, body in self._reader.execute(statement.execution_options(yield_per=1000)):
             event = _decode_event(body)
-            yield seq, event if seed is None else replace(event, seed=int.from_bytes(seed, "big"))
+            if isinstance(event, MatchingEvent):
+                event = replace(event, seed=int.from_bytes(seed, "big"))
+            yield seq, event
 
     def runs(self) -> list[Run]:
         """Every start of the broker, oldest first."""
@@ -159,21 +168,23 @@ class Transaction:
         self._store = store
         self._events: list[tuple[int, float, str, bytes | None, bytes]] = []
         self._records: dict[type[Any], dict[str, Any]] = {kind: {} for kind in CODECS}
-        self._statements: list[tuple[str, tuple[Any, ...]]] = []
+        self._deletions: list[Deletion] = []
         self.is_empty = True
 
     def journal(self, event: Event) -> None:
         """Add an event to the journal, with the next number."""
         self._store._last_seq += 1
-        seed: int | None = getattr(event, "seed", None)
-        if seed is not None:
-            event = replace(event, seed=0)  # 128 bits do not fit into msgpack's integers
+        seed: bytes | None = None
+        if isinstance(event, MatchingEvent):
+            # Apart from the body: 128 bits do not fit into msgpack's integers.
+            seed = event.seed.to_bytes(_SEED_BYTES, "big")
+            event = replace(event, seed=0)
         self._events.append(
             (
                 self._store._last_seq,
                 event.at,
                 str(event.__struct_config__.tag),
-                None if seed is None else seed.to_bytes(_SEED_BYTES, "big"),
+                seed,
                 _encode_event(event),
             )
         )
@@ -184,9 +195,9 @@ class Transaction:
         self._records[type(record)][record.id] = record
         self.is_empty = False
 
-    def execute(self, statement: str, parameters: tuple[Any, ...]) -> None:
-        """Run any other statement, after the records were written."""
-        self._statements.append((statement, parameters))
+    def delete(self, deletion: Deletion) -> None:
+        """Run a deletion, after the records were written."""
+        self._deletions.append(deletion)
         self.is_empty = False
 
     def get(self, kind: type[T], id_: str) -> T | None:
@@ -203,7 +214,7 @@ class Transaction:
             if records:
                 codec = CODECS[kind]
                 write.executemany(codec.insert, [codec.to_row(record) for record in records.values()])
-        for statement, parameters in self._statements:
+        for statement, parameters in self._deletions:
             write.execute(statement, parameters)
 
     def commit(self) -> None:

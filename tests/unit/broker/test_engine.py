@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from threading import Event as ThreadEvent
@@ -12,7 +12,8 @@ from threading import Event as ThreadEvent
 import pytest
 
 from tradepost.errors import BrokerUnavailable, InsufficientFunds, TradepostError, UnknownJob
-from tradepost_broker.engine.engine import BACKLOG_MAX, BATCH_MAX, Engine, Moment, Outcome
+from tradepost_broker.engine.engine import BACKLOG_MAX, BATCH_MAX, Decision, Engine, Moment, Outcome
+from tradepost_broker.engine.work import Keep
 from tradepost_broker.market.model.entities import Account
 from tradepost_broker.market.model.events import (
     Event,
@@ -23,8 +24,8 @@ from tradepost_broker.market.model.events import (
     Save,
     Tick,
 )
-from tradepost_broker.storage.shell_records import ApiKey, ShellRecord
-from tradepost_broker.storage.store import Store, Transaction
+from tradepost_broker.storage.shell_records import ApiKey
+from tradepost_broker.storage.store import Deletion, Store, Transaction
 from tradepost_broker.testing import ManualClock
 
 
@@ -53,23 +54,36 @@ class Funding:
         self._name = name
         self._refuse = refuse
 
-    def event(self, moment: Moment) -> Event | None:
+    def decide(self, moment: Moment) -> Decision:
         if self._refuse is not None:
             raise self._refuse
-        return Funded(at=moment.at, transfer=self._name, account="alice", amount=self._amount)
+        return Decision(
+            event=Funded(at=moment.at, transfer=self._name, account="alice", amount=self._amount),
+            records=(ApiKey(id=self._name, account="alice", created_at=moment.at),),
+        )
 
-    def records(self, moment: Moment, instructions: Sequence[Instruction]) -> Sequence[ShellRecord]:
-        return (ApiKey(id=self._name, account="alice", created_at=moment.at),)
+
+class FundingWithFollowUp:
+    """Work that funds alice, keeps the core's answer as a record, and deletes the key `old`."""
+
+    def __init__(self, amount: int) -> None:
+        self._amount = amount
+
+    def decide(self, moment: Moment) -> Decision:
+        return Decision(
+            event=Funded(at=moment.at, transfer="t", account="alice", amount=self._amount),
+            records_after=lambda instructions: [
+                ApiKey(id=f"after-{len(instructions)}", account="alice", created_at=moment.at)
+            ],
+            deletions=[Deletion("DELETE FROM api_keys WHERE id = ?", ("old",))],
+        )
 
 
 class EmptyTick:
     """Work that is a tick with nothing to do."""
 
-    def event(self, moment: Moment) -> Event | None:
-        return Tick(at=moment.at, seed=moment.seed)
-
-    def records(self, moment: Moment, instructions: Sequence[Instruction]) -> Sequence[ShellRecord]:
-        return ()
+    def decide(self, moment: Moment) -> Decision:
+        return Decision(event=Tick(at=moment.at, seed=moment.seed))
 
 
 class HeldStore(Store):
@@ -195,6 +209,42 @@ async def test_a_refusal_writes_nothing(tmp_path: Path, work: Funding, error: ty
             await engine.ask(work)
         assert store.last_seq == 0
         assert store.get(ApiKey, "t") is None
+
+
+async def test_a_decision_has_records_after_the_core_and_deletions(tmp_path: Path) -> None:
+    store = Store(tmp_path / "db")
+    async with running(store) as engine:
+        await engine.ask(Keep(ApiKey(id="old", account="alice", created_at=1.0)))
+        await engine.ask(FundingWithFollowUp(5))
+        assert [key.id for key in store.find(ApiKey)] == ["after-2"]
+
+
+async def test_a_refused_decision_deletes_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path / "db")
+    async with running(store) as engine:
+        await engine.ask(Keep(ApiKey(id="old", account="alice", created_at=1.0)))
+        with pytest.raises(InsufficientFunds):
+            await engine.ask(FundingWithFollowUp(-1))
+        assert [key.id for key in store.find(ApiKey)] == ["old"]
+
+
+async def test_events_are_observed_in_their_turn_unless_refused(tmp_path: Path) -> None:
+    store, observed = Store(tmp_path / "db"), list[Event]()
+    engine = Engine(
+        core=AddingCore(),
+        store=store,
+        release=lambda _: None,
+        clock=ManualClock(),
+        observe_decided=lambda event, _: observed.append(event),
+    )
+    for amount in (5, -1):
+        engine.submit(Funding(amount), lambda _: None)
+    task = asyncio.create_task(engine.run())
+    await engine.ask(EmptyTick())
+    engine.stop()
+    await task
+    store.close()
+    assert [type(event) for event in observed] == [Funded, Tick]
 
 
 async def test_a_tick_that_changes_nothing_is_not_journalled(tmp_path: Path) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Annotated
 
-import msgspec
 import typer
 
+from tradepost.commands.options import Json
+from tradepost.commands.terminal import show_json
 from tradepost.errors import EXIT_CODES, Fault
 from tradepost_worker.commands import doctor, service
 from tradepost_worker.commands.doctor import Health
-from tradepost_worker.commands.owner import AsJson, StateDir
+from tradepost_worker.commands.owner import StateDir
 from tradepost_worker.commands.uninstall import check_nothing_lost, check_stopped, remove_state
 from tradepost_worker.settings import load_settings
 from tradepost_worker.state import StateFolder
@@ -29,12 +29,12 @@ def add_device_commands(app: typer.Typer) -> None:
     app.add_typer(group, name="service")
 
 
-def examine(state_dir: StateDir = None, as_json: AsJson = False) -> None:
+def examine(state_dir: StateDir = None, as_json: Json = False) -> None:
     """Look for what keeps this device from working, and name the fix for each finding."""
     checks = asyncio.run(doctor.examine(load_settings({"state_dir": state_dir})))
     broken = [check for check in checks if check.health is Health.BROKEN]
     if as_json:
-        typer.echo(json.dumps({"healthy": not broken, "checks": msgspec.to_builtins(checks)}))
+        show_json({"healthy": not broken, "checks": checks})
     else:
         for check in checks:
             typer.echo(f"{check.health.value:<8} {check.name:<22} {check.says}")
@@ -67,14 +67,13 @@ def install_service(
         raise typer.Exit(EXIT_CODES[Fault.WORKER])
 
 
-def service_status(as_json: AsJson = False) -> None:
+def service_status(as_json: Json = False) -> None:
     """Whether the service is installed, and runs."""
     here = service.service_here()
     is_installed = here.path.exists()
     is_running = is_installed and service.is_running(here)
     if as_json:
-        found = {"installed": is_installed, "running": is_running, "path": str(here.path)}
-        typer.echo(json.dumps(found))
+        show_json({"installed": is_installed, "running": is_running, "path": str(here.path)})
     elif is_installed:
         typer.echo(f"Installed ({here.path}), and {'runs' if is_running else 'does not run'}.")
     else:
@@ -96,7 +95,7 @@ def uninstall(
     state_dir: StateDir = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     discard: Annotated[bool, typer.Option("--discard", help="Lose results not delivered yet.")] = False,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """Take the worker off this device: its service, key, settings, cache and records."""
     settings = load_settings({"state_dir": state_dir})
@@ -114,7 +113,7 @@ def uninstall(
     removed = remove_state(state)
     paths = [*([str(here.path)] if here else []), *removed.paths]
     if as_json:
-        typer.echo(json.dumps({"removed": paths, "freed_bytes": removed.freed_bytes, "left": removed.left}))
+        show_json({"removed": paths, "freed_bytes": removed.freed_bytes, "left": removed.left})
         return
     if not paths:
         typer.echo(f"Nothing to remove: there is no worker in {state.path}.")

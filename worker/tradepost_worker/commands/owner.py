@@ -10,6 +10,8 @@ from typing import Annotated
 import msgspec
 import typer
 
+from tradepost.commands.options import Json
+from tradepost.commands.terminal import show_json
 from tradepost.errors import InvalidSettings
 from tradepost_worker.device import limits
 from tradepost_worker.device.owner_command import Mode, OwnersWord, OwnersWordFile, parse_duration
@@ -19,7 +21,6 @@ from tradepost_worker.state import StateFolder, WrongMoment
 from tradepost_worker.wording import local_time
 
 StateDir = Annotated[Path | None, typer.Option("--state-dir", help="Where this worker keeps its state.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 #: These are looked at when a worker starts; the others within a second.
 _AT_START = ("cache_bytes_max", "compiled_bytes_max", "gpu_percent")
@@ -67,13 +68,13 @@ def drain(state_dir: StateDir = None) -> None:
     typer.echo("The worker finishes what runs, then stops: tradepost worker status --watch")
 
 
-def show_limits(state_dir: StateDir = None, as_json: AsJson = False) -> None:
+def show_limits(state_dir: StateDir = None, as_json: Json = False) -> None:
     """The limits in force, and those that this device cannot hold."""
     settings = load_settings({"state_dir": state_dir})
     lacking = not_enforceable(msgspec.structs.asdict(settings))
     found = {name: getattr(settings, name) for name in limits.names()}
     if as_json:
-        typer.echo(json.dumps({"limits": found, "not_enforceable": lacking}))
+        show_json({"limits": found, "not_enforceable": lacking})
         return
     for name, value in found.items():
         note = f"   not enforceable here: {lacking[name]}" if name in lacking else ""

@@ -71,17 +71,14 @@ class Leases:
         return tuple(dict.fromkeys((*self._running, *ended)))[:_HELD_MAX]
 
     def attach(self, stream: BrokerStream) -> None:
-        """Deliver over a new connection, after comparing what both sides hold: stop what the broker decided
-        without us, deliver again what was not acknowledged, and give back what a restart lost."""
+        """Deliver over a new connection: stop the leases that the broker has closed meanwhile, and deliver
+        again what was not acknowledged. Leases that a restart lost come again as grants."""
         self._stream = stream
         held_by_broker = stream.welcome.leases
         for lease in [lease for lease in self._running if lease not in held_by_broker]:
             self.recall(lease, "the broker no longer holds it")
         for end in self._outbox.pending():
             self._deliver(end)
-        for lease in held_by_broker:
-            if lease not in self._running and lease not in self._outbox:
-                self._finish(give_back(lease, RunnerFailed("the worker was restarted")))
 
     async def detach(self) -> None:
         """The connection ended."""

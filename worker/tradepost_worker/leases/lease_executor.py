@@ -20,6 +20,7 @@ from tradepost.errors import (
     InvalidPipeline,
     InvalidTensorDocument,
     InvalidTrustPolicy,
+    LeaseTimeout,
     NoEligibleWorker,
     PipelineTooCostly,
     Problem,
@@ -60,6 +61,8 @@ _REFUSALS: Final = (
     InvalidInput,
     InvalidTensorDocument,
 )
+#: The time that the job and its pipeline allow was over. The broker, which knows both, checks that it was.
+_OUT_OF_TIME: Final = (DeadlineExceeded, LeaseTimeout)
 
 
 class PipelineRunner(Protocol):
@@ -205,8 +208,14 @@ class LeaseWork:
 def give_back(lease: str, error: TradepostError, reason: GiveBackReason | None = None) -> LeaseEnd:
     """The lease returned because of `error`; the reason follows from the error unless it is given."""
     if reason is None:
-        reason = GiveBackReason.REFUSED if isinstance(error, _REFUSALS) else GiveBackReason.FAILED
+        reason = _reason_of(error)
     return LeaseEnd(frame=GiveBack(lease=lease, reason=reason, problem=error.to_problem()))
+
+
+def _reason_of(error: TradepostError) -> GiveBackReason:
+    if isinstance(error, _REFUSALS):
+        return GiveBackReason.REFUSED
+    return GiveBackReason.EXHAUSTED if isinstance(error, _OUT_OF_TIME) else GiveBackReason.FAILED
 
 
 def preempted(lease: str, why: str, receipt: SignedReceipt | None = None) -> LeaseEnd:

@@ -49,6 +49,7 @@ from tradepost.protocol import (
     JoinRequest,
     Offer,
     PipelineView,
+    Recall,
     Refused,
     ToBrokerFromWorker,
     ToWorker,
@@ -70,10 +71,10 @@ class FakeBroker:
     """A scripted broker for one worker at a time. `app` is its aiohttp application.
 
     `operator` signs revocation lists, if anybody may revoke. With `admits_strangers`, workers need not join
-    before they connect; with `takes_any_token`, it pretends to be the broker that issued it. `blocks` are the
-    published ones, `lease_blocks` those of leases' inputs and outputs. `hellos` are those of every connection,
-    `offers` the newest first; `challenged` has an entry for each connection that was opened, and `messages`
-    counts the WebSocket messages that came.
+    before they connect; with `takes_any_token`, it pretends to be the broker that issued it. `blocks` are
+    the published ones, `lease_blocks` those of leases' inputs and outputs. `hellos` are those of every
+    connection, `offers` the newest first; `challenged` has an entry for each connection that was opened, and
+    `messages` counts the WebSocket messages that came.
     """
 
     def __init__(self) -> None:
@@ -92,6 +93,8 @@ class FakeBroker:
         self.refusal: TradepostError | None = None
         self.upload_errors: list[TradepostError] = []
         self.held: set[str] = set()
+        #: What a welcome names although the worker did not, as a broker of another version could.
+        self.named_besides: tuple[str, ...] = ()
         self.connected = asyncio.Event()
         self.challenged: asyncio.Queue[None] = asyncio.Queue()
         self.offers: asyncio.LifoQueue[Offer] = asyncio.LifoQueue()
@@ -169,8 +172,7 @@ class FakeBroker:
             if self.refusal is not None:
                 raise self.refusal
             self._socket = socket
-            welcome = Welcome(worker=worker, leases=tuple(sorted(self.held)))
-            await socket.send_bytes(self._codec.encode([welcome]))
+            await self._welcome(socket, hello)
             self.messages += 1
             self.connected.set()
             await self._converse(socket)
@@ -217,6 +219,18 @@ class FakeBroker:
         except InvalidKey as error:
             raise InvalidSignature(str(error)) from None
         return hello
+
+    async def _welcome(self, socket: web.WebSocketResponse, hello: Hello) -> None:
+        """Name the leases that the worker and this broker hold, grant the others again, recall the ended."""
+        named = [lease for lease in hello.open_leases if lease in self.held]
+        welcome = Welcome(worker=identity.key_id(hello.public_key), leases=(*named, *self.named_besides))
+        await socket.send_bytes(self._codec.encode([welcome]))
+        frames: list[ToWorker] = [
+            self._grants[lease] for lease in sorted(self.held) if lease not in hello.open_leases
+        ]
+        frames += [Recall(lease) for lease in hello.open_leases if lease not in self.held]
+        if frames:
+            await socket.send_bytes(self._codec.encode(frames))
 
     async def _converse(self, socket: web.WebSocketResponse) -> None:
         async for message in socket:

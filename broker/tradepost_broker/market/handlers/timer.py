@@ -7,8 +7,9 @@ from typing import Final
 
 from tradepost.errors import LeaseGone, WorkerLost
 from tradepost_broker.market.matching import advance_job, failure_reasons
-from tradepost_broker.market.model.entities import EvidenceKind, LeaseState
+from tradepost_broker.market.model.entities import EvidenceKind
 from tradepost_broker.market.model.events import Tick
+from tradepost_broker.market.model.lease_states import LeaseTrigger
 from tradepost_broker.market.settling import late_receipts, payments, settlement
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import Purpose
@@ -26,7 +27,7 @@ def _expire_lease(state: MarketState, lease_id: str) -> None:
     lease = state.leases[lease_id]
     problem = LeaseGone(f"lease {lease_id} expired").to_problem()
     if state.workers[lease.worker].connected:
-        settlement.lose(state, lease, LeaseState.EXPIRED, problem, evidence=EvidenceKind.EXPIRED)
+        settlement.lose(state, lease, LeaseTrigger.EXPIRED, problem, evidence=EvidenceKind.EXPIRED)
     else:
         late_receipts.lose(state, lease, problem)
 

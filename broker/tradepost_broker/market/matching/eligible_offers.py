@@ -13,14 +13,12 @@ from itertools import islice
 from typing import Final
 
 from tradepost_broker.market.matching.scoring import Bidder
-from tradepost_broker.market.model.entities import Job, LeaseState
+from tradepost_broker.market.model.entities import Job
+from tradepost_broker.market.model.lease_states import LOST
 from tradepost_broker.market.state import seeded_random
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.offer_book import PriceList, fits
 from tradepost_broker.market.state.worker_state import WorkerState
-
-#: The states of leases that were given and came to nothing.
-LOST: Final = frozenset({LeaseState.RETURNED, LeaseState.PREEMPTED, LeaseState.EXPIRED})
 
 _DRAWS_MAX: Final = 32
 

@@ -16,9 +16,10 @@ from tradepost.errors import (
     WorkerLost,
 )
 from tradepost.money import format_credits
-from tradepost_broker.market.matching.eligible_offers import LOST, Search
+from tradepost_broker.market.matching.eligible_offers import Search
 from tradepost_broker.market.matching.matching import Outlook, Plan, plan
 from tradepost_broker.market.model.entities import Job, LeaseState
+from tradepost_broker.market.model.lease_states import LOST
 from tradepost_broker.market.state.market_state import MarketState
 
 

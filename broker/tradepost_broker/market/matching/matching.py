@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 
-from tradepost_broker.market.matching.eligible_offers import LOST, Search
+from tradepost_broker.market.matching.eligible_offers import Search
 from tradepost_broker.market.matching.scoring import (
     Bidder,
     Terms,
@@ -30,6 +30,7 @@ from tradepost_broker.market.matching.scoring import (
     weigh,
 )
 from tradepost_broker.market.model.entities import Candidate, Job, LeasePurpose
+from tradepost_broker.market.model.lease_states import LOST
 from tradepost_broker.market.settling import partial_pay
 from tradepost_broker.market.state import seeded_random
 from tradepost_broker.market.state.market_state import MarketState

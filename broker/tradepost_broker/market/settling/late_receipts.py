@@ -8,8 +8,9 @@ evidence waits, and nothing that was recorded ever has to be withdrawn.
 from __future__ import annotations
 
 from tradepost.errors import Problem
-from tradepost_broker.market.model.entities import EvidenceKind, Lease, LeasePurpose, LeaseState
+from tradepost_broker.market.model.entities import EvidenceKind, Lease, LeasePurpose
 from tradepost_broker.market.model.events import ReceiptDelivered
+from tradepost_broker.market.model.lease_states import LeaseTrigger
 from tradepost_broker.market.settling import settlement
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import Purpose
@@ -17,7 +18,7 @@ from tradepost_broker.market.state.timers import Purpose
 
 def lose(state: MarketState, lease: Lease, problem: Problem) -> None:
     """Take an open lease from a worker that is not connected. It is to blame later, or not at all."""
-    settlement.lose(state, lease, LeaseState.EXPIRED, problem)
+    settlement.lose(state, lease, LeaseTrigger.EXPIRED, problem)
     if lease.purpose is not LeasePurpose.AUDIT:
         _wait(state, lease, max(lease.expires_at, state.at) + state.policy.late_receipt_s)
 

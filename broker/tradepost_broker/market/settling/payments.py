@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from tradepost.money import format_credits
 from tradepost_broker.market.ledger import Kind
-from tradepost_broker.market.model.entities import Job, Lease, LeaseState, WorkerStanding
+from tradepost_broker.market.model.entities import Job, Lease, WorkerStanding
 from tradepost_broker.market.model.events import SendSettled
+from tradepost_broker.market.model.lease_states import LeaseTrigger
 from tradepost_broker.market.settling import partial_pay
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import Purpose
@@ -19,7 +20,7 @@ from tradepost_broker.market.state.timers import Purpose
 
 def pay(state: MarketState, job: Job, lease: Lease, reason: str) -> None:
     """Accept a delivered result, and pay its price."""
-    state.close_lease(lease, LeaseState.ACCEPTED)
+    state.close_lease(lease, LeaseTrigger.ACCEPTED)
     state.ledger.pay(job.id, lease.id, lease.worker, lease.price, at=state.at)
     _hold(state, job, lease, lease.price)
     tell(state, lease, reason)

@@ -30,7 +30,9 @@ from tradepost_broker.market.model.entities import (
     WorkerStanding,
 )
 from tradepost_broker.market.model.events import Instruction, Save
+from tradepost_broker.market.model.lease_states import LIVE, LeaseTrigger, transition_lease
 from tradepost_broker.market.model.policy import MarketPolicy
+from tradepost_broker.market.model.worker_states import WorkerTrigger, transition_worker
 from tradepost_broker.market.state import worker_state
 from tradepost_broker.market.state.job_queue import WaitingRoom
 from tradepost_broker.market.state.offer_book import Need, OfferBook
@@ -154,7 +156,7 @@ class MarketState:
         if lease.blame_at is not None:
             self.agenda.put(Purpose.BLAME, lease.id, lease.blame_at)
 
-    def close_lease(self, lease: Lease, state: LeaseState, problem: Problem | None = None) -> None:
+    def close_lease(self, lease: Lease, trigger: LeaseTrigger, problem: Problem | None = None) -> None:
         """Move a live lease on, out of its worker's hands. What it committed is released unless delivered."""
         worker = self.workers[lease.worker]
         if worker.open.pop(lease.id, None) is not None:
@@ -162,12 +164,12 @@ class MarketState:
             self.place(worker)
         else:
             invariant(worker.delivered.pop(lease.id, None) is not None, f"lease {lease.id} is not live")
-        if state is LeaseState.DELIVERED:
+        transition_lease(lease, trigger)
+        if lease.state is LeaseState.DELIVERED:
             worker.delivered[lease.id] = lease
         else:
             self.jobs[lease.job].committed -= lease.price
             self.save(self.jobs[lease.job])
-        lease.state = state
         lease.problem = problem or lease.problem
         self.save(lease)
 
@@ -235,7 +237,7 @@ class MarketState:
         if worker.record.standing is WorkerStanding.ACTIVE and worker.deserves_suspension(
             capability, self.day
         ):
-            worker.record.standing = WorkerStanding.SUSPENDED
+            transition_worker(worker.record, WorkerTrigger.REPUTATION_FELL)
             self.save(worker.record)
         self.place(worker)  # its exposure cap may have changed as well
 
@@ -254,9 +256,3 @@ class MarketState:
 
 #: The records that change; the others are frozen.
 MUTABLE = (Account, Worker, Job, Lease)
-#: The states of leases that may still end in a verdict.
-LIVE = frozenset({LeaseState.OPEN, LeaseState.DELIVERED})
-#: The states of leases whose receipt is in.
-WITH_RECEIPT = frozenset(
-    {LeaseState.DELIVERED, LeaseState.ACCEPTED, LeaseState.REJECTED, LeaseState.INCONCLUSIVE}
-)

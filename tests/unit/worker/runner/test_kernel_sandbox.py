@@ -103,7 +103,7 @@ def test_fuel_is_the_same_in_another_process(sandbox: Sandbox) -> None:
     document = encode(TensorDocument({"scores": np.linspace(-3, 3, 50, dtype="f4")}, {"k": "5"}))
     program = f"""
 import tradepost_kernels
-from tradepost_worker.sandbox import Sandbox
+from tradepost_worker.runner.kernel_sandbox import Sandbox
 kernel = Sandbox().load(tradepost_kernels.load("topk"))
 print(kernel.run({document!r}, fuel=10**7, memory_bytes_max=1 << 22, output_bytes_max=9999, wall_s_max=30.0))
 """

@@ -210,9 +210,9 @@ async def test_a_runner_that_ran_out_of_memory_says_so(base: Path, monkeypatch: 
     monkeypatch.setitem(MADE, "memory.events", "oom_kill 1\n")
     boot = (
         "import json, os, sys; sys.path[:] = json.loads(sys.argv[1])\n"
-        "from tradepost_worker import runner\n"
-        "runner.Runner.answer = lambda *_: os.kill(os.getpid(), 9)\n"
-        "runner.main(int(sys.argv[2]), int(sys.argv[3]))"
+        "from tradepost_worker.runner import main\n"
+        "main.Runner.answer = lambda *_: os.kill(os.getpid(), 9)\n"
+        "main.main(int(sys.argv[2]), int(sys.argv[3]))"
     )
     runner = await RunnerProcess.start(boot=boot, groups=ControlGroups.open(own=base))
     try:

@@ -51,19 +51,19 @@ def attempt(code):
 
 #: What turns a runner into one that executes each request as Python and reports what became of it.
 _TAKEN: Final = """
-from tradepost_worker import runner
-from tradepost_worker.pipeline_run import PipelineRun
-from tradepost_worker.runner_messages import Ran
+from tradepost_worker.runner import main
+from tradepost_worker.runner.pipeline_run import PipelineRun
+from tradepost_worker.runner.messages import Ran
 def answer(self, request, send):
     report = attempt(request.document.decode())
     return Ran(run=PipelineRun(stages=(), output=report.encode()), wall_us=0)
-runner.Runner.answer = answer
+main.Runner.answer = answer
 """
 _NOT_LOCKED: Final = """
-from tradepost_worker.lockdown import Isolation
-runner.lock_down = lambda: Isolation(achieved=(), refused={})
+from tradepost_worker.runner.lockdown import Isolation
+main.lock_down = lambda: Isolation(achieved=(), refused={})
 """
-_SERVE: Final = "runner.main(int(sys.argv[2]), int(sys.argv[3]))"
+_SERVE: Final = "main.main(int(sys.argv[2]), int(sys.argv[3]))"
 #: Such a runner, and one that skips the lock-down.
 TAKEN_OVER: Final = _ARSENAL + _TAKEN + _SERVE
 TAKEN_OVER_UNLOCKED: Final = _ARSENAL + _TAKEN + _NOT_LOCKED + _SERVE
