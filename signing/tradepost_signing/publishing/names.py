@@ -13,7 +13,7 @@ from tradepost.pipeline.manifest import GraphName, Name, TensorName, Version
 
 _RULES: Final[dict[Any, str]] = {
     Name: "It has lower-case letters, digits, - and _, begins with a letter, and has at most 64 characters.",
-    TensorName: "It has letters, digits and _.:/-, begins with a letter or _, and has at most 128 characters.",
+    TensorName: "It has letters, digits and _.:/-, begins with a letter or _, and at most 128 characters.",
     Version: "It has letters, digits, ., + and -, and at most 64 characters.",
     GraphName: "It has 1 to 256 characters, and no control characters.",
 }
