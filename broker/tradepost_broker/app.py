@@ -80,7 +80,7 @@ async def running_broker(
             here = _url(settings, host, port)
             url = settings.public_url or here
             replace_file(settings.data_dir / URL_FILE, here.encode(), durable=False)
-            log.info("Broker %s listens at %s", parts.broker.id, url, extra={"action": "listening"})
+            log.info("Broker %s is listening at %s", parts.broker.id, url, extra={"action": "listening"})
             yield RunningBroker(parts=parts, host=host, port=port, url=url, tasks=(engine, *background))
         finally:
             for task in background:
@@ -102,7 +102,8 @@ def _locked(data_dir: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InvalidSettings(
-                f"another broker runs on {data_dir}", hint="Stop it, or give another --data-dir."
+                f"another broker is running with the data folder {data_dir}",
+                hint="Stop it, or use another --data-dir.",
             ) from None
         yield
 
@@ -130,7 +131,7 @@ async def _listen(runner: web.AppRunner, settings: Settings) -> tuple[str, int]:
     except OSError as error:
         raise InvalidSettings(
             f"cannot listen on {settings.host}:{settings.port}: {error.strerror}",
-            hint="Give another --port; 0 takes any free one.",
+            hint="Use another --port; 0 selects any free port.",
         ) from None
     host, port = runner.addresses[0][:2]
     return host, port

@@ -46,7 +46,7 @@ class Credentials:
         # Looking up a hash tells nothing by its timing: nobody can choose a secret by its hash.
         account = self._accounts.get(hash_of(key))
         if account is None:
-            raise Unauthorized("this API key is not known here")
+            raise Unauthorized("this broker does not know this API key")
         return account
 
     def check_operator(self, token: str) -> None:
@@ -54,7 +54,7 @@ class Credentials:
         if not self.is_operator(token):
             raise Unauthorized(
                 "this is not the operator's token",
-                hint="It is in the file operator.token in the broker's data folder.",
+                hint="Use the token in the file operator.token in the broker's data folder.",
             )
 
     def is_operator(self, token: str) -> bool:
@@ -71,6 +71,6 @@ def load_or_create_operator_token(path: Path) -> str:
         token = path.read_text().strip()
         if len(token) < 32:
             raise InvalidSettings(
-                f"{path} holds no operator token", hint="Delete it; the broker makes a new one."
+                f"{path} contains no operator token", hint="Delete it; the broker creates a new one."
             ) from None
     return token

@@ -83,16 +83,16 @@ def _check_balances(reader: Reader, report: BooksReport) -> None:
         account = accounts.get(name, Account(id=name))
         held = account.available + account.reserved
         if held != balances[name]:
-            report.differs(f"account {name} has {held}; its transfers give {balances[name]}")
+            report.differs(f"account {name} has {held}; its transfers add up to {balances[name]}")
         if account.available < 0 or account.reserved < 0:
             report.differs(f"account {name} is below zero: {account}")
     reserved = sum(account.reserved for account in accounts.values())
     promised = sum(job.max_price for job in reader.find(Job) if job.finished_at is None)
     if reserved != promised:
-        report.differs(f"{reserved} are reserved; the open jobs' caps give {promised}")
+        report.differs(f"{reserved} are reserved; the caps of open jobs add up to {promised}")
     report.total_microcredits = sum(one.available + one.reserved for one in accounts.values())
     if accounts and report.total_microcredits != SUPPLY:
-        report.differs(f"all accounts give {report.total_microcredits}; the supply is {SUPPLY}")
+        report.differs(f"all accounts add up to {report.total_microcredits}; the supply is {SUPPLY}")
 
 
 def _check_replay(reader: Reader, report: BooksReport) -> None:
@@ -134,7 +134,7 @@ def replay(reader: Reader, report: BooksReport) -> Records:
             if isinstance(instruction, Save):
                 records[type(instruction.record)][instruction.record.id] = instruction.record
             elif isinstance(instruction, ReplyRefused):
-                report.differs(f"event {seq} was accepted; replayed, it is refused: {instruction.problem}")
+                report.differs(f"event {seq} was accepted, but the replay rejects it: {instruction.problem}")
     return records
 
 

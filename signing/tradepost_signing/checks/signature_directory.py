@@ -175,7 +175,7 @@ def _checked(path: PurePosixPath) -> str:
     try:
         name.encode()
     except UnicodeEncodeError:
-        raise InvalidArtifact(f"{name!r} is not a UTF-8 name, which a statement cannot carry") from None
+        raise InvalidArtifact(f"{name!r} is not a UTF-8 name, so it cannot be in a statement") from None
     return name
 
 

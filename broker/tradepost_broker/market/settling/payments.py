@@ -72,7 +72,9 @@ def claw_back_stages(state: MarketState, job: Job, audit: Lease) -> None:
         if held and partial_pay.confirmed_stages(lease, [audit]) < confirmed:
             amount = format_credits(claw_back(state, lease))
             send_settled(
-                state, lease, f"a reference run does not confirm its stages; {amount} credits go back"
+                state,
+                lease,
+                f"a reference run does not confirm its stages; {amount} credits are refunded",
             )
 
 
