@@ -130,7 +130,8 @@ def test_no_worker_has_the_capability() -> None:
     problem = outlast_patience(driver, job)
     assert problem.code == "no-eligible-worker"
     assert problem.detail == (
-        "5 standing offers: 2 do not run cuda or tensorrt; 1 have too little memory (6 GiB needed); 2 do not have the isolation (seccomp)"
+        "5 standing offers: 2 do not run cuda or tensorrt; 1 have too little memory (6 GiB needed); "
+        "2 do not have the isolation (seccomp)"
     )
     assert problem.facts == {
         "offers": 5,
