@@ -184,6 +184,7 @@ async def test_joining_twice_keeps_the_identity(owner: Owner, broker: tuple[Fake
 async def test_a_token_of_another_broker_is_refused(owner: Owner, broker: tuple[FakeBroker, str]) -> None:
     token = f"tpj_0123456789abcdef.{Identity.generate().id}"
     arguments = ("join", broker[1], "--token", token, "--no-run")
+    broker[0].takes_any_token = True
     await asyncio.to_thread(owner.fails, ProtocolError, *arguments)
     assert StateFolder(owner.folder).membership() is None
 

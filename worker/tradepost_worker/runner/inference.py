@@ -120,7 +120,7 @@ class Model:
 
         Raises `ModelFailure`, `PipelineTooCostly` where memory runs out, or `LeaseTimeout` at the deadline.
         """
-        names = list(outputs)
+        names = list(dict.fromkeys(outputs))  # two names of a stage may stand for one graph output
         options = onnxruntime.RunOptions()
         options.log_severity_level = _LOG_NOTHING
 

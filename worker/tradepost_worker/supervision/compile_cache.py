@@ -21,12 +21,12 @@ import logging
 import os
 import secrets
 import stat
-import tempfile
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+from tradepost.atomic_files import replace_file
 from tradepost_worker.runner.messages import COMPILED_BYTES_MAX, Ready
 from tradepost_worker.supervision.private_files import NotOwnersAlone, read_own_file, require_own_folder
 
@@ -84,7 +84,7 @@ class CompileCache:
             require_own_folder(self._folder)
             path = self._folder / _KEY_NAME
             if not path.exists():
-                self._replace(path, secrets.token_bytes(_KEY_BYTES))
+                replace_file(path, secrets.token_bytes(_KEY_BYTES))
             key = read_own_file(path, bytes_max=_KEY_BYTES + 1)
             if len(key) != _KEY_BYTES:
                 raise NotOwnersAlone(f"{path} does not hold {_KEY_BYTES} bytes")
@@ -121,7 +121,8 @@ class CompileCache:
         try:
             with self._lock:
                 self._evict(size)
-                self._replace(self._path(purpose), self._mac(self._key, purpose, code) + code)
+                # Durable: a file that lost its end in a power cut would look tampered with.
+                replace_file(self._path(purpose), self._mac(self._key, purpose, code) + code)
         except OSError as error:
             self._say_unusable(error)
 
@@ -138,18 +139,6 @@ class CompileCache:
                 return
             os.unlink(path)
             used_bytes -= size
-
-    def _replace(self, path: Path, data: bytes) -> None:
-        descriptor, name = tempfile.mkstemp(dir=self._folder, prefix="new-")  # of mode 0600
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())  # a file that lost its end in a power cut would look tampered with
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
 
     def _put_aside(self, path: Path, error: Exception) -> None:
         log.error(

@@ -18,9 +18,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from tradepost.errors import Problem, RunnerFailed, StageFailure, TradepostError
+from tradepost.errors import Problem, RunnerFailed, StageFailure
 from tradepost.pipeline.manifest import KernelStage, Manifest
-from tradepost.receipts import StageReport
+from tradepost.receipts import StageReport, are_first_stages, is_stage_failure
 from tradepost_worker.runner.pipeline_run import PipelineRun
 from tradepost_worker.supervision.compile_cache import CompileCache
 from tradepost_worker.supervision.runner_process import (
@@ -317,22 +317,14 @@ def check_run(run: PipelineRun, manifest: Manifest) -> None:
 
 def _check_names(stages: tuple[StageReport, ...], manifest: Manifest) -> None:
     names = [stage.name for stage in manifest.stages]
-    reported = [report.stage for report in stages]
-    if reported != names[: len(reported)]:
+    if not are_first_stages(stages, names):
+        reported = [report.stage for report in stages]
         raise RunnerFailed(f"the runner reported the stages {reported[:32]} of {names}")
 
 
 def _check_failure(failure: Problem, manifest: Manifest) -> None:
-    is_of_a_stage = failure.stage in {stage.name for stage in manifest.stages}
-    if not is_of_a_stage or failure.code not in _STAGE_FAILURES:
+    if not is_stage_failure(failure.stage, failure.code, {stage.name for stage in manifest.stages}):
         raise RunnerFailed("the runner returned a failure that the pipeline does not allow")
-
-
-def _codes(root: type[TradepostError]) -> set[str]:
-    return {root.code()}.union(*(_codes(child) for child in root.__subclasses__()))
-
-
-_STAGE_FAILURES: Final = frozenset(_codes(StageFailure))
 
 
 async def _close(starting: asyncio.Task[RunnerProcess]) -> None:
