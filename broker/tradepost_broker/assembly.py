@@ -23,6 +23,7 @@ from tradepost_broker.engine.engine import Engine
 from tradepost_broker.jobs.delivery import Courier
 from tradepost_broker.jobs.job_service import JobDesk
 from tradepost_broker.jobs.open_jobs import OpenJobs
+from tradepost_broker.jobs.output_comparison import OutputComparison
 from tradepost_broker.jobs.receipt_checks import ReceiptChecks
 from tradepost_broker.jobs.submission import Submissions
 from tradepost_broker.market import Market
@@ -159,7 +160,13 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
                 broker=broker,
                 market=market,
                 engine=engine,
-                receipts=ReceiptChecks(broker=broker.id, market=market, catalog=catalog, uploads=uploads),
+                receipts=ReceiptChecks(
+                    broker=broker.id,
+                    market=market,
+                    catalog=catalog,
+                    uploads=uploads,
+                    outputs=OutputComparison(store=store, uploads=uploads, folder=settings.data_dir),
+                ),
                 sessions=sessions,
                 revocations=revocations,
                 devices=devices,

@@ -47,6 +47,7 @@ from tradepost.errors.market import (
     UnknownJob,
 )
 from tradepost.errors.pipeline import (
+    STAGE_FAILURES,
     InvalidKernel,
     InvalidModel,
     InvalidPipeline,
@@ -97,6 +98,7 @@ from tradepost.errors.worker import (
 
 __all__ = [
     "EXIT_CODES",
+    "STAGE_FAILURES",
     "UNDECODABLE",
     "BrokerUnavailable",
     "ContentMismatch",

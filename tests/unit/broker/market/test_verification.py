@@ -64,6 +64,22 @@ def test_comparison(a: TensorDocument, b: TensorDocument, difference: str) -> No
     assert difference in agreement.difference
 
 
+def test_every_value_of_a_large_tensor_is_compared() -> None:
+    a = np.zeros((3, 100_000), np.float32)
+    for position in ((0, 0), (1, 50_000), (2, 99_999)):
+        b = a.copy()
+        b[position] = 1
+        assert (
+            compare_documents(document(x=a), document(x=b), TOLERANCE).difference
+            == "tensor 'x' differs beyond tolerance in 1 of 300000 values"
+        )
+
+
+def test_booleans_of_other_bits_differ() -> None:
+    a, b = np.array([1], np.uint8).view(bool), np.array([2], np.uint8).view(bool)
+    assert not compare_documents(document(x=a), document(x=b), TOLERANCE).agrees
+
+
 @given(
     arrays(np.float32, 5, elements=st.floats(-1e6, 1e6, width=32)),
     arrays(np.float32, 5, elements=st.floats(-1e6, 1e6, width=32)),
