@@ -154,7 +154,10 @@ class AdminEndpoints:
         """A join token that admits one device."""
         body = await read_body(request, NewToken)
         token, expires_at = await self._joinings.issue(
-            owner=body.owner, stake=body.stake_microcredits, auditor=body.auditor, ttl_s=body.ttl_s
+            owner=body.owner,
+            stake_microcredits=body.stake_microcredits,
+            auditor=body.auditor,
+            ttl_s=body.ttl_s,
         )
         return reply(IssuedToken(token=token, owner=body.owner, expires_at=expires_at), status=201)
 
@@ -184,15 +187,20 @@ class AdminEndpoints:
             raise UnknownJob(f"there is no job {request.match_info['job']}")
         return reply(explain_job(self._store, job))
 
-    def _funding(self, account: str, amount: int, transfer: str, *records: ApiKey) -> EventWork:
+    def _funding(self, account: str, amount_microcredits: int, transfer: str, *records: ApiKey) -> EventWork:
         return EventWork(
-            lambda moment: Funded(at=moment.at, transfer=transfer, account=account, amount=amount), *records
+            lambda moment: Funded(
+                at=moment.at, transfer=transfer, account=account, amount_microcredits=amount_microcredits
+            ),
+            *records,
         )
 
     def _account(self, name: str) -> AccountView:
         entry = self._store.get(Account, credits_of(name)) or Account(id=name)
         return AccountView(
-            account=name, available_microcredits=entry.available, reserved_microcredits=entry.reserved
+            account=name,
+            available_microcredits=entry.available_microcredits,
+            reserved_microcredits=entry.reserved_microcredits,
         )
 
 
@@ -204,5 +212,5 @@ def _summary(job: Job) -> JobSummary:
         status=job.status.value,
         submitted_at=job.submitted_at,
         finished_at=job.finished_at,
-        paid_microcredits=job.paid,
+        paid_microcredits=job.paid_microcredits,
     )
