@@ -22,7 +22,7 @@ from rich.table import Table
 from tradepost.atomic_files import replace_file
 from tradepost.commands.options import Json
 from tradepost.commands.terminal import show, show_json
-from tradepost.errors import InvalidSettings, InvariantBroken
+from tradepost.errors import InvariantBroken, MissingDatabase
 from tradepost.money import format_credits, to_credits, to_microcredits
 from tradepost_broker.operator.client import OperatorClient
 from tradepost_broker.operator.device_table import device_table
@@ -262,7 +262,7 @@ def verify(data_dir: DataDir = None, config: Config = None, as_json: Json = Fals
 
     settings = _settings(data_dir, config)
     if not settings.database_path.exists():
-        raise InvalidSettings(f"there is no database at {settings.database_path}")
+        raise MissingDatabase(f"{settings.database_path} does not exist")
     with contextlib.closing(Reader(database.open_snapshot(settings.database_path))) as reader:
         report = verify_books(reader)
     compared = ", ".join(f"{count} {kind}" for kind, count in report.compared.items())

@@ -30,7 +30,7 @@ from tradepost_broker.market.model.entities import (
 from tradepost_broker.market.model.events import ReplyRefused, Save
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.storage.rows import CODECS
-from tradepost_broker.storage.store import Reader, Run
+from tradepost_broker.storage.store import BrokerStart, Reader
 
 KINDS: Final[tuple[type[Any], ...]] = (
     Account,
@@ -124,7 +124,7 @@ def _stored(reader: Reader, kind: type[Any], report: BooksReport) -> dict[str, A
 def replay(reader: Reader, report: BooksReport) -> Records:
     """Every record that the journal's events lead to, from nothing."""
     records: Records = {kind: {} for kind in KINDS}
-    starts = {run.first_seq: run for run in reader.runs()}
+    starts = {start.first_seq: start for start in reader.starts()}
     market = Market(policy=MarketPolicy())
     for seq, event in reader.journal():
         if seq in starts:
@@ -139,9 +139,9 @@ def replay(reader: Reader, report: BooksReport) -> Records:
     return records
 
 
-def _restarted(records: Records, run: Run) -> Market:
-    policy = msgspec.msgpack.decode(run.policy, type=MarketPolicy)
-    return Market.restore(loadable(records, finished_since=run.at - policy.idempotency_s), policy)
+def _restarted(records: Records, start: BrokerStart) -> Market:
+    policy = msgspec.msgpack.decode(start.policy, type=MarketPolicy)
+    return Market.restore(loadable(records, finished_since=start.at - policy.idempotency_s), policy)
 
 
 def loadable(records: Mapping[type[Any], Mapping[str, Any]], *, finished_since: float) -> Iterable[Record]:

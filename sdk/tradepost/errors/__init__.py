@@ -34,7 +34,14 @@ from tradepost.errors.content import (
     UnreadableContent,
     UnsafeName,
 )
-from tradepost.errors.installation import InvalidSettings, MissingExtra
+from tradepost.errors.installation import (
+    CannotListen,
+    DataFolderInUse,
+    InvalidOperatorToken,
+    InvalidSettings,
+    MissingDatabase,
+    MissingExtra,
+)
 from tradepost.errors.market import (
     DeadlineExceeded,
     IdempotencyConflict,
@@ -99,10 +106,12 @@ __all__ = [
     "EXIT_CODES",
     "UNDECODABLE",
     "BrokerUnavailable",
+    "CannotListen",
     "ContentMismatch",
     "ContentStoreFull",
     "ContentTooLarge",
     "ContentUnavailable",
+    "DataFolderInUse",
     "DeadlineExceeded",
     "ExpiredSignature",
     "Fault",
@@ -121,6 +130,7 @@ __all__ = [
     "InvalidKernel",
     "InvalidKey",
     "InvalidModel",
+    "InvalidOperatorToken",
     "InvalidPipeline",
     "InvalidReceipt",
     "InvalidRequest",
@@ -138,6 +148,7 @@ __all__ = [
     "KuboFailed",
     "LeaseGone",
     "LeaseTimeout",
+    "MissingDatabase",
     "MissingExtra",
     "ModelFailure",
     "NoEligibleWorker",
