@@ -187,8 +187,9 @@ def _restore(settings: Settings, store: Store, clock: Callable[[], float]) -> Re
     broker = Identity.load_or_create(folder / "identity.pem")
     operator_token = load_or_create_operator_token(folder / "operator.token")
     revocations = RevocationList(path=folder / FILE_NAME, operator=_operator_key(settings))
-    market = Market.restore(store.load(finished_since=clock() - policy.idempotency_s), policy)
-    store.record_start(at=clock(), version=version("tradepost"), policy=msgspec.msgpack.encode(policy))
+    started_at = clock()
+    market = Market.restore(store.load(at=started_at, policy=policy), policy)
+    store.record_start(at=started_at, version=version("tradepost"), policy=msgspec.msgpack.encode(policy))
     return Restored(
         settings=settings,
         store=store,

@@ -24,6 +24,7 @@ from tradepost.commands.terminal import show, show_json
 from tradepost.errors import InvariantBroken, MissingDatabase
 from tradepost.logs import set_up_logging
 from tradepost.money import format_credits, to_credits, to_microcredits
+from tradepost.protocol import AccountView
 from tradepost_broker.operator.client import OperatorClient
 from tradepost_broker.operator.device_table import device_table
 from tradepost_broker.operator.messages import (
@@ -37,7 +38,7 @@ from tradepost_broker.operator.messages import (
     NewRevocations,
     NewToken,
 )
-from tradepost_broker.reporting.views import AccountView, Explanation
+from tradepost_broker.reporting.views import Explanation
 from tradepost_broker.settings import MARKET, Settings
 from tradepost_reputation.dashboard import WorkerView
 

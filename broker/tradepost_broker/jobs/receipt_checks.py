@@ -19,12 +19,14 @@ from tradepost.receipts import (
     Receipt,
     Result,
     Returned,
+    are_first_stages,
+    is_stage_failure,
     verify_receipt,
 )
 from tradepost_broker.content.catalog import Catalog, loosest_tolerance
 from tradepost_broker.content.uploads import Uploads
 from tradepost_broker.jobs.output_comparison import OutputComparison
-from tradepost_broker.jobs.receipt_delivery import STAGE_FAILURES, ReceiptDelivery
+from tradepost_broker.jobs.receipt_delivery import ReceiptDelivery
 from tradepost_broker.market import Market
 from tradepost_broker.market.model.entities import Job, Lease
 
@@ -166,7 +168,7 @@ def _check_stages(receipt: Receipt, manifest: Manifest) -> Result:
         raise InvalidReceipt("it was preempted, which is no result")
     if isinstance(outcome, Returned) and len(reported) != len(names):
         raise InvalidReceipt(f"it returns an output after {len(reported)} of {len(names)} stages")
-    if isinstance(outcome, Failed) and (outcome.stage not in names or outcome.code not in STAGE_FAILURES):
+    if isinstance(outcome, Failed) and not is_stage_failure(outcome.stage, outcome.code, names):
         raise InvalidReceipt(f"{outcome.code!r} at {outcome.stage!r} is no failure of this pipeline")
     return outcome
 
@@ -174,6 +176,6 @@ def _check_stages(receipt: Receipt, manifest: Manifest) -> Result:
 def _names_reported(receipt: Receipt, manifest: Manifest) -> list[str]:
     names = [stage.name for stage in manifest.stages]
     reported = [stage.stage for stage in receipt.stages]
-    if reported != names[: len(reported)]:
+    if not are_first_stages(receipt.stages, names):
         raise InvalidReceipt(f"it reports the stages {reported}; the pipeline has {names}")
     return reported

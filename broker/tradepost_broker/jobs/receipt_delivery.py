@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final, Protocol
 
-from tradepost.errors import Problem, StageFailure, TradepostError
+from tradepost.errors import STAGE_FAILURES, Problem
 from tradepost.pipeline.manifest import Tolerance
 from tradepost.protocol import Deliver
 from tradepost.receipts import Failed, Receipt, Result, Returned, SignedReceipt
@@ -21,18 +21,6 @@ from tradepost_broker.market.model.events import ReceiptDelivered
 from tradepost_broker.storage.shell_records import Delivery
 
 _FAILED: Final = "failed:"
-
-
-def _by_code(root: type[TradepostError]) -> dict[str, type[TradepostError]]:
-    found = {root.code(): root}
-    for child in root.__subclasses__():
-        found |= _by_code(child)
-    return found
-
-
-#: The failures that are the same on every device: the only ones that a receipt may report.
-STAGE_FAILURES: Final = _by_code(StageFailure)
-
 
 #: Whether an output agrees, within a tolerance, with that of a lease whose result is durable.
 Agree = Callable[[Delivery, str, Tolerance], Awaitable[bool]]

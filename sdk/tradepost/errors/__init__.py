@@ -54,6 +54,7 @@ from tradepost.errors.market import (
     UnknownJob,
 )
 from tradepost.errors.pipeline import (
+    STAGE_FAILURES,
     InvalidKernel,
     InvalidModel,
     InvalidPipeline,
@@ -104,6 +105,7 @@ from tradepost.errors.worker import (
 
 __all__ = [
     "EXIT_CODES",
+    "STAGE_FAILURES",
     "UNDECODABLE",
     "BrokerUnavailable",
     "CannotListen",

@@ -5,6 +5,9 @@ A `StageFailure` is the same on every device, so it is verified like any other o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Final
+
 from tradepost.errors.base import Fault, TradepostError
 
 
@@ -73,3 +76,14 @@ class InvalidModel(StageFailure):
     """This model is not allowed by the ONNX profile."""
 
     default_hint = "Export it again without what the detail names; docs/containment.md lists what is allowed."
+
+
+def _by_code(root: type[StageFailure]) -> dict[str, type[StageFailure]]:
+    found = {root.code(): root}
+    for child in root.__subclasses__():
+        found |= _by_code(child)
+    return found
+
+
+#: The failures of a stage by their codes: those that are the same on every device.
+STAGE_FAILURES: Final[Mapping[str, type[StageFailure]]] = _by_code(StageFailure)

@@ -47,7 +47,7 @@ def compare_documents(a: TensorDocument, b: TensorDocument, tolerance: Tolerance
     return Agreement(True)
 
 
-def blame(stages: Sequence[tuple[str, str]], reference: Sequence[tuple[str, str]]) -> str:
+def blamed_stage(stages: Sequence[tuple[str, str]], reference: Sequence[tuple[str, str]]) -> str:
     """The first stage, of (stage, output hash) in order, whose output is not the reference's; "" if none.
 
     A run that stopped early is blamed on the first stage that it has no output for.
@@ -60,7 +60,7 @@ def blame(stages: Sequence[tuple[str, str]], reference: Sequence[tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class GroupedResult:
     """One delivered, undecided result: its lease, the group it agrees with, its worker's log odds."""
 
     lease: str
@@ -100,17 +100,17 @@ class GiveUp:
     credibility: float
 
 
-Decision = Accept | NeedReplica | NeedAudit | Wait | GiveUp
+NextStep = Accept | NeedReplica | NeedAudit | Wait | GiveUp
 
 
 def decide(
-    results: Sequence[Result],
+    results: Sequence[GroupedResult],
     *,
     open_log_odds: Sequence[float],
     confidence: float,
     auditor_available: bool,
     results_max: int,
-) -> Decision:
+) -> NextStep:
     """What to do for a job with these delivered results and these leases still open.
 
     1. Results that contradict each other go to an auditor, if one can run the job.
@@ -137,7 +137,7 @@ def decide(
     return Wait() if open_log_odds else GiveUp(credibility)
 
 
-def grouped(results: Sequence[Result]) -> dict[str, list[float]]:
+def grouped(results: Sequence[GroupedResult]) -> dict[str, list[float]]:
     """The log odds of the results in each group, groups in order of their first result."""
     groups: dict[str, list[float]] = {}
     for result in results:

@@ -35,7 +35,7 @@ from tradepost.http_url import parse_http_url
 
 DEFAULT_ADDRESS: Final = "/ip4/127.0.0.1/tcp/5001"
 _BATCH_BYTES: Final = 8 << 20
-#: What the daemon says about a block or pin that it does not have.
+#: How the daemon words that it lacks a block or pin. Its status and code are the same for every error.
 _UNKNOWN: Final = ("not found", "could not find", "not pinned")
 
 T = TypeVar("T")

@@ -10,13 +10,13 @@ from tradepost.pipeline.manifest import Tolerance
 from tradepost.pipeline.tensors import TensorDocument
 from tradepost_broker.market.trust.verification import (
     Accept,
-    Decision,
     GiveUp,
+    GroupedResult,
     NeedAudit,
     NeedReplica,
-    Result,
+    NextStep,
     Wait,
-    blame,
+    blamed_stage,
     compare_documents,
     decide,
 )
@@ -104,7 +104,7 @@ def test_floats_agree_exactly_within_the_formula(a: np.ndarray, b: np.ndarray) -
 def test_blame_falls_on_the_first_stage_that_differs(
     stages: list[tuple[str, str]], reference: list[tuple[str, str]], stage: str
 ) -> None:
-    assert blame(stages, reference) == stage
+    assert blamed_stage(stages, reference) == stage
 
 
 def decided(
@@ -113,10 +113,10 @@ def decided(
     confidence: float = 0.95,
     auditor: bool = False,
     results_max: int = 9,
-) -> Decision:
+) -> NextStep:
     """The decision for groups given as their members' log odds; group names are g0, g1, …"""
     results = [
-        Result(f"{number}.{member}", f"g{number}", odds)
+        GroupedResult(f"{number}.{member}", f"g{number}", odds)
         for number, group in enumerate(groups)
         for member, odds in enumerate(group)
     ]
