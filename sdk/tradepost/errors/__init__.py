@@ -34,7 +34,14 @@ from tradepost.errors.content import (
     UnreadableContent,
     UnsafeName,
 )
-from tradepost.errors.installation import InvalidSettings, MissingExtra
+from tradepost.errors.installation import (
+    CannotListen,
+    DataFolderInUse,
+    InvalidOperatorToken,
+    InvalidSettings,
+    MissingDatabase,
+    MissingExtra,
+)
 from tradepost.errors.market import (
     DeadlineExceeded,
     IdempotencyConflict,
@@ -101,10 +108,12 @@ __all__ = [
     "STAGE_FAILURES",
     "UNDECODABLE",
     "BrokerUnavailable",
+    "CannotListen",
     "ContentMismatch",
     "ContentStoreFull",
     "ContentTooLarge",
     "ContentUnavailable",
+    "DataFolderInUse",
     "DeadlineExceeded",
     "ExpiredSignature",
     "Fault",
@@ -123,6 +132,7 @@ __all__ = [
     "InvalidKernel",
     "InvalidKey",
     "InvalidModel",
+    "InvalidOperatorToken",
     "InvalidPipeline",
     "InvalidReceipt",
     "InvalidRequest",
@@ -140,6 +150,7 @@ __all__ = [
     "KuboFailed",
     "LeaseGone",
     "LeaseTimeout",
+    "MissingDatabase",
     "MissingExtra",
     "ModelFailure",
     "NoEligibleWorker",
