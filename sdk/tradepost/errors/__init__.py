@@ -20,6 +20,7 @@ from tradepost.errors.connection import BrokerUnavailable, InsecureTransport, Pr
 from tradepost.errors.content import (
     ContentMismatch,
     ContentStoreFull,
+    ContentStoreUnusable,
     ContentTooLarge,
     ContentUnavailable,
     InvalidCar,
@@ -61,7 +62,9 @@ from tradepost.errors.pipeline import (
 )
 from tradepost.errors.problem import Problem
 from tradepost.errors.request import (
+    ClientClosed,
     InlineInputTooLarge,
+    InvalidCall,
     InvalidInput,
     InvalidRequest,
     InvalidTensorDocument,
@@ -94,6 +97,7 @@ from tradepost.errors.worker import (
     SandboxUnavailable,
     UnknownWorker,
     WorkerLost,
+    WrongMoment,
 )
 
 __all__ = [
@@ -101,8 +105,10 @@ __all__ = [
     "STAGE_FAILURES",
     "UNDECODABLE",
     "BrokerUnavailable",
+    "ClientClosed",
     "ContentMismatch",
     "ContentStoreFull",
+    "ContentStoreUnusable",
     "ContentTooLarge",
     "ContentUnavailable",
     "DeadlineExceeded",
@@ -115,6 +121,7 @@ __all__ = [
     "InsufficientFunds",
     "InvalidArtifact",
     "InvalidBundle",
+    "InvalidCall",
     "InvalidCar",
     "InvalidCid",
     "InvalidDag",
@@ -173,5 +180,6 @@ __all__ = [
     "UntrustedPipeline",
     "UntrustedSigner",
     "WorkerLost",
+    "WrongMoment",
     "invariant",
 ]

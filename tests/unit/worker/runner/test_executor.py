@@ -21,7 +21,7 @@ from tradepost.errors import (
     LeaseTimeout,
     ModelFailure,
 )
-from tradepost.pipeline.manifest import KernelStage, Limits, Manifest, ModelStage, TensorSpec
+from tradepost.pipeline.manifest import KernelStage, Manifest, ModelStage, PipelineLimits, TensorSpec
 from tradepost.pipeline.tensors import TensorDocument, decode, encode
 from tradepost_worker.runner.executor import Executor
 from tradepost_worker.runner.inference import Inference
@@ -110,7 +110,7 @@ def classifier(**limits: int) -> SamplePipeline:
             ),
         ),
         outputs={"best": "topk.index", "value": "topk.score"},
-        limits=Limits(**limits),
+        limits=PipelineLimits(**limits),
     )
     return SamplePipeline(manifest, dict(artifacts))
 
