@@ -23,6 +23,7 @@ from tradepost_broker.engine.engine import Engine
 from tradepost_broker.jobs.delivery import Courier
 from tradepost_broker.jobs.job_service import JobDesk
 from tradepost_broker.jobs.open_jobs import OpenJobs
+from tradepost_broker.jobs.output_comparison import OutputComparison
 from tradepost_broker.jobs.receipt_checks import ReceiptChecks
 from tradepost_broker.jobs.submission import Submissions
 from tradepost_broker.market import Market
@@ -73,8 +74,9 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
     policy = settings.market
     broker = Identity.load_or_create(settings.data_dir / "identity.pem")
     operator_token = load_or_create_operator_token(settings.data_dir / "operator.token")
-    market = Market.restore(store.load(finished_since=clock() - policy.idempotency_s), policy)
-    store.record_run(at=clock(), version=version("tradepost"), policy=msgspec.msgpack.encode(policy))
+    started_at = clock()
+    market = Market.restore(store.load(at=started_at, policy=policy), policy)
+    store.record_run(at=started_at, version=version("tradepost"), policy=msgspec.msgpack.encode(policy))
 
     sessions, watchers, metrics = Sessions(), Watchers(), Metrics()
     tallies = Tallies(store=store, job_status=lambda job: _status(market, job))
@@ -158,7 +160,13 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
                 broker=broker,
                 market=market,
                 engine=engine,
-                receipts=ReceiptChecks(broker=broker.id, market=market, catalog=catalog, uploads=uploads),
+                receipts=ReceiptChecks(
+                    broker=broker.id,
+                    market=market,
+                    catalog=catalog,
+                    uploads=uploads,
+                    outputs=OutputComparison(store=store, uploads=uploads, folder=settings.data_dir),
+                ),
                 sessions=sessions,
                 revocations=revocations,
                 devices=devices,

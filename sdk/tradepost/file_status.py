@@ -37,5 +37,5 @@ def access_problem(path: Path, status: os.stat_result, *, forbidden: int = USABL
     if status.st_uid != os.getuid():
         return f"{path} belongs to another user"
     if status.st_mode & forbidden:
-        return f"others may use {path} (mode {stat.S_IMODE(status.st_mode):o})"
+        return f"other users may access {path} (mode {stat.S_IMODE(status.st_mode):o})"
     return ""

@@ -271,10 +271,10 @@ def follow_the_guide(root: BareRoot, market: LocalMarket, pipeline: str) -> None
         ada.does(ENTER, "tradepost worker limits set cpu_percent 25")
         assert re.search(r"cpu_percent +25\n", ada.does(ENTER, "tradepost worker limits show"))
         ada.does(ENTER, "tradepost worker pause")
-        read_until(worker, "Paused: the owner paused it")
-        assert "Paused: the owner paused it" in ada.does(ENTER, "tradepost worker status")
+        read_until(worker, "Paused: the owner paused the worker")
+        assert "Paused: the owner paused the worker" in ada.does(ENTER, "tradepost worker status")
         ada.does(ENTER, "tradepost worker resume")
-        read_until(worker, "Taking leases again")
+        read_until(worker, "Accepting leases again")
         classify(market, pipeline, 1)
         ada.does(ENTER, "tradepost worker drain")
         assert worker.wait(COMMAND_S_MAX) == 0
@@ -291,7 +291,7 @@ def follow_the_readme(root: BareRoot, market: LocalMarket, pipeline: str) -> Non
     trust, join = ada.script("tradepost worker trust add"), ada.script("tradepost worker join")
     with root.running("\n".join((enter, trust, join))) as worker:
         facts = read_until(worker, "Connected to")
-        assert "credits per lease, as the newest 6 paid ones show" in facts
+        assert "credits per lease, from the newest 6 paid leases" in facts
         classify(market, pipeline, 2)
         status = root.run("\n".join((enter, ada.script("tradepost worker status"))))
         assert "2 leases in the last hour" in status.stdout, status.stderr
@@ -311,5 +311,5 @@ def try_odd_users(root: BareRoot) -> None:
     homeless = root.run(f"{worker} doctor --state-dir /tmp/worker", **nobody)
     assert (homeless.returncode, homeless.stderr) == (0, "")
     unwritable = root.run(f"{worker} pause --state-dir /worker", **nobody)
-    assert "/worker cannot be made" in unwritable.stderr
+    assert "/worker cannot be created" in unwritable.stderr
     assert "neither systemd nor launchd" in root.run(f"{worker} service install").stderr

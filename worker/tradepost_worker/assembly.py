@@ -83,7 +83,8 @@ async def worker_from_settings(
     membership = state.membership()
     if membership is None:
         raise WrongMoment(
-            f"no device has joined from {state.path}", hint="tradepost worker join URL --token TOKEN"
+            f"the state folder {state.path} contains no joined device",
+            hint="tradepost worker join URL --token TOKEN",
         )
     async with AsyncExitStack() as stack:
         stack.enter_context(state.in_use())
@@ -100,7 +101,11 @@ async def worker_from_settings(
         )
         first = await group.start()
         if (speed := await measured_again(state.path, first.ready, threads=threads)) is not None:
-            log.info("The device or its engines changed: %s", speed, extra={"action": "speed_measured"})
+            log.info(
+                "Measured the speed again, because the device or its engines changed: %s",
+                speed,
+                extra={"action": "speed_measured"},
+            )
         runners = RunnerPool(
             runners_max=settings.runners_max,
             start=group.start,

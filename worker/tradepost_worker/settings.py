@@ -70,7 +70,7 @@ class Settings(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
         except InvalidRequest as error:
             raise InvalidSettings(f"price_per_unit: {error.detail}") from None
         if price < 1:
-            raise InvalidSettings("price_per_unit is 0; the least is 0.000001")
+            raise InvalidSettings("price_per_unit is 0; the minimum is 0.000001")
         for gateway in self.gateways:
             parse_http_url(gateway, of="gateway")
 
@@ -112,7 +112,11 @@ class LiveLimits:
             try:
                 self._limits = load_settings({"state_dir": self._state_dir}).limits
             except InvalidSettings as error:
-                log.warning("The limits stay as they were: %s", error, extra={"action": "settings_invalid"})
+                log.warning(
+                    "The settings file is not valid, so the limits were not changed: %s",
+                    error,
+                    extra={"action": "settings_invalid"},
+                )
         return self._limits
 
     def _look(self) -> tuple[int, ...]:
@@ -142,7 +146,7 @@ def default_state_dir() -> Path:
         return platformdirs.user_data_path("tradepost") / "worker"
     except RuntimeError:  # no HOME, and no entry in the system's list of users: common in containers
         raise InvalidSettings(
-            "this user has no home folder", hint="Say where to keep the state: --state-dir FOLDER."
+            "this user has no home folder", hint="Set the state folder with --state-dir FOLDER."
         ) from None
 
 

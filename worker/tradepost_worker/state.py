@@ -83,13 +83,13 @@ class StateFolder:
 
         Raises `InvalidSettings` if this user cannot make it, or cannot write into it.
         """
-        hint = "Say where to keep the state: --state-dir FOLDER."
+        hint = "Set the state folder with --state-dir FOLDER."
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
-            raise InvalidSettings(f"{self.path} cannot be made: {error.strerror}", hint=hint) from None
+            raise InvalidSettings(f"{self.path} cannot be created: {error.strerror}", hint=hint) from None
         if not os.access(self.path, os.W_OK | os.X_OK):
-            raise InvalidSettings(f"{self.path} cannot be written by this user", hint=hint)
+            raise InvalidSettings(f"this user cannot write to {self.path}", hint=hint)
 
     def identity(self) -> Identity:
         """The worker's identity, made on first use. Raises `InvalidSettings` as `make` does, `InvalidKey`."""
@@ -153,7 +153,8 @@ class StateFolder:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise WrongMoment(
-                    f"a worker runs from {self.path} already", hint="Give another one its own --state-dir."
+                    f"a worker is already running with the state folder {self.path}",
+                    hint="Give a second worker its own --state-dir.",
                 ) from None
             self._connection.unlink(missing_ok=True)
             yield

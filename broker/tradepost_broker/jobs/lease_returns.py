@@ -5,7 +5,7 @@ from __future__ import annotations
 from tradepost.protocol import GiveBack
 from tradepost.receipts import Receipt
 from tradepost_broker.engine.engine import Decision, Moment
-from tradepost_broker.jobs.receipt_checks import delivery_of, stage_hashes
+from tradepost_broker.jobs.receipt_delivery import delivery_of, stage_hashes
 from tradepost_broker.market import Market
 from tradepost_broker.market.model.entities import LeaseState
 from tradepost_broker.market.model.events import LeaseGivenBack

@@ -16,9 +16,9 @@ from typing import Final
 import msgspec
 
 from tradepost.content import add_bytes
-from tradepost.errors import InlineInputTooLarge, InvalidRequest, TradepostError
+from tradepost.errors import InvalidRequest, TradepostError
 from tradepost.pipeline.tensors import decode
-from tradepost.protocol import INLINE_BYTES_MAX, JobRequest
+from tradepost.protocol import INLINE_BYTES_MAX, JobRequest, too_large_inline
 from tradepost_broker.content.catalog import Catalog
 from tradepost_broker.content.uploads import Uploads
 from tradepost_broker.engine.engine import Decision, Moment, Outcome
@@ -173,10 +173,3 @@ def request_hash(request: JobRequest, input_cid: str) -> str:
     """What tells two requests with one idempotency key apart; how the input was sent does not."""
     bare = msgspec.structs.replace(request, input=None, input_cid=input_cid, idempotency_key="-")
     return hashlib.sha256(_encode(bare)).hexdigest()
-
-
-def too_large_inline() -> InlineInputTooLarge:
-    """The refusal of an inline input over the cap."""
-    return InlineInputTooLarge(
-        f"the inline input is over {INLINE_BYTES_MAX:,} bytes", limit_bytes=INLINE_BYTES_MAX
-    )

@@ -16,10 +16,10 @@ from tradepost_broker.market.handlers import connections, receipts, submissions,
 from tradepost_broker.market.matching import advance_job
 from tradepost_broker.market.model.entities import Account, Job, Lease, Pipeline, Record, Worker
 from tradepost_broker.market.model.events import (
+    CancelRequested,
     Event,
     Funded,
     Instruction,
-    JobCancelled,
     JobSubmitted,
     LeaseGivenBack,
     MatchingEvent,
@@ -43,7 +43,7 @@ _HANDLERS: Final[dict[type[Any], Callable[[MarketState, Any], None]]] = {
     Funded: submissions.fund,
     PipelinePublished: submissions.publish,
     JobSubmitted: submissions.submit,
-    JobCancelled: submissions.cancel,
+    CancelRequested: submissions.cancel,
     WorkerJoined: connections.join,
     WorkerConnected: connections.connect,
     OfferUpdated: connections.update_offer,
@@ -64,7 +64,7 @@ class Market:
 
     @classmethod
     def restore(cls, records: Iterable[Record], policy: MarketPolicy) -> Market:
-        """The market that these records describe; `recovery.restore` says which are needed.
+        """The market that these records describe; `recovery.needed` says which there must be.
 
         The first event after it must be `Restarted`.
         """
@@ -87,7 +87,7 @@ class Market:
             invariant(not state.drain(), f"{type(event).__name__} was refused after it changed something")
             return [ReplyRefused(refusal.to_problem())]
         if isinstance(event, MatchingEvent):
-            advance_job.settle_down(state)
+            advance_job.advance_all(state)
         return state.drain()
 
     def job(self, job: str) -> Job | None:
@@ -96,7 +96,7 @@ class Market:
 
     def knows_key(self, account: str, idempotency_key: str) -> bool:
         """Whether a submission under this key may be a repeated one."""
-        return (account, idempotency_key) in self._state.submissions
+        return (account, idempotency_key) in self._state.idempotency_keys
 
     def lease(self, lease: str) -> Lease | None:
         """A lease of such a job."""

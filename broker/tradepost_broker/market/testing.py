@@ -16,10 +16,10 @@ from tradepost_broker.market.core import Market
 from tradepost_broker.market.ledger import SUPPLY, held_of
 from tradepost_broker.market.model.entities import Account, Job, Lease, Pipeline, Record, Worker
 from tradepost_broker.market.model.events import (
+    CancelRequested,
     Event,
     Funded,
     Instruction,
-    JobCancelled,
     JobSubmitted,
     LeaseGivenBack,
     NotifyFinished,
@@ -175,7 +175,7 @@ class MarketDriver:
 
     def cancel(self, job: str, account: str = "alice") -> list[Instruction]:
         """Cancel a job."""
-        return self.handle(JobCancelled(at=self.at, job=job, account=account, seed=self.next_seed()))
+        return self.handle(CancelRequested(at=self.at, job=job, account=account, seed=self.next_seed()))
 
     def revoke(self, document: RevocationDocument) -> list[Instruction]:
         """Issue a revocation list."""

@@ -10,17 +10,18 @@ statement costs more than SQLite's work on it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 from msgspec.structs import replace
-from sqlalchemy import Connection, Select, Table, func, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, Table, func, insert, or_, select
 
-from tradepost_broker.market.ledger import Kind
+from tradepost_broker.market import recovery
 from tradepost_broker.market.model import entities
 from tradepost_broker.market.model.events import Event, MatchingEvent
+from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.storage import database, tables
 from tradepost_broker.storage.document_cache import Recent
 from tradepost_broker.storage.rows import CODECS, AnyRecord
@@ -80,31 +81,12 @@ class Reader:
         """The rows of any other read."""
         return list(self._reader.execute(statement))
 
-    def load(self, *, finished_since: float) -> list[entities.Record]:
-        """The records that `Market.restore` needs.
-
-        Of finished jobs, those whose check or held payment is still to come, and those from `finished_since`
-        on, so that their idempotency keys hold and a repeated receipt is known.
-        """
-        jobs, leases = CODECS[entities.Job].table, CODECS[entities.Lease].table
-        transfers = CODECS[entities.Transfer].table
-        held = select(leases.c.job).where(leases.c.matures_at.is_not(None))
-        wanted = or_(
-            jobs.c.finished_at.is_(None),
-            jobs.c.finished_at >= finished_since,
-            jobs.c.spot_check,
-            jobs.c.id.in_(held),
-        )
+    def load(self, *, at: float, policy: MarketPolicy) -> list[entities.Record]:
+        """The records that `Market.restore` needs at time `at`, as `recovery.needed` declares them."""
         return [
-            *self.find(entities.Account),
-            *self.find(entities.Transfer, select(transfers).where(transfers.c.kind == Kind.FUND)),
-            *self.find(entities.Pipeline),
-            *self.find(entities.Worker),
-            *self.find(entities.Job, select(jobs).where(wanted)),
-            *self.find(
-                entities.Lease, select(leases).where(leases.c.job.in_(select(jobs.c.id).where(wanted)))
-            ),
-            *self.find(entities.Evidence),
+            record
+            for kind, conditions in recovery.needed(at, policy).items()
+            for record in self.find(kind, _selecting(kind, conditions))
         ]
 
     def journal(self) -> Iterator[tuple[int, Event]]:
@@ -159,6 +141,35 @@ class Store(Reader):
         values = {"first_seq": self._last_seq + 1, "at": at, "version": version, "policy": policy}
         with self._writer.begin():
             self._writer.execute(statement, values)
+
+
+def _selecting(kind: type[Any], conditions: Sequence[recovery.Condition] | None) -> Select[Any]:
+    """A select of the rows of a kind for which any of `conditions` holds; without conditions, of all."""
+    table = CODECS[kind].table
+    if conditions is None:
+        return select(table)
+    return select(table).where(or_(*(_clause(table, condition) for condition in conditions)))
+
+
+def _clause(table: Table, condition: recovery.Condition) -> ColumnElement[bool]:
+    column: ColumnElement[Any] = table.c[condition.field]
+    if isinstance(condition, recovery.Related):
+        related = _selecting(condition.kind, condition.conditions)
+        key = CODECS[condition.kind].table.c[condition.key]
+        return column.in_(related.with_only_columns(key))
+    clause: ColumnElement[bool]
+    match condition.comparison:
+        case recovery.Is.UNSET:
+            clause = column.is_(None)
+        case recovery.Is.SET:
+            clause = column.is_not(None)
+        case recovery.Is.TRUE:
+            clause = column
+        case recovery.Is.EQUAL_TO:
+            clause = column == condition.value
+        case recovery.Is.AT_LEAST:
+            clause = column >= condition.value
+    return clause
 
 
 class Transaction:

@@ -34,7 +34,7 @@ class WrongMoment(TradepostError):
 
     fault = Fault.OPERATOR
     status = 409
-    default_hint = "See what it does: tradepost worker status"
+    default_hint = "Show its state with: tradepost worker status"
 
 
 class LeaseGone(TradepostError):

@@ -12,7 +12,15 @@ from threading import Event as ThreadEvent
 import pytest
 
 from tradepost.errors import BrokerUnavailable, InsufficientFunds, TradepostError, UnknownJob
-from tradepost_broker.engine.engine import BACKLOG_MAX, BATCH_MAX, Decision, Engine, Moment, Outcome
+from tradepost_broker.engine.engine import (
+    BACKLOG_MAX,
+    BATCH_MAX,
+    Decision,
+    Engine,
+    Moment,
+    Outcome,
+    Postponed,
+)
 from tradepost_broker.engine.work import Keep
 from tradepost_broker.market.model.entities import Account
 from tradepost_broker.market.model.events import (
@@ -79,6 +87,24 @@ class FundingWithFollowUp:
         )
 
 
+class FundingOnceReady:
+    """Work that funds alice after a preparation that the test ends, or fails with an error."""
+
+    def __init__(self, name: str = "t") -> None:
+        self._name = name
+        self.started = asyncio.Event()
+        self.end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def decide(self, moment: Moment) -> Decision | Postponed:
+        if not self.end.done():
+            return Postponed(self._prepare)
+        return Decision(event=Funded(at=moment.at, transfer=self._name, account="alice", amount=1))
+
+    async def _prepare(self) -> None:
+        self.started.set()
+        await self.end
+
+
 class EmptyTick:
     """Work that is a tick with nothing to do."""
 
@@ -109,13 +135,18 @@ class HeldStore(Store):
 
 @asynccontextmanager
 async def running(
-    store: Store, *, core: AddingCore | None = None, released: list[Instruction] | None = None
+    store: Store,
+    *,
+    core: AddingCore | None = None,
+    released: list[Instruction] | None = None,
+    backlog_max: int = BACKLOG_MAX,
 ) -> AsyncIterator[Engine]:
     engine = Engine(
         core=core or AddingCore(),
         store=store,
         release=(lambda _: None) if released is None else released.append,
         clock=ManualClock(),
+        backlog_max=backlog_max,
     )
     task = asyncio.create_task(engine.run())
     yield engine
@@ -293,6 +324,80 @@ async def test_time_never_runs_backwards(tmp_path: Path) -> None:
     await task
     assert [event.at for _, event in store.journal()] == [100.0, 100.0]
     store.close()
+
+
+async def test_postponed_work_delays_no_other_and_gets_another_turn(tmp_path: Path) -> None:
+    store = Store(tmp_path / "db")
+    async with running(store) as engine:
+        postponed = FundingOnceReady("postponed")
+        asking = asyncio.create_task(engine.ask(postponed))
+        await postponed.started.wait()
+        await engine.ask(Funding(1, "other"))
+        assert not asking.done()
+        postponed.end.set_result(None)
+        await asking
+        assert [event.transfer for _, event in store.journal() if isinstance(event, Funded)] == [
+            "other",
+            "postponed",
+        ]
+
+
+async def test_a_preparation_starts_when_earlier_work_is_durable(tmp_path: Path) -> None:
+    store = HeldStore(tmp_path / "db")
+    async with running(store) as engine:
+        postponed = FundingOnceReady("postponed")
+        engine.submit(Funding(1, "earlier"), lambda _: None)
+        asking = asyncio.create_task(engine.ask(postponed))
+        await asyncio.to_thread(store.committing.wait, 10)
+        assert not postponed.started.is_set()
+        store.release.set()
+        await postponed.started.wait()
+        assert store.last_seq == 1
+        postponed.end.set_result(None)
+        await asking
+
+
+@pytest.mark.parametrize(
+    ("failure", "error"),
+    [(UnknownJob("no"), UnknownJob), (OSError("a defect"), BrokerUnavailable)],
+    ids=["refused", "a defect"],
+)
+async def test_a_preparation_that_fails_refuses_its_work_alone(
+    tmp_path: Path, failure: Exception, error: type[TradepostError]
+) -> None:
+    store = Store(tmp_path / "db")
+    async with running(store) as engine:
+        postponed = FundingOnceReady()
+        asking = asyncio.create_task(engine.ask(postponed))
+        await postponed.started.wait()
+        postponed.end.set_exception(failure)
+        with pytest.raises(error):
+            await asking
+        await engine.ask(Funding(1, "other"))
+        assert store.last_seq == 1
+
+
+async def test_a_stop_refuses_work_that_is_being_prepared(tmp_path: Path) -> None:
+    store = Store(tmp_path / "db")
+    async with running(store) as engine:
+        postponed = FundingOnceReady()
+        asking = asyncio.create_task(engine.ask(postponed))
+        await postponed.started.wait()
+    with pytest.raises(BrokerUnavailable):
+        await asking
+
+
+async def test_work_that_is_being_prepared_counts_as_backlog(tmp_path: Path) -> None:
+    store = Store(tmp_path / "db")
+    async with running(store, backlog_max=1) as engine:
+        postponed = FundingOnceReady()
+        engine.submit(postponed, lambda _: None)
+        await postponed.started.wait()
+        waiting = asyncio.create_task(engine.ready())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        postponed.end.set_result(None)
+        await waiting
 
 
 async def test_who_brings_work_waits_while_the_backlog_is_full(tmp_path: Path) -> None:

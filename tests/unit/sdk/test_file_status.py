@@ -69,7 +69,7 @@ def test_others_must_not_have_what_is_forbidden(
     path.touch()
     path.chmod(mode)
     problem = access_problem(path, path.stat(), forbidden=forbidden)
-    assert problem == (f"others may use {path} (mode {mode:o})" if has_problem else "")
+    assert problem == (f"other users may access {path} (mode {mode:o})" if has_problem else "")
 
 
 def test_a_file_of_another_user_is_not_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,8 +104,8 @@ def check_bits(bits: int) -> Check:
     return Check(
         name="python",
         health=Health.BROKEN,
-        says=f"this Python has {bits} bits, and the engines need 64",
-        fix="Install a 64-bit Python; on a Raspberry Pi, a 64-bit system.",
+        says=f"this is a {bits}-bit Python, and the engines need a 64-bit Python",
+        fix="Install a 64-bit Python; on a Raspberry Pi, install a 64-bit system.",
     )
 
 
@@ -119,7 +119,7 @@ def check_libc(name: str, version: str, *, system: str) -> Check:
             name="libc",
             health=Health.BROKEN,
             says="the C library is not glibc (musl, as on Alpine), and onnxruntime has no wheel for it",
-            fix="Run the worker on a glibc system, such as Debian, or in a container of one.",
+            fix="Run the worker on a system with glibc, such as Debian, or in a container based on one.",
         )
     if found < _GLIBC_MIN:
         least = ".".join(map(str, _GLIBC_MIN))
@@ -147,7 +147,7 @@ def check_wheels(wheels: list[str]) -> Check:
     return Check(
         name="onnxruntime",
         health=Health.BROKEN,
-        says=f"{len(wheels)} wheels overwrite each other: {', '.join(wheels)}",
+        says=f"{len(wheels)} installed wheels overwrite each other's files: {', '.join(wheels)}",
         fix=f"pip uninstall -y {' '.join(wheels)} && pip install {best}",
     )
 
@@ -169,22 +169,22 @@ def check_files(folder: Path) -> list[Check]:
             says, fix = f"{path} belongs to another user", f"sudo chown -R {service.user_name()} {folder}"
             checks.append(Check(name=name, health=Health.BROKEN, says=says, fix=fix))
         elif status.st_mode & forbidden:
-            says = f"others may use {path} (mode {status.st_mode & 0o777:o})"
+            says = f"other users may access {path} (mode {status.st_mode & 0o777:o})"
             checks.append(Check(name=name, health=Health.BROKEN, says=says, fix=f"chmod {mode} {path}"))
         else:
-            checks.append(ok(name, f"{path}, its owner's alone"))
+            checks.append(ok(name, f"{path}, private to its owner"))
     return checks
 
 
 def check_compiled(folder: Path) -> Check:
     """Whether the compiled kernels are as the worker left them."""
     if not (finding := what_is_wrong(folder)):
-        return ok("compiled kernels", f"{folder}, as the worker left it")
+        return ok("compiled kernels", f"{folder}, unchanged")
     return Check(
         name="compiled kernels",
         health=Health.WARNING,
-        says=f"{finding}; nothing of it runs, and kernels are compiled again",
-        fix=f"Find out what wrote there (a failing disk can, too), then: rm -r {folder}",
+        says=f"{finding}; the worker does not use it and compiles the kernels again",
+        fix=f"Find out what changed the files (a failing disk is possible), then: rm -r {folder}",
     )
 
 
@@ -196,10 +196,12 @@ def check_trust(path: Path) -> Check:
     except InvalidTrustPolicy as error:
         return Check(name="trust", health=Health.BROKEN, says=str(error), fix=f"Correct {path}.")
     if not policy.publishers:
-        return Check(name="trust", health=Health.WARNING, says="0 publishers: nothing can run", fix=add)
+        return Check(
+            name="trust", health=Health.WARNING, says="0 trusted publishers, so nothing can run", fix=add
+        )
     for file in policy.files:
         if file.stat().st_mode & 0o022:
-            says = f"others may write {file}, and so decide what runs here"
+            says = f"other users may write {file}, and so decide what runs on this device"
             return Check(name="trust", health=Health.WARNING, says=says, fix=f"chmod go-w {file}")
     return ok("trust", counted(len(policy.publishers), "publisher"))
 
@@ -212,7 +214,7 @@ def check_authorities(paths: ssl.DefaultVerifyPaths) -> Check:
     return Check(
         name="certificates",
         health=Health.WARNING,
-        says="no certificate authorities, so a broker beyond this machine cannot be reached",
+        says="no certificate authorities are installed, so a broker on another machine cannot be reached",
         fix="sudo apt-get install ca-certificates, or set SSL_CERT_FILE",
     )
 
@@ -227,8 +229,8 @@ def check_disk(folder: Path, free_bytes_min: int) -> Check:
     return Check(
         name="disk",
         health=Health.BROKEN,
-        says=f"{says}; below {free_bytes_min >> 20:,} MiB nothing runs",
-        fix="Make room, lower cache_bytes_max, or: tradepost worker limits set disk_free_bytes_min BYTES",
+        says=f"{says}; the worker needs {free_bytes_min >> 20:,} MiB to run jobs",
+        fix="Free disk space, or lower the limit cache_bytes_max or disk_free_bytes_min.",
     )
 
 
@@ -244,7 +246,7 @@ def check_limits(settings: Settings, wheels: Iterable[str]) -> list[Check]:
             fix="Use another limit, such as hours or cpu_percent.",
         )
         for name, reason in lacking.items()
-    ] or [ok("limits", "every limit that is set can be held")]
+    ] or [ok("limits", "every limit that is set can be enforced")]
 
 
 def check_linger(*, is_on: bool, user: str) -> Check:
@@ -264,7 +266,7 @@ def check_ready(ready: Ready, wheels: Iterable[str]) -> list[Check]:
             name=f"isolation {layer}",
             health=Health.WARNING,
             says=f"not achieved: {reason}",
-            fix="Use a Linux kernel of 5.13 or newer with this enabled; jobs that require it go elsewhere.",
+            fix="Use Linux 5.13 or newer with this layer enabled; jobs that require it go to other workers.",
         )
         for layer, reason in ready.isolation.refused.items()
     ]
@@ -275,7 +277,7 @@ def check_ready(ready: Ready, wheels: Iterable[str]) -> list[Check]:
                 Check(
                     name=f"provider {_WHEELS[wheel]}",
                     health=Health.BROKEN,
-                    says=f"{wheel} is installed, and its provider does not work inside the sandbox",
+                    says=f"{wheel} is installed, but its provider does not work inside the sandbox",
                     fix=f"Install the driver and libraries that {wheel} needs, or: pip uninstall -y {wheel}",
                 )
             )
@@ -285,26 +287,26 @@ def check_ready(ready: Ready, wheels: Iterable[str]) -> list[Check]:
 def check_control_groups(*, held: bool, why_not: str) -> Check:
     """Whether the kernel holds the runners to their memory."""
     if held:
-        return ok("control groups", "the running worker's runners have one each")
+        return ok("control groups", "each runner of the running worker has one")
     if not why_not:
-        return ok("control groups", "a worker that starts like this gives its runners one each")
+        return ok("control groups", "a worker started in this way gives each runner one")
     return Check(
         name="control groups",
         health=Health.WARNING,
-        says=f"not here: {why_not}; runners' memory is held by looking, every 50 ms",
-        fix="Run the worker as a service, which has a group to itself: tradepost worker service install",
+        says=f"not available: {why_not}; memory limits are enforced by polling every 50 ms",
+        fix="A service has its own control group. To install the service: tradepost worker service install",
     )
 
 
 def check_clock(skew_s: float) -> Check:
     """Whether this device's clock agrees with the broker's: leases expire by the clock."""
     if abs(skew_s) <= _SKEW_S_MAX:
-        return ok("clock", f"within {abs(skew_s):.0f} s of the broker's")
+        return ok("clock", f"within {abs(skew_s):.0f} s of the broker's clock")
     way = "ahead of" if skew_s > 0 else "behind"
     return Check(
         name="clock",
         health=Health.BROKEN,
-        says=f"this clock is {abs(skew_s):,.0f} s {way} the broker's; leases seem to expire at other times",
+        says=f"the clock is {abs(skew_s):,.0f} s {way} the broker's; leases will expire early or late here",
         fix="sudo timedatectl set-ntp true",
     )
 
@@ -314,7 +316,9 @@ async def _check_runner(settings: Settings, wheels: Iterable[str]) -> list[Check
         runner = await RunnerProcess.start(threads=settings.threads_per_runner)
     except TradepostError as error:
         fix = "Reinstall: pip install --force-reinstall 'tradepost[worker]'"
-        return [Check(name="runner", health=Health.BROKEN, says=f"no runner starts: {error}", fix=fix)]
+        return [
+            Check(name="runner", health=Health.BROKEN, says=f"no runner can be started: {error}", fix=fix)
+        ]
     try:
         return check_ready(runner.ready, wheels)
     finally:
@@ -339,6 +343,6 @@ async def _check_broker(state: StateFolder) -> Check:
         async with BrokerApi(parse_broker_url(membership.broker_url)) as broker:
             date = await broker.date()
     except TradepostError as error:
-        fix = f"Check the network; ask the operator whether {membership.broker_url} runs."
+        fix = f"Check the network, or ask the operator whether {membership.broker_url} is running."
         return Check(name="broker", health=Health.BROKEN, says=str(error), fix=fix)
     return check_clock(time.time() - parsedate_to_datetime(date).timestamp())

@@ -41,9 +41,11 @@ def add_report_commands(app: typer.Typer, *, pause: Callable[[float], None] = ti
     def status(
         state_dir: StateDir = None,
         as_json: Json = False,
-        watch: Annotated[bool, typer.Option("--watch", help="Say it again every 2 s, until Ctrl-C.")] = False,
+        watch: Annotated[
+            bool, typer.Option("--watch", help="Print it again every 2 s, until Ctrl-C.")
+        ] = False,
     ) -> None:
-        """Say in one sentence whether this device works and why, and what it earned."""
+        """Print in one sentence whether this device works and why, and its earnings."""
         _say_status(state_dir, as_json=as_json)
         with suppress(KeyboardInterrupt):  # how it is meant to end
             while watch:
@@ -62,7 +64,7 @@ def _say_status(state_dir: Path | None, *, as_json: bool) -> None:
 
 
 def earnings(state_dir: StateDir = None, as_json: Json = False) -> None:
-    """What this device earned, by its own record of settled leases, and what the broker holds of it."""
+    """Show this device's earnings, from its own record of settled leases and according to the broker."""
     settings = load_settings({"state_dir": state_dir})
     database = StateFolder(settings.state_dir).database
     periods = {"last_day": time.time() - _DAY_S, "last_week": time.time() - 7 * _DAY_S, "ever": 0.0}
@@ -82,12 +84,12 @@ def earnings(state_dir: StateDir = None, as_json: Json = False) -> None:
         for row in rows:
             typer.echo(_line(row.of, row))
     if StateFolder(settings.state_dir).membership() is None:
-        typer.echo("\nThis device has not joined: tradepost worker join URL --token TOKEN")
+        typer.echo("\nThis device has not joined. To join: tradepost worker join URL --token TOKEN")
     elif account is None:
-        typer.echo("\nThe broker does not answer, so what has matured is not known.")
+        typer.echo("\nThe broker does not answer, so the matured credits are unknown.")
     else:
         typer.echo(
-            f"\nBy the broker's books: {format_credits(account.earned_microcredits)} credits matured, "
+            f"\nAccording to the broker: {format_credits(account.earned_microcredits)} credits matured, "
             f"{format_credits(account.held_microcredits)} pending, "
             f"{format_credits(account.stake_microcredits)} at stake, "
             f"{format_credits(account.slashed_microcredits)} lost; standing {account.standing}."

@@ -27,7 +27,7 @@ _BUILTIN = "builtin:"
 
 KernelName = Annotated[str, typer.Argument(help="A .wasm file, or the name of a built-in kernel.")]
 
-app = typer.Typer(help="Run kernels offline, and look into them.", no_args_is_help=True)
+app = typer.Typer(help="Run and inspect kernels offline.", no_args_is_help=True)
 
 
 @app.command()
@@ -38,10 +38,12 @@ def run(
         Path | None, typer.Option("--document", "--input", help="The input as a safetensors file.")
     ] = None,
     metadata: Annotated[list[str] | None, typer.Option(help="A parameter as KEY=VALUE.")] = None,
-    fuel: Annotated[int, typer.Option(min=1, help="The most fuel it may use.")] = _FUEL,
-    memory_mib: Annotated[int, typer.Option(min=1, max=4096, help="The most memory, in MiB.")] = _MEMORY_MIB,
-    wall_s: Annotated[float, typer.Option(min=0.001, help="The most time, in seconds.")] = 30.0,
-    output: Annotated[Path | None, typer.Option(help="Write the output document here (safetensors).")] = None,
+    fuel: Annotated[int, typer.Option(min=1, help="Maximum fuel.")] = _FUEL,
+    memory_mib: Annotated[int, typer.Option(min=1, max=4096, help="Maximum memory, in MiB.")] = _MEMORY_MIB,
+    wall_s: Annotated[float, typer.Option(min=0.001, help="Maximum time, in seconds.")] = 30.0,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the output document to this file (safetensors).")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run a kernel on one document, exactly as a worker would.
@@ -63,7 +65,7 @@ def run(
     try:
         returned = decode(result.output)
     except InvalidTensorDocument as error:
-        raise KernelTrap(f"it returned no tensor document: {error}", reason="bad-document") from None
+        raise KernelTrap(f"its output is not a tensor document: {error}", reason="bad-document") from None
     if output is not None:
         output.write_bytes(result.output)
     if as_json:

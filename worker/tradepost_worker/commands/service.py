@@ -178,14 +178,14 @@ class LaunchdAgent:
 
 def service_here() -> Service:
     """This system's way. Raises `InvalidSettings` where there is none, or no home to keep its file in."""
-    other_means = "Start `tradepost worker run` by other means."
+    other_means = "Start `tradepost worker run` in another way."
     try:
         if sys.platform == "darwin":
             return LaunchdAgent()
         if shutil.which("systemctl"):
             return SystemdUnit()
     except RuntimeError:  # what pathlib says of a homeless user
-        raise InvalidSettings("this user has no home folder, where services are", hint=other_means) from None
+        raise InvalidSettings("this user has no home folder for the service file", hint=other_means) from None
     raise InvalidSettings("this system has neither systemd nor launchd", hint=other_means)
 
 
@@ -207,7 +207,7 @@ def install(service: Service, state_dir: Path, *, start: bool) -> str:
         service.path.parent.mkdir(parents=True, exist_ok=True)
         service.path.write_text(service.text(state_dir))
     except OSError as error:
-        hint = f"Make {service.path.parent} a folder that you can write to."
+        hint = f"Make sure that you can write to the folder {service.path.parent}."
         raise InvalidSettings(f"{service.path} cannot be written: {error.strerror}", hint=hint) from None
     return _run_until_failure(service.start_commands()) if start else ""
 

@@ -95,7 +95,9 @@ class Leases:
             self._return_later(preempted(grant.lease, self._paused))
             return
         if len(self._running) >= self._capacity:
-            error = QuotaExceeded(f"this device runs {counted(self._capacity, 'lease')} at once")
+            error = QuotaExceeded(
+                f"this device runs at most {counted(self._capacity, 'lease')} at the same time"
+            )
             self._finish(give_back(grant.lease, error, GiveBackReason.REFUSED))
             return
         self._outbox.note_pipeline(grant.lease, grant.pipeline)
@@ -148,7 +150,7 @@ class Leases:
         self._outbox.acknowledge(frame.lease)
         if frame.problem is not None:
             log.info(
-                "Lease %s was not taken: %s %s",
+                "Lease %s was not accepted: %s %s",
                 frame.lease,
                 frame.problem.title,
                 frame.problem.detail,
@@ -176,7 +178,9 @@ class Leases:
         try:
             end = await self._work.run(grant, progress)
         except Exception as defect:  # one lease's defect must not keep its job waiting, nor end the others
-            log.exception("Lease %s met a defect.", grant.lease, extra={"action": "defect"})
+            log.exception(
+                "Lease %s ended because of a defect in the worker.", grant.lease, extra={"action": "defect"}
+            )
             end = give_back(grant.lease, RunnerFailed(f"a defect in the worker: {type(defect).__name__}"))
         del self._running[grant.lease]
         self._finish(end)

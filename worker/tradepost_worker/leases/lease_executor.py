@@ -151,10 +151,10 @@ class LeaseWork:
     def _check(self, grant: Grant) -> float:
         """The seconds that the lease still has. Raises `ProtocolError` or `DeadlineExceeded`."""
         if (grant.input is None) == (grant.input_cid is None):
-            raise ProtocolError("a grant carries its input either inline or as a CID")
+            raise ProtocolError("a grant must have its input either inline or as a CID")
         left_s = grant.expires_at - self._now()
         if left_s <= 0:
-            raise DeadlineExceeded(f"the lease expired {-left_s:.0f} s before it came")
+            raise DeadlineExceeded(f"the lease expired {-left_s:.0f} s before it arrived")
         return left_s
 
     async def _input(self, grant: Grant, pipeline: TrustedPipeline) -> tuple[bytes, Cid]:

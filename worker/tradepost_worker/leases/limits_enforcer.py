@@ -143,8 +143,8 @@ def _said_to_broker(decision: Decision) -> str:
 
 def _tell(decision: Decision) -> None:
     if decision.cause is None:
-        log.info("Taking leases again.", extra={"action": "resumed", "capacity": decision.capacity})
+        log.info("Accepting leases again.", extra={"action": "resumed", "capacity": decision.capacity})
     elif decision.cause is Cause.DRAIN:
-        log.info("Taking no more leases: %s.", decision.why, extra={"action": "draining"})
+        log.info("Accepting no new leases: %s.", decision.why, extra={"action": "draining"})
     else:
         log.info("Paused: %s.", decision.why, extra={"action": "paused", "cause": decision.cause.value})

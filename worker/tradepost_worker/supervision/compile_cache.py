@@ -64,14 +64,14 @@ class CompileCache:
             if code is not None and len(code) <= left:
                 found[kernel] = code
                 left -= len(code)
-        log.debug("%d kernels of pipeline %s need no compiling.", len(found), pipeline)
+        log.debug("Loaded %d compiled kernels of pipeline %s from the cache.", len(found), pipeline)
         return found
 
     def write(self, ready: Ready, pipeline: str, compiled: Mapping[str, bytes], sent: Iterable[str]) -> None:
         """Keep what the runner that said `ready` compiled, although it had been `sent` code, perhaps."""
         if compiled.keys() & set(sent):
             log.warning(
-                "The engine took its own compiled code for another's; it was compiled afresh.",
+                "The engine rejected its cached compiled code, so the kernels were compiled again.",
                 extra={"action": "compiled_code_refused", "pipeline": pipeline},
             )
         for kernel, code in compiled.items():
@@ -102,7 +102,7 @@ class CompileCache:
             data = read_own_file(path, bytes_max=_FILE_BYTES_MAX)
             mac, code = data[:_MAC_BYTES], data[_MAC_BYTES:]
             if not hmac.compare_digest(mac, self._mac(self._key, purpose, code)):
-                raise NotOwnersAlone(f"the MAC of {path} is not by this device's key")
+                raise NotOwnersAlone(f"the MAC of {path} does not match this device's key")
             os.utime(path)
         except FileNotFoundError:
             return None
@@ -142,7 +142,7 @@ class CompileCache:
 
     def _put_aside(self, path: Path, error: Exception) -> None:
         log.error(
-            "Compiled code was damaged or tampered with, and does not run: %s",
+            "Compiled code was damaged or tampered with, and is not used: %s",
             error,
             extra={"action": "compiled_code_tampered"},
         )
@@ -152,7 +152,9 @@ class CompileCache:
             self._say_unusable(failure)
 
     def _say_unusable(self, error: Exception) -> None:
-        log.warning("Compiled kernels are not kept: %s", error, extra={"action": "compile_cache_unusable"})
+        log.warning(
+            "Compiled kernels cannot be cached: %s", error, extra={"action": "compile_cache_unusable"}
+        )
 
     def _path(self, purpose: bytes) -> Path:
         return self._folder / hashlib.sha256(purpose).hexdigest()
@@ -167,7 +169,7 @@ class CompileCache:
 def what_is_wrong(folder: Path) -> str:
     """What is wrong with a cache's folder, in words; empty if nothing is."""
     if os.path.lexists(tampered := folder / _TAMPERED_NAME):
-        return f"code was damaged or tampered with, and lies in {tampered}"
+        return f"code was damaged or tampered with, and was moved to {tampered}"
     try:
         require_own_folder(folder)
         read_own_file(folder / _KEY_NAME, bytes_max=0)

@@ -42,5 +42,5 @@ class IdleWatch:
         self._since_s, self._used_s = now_s, times.user + times.system
         worked_s = self._used_s - before_s
         if was_idle and worked_s > IDLE_CPU_S_MAX:
-            return f"{worked_s:.1f} s of work while nobody asked for any"
+            return f"{worked_s:.1f} s of processor time without a request"
         return None

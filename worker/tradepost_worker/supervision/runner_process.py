@@ -295,7 +295,7 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         _widen(replies.get_extra_info("pipe").fileno())
         reply = await self._expect(_Request(self._loop.create_future(), START_S_MAX, phase="start"))
         if not isinstance(reply, Ready):
-            raise self._fail(RunnerFailed("the runner did not say that it is ready"))
+            raise self._fail(RunnerFailed("the runner did not report that it is ready"))
         self.ready = reply
 
     async def _ask(
@@ -343,7 +343,7 @@ class RunnerProcess(asyncio.SubprocessProtocol):
             self._stderr_tail = (self._stderr_tail + data)[-_STDERR_TAIL_BYTES:]
             self._stderr_bytes += len(data)
             if self._stderr_bytes > _STDERR_BYTES_MAX:  # reading on would keep the agent busy for nothing
-                self._fail(self._blame(f"killed at {self._stderr_bytes:,} bytes on its stderr"))
+                self._fail(self._blame(f"killed because it wrote {self._stderr_bytes:,} bytes to stderr"))
             return
         self._received.feed(data)
         try:
@@ -366,7 +366,7 @@ class RunnerProcess(asyncio.SubprocessProtocol):
 
     def _answer(self, body: bytes | memoryview) -> None:
         if not self._requests:
-            raise RunnerFailed("the runner answered what nobody asked")
+            raise RunnerFailed("the runner sent a reply without a request")
         message = unpack_from_runner(body)
         if isinstance(message, Reached):
             self._note_stages(self._requests[0], message.stages)
@@ -380,7 +380,7 @@ class RunnerProcess(asyncio.SubprocessProtocol):
     def _note_stages(head: _Request, stages: tuple[StageReport, ...]) -> None:
         """Each report has more stages than the one before it, so there are no more reports than stages."""
         if head.phase != "run" or len(stages) <= head.stages:
-            raise RunnerFailed("the runner reported stages out of turn")
+            raise RunnerFailed("the runner reported stages out of order")
         head.stages = len(stages)
         if not head.reply.done():
             head.on_stages(stages)
@@ -417,7 +417,7 @@ class RunnerProcess(asyncio.SubprocessProtocol):
 
     def _look_at_use(self, memory: MemoryLimit) -> None:
         if excess := memory.excess() or self._idleness.excess(is_idle=not self._requests):
-            self._fail(self._blame(f"killed at {excess}"))
+            self._fail(self._blame(f"killed because it used {excess}"))
         elif self._failure is None:
             self._look = self._loop.call_later(LOOK_S, self._look_at_use, memory)
 
@@ -456,7 +456,7 @@ class RunnerProcess(asyncio.SubprocessProtocol):
     def _last_words(self) -> str:
         code = self._transport.get_returncode()
         if self._group is not None and self._group.ran_out_of_memory():
-            return "the runner was killed by the system at its memory limit"
+            return "the system killed the runner at its memory limit"
         if code is not None and code < 0:
             how = f"was killed by signal {-code} ({signal.strsignal(-code)})"
         else:
@@ -475,4 +475,4 @@ def _widen(pipe: int) -> None:
 
 def _refusal(problem: Problem, expected: tuple[type[TradepostError], ...]) -> TradepostError:
     error = TradepostError.from_problem(problem.of_a_stranger())
-    return error if isinstance(error, expected) else RunnerFailed(f"the runner refused: {error}")
+    return error if isinstance(error, expected) else RunnerFailed(f"the runner reported an error: {error}")

@@ -24,7 +24,7 @@ from tradepost_broker.market.model.lease_states import WITH_RECEIPT
 from tradepost_broker.market.model.worker_states import WorkerTrigger, transition_worker
 from tradepost_broker.market.settling import late_receipts, revocation
 from tradepost_broker.market.state.market_state import MarketState
-from tradepost_broker.market.state.timers import Purpose
+from tradepost_broker.market.state.timers import TimerPurpose
 from tradepost_broker.market.state.worker_state import WorkerState, in_order
 
 
@@ -53,7 +53,7 @@ def connect(state: MarketState, event: WorkerConnected) -> None:
     worker = _known(state, event.worker)
     worker.connected = True
     worker.refused.clear()
-    state.agenda.cancel(Purpose.ABSENCE, event.worker)
+    state.timers.cancel(TimerPurpose.ABSENCE, event.worker)
     if worker.record.standing is WorkerStanding.SUSPENDED and worker.deserves_return(state.day):
         transition_worker(worker.record, WorkerTrigger.RETURN_DESERVED)
     _take_offer(state, worker, event.offer)
@@ -86,7 +86,7 @@ def restart(state: MarketState, _event: Restarted) -> None:
         if worker.connected or worker.open:
             _leave(state, worker)
     late_receipts.wait_again(state)
-    state.look_at_everything()
+    state.review_everything()
 
 
 def _leave(state: MarketState, worker: WorkerState) -> None:
@@ -96,7 +96,7 @@ def _leave(state: MarketState, worker: WorkerState) -> None:
     state.place(worker)
     state.supply_changed = True
     if worker.open:
-        state.agenda.put(Purpose.ABSENCE, worker.record.id, state.at + state.policy.reconnect_s)
+        state.timers.put(TimerPurpose.ABSENCE, worker.record.id, state.at + state.policy.reconnect_s)
     if worker.record.auditor:
         # They may have to be decided by replicas now: the next `MatchingEvent` does so.
         state.jobs_to_advance.update(state.audits_wanted)

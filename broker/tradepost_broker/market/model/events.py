@@ -90,8 +90,8 @@ class JobSubmitted(MatchingEvent, frozen=True, kw_only=True, tag="job_submitted"
     requirements: Requirements
 
 
-class JobCancelled(MatchingEvent, frozen=True, kw_only=True, tag="job_cancelled"):
-    """The submitter cancelled."""
+class CancelRequested(MatchingEvent, frozen=True, kw_only=True, tag="job_cancelled"):
+    """The submitter cancels a job."""
 
     job: str
     account: str
@@ -153,7 +153,7 @@ Event = (
     | OfferUpdated
     | WorkerDisconnected
     | JobSubmitted
-    | JobCancelled
+    | CancelRequested
     | ReceiptDelivered
     | LeaseGivenBack
     | RevocationsIssued

@@ -20,7 +20,7 @@ class LeaseTrigger(StrEnum):
     ACCEPTED = "accepted"
     OUTVOTED = "outvoted"
     CONTRADICTED = "contradicted by a reference run"
-    SET_ASIDE = "set aside without a verdict"  # its job ended, or its worker was expelled for another result
+    UNDECIDED = "ended without a verdict"  # its job ended, or its worker was expelled for another result
     GIVEN_BACK = "given back"
     PREEMPTED = "preempted by owner"
     EXPIRED = "expired"  # by its time, or because its worker was away for too long
@@ -39,7 +39,7 @@ LEASE_STATES: Final = TransitionTable(
         (LeaseState.DELIVERED, LeaseTrigger.ACCEPTED): LeaseState.ACCEPTED,
         (LeaseState.DELIVERED, LeaseTrigger.OUTVOTED): LeaseState.REJECTED,
         (LeaseState.DELIVERED, LeaseTrigger.CONTRADICTED): LeaseState.REJECTED,
-        (LeaseState.DELIVERED, LeaseTrigger.SET_ASIDE): LeaseState.INCONCLUSIVE,
+        (LeaseState.DELIVERED, LeaseTrigger.UNDECIDED): LeaseState.INCONCLUSIVE,
         (LeaseState.ACCEPTED, LeaseTrigger.CONTRADICTED): LeaseState.REJECTED,
         # Results that other results outvoted are compared with a later reference run as well.
         (LeaseState.REJECTED, LeaseTrigger.CONTRADICTED): LeaseState.REJECTED,

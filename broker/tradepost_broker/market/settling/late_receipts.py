@@ -13,7 +13,7 @@ from tradepost_broker.market.model.events import ReceiptDelivered
 from tradepost_broker.market.model.lease_states import LeaseTrigger
 from tradepost_broker.market.settling import settlement
 from tradepost_broker.market.state.market_state import MarketState
-from tradepost_broker.market.state.timers import Purpose
+from tradepost_broker.market.state.timers import TimerPurpose
 
 
 def lose(state: MarketState, lease: Lease, problem: Problem) -> None:
@@ -41,7 +41,7 @@ def forgive(state: MarketState, lease: Lease, event: ReceiptDelivered) -> None:
     if results and not any(other.id in event.agrees_with for other in results):
         return
     lease.blame_at = None
-    state.agenda.cancel(Purpose.BLAME, lease.id)
+    state.timers.cancel(TimerPurpose.BLAME, lease.id)
     state.save(lease)
 
 
@@ -55,5 +55,5 @@ def blame(state: MarketState, lease: Lease) -> None:
 
 def _wait(state: MarketState, lease: Lease, until: float) -> None:
     lease.blame_at = until
-    state.agenda.put(Purpose.BLAME, lease.id, until)
+    state.timers.put(TimerPurpose.BLAME, lease.id, until)
     state.save(lease)

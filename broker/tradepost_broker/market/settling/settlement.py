@@ -26,9 +26,9 @@ from tradepost_broker.market.model.lease_states import LeaseTrigger, transition_
 from tradepost_broker.market.model.worker_states import WorkerTrigger, transition_worker
 from tradepost_broker.market.settling import partial_pay, payments
 from tradepost_broker.market.state.market_state import MarketState
-from tradepost_broker.market.state.timers import Purpose
+from tradepost_broker.market.state.timers import TimerPurpose
 from tradepost_broker.market.state.worker_state import WorkerState, in_order
-from tradepost_broker.market.trust.verification import blame
+from tradepost_broker.market.trust.verification import blamed_stage
 
 #: An outcome that says how the pipeline failed begins so: `failed:<stage>:<code>`.
 FAILED_PREFIX = "failed:"
@@ -47,7 +47,8 @@ def accept(state: MarketState, job: Job, group: str, credibility: float) -> None
         reason = f"{_count(agreed)}; credibility {credibility:.4f} reaches {job.confidence:g}"
         payments.pay(state, job, lease, reason)
     for lease in disagreed:
-        state.learn(lease, EvidenceKind.OUTVOTED, stage=blame(lease.stage_hashes, agreed[0].stage_hashes))
+        stage = blamed_stage(lease.stage_hashes, agreed[0].stage_hashes)
+        state.learn(lease, EvidenceKind.OUTVOTED, stage=stage)
         _reject(state, lease, f"outvoted by results with credibility {credibility:.4f}; it costs no stake")
     _conclude(state, job, agreed, disagreed, credibility)
 
@@ -64,7 +65,7 @@ def apply_audit(state: MarketState, audit: Lease, agrees_with: frozenset[str]) -
     wrong = [lease for lease in judged if lease.group not in groups]
     for lease in right:
         state.learn(lease, EvidenceKind.AUDIT_PASSED)
-    blamed = {lease.id: blame(lease.stage_hashes, audit.stage_hashes) for lease in wrong}
+    blamed = {lease.id: blamed_stage(lease.stage_hashes, audit.stage_hashes) for lease in wrong}
     for lease in wrong:
         detail = "a reference run contradicts it"
         state.learn(lease, EvidenceKind.AUDIT_FAILED, stage=blamed[lease.id], detail=detail)
@@ -118,11 +119,11 @@ def lose(
         job.failures += counts
         if evidence is not None:
             state.learn(lease, evidence, detail=problem.detail or problem.title)
-    touch(state, job)
+    note_lost_lease(state, job)
 
 
-def touch(state: MarketState, job: Job) -> None:
-    """Have a job looked at that lost a lease, and queue it if that was its last."""
+def note_lost_lease(state: MarketState, job: Job) -> None:
+    """Have a job that lost a lease advanced, and queue it if that was its last live one."""
     if job.status not in FINAL and not any(state.live_leases(job)):
         transition_job(job, JobTrigger.LEASES_LOST, at=state.at)
     state.save(job)
@@ -166,19 +167,21 @@ def _finish(state: MarketState, job: Job, trigger: JobTrigger, problem: Problem 
     job.spot_check = job.spot_check and verified
     for lease in list(state.live_leases(job)):
         if lease.state is LeaseState.DELIVERED:
-            _set_aside(state, lease, "the job ended before its results could be verified")
+            _leave_undecided(state, lease, "the job ended before its results could be verified")
         elif lease.purpose is not LeasePurpose.AUDIT or not job.spot_check:
             _recall(state, lease)
     transition_job(job, trigger, at=state.at)
     job.problem = problem
     for lease in partial_pay.preempted(state.leases_of[job.id]):
         if not lease.paid:
-            payments.tell(state, lease, "no result of another owner verified its stages; preempted by owner")
+            payments.send_settled(
+                state, lease, "no result of another owner verified its stages; preempted by owner"
+            )
     state.ledger.void(job.id)
-    state.waiting.discard(job.id)
+    state.job_queue.discard(job.id)
     state.audits_wanted.pop(job.id, None)
-    state.agenda.cancel(Purpose.DEADLINE, job.id)
-    state.agenda.cancel(Purpose.PATIENCE, job.id)
+    state.timers.cancel(TimerPurpose.DEADLINE, job.id)
+    state.timers.cancel(TimerPurpose.PATIENCE, job.id)
     state.retire_job(job)
     if job.spot_check:
         state.jobs_to_advance[job.id] = None
@@ -190,13 +193,13 @@ def _finish(state: MarketState, job: Job, trigger: JobTrigger, problem: Problem 
 def _reject(state: MarketState, lease: Lease, reason: str) -> None:
     state.close_lease(lease, LeaseTrigger.OUTVOTED)
     lease.settled_at = state.at
-    payments.tell(state, lease, reason)
+    payments.send_settled(state, lease, reason)
 
 
-def _set_aside(state: MarketState, lease: Lease, reason: str) -> None:
-    state.close_lease(lease, LeaseTrigger.SET_ASIDE)
+def _leave_undecided(state: MarketState, lease: Lease, reason: str) -> None:
+    state.close_lease(lease, LeaseTrigger.UNDECIDED)
     lease.settled_at = state.at
-    payments.tell(state, lease, reason)
+    payments.send_settled(state, lease, reason)
 
 
 def _recall(state: MarketState, lease: Lease) -> None:
@@ -215,11 +218,11 @@ def _expel(state: MarketState, worker: WorkerState, lease: Lease, stage: str) ->
         if live.state is LeaseState.OPEN:
             _recall(state, live)
         else:
-            _set_aside(state, live, "its worker was expelled for another result")
-        touch(state, state.jobs[live.job])
+            _leave_undecided(state, live, "its worker was expelled for another result")
+        note_lost_lease(state, state.jobs[live.job])
     state.place(worker)
     where = f" in stage {stage}" if stage else ""
-    payments.tell(
+    payments.send_settled(
         state,
         lease,
         f"a reference run contradicts it{where}; its stake of {format_credits(stake)} credits is taken, and "
