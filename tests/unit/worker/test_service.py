@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tradepost.errors import InvalidSettings, RunnerFailed
+from tradepost.errors import InvalidSettings, RunnerFailed, WrongMoment
 from tradepost.protocol import GiveBackReason
 from tradepost_signing.policy.revocation_store import bundle_path
 from tradepost_worker.commands import service as service_module
@@ -31,7 +31,7 @@ from tradepost_worker.device.owner_command import Mode, OwnersWord, OwnersWordFi
 from tradepost_worker.leases.lease_executor import give_back
 from tradepost_worker.leases.outbox import Outbox
 from tradepost_worker.settings import default_state_dir
-from tradepost_worker.state import Membership, StateFolder, WrongMoment
+from tradepost_worker.state import Membership, StateFolder
 from tradepost_worker.supervision.compile_cache import CompileCache
 
 MEMBERSHIP = Membership(
