@@ -350,6 +350,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.process
 def test_a_process_ends_although_the_daemon_it_asked_hangs(hanging_kubo: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", GIVE_UP, hanging_kubo], capture_output=True, text=True, timeout=30, check=True
