@@ -169,7 +169,7 @@ async def test_the_owner_has_the_device_back_within_a_second(
                 await device.capacity(0)
                 end()
                 await device.capacity(2)
-            standing = folder.standing()
+            standing = folder.status()
     keyboard.close()
     latencies_s.sort()
     p50, p95 = latencies_s[PREEMPTIONS // 2], latencies_s[int(0.95 * PREEMPTIONS)]

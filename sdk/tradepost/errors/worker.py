@@ -69,6 +69,10 @@ class RunnerFailed(TradepostError):
     default_hint = "`tradepost worker doctor` on that device looks for the cause."
 
 
+class RunnerInterrupted(RunnerFailed):
+    """The process that runs pipelines ended because of something else than this run."""
+
+
 class SandboxUnavailable(TradepostError):
     """This device cannot give the isolation that was asked for."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import os
 
 import msgspec
 import pytest
@@ -157,12 +157,10 @@ def test_input_is_looked_for_only_if_a_limit_needs_it(monkeypatch, tmp_path, lim
 
 def test_own_work_is_not_others_load(tmp_path, monkeypatch) -> None:
     """Two cores, one of them used by a runner for the whole time, half of the other by somebody else."""
-    spent = {7: 0.0}
+    spent = {7: 0.0, os.getpid(): 0.0}
     times = {"user": 0.0, "idle": 0.0}
-    monkeypatch.setattr(sensors, "cpu_s", spent.__getitem__)
     monkeypatch.setattr(sensors.psutil, "cpu_times", lambda: FakeTimes(times["user"], times["idle"]))
-    device = sensors.Sensors(tmp_path)
-    device._agent = SimpleNamespace(cpu_times=lambda: SimpleNamespace(user=0.0, system=0.0))
+    device = sensors.Sensors(tmp_path, measure=spent.__getitem__)
     device.read([7])
     spent[7], times["user"], times["idle"] = 10.0, 15.0, 5.0
     readings = device.read([7])
@@ -180,8 +178,7 @@ def test_a_load_is_a_mean_over_the_last_readings(tmp_path, monkeypatch) -> None:
     """So that a short burst of others does not stop work, and readings may be close to each other."""
     times = {"user": 0.0, "idle": 0.0}
     monkeypatch.setattr(sensors.psutil, "cpu_times", lambda: FakeTimes(times["user"], times["idle"]))
-    device = sensors.Sensors(tmp_path)
-    device._agent = SimpleNamespace(cpu_times=lambda: SimpleNamespace(user=0.0, system=0.0))
+    device = sensors.Sensors(tmp_path, measure=lambda _: 0.0)
     assert device.read().load_percent is None
     loads = []
     for busy_s in (0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0):

@@ -10,12 +10,12 @@ from typing import Annotated
 import msgspec
 import typer
 
-from tradepost.errors import InvalidSettings
+from tradepost.errors import InvalidSettings, WrongMoment
 from tradepost_worker.device import limits
-from tradepost_worker.device.owner_command import Mode, OwnersWord, OwnersWordFile, parse_duration
+from tradepost_worker.device.owner_command import Mode, OwnerCommand, OwnerCommandFile, parse_duration
 from tradepost_worker.device.sensors import not_enforceable
 from tradepost_worker.settings import FILE_NAME, load_settings, save_settings
-from tradepost_worker.state import StateFolder, WrongMoment
+from tradepost_worker.state import StateFolder
 from tradepost_worker.wording import local_time
 
 StateDir = Annotated[Path | None, typer.Option("--state-dir", help="Where this worker keeps its state.")]
@@ -46,7 +46,7 @@ def pause(
     state = _state(state_dir)
     state.make()
     until = None if duration is None else time.time() + parse_duration(duration)
-    OwnersWordFile(state.owners_word).say(OwnersWord(mode=Mode.PAUSE, until=until))
+    OwnerCommandFile(state.owner_command).write(OwnerCommand(mode=Mode.PAUSE, until=until))
     end = "`tradepost worker resume`" if until is None else local_time(until)
     who = "The worker is" if state.connection() else "No worker runs; the next one starts"
     typer.echo(f"{who} paused until {end}.")
@@ -54,7 +54,7 @@ def pause(
 
 def resume(state_dir: StateDir = None) -> None:
     """Work again, after `pause` or `drain`."""
-    OwnersWordFile(_state(state_dir).owners_word).forget()
+    OwnerCommandFile(_state(state_dir).owner_command).clear()
     typer.echo("The worker may work again, within its limits: tradepost worker status")
 
 
@@ -63,7 +63,7 @@ def drain(state_dir: StateDir = None) -> None:
     state = _state(state_dir)
     if state.connection() is None:
         raise WrongMoment(f"no worker runs from {state.path}, so there is nothing to finish")
-    OwnersWordFile(state.owners_word).say(OwnersWord(mode=Mode.DRAIN))
+    OwnerCommandFile(state.owner_command).write(OwnerCommand(mode=Mode.DRAIN))
     typer.echo("The worker finishes what runs, then stops: tradepost worker status --watch")
 
 

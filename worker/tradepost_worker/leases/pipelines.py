@@ -25,7 +25,7 @@ from tradepost.protocol import PipelineView
 from tradepost_signing.checks.publisher import Publisher
 from tradepost_signing.policy.revocation import RevocationList
 from tradepost_signing.policy.trust import TrustPolicy
-from tradepost_worker.leases.fetch_log import FetchLog
+from tradepost_worker.leases.fetch_log import INTERVAL_S, FetchLog
 from tradepost_worker.link.broker_api import BrokerApi
 
 KERNEL_BYTES_MAX: Final = 64 << 20
@@ -48,7 +48,7 @@ class PipelineLibrary:
     """Finds pipelines by CID and decides whether they may run here.
 
     `fetcher` gets artifacts, `providers` and `memory_bytes_max` are what this device has, and `revocations`
-    is what the operator forbids.
+    is what the operator forbids. A long fetch is logged every `fetch_log_s` seconds.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class PipelineLibrary:
         providers: Iterable[str],
         memory_bytes_max: int,
         revocations: RevocationList | None = None,
+        fetch_log_s: float = INTERVAL_S,
     ) -> None:
         self._broker = broker
         self._fetcher = fetcher
@@ -69,6 +70,7 @@ class PipelineLibrary:
         self._admitted: dict[str, asyncio.Task[TrustedPipeline]] = {}
         self._tasks: set[asyncio.Task[TrustedPipeline]] = set()
         self._revocations = revocations
+        self._fetch_log_s = fetch_log_s
         #: What was allowed to run, as the broker sent it, to be checked again when the operator revokes.
         self._allowed: dict[str, PipelineView] = {}
         self._policy = TrustPolicy()
@@ -123,7 +125,7 @@ class PipelineLibrary:
                 admission.cancel()
         return revoked
 
-    def hold_memory(self, bytes_max: int) -> None:
+    def limit_memory(self, bytes_max: int) -> None:
         """Refuse stages that may use more from now on; what was admitted is checked again."""
         if bytes_max != self._memory_bytes_max:
             self._memory_bytes_max = bytes_max
@@ -201,7 +203,9 @@ class PipelineLibrary:
             try:
                 artifact = Cid(stage.artifact)
                 artifacts[artifact] = await self._fetcher.read_file(
-                    artifact, bytes_max=bytes_max, on_progress=FetchLog(artifact, stage=stage.name)
+                    artifact,
+                    bytes_max=bytes_max,
+                    on_progress=FetchLog(artifact, stage=stage.name, interval_s=self._fetch_log_s),
                 )
             except TradepostError as error:
                 error.stage = stage.name

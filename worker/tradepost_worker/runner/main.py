@@ -33,7 +33,7 @@ from tradepost_worker.runner.messages import (
     Reached,
     Ready,
     Refused,
-    Run,
+    RunPipeline,
     ToRunner,
     pack,
     unpack_request,
@@ -84,7 +84,7 @@ class Runner:
         )
         return Loaded(compiled=self._executor.take_compiled())
 
-    def _run(self, request: Run, send: Callable[[Reached], None]) -> Ran:
+    def _run(self, request: RunPipeline, send: Callable[[Reached], None]) -> Ran:
         if self._executor is None:
             raise RuntimeError("a run was requested before a pipeline was loaded")
         started_s = reported_s = time.monotonic()

@@ -19,7 +19,7 @@ from tradepost_signing.checks.publisher import Publisher
 from tradepost_signing.policy.policy_file import add_publisher
 from tradepost_worker.assembly import worker_from_settings
 from tradepost_worker.cli import app
-from tradepost_worker.device.owner_command import Mode, OwnersWord, OwnersWordFile
+from tradepost_worker.device.owner_command import Mode, OwnerCommand, OwnerCommandFile
 from tradepost_worker.link.joining import join
 from tradepost_worker.settings import FILE_NAME, load_settings, save_settings
 from tradepost_worker.state import StateFolder
@@ -62,11 +62,11 @@ class LentDevice:
 
     def pause(self) -> None:
         """Say what `tradepost worker pause` says."""
-        OwnersWordFile(StateFolder(self.folder).owners_word).say(OwnersWord(mode=Mode.PAUSE))
+        OwnerCommandFile(StateFolder(self.folder).owner_command).write(OwnerCommand(mode=Mode.PAUSE))
 
     def resume(self) -> None:
         """Say what `tradepost worker resume` says."""
-        OwnersWordFile(StateFolder(self.folder).owners_word).forget()
+        OwnerCommandFile(StateFolder(self.folder).owner_command).clear()
 
     @asynccontextmanager
     async def worker(self) -> AsyncIterator[asyncio.Task[None]]:

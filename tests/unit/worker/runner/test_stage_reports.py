@@ -11,7 +11,7 @@ from tradepost_worker.runner import main
 from tradepost_worker.runner.inference import Inference
 from tradepost_worker.runner.kernel_sandbox import Sandbox
 from tradepost_worker.runner.main import Runner
-from tradepost_worker.runner.messages import Load, Loaded, Ran, Reached, Run
+from tradepost_worker.runner.messages import Load, Loaded, Ran, Reached, RunPipeline
 from tradepost_worker.testing.samples import kernels_pipeline, sample_input
 
 NOOP = tradepost_kernels.load("noop")
@@ -24,7 +24,7 @@ def run(stages: int) -> tuple[list[Reached], Ran]:
     engines = Runner(sandbox=Sandbox(), inference=Inference())
     load = Load(manifest=pipeline.manifest, artifacts=pipeline.artifacts)
     assert isinstance(engines.answer(load, sent.append), Loaded)
-    ran = engines.answer(Run(document=sample_input(1), wall_s_max=30), sent.append)
+    ran = engines.answer(RunPipeline(document=sample_input(1), wall_s_max=30), sent.append)
     assert isinstance(ran, Ran)
     return sent, ran
 
