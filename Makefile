@@ -6,9 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(shell command -v uv || echo $(BIN)/uv)
 INSTALL := $(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt
+# Alone it finds what is declared and unused; with extras named as absent, what a package imports and may not have.
+DEPTRY := $(BIN)/deptry --no-ansi
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test extended check lint types kernels containment benchmark constraints clean
+.PHONY: help demo test extended check format lint types coverage docs kernels containment benchmark constraints clean
 
 help:
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -25,13 +27,30 @@ extended: $(VENV)/ready-to-develop ## run each mutation and fuzzing property 10,
 
 check: test lint types ## what must hold before a change lands
 
-lint: $(VENV)/ready-to-develop ## style, and the layers between packages
+format: $(VENV)/ready-to-develop ## lay the code out, and fix what ruff can fix by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lint: $(VENV)/ready-to-develop ## style, spelling, dead code, dependencies, and the layers between packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/codespell
+	$(BIN)/vulture
+	$(DEPTRY) sdk signing reputation wasm_kernels/tradepost_kernels broker worker
+	$(DEPTRY) --ignore DEP002 --optional-dependencies-dev-groups signing,broker,worker sdk wasm_kernels/tradepost_kernels
+	$(DEPTRY) --ignore DEP002 --optional-dependencies-dev-groups broker,worker,ipfs signing
+	$(DEPTRY) --ignore DEP002 --optional-dependencies-dev-groups worker,ipfs broker reputation
+	$(DEPTRY) --ignore DEP002 --optional-dependencies-dev-groups broker,ipfs worker
 
 types: $(VENV)/ready-to-develop ## mypy, strict
 	$(BIN)/mypy
+
+coverage: $(VENV)/ready-to-develop ## run every test, and print how much of each package they run
+	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered --cov-report=html:build/coverage $(TESTS)
+
+docs: $(VENV)/ready-to-document ## build the documentation into build/docs, with the API reference
+	$(BIN)/zensical build --clean --strict
 
 kernels: $(VENV)/ready-to-develop ## rebuild the compiled kernels from their C sources
 	$(BIN)/python wasm_kernels/build.py
@@ -43,7 +62,7 @@ benchmark: $(VENV)/ready-to-develop ## measure, side by side in one run
 	$(BIN)/python -m benchmarks
 
 constraints: $(VENV)/ready-to-develop ## pin the newest versions that fit pyproject.toml
-	$(UV) pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
+	$(UV) pip compile pyproject.toml --all-extras --group dev --group docs --universal --python-version 3.11 \
 	  --upgrade --no-annotate --no-header --quiet --output-file constraints.txt
 
 clean: ## remove what these commands made
@@ -63,4 +82,9 @@ $(VENV)/ready-to-run: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/ready-to-develop: $(VENV)/ready-to-run
 	@echo "Installing what the tests need into $(VENV)"
 	$(INSTALL) --group dev
+	@touch $@
+
+$(VENV)/ready-to-document: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing what the documentation needs into $(VENV)"
+	$(INSTALL) --group docs
 	@touch $@

@@ -23,6 +23,7 @@ from tradepost_broker.engine.engine import Engine
 from tradepost_broker.jobs.delivery import Courier
 from tradepost_broker.jobs.job_service import JobDesk
 from tradepost_broker.jobs.open_jobs import OpenJobs
+from tradepost_broker.jobs.output_comparison import OutputComparison
 from tradepost_broker.jobs.receipt_checks import ReceiptChecks
 from tradepost_broker.jobs.submission import Submissions
 from tradepost_broker.market import Market
@@ -73,8 +74,9 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
     policy = settings.market
     broker = Identity.load_or_create(settings.data_dir / "identity.pem")
     operator_token = load_or_create_operator_token(settings.data_dir / "operator.token")
-    market = Market.restore(store.load(finished_since=clock() - policy.idempotency_s), policy)
-    store.record_run(at=clock(), version=version("tradepost"), policy=msgspec.msgpack.encode(policy))
+    started_at = clock()
+    market = Market.restore(store.load(at=started_at, policy=policy), policy)
+    store.record_run(at=started_at, version=version("tradepost"), policy=msgspec.msgpack.encode(policy))
 
     sessions, watchers, metrics = Sessions(), Watchers(), Metrics()
     tallies = Tallies(store=store, job_status=lambda job: _status(market, job))
@@ -86,12 +88,16 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
         if isinstance(instruction, Save) and not isinstance(instruction.record, Evidence | Transfer):
             return  # most instructions are records that nobody counts
         tallies.observe(instruction)
-        open_jobs.observe(instruction)
         metrics.observe(instruction, market.job)
         courier.release(instruction)
 
     engine = Engine(
-        core=market, store=store, release=release, clock=clock, observe_batch=metrics.observe_batch
+        core=market,
+        store=store,
+        release=release,
+        clock=clock,
+        observe_decided=open_jobs.observe,
+        observe_batch=metrics.observe_batch,
     )
     revocations = RevocationDesk(
         path=settings.data_dir / FILE_NAME, operator=_operator_key(settings), engine=engine
@@ -109,7 +115,9 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
         store=store, uploads=uploads, engine=engine, document_bytes_max=settings.document_bytes_max
     )
     credentials = Credentials(store=store, operator_token=operator_token)
-    joinings = Joinings(broker=broker.id, engine=engine, clock=clock, revocations_key=revocations.key_pem)
+    joinings = Joinings(
+        broker=broker.id, store=store, engine=engine, clock=clock, revocations_key=revocations.key_pem
+    )
     desk = JobDesk(store=store, engine=engine, watchers=watchers)
     submissions = Submissions(
         market=market, catalog=catalog, uploads=uploads, open_jobs=open_jobs, clock=clock
@@ -152,7 +160,13 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
                 broker=broker,
                 market=market,
                 engine=engine,
-                receipts=ReceiptChecks(broker=broker.id, market=market, catalog=catalog, uploads=uploads),
+                receipts=ReceiptChecks(
+                    broker=broker.id,
+                    market=market,
+                    catalog=catalog,
+                    uploads=uploads,
+                    outputs=OutputComparison(store=store, uploads=uploads, folder=settings.data_dir),
+                ),
                 sessions=sessions,
                 revocations=revocations,
                 devices=devices,

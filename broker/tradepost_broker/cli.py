@@ -20,9 +20,11 @@ from rich.console import Console
 from rich.table import Table
 
 from tradepost.atomic_files import replace_file
-from tradepost.commands.terminal import show
+from tradepost.commands.options import Json
+from tradepost.commands.terminal import show, show_json
 from tradepost.errors import InvalidSettings, InvariantBroken
 from tradepost.money import format_credits, to_credits, to_microcredits
+from tradepost.protocol import AccountView
 from tradepost_broker.operator.client import OperatorClient
 from tradepost_broker.operator.device_table import device_table
 from tradepost_broker.operator.messages import (
@@ -36,7 +38,7 @@ from tradepost_broker.operator.messages import (
     NewRevocations,
     NewToken,
 )
-from tradepost_broker.reporting.views import AccountView, Explanation
+from tradepost_broker.reporting.views import Explanation
 from tradepost_broker.settings import MARKET, Settings
 from tradepost_reputation.dashboard import WorkerView
 
@@ -46,7 +48,6 @@ app.add_typer(account, name="account")
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where the broker keeps everything.")]
 Config = Annotated[Path | None, typer.Option("--config", help="Settings as TOML; broker.toml by default.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 _ID_CHARS: Final = 12
 
@@ -125,7 +126,7 @@ def create_account(
     credits_: Annotated[str, typer.Option("--credits", help="Credits to start with.")] = "0",
     data_dir: DataDir = None,
     config: Config = None,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """Make an account and print its API key, this once."""
     body = NewAccount(name=name, credits_microcredits=to_microcredits(credits_))
@@ -144,7 +145,7 @@ def fund(
     transfer: Annotated[str, typer.Option(help="An id under which this happens at most once.")] = "",
     data_dir: DataDir = None,
     config: Config = None,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """Give an account credits from the treasury."""
     body = Funding(account=name, amount_microcredits=to_microcredits(amount), transfer=transfer)
@@ -162,7 +163,7 @@ def token(
     ttl: Annotated[float, typer.Option(help="Seconds until the token expires.")] = 3600.0,
     data_dir: DataDir = None,
     config: Config = None,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """Make a single-use token with which one device joins, and print it, this once."""
     body = NewToken(owner=owner, stake_microcredits=to_microcredits(stake), auditor=auditor, ttl_s=ttl)
@@ -177,7 +178,7 @@ def revoke(
     ],
     data_dir: DataDir = None,
     config: Config = None,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """Enforce a signed revocation list from now on, here and on every worker."""
     from tradepost_signing.policy.revocation_store import read_revocations
@@ -190,11 +191,11 @@ def revoke(
 
 
 @app.command()
-def workers(data_dir: DataDir = None, config: Config = None, as_json: AsJson = False) -> None:
+def workers(data_dir: DataDir = None, config: Config = None, as_json: Json = False) -> None:
     """List the workers: standing, score, money."""
     views = _client(data_dir, config).get("v1/workers", list[WorkerView])
     if as_json:
-        show(views, "", as_json=True)
+        show_json(views)
         return
     table = Table("worker", "owner", "device", "standing", "score", "earned", "held", "stake")
     for one in views:
@@ -212,11 +213,11 @@ def workers(data_dir: DataDir = None, config: Config = None, as_json: AsJson = F
 
 
 @app.command()
-def devices(data_dir: DataDir = None, config: Config = None, as_json: AsJson = False) -> None:
+def devices(data_dir: DataDir = None, config: Config = None, as_json: Json = False) -> None:
     """Show how workers' devices are, as each said last. It has no effect on reputation or pay."""
     views = _client(data_dir, config).get("v1/admin/devices", list[DeviceView])
     if as_json:
-        show(views, "", as_json=True)
+        show_json(views)
         return
     _show_table(device_table(views, now=time.time()))
 
@@ -226,12 +227,12 @@ def jobs(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 20,
     data_dir: DataDir = None,
     config: Config = None,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """List the newest jobs of all accounts."""
     summaries = _client(data_dir, config).get("v1/admin/jobs", list[JobSummary], limit=limit)
     if as_json:
-        show(summaries, "", as_json=True)
+        show_json(summaries)
         return
     table = Table("job", "account", "status", "paid", "pipeline")
     for one in summaries:
@@ -246,7 +247,7 @@ def explain(
     job: Annotated[str, typer.Argument(help="The job's id.")],
     data_dir: DataDir = None,
     config: Config = None,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """Say why each lease of a job went where it went, and what was found."""
     view = _client(data_dir, config).get(f"v1/admin/jobs/{job}/explanation", Explanation)
@@ -254,7 +255,7 @@ def explain(
 
 
 @app.command("verify-books")
-def verify(data_dir: DataDir = None, config: Config = None, as_json: AsJson = False) -> None:
+def verify(data_dir: DataDir = None, config: Config = None, as_json: Json = False) -> None:
     """Recompute every balance, replay the journal, and compare. The broker may be running."""
     from tradepost_broker.storage import database
     from tradepost_broker.storage.store import Reader

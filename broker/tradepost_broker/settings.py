@@ -15,8 +15,8 @@ import msgspec
 from platformdirs import user_data_path
 
 from tradepost.bounded import Positive
-from tradepost.broker_url import is_loopback
 from tradepost.errors import InsecureTransport, InvalidSettings
+from tradepost.http_url import is_loopback
 from tradepost.settings_loader import (
     build_settings,
     merge_settings,

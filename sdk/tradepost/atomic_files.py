@@ -8,21 +8,24 @@ only unless a caller says otherwise.
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import Final
 
 #: What the names of files aside begin with, so that those of a process that died can be found.
 ASIDE_PREFIX: Final = ".new-"
+OWNER_ONLY: Final = 0o600
+READABLE_BY_ALL: Final = 0o644
 
 
-def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
+def replace_file(path: Path, data: bytes, *, durable: bool = True, mode: int = OWNER_ONLY) -> None:
     """Give the file at `path` this content, which readers see at once; the folder is made if absent.
 
-    Without `durable`, for what is written often and worth little, a loss of power may lose it.
+    Without `durable`, for what is written often and worth little, a loss of power may lose it. The new
+    file has `mode`, less what the process's umask forbids.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    aside = write_aside(path.parent, data, durable=durable)
+    aside = write_aside(path.parent, data, durable=durable, mode=mode)
     try:
         aside.replace(path)
     except BaseException:
@@ -32,22 +35,22 @@ def replace_file(path: Path, data: bytes, *, durable: bool = True) -> None:
         sync_folder(path.parent)
 
 
-def create_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+def create_file(path: Path, data: bytes, *, mode: int = OWNER_ONLY) -> None:
     """Write a new file. Raises `FileExistsError` rather than overwrite one."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    _write(descriptor, data, durable=True)
+    _write(_open_new(path, mode), data, durable=True)
     sync_folder(path.parent)
 
 
-def write_aside(folder: Path, data: bytes, *, durable: bool = True) -> Path:
+def write_aside(folder: Path, data: bytes, *, durable: bool = True, mode: int = OWNER_ONLY) -> Path:
     """Write `data` to a new file in `folder` that is still to be renamed; nothing is left if that fails."""
-    descriptor, name = tempfile.mkstemp(dir=folder, prefix=ASIDE_PREFIX)
+    path = folder / f"{ASIDE_PREFIX}{secrets.token_hex(8)}"
+    descriptor = _open_new(path, mode)
     try:
         _write(descriptor, data, durable=durable)
     except BaseException:
-        os.unlink(name)
+        path.unlink()
         raise
-    return Path(name)
+    return path
 
 
 def sync_folder(folder: Path) -> None:
@@ -57,6 +60,10 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _open_new(path: Path, mode: int) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
 
 
 def _write(descriptor: int, data: bytes, *, durable: bool) -> None:

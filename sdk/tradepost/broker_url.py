@@ -2,46 +2,21 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import NoReturn
 
 import aiohttp
 import msgspec
 from yarl import URL
 
-from tradepost.errors import (
-    UNDECODABLE,
-    BrokerUnavailable,
-    InsecureTransport,
-    InvalidSettings,
-    Problem,
-    TradepostError,
-)
+from tradepost.errors import UNDECODABLE, BrokerUnavailable, Problem, TradepostError
+from tradepost.http_url import parse_http_url
 
 _PROBLEM_BYTES_MAX = 64 << 10
 
 
 def parse_broker_url(text: str) -> URL:
-    """The base URL. Raises `InvalidSettings`, or `InsecureTransport` for plain HTTP beyond loopback."""
-    try:
-        url = URL(text.rstrip("/"))
-    except ValueError as error:
-        raise InvalidSettings(f"broker URL {text!r}: {error}") from None
-    if url.scheme not in ("http", "https") or not url.host or url.query_string or url.user:
-        raise InvalidSettings(f"broker URL {text!r}: give http(s)://host[:port]")
-    if url.scheme == "http" and not is_loopback(url.host):
-        raise InsecureTransport(f"{text} is not on this machine")
-    return url
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine's loopback. Only literals and `localhost` qualify."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    """The base URL of a broker. Raises `InvalidSettings` or `InsecureTransport` as `parse_http_url` does."""
+    return parse_http_url(text, of="broker")
 
 
 async def raise_for_problem(response: aiohttp.ClientResponse) -> None:

@@ -11,11 +11,11 @@ import sys
 from importlib.metadata import EntryPoint, entry_points, version
 from typing import Annotated, Any, NoReturn
 
-import msgspec
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from tradepost.commands.terminal import report
 from tradepost.errors import MissingExtra, TradepostError
 
 GROUP = "tradepost.commands"
@@ -93,12 +93,6 @@ def root(
 
     Try `tradepost demo`: a whole market on this machine.
     """
-
-
-def report(error: TradepostError, *, as_json: bool) -> None:
-    """Write an error to stderr, for people or as a JSON problem."""
-    text = msgspec.json.encode(error.to_problem()).decode() if as_json else error.diagnostics()
-    typer.echo(text, err=True)
 
 
 def main() -> None:

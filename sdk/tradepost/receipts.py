@@ -9,6 +9,7 @@ and expiry, so a receipt answers one question once.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection, Iterable, Sequence
 from typing import Annotated, Final
 
 import msgspec
@@ -16,7 +17,7 @@ import msgspec
 from tradepost import identity
 from tradepost.bounded import LongCount, Short
 from tradepost.content.ipld.cids import Cid, cid_of_block
-from tradepost.errors import UNDECODABLE, InvalidReceipt, InvalidSignature, TradepostError
+from tradepost.errors import STAGE_FAILURES, UNDECODABLE, InvalidReceipt, InvalidSignature, TradepostError
 
 FORMAT: Final = "tradepost-receipt/1"
 RECEIPT_BYTES_MAX: Final = 64 << 10
@@ -123,6 +124,20 @@ def verify_receipt(signed: SignedReceipt) -> Receipt:
     if receipt.worker != identity.key_id(signed.public_key):
         raise InvalidReceipt(f"it names worker {receipt.worker} and is signed by another")
     return receipt
+
+
+def are_first_stages(reports: Iterable[StageReport], names: Sequence[str]) -> bool:
+    """Whether the reports are of the first of a pipeline's stages, in its order: none, some or all.
+
+    `names` are those of the pipeline's stages.
+    """
+    reported = [report.stage for report in reports]
+    return reported == list(names[: len(reported)])
+
+
+def is_stage_failure(stage: str | None, code: str, names: Collection[str]) -> bool:
+    """Whether a pipeline with stages of these names can fail so on every device: with this code, here."""
+    return stage in names and code in STAGE_FAILURES
 
 
 def document_hash(document: bytes) -> str:

@@ -20,7 +20,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
-from tradepost.atomic_files import create_file
+from tradepost.atomic_files import OWNER_ONLY, READABLE_BY_ALL, create_file
 from tradepost.errors import InvalidKey, InvalidSignature
 from tradepost.identity import key_id, key_id_of_digest, public_key_from_der
 
@@ -149,9 +149,9 @@ class SigningKey:
             raise InvalidKey(f"the passphrase cannot be used: {error}", hint="Give another one.") from None
         # The public file first: a failure then leaves no private key behind that nobody was told about.
         public = public_path(path)
-        _create(public, self.public_key.pem, mode=0o644)
+        _create(public, self.public_key.pem, mode=READABLE_BY_ALL)
         try:
-            _create(path, pem, mode=0o600)
+            _create(path, pem, mode=OWNER_ONLY)
         except InvalidKey:
             public.unlink()
             raise

@@ -38,11 +38,11 @@ def test_the_demo_keeps_its_promises(tmp_path: Path) -> None:
     cheater = next(worker for worker in report["workers"] if worker["cheats"])
     assert cheater["standing"] == "expelled"
     assert cheater["findings"]
-    assert float(cheater["stake_lost_credits"]) == 10
+    assert cheater["stake_lost_microcredits"] == 10_000_000
     honest = [worker for worker in report["workers"] if not worker["cheats"] and not worker["auditor"]]
     assert all(worker["standing"] == "active" for worker in honest)
-    assert all(float(worker["stake_lost_credits"]) == 0 for worker in honest)
-    assert sum(float(worker["earned_credits"]) for worker in honest) > 0
+    assert all(worker["stake_lost_microcredits"] == 0 for worker in honest)
+    assert sum(worker["earned_microcredits"] for worker in honest) > 0
     assert not processes_using(tmp_path)
 
 

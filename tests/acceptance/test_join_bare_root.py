@@ -138,12 +138,13 @@ def mirror_and_suite() -> tuple[str, str]:
     return next(place[0] for place in places if place[1:] == [suite, "main"]), suite
 
 
-def give_the_index(root: Path) -> dict[str, str]:
-    """Let pip in there find what this machine's pip finds; its environment variables."""
+def give_the_index(root: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """Let pip in there find what the caller's pip finds; its environment variables."""
     variables = {
-        name: value for name, value in os.environ.items() if re.match(r"PIP_|(https?|no)_proxy$", name, re.I)
+        name: value for name, value in environment.items() if re.match(r"PIP_|(https?|no)_proxy$", name, re.I)
     }
-    homes = (Path("/etc/pip.conf"), Path.home() / ".pip/pip.conf", Path.home() / ".config/pip/pip.conf")
+    home = Path(environment.get("HOME", "/"))
+    homes = (Path("/etc/pip.conf"), home / ".pip/pip.conf", home / ".config/pip/pip.conf")
     for found in filter(Path.exists, homes):
         shutil.copy(found, root / "etc" / "pip.conf")
     authorities = Path("/etc/ssl/certs/ca-certificates.crt")  # a proxy's among them
@@ -153,7 +154,9 @@ def give_the_index(root: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def root(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BareRoot]:
+def root(
+    wheel: Path, tmp_path_factory: pytest.TempPathFactory, callers_environment: Mapping[str, str]
+) -> Iterator[BareRoot]:
     if missing := what_is_missing():
         pytest.skip(missing)
     path = tmp_path_factory.mktemp("debian")
@@ -170,7 +173,7 @@ def root(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bare
         given.mkdir()
         shutil.copy(wheel, given)
         shutil.copy(REPOSITORY / "constraints.txt", given)
-        environment = give_the_index(path) | {
+        environment = give_the_index(path, callers_environment) | {
             "PIP_FIND_LINKS": "/opt/tradepost",
             "PIP_CONSTRAINT": "/opt/tradepost/constraints.txt",
         }
@@ -268,10 +271,10 @@ def follow_the_guide(root: BareRoot, market: LocalMarket, pipeline: str) -> None
         ada.does(ENTER, "tradepost worker limits set cpu_percent 25")
         assert re.search(r"cpu_percent +25\n", ada.does(ENTER, "tradepost worker limits show"))
         ada.does(ENTER, "tradepost worker pause")
-        read_until(worker, "Paused: the owner paused it")
-        assert "Paused: the owner paused it" in ada.does(ENTER, "tradepost worker status")
+        read_until(worker, "Paused: the owner paused the worker")
+        assert "Paused: the owner paused the worker" in ada.does(ENTER, "tradepost worker status")
         ada.does(ENTER, "tradepost worker resume")
-        read_until(worker, "Taking leases again")
+        read_until(worker, "Accepting leases again")
         classify(market, pipeline, 1)
         ada.does(ENTER, "tradepost worker drain")
         assert worker.wait(COMMAND_S_MAX) == 0
@@ -288,7 +291,7 @@ def follow_the_readme(root: BareRoot, market: LocalMarket, pipeline: str) -> Non
     trust, join = ada.script("tradepost worker trust add"), ada.script("tradepost worker join")
     with root.running("\n".join((enter, trust, join))) as worker:
         facts = read_until(worker, "Connected to")
-        assert "credits per lease, as the newest 6 paid ones show" in facts
+        assert "credits per lease, from the newest 6 paid leases" in facts
         classify(market, pipeline, 2)
         status = root.run("\n".join((enter, ada.script("tradepost worker status"))))
         assert "2 leases in the last hour" in status.stdout, status.stderr
@@ -308,5 +311,5 @@ def try_odd_users(root: BareRoot) -> None:
     homeless = root.run(f"{worker} doctor --state-dir /tmp/worker", **nobody)
     assert (homeless.returncode, homeless.stderr) == (0, "")
     unwritable = root.run(f"{worker} pause --state-dir /worker", **nobody)
-    assert "/worker cannot be made" in unwritable.stderr
+    assert "/worker cannot be created" in unwritable.stderr
     assert "neither systemd nor launchd" in root.run(f"{worker} service install").stderr

@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ PACKAGES = {
 }
 
 pytestmark = pytest.mark.acceptance
+Install = Callable[..., Path]
 
 
 def uv() -> str:
@@ -31,22 +34,29 @@ def uv() -> str:
     return found
 
 
-def install(folder: Path, *requirements: str) -> Path:
-    """A virtual environment in `folder` with these requirements; its Python."""
-    subprocess.run([uv(), "venv", "--quiet", "--python", sys.executable, str(folder)], check=True)
-    python = folder / "bin" / "python"
-    command = [
-        uv(),
-        "pip",
-        "install",
-        "--quiet",
-        "--python",
-        str(python),
-        "-c",
-        str(ROOT / "constraints.txt"),
-    ]
-    subprocess.run([*command, *requirements], check=True)
-    return python
+@pytest.fixture
+def install(callers_environment: Mapping[str, str]) -> Install:
+    """Makes a virtual environment in a folder with these requirements; returns its Python."""
+
+    def install(folder: Path, *requirements: str) -> Path:
+        # The caller's environment says where the package index and uv's cache are.
+        run = partial(subprocess.run, check=True, env=callers_environment)
+        run([uv(), "venv", "--quiet", "--python", sys.executable, str(folder)])
+        python = folder / "bin" / "python"
+        command = [
+            uv(),
+            "pip",
+            "install",
+            "--quiet",
+            "--python",
+            str(python),
+            "-c",
+            str(ROOT / "constraints.txt"),
+        ]
+        run([*command, *requirements])
+        return python
+
+    return install
 
 
 def clean_environment(home: Path) -> dict[str, str]:
@@ -67,7 +77,9 @@ def test_the_wheel_holds_the_six_packages_and_nothing_else(wheel: Path) -> None:
         assert data in names
 
 
-def test_the_bare_install_is_the_sdk_and_says_what_is_missing(wheel: Path, tmp_path: Path) -> None:
+def test_the_bare_install_is_the_sdk_and_says_what_is_missing(
+    wheel: Path, install: Install, tmp_path: Path
+) -> None:
     python = install(tmp_path / "venv", str(wheel))
     environment = clean_environment(tmp_path)
     check = "import tradepost; print(tradepost.Client.__name__)"
@@ -80,7 +92,7 @@ def test_the_bare_install_is_the_sdk_and_says_what_is_missing(wheel: Path, tmp_p
     assert "Traceback" not in run.stderr
 
 
-def test_the_demo_runs_from_the_installed_wheel(wheel: Path, tmp_path: Path) -> None:
+def test_the_demo_runs_from_the_installed_wheel(wheel: Path, install: Install, tmp_path: Path) -> None:
     python = install(tmp_path / "venv", f"tradepost[all] @ file://{wheel}")
     command = [python.parent / "tradepost", "demo", "--jobs", "24", "--json"]
     run = subprocess.run(

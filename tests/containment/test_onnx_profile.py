@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +18,7 @@ from tradepost_worker.testing.hostile.protobuf import (
     field,
     function,
     graph,
+    graph_attribute,
     int64s,
     model,
     node,
@@ -103,3 +106,50 @@ def test_bytes_in_onnxruntimes_own_format_are_no_model_however_they_are_disguise
     check_model(hidden)  # to the walk it is protobuf, with nothing in it
     with pytest.raises(InvalidModel, match="No graph"):
         Inference().load(hidden, providers=["cpu"])
+
+
+def ensemble(trees: int, *, nodes: int = 3_168) -> bytes:
+    """A tree ensemble as converters write it: each value of each node with a tag of its own."""
+    count = trees * nodes
+    attributes = {
+        "nodes_values": np.linspace(0, 1, count).tolist(),
+        "nodes_nodeids": list(range(nodes)) * trees,
+        "nodes_treeids": [tree for tree in range(trees) for _ in range(nodes)],
+        "nodes_featureids": [-1] * count,  # ten bytes each
+        "nodes_modes": ["BRANCH_LEQ", "LEAF"] * (count // 2),
+        "base_values": [0.5],
+    }
+    made = onnx.helper.make_node("TreeEnsembleRegressor", ["x"], ["y"], domain="ai.onnx.ml", **attributes)
+    x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [None, 4])
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [None, 1])
+    return onnx.helper.make_model(onnx.helper.make_graph([made], "forest", [x], [y])).SerializeToString()
+
+
+def test_a_large_tree_ensemble_passes():
+    """A random forest of 100 trees, trained on 10,000 rows, has about as many nodes."""
+    forest = ensemble(100)
+    assert forest.count(b"BRANCH_LEQ") == 158_400
+    check_model(forest)
+    with pytest.raises(InvalidModel, match=r"in the middle of a number|longer than what holds it"):
+        check_model(forest[:-40])
+
+
+def test_values_that_alternate_are_counted_one_by_one(monkeypatch: pytest.MonkeyPatch):
+    alternating = (b"\x3d1234" + b"\x40\x01" + b"\x4a\x01x") * 100
+    bomb = model(graph([node("Add", ("x", "x"), ("y",), alternating)]))
+    monkeypatch.setattr("tradepost.pipeline.onnx_profile.FIELDS_MAX", 340)
+    check_model(bomb)
+    monkeypatch.setattr("tradepost.pipeline.onnx_profile.FIELDS_MAX", 300)
+    with pytest.raises(InvalidModel, match="more than 300 fields"):
+        check_model(bomb)
+
+
+VALUES = (b"\x3d1234", b"\x40\x05", b"\x40" + b"\xff" * 9 + b"\x01", b"\x4a\x02hi", b"\x4a\x40" + b"h" * 64)
+
+
+@given(st.lists(st.sampled_from(VALUES)))
+def test_values_in_a_row_are_stepped_over_to_the_byte(values: list[bytes]):
+    """What follows them is seen: a subgraph with an operator that the stage does not name."""
+    loop = graph_attribute("body", graph([node("Loop", ("x",), ("y",))]))
+    with pytest.raises(InvalidModel, match="Loop"):
+        check_model(model(graph([node("Add", ("x", "x"), ("y",), b"".join(values) + loop)])))

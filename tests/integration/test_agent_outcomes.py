@@ -35,12 +35,21 @@ async def test_an_artifact_that_loads_nowhere_is_a_signed_result(bench: AgentBen
     assert isinstance(verify_receipt(delivered.receipt).outcome, Failed)
 
 
-@pytest.mark.parametrize("error", [RunnerFailed("crash"), LeaseTimeout("late"), ZeroDivisionError()])
-async def test_what_depends_on_the_device_is_never_signed(bench: AgentBench, error: Exception) -> None:
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RunnerFailed("crash"), GiveBackReason.FAILED),
+        (LeaseTimeout("late"), GiveBackReason.EXHAUSTED),
+        (ZeroDivisionError(), GiveBackReason.FAILED),
+    ],
+)
+async def test_what_depends_on_the_device_is_never_signed(
+    bench: AgentBench, error: Exception, reason: GiveBackReason
+) -> None:
     bench.runners.error = error
     async with bench.agent():
         await bench.connected()
-        assert (await bench.given_back()).reason is GiveBackReason.FAILED
+        assert (await bench.given_back()).reason is reason
 
 
 async def test_a_stack_overflow_is_never_signed(bench: AgentBench) -> None:
@@ -57,7 +66,8 @@ async def test_a_lease_that_expires_while_it_runs_is_given_back(bench: AgentBenc
     bench.clock = lambda: 999.0  # enough to be running before it is over
     async with bench.agent():
         await bench.connected()
-        assert (await bench.given_back(expires_at=1000)).problem.code == "deadline-exceeded"
+        end = await bench.given_back(expires_at=1000)
+    assert (end.reason, end.problem.code) == (GiveBackReason.EXHAUSTED, "deadline-exceeded")
     assert bench.runners.stopped.is_set()
 
 

@@ -42,10 +42,17 @@ from tradepost.errors import (
 )
 from tradepost.pipeline.manifest import Limits
 from tradepost.pipeline.tensors import TensorDocument, encode
-from tradepost.protocol import INLINE_BYTES_MAX, GiveBack, GiveBackReason, Grant, JobStatus, Requirements
+from tradepost.protocol import (
+    INLINE_BYTES_MAX,
+    AccountView,
+    GiveBack,
+    GiveBackReason,
+    Grant,
+    JobStatus,
+    Requirements,
+)
 from tradepost_broker.content.uploads import BLOCK_BYTES_MIN
 from tradepost_broker.market.model.policy import MarketPolicy
-from tradepost_broker.reporting.views import AccountView
 from tradepost_broker.testing import LocalBroker, ManualClock, SamplePipeline, local_broker
 from tradepost_broker.testing.local_broker import job_request
 

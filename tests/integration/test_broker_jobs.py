@@ -27,6 +27,7 @@ from tradepost.pipeline.manifest import Limits
 from tradepost.pipeline.tensors import TensorDocument, decode, encode
 from tradepost.protocol import (
     INLINE_BYTES_MAX,
+    AccountView,
     Acknowledged,
     CancelJob,
     Finished,
@@ -43,7 +44,7 @@ from tradepost.protocol import (
 )
 from tradepost.receipts import Failed, Returned, verify_receipt
 from tradepost_broker.market.model.policy import MarketPolicy
-from tradepost_broker.reporting.views import AccountView, Explanation
+from tradepost_broker.reporting.views import Explanation
 from tradepost_broker.testing import (
     LocalBroker,
     ManualClock,

@@ -13,7 +13,7 @@ from tradepost_broker.content.uploads import BLOCK_BYTES_MIN
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.settings import DOCUMENTS_KEPT_S_MIN
 from tradepost_broker.storage.shell_records import Delivery, InlineInput
-from tradepost_broker.testing import ManualClock, local_broker, sample_input
+from tradepost_broker.testing import ManualClock, SamplePipeline, local_broker, sample_input
 
 HOUR_S = 3600.0
 
@@ -72,7 +72,9 @@ async def test_blocks_go_unless_they_are_used_or_public(tmp_path: Path) -> None:
         assert await broker.call("GET", f"/ipfs/{pipeline}?format=raw")
         left = {file.name for file in (tmp_path / "blocks").rglob("b*") if file.is_file()}
         assert add_bytes(unused, put=None) not in left
-        assert {cid, add_bytes(shared, put=None), pipeline} <= left
+        # The manifest, which the gateway has just served, is kept with its publication.
+        artifacts = {artifact for artifact, _ in SamplePipeline().blocks()}
+        assert {cid, add_bytes(shared, put=None), *artifacts} <= left
         assert broker.running.parts.uploads.used_bytes("account:bob") == BLOCK_BYTES_MIN
         await worker.expect(Grant)
         await worker.disconnect()

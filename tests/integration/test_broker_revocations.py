@@ -19,11 +19,13 @@ from tradepost.errors import (
     Revoked,
     TradepostError,
     Unauthorized,
+    UnknownCid,
 )
 from tradepost.pipeline.manifest import encode_manifest
 from tradepost.protocol import Grant, JobStatus, PublishRequest, Revocations
 from tradepost_broker.cli import app
 from tradepost_broker.operator.messages import EnforcedRevocations, NewRevocations
+from tradepost_broker.storage.shell_records import Upload
 from tradepost_broker.testing import LocalBroker, SamplePipeline, local_broker
 from tradepost_signing.bundles.bundle import join_bundles, sign_bytes
 from tradepost_signing.keyless.identity import SigstoreIdentity
@@ -144,6 +146,23 @@ async def test_what_is_revoked_is_refused_and_stays_so_after_a_restart(
         report = json.loads((await operate(data, "verify-books", "--json")).stdout)
         assert report["differences"] == []
         await worker.disconnect()
+
+
+async def test_a_refused_publication_stores_nothing(tmp_path: Path, public_key: Path) -> None:
+    data, sample = tmp_path / "data", SamplePipeline()
+    async with local_broker(data, revocations_key=public_key) as broker:
+        key = await broker.account()
+        await revoke(broker, listed(1, publishers={sample.key.public_key.id: "stolen"}))
+        for cid, block in sample.blocks():
+            await broker.call("PUT", f"/v1/blocks/{cid}", key=key, body=block)
+        files = set((data / "blocks").rglob("*"))
+        uploads = {upload.id for upload in broker.running.parts.store.find(Upload)}
+        with pytest.raises(Revoked):
+            await broker.call("POST", "/v1/pipelines", key=key, body=sample.request())
+        assert set((data / "blocks").rglob("*")) == files
+        assert {upload.id for upload in broker.running.parts.store.find(Upload)} == uploads
+        with pytest.raises(UnknownCid):
+            await broker.call("GET", f"/ipfs/{sample.cid}?format=raw")
 
 
 async def test_publishers_may_be_several_and_keyless(broker: LocalBroker) -> None:

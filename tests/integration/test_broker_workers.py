@@ -251,6 +251,27 @@ async def test_a_worker_that_comes_back_keeps_its_lease_and_delivers(broker: Loc
     await worker.disconnect()
 
 
+async def test_leases_that_a_connection_is_granted_come_as_grants_and_not_in_its_welcome(
+    broker: LocalBroker,
+) -> None:
+    key = await broker.account()
+    worker = await broker.worker()
+    await worker.disconnect()
+    pipeline = await broker.publish(key)
+    jobs = [(await broker.submit(key, pipeline)).job for _ in range(3)]
+    for _ in range(5):
+        assert (await worker.connect()).leases == ()
+        granted = [await worker.expect(Grant) for _ in jobs]
+        assert {grant.job for grant in granted} == set(jobs)
+        await worker.vanish()
+        worker.unfinished.clear()  # its process was killed, and knows nothing of them
+    await worker.connect(serve=True)
+    views = [await broker.result(key, job) for job in jobs]
+    assert [view.status for view in views] == [JobStatus.ACCEPTED] * 3
+    assert (await broker.standing(worker)).evidence_counts == {}
+    await worker.disconnect()
+
+
 async def test_a_delivery_that_is_repeated_is_acknowledged_again_and_paid_once(broker: LocalBroker) -> None:
     key = await broker.account(funds=1_000_000)
     worker = await broker.worker()

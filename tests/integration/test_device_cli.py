@@ -54,7 +54,7 @@ async def test_a_service_comes_and_goes(device: LentDevice, monkeypatch: pytest.
     said = await device.say("service", "install")
     assert path.read_text() == shown
     assert "needs root" in said or "linger" not in said
-    assert CliRunner().invoke(app, ["service", "status"]).stdout.endswith("and does not run.\n")
+    assert CliRunner().invoke(app, ["service", "status"]).stdout.endswith(", not running.\n")
     monkeypatch.setattr(SystemdUnit, "status_command", lambda _: ["true"])
     assert CliRunner().invoke(app, ["service", "status"]).stdout.endswith("and runs.\n")
     assert str(path) in CliRunner().invoke(app, ["service", "uninstall"]).stdout
@@ -67,7 +67,7 @@ async def test_a_service_comes_and_goes(device: LentDevice, monkeypatch: pytest.
 async def test_uninstalling_leaves_nothing_and_says_what_it_removed(device: LentDevice) -> None:
     await device.say("service", "install")
     async with device.worker():
-        with pytest.raises(WrongMoment, match="runs from"):
+        with pytest.raises(WrongMoment, match="a worker is running"):
             await device.say("uninstall", "--yes")
     await device.say("service", "install")
     report = json.loads(await device.say("uninstall", "--yes", "--json"))

@@ -101,7 +101,7 @@ def test_joining_ends_with_facts(tmp_path: Path) -> None:
         assert fact in text
     prices = PriceRange(leases=9, low_microcredits=1000, median_microcredits=2000, high_microcredits=4000)
     told = "\n".join(msgspec.structs.replace(facts, prices=prices).lines())
-    assert "0.001 to 0.004 credits per lease, as the newest 9 paid ones show" in told
+    assert "0.001 to 0.004 credits per lease, from the newest 9 paid leases" in told
     assert facts.to_json()["device"] == "lab"
     bare = msgspec.structs.replace(facts, speed=None, isolation=None)
     assert "speed      not measured" in bare.lines()
@@ -208,7 +208,7 @@ def status(tmp_path: Path, **changes: object) -> str:
         ),
         (
             {},
-            "Idle at https://b for 120 minutes: 0 leases in the last hour, and the broker",
+            "Idle at https://b for 120 minutes: 0 leases in the last hour; the broker",
         ),
         ({"unacknowledged": 2}, "2 results wait for the broker"),
         ({"unacknowledged": 1}, "1 result waits for the broker"),
@@ -235,12 +235,12 @@ def test_each_state_is_one_sentence_with_a_number(
 @pytest.mark.parametrize(
     ("competition", "expected"),
     [
-        (None, "0 leases in the last hour, of anybody"),
-        (Competition(matches=30, lost=0), "it stood for 0 of the market's newest 30 matches"),
-        (Competition(matches=1, lost=0), "it stood for 0 of the market's newest 1 match"),
+        (None, "0 leases in the last hour in the whole market"),
+        (Competition(matches=30, lost=0), "it was not eligible for any of the market's last 30 matches"),
+        (Competition(matches=1, lost=0), "it was not eligible for any of the market's last 1 match"),
         (
             Competition(matches=30, lost=14, reason="price", price_ratio=0.8),
-            "lost 14 of the market's newest 30 matches (price), median price paid 0.8x its bid",
+            "lost 14 of the market's last 30 matches (price), median price paid 0.8x its bid",
         ),
     ],
 )

@@ -188,7 +188,7 @@ while True:
 async def test_a_runner_that_starts_threads_without_end_is_killed():
     runner = await RunnerProcess.start(boot=TAKEN_OVER)
     try:
-        with pytest.raises(RunnerFailed, match=r"killed at [0-9,]+ threads"):
+        with pytest.raises(RunnerFailed, match=r"killed because it used [0-9,]+ threads"):
             await runner.run(HOARD_THREADS.encode(), wall_s_max=20)
     finally:
         await runner.close()
@@ -204,7 +204,7 @@ stay = threading.Event()
 threading.Thread(target=stay.wait, daemon=True).start()
 isolation = lock_down()
 assert "landlock" not in isolation.achieved, isolation
-assert "threads run already" in isolation.refused["landlock"], isolation
+assert "threads are already running" in isolation.refused["landlock"], isolation
 assert "seccomp" in isolation.achieved, isolation
 """
     done = subprocess.run(

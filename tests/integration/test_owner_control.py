@@ -35,7 +35,7 @@ async def test_pausing_returns_what_runs_and_resuming_offers_again(home: LentDev
         assert "paused" in end.problem.detail
         await home.capacity(0)
         await until(lambda: not runners())
-        assert "Paused: the owner paused it" in await home.say("status")
+        assert "Paused: the owner paused the worker" in await home.say("status")
         # What the broker granted before it knew is given back too, and the job's attempts are not used up.
         late = home.broker.grant(NOOP, sample_input())
         await home.broker.send(late)
@@ -48,17 +48,17 @@ async def test_pausing_returns_what_runs_and_resuming_offers_again(home: LentDev
 
 
 async def test_a_paused_worker_starts_paused_until_its_time_is_over(home: LentDevice) -> None:
-    assert "No worker runs; the next one starts paused until" in await home.say("pause", "--for", "1h")
+    assert "No worker is running; the next one starts paused until" in await home.say("pause", "--for", "1h")
     async with home.worker():
         assert home.broker.hellos[-1].offer.capacity == 0
         assert "Paused until 2" in await home.say("status")
-    assert "paused for its next start" in await home.say("status")
+    assert "paused when it starts again" in await home.say("status")
     with pytest.raises(InvalidDuration, match="not a duration"):
         await home.say("pause", "--for", "soon")
 
 
 async def test_draining_finishes_what_runs_and_stops(home: LentDevice) -> None:
-    with pytest.raises(WrongMoment, match="no worker runs"):
+    with pytest.raises(WrongMoment, match="no worker is running"):
         await home.say("drain")
     async with home.worker() as running:
         grant = await home.forever()
@@ -82,7 +82,7 @@ async def test_a_limit_that_changes_holds_at_once(home: LentDevice) -> None:
         span = f"{away:02}:00-{(away + 1) % 24:02}:00"
         assert span in await home.say("limits", "set", "hours", span)
         assert (await home.broker.next(GiveBack)).reason is GiveBackReason.PREEMPTED
-        assert f"it works at {span} only" in await home.say("status")
+        assert f"outside working hours ({span})" in await home.say("status")
         await home.say("limits", "set", "hours", "")
         await home.capacity(2)
         await home.say("limits", "set", "cpu_percent", "50")

@@ -194,13 +194,13 @@ async def test_memory_that_no_limit_covers_is_found_by_looking(start: Load) -> N
     runner = await start(
         kernel_pipeline(NOOP), replacing_run(hoard), policy=policy, memory_bytes_max=64 << 20
     )
-    with pytest.raises(RunnerFailed, match=r"killed at [0-9,]+ bytes of memory"):
+    with pytest.raises(RunnerFailed, match=r"killed because it used [0-9,]+ bytes of memory"):
         await runner.run(sample_input(), wall_s_max=20)
 
 
 async def test_a_runner_that_writes_without_end_to_stderr_is_killed(start: Load) -> None:
     runner = await start(kernel_pipeline(NOOP), replacing_run("while True: os.write(2, bytes(1 << 16))"))
-    with pytest.raises(RunnerFailed, match="bytes on its stderr"):
+    with pytest.raises(RunnerFailed, match="bytes to stderr"):
         await runner.run(sample_input(), wall_s_max=60)
 
 
@@ -211,7 +211,7 @@ async def test_a_runner_that_works_on_after_its_reply_is_killed(start: Load) -> 
     assert (await runner.run(sample_input(), wall_s_max=10)).run.output == sample_input()
     async with asyncio.timeout(20):
         await runner.ended.wait()
-    with pytest.raises(RunnerInterrupted, match="while nobody asked"):
+    with pytest.raises(RunnerInterrupted, match="without a request"):
         await runner.run(sample_input(), wall_s_max=10)
 
 
@@ -231,7 +231,7 @@ async def test_memory_is_seen_of_a_process_whose_main_thread_has_ended(start: Lo
     runner = await start(
         kernel_pipeline(NOOP), replacing_run(hoard), policy=policy, memory_bytes_max=64 << 20
     )
-    with pytest.raises(RunnerFailed, match="killed at"):
+    with pytest.raises(RunnerFailed, match="killed because it used"):
         await runner.run(sample_input(), wall_s_max=5)
 
 
@@ -239,7 +239,7 @@ async def test_memory_is_seen_of_a_process_whose_main_thread_has_ended(start: Lo
     ("sends", "says"),
     [
         ("(1 << 31).to_bytes(4, 'little')", "a message of 2,147,483,648 bytes"),
-        ("b'\\3\\0\\0\\0abc'", "something else than a message"),
+        ("b'\\3\\0\\0\\0abc'", "an invalid message"),
         ("pack(Loaded())", "answered a run with Loaded"),
         ("pack(Loaded()) * 2", "answered a run with Loaded"),
     ],
@@ -277,7 +277,7 @@ async def test_stages_reported_out_of_turn_end_the_runner(start: Load, stages: l
         body += f"reports = tuple(StageReport(stage=one, output='0' * 64) for one in ({names},))\n"
         body += "os.write(4, pack(Reached(stages=reports)))\n"
     runner = await start(kernel_pipeline(NOOP), replacing_run(body))
-    with pytest.raises(RunnerFailed, match="stages out of turn"):
+    with pytest.raises(RunnerFailed, match="stages out of order"):
         await runner.run(sample_input(), wall_s_max=10)
     assert not runner.is_alive
 

@@ -57,7 +57,7 @@ def test_each_look_says_what_has_changed(tmp_path: Path) -> None:
     before, joined, paused = watched(tmp_path, pauses)
     assert before.startswith("Not joined")
     assert joined == "Stopped; earned 0 credits for 0 of 0 leases."
-    assert paused.startswith("Stopped, and paused for its next start;")
+    assert paused.startswith("Stopped; paused when it starts again;")
     assert pauses.seconds == [WATCH_S] * 3
 
 

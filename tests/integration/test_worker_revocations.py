@@ -40,7 +40,7 @@ def listed(version: int, key: SigningKey, **entries: Any) -> SignedRevocations:
 
 
 async def revoke(home: LentDevice, version: int, *, key: SigningKey | None = None, **entries: Any) -> None:
-    """Send a list, signed by the operator unless another key is given."""
+    """Send a list, signed by the operator unless another revocation key is given."""
     key = key or home.broker.operator
     assert key is not None
     signed = listed(version, key, **entries)
@@ -153,10 +153,10 @@ async def test_the_operators_key_is_pinned(home: LentDevice) -> None:
 
     await again()
     home.broker.operator = SigningKey.generate()
-    with pytest.raises(ProtocolError, match="another key"):
+    with pytest.raises(ProtocolError, match="another revocation key"):
         await again()
     home.broker.operator = None
-    with pytest.raises(ProtocolError, match="another key"):
+    with pytest.raises(ProtocolError, match="another revocation key"):
         await again()
     membership = state.membership()
     assert membership is not None

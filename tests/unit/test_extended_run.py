@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
-CONFTEST = Path(__file__).parents[1] / "conftest.py"
+import pytest
+
+TESTS = Path(__file__).parents[1]
 PROPERTIES = """
 import pytest
 from hypothesis import event, given, strategies as st
@@ -29,10 +32,13 @@ def test_of_no_interest(value):
 """
 
 
+@pytest.mark.process
 def test_the_table_counts_examples_and_a_dry_generator_fails(tmp_path: Path) -> None:
-    (tmp_path / "conftest.py").write_text(CONFTEST.read_text().replace("10_000", "1_200"))
+    conftest = (TESTS / "conftest.py").read_text().replace("10_000", "1_200")
+    (tmp_path / "conftest.py").write_text(conftest)
     (tmp_path / "test_properties.py").write_text(PROPERTIES)
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = extended\n")
+    plugins = shlex.quote(str(TESTS / "plugins"))
+    (tmp_path / "pytest.ini").write_text(f"[pytest]\nmarkers = extended\npythonpath = {plugins}\n")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-n", "1", "-m", "extended", "--hypothesis-seed=1"],
         cwd=tmp_path,

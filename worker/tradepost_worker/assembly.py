@@ -157,7 +157,8 @@ def _require_membership(state: StateFolder) -> Membership:
     membership = state.membership()
     if membership is None:
         raise WrongMoment(
-            f"no device has joined from {state.path}", hint="tradepost worker join URL --token TOKEN"
+            f"the state folder {state.path} contains no joined device",
+            hint="tradepost worker join URL --token TOKEN",
         )
     return membership
 
@@ -183,7 +184,11 @@ async def _start_runners(settings: Settings, state: StateFolder, stack: AsyncExi
     )
     first = await limits.start()
     if (speed := await measured_again(state.path, first.ready, threads=threads)) is not None:
-        log.info("The device or its engines changed: %s", speed, extra={"action": "speed_measured"})
+        log.info(
+            "Measured the speed again, because the device or its engines changed: %s",
+            speed,
+            extra={"action": "speed_measured"},
+        )
     pool = RunnerPool(
         runners_max=settings.runners_max,
         start=limits.start,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import platform
 import signal
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from tradepost.commands.options import Json
+from tradepost.commands.terminal import show, show_json
 from tradepost_signing.checks.publisher import Publisher
 from tradepost_signing.keyless.identity import SigstoreIdentity
 from tradepost_signing.keys import PublicKey
@@ -19,15 +20,19 @@ from tradepost_signing.policy.trust import TrustPolicy
 from tradepost_worker.assembly import Decorate, worker_from_settings
 from tradepost_worker.commands.device import add_device_commands
 from tradepost_worker.commands.join_report import gather_facts
-from tradepost_worker.commands.owner import AsJson, StateDir, add_owner_commands
+from tradepost_worker.commands.owner import StateDir, add_owner_commands
 from tradepost_worker.commands.report import add_report_commands
 from tradepost_worker.link.joining import join as join_broker
 from tradepost_worker.logs import set_up_logging
 from tradepost_worker.settings import FILE_NAME, Settings, load_settings, save_settings
 from tradepost_worker.state import StateFolder
 
-Price = Annotated[str | None, typer.Option("--price", help="Credits per work unit that this device asks.")]
-Capacity = Annotated[int | None, typer.Option("--capacity", min=1, help="Leases to hold at once.")]
+Price = Annotated[
+    str | None, typer.Option("--price", help="Price that this device asks, in credits per work unit.")
+]
+Capacity = Annotated[
+    int | None, typer.Option("--capacity", min=1, help="Maximum of leases at the same time.")
+]
 
 
 def create_app(*, decorate: Decorate = lambda runners: runners) -> typer.Typer:
@@ -35,22 +40,28 @@ def create_app(*, decorate: Decorate = lambda runners: runners) -> typer.Typer:
     app = typer.Typer(
         no_args_is_help=True,
         add_completion=False,
-        help="Lend this device to a market: see what it does and earns, and stop it at any time.",
+        help="Lend this device to a market. Show its work and earnings; stop it at any time.",
     )
-    trust = typer.Typer(no_args_is_help=True, help="Whose pipelines may run on this device.")
+    trust = typer.Typer(no_args_is_help=True, help="Publishers whose pipelines may run on this device.")
     app.add_typer(trust, name="trust")
 
     @app.command()
     def join(
-        url: Annotated[str, typer.Argument(help="The broker: https://host[:port].")],
-        token: Annotated[str, typer.Option("--token", help="What the operator's `broker token` printed.")],
-        name: Annotated[str | None, typer.Option("--name", help="What to call this device.")] = None,
+        url: Annotated[str, typer.Argument(help="The broker's URL: https://host[:port].")],
+        token: Annotated[
+            str, typer.Option("--token", help="The join token that the operator's `broker token` printed.")
+        ],
+        name: Annotated[str | None, typer.Option("--name", help="A name for this device.")] = None,
         price: Price = None,
         capacity: Capacity = None,
         state_dir: StateDir = None,
-        no_run: Annotated[bool, typer.Option("--no-run", help="Join only; `run` starts it later.")] = False,
-        measure: Annotated[bool, typer.Option("--measure/--no-measure", help="Measure its speed.")] = True,
-        as_json: AsJson = False,
+        no_run: Annotated[
+            bool, typer.Option("--no-run", help="Only join; start the worker later with `run`.")
+        ] = False,
+        measure: Annotated[
+            bool, typer.Option("--measure/--no-measure", help="Measure the device's speed.")
+        ] = True,
+        as_json: Json = False,
     ) -> None:
         """Join a market with a token, then run in the foreground."""
         settings = load_settings({"state_dir": state_dir, "price_per_unit": price, "capacity": capacity})
@@ -62,7 +73,7 @@ def create_app(*, decorate: Decorate = lambda runners: runners) -> typer.Typer:
             state.path / FILE_NAME, {key: value for key, value in chosen.items() if value is not None}
         )
         facts = gather_facts(membership, load_settings({"state_dir": state_dir}), measure=measure)
-        typer.echo(json.dumps(facts.to_json()) if as_json else "\n".join(facts.lines()))
+        show(facts.to_json(), "\n".join(facts.lines()), as_json=as_json)
         if not no_run:
             _run(settings, decorate, as_json=as_json)
 
@@ -71,7 +82,7 @@ def create_app(*, decorate: Decorate = lambda runners: runners) -> typer.Typer:
         price: Price = None,
         capacity: Capacity = None,
         state_dir: StateDir = None,
-        as_json: Annotated[bool, typer.Option("--json", help="Log JSON lines.")] = False,
+        as_json: Annotated[bool, typer.Option("--json", help="Write the log as JSON lines.")] = False,
     ) -> None:
         """Work for the market that this device joined, until Ctrl-C."""
         flags = {"state_dir": state_dir, "price_per_unit": price, "capacity": capacity}
@@ -83,18 +94,20 @@ def create_app(*, decorate: Decorate = lambda runners: runners) -> typer.Typer:
 
     @trust.command("add")
     def trust_add(
-        name: Annotated[str, typer.Argument(help="What you call the publisher.")],
-        public_key_file: Annotated[Path | None, typer.Argument(help="Their public key (PEM).")] = None,
+        name: Annotated[str, typer.Argument(help="Your name for the publisher.")],
+        public_key_file: Annotated[
+            Path | None, typer.Argument(help="The publisher's public key (PEM file).")
+        ] = None,
         identity: Annotated[
-            str | None, typer.Option(help="The e-mail address or URL that they sign as, keyless.")
+            str | None, typer.Option(help="The identity of a keyless publisher: an e-mail address or URL.")
         ] = None,
         issuer: Annotated[
-            str | None, typer.Option(help="The URL of the provider that must have vouched for --identity.")
+            str | None, typer.Option(help="The URL of the provider that confirmed --identity.")
         ] = None,
         state_dir: StateDir = None,
-        as_json: AsJson = False,
+        as_json: Json = False,
     ) -> None:
-        """Let a publisher's pipelines run on this device. A running worker takes notice at once."""
+        """Allow a publisher's pipelines on this device. A running worker applies it at once."""
         key = _key(public_key_file, identity, issuer)
         settings = load_settings({"state_dir": state_dir})
         path = settings.trust_path
@@ -102,22 +115,23 @@ def create_app(*, decorate: Decorate = lambda runners: runners) -> typer.Typer:
             StateFolder(settings.state_dir).make()  # trusting may come first, and the folder is private
         add_publisher(path, Publisher(name=name, key=key))
         facts = {"name": name, "policy": str(path)} | key.facts()
-        text = f"Pipelines of {name}, {key}, may run here. Limits for them: {path}"
-        typer.echo(json.dumps(facts) if as_json else text)
+        text = f"Pipelines of {name} ({key}) may now run on this device. Set limits for them in {path}"
+        show(facts, text, as_json=as_json)
 
     @trust.command("list")
-    def trust_list(state_dir: StateDir = None, as_json: AsJson = False) -> None:
-        """The publishers whose pipelines may run on this device."""
+    def trust_list(state_dir: StateDir = None, as_json: Json = False) -> None:
+        """List the publishers whose pipelines may run on this device."""
         path = load_settings({"state_dir": state_dir}).trust_path
         publishers = TrustPolicy.load(path).publishers
         if as_json:
-            typer.echo(json.dumps([{"name": item.name} | item.key.facts() for item in publishers]))
+            show_json([{"name": item.name} | item.key.facts() for item in publishers])
             return
         for item in publishers:
             typer.echo(f"{item.name}, {item.key}")
         if not publishers:
             typer.echo(
-                f"Nobody: no pipeline can run. Add one: tradepost worker trust add NAME KEY.pub ({path})"
+                f"No publisher is trusted in {path}, so nothing can run. "
+                "Add one: tradepost worker trust add NAME KEY.pub"
             )
 
     return app
@@ -126,12 +140,12 @@ def create_app(*, decorate: Decorate = lambda runners: runners) -> typer.Typer:
 def _key(file: Path | None, identity: str | None, issuer: str | None) -> PublicKey | SigstoreIdentity:
     """What a publisher signs with, of what the command was given."""
     if (identity is None) != (issuer is None):
-        raise typer.BadParameter("--identity and --issuer go together")
+        raise typer.BadParameter("give --identity and --issuer together")
     if file is not None and identity is None:
         return PublicKey.load(file)
     if file is None and identity is not None and issuer is not None:
         return SigstoreIdentity(issuer=issuer, subject=identity)
-    raise typer.BadParameter("give either a public key's file or --identity: whose signature counts")
+    raise typer.BadParameter("give either a public key file or --identity, not both")
 
 
 def _run(settings: Settings, decorate: Decorate, *, as_json: bool) -> None:

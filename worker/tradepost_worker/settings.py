@@ -22,8 +22,8 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from tradepost.atomic_files import replace_file
-from tradepost.content.transfer.sources import parse_gateway_url
 from tradepost.errors import FileNotWritten, InvalidRequest, InvalidSettings, StateFolderUnusable
+from tradepost.http_url import parse_http_url
 from tradepost.money import to_microcredits
 from tradepost.settings_loader import (
     Tree,
@@ -73,9 +73,9 @@ class Settings(DeviceLimits, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         except InvalidRequest as error:
             raise InvalidSettings(f"price_per_unit: {error.detail}") from None
         if price < 1:
-            raise InvalidSettings("price_per_unit is 0; the least is 0.000001")
+            raise InvalidSettings("price_per_unit is 0; the minimum is 0.000001")
         for gateway in self.gateways:
-            parse_gateway_url(gateway)
+            parse_http_url(gateway, of="gateway")
 
 
 class _Shares(msgspec.Struct, frozen=True):
@@ -118,7 +118,11 @@ class LiveLimits:
             try:
                 self._limits = load_settings({"state_dir": self._state_dir}).limits
             except InvalidSettings as error:
-                log.warning("The limits stay as they were: %s", error, extra={"action": "settings_invalid"})
+                log.warning(
+                    "The settings file is not valid, so the limits were not changed: %s",
+                    error,
+                    extra={"action": "settings_invalid"},
+                )
         return self._limits
 
     def _look(self) -> tuple[int, ...]:

@@ -87,9 +87,9 @@ class StateFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
-            raise StateFolderUnusable(f"{self.path} cannot be made: {error.strerror}") from None
+            raise StateFolderUnusable(f"{self.path} cannot be created: {error.strerror}") from None
         if not os.access(self.path, os.W_OK | os.X_OK):
-            raise StateFolderUnusable(f"{self.path} cannot be written by this user")
+            raise StateFolderUnusable(f"this user cannot write to {self.path}")
 
     def identity(self) -> Identity:
         """The worker's identity, made on first use. Raises `StateFolderUnusable` or `InvalidKey`."""
@@ -153,7 +153,8 @@ class StateFolder:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise WrongMoment(
-                    f"a worker runs from {self.path} already", hint="Give another one its own --state-dir."
+                    f"a worker is already running with the state folder {self.path}",
+                    hint="Give a second worker its own --state-dir.",
                 ) from None
             self._connection.unlink(missing_ok=True)
             yield

@@ -6,18 +6,19 @@ same device may ask again and gets the same answer, in case the first one was lo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import msgspec
 
 from tradepost import identity
-from tradepost.errors import InvalidJoinToken, InvalidKey, InvalidSignature
+from tradepost.errors import InvalidJoinToken, InvalidKey, InvalidSignature, InvariantBroken
 from tradepost.protocol import JoinReply, JoinRequest
 from tradepost_broker.access.credentials import hash_of, new_secret
-from tradepost_broker.engine.engine import Engine, Moment
+from tradepost_broker.engine.engine import Decision, Engine, Moment
 from tradepost_broker.engine.work import Keep
-from tradepost_broker.market.model.events import Event, Instruction, WorkerJoined
+from tradepost_broker.market.model.events import WorkerJoined
 from tradepost_broker.storage.shell_records import JoinToken
+from tradepost_broker.storage.store import Store
 
 DOMAIN = "join"
 
@@ -29,19 +30,17 @@ class Joining:
         self._token_id = hash_of(token)
         self._worker = worker
         self._request = request
-        self.token: JoinToken | None = None
 
-    def event(self, moment: Moment) -> Event | None:
-        """The new worker; `None` if this device has used this token already."""
-        token = moment.transaction.get(JoinToken, self._token_id)
+    def decide(self, moment: Moment) -> Decision:
+        """The new worker and the token, used up; nothing if this device has used this token already."""
+        token = moment.records.get(JoinToken, self._token_id)
         if token is None or (not token.used_by and token.expires_at <= moment.at):
             raise InvalidJoinToken("it is unknown or expired")
         if token.used_by not in ("", self._worker):
             raise InvalidJoinToken("it was used by another device")
-        self.token = token
         if token.used_by:
-            return None
-        return WorkerJoined(
+            return Decision()
+        joined = WorkerJoined(
             at=moment.at,
             worker=self._worker,
             owner=token.owner,
@@ -50,12 +49,7 @@ class Joining:
             auditor=token.auditor,
             stake=token.stake,
         )
-
-    def records(self, moment: Moment, instructions: Sequence[Instruction]) -> Sequence[JoinToken]:
-        """The token, used up."""
-        if self.token is None or self.token.used_by:
-            return ()
-        return (msgspec.structs.replace(self.token, used_by=self._worker),)
+        return Decision(event=joined, records=(msgspec.structs.replace(token, used_by=self._worker),))
 
 
 class Joinings:
@@ -65,9 +59,16 @@ class Joinings:
     """
 
     def __init__(
-        self, *, broker: str, engine: Engine, clock: Callable[[], float], revocations_key: str = ""
+        self,
+        *,
+        broker: str,
+        store: Store,
+        engine: Engine,
+        clock: Callable[[], float],
+        revocations_key: str = "",
     ) -> None:
         self._broker = broker
+        self._store = store
         self._revocations_key = revocations_key
         self._engine = engine
         self._clock = clock
@@ -89,12 +90,13 @@ class Joinings:
             identity.verify(request.public_key, DOMAIN, request.token.encode(), request.signature)
         except InvalidKey as error:
             raise InvalidSignature(f"the device's key: {error}") from None
-        joining = Joining(token=request.token, worker=identity.key_id(request.public_key), request=request)
-        await self._engine.ask(joining)
-        token = joining.token
-        assert token is not None
+        worker = identity.key_id(request.public_key)
+        await self._engine.ask(Joining(token=request.token, worker=worker, request=request))
+        token = self._store.get(JoinToken, hash_of(request.token))
+        if token is None:
+            raise InvariantBroken("a worker joined with a token that was not kept")
         return JoinReply(
-            worker=identity.key_id(request.public_key),
+            worker=worker,
             owner=token.owner,
             broker=self._broker,
             stake_microcredits=token.stake,

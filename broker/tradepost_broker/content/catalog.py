@@ -26,7 +26,7 @@ from tradepost_broker.engine.work import EventWork
 from tradepost_broker.market.model.entities import Pipeline
 from tradepost_broker.market.model.events import PipelinePublished
 from tradepost_broker.storage.rows import CODECS
-from tradepost_broker.storage.shell_records import Publication
+from tradepost_broker.storage.shell_records import Publication, Upload
 from tradepost_broker.storage.store import Store
 from tradepost_signing.checks.verify import claimed_publishers
 
@@ -81,9 +81,6 @@ class Catalog:
         # Step 4
         cid = cid_of_block(request.manifest, "dag-cbor")
         self._check_owner(account, cid)
-        holder = f"account:{account}"
-        # The manifest is a block as well, so that a gateway serves the whole pipeline.
-        await self._uploads.put(holder, cid, request.manifest, quota_bytes=1 << 62, at=at)
         publication = Publication(
             id=cid,
             account=account,
@@ -93,11 +90,19 @@ class Catalog:
             blocks=(cid, *blocks),
         )
         pipeline = _for_market(cid, manifest, publishers, sum(blocks.values()))
+        # The manifest is a block as well, so that a gateway serves the whole pipeline. Its bytes are in the
+        # publication, so it is kept in the transaction of step 5 or not at all.
+        holder = f"account:{account}"
+        block = Upload(
+            id=Upload.key(holder, cid), holder=holder, cid=cid, size_bytes=len(request.manifest), at=at
+        )
+        is_manifest_new = not self._uploads.holds(holder, cid)
         # Step 5 is the market's, which knows the list.
-        published = EventWork(lambda moment: PipelinePublished(at=moment.at, pipeline=pipeline), publication)
-        await self._engine.ask(published)
+        await self._engine.ask(
+            EventWork(lambda moment: PipelinePublished(at=moment.at, pipeline=pipeline), publication, block)
+        )
         self._manifests[cid] = manifest
-        self._uploads.publish(publication.blocks)
+        self._uploads.publish(publication, is_manifest_new=is_manifest_new)
         return _view(publication)
 
     def _check_limits(self, manifest: Manifest) -> None:

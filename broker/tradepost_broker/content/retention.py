@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 from tradepost_broker.content.uploads import Uploads
-from tradepost_broker.engine.engine import Engine, Moment
-from tradepost_broker.market.model.events import Event, Instruction
-from tradepost_broker.storage.shell_records import ShellRecord
+from tradepost_broker.engine.engine import Engine
+from tradepost_broker.engine.work import Delete
+from tradepost_broker.storage.store import Deletion
 
 SWEEP_S: Final = 60.0
 
+# The inline documents of jobs that finished within a span of time.
 _FORGET_INPUTS: Final = (
     "DELETE FROM inputs WHERE id IN (SELECT id FROM jobs WHERE finished_at >= ? AND finished_at < ?)"
 )
@@ -27,23 +28,6 @@ _FORGET_OUTPUTS: Final = (
 )
 
 log = logging.getLogger(__name__)
-
-
-class ForgetDocuments:
-    """Work that deletes the inline documents of jobs that finished within a span of time."""
-
-    def __init__(self, since: float, before: float) -> None:
-        self._span = (since, before)
-
-    def event(self, moment: Moment) -> Event | None:
-        """Nothing for the market to decide."""
-        moment.transaction.execute(_FORGET_INPUTS, self._span)
-        moment.transaction.execute(_FORGET_OUTPUTS, self._span)
-        return None
-
-    def records(self, moment: Moment, instructions: Sequence[Instruction]) -> Sequence[ShellRecord]:
-        """Nothing new."""
-        return ()
 
 
 class Retention:
@@ -68,7 +52,8 @@ class Retention:
         """Forget what has become too old since the last sweep."""
         before = self._clock() - self._kept_s
         if before > self._forgotten_before:
-            await self._engine.ask(ForgetDocuments(self._forgotten_before, before))
+            span = (self._forgotten_before, before)
+            await self._engine.ask(Delete([Deletion(_FORGET_INPUTS, span), Deletion(_FORGET_OUTPUTS, span)]))
             self._forgotten_before = before
         dropped = await self._uploads.drop_unused(before=before)
         if dropped:

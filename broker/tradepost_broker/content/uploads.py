@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from typing import Final
 
 from sqlalchemy import case, func, select
@@ -18,18 +19,19 @@ from sqlalchemy import case, func, select
 from tradepost.content import Cid, FolderStore, codec_of, parse_cid, read_file, verify_block
 from tradepost.content.unixfs.files import FILE_BLOCKS_MAX, stream_file
 from tradepost.content.unixfs.nodes import decode_file_node
-from tradepost.errors import ContentMismatch, InvalidCid, InvariantBroken, QuotaExceeded, UnknownCid
+from tradepost.errors import ContentMismatch, InvalidCid, QuotaExceeded, UnknownCid
 from tradepost_broker.engine.engine import Engine
-from tradepost_broker.engine.work import Drop, Keep
+from tradepost_broker.engine.work import Delete, Keep
 from tradepost_broker.storage.rows import CODECS
 from tradepost_broker.storage.shell_records import Delivery, Publication, Upload
-from tradepost_broker.storage.store import Store
+from tradepost_broker.storage.store import Deletion, Store
 
 #: What a block takes of a disk at least, and is counted as: of a few bytes each there could be too many.
 BLOCK_BYTES_MIN: Final = 4096
 _TREES_KEPT: Final = 256
 _DROPPED_AT_ONCE: Final = 1_000
 _HOLDERS_KEPT: Final = 10_000
+_DELETE_UPLOAD: Final = "DELETE FROM uploads WHERE id = ?"
 #: Outputs were checked against their pipeline's limit when they were delivered.
 _OUTPUT_BYTES_MAX: Final = 1 << 53
 
@@ -95,7 +97,7 @@ class Uploads:
         table = CODECS[Upload].table
         old = select(table).where(table.c.at < before).order_by(table.c.at).limit(_DROPPED_AT_ONCE)
         uploads = [one for one in self._store.find(Upload, old) if one.cid not in self._public]
-        await self._engine.ask(Drop([one.id for one in uploads]))
+        await self._engine.ask(Delete([Deletion(_DELETE_UPLOAD, (one.id,)) for one in uploads]))
         for cid in {one.cid for one in uploads}:
             in_use = self._store.query(select(func.count()).where(table.c.cid == cid))[0][0]
             # Who puts the same block now comes after this in the same thread, and writes it again.
@@ -132,13 +134,23 @@ class Uploads:
         self.require_public(cid)
         return await self.read(cid)
 
-    def publish(self, cids: Sequence[str]) -> None:
-        """Make blocks public, once their publication is durable."""
-        self._public.update(cids)
+    def publish(self, publication: Publication, *, is_manifest_new: bool) -> None:
+        """Make the blocks of a publication public, once it is durable. A new manifest counts as a block."""
+        self._public.update(publication.blocks)
+        holder = f"account:{publication.account}"
+        if is_manifest_new and holder in self._used:
+            self._used[holder] += max(len(publication.manifest), BLOCK_BYTES_MIN)
 
     async def read(self, cid: Cid) -> bytes:
         """The verified bytes of a block. Raises `UnknownCid`."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._blocks.get, cid)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._readers, self._blocks.get, cid)
+        except UnknownCid:
+            # A published manifest is kept with its publication.
+            publication = self._store.get(Publication, cid)
+            if publication is None:
+                raise
+            return publication.manifest
 
     async def read_file(self, holder: str, root: str, *, bytes_max: int) -> bytes:
         """The file at `root`, all of whose blocks `holder` put here.
@@ -148,20 +160,11 @@ class Uploads:
         await self.tree(holder, root)
         return await read_file(parse_cid(root), self.read, bytes_max=bytes_max)
 
-    def output_of(self, delivery: Delivery) -> bytes:
-        """A delivered output, without waiting: whoever calls this must not let anything else happen."""
-        if delivery.output is not None:
-            return delivery.output
-
-        async def get(cid: Cid) -> bytes:
-            return self._blocks.get(cid)
-
-        reading = read_file(Cid(delivery.output_cid), get, bytes_max=_OUTPUT_BYTES_MAX)
-        try:
-            reading.send(None)
-        except StopIteration as end:
-            return bytes(end.value)
-        raise InvariantBroken("reading from the local store waited for something")
+    async def count_bytes(self, holder: str, root: str, *, bytes_max: int) -> int:
+        """The size in bytes of the file at `root`, which is read whole. Raises as `read_file`."""
+        await self.tree(holder, root)
+        async with aclosing(stream_file(parse_cid(root), self.read, bytes_max=bytes_max)) as parts:
+            return sum([len(part) async for part in parts])
 
     def stream_output(self, delivery: Delivery) -> AsyncGenerator[bytes, None]:
         """A delivered output that was uploaded, part by part, for whoever may take long to read it."""

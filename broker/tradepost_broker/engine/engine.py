@@ -14,19 +14,21 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from tradepost.errors import BrokerUnavailable, TradepostError
 from tradepost_broker.market.model.events import Event, Instruction, ReplyRefused, Save, Tick
 from tradepost_broker.market.state.seeded_random import SEED_BITS
 from tradepost_broker.storage.shell_records import ShellRecord
-from tradepost_broker.storage.store import Store, Transaction
+from tradepost_broker.storage.store import Deletion, Store, Transaction
+
+T = TypeVar("T")
 
 BATCH_MAX: Final = 256
-#: Work that may wait before `ready` makes those who bring more wait too.
+#: Work that may wait, for its turn or its preparation, before `ready` makes those who bring more wait too.
 BACKLOG_MAX: Final = 4096
 TICK_S: Final = 0.25
 
@@ -41,27 +43,56 @@ class Core(Protocol):
         ...
 
 
-@dataclass(slots=True)
+class Records(Protocol):
+    """The records as all earlier work left them, whether committed yet or not."""
+
+    def get(self, kind: type[T], id_: str) -> T | None:
+        """The record of this kind and id, or `None`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class Moment:
-    """When a piece of work is handled: everything before it has been, nothing after it has."""
+    """The turn of one work in the total order: its time (Unix seconds), a fresh seed, the records."""
 
     at: float
     seed: int
-    transaction: Transaction
+    records: Records
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What one piece of work does, all in one transaction. Where the core refuses the event, nothing.
+
+    `event` goes to the core, unless it is `None`. `records` and `deletions` are what the shell writes and
+    deletes. `records_after` gives further records that depend on the core's instructions.
+    """
+
+    event: Event | None = None
+    records: Sequence[ShellRecord] = ()
+    records_after: Callable[[Sequence[Instruction]], Sequence[ShellRecord]] | None = None
+    deletions: Sequence[Deletion] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """The work cannot be decided before `prepare` has run, outside the turn; then it gets another turn.
+
+    `prepare` starts when all earlier work is durable. A `TradepostError` that it raises refuses the work.
+    """
+
+    prepare: Callable[[], Awaitable[None]]
 
 
 class Work(Protocol):
     """Something that a session or a request wants done."""
 
-    def event(self, moment: Moment) -> Event | None:
-        """The event, made when its turn has come; `None` if only records are to be written.
+    def decide(self, moment: Moment) -> Decision | Postponed:
+        """What is to be done, decided in the work's turn. Changes nothing itself, and does no I/O but for
+        reading single records.
 
         Raises a `TradepostError` to refuse; then nothing is written.
         """
-        ...
-
-    def records(self, moment: Moment, instructions: Sequence[Instruction]) -> Iterable[ShellRecord]:
-        """What the shell keeps, in the event's transaction, given what the core decided."""
         ...
 
 
@@ -74,7 +105,8 @@ Reply = Callable[[Outcome], None]
 class Engine:
     """Handles work in batches. `run` does it, until `stop`; `submit` and `ask` bring it work.
 
-    `release` carries out one instruction that is durable. `clock` gives Unix seconds.
+    `release` carries out one instruction that is durable. `observe_decided` is called in the turn of each
+    event that the core accepted, before the commit. `clock` gives Unix seconds.
     """
 
     def __init__(
@@ -84,14 +116,19 @@ class Engine:
         store: Store,
         release: Callable[[Instruction], None],
         clock: Callable[[], float] = time.time,
+        observe_decided: Callable[[Event, Sequence[Instruction]], None] = lambda _event, _instructions: None,
         observe_batch: Callable[[int, float], None] = lambda _works, _seconds: None,
+        backlog_max: int = BACKLOG_MAX,
     ) -> None:
+        self._backlog_max = backlog_max
         self._core = core
         self._store = store
         self._release = release
         self._clock = clock
+        self._observe_decided = observe_decided
         self._observe_batch = observe_batch
         self._queue: deque[tuple[Work, Reply]] = deque()
+        self._preparations: set[asyncio.Task[None]] = set()
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -106,8 +143,7 @@ class Engine:
             return
         self._queue.append((work, reply))
         self._arrived.set()
-        if len(self._queue) >= BACKLOG_MAX:
-            self._room.clear()
+        self._update_room()
 
     async def ready(self) -> None:
         """Wait while the backlog is full."""
@@ -130,7 +166,7 @@ class Engine:
         return await future
 
     def stop(self) -> None:
-        """Refuse further work; `run` returns when what was accepted is done."""
+        """Refuse further work, and work that is being prepared; `run` returns when the rest is done."""
         self._stopping = True
         self._arrived.set()
 
@@ -148,20 +184,26 @@ class Engine:
                 raise
             finally:
                 self._refuse_all(BrokerUnavailable("the broker stopped before this was durable"))
+                await self._cancel_preparations()
 
     def _take(self) -> list[tuple[Work, Reply]]:
         batch = [self._queue.popleft() for _ in range(min(BATCH_MAX, len(self._queue)))]
         if not self._queue and not self._stopping:
             self._arrived.clear()
-        if len(self._queue) < BACKLOG_MAX:
-            self._room.set()
+        self._update_room()
         return batch
+
+    def _update_room(self) -> None:
+        if len(self._queue) + len(self._preparations) < self._backlog_max:
+            self._room.set()
+        else:
+            self._room.clear()
 
     async def _do_batch(self, batch: list[tuple[Work, Reply]], committer: ThreadPoolExecutor) -> None:
         began = time.perf_counter()
         transaction = self._store.begin()
         try:
-            outcomes = [(reply, self._handle(work, transaction)) for work, reply in batch]
+            outcomes = [(work, reply, self._handle(work, transaction)) for work, reply in batch]
             if not transaction.is_empty:
                 transaction.flush()
                 await asyncio.get_running_loop().run_in_executor(committer, transaction.commit)
@@ -172,31 +214,75 @@ class Engine:
                 reply(BrokerUnavailable("the broker failed before this was durable"))
             raise
         self._observe_batch(len(batch), time.perf_counter() - began)
-        for reply, outcome in outcomes:
+        for work, reply, outcome in outcomes:
+            if isinstance(outcome, Postponed):
+                self._start_preparation(work, reply, outcome)
+                continue
             reply(outcome)
             if not isinstance(outcome, TradepostError):
                 for instruction in outcome:
                     self._release(instruction)
 
-    def _handle(self, work: Work, transaction: Transaction) -> Outcome:
+    def _start_preparation(self, work: Work, reply: Reply, postponed: Postponed) -> None:
+        task = asyncio.create_task(self._prepare(work, reply, postponed), name="tradepost-preparation")
+        self._preparations.add(task)
+        self._update_room()
+        task.add_done_callback(self._end_preparation)
+
+    def _end_preparation(self, task: asyncio.Task[None]) -> None:
+        self._preparations.discard(task)
+        self._update_room()
+
+    async def _prepare(self, work: Work, reply: Reply, postponed: Postponed) -> None:
+        try:
+            await postponed.prepare()
+        except TradepostError as error:
+            log.warning("Work was refused: %s", error, extra={"action": "preparation_refused"})
+            reply(error)
+        except asyncio.CancelledError:
+            reply(BrokerUnavailable("the broker stopped before this was durable"))
+            raise
+        except Exception:
+            log.exception("Work could not be prepared", extra={"action": "defect"})
+            reply(BrokerUnavailable("the broker failed before this was durable"))
+        else:
+            self.submit(work, reply)
+
+    async def _cancel_preparations(self) -> None:
+        preparations = list(self._preparations)
+        for task in preparations:
+            task.cancel()
+        await asyncio.gather(*preparations, return_exceptions=True)
+
+    def _handle(self, work: Work, transaction: Transaction) -> Outcome | Postponed:
         # Time never runs backwards in the journal, whatever the system's clock does.
         self._at = max(self._at, self._clock())
         moment = Moment(self._at, secrets.randbits(SEED_BITS), transaction)
         try:
-            event = work.event(moment)
+            decision = work.decide(moment)
         except TradepostError as error:
             return error
+        if isinstance(decision, Postponed):
+            return decision
+        event = decision.event
         instructions: Sequence[Instruction] = () if event is None else self._core.handle(event)
         for instruction in instructions:
             if isinstance(instruction, ReplyRefused):
                 return TradepostError.from_problem(instruction.problem)
-        if event is not None and (instructions or not isinstance(event, Tick)):
-            transaction.journal(event)
+        if event is not None:
+            self._observe_decided(event, instructions)
+            if instructions or not isinstance(event, Tick):
+                transaction.journal(event)
         for instruction in instructions:
             if isinstance(instruction, Save):
                 transaction.save(instruction.record)
-        for record in work.records(moment, instructions):
+        for record in decision.records:
             transaction.save(record)
+        if decision.records_after is not None:
+            for record in decision.records_after(instructions):
+                transaction.save(record)
+        for deletion in decision.deletions:
+            transaction.delete(deletion)
         return instructions
 
     def _refuse_all(self, error: TradepostError) -> None:

@@ -1,12 +1,13 @@
-"""The plainest kinds of work: one event, or some records of the shell."""
+"""The plainest kinds of work: one event, some records of the shell, or some deletions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tradepost_broker.engine.engine import Moment
-from tradepost_broker.market.model.events import Event, Instruction
+from tradepost_broker.engine.engine import Decision, Moment
+from tradepost_broker.market.model.events import Event
 from tradepost_broker.storage.shell_records import ShellRecord
+from tradepost_broker.storage.store import Deletion
 
 
 class EventWork:
@@ -16,13 +17,9 @@ class EventWork:
         self._make = make
         self._records = records
 
-    def event(self, moment: Moment) -> Event:
-        """The event."""
-        return self._make(moment)
-
-    def records(self, moment: Moment, instructions: Sequence[Instruction]) -> Sequence[ShellRecord]:
-        """The records."""
-        return self._records
+    def decide(self, moment: Moment) -> Decision:
+        """The event and the records."""
+        return Decision(event=self._make(moment), records=self._records)
 
 
 class Keep:
@@ -31,27 +28,17 @@ class Keep:
     def __init__(self, *records: ShellRecord) -> None:
         self._records = records
 
-    def event(self, moment: Moment) -> Event | None:
-        """Nothing for the market to decide."""
-        return None
-
-    def records(self, moment: Moment, instructions: Sequence[Instruction]) -> Sequence[ShellRecord]:
+    def decide(self, moment: Moment) -> Decision:
         """The records."""
-        return self._records
+        return Decision(records=self._records)
 
 
-class Drop:
-    """Work that deletes uploads."""
+class Delete:
+    """Work that deletes rows, without an event."""
 
-    def __init__(self, uploads: Sequence[str]) -> None:
-        self._uploads = uploads
+    def __init__(self, deletions: Sequence[Deletion]) -> None:
+        self._deletions = deletions
 
-    def event(self, moment: Moment) -> Event | None:
-        """Nothing for the market to decide."""
-        for upload in self._uploads:
-            moment.transaction.execute("DELETE FROM uploads WHERE id = ?", (upload,))
-        return None
-
-    def records(self, moment: Moment, instructions: Sequence[Instruction]) -> Sequence[ShellRecord]:
-        """Nothing new."""
-        return ()
+    def decide(self, moment: Moment) -> Decision:
+        """The deletions."""
+        return Decision(deletions=self._deletions)

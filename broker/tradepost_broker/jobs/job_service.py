@@ -9,7 +9,7 @@ from tradepost.protocol import JobView
 from tradepost_broker.engine.engine import Engine, Reply
 from tradepost_broker.engine.work import EventWork
 from tradepost_broker.market.model.entities import Job
-from tradepost_broker.market.model.events import JobCancelled
+from tradepost_broker.market.model.events import CancelRequested
 from tradepost_broker.reporting.views import job_view
 from tradepost_broker.storage.shell_records import Delivery
 from tradepost_broker.storage.store import Store
@@ -65,4 +65,6 @@ class JobDesk:
 
 
 def _cancelling(account: str, job_id: str) -> EventWork:
-    return EventWork(lambda moment: JobCancelled(at=moment.at, job=job_id, account=account, seed=moment.seed))
+    return EventWork(
+        lambda moment: CancelRequested(at=moment.at, job=job_id, account=account, seed=moment.seed)
+    )

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from tradepost.protocol import GiveBack
 from tradepost.receipts import Receipt
-from tradepost_broker.engine.engine import Moment
-from tradepost_broker.jobs.receipt_checks import delivery_of, stage_hashes
+from tradepost_broker.engine.engine import Decision, Moment
+from tradepost_broker.jobs.receipt_delivery import delivery_of, stage_hashes
 from tradepost_broker.market import Market
 from tradepost_broker.market.model.entities import LeaseState
-from tradepost_broker.market.model.events import Event, Instruction, LeaseGivenBack
-from tradepost_broker.storage.shell_records import Delivery
+from tradepost_broker.market.model.events import LeaseGivenBack
 
 
 class GivenBack:
@@ -22,13 +19,12 @@ class GivenBack:
         self._worker = worker
         self._frame = frame
         self._receipt = receipt
-        self._was_open = False
 
-    def event(self, moment: Moment) -> Event:
-        """That the lease is back, and what was done of it."""
+    def decide(self, moment: Moment) -> Decision:
+        """The lease's return and what was done of it; and the receipt, unless the lease had ended before."""
         lease = self._market.lease(self._frame.lease)
-        self._was_open = lease is not None and lease.state is LeaseState.OPEN
-        return LeaseGivenBack(
+        is_open = lease is not None and lease.state is LeaseState.OPEN
+        given_back = LeaseGivenBack(
             at=moment.at,
             worker=self._worker,
             lease=self._frame.lease,
@@ -37,9 +33,7 @@ class GivenBack:
             stage_hashes=() if self._receipt is None else stage_hashes(self._receipt),
             seed=moment.seed,
         )
-
-    def records(self, moment: Moment, instructions: Sequence[Instruction]) -> Sequence[Delivery]:
-        """The receipt, unless the lease had ended before."""
-        if self._receipt is None or self._frame.receipt is None or not self._was_open:
-            return ()
-        return (delivery_of(self._frame.lease, self._frame.receipt),)
+        signed = self._frame.receipt
+        if self._receipt is None or signed is None or not is_open:
+            return Decision(event=given_back)
+        return Decision(event=given_back, records=(delivery_of(self._frame.lease, signed),))

@@ -1,25 +1,17 @@
-"""From a worker's frame to an event: every check of a receipt, and the comparison with other results.
-
-A receipt is checked when it arrives. Outcomes are compared when its turn comes, since two results of one job
-may arrive together and each must be compared with the one before it.
-"""
+"""Every check of a receipt between a worker's frame and the work that delivers it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+import asyncio
 
-from tradepost.content import add_bytes
+from tradepost.content import Cid, add_bytes
+from tradepost.content.unixfs.files import CHUNK_BYTES
 from tradepost.errors import (
     InvalidReceipt,
-    InvalidTensorDocument,
     LeaseGone,
-    Problem,
-    StageFailure,
     TradepostError,
 )
-from tradepost.pipeline.manifest import Manifest, Tolerance
-from tradepost.pipeline.tensors import decode
+from tradepost.pipeline.manifest import Manifest
 from tradepost.protocol import Deliver, GiveBack, GiveBackReason
 from tradepost.receipts import (
     Failed,
@@ -27,89 +19,37 @@ from tradepost.receipts import (
     Receipt,
     Result,
     Returned,
-    SignedReceipt,
+    are_first_stages,
+    is_stage_failure,
     verify_receipt,
 )
 from tradepost_broker.content.catalog import Catalog, loosest_tolerance
 from tradepost_broker.content.uploads import Uploads
-from tradepost_broker.engine.engine import Moment
+from tradepost_broker.jobs.output_comparison import OutputComparison
+from tradepost_broker.jobs.receipt_delivery import ReceiptDelivery
 from tradepost_broker.market import Market
-from tradepost_broker.market.model.entities import Job, Lease, LeaseState
-from tradepost_broker.market.model.events import Event, Instruction, ReceiptDelivered
-from tradepost_broker.market.trust.verification import compare_documents
-from tradepost_broker.storage.shell_records import Delivery
-
-
-def _by_code(root: type[TradepostError]) -> dict[str, type[TradepostError]]:
-    found = {root.code(): root}
-    for child in root.__subclasses__():
-        found |= _by_code(child)
-    return found
-
-
-#: The failures that are the same on every device: the only ones that a receipt may report.
-STAGE_FAILURES: Final = _by_code(StageFailure)
-
-
-class Delivered:
-    """Work that delivers a checked receipt."""
-
-    def __init__(
-        self, *, checks: ReceiptChecks, lease: Lease, receipt: Receipt, result: Result, frame: Deliver
-    ) -> None:
-        self._checks = checks
-        self._lease = lease
-        self._receipt = receipt
-        self._result = result
-        self._frame = frame
-        self._was_open = False
-
-    def event(self, moment: Moment) -> Event:
-        """The outcome, and with which earlier ones it agrees."""
-        self._was_open = self._lease.state is LeaseState.OPEN
-        outcome = outcome_of(self._result)
-        return ReceiptDelivered(
-            at=moment.at,
-            worker=self._lease.worker,
-            lease=self._lease.id,
-            outcome=outcome,
-            stage_hashes=stage_hashes(self._receipt),
-            stage_wall_us=self._stage_wall_us(),
-            agrees_with=self._checks.agreeing(self._delivery(), self._lease, outcome, moment),
-            problem=_problem_of(self._result),
-            seed=moment.seed,
-        )
-
-    def records(self, moment: Moment, instructions: Sequence[Instruction]) -> Sequence[Delivery]:
-        """Receipt and output, unless the lease had ended before."""
-        # A repeated or late delivery changes nothing, so what was kept of the first one stays.
-        return (self._delivery(),) if self._was_open and self._lease.outcome else ()
-
-    def _delivery(self) -> Delivery:
-        result = self._result
-        output_cid = result.output if isinstance(result, Returned) else ""
-        return delivery_of(
-            self._lease.id, self._frame.receipt, output=self._frame.output, output_cid=output_cid
-        )
-
-    def _stage_wall_us(self) -> tuple[int, ...]:
-        """How long the stages took: of use where there are several, and unknown of one that failed."""
-        stages = self._receipt.stages
-        if len(stages) < 2 or isinstance(self._result, Failed):
-            return ()
-        return tuple(stage.wall_us for stage in stages)
+from tradepost_broker.market.model.entities import Job, Lease
 
 
 class ReceiptChecks:
     """Checks what workers deliver. `broker` is this broker's key id."""
 
-    def __init__(self, *, broker: str, market: Market, catalog: Catalog, uploads: Uploads) -> None:
+    def __init__(
+        self,
+        *,
+        broker: str,
+        market: Market,
+        catalog: Catalog,
+        uploads: Uploads,
+        outputs: OutputComparison,
+    ) -> None:
         self._broker = broker
         self._market = market
         self._catalog = catalog
         self._uploads = uploads
+        self._outputs = outputs
 
-    async def check(self, worker: str, frame: Deliver) -> Delivered:
+    async def check(self, worker: str, frame: Deliver) -> ReceiptDelivery:
         """The work that delivers `frame`, once these steps have passed:
 
         1. The lease is this worker's.
@@ -132,7 +72,15 @@ class ReceiptChecks:
         result = _check_stages(receipt, manifest)
         # Step 5
         await self._check_output(result, frame, manifest)
-        return Delivered(checks=self, lease=lease, receipt=receipt, result=result, frame=frame)
+        return ReceiptDelivery(
+            results=self._market,
+            agree=self._outputs.agree,
+            lease=lease,
+            receipt=receipt,
+            result=result,
+            frame=frame,
+            tolerance=loosest_tolerance(manifest),
+        )
 
     def check_stages_done(self, worker: str, frame: GiveBack) -> Receipt | None:
         """The receipt with which a preempted lease comes back, if it does, once steps 1 to 3 of `check` and
@@ -165,28 +113,6 @@ class ReceiptChecks:
             raise LeaseGone(f"the job of lease {lease_id} is over")
         return lease, job
 
-    def agreeing(self, delivery: Delivery, lease: Lease, outcome: str, moment: Moment) -> tuple[str, ...]:
-        """The earlier leases of the same job with the same outcome, bit for bit or within tolerance."""
-        job = self._market.job(lease.job)
-        tolerance = loosest_tolerance(self._catalog.manifest(job.pipeline)) if job is not None else None
-        return tuple(
-            other.id
-            for other in self._market.results_of(lease.job)
-            if other.id != lease.id
-            and (other.outcome == outcome or self._close(delivery, other, tolerance, moment))
-        )
-
-    def _close(self, delivery: Delivery, other: Lease, tolerance: Tolerance | None, moment: Moment) -> bool:
-        """Whether two outputs that are not the same bytes agree within the tolerance."""
-        earlier = moment.transaction.get(Delivery, other.id)
-        if tolerance is None or earlier is None or not (earlier.output_cid and delivery.output_cid):
-            return False
-        try:
-            ours, theirs = (decode(self._uploads.output_of(one)) for one in (delivery, earlier))
-        except InvalidTensorDocument:  # such bytes agree with nothing but themselves
-            return False
-        return compare_documents(ours, theirs, tolerance).agrees
-
     def _check_names(self, receipt: Receipt, job: Job, lease: Lease) -> None:
         expected = {
             "broker": self._broker,
@@ -213,7 +139,7 @@ class ReceiptChecks:
             raise InvalidReceipt(f"an output of {outcome.output_bytes:,} bytes; the limit is {limit:,}")
         if frame.output is None:
             size_bytes = await self._uploaded_bytes(frame.lease, outcome.output, limit)
-        elif add_bytes(frame.output, put=None) != outcome.output:
+        elif await _cid_of(frame.output) != outcome.output:
             raise InvalidReceipt("the output's bytes do not have the CID that was signed")
         else:
             size_bytes = len(frame.output)
@@ -222,33 +148,15 @@ class ReceiptChecks:
 
     async def _uploaded_bytes(self, lease: str, output: str, limit: int) -> int:
         try:
-            return len(await self._uploads.read_file(f"lease:{lease}", output, bytes_max=limit))
+            return await self._uploads.count_bytes(f"lease:{lease}", output, bytes_max=limit)
         except TradepostError as error:
             raise InvalidReceipt(f"the output that was uploaded: {error}") from None
 
 
-def outcome_of(result: Result) -> str:
-    """What identifies the outcome in the market: the output's CID, or `failed:<stage>:<code>`."""
-    return result.output if isinstance(result, Returned) else f"failed:{result.stage}:{result.code}"
-
-
-def stage_hashes(receipt: Receipt) -> tuple[tuple[str, str], ...]:
-    """The stages that a receipt reports, each with the hash of its output, as the market compares them."""
-    return tuple((stage.stage, stage.output) for stage in receipt.stages)
-
-
-def delivery_of(
-    lease: str, signed: SignedReceipt, *, output: bytes | None = None, output_cid: str = ""
-) -> Delivery:
-    """The record that keeps a lease's receipt, and its output if it has one."""
-    return Delivery(
-        id=lease,
-        payload=signed.payload,
-        public_key=signed.public_key,
-        signature=signed.signature,
-        output=output,
-        output_cid=output_cid,
-    )
+async def _cid_of(output: bytes) -> Cid:
+    if len(output) <= CHUNK_BYTES:
+        return add_bytes(output, put=None)
+    return await asyncio.to_thread(add_bytes, output, put=None)
 
 
 def _check_stages(receipt: Receipt, manifest: Manifest) -> Result:
@@ -260,7 +168,7 @@ def _check_stages(receipt: Receipt, manifest: Manifest) -> Result:
         raise InvalidReceipt("it was preempted, which is no result")
     if isinstance(outcome, Returned) and len(reported) != len(names):
         raise InvalidReceipt(f"it returns an output after {len(reported)} of {len(names)} stages")
-    if isinstance(outcome, Failed) and (outcome.stage not in names or outcome.code not in STAGE_FAILURES):
+    if isinstance(outcome, Failed) and not is_stage_failure(outcome.stage, outcome.code, names):
         raise InvalidReceipt(f"{outcome.code!r} at {outcome.stage!r} is no failure of this pipeline")
     return outcome
 
@@ -268,12 +176,6 @@ def _check_stages(receipt: Receipt, manifest: Manifest) -> Result:
 def _names_reported(receipt: Receipt, manifest: Manifest) -> list[str]:
     names = [stage.name for stage in manifest.stages]
     reported = [stage.stage for stage in receipt.stages]
-    if reported != names[: len(reported)]:
+    if not are_first_stages(receipt.stages, names):
         raise InvalidReceipt(f"it reports the stages {reported}; the pipeline has {names}")
     return reported
-
-
-def _problem_of(result: Result) -> Problem | None:
-    if isinstance(result, Returned):
-        return None
-    return STAGE_FAILURES[result.code](result.detail, stage=result.stage).to_problem()

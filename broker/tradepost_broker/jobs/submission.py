@@ -10,20 +10,21 @@ import base64
 import hashlib
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 import msgspec
 
 from tradepost.content import add_bytes
-from tradepost.errors import InlineInputTooLarge, InvalidRequest, TradepostError
+from tradepost.errors import InvalidRequest, TradepostError
 from tradepost.pipeline.tensors import decode
-from tradepost.protocol import INLINE_BYTES_MAX, JobRequest
+from tradepost.protocol import INLINE_BYTES_MAX, JobRequest, too_large_inline
 from tradepost_broker.content.catalog import Catalog
 from tradepost_broker.content.uploads import Uploads
-from tradepost_broker.engine.engine import Moment, Outcome
+from tradepost_broker.engine.engine import Decision, Moment, Outcome
 from tradepost_broker.jobs.open_jobs import OpenJobs
 from tradepost_broker.market import Market
-from tradepost_broker.market.model.events import Event, Instruction, JobSubmitted, ReplySubmitted
+from tradepost_broker.market.model.events import Instruction, JobSubmitted, ReplySubmitted
 from tradepost_broker.storage.shell_records import InlineInput, ShellRecord, Upload
 
 _RANDOM_BYTES: Final = 10
@@ -52,11 +53,11 @@ class Submission:
         self._input_bytes = input_bytes
         self._blocks = blocks
 
-    def event(self, moment: Moment) -> Event:
-        """The request, as the market sees it. Raises `QuotaExceeded`."""
+    def decide(self, moment: Moment) -> Decision:
+        """The request, as the market sees it, and the input of a new job. Raises `QuotaExceeded`."""
         request = self._request
         self._desk.check_quota(self._account, request.idempotency_key)
-        return JobSubmitted(
+        submitted = JobSubmitted(
             at=moment.at,
             job=self.job,
             account=self._account,
@@ -72,20 +73,17 @@ class Submission:
             requirements=request.requirements,
             seed=moment.seed,
         )
+        return Decision(event=submitted, records_after=partial(self._input_records, moment.at))
 
-    def records(self, moment: Moment, instructions: Sequence[Instruction]) -> Sequence[ShellRecord]:
-        """The input of a new job: the document, or its blocks as used just now.
-
-        A repeated request has left its own before.
-        """
+    def _input_records(self, at: float, instructions: Sequence[Instruction]) -> Sequence[ShellRecord]:
+        """The document, or its blocks as used just now. A repeated request has left its own before."""
         if job_of(instructions) != self.job:
             return ()
-        self._desk.open_jobs.opened(self._account)
         if self._request.input is not None:
             return (InlineInput(id=self.job, document=self._request.input),)
         holder = f"account:{self._account}"
         return [
-            Upload(id=Upload.key(holder, cid), holder=holder, cid=cid, size_bytes=size, at=moment.at)
+            Upload(id=Upload.key(holder, cid), holder=holder, cid=cid, size_bytes=size, at=at)
             for cid, size in self._blocks.items()
         ]
 
@@ -102,7 +100,7 @@ class Submissions:
         open_jobs: OpenJobs,
         clock: Callable[[], float],
     ) -> None:
-        self.open_jobs = open_jobs
+        self._open_jobs = open_jobs
         self._market = market
         self._catalog = catalog
         self._uploads = uploads
@@ -140,7 +138,7 @@ class Submissions:
     def check_quota(self, account: str, idempotency_key: str) -> None:
         """Raise `QuotaExceeded` for a new job too many. A repeated request opens none."""
         if not self._market.knows_key(account, idempotency_key):
-            self.open_jobs.check(account)
+            self._open_jobs.check(account)
 
     def _submission(
         self, account: str, request: JobRequest, cid: str, size_bytes: int, blocks: Mapping[str, int]
@@ -175,10 +173,3 @@ def request_hash(request: JobRequest, input_cid: str) -> str:
     """What tells two requests with one idempotency key apart; how the input was sent does not."""
     bare = msgspec.structs.replace(request, input=None, input_cid=input_cid, idempotency_key="-")
     return hashlib.sha256(_encode(bare)).hexdigest()
-
-
-def too_large_inline() -> InlineInputTooLarge:
-    """The refusal of an inline input over the cap."""
-    return InlineInputTooLarge(
-        f"the inline input is over {INLINE_BYTES_MAX:,} bytes", limit_bytes=INLINE_BYTES_MAX
-    )

@@ -16,12 +16,13 @@ from tradepost_broker.market.handlers import connections, receipts, submissions,
 from tradepost_broker.market.matching import advance_job
 from tradepost_broker.market.model.entities import Account, Job, Lease, Pipeline, Record, Worker
 from tradepost_broker.market.model.events import (
+    CancelRequested,
     Event,
     Funded,
     Instruction,
-    JobCancelled,
     JobSubmitted,
     LeaseGivenBack,
+    MatchingEvent,
     OfferUpdated,
     PipelinePublished,
     ReceiptDelivered,
@@ -42,7 +43,7 @@ _HANDLERS: Final[dict[type[Any], Callable[[MarketState, Any], None]]] = {
     Funded: submissions.fund,
     PipelinePublished: submissions.publish,
     JobSubmitted: submissions.submit,
-    JobCancelled: submissions.cancel,
+    CancelRequested: submissions.cancel,
     WorkerJoined: connections.join,
     WorkerConnected: connections.connect,
     OfferUpdated: connections.update_offer,
@@ -63,7 +64,7 @@ class Market:
 
     @classmethod
     def restore(cls, records: Iterable[Record], policy: MarketPolicy) -> Market:
-        """The market that these records describe; `recovery.restore` says which are needed.
+        """The market that these records describe; `recovery.needed` says which there must be.
 
         The first event after it must be `Restarted`.
         """
@@ -77,8 +78,7 @@ class Market:
         Raises `InvariantBroken` for a defect: the market must then be thrown away and restored.
         """
         state = self._state
-        seed = getattr(event, "seed", None)
-        state.begin(event.at, seed or 0)
+        state.begin(event.at, event.seed if isinstance(event, MatchingEvent) else 0)
         try:
             _HANDLERS[type(event)](state, event)
         except InvariantBroken:
@@ -86,8 +86,8 @@ class Market:
         except TradepostError as refusal:
             invariant(not state.drain(), f"{type(event).__name__} was refused after it changed something")
             return [ReplyRefused(refusal.to_problem())]
-        if seed is not None:
-            advance_job.settle_down(state)
+        if isinstance(event, MatchingEvent):
+            advance_job.advance_all(state)
         return state.drain()
 
     def job(self, job: str) -> Job | None:
@@ -96,7 +96,7 @@ class Market:
 
     def knows_key(self, account: str, idempotency_key: str) -> bool:
         """Whether a submission under this key may be a repeated one."""
-        return (account, idempotency_key) in self._state.submissions
+        return (account, idempotency_key) in self._state.idempotency_keys
 
     def lease(self, lease: str) -> Lease | None:
         """A lease of such a job."""

@@ -2,15 +2,19 @@
 
 Records hold everything that was decided; indexes, counters and timers follow from them. Workers start
 disconnected. The event `Restarted` must come next: it has every open job looked at.
+
+`needed` declares which records that takes. The declaration is data, so that the database selects rows by it
+(`storage.store`), and the verification of the books selects replayed records by it (`select_needed`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import Enum, auto
+from typing import Any, NamedTuple, TypeVar
 
 from tradepost.errors import invariant
-from tradepost_broker.market.ledger import Reservation
+from tradepost_broker.market.ledger import Kind, Reservation
 from tradepost_broker.market.model.entities import (
     Account,
     Evidence,
@@ -24,21 +28,109 @@ from tradepost_broker.market.model.entities import (
 from tradepost_broker.market.model.job_states import FINAL
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.state.market_state import MarketState
-from tradepost_broker.market.state.timers import Purpose
+from tradepost_broker.market.state.timers import TimerPurpose
 
 T = TypeVar("T")
 
 
+class Is(Enum):
+    """How a field is compared."""
+
+    UNSET = auto()  # it is `None`
+    SET = auto()  # it is not `None`
+    TRUE = auto()
+    EQUAL_TO = auto()
+    AT_LEAST = auto()  # false for a field that is `None`
+
+
+class Where(NamedTuple):
+    """A condition on one field of a record. `value` is for comparisons that need one."""
+
+    field: str
+    comparison: Is
+    value: Any = None
+
+    def holds(self, record: Any) -> bool:
+        """Whether `record` meets the condition."""
+        found = getattr(record, self.field)
+        match self.comparison:
+            case Is.UNSET:
+                return found is None
+            case Is.SET:
+                return found is not None
+            case Is.TRUE:
+                return bool(found)
+            case Is.EQUAL_TO:
+                return bool(found == self.value)
+            case Is.AT_LEAST:
+                return found is not None and bool(found >= self.value)
+
+
+class Related(NamedTuple):
+    """The condition that `field` is the `key` of a record of `kind` for which any of `conditions` holds."""
+
+    field: str
+    kind: type[Record]
+    key: str
+    conditions: tuple[Condition, ...]
+
+
+Condition = Where | Related
+#: For each kind of record, the conditions of which one must hold; `None` means every record of the kind.
+Selection = Mapping[type[Record], tuple[Condition, ...] | None]
+RecordsById = Mapping[type[Any], Mapping[str, Any]]
+
+
+def needed(at: float, policy: MarketPolicy) -> Selection:
+    """Which records `restore` needs at time `at`; the others, such as every match, cannot matter any more."""
+    job_conditions = (
+        Where("finished_at", Is.UNSET),
+        # Its idempotency key holds, and a repeated receipt is known.
+        Where("finished_at", Is.AT_LEAST, at - policy.idempotency_s),
+        Where("spot_check", Is.TRUE),
+        # A payment of it is held.
+        Related("id", Lease, "job", (Where("matures_at", Is.SET),)),
+    )
+    return {
+        Account: None,
+        # Funding ids come from people, and are remembered for ever.
+        Transfer: (Where("kind", Is.EQUAL_TO, Kind.FUND),),
+        Pipeline: None,
+        Worker: None,
+        Job: job_conditions,
+        Lease: (Related("job", Job, "id", job_conditions),),
+        Evidence: None,
+    }
+
+
+def select_needed(records: RecordsById, at: float, policy: MarketPolicy) -> list[Record]:
+    """Those of `records` that `restore` needs at time `at`."""
+    return [
+        record
+        for kind, conditions in needed(at, policy).items()
+        for record in _selected(records, kind, conditions)
+    ]
+
+
+def _selected(records: RecordsById, kind: type[Any], conditions: Sequence[Condition] | None) -> Iterable[Any]:
+    if conditions is None:
+        return records[kind].values()
+    tests = [_test(records, condition) for condition in conditions]
+    return [record for record in records[kind].values() if any(test(record) for test in tests)]
+
+
+def _test(records: RecordsById, condition: Condition) -> Callable[[Any], bool]:
+    if isinstance(condition, Where):
+        return condition.holds
+    others = _selected(records, condition.kind, condition.conditions)
+    keys = {getattr(other, condition.key) for other in others}
+    return lambda record: getattr(record, condition.field) in keys
+
+
 def restore(records: Iterable[Record], policy: MarketPolicy) -> MarketState:
-    """The state that these records describe, in any order of kinds. Needed are:
+    """The state that these records describe, in any order; `needed` says which there must be.
 
-    - every account, pipeline and worker, and all evidence;
-    - every transfer of kind `fund`, whose ids are remembered for ever;
-    - every job that is open, has `spot_check` set, or finished within `idempotency_s`;
-    - every lease of jobs that are open or have `spot_check` set, and every lease with `matures_at` set,
-      together with its job.
-
-    Matches are not needed. Raises `InvariantBroken` if the records contradict each other.
+    Raises `InvariantBroken` if the records contradict each other.
     """
     known = list(records)
 
@@ -72,4 +164,4 @@ def _restore_job(state: MarketState, job: Job) -> None:
         return
     state.add_job(job)
     if job.unmatched_since is not None:
-        state.agenda.put(Purpose.PATIENCE, job.id, job.unmatched_since + job.patience_s)
+        state.timers.put(TimerPurpose.PATIENCE, job.id, job.unmatched_since + job.patience_s)

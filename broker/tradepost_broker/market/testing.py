@@ -16,10 +16,10 @@ from tradepost_broker.market.core import Market
 from tradepost_broker.market.ledger import SUPPLY, held_of
 from tradepost_broker.market.model.entities import Account, Job, Lease, Pipeline, Record, Worker
 from tradepost_broker.market.model.events import (
+    CancelRequested,
     Event,
     Funded,
     Instruction,
-    JobCancelled,
     JobSubmitted,
     LeaseGivenBack,
     NotifyFinished,
@@ -40,8 +40,8 @@ from tradepost_broker.market.model.events import (
     WorkerJoined,
 )
 from tradepost_broker.market.model.job_states import FINAL
+from tradepost_broker.market.model.lease_states import LIVE
 from tradepost_broker.market.model.policy import MarketPolicy
-from tradepost_broker.market.state.market_state import LIVE
 from tradepost_signing.policy.revocation import RevocationDocument
 
 GIBIBYTE = 1 << 30
@@ -175,7 +175,7 @@ class MarketDriver:
 
     def cancel(self, job: str, account: str = "alice") -> list[Instruction]:
         """Cancel a job."""
-        return self.handle(JobCancelled(at=self.at, job=job, account=account, seed=self.next_seed()))
+        return self.handle(CancelRequested(at=self.at, job=job, account=account, seed=self.next_seed()))
 
     def revoke(self, document: RevocationDocument) -> list[Instruction]:
         """Issue a revocation list."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from tradepost.bounded import Count, Microcredits
+from tradepost.bounded import Count
 from tradepost.protocol import INLINE_BYTES_MAX, JobView
 from tradepost_broker.market.model.entities import Job
 from tradepost_broker.storage.shell_records import Delivery
@@ -49,14 +49,6 @@ class BrokerInfo(_View, frozen=True, kw_only=True):
     message_bytes_max: Count
     document_bytes_max: Count
     upload_bytes_max: Count
-
-
-class AccountView(_View, frozen=True, kw_only=True):
-    """GET /v1/account: what may be spent, and what is set aside for open jobs."""
-
-    account: str
-    available_microcredits: Microcredits
-    reserved_microcredits: Microcredits
 
 
 class PipelineSummary(_View, frozen=True, kw_only=True):

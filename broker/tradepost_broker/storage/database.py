@@ -12,7 +12,10 @@ from typing import Any, Final
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
 from sqlalchemy import Connection, Engine, create_engine, event
+
+from tradepost.errors import invariant
 
 _BUSY_MS: Final = 5_000
 #: A transaction that writes takes the lock first, so that it never has to give up in its middle.
@@ -59,17 +62,29 @@ def close(connection: Connection) -> None:
 
 
 def migrate(path: Path) -> None:
-    """Create the database at `path`, or upgrade its schema, in one transaction."""
+    """Create the database at `path`, or upgrade its schema, in one transaction.
+
+    Raises `InvariantBroken` if a migration leaves a row that refers to no row.
+    """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    engine = _engine(path, _PRAGMAS)
+    # Rebuilding a table drops the old one, which foreign keys forbid where other tables refer to it.
+    engine = _engine(path, (*_PRAGMAS, "foreign_keys=OFF"))
     with engine.connect() as connection:
         connection.exec_driver_sql("BEGIN EXCLUSIVE")
         config = Config()
         config.set_main_option("script_location", "tradepost_broker.storage:migrations")
         config.attributes["connection"] = connection
+        before = _revision(connection)
         command.upgrade(config, "head")
+        if _revision(connection) != before:
+            dangling = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
+            invariant(not dangling, f"{len(dangling)} rows refer to rows that a migration removed")
         connection.commit()
     engine.dispose()
+
+
+def _revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
 
 
 def _engine(path: Path, pragmas: tuple[str, ...]) -> Engine:

@@ -10,17 +10,18 @@ statement costs more than SQLite's work on it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 from msgspec.structs import replace
-from sqlalchemy import Connection, Select, Table, func, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, Table, func, insert, or_, select
 
-from tradepost_broker.market.ledger import Kind
+from tradepost_broker.market import recovery
 from tradepost_broker.market.model import entities
-from tradepost_broker.market.model.events import Event
+from tradepost_broker.market.model.events import Event, MatchingEvent
+from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.storage import database, tables
 from tradepost_broker.storage.document_cache import Recent
 from tradepost_broker.storage.rows import CODECS, AnyRecord
@@ -44,6 +45,13 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     at: float
     version: str
     policy: bytes
+
+
+class Deletion(NamedTuple):
+    """An SQL statement that deletes rows, or documents within rows, and its parameters."""
+
+    statement: str
+    parameters: tuple[Any, ...]
 
 
 class Reader:
@@ -73,31 +81,12 @@ class Reader:
         """The rows of any other read."""
         return list(self._reader.execute(statement))
 
-    def load(self, *, finished_since: float) -> list[entities.Record]:
-        """The records that `Market.restore` needs.
-
-        Of finished jobs, those whose check or held payment is still to come, and those from `finished_since`
-        on, so that their idempotency keys hold and a repeated receipt is known.
-        """
-        jobs, leases = CODECS[entities.Job].table, CODECS[entities.Lease].table
-        transfers = CODECS[entities.Transfer].table
-        held = select(leases.c.job).where(leases.c.matures_at.is_not(None))
-        wanted = or_(
-            jobs.c.finished_at.is_(None),
-            jobs.c.finished_at >= finished_since,
-            jobs.c.spot_check,
-            jobs.c.id.in_(held),
-        )
+    def load(self, *, at: float, policy: MarketPolicy) -> list[entities.Record]:
+        """The records that `Market.restore` needs at time `at`, as `recovery.needed` declares them."""
         return [
-            *self.find(entities.Account),
-            *self.find(entities.Transfer, select(transfers).where(transfers.c.kind == Kind.FUND)),
-            *self.find(entities.Pipeline),
-            *self.find(entities.Worker),
-            *self.find(entities.Job, select(jobs).where(wanted)),
-            *self.find(
-                entities.Lease, select(leases).where(leases.c.job.in_(select(jobs.c.id).where(wanted)))
-            ),
-            *self.find(entities.Evidence),
+            record
+            for kind, conditions in recovery.needed(at, policy).items()
+            for record in self.find(kind, _selecting(kind, conditions))
         ]
 
     def journal(self) -> Iterator[tuple[int, Event]]:
@@ -105,7 +94,9 @@ class Reader:
         statement = select(JOURNAL.c.seq, JOURNAL.c.seed, JOURNAL.c.body).order_by(JOURNAL.c.seq)
         for seq, seed, body in self._reader.execute(statement.execution_options(yield_per=1000)):
             event = _decode_event(body)
-            yield seq, event if seed is None else replace(event, seed=int.from_bytes(seed, "big"))
+            if isinstance(event, MatchingEvent):
+                event = replace(event, seed=int.from_bytes(seed, "big"))
+            yield seq, event
 
     def runs(self) -> list[Run]:
         """Every start of the broker, oldest first."""
@@ -152,6 +143,35 @@ class Store(Reader):
             self._writer.execute(statement, values)
 
 
+def _selecting(kind: type[Any], conditions: Sequence[recovery.Condition] | None) -> Select[Any]:
+    """A select of the rows of a kind for which any of `conditions` holds; without conditions, of all."""
+    table = CODECS[kind].table
+    if conditions is None:
+        return select(table)
+    return select(table).where(or_(*(_clause(table, condition) for condition in conditions)))
+
+
+def _clause(table: Table, condition: recovery.Condition) -> ColumnElement[bool]:
+    column: ColumnElement[Any] = table.c[condition.field]
+    if isinstance(condition, recovery.Related):
+        related = _selecting(condition.kind, condition.conditions)
+        key = CODECS[condition.kind].table.c[condition.key]
+        return column.in_(related.with_only_columns(key))
+    clause: ColumnElement[bool]
+    match condition.comparison:
+        case recovery.Is.UNSET:
+            clause = column.is_(None)
+        case recovery.Is.SET:
+            clause = column.is_not(None)
+        case recovery.Is.TRUE:
+            clause = column
+        case recovery.Is.EQUAL_TO:
+            clause = column == condition.value
+        case recovery.Is.AT_LEAST:
+            clause = column >= condition.value
+    return clause
+
+
 class Transaction:
     """Writes that happen together or not at all."""
 
@@ -159,21 +179,23 @@ class Transaction:
         self._store = store
         self._events: list[tuple[int, float, str, bytes | None, bytes]] = []
         self._records: dict[type[Any], dict[str, Any]] = {kind: {} for kind in CODECS}
-        self._statements: list[tuple[str, tuple[Any, ...]]] = []
+        self._deletions: list[Deletion] = []
         self.is_empty = True
 
     def journal(self, event: Event) -> None:
         """Add an event to the journal, with the next number."""
         self._store._last_seq += 1
-        seed: int | None = getattr(event, "seed", None)
-        if seed is not None:
-            event = replace(event, seed=0)  # 128 bits do not fit into msgpack's integers
+        seed: bytes | None = None
+        if isinstance(event, MatchingEvent):
+            # Apart from the body: 128 bits do not fit into msgpack's integers.
+            seed = event.seed.to_bytes(_SEED_BYTES, "big")
+            event = replace(event, seed=0)
         self._events.append(
             (
                 self._store._last_seq,
                 event.at,
                 str(event.__struct_config__.tag),
-                None if seed is None else seed.to_bytes(_SEED_BYTES, "big"),
+                seed,
                 _encode_event(event),
             )
         )
@@ -184,9 +206,9 @@ class Transaction:
         self._records[type(record)][record.id] = record
         self.is_empty = False
 
-    def execute(self, statement: str, parameters: tuple[Any, ...]) -> None:
-        """Run any other statement, after the records were written."""
-        self._statements.append((statement, parameters))
+    def delete(self, deletion: Deletion) -> None:
+        """Run a deletion, after the records were written."""
+        self._deletions.append(deletion)
         self.is_empty = False
 
     def get(self, kind: type[T], id_: str) -> T | None:
@@ -203,7 +225,7 @@ class Transaction:
             if records:
                 codec = CODECS[kind]
                 write.executemany(codec.insert, [codec.to_row(record) for record in records.values()])
-        for statement, parameters in self._statements:
+        for statement, parameters in self._deletions:
             write.execute(statement, parameters)
 
     def commit(self) -> None:

@@ -8,14 +8,13 @@ comes out must be the one in the tables.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
 from sqlalchemy import select
 
 from tradepost_broker.market import Market
-from tradepost_broker.market.ledger import SUPPLY, TREASURY, Kind
+from tradepost_broker.market.ledger import SUPPLY, TREASURY
 from tradepost_broker.market.model.entities import (
     Account,
     Evidence,
@@ -23,12 +22,12 @@ from tradepost_broker.market.model.entities import (
     Lease,
     Match,
     Pipeline,
-    Record,
     Transfer,
     Worker,
 )
 from tradepost_broker.market.model.events import ReplyRefused, Save
 from tradepost_broker.market.model.policy import MarketPolicy
+from tradepost_broker.market.recovery import select_needed
 from tradepost_broker.storage.rows import CODECS
 from tradepost_broker.storage.store import Reader, Run
 
@@ -141,25 +140,6 @@ def replay(reader: Reader, report: BooksReport) -> Records:
 
 def _restarted(records: Records, run: Run) -> Market:
     policy = msgspec.msgpack.decode(run.policy, type=MarketPolicy)
-    return Market.restore(loadable(records, finished_since=run.at - policy.idempotency_s), policy)
-
-
-def loadable(records: Mapping[type[Any], Mapping[str, Any]], *, finished_since: float) -> Iterable[Record]:
-    """The same selection as `Reader.load`, from records in memory. Copies: the market changes its own."""
-    leases: list[Lease] = list(records[Lease].values())
-    held = {lease.job for lease in leases if lease.matures_at is not None}
-    jobs = {
-        job.id: job
-        for job in records[Job].values()
-        if job.finished_at is None or job.finished_at >= finished_since or job.spot_check or job.id in held
-    }
-    chosen = [
-        *records[Account].values(),
-        *(transfer for transfer in records[Transfer].values() if transfer.kind == Kind.FUND),
-        *records[Pipeline].values(),
-        *records[Worker].values(),
-        *jobs.values(),
-        *(lease for lease in leases if lease.job in jobs),
-        *records[Evidence].values(),
-    ]
-    return [msgspec.structs.replace(record) for record in chosen]
+    # Copies: the market changes its own.
+    loaded = [msgspec.structs.replace(record) for record in select_needed(records, run.at, policy)]
+    return Market.restore(loaded, policy)

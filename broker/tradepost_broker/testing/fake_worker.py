@@ -313,7 +313,7 @@ class FakeWorker:
             if isinstance(frame, Grant):
                 self.unfinished[frame.lease] = frame
                 if self._serving:
-                    answers.append(self.delivery(frame, await self.fetch_input(frame)))
+                    answers.append(await self._serve(frame))
             elif isinstance(frame, Acknowledged | Recall):
                 self.unfinished.pop(frame.lease, None)
                 self.undelivered.pop(frame.lease, None)
@@ -323,6 +323,14 @@ class FakeWorker:
         async with self._arrived:
             self.frames.extend(frames)
             self._arrived.notify_all()
+
+    async def _serve(self, grant: Grant) -> Deliver:
+        """The frame that delivers a grant, once an output that is too large for it was uploaded."""
+        document = await self.fetch_input(grant)
+        frame = self.delivery(grant, document)
+        if frame.output is None and isinstance(output := self.script(document), bytes):
+            await self.upload_output(grant, output)
+        return frame
 
 
 def _reports(stages: Sequence[str], output: bytes) -> tuple[StageReport, ...]:

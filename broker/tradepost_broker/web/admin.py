@@ -10,6 +10,7 @@ from aiohttp import web
 from sqlalchemy import select
 
 from tradepost.errors import InvalidRequest, UnknownJob
+from tradepost.protocol import AccountView
 from tradepost_broker.access.credentials import Credentials, hash_of, new_secret
 from tradepost_broker.access.joining import Joinings
 from tradepost_broker.access.revocations import RevocationDesk
@@ -31,7 +32,7 @@ from tradepost_broker.operator.messages import (
 )
 from tradepost_broker.reporting.device_readings import DeviceReadings
 from tradepost_broker.reporting.explanations import explain_job
-from tradepost_broker.reporting.views import AccountView, Explanation
+from tradepost_broker.reporting.views import Explanation
 from tradepost_broker.storage.rows import CODECS
 from tradepost_broker.storage.shell_records import ApiKey
 from tradepost_broker.storage.store import Store

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from functools import partial
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-import msgspec
 from aiohttp import web
 
-from tradepost.errors import UNDECODABLE, Problem, ProtocolError, QuotaExceeded, TradepostError
+from tradepost.errors import Problem, ProtocolError, QuotaExceeded, TradepostError
 from tradepost.protocol import (
-    FRAMES_MAX,
     CancelJob,
     Finished,
     JobRequest,
@@ -23,13 +21,14 @@ from tradepost.protocol import (
     Submitted,
     Watch,
     broker_codec_for_clients,
+    salvage,
 )
 from tradepost_broker.engine.engine import Engine, Outcome
 from tradepost_broker.jobs.job_service import JobDesk
 from tradepost_broker.jobs.submission import Submission, Submissions, job_of
 from tradepost_broker.streams.frame_queue import Outbox
 from tradepost_broker.streams.sockets import StreamCodec, converse, open_socket, refuse, unknown_frame
-from tradepost_broker.web.endpoints import ACCOUNT, invalid_message
+from tradepost_broker.web.endpoints import ACCOUNT
 
 #: Streams that one account may have open.
 STREAMS_MAX: Final = 64
@@ -162,42 +161,6 @@ class _Session:
     def _finished(self, view: JobView) -> None:
         self._watched.discard(view.job)
         self.outbox.post(Finished(view))
-
-
-class _SubmitRef(msgspec.Struct, tag="submit"):
-    """The part of a `Submit` frame that says whom an answer is for."""
-
-    ref: int
-
-
-_raw_frames: Final = msgspec.msgpack.Decoder(
-    Annotated[list[msgspec.Raw], msgspec.Meta(max_length=FRAMES_MAX)]
-)
-_frame: Final = msgspec.msgpack.Decoder(Submit | Watch | CancelJob)
-_submit_ref: Final = msgspec.msgpack.Decoder(_SubmitRef)
-
-
-def salvage(message: bytes) -> list[Any]:
-    """The frames of a message that does not decode as a whole, a `Rejected` in place of each bad `Submit`.
-
-    One bad request must not cost its neighbours their answers. Raises `ProtocolError` for anything worse.
-    """
-    try:
-        parts = _raw_frames.decode(message)
-    except UNDECODABLE as error:
-        raise ProtocolError(f"not a message of this protocol: {error}") from None
-    return [_salvage_one(part) for part in parts]
-
-
-def _salvage_one(part: msgspec.Raw) -> Any:
-    try:
-        return _frame.decode(part)
-    except UNDECODABLE as error:
-        try:
-            ref = _submit_ref.decode(part).ref
-        except UNDECODABLE:
-            raise ProtocolError(f"not a frame of this protocol: {error}") from None
-        return Rejected(ref, invalid_message(error).to_problem())
 
 
 def _unknown(job: str, problem: Problem) -> JobView:

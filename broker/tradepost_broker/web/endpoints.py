@@ -25,8 +25,8 @@ from tradepost.errors import (
     TradepostError,
     Unauthorized,
 )
+from tradepost.protocol import too_large_inline
 from tradepost_broker.access.credentials import Credentials
-from tradepost_broker.jobs.submission import too_large_inline
 
 T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -9,7 +9,7 @@ from typing import Final
 from aiohttp import web
 
 from tradepost.errors import InvalidRequest, QuotaExceeded, UnknownJob
-from tradepost.protocol import JobRequest, JobView
+from tradepost.protocol import AccountView, JobRequest, JobView
 from tradepost_broker.content.uploads import Uploads
 from tradepost_broker.engine.engine import Engine
 from tradepost_broker.jobs.job_service import JobDesk
@@ -17,7 +17,7 @@ from tradepost_broker.jobs.submission import Submissions, job_of
 from tradepost_broker.market.ledger import credits_of
 from tradepost_broker.market.model.entities import Account
 from tradepost_broker.reporting.explanations import explain_job
-from tradepost_broker.reporting.views import AccountView, Explanation
+from tradepost_broker.reporting.views import Explanation
 from tradepost_broker.storage.shell_records import Delivery
 from tradepost_broker.storage.store import Store
 from tradepost_broker.web.client_stream import ClientStreams

@@ -177,8 +177,12 @@ class WorkerStreams:
                 )
             )
             log.info("Worker %s is connected", worker, extra={"action": "worker_connected"})
+            # Of the leases that the worker named, those that are open. Others reach it as grants: those made
+            # by this very connection are on their way in the outbox.
+            claimed = frozenset(hello.open_leases)
+            still_open = (lease.id for lease in self._market.open_leases_of(worker) if lease.id in claimed)
+            welcome = Welcome(worker, tuple(still_open))
             # Before any frame of the outbox, in a message of its own.
-            welcome = Welcome(worker, tuple(lease.id for lease in self._market.open_leases_of(worker)))
             await socket.send_bytes(self._codec.encode([welcome]))
             await converse(request, socket, session.outbox, session.take)
         finally:

@@ -23,6 +23,7 @@ from tradepost.money import Credits, to_credits, to_microcredits
 from tradepost.pipeline.tensors import Tensor, TensorDocument, encode
 from tradepost.protocol import (
     INLINE_BYTES_MAX,
+    AccountView,
     JobRequest,
     JobStatus,
     JobView,
@@ -185,8 +186,8 @@ class AsyncClient:
 
     async def balance(self) -> Decimal:
         """The account's available credits."""
-        account = await self._get("v1/account", dict[str, Any])
-        return to_credits(int(account["available_microcredits"]))
+        account = await self._get("v1/account", AccountView)
+        return to_credits(account.available_microcredits)
 
     async def upload(self, data: bytes) -> Cid:
         """Put a file's blocks into the broker's store; the CID of the file. Raises `QuotaExceeded`."""

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Final
 
 import aiohttp
-import msgspec
 import typer
 from platformdirs import user_data_path
 
-from tradepost.commands.terminal import progress_bar, show
+from tradepost.commands.options import Json
+from tradepost.commands.progress import progress_bar
+from tradepost.commands.terminal import show
 from tradepost.content import Cid, FolderStore, parse_cid
 from tradepost.content.transfer.car import import_car
 from tradepost.content.transfer.export import export_car
@@ -38,7 +39,6 @@ STDOUT: Final = "-"
 
 app = typer.Typer(help="Address, keep and fetch content as IPFS does, verified.", no_args_is_help=True)
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 LocalPath = Annotated[Path, typer.Argument(metavar="PATH", help="A file, a directory or a symbolic link.")]
 Hidden = Annotated[bool, typer.Option("--hidden", "-H", help="Include entries whose names begin with a dot.")]
 Root = Annotated[str, typer.Argument(metavar="CID", help="The root of a file, a tree or a manifest.")]
@@ -63,7 +63,7 @@ KuboAddress = Annotated[
 
 
 @app.command()
-def cid(path: LocalPath, hidden: Hidden = False, as_json: AsJson = False) -> None:
+def cid(path: LocalPath, hidden: Hidden = False, as_json: Json = False) -> None:
     """Print the CID of a file or tree, as `ipfs add -r --cid-version=1` gives it. Stores nothing."""
     with progress_bar("Hashing", _file_bytes(path)) as on_bytes:
         root = add_path(path, put=None, hidden=hidden, on_bytes=on_bytes)
@@ -79,7 +79,7 @@ def add(
     kubo: KuboAddress = None,
     store: Store = None,
     budget: Budget = BYTES_MAX,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """Add a file, a tree or a CAR to the store, or to a Kubo daemon; print its CID, or its roots."""
     with nullcontext(Kubo(kubo)) if kubo else _adding(store, budget) as target:
@@ -103,7 +103,7 @@ def get(
     kubo: KuboAddress = None,
     store: Store = None,
     budget: Budget = BYTES_MAX,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """Write a file or a tree, from the store and then from the sources given, each block verified.
 
@@ -140,7 +140,7 @@ def list_(
     kubo: KuboAddress = None,
     store: Store = None,
     budget: Budget = BYTES_MAX,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """List a directory; without an address, list what is pinned in the store."""
     if address is None:
@@ -168,7 +168,7 @@ def list_(
 
 
 @app.command()
-def pin(root: Root, store: Store = None, budget: Budget = BYTES_MAX, as_json: AsJson = False) -> None:
+def pin(root: Root, store: Store = None, budget: Budget = BYTES_MAX, as_json: Json = False) -> None:
     """Keep everything below a CID, all of which must be in the store."""
     with _opened(store, budget) as opened:
         opened.pin(parse_cid(root))
@@ -176,7 +176,7 @@ def pin(root: Root, store: Store = None, budget: Budget = BYTES_MAX, as_json: As
 
 
 @app.command()
-def unpin(root: Root, store: Store = None, budget: Budget = BYTES_MAX, as_json: AsJson = False) -> None:
+def unpin(root: Root, store: Store = None, budget: Budget = BYTES_MAX, as_json: Json = False) -> None:
     """Let what is below a CID be forgotten when room is needed."""
     with _opened(store, budget) as opened:
         opened.unpin(parse_cid(root))
@@ -184,7 +184,7 @@ def unpin(root: Root, store: Store = None, budget: Budget = BYTES_MAX, as_json: 
 
 
 @app.command()
-def verify(store: Store = None, budget: Budget = BYTES_MAX, as_json: AsJson = False) -> None:
+def verify(store: Store = None, budget: Budget = BYTES_MAX, as_json: Json = False) -> None:
     """Hash every block in the store and follow every pin. What the disk changed is removed.
 
     Exit 0 only if no block was bad and none is missing.
@@ -193,7 +193,7 @@ def verify(store: Store = None, budget: Budget = BYTES_MAX, as_json: AsJson = Fa
         audit = opened.verify(on_bytes=on_bytes)
     lines = [f"bad, removed: {one}" for one in audit.bad] + [f"missing: {one}" for one in audit.missing]
     lines.append(f"{audit.blocks:,} blocks of {audit.bytes:,} bytes are what their CIDs say")
-    show(msgspec.to_builtins(audit), "\n".join(lines), as_json=as_json)
+    show(audit, "\n".join(lines), as_json=as_json)
     if audit.bad:
         raise ContentMismatch(f"the disk changed {len(audit.bad):,} blocks", hint="Fetch them again.")
     if audit.missing:
@@ -201,7 +201,7 @@ def verify(store: Store = None, budget: Budget = BYTES_MAX, as_json: AsJson = Fa
 
 
 @app.command()
-def gc(store: Store = None, budget: Budget = BYTES_MAX, as_json: AsJson = False) -> None:
+def gc(store: Store = None, budget: Budget = BYTES_MAX, as_json: Json = False) -> None:
     """Forget everything that is not pinned."""
     with _opened(store, budget) as opened:
         blocks, freed = opened.gc()

@@ -8,6 +8,8 @@ from typing import Annotated
 import msgspec
 import typer
 
+from tradepost.commands.options import Json
+from tradepost.commands.terminal import show
 from tradepost.content import add_file
 from tradepost.errors import UNDECODABLE, InvalidReceipt
 from tradepost.receipts import Outcome, Preempted, Receipt, Returned, SignedReceipt, verify_receipt
@@ -22,7 +24,7 @@ def verify(
         Path | None, typer.Option(help="Check that a receipt commits to this document.")
     ] = None,
     worker: Annotated[str | None, typer.Option(help="Check that a receipt is by this worker id.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the receipts as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Verify the signatures of receipts, and what they commit to. Exit 0 only if all of it holds."""
     receipts = [verify_receipt(signed) for signed in _read(file)]
@@ -34,11 +36,7 @@ def verify(
             raise InvalidReceipt(f"no receipt commits to {output} ({cid})")
     if worker is not None and all(one.worker != worker for one in receipts):
         raise InvalidReceipt(f"no receipt is by worker {worker}")
-    if as_json:
-        typer.echo(msgspec.json.encode(receipts).decode())
-    else:
-        for one in receipts:
-            typer.echo(_for_people(one))
+    show(receipts, "\n".join(map(_for_people, receipts)), as_json=as_json)
 
 
 @app.callback()

@@ -11,25 +11,17 @@ import typer
 
 from tradepost.client.results import Result
 from tradepost.client.sync_client import Client
-from tradepost.errors import InvalidInput
-from tradepost.pipeline.tensors import TensorDocument
+from tradepost.commands.inputs import InputTensors, read_inputs
+from tradepost.commands.options import ApiKey, BrokerUrl, Json
+from tradepost.commands.terminal import show_json, show_text
+from tradepost.money import to_microcredits
 from tradepost.protocol import Requirements
-
-Url = Annotated[
-    str | None, typer.Option("--broker", envvar="TRADEPOST_URL", help="The broker's URL.", show_default=False)
-]
-ApiKey = Annotated[
-    str | None,
-    typer.Option(envvar="TRADEPOST_API_KEY", help="The account's API key; better set in the environment."),
-]
 
 
 def submit(
     pipeline: Annotated[str, typer.Argument(help="The pipeline's CID, as `tradepost publish` prints it.")],
     max_price: Annotated[str, typer.Option(help="The most to pay, in credits, replicas included.")],
-    tensor: Annotated[
-        list[str] | None, typer.Option(help="An input as NAME=FILE: a .npy array, or any file as bytes (U8).")
-    ] = None,
+    tensor: InputTensors = None,
     document: Annotated[Path | None, typer.Option(help="The whole input as a safetensors file.")] = None,
     confidence: Annotated[float, typer.Option(help="How sure the result must be, 0.5 to 0.999999.")] = 0.95,
     deadline_s: Annotated[float, typer.Option(help="Give up after this many seconds.")] = 300.0,
@@ -44,9 +36,9 @@ def submit(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the output document here (safetensors).")] = None,
     receipts: Annotated[Path | None, typer.Option(help="Write the signed receipts here (JSON).")] = None,
-    broker: Url = None,
+    broker: BrokerUrl = None,
     api_key: ApiKey = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Run one job on other people's devices and print its verified result.
 
@@ -69,44 +61,22 @@ def submit(
         output.write_bytes(result.document)
     if receipts is not None:
         receipts.write_bytes(msgspec.json.format(msgspec.json.encode(result.receipts)))
-    typer.echo(_as_json(result) if as_json else _for_people(result))
+    if as_json:
+        show_json(_facts(result))
+    else:
+        show_text(_for_people(result))
 
 
-def read_inputs(tensors: list[str], document: Path | None) -> TensorDocument | bytes:
-    """The input that the options name. Raises `InvalidInput` for a bad option or an unreadable file."""
-    if (document is None) == (not tensors):
-        raise InvalidInput("give either --document FILE or one --tensor NAME=FILE for each input")
-    try:
-        if document is not None:
-            return document.read_bytes()
-        named: dict[str, Any] = {}
-        for option in tensors:
-            name, _, path = option.partition("=")
-            if not path:
-                raise InvalidInput(f"--tensor {option!r}: write NAME=FILE")
-            named[name] = _read_tensor(Path(path))
-    except (OSError, ValueError) as error:
-        raise InvalidInput(str(error)) from None
-    return TensorDocument(tensors=named)
-
-
-def _read_tensor(path: Path) -> Any:
-    if path.suffix == ".npy":
-        return np.load(path, allow_pickle=False)
-    return np.frombuffer(path.read_bytes(), dtype=np.uint8)
-
-
-def _as_json(result: Result) -> str:
-    view = {
+def _facts(result: Result) -> dict[str, Any]:
+    return {
         "job": result.job,
         "tensors": {name: tensor.tolist() for name, tensor in result.tensors.items()},
         "metadata": dict(result.metadata),
-        "price_credits": str(result.price),
+        "price_microcredits": to_microcredits(result.price),
         "seconds": result.seconds,
         "verification": result.verification,
         "receipts": result.receipts,
     }
-    return msgspec.json.encode(view).decode()
 
 
 def _for_people(result: Result) -> str:

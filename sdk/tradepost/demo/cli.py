@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from tradepost.commands.options import Json
+from tradepost.commands.terminal import show_json
 from tradepost.demo.market import DemoPlan, run_demo
 from tradepost.demo.report import Report, render
 
@@ -26,7 +27,7 @@ def demo(
     cheaters: Annotated[int, typer.Option(min=0, max=8, help="Workers that sign wrong labels.")] = 1,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the market running until Ctrl-C.")] = False,
     folder: Annotated[Path | None, typer.Option(help="Keep state and logs in this folder.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Run a whole market on this machine: a broker, honest workers, a cheater, a publisher, a submitter.
 
@@ -44,7 +45,7 @@ def demo(
             def on_report(report: Report) -> None:
                 stop()
                 if as_json:
-                    typer.echo(msgspec.json.format(msgspec.json.encode(report)).decode())
+                    show_json(report)
                 else:
                     render(report, Console())
                 if keep:

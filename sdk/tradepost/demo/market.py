@@ -17,6 +17,7 @@ from tradepost.client.async_client import AsyncClient
 from tradepost.client.results import Result
 from tradepost.demo.report import Report, WorkerReport, percentile_ms
 from tradepost.errors import TradepostError
+from tradepost.money import to_microcredits
 from tradepost.pipeline.tensors import TensorDocument, decode
 from tradepost.testing.local_market import LocalMarket, RunningWorker, WorkerPlan
 
@@ -149,7 +150,7 @@ def _report(
         cheaters_caught=sum(worker.caught for worker in cheaters),
         latency_p50_ms=percentile_ms(seconds, 50),
         latency_p95_ms=percentile_ms(seconds, 95),
-        paid_credits=str(sum((result.price for _, result in results), start=0)),
+        paid_microcredits=sum(to_microcredits(result.price) for _, result in results),
         replicas_per_job=sum(len(result.receipts) for _, result in results) / max(1, len(results)),
         workers=standings,
         pipeline=pipeline,

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
-from tradepost.money import format_credits
+from tradepost.money import format_credits, to_microcredits
 
 
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,14 +19,14 @@ class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     worker: str
-    price_credits: str
+    price_microcredits: int
     cheats: bool
     auditor: bool
     standing: str
     score: float
-    earned_credits: str
-    stake_credits: str
-    stake_lost_credits: str
+    earned_microcredits: int
+    stake_microcredits: int
+    stake_lost_microcredits: int
     accepted: int
     evidence: dict[str, int]
     findings: list[str]
@@ -52,14 +52,14 @@ class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
         return cls(
             name=name,
             worker=str(view["worker"]),
-            price_credits=price,
+            price_microcredits=to_microcredits(price),
             cheats=cheats,
             auditor=bool(view["auditor"]),
             standing=standing,
             score=float(view["score"]),
-            earned_credits=format_credits(earned),
-            stake_credits=format_credits(int(view["stake_microcredits"])),
-            stake_lost_credits=format_credits(lost),
+            earned_microcredits=earned,
+            stake_microcredits=int(view["stake_microcredits"]),
+            stake_lost_microcredits=lost,
             accepted=int(view["accepted"]),
             evidence=evidence,
             findings=[_finding(one) for one in view["evidence"] if one["kind"] == "audit_failed"][:3],
@@ -79,7 +79,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     cheaters_caught: int
     latency_p50_ms: float
     latency_p95_ms: float
-    paid_credits: str
+    paid_microcredits: int
     replicas_per_job: float
     workers: list[WorkerReport]
     pipeline: str
@@ -110,7 +110,7 @@ def render(report: Report, console: Console) -> None:
         f"{report.cheaters_caught} of {report.cheaters} cheaters caught.",
         f"Latency p50 {report.latency_p50_ms} ms, p95 {report.latency_p95_ms} ms, "
         f"with {report.replicas_per_job:.2f} agreeing workers per job.",
-        f"Paid {report.paid_credits} credits in all.",
+        f"Paid {format_credits(report.paid_microcredits)} credits in all.",
     ]
     console.print(Panel("\n".join(lines), title=verdict, expand=False))
     console.print(_table(report))
@@ -126,12 +126,12 @@ def _table(report: Report) -> Table:
     table = Table(title="What each worker earned, and why")
     for heading in ("worker", "asks", "earned", "stake lost", "score", "why"):
         table.add_column(heading, justify="left" if heading in ("worker", "why") else "right")
-    for worker in sorted(report.workers, key=lambda one: -float(one.earned_credits.replace(",", ""))):
+    for worker in sorted(report.workers, key=lambda one: -one.earned_microcredits):
         table.add_row(
             worker.name,
-            worker.price_credits,
-            worker.earned_credits,
-            worker.stake_lost_credits,
+            format_credits(worker.price_microcredits),
+            format_credits(worker.earned_microcredits),
+            format_credits(worker.stake_lost_microcredits),
             f"{worker.score:.2f}",
             worker.why,
             style="red" if worker.standing == "expelled" else None,

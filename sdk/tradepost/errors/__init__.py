@@ -1,8 +1,8 @@
 """Every error that Tradepost raises on purpose, from one root.
 
-An error's docstring is its message. Its class says whose fault it is, which HTTP status and which exit code
-it has; its attributes carry the facts; `diagnostics()` is the text for people. Errors cross the wire as a
-`Problem` (RFC 9457, `application/problem+json`) and are raised again on the other side by their `code`.
+An error's docstring is its message. Its class states who is at fault, its HTTP status and its exit code;
+its attributes are the facts; `diagnostics()` is the text for people. Errors are sent as a
+`Problem` (RFC 9457, `application/problem+json`); the peer raises the class that their `code` names.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ from tradepost.errors.market import (
     UnknownJob,
 )
 from tradepost.errors.pipeline import (
+    STAGE_FAILURES,
     InvalidKernel,
     InvalidModel,
     InvalidPipeline,
@@ -109,6 +110,7 @@ from tradepost.errors.worker import (
 
 __all__ = [
     "EXIT_CODES",
+    "STAGE_FAILURES",
     "UNDECODABLE",
     "BrokerUnavailable",
     "ContentMismatch",

@@ -1,4 +1,4 @@
-"""The root of every error, and what an error is made of."""
+"""The base class of all errors, and the parts of an error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tradepost.untrusted_text import plain_lines
 
 
 class Fault(StrEnum):
-    """Whose mistake an error is, which is whom the hint addresses."""
+    """The party at fault, which the hint addresses."""
 
     SUBMITTER = "submitter"
     PUBLISHER = "publisher"
@@ -20,7 +20,7 @@ class Fault(StrEnum):
     BROKER = "broker"
     OPERATOR = "operator"
     NETWORK = "network"
-    MARKET = "market"  # nobody's mistake: supply and demand did not meet
+    MARKET = "market"  # no party is at fault: supply and demand did not match
 
 
 #: Process exit codes by fault; stable, so that scripts may depend on them. 0 is success, 1 is a defect in
@@ -35,13 +35,13 @@ EXIT_CODES = {
     Fault.MARKET: 16,
 }
 
-#: What msgspec raises on bytes of a stranger: its own errors, and two that are not among them, for text that
-#: is not UTF-8 and for nesting without end.
+#: What msgspec raises on untrusted bytes: its own errors, and two others, for text that is not UTF-8 and for
+#: unlimited nesting.
 UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class TradepostError(Exception):
-    """Something went wrong in Tradepost."""
+    """An operation of Tradepost failed."""
 
     fault: ClassVar[Fault] = Fault.BROKER
     status: ClassVar[int] = 500
@@ -79,10 +79,10 @@ class TradepostError(Exception):
         return EXIT_CODES[self.fault]
 
     def diagnostics(self) -> str:
-        """What happened, where, whose fault it is and what to do next, a line each."""
+        """What happened, where, who is at fault and what to do next, one line each."""
         lines = [self.title()]
         if self.detail:
-            # Words of strangers are in it: a line break in them begins no line of ours.
+            # It contains untrusted text: a line break in it must not look like a line of ours.
             lines.append(f"  what:  {self.detail}".replace("\n", "\n         "))
         if self.stage:
             lines.append(f"  stage: {self.stage}")
@@ -118,15 +118,15 @@ class TradepostError(Exception):
 
 
 class UnknownProblem(TradepostError):
-    """The other side reported an error that this version does not know."""
+    """The peer reported an error that this version does not know."""
 
-    default_hint = "Upgrade tradepost on this side."
+    default_hint = "Upgrade tradepost on this machine."
 
 
 class InvariantBroken(TradepostError):
-    """A rule that must always hold did not. Nothing was written."""
+    """An invariant was violated. Nothing was written."""
 
-    default_hint = "This is a defect in Tradepost: stop the broker and report it with its journal."
+    default_hint = "This is a defect in Tradepost: stop the broker, and report the defect with its journal."
 
 
 def invariant(holds: bool, what: str) -> None:

@@ -1,4 +1,4 @@
-"""The way between client, worker and broker."""
+"""Errors of the connections between client, worker and broker."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ class BrokerUnavailable(TradepostError):
 
     fault = Fault.NETWORK
     status = 503
-    default_hint = "Is it running? Submitting again with the same idempotency key is always safe."
+    default_hint = (
+        "Check that it is running and try again: the same idempotency key makes a second submission safe."
+    )
 
 
 class ProtocolError(TradepostError):
-    """The other side sent something that the protocol does not allow."""
+    """The peer sent a message that violates the protocol."""
 
     fault = Fault.NETWORK
     status = 400
@@ -26,4 +28,4 @@ class InsecureTransport(TradepostError):
 
     fault = Fault.OPERATOR
     status = 400
-    default_hint = "Use https:// beyond this machine, with a certificate that this side trusts."
+    default_hint = "Use https:// for another machine, with a certificate that this machine trusts."

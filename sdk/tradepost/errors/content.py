@@ -1,4 +1,4 @@
-"""Blocks, CIDs, files and directories, and whoever delivers them."""
+"""Errors about blocks, CIDs, files and directories, and the sources that deliver them."""
 
 from __future__ import annotations
 
@@ -18,41 +18,39 @@ class InvalidCid(TradepostError):
 
     fault = Fault.SUBMITTER
     status = 400
-    default_hint = "Give it as `tradepost content cid` or `ipfs add --cid-version=1` prints it."
+    default_hint = "Use a CID in the form that `tradepost content cid` or `ipfs add --cid-version=1` prints."
 
 
 class ContentMismatch(TradepostError):
-    """The bytes do not have the hash that their CID promises."""
+    """The bytes do not match the hash in their CID."""
 
     fault = Fault.NETWORK
     status = 502
-    default_hint = "Fetch it again: the source that sent these bytes was put aside."
+    default_hint = "Fetch it again: the source that sent these bytes will not be used for a while."
 
 
 class ContentTooLarge(TradepostError):
-    """The content is larger than its cap."""
+    """The content is larger than its limit."""
 
     fault = Fault.SUBMITTER
     status = 413
-    default_hint = "Take or send less, or ask whoever set the cap to raise it."
+    default_hint = "Send or fetch less content, or raise the limit that the detail names."
 
 
 class ContentStoreFull(TradepostError):
-    """The content store has no room left within its byte budget."""
+    """The content store has no space left within its byte budget."""
 
     fault = Fault.OPERATOR
     status = 507
-    default_hint = (
-        "Give the store more bytes, or run `tradepost content unpin` and `gc` for what nobody needs."
-    )
+    default_hint = "Raise the store's byte budget, or free space with `tradepost content unpin` and `gc`."
 
 
 class InvalidDag(ContentMismatch):
-    """These blocks are not what they claim to be: no such file or directory exists within the limits."""
+    """These blocks do not form a valid file or directory within the limits."""
 
     fault = Fault.PUBLISHER
     status = 422
-    default_hint = "Ask whoever made it, not who sent it: every block has its hash."
+    default_hint = "The publisher's data is malformed; downloading it again will not help."
 
 
 class InvalidCar(TradepostError):
@@ -60,23 +58,23 @@ class InvalidCar(TradepostError):
 
     fault = Fault.SUBMITTER
     status = 400
-    default_hint = "`ipfs dag export` and `tradepost content get --car` write what is read here."
+    default_hint = "Write the CAR with `ipfs dag export` or `tradepost content get --car`."
 
 
 class UnknownPath(TradepostError):
-    """There is nothing at this path below the CID."""
+    """The content of this CID has no entry at this path."""
 
     fault = Fault.SUBMITTER
     status = 404
-    default_hint = "`tradepost content ls CID` lists what a directory holds."
+    default_hint = "List the directory's entries with `tradepost content ls CID`."
 
 
 class UnsafeName(TradepostError):
-    """The directory has an entry that must not be written to a disk."""
+    """The directory has an entry that is not safe to write to disk."""
 
     fault = Fault.PUBLISHER
     status = 422
-    default_hint = "Get the entries you need by their paths, or ask the publisher to leave this one out."
+    default_hint = "Get the entries you need by their paths, or ask the publisher to remove this entry."
 
 
 class UnreadableContent(TradepostError):
@@ -84,31 +82,31 @@ class UnreadableContent(TradepostError):
 
     fault = Fault.SUBMITTER
     status = 400
-    default_hint = "Check that the path exists and that you may read and write there."
+    default_hint = "Check that the path exists and that you have permission to read and write it."
 
 
 class NotAcceptable(TradepostError):
-    """This gateway serves blocks and CARs, which can be checked, and no other format."""
+    """This gateway serves only blocks and CARs, because clients can verify these formats."""
 
     fault = Fault.SUBMITTER
     status = 406
-    default_hint = "Ask with ?format=raw or ?format=car."
+    default_hint = "Request ?format=raw or ?format=car."
 
 
 class RangeNotSatisfiable(TradepostError):
-    """The range lies beyond the content."""
+    """The range is outside the content."""
 
     fault = Fault.SUBMITTER
     status = 416
-    default_hint = "Ask for a range within the size that the detail gives."
+    default_hint = "Request a range within the size that the detail gives."
 
 
 class SourceFailed(TradepostError):
-    """A source of blocks did not deliver."""
+    """A source of blocks failed."""
 
     fault = Fault.NETWORK
     status = 502
-    default_hint = "Try again later, or name another source."
+    default_hint = "Try again later, or use another source."
 
 
 class ContentUnavailable(TradepostError):
@@ -116,11 +114,11 @@ class ContentUnavailable(TradepostError):
 
     fault = Fault.NETWORK
     status = 503
-    default_hint = "What arrived is kept: fetch again and only what is missing is asked for."
+    default_hint = "Fetch it again: blocks that arrived are stored, and only the missing ones are requested."
 
 
 class KuboFailed(SourceFailed):
-    """The Kubo daemon cannot be reached, or refused the call."""
+    """The Kubo daemon cannot be reached, or returned an error."""
 
     fault = Fault.OPERATOR
-    default_hint = "Is it running, with its API at this address? `ipfs id` tells."
+    default_hint = "Check with `ipfs id` that the daemon is running and that its API has this address."

@@ -10,7 +10,7 @@ class StateFolderUnusable(TradepostError):
 
     fault = Fault.OPERATOR
     status = 500
-    default_hint = "Name another folder for the state: --state-dir FOLDER."
+    default_hint = "Set the state folder with --state-dir FOLDER."
 
 
 class StateFileDamaged(TradepostError):
@@ -61,7 +61,7 @@ class NoServiceManager(TradepostError):
 
     fault = Fault.OPERATOR
     status = 501
-    default_hint = "Have your system start `tradepost worker run`."
+    default_hint = "Start `tradepost worker run` in another way."
 
 
 class InvalidDuration(TradepostError):
@@ -77,4 +77,4 @@ class WrongMoment(TradepostError):
 
     fault = Fault.OPERATOR
     status = 409
-    default_hint = "See what it does: tradepost worker status"
+    default_hint = "Show its state with: tradepost worker status"

@@ -1,4 +1,4 @@
-"""What is installed on this machine, and how it is set up."""
+"""Errors about the installation and the settings of this machine."""
 
 from __future__ import annotations
 

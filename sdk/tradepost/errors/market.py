@@ -1,4 +1,4 @@
-"""Jobs, and the credits that they cost."""
+"""Errors about jobs and their credits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class UnknownJob(TradepostError):
 
     fault = Fault.SUBMITTER
     status = 404
-    default_hint = "Check the job's id, and that the API key is of the account that submitted it."
+    default_hint = "Check the job's id, and that the API key belongs to the account that submitted the job."
 
 
 class IdempotencyConflict(TradepostError):
@@ -18,7 +18,7 @@ class IdempotencyConflict(TradepostError):
 
     fault = Fault.SUBMITTER
     status = 409
-    default_hint = "Use a fresh key for each different job; the client makes one when you give none."
+    default_hint = "Use a new key for each different job; without a key, the client generates one."
 
 
 class InsufficientFunds(TradepostError):
@@ -30,27 +30,27 @@ class InsufficientFunds(TradepostError):
 
 
 class PriceCapTooLow(TradepostError):
-    """The price cap is below what any standing offer asks for this job."""
+    """The price cap is below the price of every standing offer for this job."""
 
     fault = Fault.MARKET
     status = 409
-    default_hint = "Raise max_price, or lower the confidence, which needs fewer replicas."
+    default_hint = "Raise max_price, or lower the confidence so that the job needs fewer replicas."
 
 
 class NoEligibleWorker(TradepostError):
-    """No worker with the capability that this job needs has a standing offer."""
+    """No worker with the capabilities that this job requires has a standing offer."""
 
     fault = Fault.MARKET
     status = 409
-    default_hint = "Ask for less memory or isolation or for other providers, or wait for more workers."
+    default_hint = "Require less memory, less isolation or other providers, or wait for more workers."
 
 
 class NotVerified(TradepostError):
-    """The results that came back did not reach the job's confidence."""
+    """The credibility of the results did not reach the job's confidence."""
 
     fault = Fault.MARKET
     status = 409
-    default_hint = "Lower the confidence, raise max_price, or wait for more workers to prove themselves."
+    default_hint = "Lower the confidence, raise max_price, or wait until more workers have passed checks."
 
 
 class DeadlineExceeded(TradepostError):
@@ -58,7 +58,7 @@ class DeadlineExceeded(TradepostError):
 
     fault = Fault.MARKET
     status = 504
-    default_hint = "Give it a later deadline_s, or raise max_price to reach more workers."
+    default_hint = "Set a longer deadline_s, or raise max_price to reach more workers."
 
 
 class JobCancelled(TradepostError):
@@ -66,12 +66,12 @@ class JobCancelled(TradepostError):
 
     fault = Fault.SUBMITTER
     status = 409
-    default_hint = "Submit it again if the result is still wanted; what was reserved is free again."
+    default_hint = "Submit it again if you still need the result; the reserved credits are available again."
 
 
 class ResultTimeout(TradepostError):
-    """The result did not arrive within the time given to result(). The job goes on."""
+    """The result did not arrive within the timeout of result(). The job continues."""
 
     fault = Fault.SUBMITTER
     status = 408
-    default_hint = "Call result() again, or cancel()."
+    default_hint = "Call result() again, or call cancel()."

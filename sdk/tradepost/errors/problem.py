@@ -20,8 +20,8 @@ Fact = _Scalar | Annotated[list[_Scalar], _Many] | Annotated[dict[str, _Scalar],
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An error on the wire: RFC 9457 members `title`, `detail`, `status`, and Tradepost's own beside them.
 
-    `code` names the error class; `facts` are its JSON-ready attributes. Whoever sends one may be a stranger,
-    so its texts are made `plain` and bounded wherever one is made or decoded; a hint keeps its lines.
+    `code` names the error class; `facts` are its JSON-ready attributes. The sender may be untrusted,
+    so the texts are made `plain` and bounded wherever one is made or decoded; a hint keeps its lines.
     """
 
     code: str
@@ -41,5 +41,5 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         msgspec.structs.force_setattr(self, "hint", hint)
 
     def of_a_stranger(self) -> Problem:
-        """What happened, and where. What to do next, and what programs read, is not for a stranger to say."""
+        """A copy without hint and facts: an untrusted sender must not tell people or programs what to do."""
         return msgspec.structs.replace(self, hint="", facts={})

@@ -1,4 +1,4 @@
-"""What a request may hold, who may send it and how much."""
+"""Errors about requests: their form, their credentials and their quotas."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class InvalidRequest(TradepostError):
 
     fault = Fault.SUBMITTER
     status = 400
-    default_hint = "Correct what the detail names and ask again."
+    default_hint = "Correct what the detail names, and send the request again."
 
 
 class InvalidTensorDocument(TradepostError):
@@ -22,23 +22,23 @@ class InvalidTensorDocument(TradepostError):
 
 
 class InvalidInput(TradepostError):
-    """The job's input does not fit what the pipeline declares."""
+    """The job's input does not match the inputs that the pipeline declares."""
 
     fault = Fault.SUBMITTER
     status = 400
-    default_hint = "`tradepost jobs pipeline CID` shows the inputs that the pipeline declares."
+    default_hint = "`tradepost jobs pipeline CID` prints the inputs that the pipeline declares."
 
 
 class InlineInputTooLarge(TradepostError):
-    """The inline input is larger than the broker takes."""
+    """The inline input is larger than the broker accepts."""
 
     fault = Fault.SUBMITTER
     status = 413
-    default_hint = "Upload it first and submit by CID; the client does so by itself unless inline=True."
+    default_hint = "Upload it and submit its CID; the client does this automatically unless inline=True."
 
 
 class Unauthorized(TradepostError):
-    """The credentials are missing or were refused."""
+    """The credentials are missing or invalid."""
 
     fault = Fault.SUBMITTER
     status = 401
@@ -46,8 +46,8 @@ class Unauthorized(TradepostError):
 
 
 class QuotaExceeded(TradepostError):
-    """A limit on what one account may store or keep open was reached."""
+    """The account reached its limit of stored content or open jobs."""
 
     fault = Fault.SUBMITTER
     status = 429
-    default_hint = "Wait until some of it is finished, then try again."
+    default_hint = "Wait until some jobs or uploads are finished, then try again."

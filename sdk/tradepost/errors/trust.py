@@ -1,4 +1,4 @@
-"""Signatures, and whom a trust policy or a revocation list lets in."""
+"""Errors about signatures, trust policies and revocation lists."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class InvalidArtifact(TradepostError):
 
     fault = Fault.PUBLISHER
     status = 422
-    default_hint = "Name a file, or a directory that holds plain files only."
+    default_hint = "Use a file, or a directory that contains only plain files."
 
 
 class InvalidSignature(TradepostError):
@@ -18,35 +18,39 @@ class InvalidSignature(TradepostError):
 
     fault = Fault.PUBLISHER
     status = 422
-    default_hint = "Do not use it: get it again, with its signature, from whoever signed it."
+    default_hint = "Do not use it. Get the artifact and its signature again from the signer."
 
 
 class UnsignedArtifact(TradepostError):
-    """The artifact carries no signature."""
+    """The artifact has no signature."""
 
     fault = Fault.PUBLISHER
     status = 422
-    default_hint = "Sign it: `tradepost publish pipeline.toml --key KEY`."
+    default_hint = (
+        "Sign files with `tradepost sign`, pipelines with `tradepost publish pipeline.toml --key KEY`."
+    )
 
 
 class InvalidBundle(InvalidSignature):
-    """This is not a signature bundle that Tradepost reads (Sigstore bundle v0.3)."""
+    """This is not a signature bundle in the supported format (Sigstore bundle v0.3)."""
 
-    default_hint = "Give what `tradepost sign` wrote, or another tool's bundle in the Sigstore format v0.3."
+    default_hint = "Use a bundle from `tradepost sign`, or one in the Sigstore format v0.3 from another tool."
 
 
 class ExpiredSignature(InvalidSignature):
     """The signer's certificate was not valid when the signature was made."""
 
-    default_hint = "Have the publisher sign it again: a keyless certificate is valid for minutes."
+    default_hint = "Ask the publisher to sign it again: a keyless certificate is valid for minutes only."
 
 
 class UntrustedSigner(TradepostError):
-    """The trust policy does not name whoever made this signature."""
+    """The trust policy does not name the signer."""
 
     fault = Fault.PUBLISHER
     status = 403
-    default_hint = "If you trust them, name their key or identity in the trust policy; see docs/signing.md."
+    default_hint = (
+        "If you trust the signer, add the key or identity to the trust policy; see docs/signing.md."
+    )
 
 
 class UntrustedPipeline(UntrustedSigner):
@@ -54,36 +58,36 @@ class UntrustedPipeline(UntrustedSigner):
 
     fault = Fault.PUBLISHER
     status = 403
-    default_hint = "A worker's owner decides whose code runs: ask owners to add the publisher's key."
+    default_hint = "Only device owners can allow it: ask them to add the publisher's key to their policy."
 
 
 class Revoked(UntrustedSigner):
-    """The market's operator has revoked this."""
+    """The market's operator has revoked this pipeline, artifact or signer."""
 
-    default_hint = "Publish again, without what was revoked; the operator says why."
+    default_hint = "Publish a version without the revoked part; ask the operator for the reason."
 
 
 class InvalidRevocations(TradepostError):
-    """This is not a revocation list that the operator has signed."""
+    """This is not a revocation list signed by the operator."""
 
     fault = Fault.OPERATOR
     status = 422
-    default_hint = "`tradepost revocations sign` makes one, with the operator's key; see docs/signing.md."
+    default_hint = "Sign it with `tradepost revocations sign` and the operator's key; see docs/signing.md."
 
 
 class RevocationRollback(InvalidRevocations):
-    """The revocation list is not newer than the one that is enforced."""
+    """The revocation list is not newer than the current list."""
 
     status = 409
-    default_hint = "Give the list a higher version: they only rise, so that nobody can bring back an old one."
+    default_hint = "Give the list a higher version than the current list; old lists are never accepted again."
 
 
 class InvalidTrustPolicy(TradepostError):
-    """The trust policy file is not valid, so nothing is trusted."""
+    """The trust policy file is not valid, so no publisher is trusted."""
 
     fault = Fault.WORKER
     status = 422
-    default_hint = "Correct it until `tradepost trust check` accepts it."
+    default_hint = "Correct the file, and check it with `tradepost trust check`."
 
 
 class InvalidKey(TradepostError):
@@ -91,7 +95,7 @@ class InvalidKey(TradepostError):
 
     fault = Fault.PUBLISHER
     status = 422
-    default_hint = "Give an ECDSA P-256 key in PEM; `tradepost keygen` makes one."
+    default_hint = "Use an ECDSA P-256 key in PEM format; `tradepost keygen` creates one."
 
 
 class SigstoreUnavailable(TradepostError):
@@ -99,7 +103,7 @@ class SigstoreUnavailable(TradepostError):
 
     fault = Fault.NETWORK
     status = 503
-    default_hint = "Try again online, or sign with a key, which needs no network: `tradepost keygen`."
+    default_hint = "Try again with a network connection, or sign offline with a key (`tradepost keygen`)."
 
 
 class IdentityRefused(TradepostError):
@@ -107,4 +111,4 @@ class IdentityRefused(TradepostError):
 
     fault = Fault.PUBLISHER
     status = 401
-    default_hint = "Set SIGSTORE_IDENTITY_TOKEN, use a terminal to sign in, or sign with a key."
+    default_hint = "Set SIGSTORE_IDENTITY_TOKEN, log in from a terminal, or sign with a key."

@@ -1,4 +1,4 @@
-"""Workers, their leases and their devices."""
+"""Errors about workers, their leases and their devices."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ class UnknownWorker(TradepostError):
 
     fault = Fault.SUBMITTER
     status = 404
-    default_hint = "`tradepost broker workers` lists those that have joined."
+    default_hint = "List the workers that have joined with `tradepost broker workers`."
 
 
 class InvalidJoinToken(TradepostError):
-    """The join token is unknown, used up or expired."""
+    """The join token is unknown, already used or expired."""
 
     fault = Fault.WORKER
     status = 401
-    default_hint = "Ask the operator for a new one: `tradepost broker token`."
+    default_hint = "Ask the operator for a new token (`tradepost broker token`)."
 
 
 class InvalidReceipt(TradepostError):
-    """The receipt is not what this lease allows."""
+    """The receipt is not valid for this lease."""
 
     fault = Fault.WORKER
     status = 422
-    default_hint = "Do not count on it: get the job's receipts from the broker again."
+    default_hint = "Do not rely on it. Get the job's receipts from the broker again."
 
 
 class LeaseGone(TradepostError):
-    """The lease is no longer open, so its result is not wanted."""
+    """The lease is no longer open, so its result is not accepted."""
 
     fault = Fault.WORKER
     status = 410
-    default_hint = "Nothing to do: the job was leased again after the deadline. This harms no reputation."
+    default_hint = "No action needed: the job was leased again after the deadline. Reputation is unaffected."
 
 
 class LeaseTimeout(TradepostError):
@@ -46,15 +46,15 @@ class LeaseTimeout(TradepostError):
 
 
 class PipelineTooCostly(TradepostError):
-    """This pipeline takes more memory or time than this device, or its compiler, can give."""
+    """This pipeline needs more memory or time than this device or its compiler provides."""
 
     fault = Fault.MARKET
     status = 409
-    default_hint = "A device with more memory may run it; a smaller artifact fits more devices."
+    default_hint = "Run it on a device with more memory, or make the artifact smaller."
 
 
 class WorkerLost(TradepostError):
-    """Every worker that took the job went away or gave it back."""
+    """Every worker that got the job disconnected, failed or gave it back."""
 
     fault = Fault.WORKER
     status = 502
@@ -62,11 +62,11 @@ class WorkerLost(TradepostError):
 
 
 class RunnerFailed(TradepostError):
-    """The process that runs pipelines ended unexpectedly."""
+    """The runner process ended unexpectedly."""
 
     fault = Fault.WORKER
     status = 502
-    default_hint = "`tradepost worker doctor` on that device looks for the cause."
+    default_hint = "Run `tradepost worker doctor` on that device to find the cause."
 
 
 class RunnerInterrupted(RunnerFailed):
@@ -74,8 +74,8 @@ class RunnerInterrupted(RunnerFailed):
 
 
 class SandboxUnavailable(TradepostError):
-    """This device cannot give the isolation that was asked for."""
+    """This device cannot provide the required isolation."""
 
     fault = Fault.WORKER
     status = 501
-    default_hint = "`tradepost worker doctor` names what is missing, and the fix."
+    default_hint = "Run `tradepost worker doctor`: it prints the missing layers and how to fix them."

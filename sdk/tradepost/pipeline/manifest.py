@@ -15,7 +15,7 @@ import dag_cbor
 import msgspec
 from multiformats import CID
 
-from tradepost.bounded import CidText, Count, Positive
+from tradepost.bounded import CidText, Count, Positive, Short
 from tradepost.content.ipld.cids import Cid, cid_from_bytes, cid_of_block, cid_to_bytes, parse_cid
 from tradepost.errors import InvalidCid, InvalidInput, InvalidPipeline
 from tradepost.pipeline.tensors import TensorDocument, dtype_name
@@ -29,6 +29,9 @@ INPUT: Final = "input"
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]{0,63}\Z")]
 TensorName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.:/-]{0,127}\Z")]
+#: A tensor of an ONNX graph, whose exporter chose the name.
+GraphName = Annotated[Short, msgspec.Meta(min_length=1)]
+Version = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z.+-]{1,64}\Z")]
 Text = Annotated[str, msgspec.Meta(max_length=4096)]
 Ratio = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
@@ -94,22 +97,41 @@ class KernelStage(_Part, frozen=True, kw_only=True, tag_field="kind", tag="kerne
     fuel: Positive = 1_000_000_000
     memory_bytes: Annotated[int, msgspec.Meta(ge=1 << 16, le=1 << 32)] = 64 << 20
 
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The names by which other stages refer to its outputs, which are the kernel's own."""
+        return self.outputs
+
 
 class ModelStage(_Part, frozen=True, kw_only=True, tag_field="kind", tag="model"):
-    """An ONNX model. `inputs` maps its graph inputs to references; `outputs` are its graph outputs.
+    """An ONNX model. `inputs` maps its graph inputs to references.
 
+    `outputs` are graph outputs, by their own names or, as a map, by the names that other stages use.
     `providers` are the execution providers it may run on, best first. `memory_bytes` bounds the runner's
     whole address space while it is loaded. `conditional_operators` are those that its graph may hold.
     """
 
     name: Name
     artifact: CidText
-    inputs: Annotated[dict[TensorName, TensorName], msgspec.Meta(min_length=1, max_length=64)]
-    outputs: Annotated[tuple[TensorName, ...], msgspec.Meta(min_length=1, max_length=64)]
+    inputs: Annotated[dict[GraphName, TensorName], msgspec.Meta(min_length=1, max_length=64)]
+    outputs: (
+        Annotated[tuple[TensorName, ...], msgspec.Meta(min_length=1, max_length=64)]
+        | Annotated[dict[TensorName, GraphName], msgspec.Meta(min_length=1, max_length=64)]
+    )
     providers: Annotated[tuple[Provider, ...], msgspec.Meta(min_length=1, max_length=7)] = ("cpu",)
     tolerance: Tolerance = Tolerance()
     memory_bytes: Annotated[int, msgspec.Meta(ge=1 << 20, le=1 << 40)] = 1 << 30
     conditional_operators: Annotated[tuple[ConditionalOperator, ...], msgspec.Meta(max_length=3)] = ()
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The names by which other stages refer to its outputs."""
+        return tuple(self.outputs)
+
+    @property
+    def graph_outputs(self) -> dict[str, str]:
+        """The name of each output in the graph, by the name that other stages use."""
+        return self.outputs if isinstance(self.outputs, dict) else {name: name for name in self.outputs}
 
 
 Stage = KernelStage | ModelStage
@@ -139,7 +161,7 @@ class Manifest(_Part, frozen=True, kw_only=True):
 
     format: Literal["tradepost-pipeline/1"] = FORMAT
     name: Name
-    version: Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z.+-]{1,64}\Z")]
+    version: Version
     description: Text = ""
     inputs: Annotated[dict[TensorName, TensorSpec], msgspec.Meta(min_length=1, max_length=64)]
     stages: Annotated[tuple[Stage, ...], msgspec.Meta(min_length=1, max_length=STAGES_MAX)]
@@ -219,11 +241,12 @@ def check_connections(manifest: Manifest) -> None:
             raise InvalidPipeline(str(error), stage=stage.name) from None
         if stage.name in available:
             raise InvalidPipeline(f"the name {stage.name!r} is taken; rename the stage", stage=stage.name)
-        if duplicates := {name for name in stage.outputs if stage.outputs.count(name) > 1}:
+        names = stage.output_names
+        if duplicates := {name for name in names if names.count(name) > 1}:
             raise InvalidPipeline(f"outputs {sorted(duplicates)} are named twice", stage=stage.name)
         for tensor, reference in stage.inputs.items():
             _resolve(reference, available, what=f"its input {tensor!r}", stage=stage.name)
-        available[stage.name] = stage.outputs
+        available[stage.name] = names
     for tensor, reference in manifest.outputs.items():
         _resolve(reference, available, what=f"the pipeline's output {tensor!r}", stage=None)
 

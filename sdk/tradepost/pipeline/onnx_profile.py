@@ -11,14 +11,16 @@ Publishers' tools and workers run the same check, without an engine. Refused are
 - **sizes that are only claimed**: a tensor must carry the data that its shape declares, and no sparse tensor
   or intermediate result may be declared larger than the stage's memory.
 
-The walk follows only the fields in `_WALK` and steps over everything else by its length; what it keeps grows
-with the bytes that are there, never with what they claim. A field that may occur once must: protobuf would
-merge two, each harmless, into one that is not.
+The walk follows only the fields in `_WALK` and steps over everything else by its length; what it keeps
+grows with the bytes that are there, never with what they claim. Values of an attribute that follow each
+other count as one field, however many there are: a tree ensemble writes each value of its nodes with a tag.
+A field that may occur once must: protobuf would merge two, each harmless, into one that is not.
 Field numbers: github.com/onnx/onnx, `onnx/onnx.proto`; wire format: protobuf.dev, "Encoding".
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Final, get_args
@@ -40,6 +42,16 @@ _RESERVED_DOMAINS: Final = (b"ai.onnx", b"com.microsoft", b"com.ms.", b"org.pyto
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _VARINT_BYTES_MAX: Final = 10
+
+_SHORT_STRING_BYTES_MAX: Final = 63
+_SHORT_STRING: Final = b"|".join(
+    b"\\x%02x.{%d}" % (size, size) for size in range(_SHORT_STRING_BYTES_MAX + 1)
+)
+#: Values of an attribute in a row: `floats` (field 7, 32 bits each), `ints` (field 8, varints) or short
+#: `strings` (field 9). The quantifiers are possessive, so that a long row costs no memory.
+_VALUES: Final = re.compile(
+    rb"(?:\x3d.{4})++|(?:\x40[\x80-\xff]{0,9}[\x00-\x7f])++|(?:\x4a(?:" + _SHORT_STRING + rb"))++", re.DOTALL
+)
 
 #: Message -> field number -> message inside it.
 _WALK: Final[dict[str, dict[int, str]]] = {
@@ -167,6 +179,9 @@ class _Walk:
             self._fields += 1
             if self._fields > FIELDS_MAX:
                 raise InvalidModel(f"it has more than {FIELDS_MAX:,} fields")
+            if message.kind == "attribute" and (row := _VALUES.match(self.model, position, message.end)):
+                position = row.end()
+                continue
             tag, position = _varint(self.model, position, message.end)
             start, position = _step_over(self.model, position, message.end, tag & 7)
             yield tag >> 3, tag & 7, start, position

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -114,29 +116,67 @@ def decode(data: bytes | memoryview, *, bytes_max: int | None = None) -> TensorD
     data = bytes(data)
     if bytes_max is not None and len(data) > bytes_max:
         raise InvalidTensorDocument(f"{len(data):,} bytes; the limit is {bytes_max:,}")
-    if len(data) < 8:
-        raise InvalidTensorDocument("shorter than its 8-byte header length")
-    header_bytes = int.from_bytes(data[:8], "little")
-    if header_bytes > min(HEADER_BYTES_MAX, len(data) - 8):
-        raise InvalidTensorDocument(f"the header claims {header_bytes:,} bytes")
+    _, metadata = _decode_header(data[: 8 + HEADER_BYTES_MAX], len(data))
     try:
-        header = msgspec.json.decode(data[8 : 8 + header_bytes], type=dict[str, Any])
-        if len(header) > TENSORS_MAX:
-            raise InvalidTensorDocument(f"{len(header)} tensors; the limit is {TENSORS_MAX}")
-        metadata = msgspec.convert(header.get(METADATA_KEY, {}), dict[str, str])
         # The library checks offsets, overlaps, gaps, overflow and duplicate names.
         parts = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
-    except UNDECODABLE as error:
-        raise InvalidTensorDocument(f"the header is not valid: {error}") from error
     except safetensors.SafetensorError as error:
         raise InvalidTensorDocument(str(error)) from error
     tensors: dict[str, Tensor] = {}
     for name, part in parts:
-        if part["dtype"] not in DTYPES:
-            raise InvalidTensorDocument(f"tensor {name!r} has dtype {part['dtype']}, which is not supported")
-        if math.prod(part["shape"]) > len(data) or len(part["shape"]) > 32:
-            raise InvalidTensorDocument(f"tensor {name!r} has shape {part['shape']}")
-        tensor = np.frombuffer(part["data"], dtype=DTYPES[part["dtype"]]).reshape(part["shape"])
+        dtype = _check_part(name, part["dtype"], part["shape"], len(data))
+        tensor = np.frombuffer(part["data"], dtype=dtype).reshape(part["shape"])
         tensor.flags.writeable = False
         tensors[name] = tensor
     return TensorDocument(tensors=tensors, metadata=metadata)
+
+
+def map_document(path: Path) -> TensorDocument:
+    """The document in the file at `path`, as `decode` gives it; its tensors are read from the disk when used.
+
+    Takes little memory however large the document is. The file must not change while the document is used.
+    Raises `InvalidTensorDocument`.
+    """
+    with path.open("rb") as file:
+        head = file.read(8 + HEADER_BYTES_MAX)
+        document_bytes = os.fstat(file.fileno()).st_size
+    header, metadata = _decode_header(head, document_bytes)
+    try:
+        # As in `decode`; opening checks the whole header against the file's size.
+        with safetensors.safe_open(path, framework="numpy") as checked:
+            names = list(checked.keys())
+    except safetensors.SafetensorError as error:
+        raise InvalidTensorDocument(str(error)) from error
+    body = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))[8 + int.from_bytes(head[:8], "little") :]
+    tensors: dict[str, Tensor] = {}
+    for name in names:
+        part = header[name]
+        dtype = _check_part(name, part["dtype"], part["shape"], document_bytes)
+        begin, end = part["data_offsets"]
+        tensors[name] = body[begin:end].view(dtype).reshape(part["shape"])
+    return TensorDocument(tensors=tensors, metadata=metadata)
+
+
+def _decode_header(head: bytes, document_bytes: int) -> tuple[dict[str, Any], dict[str, str]]:
+    """The header and the metadata in it, from a document's first bytes."""
+    if len(head) < 8:
+        raise InvalidTensorDocument("shorter than its 8-byte header length")
+    header_bytes = int.from_bytes(head[:8], "little")
+    if header_bytes > min(HEADER_BYTES_MAX, document_bytes - 8):
+        raise InvalidTensorDocument(f"the header claims {header_bytes:,} bytes")
+    try:
+        header = msgspec.json.decode(head[8 : 8 + header_bytes], type=dict[str, Any])
+        if len(header) > TENSORS_MAX:
+            raise InvalidTensorDocument(f"{len(header)} tensors; the limit is {TENSORS_MAX}")
+        return header, msgspec.convert(header.get(METADATA_KEY, {}), dict[str, str])
+    except UNDECODABLE as error:
+        raise InvalidTensorDocument(f"the header is not valid: {error}") from error
+
+
+def _check_part(name: str, dtype: str, shape: list[int], document_bytes: int) -> np.dtype[Any]:
+    """The tensor's dtype, once dtype and shape are ones that can be used."""
+    if dtype not in DTYPES:
+        raise InvalidTensorDocument(f"tensor {name!r} has dtype {dtype}, which is not supported")
+    if math.prod(shape) > document_bytes or len(shape) > 32:
+        raise InvalidTensorDocument(f"tensor {name!r} has shape {shape}")
+    return DTYPES[dtype]

@@ -30,6 +30,7 @@ from tradepost.protocol.message import (
     Nonce,
 )
 from tradepost.protocol.rest import (
+    AccountView,
     JobRequest,
     JobStatus,
     JobView,
@@ -40,6 +41,7 @@ from tradepost.protocol.rest import (
     Requirements,
     Verification,
 )
+from tradepost.protocol.salvage import salvage, too_large_inline
 from tradepost.protocol.worker_frames import (
     HEARTBEAT_S,
     LATENCY_BUCKETS_MS,
@@ -72,6 +74,7 @@ __all__ = [
     "LATENCY_BUCKETS_MS",
     "MESSAGE_BYTES_MAX",
     "VERSION",
+    "AccountView",
     "Acknowledged",
     "CancelJob",
     "Capabilities",
@@ -113,5 +116,7 @@ __all__ = [
     "broker_codec_for_clients",
     "broker_codec_for_workers",
     "client_codec",
+    "salvage",
+    "too_large_inline",
     "worker_codec",
 ]

@@ -76,6 +76,14 @@ class JobView(Message, frozen=True, kw_only=True, omit_defaults=True):
     problem: Problem | None = None
 
 
+class AccountView(Message, frozen=True, kw_only=True):
+    """GET /v1/account: what may be spent, and what is set aside for open jobs."""
+
+    account: Short
+    available_microcredits: Microcredits
+    reserved_microcredits: Microcredits
+
+
 class JoinRequest(Message, frozen=True, kw_only=True):
     """POST /v1/workers: a device asks to join. The signature is in the domain `join` over the token."""
 

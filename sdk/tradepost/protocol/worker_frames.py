@@ -61,7 +61,10 @@ class Hello(Message, frozen=True, tag="hello"):
 
 
 class Welcome(Message, frozen=True, tag="welcome"):
-    """The worker is admitted; `leases` are those that the broker holds open for it."""
+    """The worker is admitted. Of the leases that its hello named, `leases` are those that are still open.
+
+    Open leases that the hello did not name follow as grants.
+    """
 
     worker: Short
     leases: tuple[Short, ...] = ()
@@ -139,6 +142,7 @@ class GiveBackReason(StrEnum):
     """Why a worker returns a lease without a result."""
 
     FAILED = "failed"  # the device or its runner failed
+    EXHAUSTED = "exhausted"  # the lease's time, or the pipeline's time limit, was over before the run ended
     REFUSED = "refused"  # the owner's trust policy or limits do not allow the pipeline
     PREEMPTED = "preempted"  # the owner wanted the device back
 

@@ -1,7 +1,8 @@
 """A broker for tests of programs that use the SDK: the real protocol, one pretended worker, no market.
 
 `FakeBroker` answers each job with what a function makes of the input document, under a receipt that a real
-key signs. `refuse` and `hold` script the unhappy paths, `drop` breaks the connection as a network does.
+key signs. It accepts any pipeline and any price. `refuse` and `hold` script the unhappy paths, `drop` breaks
+the connection as a network does. Everything else it answers like the real broker.
 """
 
 from __future__ import annotations
@@ -9,14 +10,26 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Any
 
+import msgspec
 from aiohttp import WSMsgType, web
 
-from tradepost.content import Cid, add_bytes, read_file
-from tradepost.errors import JobCancelled, TradepostError, Unauthorized
+from tradepost.content import Cid, add_bytes, parse_cid, read_file, verify_block
+from tradepost.errors import (
+    IdempotencyConflict,
+    InvalidRequest,
+    JobCancelled,
+    ProtocolError,
+    TradepostError,
+    Unauthorized,
+    UnknownCid,
+    UnknownJob,
+)
 from tradepost.identity import Identity
 from tradepost.pipeline.tensors import TensorDocument, decode, encode
 from tradepost.protocol import (
+    INLINE_BYTES_MAX,
     CancelJob,
     Finished,
     JobRequest,
@@ -29,23 +42,33 @@ from tradepost.protocol import (
     Verification,
     Watch,
     broker_codec_for_clients,
+    salvage,
 )
 from tradepost.receipts import Receipt, Returned, sign_receipt
+from tradepost.testing.fake_endpoints import fake_application, json_response, open_socket, refuse
 
 API_KEY = "fake-key"
 PRICE_MICROCREDITS = 1000
+AVAILABLE_MICROCREDITS = 1_000_000_000
+
+_LEASE_S = 60
+_INPUT_BYTES_MAX = 1 << 30
 
 
 class FakeBroker:
     """A scripted broker. `app` is its aiohttp application; `requests` are the jobs it took, in order."""
 
     def __init__(self, compute: Callable[[TensorDocument], TensorDocument]) -> None:
+        """A `TradepostError` that `compute` raises is how the job fails."""
         self._compute = compute
         self._codec = broker_codec_for_clients()
         self._worker = Identity.generate()
         self._sockets: set[web.WebSocketResponse] = set()
         self._jobs: dict[str, str] = {}
+        self._keyed: dict[str, JobRequest] = {}
         self._views: dict[str, JobView] = {}
+        self._outputs: dict[str, bytes] = {}
+        self._ended: set[str] = set()
         self._watched: dict[str, web.WebSocketResponse] = {}
         self.requests: list[JobRequest] = []
         self.blocks: dict[Cid, bytes] = {}
@@ -55,11 +78,14 @@ class FakeBroker:
         self.url = ""
         self.connected = asyncio.Event()
         self.taken = asyncio.Event()
-        self.app = web.Application(client_max_size=4 << 20)
-        self.app.add_routes(
+        self.app = fake_application(
             [
                 web.get("/v1/client", self._converse),
+                web.get("/v1/account", self._account),
                 web.put("/v1/blocks/{cid}", self._put_block),
+                web.get("/v1/blocks/{cid}", self._show_block),
+                web.get("/v1/jobs/{job}", self._show),
+                web.delete("/v1/jobs/{job}", self._cancel),
                 web.get("/v1/jobs/{job}/output", self._output),
             ]
         )
@@ -74,108 +100,231 @@ class FakeBroker:
         """Finish the jobs that `hold` kept."""
         self.hold = False
         for job in list(self._watched):
-            await self._tell(job)
+            await self._finish(job)
+
+    # The stream
 
     async def _converse(self, request: web.Request) -> web.StreamResponse:
-        if request.headers.get("Authorization") != f"Bearer {API_KEY}":
-            problem = Unauthorized("this key is unknown").to_problem()
-            return web.json_response(
-                {"code": problem.code, "title": problem.title, "detail": problem.detail}, status=401
-            )
-        socket = web.WebSocketResponse(max_msg_size=8 << 20)
-        await socket.prepare(request)
+        _check_key(request)
+        socket = await open_socket(request)
         self._sockets.add(socket)
         self.connected.set()
         try:
             async for message in socket:
-                if message.type is WSMsgType.BINARY:
-                    for frame in self._codec.decode(message.data):
-                        await self._take(socket, frame)
+                if message.type is not WSMsgType.BINARY:
+                    raise ProtocolError(f"a {message.type.name} message; frames come in binary ones")
+                for frame in self._frames(message.data):
+                    await self._take(socket, frame)
+        except TradepostError as error:
+            await refuse(socket, error)
         finally:
             self._sockets.discard(socket)
         return socket
 
-    async def _take(self, socket: web.WebSocketResponse, frame: Submit | Watch | CancelJob) -> None:
-        if isinstance(frame, CancelJob):
-            view = self._views[frame.job]
-            self._views[frame.job] = JobView(
-                job=view.job,
-                status=JobStatus.CANCELLED,
-                pipeline=view.pipeline,
-                submitted_at=view.submitted_at,
-                problem=JobCancelled().to_problem(),
-            )
-            await self._send(socket, Finished(self._views[frame.job]))
-        elif isinstance(frame, Watch):
-            for job in frame.jobs:
-                self._watched[job] = socket
-                if not self.hold:
-                    await self._tell(job)
-        elif self.refuse is not None:
-            await self._send(socket, Rejected(frame.ref, self.refuse.to_problem()))
-        else:
-            job = await self._accept(frame.request)
-            self._watched[job] = socket
-            if not self.silent:
-                await self._send(socket, Submitted(frame.ref, job))
-            if not self.hold:
-                await self._tell(job)
+    def _frames(self, message: bytes) -> list[Any]:
+        try:
+            return self._codec.decode(message)
+        except ProtocolError:
+            return list(salvage(message))
+
+    async def _take(
+        self, socket: web.WebSocketResponse, frame: Submit | Watch | CancelJob | Rejected
+    ) -> None:
+        match frame:
+            case CancelJob(job=job):
+                await self._end_cancelled(job)
+            case Watch(jobs=jobs):
+                for job in jobs:
+                    await self._watch(socket, job)
+            case Rejected():
+                await self._send(socket, frame)
+            case Submit(ref=ref) if self.refuse is not None:
+                await self._send(socket, Rejected(ref, self.refuse.to_problem()))
+            case Submit(ref=ref, request=request):
+                await self._submit(socket, ref, request)
+
+    async def _submit(self, socket: web.WebSocketResponse, ref: int, request: JobRequest) -> None:
+        try:
+            job = await self._accept(request)
+        except TradepostError as error:
+            await self._send(socket, Rejected(ref, error.to_problem()))
+            return
+        if not self.silent:
+            await self._send(socket, Submitted(ref, job))
+        await self._watch(socket, job)
+
+    async def _watch(self, socket: web.WebSocketResponse, job: str) -> None:
+        if job not in self._views:
+            problem = _unknown_job(job).to_problem()
+            view = JobView(job=job, status=JobStatus.FAILED, pipeline="", submitted_at=0.0, problem=problem)
+            await self._send(socket, Finished(view))
+            return
+        self._watched[job] = socket
+        if not self.hold or job in self._ended:
+            await self._finish(job)
+
+    # Jobs
 
     async def _accept(self, request: JobRequest) -> str:
+        """The job of this request, which is the earlier one if the key was used before."""
+        data = await self._input(request)
+        input_cid = request.input_cid or add_bytes(data, put=None)
+        keyed = msgspec.structs.replace(request, input=None, input_cid=input_cid)
         job = self._jobs.get(request.idempotency_key)
         if job is None:
             job = self._jobs[request.idempotency_key] = f"job-{len(self._jobs)}"
+            self._keyed[job] = keyed
             self.requests.append(request)
-            self._views[job] = await self._answer(job, request)
+            self._views[job] = self._answer(job, request.pipeline, input_cid, data, request)
             self.taken.set()
+        elif self._keyed[job] != keyed:
+            raise IdempotencyConflict(f"the key names job {job}", job=job)
         return job
 
-    async def _answer(self, job: str, request: JobRequest) -> JobView:
+    async def _input(self, request: JobRequest) -> bytes:
+        """The input document's bytes. Raises what the real broker refuses them with."""
+        if (request.input is None) is (request.input_cid is None):
+            raise InvalidRequest("give exactly one of input and input_cid")
         data = request.input
         if data is None:
-            data = await read_file(Cid(str(request.input_cid)), self._get_block, bytes_max=1 << 30)
-        output = encode(self._compute(decode(data)))
+            data = await read_file(
+                parse_cid(str(request.input_cid)), self._get_block, bytes_max=_INPUT_BYTES_MAX
+            )
+        decode(data)
+        return data
+
+    def _answer(self, job: str, pipeline: str, input_cid: str, data: bytes, request: JobRequest) -> JobView:
+        """How the job ends; held jobs show less until then."""
+        now = time.time()
+        ended = JobView(
+            job=job, status=JobStatus.FAILED, pipeline=pipeline, submitted_at=now, finished_at=now
+        )
+        try:
+            output = encode(self._compute(decode(data)))
+        except TradepostError as error:
+            return msgspec.structs.replace(ended, problem=error.to_problem())
+        self._outputs[job] = output
+        output_cid = add_bytes(output, put=None)
+        is_inline = len(output) <= INLINE_BYTES_MAX
         receipt = Receipt(
             broker="fake",
             job=job,
             lease=f"{job}.1",
             attempt=1,
             worker=self._worker.id,
-            pipeline=request.pipeline,
-            input=add_bytes(data, put=None),
-            outcome=Returned(output=add_bytes(output, put=None), output_bytes=len(output)),
+            pipeline=pipeline,
+            input=input_cid,
+            outcome=Returned(output=output_cid, output_bytes=len(output)),
             stages=(),
             engines={},
             nonce=bytes(16),
-            expires_at=0,
+            expires_at=int(now) + _LEASE_S,
         )
-        return JobView(
-            job=job,
+        return msgspec.structs.replace(
+            ended,
             status=JobStatus.ACCEPTED,
-            pipeline=request.pipeline,
-            submitted_at=time.time(),
-            finished_at=time.time(),
-            price_microcredits=PRICE_MICROCREDITS,
-            output=output,
+            price_microcredits=min(PRICE_MICROCREDITS, request.max_price_microcredits),
+            output=output if is_inline else None,
+            output_cid=None if is_inline else output_cid,
             receipts=(sign_receipt(receipt, self._worker),),
             verification=Verification(credibility=1.0, agreed=(self._worker.id,)),
         )
 
-    async def _tell(self, job: str) -> None:
+    async def _finish(self, job: str) -> None:
+        self._ended.add(job)
         socket = self._watched.pop(job, None)
         if socket is not None and not socket.closed:
             await self._send(socket, Finished(self._views[job]))
 
+    async def _end_cancelled(self, job: str) -> None:
+        view = self._views.get(job)
+        if view is None or job in self._ended:
+            return
+        self._views[job] = JobView(
+            job=job,
+            status=JobStatus.CANCELLED,
+            pipeline=view.pipeline,
+            submitted_at=view.submitted_at,
+            finished_at=time.time(),
+            problem=JobCancelled().to_problem(),
+        )
+        await self._finish(job)
+
+    def _view(self, request: web.Request) -> JobView:
+        """The job that a request names, as it stands. Raises `UnknownJob`."""
+        job = request.match_info["job"]
+        view = self._views.get(job)
+        if view is None:
+            raise _unknown_job(job)
+        if job in self._ended:
+            return view
+        return JobView(
+            job=job, status=JobStatus.RUNNING, pipeline=view.pipeline, submitted_at=view.submitted_at
+        )
+
     async def _send(self, socket: web.WebSocketResponse, frame: ToClient) -> None:
         await socket.send_bytes(self._codec.encode([frame]))
 
-    async def _get_block(self, cid: Cid) -> bytes:
-        return self.blocks[cid]
+    # REST
 
-    async def _put_block(self, request: web.Request) -> web.Response:
-        self.blocks[Cid(request.match_info["cid"])] = await request.read()
-        return web.Response(status=201)
+    async def _account(self, request: web.Request) -> web.Response:
+        _check_key(request)
+        return json_response(
+            {
+                "account": "fake",
+                "available_microcredits": AVAILABLE_MICROCREDITS,
+                "reserved_microcredits": 0,
+            }
+        )
+
+    async def _show(self, request: web.Request) -> web.Response:
+        _check_key(request)
+        return json_response(self._view(request))
+
+    async def _cancel(self, request: web.Request) -> web.Response:
+        _check_key(request)
+        await self._end_cancelled(self._view(request).job)
+        return json_response(self._view(request))
 
     async def _output(self, request: web.Request) -> web.Response:
-        view = self._views[request.match_info["job"]]
-        return web.Response(body=view.output)
+        _check_key(request)
+        view = self._view(request)
+        if view.status is not JobStatus.ACCEPTED:
+            raise UnknownJob(
+                f"job {view.job} is {view.status.value} and has no output",
+                hint="Only an accepted job has one.",
+                job=view.job,
+            )
+        return _bytes(self._outputs[view.job])
+
+    async def _put_block(self, request: web.Request) -> web.Response:
+        _check_key(request)
+        cid, data = parse_cid(request.match_info["cid"]), await request.read()
+        verify_block(cid, data, source="the request")
+        self.blocks[cid] = data
+        return json_response({"cid": cid}, status=201)
+
+    async def _show_block(self, request: web.Request) -> web.Response:
+        _check_key(request)
+        return _bytes(await self._get_block(parse_cid(request.match_info["cid"])))
+
+    async def _get_block(self, cid: Cid) -> bytes:
+        if cid not in self.blocks:
+            raise UnknownCid(f"{cid} was not uploaded by this account", cid=cid)
+        return self.blocks[cid]
+
+
+def _check_key(request: web.Request) -> None:
+    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not key:
+        raise Unauthorized("there is no `Authorization: Bearer` header")
+    if key.strip() != API_KEY:
+        raise Unauthorized("this API key is not known here")
+
+
+def _unknown_job(job: str) -> UnknownJob:
+    return UnknownJob(f"account fake has no job {job}", job=job)
+
+
+def _bytes(data: bytes) -> web.Response:
+    return web.Response(body=data, content_type="application/octet-stream")

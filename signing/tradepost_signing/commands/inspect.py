@@ -7,24 +7,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
+from tradepost.commands.options import Json
 from tradepost.commands.terminal import show
 from tradepost.untrusted_text import plain
 from tradepost_signing.commands.inspection import ArtifactFacts, SignatureFacts
 from tradepost_signing.commands.inspection import inspect as inspect_path
-from tradepost_signing.commands.options import Json, reading
+from tradepost_signing.commands.options import reading
 
 
 def inspect(
     path: Annotated[Path, typer.Argument(help="A file, a directory or a signature bundle.")],
-    json: Json = False,
+    as_json: Json = False,
 ) -> None:
     """Say what an artifact or a bundle is, and who says they signed it. Verifies nothing."""
     with reading():
         facts = inspect_path(path)
-    show(msgspec.to_builtins(facts), "\n".join(map(plain, _lines(facts))), as_json=json)
+    show(facts, "\n".join(map(plain, _lines(facts))), as_json=as_json)
 
 
 def _lines(facts: ArtifactFacts) -> Iterator[str]:

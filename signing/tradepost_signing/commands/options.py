@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from tradepost.errors import IdentityRefused, InvalidArtifact
+from tradepost.file_status import READABLE_BY_OTHERS
 from tradepost_signing.bundles.bundle import Signer, read_bundle
 from tradepost_signing.checks.signature_check import claimed_signer
 from tradepost_signing.commands.passphrase import existing_passphrase
@@ -26,14 +27,13 @@ TokenFile = Annotated[
     Path | None,
     typer.Option(help=f"With --keyless: a file with an identity token; else {TOKEN_VARIABLE}, or sign in."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def load_key(key: Path, passphrase_file: Path | None) -> SigningKey:
     """The signing key in a file. Warns where others may read it or its passphrase. Raises `InvalidKey`."""
     loaded = SigningKey.load(key, passphrase=lambda: existing_passphrase(key, passphrase_file))
     for secret in (key, passphrase_file):
-        if secret is not None and secret.exists() and secret.stat().st_mode & 0o044:
+        if secret is not None and secret.exists() and secret.stat().st_mode & READABLE_BY_OTHERS:
             typer.echo(f"Others may read {secret}: chmod 600 {secret}", err=True)
     return loaded
 

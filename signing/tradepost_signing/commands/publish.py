@@ -6,12 +6,13 @@ import asyncio
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 from yarl import URL
 
 from tradepost.broker_url import parse_broker_url
-from tradepost.commands.terminal import progress_bar
+from tradepost.commands.options import ApiKey, BrokerUrl, Json
+from tradepost.commands.progress import progress_bar
+from tradepost.commands.terminal import show
 from tradepost.content import Cid
 from tradepost.content.transfer.kubo import Kubo
 from tradepost.errors import Unauthorized
@@ -38,13 +39,8 @@ def publish(
     save: Annotated[
         Path | None, typer.Option(help="Also write the manifest to this file, and the signatures beside it.")
     ] = None,
-    broker: Annotated[
-        str | None, typer.Option(help="The broker's URL.", envvar="TRADEPOST_URL", show_default=False)
-    ] = None,
-    api_key: Annotated[
-        str | None,
-        typer.Option(help="The account's API key.", envvar="TRADEPOST_API_KEY", show_default=False),
-    ] = None,
+    broker: BrokerUrl = None,
+    api_key: ApiKey = None,
     kubo: Annotated[
         list[str] | None,
         typer.Option(
@@ -57,7 +53,7 @@ def publish(
     passphrase_file: PassphraseFile = None,
     identity_token_file: TokenFile = None,
     dry_run: Annotated[bool, typer.Option(help="Validate, address and sign, but send nothing.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Validate a pipeline, sign it, bring it to a broker, to Kubo nodes or both, and print its CID."""
     if not key and not keyless:
@@ -82,10 +78,7 @@ def publish(
     api_key = _require_key(api_key) if url else ""
     pinned = [{"kubo": node.address, "bundle": _send_to_kubo(signed, node)} for node in nodes]
     uploaded = _send_to_broker(signed, url, api_key) if url else None
-    if json:
-        typer.echo(msgspec.json.encode(_report(signed, uploaded, pinned)).decode())
-    else:
-        typer.echo(signed.cid)
+    show(_report(signed, uploaded, pinned), signed.cid, as_json=as_json)
 
 
 def _require_key(api_key: str | None) -> str:

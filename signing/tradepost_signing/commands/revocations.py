@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
+from tradepost.commands.options import Json
 from tradepost.commands.terminal import show
 from tradepost.errors import InvalidRevocations, RevocationRollback
-from tradepost_signing.commands.options import Json, PassphraseFile, load_key
+from tradepost_signing.commands.options import PassphraseFile, load_key
 from tradepost_signing.keys import PublicKey
 from tradepost_signing.policy.revocation import RevocationDocument, decode_revocations, revocations_from_toml
 from tradepost_signing.policy.revocation_store import (
@@ -35,7 +35,7 @@ def sign(
         "revocations.json"
     ),
     passphrase_file: PassphraseFile = None,
-    json: Json = False,
+    as_json: Json = False,
 ) -> None:
     """Sign a list. Its version must be higher than that of the list which is at OUT already."""
     try:
@@ -50,26 +50,26 @@ def sign(
             raise RevocationRollback(f"{out} has version {before.version}, {source} {document.version}")
     write_revocations(out, sign_revocations(document, signing_key))
     facts = {"revocations": str(out), "version": document.version} | signing_key.public_key.facts()
-    show(facts, f"{out}: version {document.version}", as_json=json)
+    show(facts, f"{out}: version {document.version}", as_json=as_json)
 
 
 @app.command("show")
-def show_list(path: ListFile, json: Json = False) -> None:
+def show_list(path: ListFile, as_json: Json = False) -> None:
     """Show what a list revokes, without verifying it."""
     document = decode_revocations(read_revocations(path).document).document
-    show(msgspec.to_builtins(document), _words(document), as_json=json)
+    show(document, _words(document), as_json=as_json)
 
 
 @app.command()
 def verify(
     path: ListFile,
     key: Annotated[Path, typer.Option(help="The operator's public key.")],
-    json: Json = False,
+    as_json: Json = False,
 ) -> None:
     """Verify that the operator signed a list, and show it."""
     document = load_revocations(path, PublicKey.load(key)).document
-    facts = {"verdict": "ok", "revocations": msgspec.to_builtins(document)}
-    show(facts, f"ok: signed by the operator\n{_words(document)}", as_json=json)
+    facts = {"verdict": "ok", "revocations": document}
+    show(facts, f"ok: signed by the operator\n{_words(document)}", as_json=as_json)
 
 
 def _words(document: RevocationDocument) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tradepost.commands.options import Json
 from tradepost.commands.terminal import show
 from tradepost_signing.bundles.bundle import sign_file
 from tradepost_signing.checks.signature_directory import sign_directory
@@ -18,7 +19,6 @@ from tradepost_signing.checks.signature_files import (
     write_signature,
 )
 from tradepost_signing.commands.options import (
-    Json,
     PassphraseFile,
     TokenFile,
     keyless_signer,
@@ -39,13 +39,13 @@ def keygen(
         bool,
         typer.Option("--no-passphrase", help="Leave the key unencrypted: file permissions alone protect it."),
     ] = False,
-    json: Json = False,
+    as_json: Json = False,
 ) -> None:
     """Make a P-256 signing key. Its passphrase comes from a prompt, the environment or a file."""
     made = SigningKey.generate()
     made.save(out, passphrase=None if no_passphrase else new_passphrase(passphrase_file))
     facts = {"key": str(out), "public_key": str(public_path(out)), "key_id": made.public_key.id}
-    show(facts, f"{out} (private)\n{public_path(out)} (public)\nkey id {made.public_key.id}", as_json=json)
+    show(facts, f"{out} (private)\n{public_path(out)} (public)\nkey id {made.public_key.id}", as_json=as_json)
 
 
 def sign(
@@ -65,7 +65,7 @@ def sign(
     ] = None,
     passphrase_file: PassphraseFile = None,
     identity_token_file: TokenFile = None,
-    json: Json = False,
+    as_json: Json = False,
 ) -> None:
     """Sign a file (as cosign does) or a directory (as OpenSSF Model Signing does)."""
     if append and out is not None:
@@ -79,4 +79,4 @@ def sign(
         who = signer_of(bundle, signer, bytes_max=bundle_bytes_max(path))
         target = further_path(path, who.id) if append and signature_paths(path) else first
         write_signature(target, bundle)
-    show({"signature": str(target)} | who.facts(), str(target), as_json=json)
+    show({"signature": str(target)} | who.facts(), str(target), as_json=as_json)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tradepost.client.sync_client import Client
-from tradepost.commands.submit import ApiKey, Url
+from tradepost.commands.options import ApiKey, BrokerUrl, Json
 from tradepost.commands.terminal import show
 from tradepost.content import cid_of_block, parse_cid, verify_block
 from tradepost.errors import InvalidTrustPolicy
@@ -16,7 +16,7 @@ from tradepost.pipeline.manifest import MANIFEST_BYTES_MAX, decode_manifest
 from tradepost_signing.bundles.bundle import BUNDLE_BYTES_MAX
 from tradepost_signing.checks.publisher import Publisher
 from tradepost_signing.checks.signature_files import read_signatures, signature_paths
-from tradepost_signing.commands.options import Json, reading
+from tradepost_signing.commands.options import reading
 from tradepost_signing.policy.explanation import explain
 from tradepost_signing.policy.policy_file import Limits, policy_schema
 from tradepost_signing.policy.trust import TrustPolicy
@@ -31,9 +31,9 @@ def check(
         str | None,
         typer.Option(help="Whether this may run: a manifest's file with its signature beside it, or a CID."),
     ] = None,
-    broker: Url = None,
+    broker: BrokerUrl = None,
     api_key: ApiKey = None,
-    json: Json = False,
+    as_json: Json = False,
 ) -> None:
     """Check a trust policy, and say in words what it allows. A CID is asked of the broker."""
     if not policy.exists():
@@ -51,7 +51,7 @@ def check(
         cid = cid_of_block(block, "dag-cbor")
         facts["pipeline"] = {"cid": cid, "allowed": True, "publisher": publisher.name}
         sentences.append(f"{manifest.name} {manifest.version} ({cid}) may run: {publisher.name} signed it.")
-    show(facts, "\n".join(sentences), as_json=json)
+    show(facts, "\n".join(sentences), as_json=as_json)
 
 
 @app.command()

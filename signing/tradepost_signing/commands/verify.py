@@ -12,8 +12,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from tradepost.cli import report
-from tradepost.commands.terminal import show
+from tradepost.commands.options import Json
+from tradepost.commands.terminal import report, show, show_json
 from tradepost.errors import (
     ExpiredSignature,
     InvalidArtifact,
@@ -33,7 +33,7 @@ from tradepost_signing.checks.signature_files import (
     signature_paths,
 )
 from tradepost_signing.checks.verify import verify_file
-from tradepost_signing.commands.options import Json, reading
+from tradepost_signing.commands.options import reading
 from tradepost_signing.keyless.identity import SigstoreIdentity
 from tradepost_signing.keyless.root import read_trusted_root
 from tradepost_signing.keys import PublicKey
@@ -86,7 +86,7 @@ def verify(
         Path | None, typer.Option(help="A revocation list to enforce, signed by --operator.")
     ] = None,
     operator: Annotated[Path | None, typer.Option(help="The public key of the market's operator.")] = None,
-    json: Json = False,
+    as_json: Json = False,
 ) -> None:
     """Verify a signature.
 
@@ -108,8 +108,8 @@ def verify(
             publisher, facts = _verify(path, bundle, policy)
     except TradepostError as error:
         verdict = next(verdict for kind, verdict in _VERDICTS if isinstance(error, kind))
-        if json:
-            show({"verdict": verdict.name.lower(), "problem": error.to_problem()}, "", as_json=True)
+        if as_json:
+            show_json({"verdict": verdict.name.lower(), "problem": error.to_problem()})
         else:
             report(error, as_json=False)
         raise typer.Exit(verdict) from None
@@ -118,7 +118,7 @@ def verify(
     text = f"ok: signed by {name}{publisher.key}"
     if facts.get("left_out"):
         text += f"\nnot signed, as the signature says: {', '.join(facts['left_out'])}"
-    show(facts, text, as_json=json)
+    show(facts, text, as_json=as_json)
 
 
 def _policy(

@@ -24,14 +24,19 @@ from tradepost.pipeline.manifest import (
     Limits,
     Manifest,
     ModelStage,
+    Name,
+    TensorName,
     TensorSpec,
     Tolerance,
+    Version,
     WorkUnits,
     decode_manifest,
     encode_manifest,
 )
+from tradepost.pipeline.tensors import DTYPES
 from tradepost_signing.publishing.artifacts import Artifact
 from tradepost_signing.publishing.kernel_sources import installed_kernel
+from tradepost_signing.publishing.names import among, check_connections, check_name, check_stage_names
 
 ANY_LENGTH: Final = "?"
 
@@ -78,9 +83,14 @@ class _Reader:
         stages = table.pop("stage", [])
         if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
             raise InvalidPipeline("stage is not a list of tables", hint="Begin each stage with [[stage]].")
+        check_name(table.get("name"), Name, "the pipeline's name")
+        check_name(table.get("version"), Version, "the pipeline's version")
         inputs = table.get("inputs")
         if isinstance(inputs, dict):
+            for name in inputs:
+                check_name(name, TensorName, "the name of a pipeline's input")
             table["inputs"] = {name: _tensor_spec(name, spec) for name, spec in inputs.items()}
+        check_connections(table.get("outputs"), "the name of a pipeline's output")
         return table | {"stages": [self._stage(stage, place) for place, stage in enumerate(stages, start=1)]}
 
     def _stage(self, stage: dict[str, Any], place: int) -> dict[str, Any]:
@@ -96,6 +106,7 @@ class _Reader:
         known = {*_STAGES[kind].__struct_fields__, kind} - {"artifact"}
         _check_keys(stage, known, where=f"a {kind} stage", stage=name)
         _check_keys(stage.get("tolerance"), Tolerance.__struct_fields__, where="tolerance", stage=name)
+        check_stage_names(stage, kind, name)
         source = stage.pop(kind)
         if not isinstance(source, str):
             raise InvalidPipeline(f"{kind} is {source!r}; it is a string", stage=name)
@@ -135,8 +146,8 @@ class _Reader:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
+        # Some editors begin a file with a byte order mark, which TOML does not have.
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise InvalidPipeline(f"{path}: {error.strerror}", hint="Give the path of a pipeline.toml.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -145,6 +156,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def _tensor_spec(name: str, spec: Any) -> Any:
     _check_keys(spec, TensorSpec.__struct_fields__, where=f"inputs.{name}")
+    if isinstance(spec, dict) and isinstance(dtype := spec.get("dtype"), str) and dtype not in DTYPES:
+        raise InvalidPipeline(f"inputs.{name} has the dtype {dtype[:40]!r}", hint=among(dtype, DTYPES))
     if not isinstance(spec, dict) or not isinstance(shape := spec.get("shape"), list):
         return spec
     for size in shape:
@@ -170,6 +183,7 @@ def _convert(tree: dict[str, Any]) -> Manifest:
     try:
         return msgspec.convert(tree, Manifest)
     except msgspec.ValidationError as error:
+        # msgspec gives the place in its text alone. A text of another form is shown as it is.
         what, _, path = str(error).partition(" - at ")
         field = re.sub(r"^`key` in (.*)", r"the keys of \1", path).replace("`", "").replace("$.", "")
         stage = None

@@ -7,8 +7,7 @@ agree.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from tradepost.content import Cid
 from tradepost.errors import InvalidKernel, InvalidModel, InvalidPipeline
@@ -23,6 +22,7 @@ from tradepost.pipeline.manifest import (
 )
 from tradepost.pipeline.tensors import DTYPES
 from tradepost_signing.publishing.artifacts import Artifact
+from tradepost_signing.publishing.names import among, quoted_key
 from tradepost_signing.publishing.onnx_interface import Described, read_interface
 from tradepost_signing.publishing.pipeline_toml import Pipeline
 
@@ -50,7 +50,7 @@ def _declared_inputs(manifest: Manifest) -> Known:
     for name, spec in manifest.inputs.items():
         if spec.dtype not in DTYPES:
             raise InvalidPipeline(
-                f"inputs.{name} has the dtype {spec.dtype!r}", hint=_among(spec.dtype, DTYPES.keys())
+                f"inputs.{name} has the dtype {spec.dtype!r}", hint=among(spec.dtype, DTYPES.keys())
             )
         known[f"{INPUT}.{name}"] = spec
     return known
@@ -84,10 +84,10 @@ def _check_model(stage: ModelStage, artifact: Artifact, known: Known) -> None:
         raise InvalidPipeline(
             f"{artifact.source} also needs the input {missing[0]!r}",
             stage=stage.name,
-            hint=f'Add it to the stage: inputs = {{ {missing[0]} = "STAGE.TENSOR" }}.',
+            hint=f'Add it to the stage: inputs = {{ {quoted_key(missing[0])} = "STAGE.TENSOR" }}.',
         )
-    for name in stage.outputs:
-        known[f"{stage.name}.{name}"] = _find("output", name, interface.outputs, stage, artifact)
+    for name, graph_name in stage.graph_outputs.items():
+        known[f"{stage.name}.{name}"] = _find("output", graph_name, interface.outputs, stage, artifact)
 
 
 def _find(
@@ -95,7 +95,7 @@ def _find(
 ) -> TensorSpec:
     if name not in described:
         raise InvalidPipeline(
-            f"{artifact.source} has no {kind} {name!r}", stage=stage.name, hint=_among(name, described)
+            f"{artifact.source} has no {kind} {name!r}", stage=stage.name, hint=among(name, described)
         )
     tensor = described[name]
     if isinstance(tensor, str):
@@ -122,8 +122,3 @@ def _check_fit(stage: ModelStage, name: str, wanted: TensorSpec, reference: str,
     for axis, (have, want) in enumerate(zip(given.shape, wanted.shape, strict=True)):
         if have is not None and want is not None and have != want:
             raise InvalidPipeline(what, stage=stage.name, hint=f"Dimension {axis} must be {want}.")
-
-
-def _among(name: str, names: Collection[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(names) or 'none'}."

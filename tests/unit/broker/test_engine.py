@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from threading import Event as ThreadEvent
@@ -12,7 +12,16 @@ from threading import Event as ThreadEvent
 import pytest
 
 from tradepost.errors import BrokerUnavailable, InsufficientFunds, TradepostError, UnknownJob
-from tradepost_broker.engine.engine import BACKLOG_MAX, BATCH_MAX, Engine, Moment, Outcome
+from tradepost_broker.engine.engine import (
+    BACKLOG_MAX,
+    BATCH_MAX,
+    Decision,
+    Engine,
+    Moment,
+    Outcome,
+    Postponed,
+)
+from tradepost_broker.engine.work import Keep
 from tradepost_broker.market.model.entities import Account
 from tradepost_broker.market.model.events import (
     Event,
@@ -23,8 +32,8 @@ from tradepost_broker.market.model.events import (
     Save,
     Tick,
 )
-from tradepost_broker.storage.shell_records import ApiKey, ShellRecord
-from tradepost_broker.storage.store import Store, Transaction
+from tradepost_broker.storage.shell_records import ApiKey
+from tradepost_broker.storage.store import Deletion, Store, Transaction
 from tradepost_broker.testing import ManualClock
 
 
@@ -53,23 +62,54 @@ class Funding:
         self._name = name
         self._refuse = refuse
 
-    def event(self, moment: Moment) -> Event | None:
+    def decide(self, moment: Moment) -> Decision:
         if self._refuse is not None:
             raise self._refuse
-        return Funded(at=moment.at, transfer=self._name, account="alice", amount=self._amount)
+        return Decision(
+            event=Funded(at=moment.at, transfer=self._name, account="alice", amount=self._amount),
+            records=(ApiKey(id=self._name, account="alice", created_at=moment.at),),
+        )
 
-    def records(self, moment: Moment, instructions: Sequence[Instruction]) -> Sequence[ShellRecord]:
-        return (ApiKey(id=self._name, account="alice", created_at=moment.at),)
+
+class FundingWithFollowUp:
+    """Work that funds alice, keeps the core's answer as a record, and deletes the key `old`."""
+
+    def __init__(self, amount: int) -> None:
+        self._amount = amount
+
+    def decide(self, moment: Moment) -> Decision:
+        return Decision(
+            event=Funded(at=moment.at, transfer="t", account="alice", amount=self._amount),
+            records_after=lambda instructions: [
+                ApiKey(id=f"after-{len(instructions)}", account="alice", created_at=moment.at)
+            ],
+            deletions=[Deletion("DELETE FROM api_keys WHERE id = ?", ("old",))],
+        )
+
+
+class FundingOnceReady:
+    """Work that funds alice after a preparation that the test ends, or fails with an error."""
+
+    def __init__(self, name: str = "t") -> None:
+        self._name = name
+        self.started = asyncio.Event()
+        self.end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def decide(self, moment: Moment) -> Decision | Postponed:
+        if not self.end.done():
+            return Postponed(self._prepare)
+        return Decision(event=Funded(at=moment.at, transfer=self._name, account="alice", amount=1))
+
+    async def _prepare(self) -> None:
+        self.started.set()
+        await self.end
 
 
 class EmptyTick:
     """Work that is a tick with nothing to do."""
 
-    def event(self, moment: Moment) -> Event | None:
-        return Tick(at=moment.at, seed=moment.seed)
-
-    def records(self, moment: Moment, instructions: Sequence[Instruction]) -> Sequence[ShellRecord]:
-        return ()
+    def decide(self, moment: Moment) -> Decision:
+        return Decision(event=Tick(at=moment.at, seed=moment.seed))
 
 
 class HeldStore(Store):
@@ -95,13 +135,18 @@ class HeldStore(Store):
 
 @asynccontextmanager
 async def running(
-    store: Store, *, core: AddingCore | None = None, released: list[Instruction] | None = None
+    store: Store,
+    *,
+    core: AddingCore | None = None,
+    released: list[Instruction] | None = None,
+    backlog_max: int = BACKLOG_MAX,
 ) -> AsyncIterator[Engine]:
     engine = Engine(
         core=core or AddingCore(),
         store=store,
         release=(lambda _: None) if released is None else released.append,
         clock=ManualClock(),
+        backlog_max=backlog_max,
     )
     task = asyncio.create_task(engine.run())
     yield engine
@@ -197,6 +242,42 @@ async def test_a_refusal_writes_nothing(tmp_path: Path, work: Funding, error: ty
         assert store.get(ApiKey, "t") is None
 
 
+async def test_a_decision_has_records_after_the_core_and_deletions(tmp_path: Path) -> None:
+    store = Store(tmp_path / "db")
+    async with running(store) as engine:
+        await engine.ask(Keep(ApiKey(id="old", account="alice", created_at=1.0)))
+        await engine.ask(FundingWithFollowUp(5))
+        assert [key.id for key in store.find(ApiKey)] == ["after-2"]
+
+
+async def test_a_refused_decision_deletes_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path / "db")
+    async with running(store) as engine:
+        await engine.ask(Keep(ApiKey(id="old", account="alice", created_at=1.0)))
+        with pytest.raises(InsufficientFunds):
+            await engine.ask(FundingWithFollowUp(-1))
+        assert [key.id for key in store.find(ApiKey)] == ["old"]
+
+
+async def test_events_are_observed_in_their_turn_unless_refused(tmp_path: Path) -> None:
+    store, observed = Store(tmp_path / "db"), list[Event]()
+    engine = Engine(
+        core=AddingCore(),
+        store=store,
+        release=lambda _: None,
+        clock=ManualClock(),
+        observe_decided=lambda event, _: observed.append(event),
+    )
+    for amount in (5, -1):
+        engine.submit(Funding(amount), lambda _: None)
+    task = asyncio.create_task(engine.run())
+    await engine.ask(EmptyTick())
+    engine.stop()
+    await task
+    store.close()
+    assert [type(event) for event in observed] == [Funded, Tick]
+
+
 async def test_a_tick_that_changes_nothing_is_not_journalled(tmp_path: Path) -> None:
     store = Store(tmp_path / "db")
     async with running(store) as engine:
@@ -243,6 +324,80 @@ async def test_time_never_runs_backwards(tmp_path: Path) -> None:
     await task
     assert [event.at for _, event in store.journal()] == [100.0, 100.0]
     store.close()
+
+
+async def test_postponed_work_delays_no_other_and_gets_another_turn(tmp_path: Path) -> None:
+    store = Store(tmp_path / "db")
+    async with running(store) as engine:
+        postponed = FundingOnceReady("postponed")
+        asking = asyncio.create_task(engine.ask(postponed))
+        await postponed.started.wait()
+        await engine.ask(Funding(1, "other"))
+        assert not asking.done()
+        postponed.end.set_result(None)
+        await asking
+        assert [event.transfer for _, event in store.journal() if isinstance(event, Funded)] == [
+            "other",
+            "postponed",
+        ]
+
+
+async def test_a_preparation_starts_when_earlier_work_is_durable(tmp_path: Path) -> None:
+    store = HeldStore(tmp_path / "db")
+    async with running(store) as engine:
+        postponed = FundingOnceReady("postponed")
+        engine.submit(Funding(1, "earlier"), lambda _: None)
+        asking = asyncio.create_task(engine.ask(postponed))
+        await asyncio.to_thread(store.committing.wait, 10)
+        assert not postponed.started.is_set()
+        store.release.set()
+        await postponed.started.wait()
+        assert store.last_seq == 1
+        postponed.end.set_result(None)
+        await asking
+
+
+@pytest.mark.parametrize(
+    ("failure", "error"),
+    [(UnknownJob("no"), UnknownJob), (OSError("a defect"), BrokerUnavailable)],
+    ids=["refused", "a defect"],
+)
+async def test_a_preparation_that_fails_refuses_its_work_alone(
+    tmp_path: Path, failure: Exception, error: type[TradepostError]
+) -> None:
+    store = Store(tmp_path / "db")
+    async with running(store) as engine:
+        postponed = FundingOnceReady()
+        asking = asyncio.create_task(engine.ask(postponed))
+        await postponed.started.wait()
+        postponed.end.set_exception(failure)
+        with pytest.raises(error):
+            await asking
+        await engine.ask(Funding(1, "other"))
+        assert store.last_seq == 1
+
+
+async def test_a_stop_refuses_work_that_is_being_prepared(tmp_path: Path) -> None:
+    store = Store(tmp_path / "db")
+    async with running(store) as engine:
+        postponed = FundingOnceReady()
+        asking = asyncio.create_task(engine.ask(postponed))
+        await postponed.started.wait()
+    with pytest.raises(BrokerUnavailable):
+        await asking
+
+
+async def test_work_that_is_being_prepared_counts_as_backlog(tmp_path: Path) -> None:
+    store = Store(tmp_path / "db")
+    async with running(store, backlog_max=1) as engine:
+        postponed = FundingOnceReady()
+        engine.submit(postponed, lambda _: None)
+        await postponed.started.wait()
+        waiting = asyncio.create_task(engine.ready())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        postponed.end.set_result(None)
+        await waiting
 
 
 async def test_who_brings_work_waits_while_the_backlog_is_full(tmp_path: Path) -> None:

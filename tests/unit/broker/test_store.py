@@ -24,11 +24,15 @@ from tradepost_broker.market.model.entities import (
     Worker,
 )
 from tradepost_broker.market.model.events import Event, Funded, Tick
+from tradepost_broker.market.model.policy import MarketPolicy
+from tradepost_broker.market.recovery import select_needed
 from tradepost_broker.storage import database
 from tradepost_broker.storage.rows import CODECS
 from tradepost_broker.storage.shell_records import InlineInput, JoinToken
 from tradepost_broker.storage.store import Reader, Store
-from tradepost_broker.storage.verify_books import KINDS, Records, loadable
+from tradepost_broker.storage.verify_books import KINDS, Records
+
+POLICY = MarketPolicy()
 
 
 @pytest.fixture
@@ -199,7 +203,7 @@ def test_the_journal_keeps_order_and_seeds_of_128_bits(store: Store) -> None:
 
 def test_a_restart_loads_what_can_still_matter(store: Store) -> None:
     commit(store, *some_of_everything())
-    records = store.load(finished_since=50.0)
+    records = store.load(at=50.0 + POLICY.idempotency_s, policy=POLICY)
     assert {one.id for one in records if isinstance(one, Job)} == {"open", "held", "checked", "recent"}
     assert {one.id for one in records if isinstance(one, Lease)} == {"of-open", "of-held", "of-recent"}
     assert {one.id for one in records if isinstance(one, Transfer)} == {"funding"}
@@ -216,8 +220,9 @@ def test_a_replay_loads_the_same_as_a_restart(store: Store) -> None:
         return sorted(records, key=lambda record: (type(record).__name__, record.id))
 
     for since in (0.0, 50.0, 100.0):
-        loaded = sorted_by_id(store.load(finished_since=since))
-        assert sorted_by_id(loadable(by_kind, finished_since=since)) == loaded
+        at = since + POLICY.idempotency_s
+        loaded = sorted_by_id(store.load(at=at, policy=POLICY))
+        assert sorted_by_id(select_needed(by_kind, at, POLICY)) == loaded
 
 
 def test_a_snapshot_does_not_move(store: Store, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tradepost.atomic_files import create_file, replace_file
+from tradepost.atomic_files import READABLE_BY_ALL, create_file, replace_file
 
 
 def _no_space(*_: object, **__: object) -> None:
@@ -62,3 +62,14 @@ def test_what_is_created_is_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         create_file(path, b"second")
     assert (path.read_bytes(), _mode(path)) == (b"first", 0o600)
+
+
+def test_a_file_for_all_is_as_readable_as_the_process_lets_it_be(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    for umask, mode in ((0o022, 0o644), (0o077, 0o600)):
+        before = os.umask(umask)
+        try:
+            replace_file(path, b"public", mode=READABLE_BY_ALL)
+        finally:
+            os.umask(before)
+        assert _mode(path) == mode

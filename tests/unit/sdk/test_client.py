@@ -78,7 +78,7 @@ async def test_a_refusal_is_the_brokers_typed_error(broker: FakeBroker) -> None:
 
 async def test_a_wrong_key_is_told_at_once(broker: FakeBroker) -> None:
     async with AsyncClient(broker.url, api_key="wrong") as client:
-        with pytest.raises(Unauthorized, match="unknown"):
+        with pytest.raises(Unauthorized, match="not known"):
             await client.submit(PIPELINE, x(), max_price=1)
 
 

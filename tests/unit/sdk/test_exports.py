@@ -47,7 +47,7 @@ def test_content_needs_no_extra_until_kubo_is_named() -> None:
 import sys
 sys.modules.update({"requests": None, "ipfshttpclient": None})
 import tradepost.commands.content
-from tradepost.content.kubo import Kubo
+from tradepost.content.transfer.kubo import Kubo
 from tradepost.errors import MissingExtra
 try:
     Kubo()

@@ -17,7 +17,16 @@ from tradepost import identity
 from tradepost.content import cid_of_block
 from tradepost.errors import InvalidKey, InvalidReceipt, InvalidSignature
 from tradepost.identity import Identity
-from tradepost.receipts import Receipt, Returned, SignedReceipt, StageReport, sign_receipt, verify_receipt
+from tradepost.receipts import (
+    Receipt,
+    Returned,
+    SignedReceipt,
+    StageReport,
+    are_first_stages,
+    is_stage_failure,
+    sign_receipt,
+    verify_receipt,
+)
 
 WORKER = Identity.generate()
 OUTPUT = cid_of_block(b"output", "raw")
@@ -126,3 +135,30 @@ def test_other_keys_are_refused(tmp_path: Path) -> None:
         identity.verify(der, "hello", b"", b"")
     with pytest.raises(InvalidSignature):
         identity.verify(WORKER.public_key, "hello", b"payload", b"noise")
+
+
+@pytest.mark.parametrize(
+    ("reported", "are_first"),
+    [("", True), ("a", True), ("ab", True), ("abc", True), ("b", False), ("ba", False), ("abcc", False)],
+)
+def test_reports_are_of_the_first_stages_in_their_order(reported: str, are_first: bool) -> None:
+    reports = [StageReport(stage=name, output="0" * 64) for name in reported]
+    assert are_first_stages(iter(reports), ("a", "b", "c")) is are_first
+
+
+@pytest.mark.parametrize(
+    ("stage", "code", "is_one"),
+    [
+        ("a", "kernel-trap", True),
+        ("a", "stage-failure", True),
+        ("a", "invalid-model", True),
+        ("b", "kernel-trap", False),
+        (None, "kernel-trap", False),
+        ("a", "runner-failed", False),  # another device may do better
+        ("a", "invalid-pipeline", False),
+    ],
+)
+def test_a_stage_fails_with_what_is_the_same_on_every_device(
+    stage: str | None, code: str, is_one: bool
+) -> None:
+    assert is_stage_failure(stage, code, {"a"}) is is_one

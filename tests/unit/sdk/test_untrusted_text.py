@@ -19,11 +19,11 @@ from tradepost.protocol import (
     broker_codec_for_clients,
     broker_codec_for_workers,
     client_codec,
+    salvage,
     worker_codec,
 )
 from tradepost.receipts import StageReport
 from tradepost.untrusted_text import plain
-from tradepost_broker.web.client_stream import salvage
 from tradepost_worker.logs import LineFormatter
 
 HOSTILE = [

@@ -2,6 +2,7 @@
 
 from importlib.metadata import EntryPoint, EntryPoints
 
+import msgspec
 import pytest
 
 from tradepost.content import add_bytes
@@ -137,7 +138,34 @@ def test_a_kernel_may_be_a_file(load, tmp_path):
         ('kernel = "builtin:normalize"', "", "normalize", "either a kernel or a model"),
         ("providers", 'kernel = "x"\nproviders', "model", "either a kernel or a model"),
         ('name = "model"', "", "number 2", "missing required field `name`"),
-        ('name = "model"', 'name = "Model"', "Model", "name: "),
+        (
+            'name = "model"',
+            'name = "Model"',
+            "Model",
+            "the stage's name is 'Model' It has lower-case letters",
+        ),
+        (
+            'name = "digits"',
+            'name = "Ziffern ü"',
+            None,
+            "the pipeline's name is 'Ziffern ü' It has lower-case",
+        ),
+        ("image = {", '"an image" = {', None, "the name of a pipeline's input is 'an image' It has letters"),
+        ('"U8"', '"STRING"', None, "inputs.image has the dtype 'STRING' There are: BOOL"),
+        (
+            '["logits"]',
+            '["448"]',
+            "model",
+            """'448' Give it a name of your own: outputs = { NAME = '448' }""",
+        ),
+        (
+            '["logits"]',
+            '{ logits = "a\\tb" }',
+            "model",
+            "is 'a\\tb' It has 1 to 256 characters, and no control",
+        ),
+        ('["image"]', '["0"]', "normalize", "the name of an output is '0' It has letters"),
+        ("normalize.image", "normalize image", "model", "the source of 'x' is 'normalize image'"),
         ('name = "model"', 'name = "normalize"', "normalize", "taken"),
         ("normalize.image", "normalise.image", "model", "'normalise', which is not before it"),
         ("normalize.image", "normalize.imag", "model", "which has: image"),
@@ -212,3 +240,16 @@ def test_the_projects_own_kernels_are_installed():
     wasm = installed_kernel("builtin:normalize")
     assert wasm is not None
     assert wasm.startswith(b"\0asm")
+
+
+@pytest.mark.parametrize("name", ["", "a b", "ü", "x" * 200, "a\nb"])
+@pytest.mark.parametrize("old", ["digits", "image", "normalize", "logits", "U8", "normalize.image", "1.0.0"])
+def test_no_error_shows_a_regular_expression(load, name, old):
+    assert f'"{old}"' in PIPELINE
+    with pytest.raises(InvalidPipeline) as caught:
+        load(PIPELINE.replace(f'"{old}"', msgspec.json.encode(name).decode()))
+    assert "regex" not in str(caught.value)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_file(load, tmp_path):
+    assert load("\ufeff" + PIPELINE).manifest == load(PIPELINE).manifest

@@ -278,3 +278,22 @@ def test_whose_key_others_may_read_is_warned(signed, tmp_path):
         assert result.exit_code == 0
         assert result.stderr == f"Others may read {name}: chmod 600 {name}\n"
         (tmp_path / name).chmod(0o600)
+
+
+def test_a_signature_that_cannot_be_written_leaves_the_one_before(signed, tmp_path, monkeypatch):
+    before = (tmp_path / "file.sigstore.json").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        assert isinstance(refusal("sign", "file", "--key", "key"), InvalidArtifact)
+    assert (tmp_path / "file.sigstore.json").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "file",
+        "file.sigstore.json",
+        "key",
+        "key.pub",
+    ]
+
+
+def test_a_folder_that_is_absent_is_not_made_for_a_signature(signed, tmp_path):
+    assert isinstance(refusal("sign", "file", "--key", "key", "--out", "absent/signature"), InvalidArtifact)
+    assert not (tmp_path / "absent").exists()

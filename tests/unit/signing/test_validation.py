@@ -1,5 +1,6 @@
 """A whole pipeline is checked before it is signed, and an error names the stage and the mend."""
 
+import msgspec
 import numpy as np
 import onnx
 import onnx.numpy_helper
@@ -192,3 +193,17 @@ def test_a_conditional_operator_must_be_named(validate):
     assert line in error.hint
     text = PIPELINE.replace('model = "model.onnx"', f'model = "model.onnx"\n{line}')
     validate(text, onnx_model=choosing_model())
+
+
+@pytest.mark.parametrize("name", ["448", "0", "/model/x", "sepal length (cm)", "größe", "x" * 200, '"'])
+def test_a_graph_may_have_any_names(validate, name):
+    made = model()
+    made.graph.input[0].name = made.graph.node[0].input[0] = f"{name} in"
+    made.graph.output[0].name = made.graph.node[0].output[0] = name
+    given, returned = (msgspec.json.encode(one).decode() for one in (f"{name} in", name))
+    text = PIPELINE.replace("inputs = { x =", f"inputs = {{ {given} =").replace('outputs = ["y"]\n', "")
+    text = text.replace('model = "model.onnx"', f'model = "model.onnx"\noutputs = {{ y = {returned} }}')
+    validate(text, onnx_model=made)
+    with pytest.raises(InvalidPipeline) as refused:
+        validate(text.replace(f"y = {returned}", 'y = "other"'), onnx_model=made)
+    assert refused.value.hint == f"There are: {name}."

@@ -238,7 +238,7 @@ def test_uninstalling_touches_nothing_that_is_not_the_workers(state: StateFolder
 
 
 def test_a_running_worker_is_not_uninstalled(state: StateFolder) -> None:
-    with state.in_use(), pytest.raises(WrongMoment, match="runs from"):
+    with state.in_use(), pytest.raises(WrongMoment, match="a worker is running"):
         check_stopped(state)
 
 
@@ -247,6 +247,6 @@ async def test_results_are_not_lost_unasked(state: StateFolder) -> None:
     outbox.add(give_back("lease", RunnerFailed("x"), GiveBackReason.FAILED))
     await outbox.flush()
     outbox.close()
-    with pytest.raises(WrongMoment, match="unpaid"):
+    with pytest.raises(WrongMoment, match="without payment"):
         check_nothing_lost(state, discard=False)
     check_nothing_lost(state, discard=True)

@@ -68,7 +68,7 @@ def test_a_user_without_a_home_is_told_what_to_give(tmp_path, monkeypatch):
 
 def test_a_state_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(StateFolderUnusable, match="cannot be made") as caught:
+    with pytest.raises(StateFolderUnusable, match="cannot be created") as caught:
         StateFolder(tmp_path / "file" / "state").identity()
     assert "--state-dir" in caught.value.hint
 

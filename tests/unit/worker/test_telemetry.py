@@ -139,7 +139,7 @@ def test_no_battery_is_told_from_one_that_cannot_be_read(monkeypatch) -> None:
 
 
 def test_input_that_cannot_be_seen_is_said(monkeypatch) -> None:
-    unseen = "only what is typed in terminals can be seen (loginctl is not installed)"
+    unseen = "only input in terminals can be detected (loginctl is not installed)"
     monkeypatch.setattr(sensors, "unseen_input", lambda: unseen)
     wanted = {"idle_only": True, "idle_input_s_min": 300}
     assert sensors.not_enforceable(wanted) == {"idle_input_s_min": unseen}

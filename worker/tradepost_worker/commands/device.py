@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Annotated
 
-import msgspec
 import typer
 
+from tradepost.commands.options import Json
+from tradepost.commands.terminal import show_json
 from tradepost.errors import EXIT_CODES, Fault
 from tradepost_worker.commands import doctor, service
 from tradepost_worker.commands.health_checks import Health
-from tradepost_worker.commands.owner import AsJson, StateDir
+from tradepost_worker.commands.owner import StateDir
 from tradepost_worker.commands.uninstall import check_nothing_lost, check_stopped, remove_state
 from tradepost_worker.settings import load_settings
 from tradepost_worker.state import StateFolder
@@ -29,12 +29,12 @@ def add_device_commands(app: typer.Typer) -> None:
     app.add_typer(group, name="service")
 
 
-def examine(state_dir: StateDir = None, as_json: AsJson = False) -> None:
-    """Look for what keeps this device from working, and name the fix for each finding."""
+def examine(state_dir: StateDir = None, as_json: Json = False) -> None:
+    """Check this device for problems that keep it from working, and print the fix for each."""
     checks = asyncio.run(doctor.examine(load_settings({"state_dir": state_dir})))
     broken = [check for check in checks if check.health is Health.BROKEN]
     if as_json:
-        typer.echo(json.dumps({"healthy": not broken, "checks": msgspec.to_builtins(checks)}))
+        show_json({"healthy": not broken, "checks": checks})
     else:
         for check in checks:
             typer.echo(f"{check.health.value:<8} {check.name:<22} {check.says}")
@@ -46,8 +46,10 @@ def examine(state_dir: StateDir = None, as_json: AsJson = False) -> None:
 
 def install_service(
     state_dir: StateDir = None,
-    start: Annotated[bool, typer.Option("--start/--no-start", help="Start it now.")] = True,
-    show: Annotated[bool, typer.Option("--show", help="Print the file; change nothing.")] = False,
+    start: Annotated[bool, typer.Option("--start/--no-start", help="Start the service now.")] = True,
+    show: Annotated[
+        bool, typer.Option("--show", help="Print the service file without installing it.")
+    ] = False,
 ) -> None:
     """Run the worker in the background from now on, as this user."""
     settings = load_settings({"state_dir": state_dir})
@@ -58,7 +60,7 @@ def install_service(
     complaint = service.install(here, settings.state_dir, start=start)
     typer.echo(f"Wrote {here.path}.")
     if complaint:
-        typer.echo(f"It could not be started: {complaint}", err=True)
+        typer.echo(f"The service could not be started: {complaint}", err=True)
         if todo := here.needs_session():
             typer.echo(todo, err=True)
     if todo := here.needs_root():
@@ -67,18 +69,17 @@ def install_service(
         raise typer.Exit(EXIT_CODES[Fault.WORKER])
 
 
-def service_status(as_json: AsJson = False) -> None:
+def service_status(as_json: Json = False) -> None:
     """Whether the service is installed, and runs."""
     here = service.service_here()
     is_installed = here.path.exists()
     is_running = is_installed and service.is_running(here)
     if as_json:
-        found = {"installed": is_installed, "running": is_running, "path": str(here.path)}
-        typer.echo(json.dumps(found))
+        show_json({"installed": is_installed, "running": is_running, "path": str(here.path)})
     elif is_installed:
-        typer.echo(f"Installed ({here.path}), and {'runs' if is_running else 'does not run'}.")
+        typer.echo(f"Installed ({here.path}), {'running' if is_running else 'not running'}.")
     else:
-        typer.echo("Not installed: tradepost worker service install")
+        typer.echo("Not installed. To install it: tradepost worker service install")
 
 
 def uninstall_service() -> None:
@@ -88,15 +89,17 @@ def uninstall_service() -> None:
         typer.echo(f"Nothing to remove: {here.path} does not exist.")
         return
     if complaint := service.remove(here):
-        typer.echo(f"It may still run: {complaint}", err=True)
+        typer.echo(f"The service may still be running: {complaint}", err=True)
     typer.echo(f"Removed {here.path}.")
 
 
 def uninstall(
     state_dir: StateDir = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    discard: Annotated[bool, typer.Option("--discard", help="Lose results not delivered yet.")] = False,
-    as_json: AsJson = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    discard: Annotated[
+        bool, typer.Option("--discard", help="Discard finished results that are not delivered yet.")
+    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Take the worker off this device: its service, key, settings, cache and records."""
     settings = load_settings({"state_dir": state_dir})
@@ -105,24 +108,25 @@ def uninstall(
     here = _service_of(state)
     if not yes and (here is not None or state.path.exists()):
         typer.echo(
-            f"This deletes the worker in {state.path}, its key included: nothing can join as it again."
+            f"This deletes the worker in {state.path} and its key: "
+            "this device cannot join as the same worker again."
         )
         typer.confirm("Delete it", abort=True)
     if here is not None and (complaint := service.remove(here)):
-        typer.echo(f"The service may still run: {complaint}", err=True)
+        typer.echo(f"The service may still be running: {complaint}", err=True)
     check_stopped(state)
     removed = remove_state(state)
     paths = [*([str(here.path)] if here else []), *removed.paths]
     if as_json:
-        typer.echo(json.dumps({"removed": paths, "freed_bytes": removed.freed_bytes, "left": removed.left}))
+        show_json({"removed": paths, "freed_bytes": removed.freed_bytes, "left": removed.left})
         return
     if not paths:
         typer.echo(f"Nothing to remove: there is no worker in {state.path}.")
     for path in paths:
         typer.echo(f"removed  {path}")
     for path in removed.left:
-        typer.echo(f"left     {path}   (not the worker's)")
-    typer.echo(f"{removed.freed_bytes:,} bytes freed. The program itself: pip uninstall tradepost")
+        typer.echo(f"kept     {path}   (not created by the worker)")
+    typer.echo(f"{removed.freed_bytes:,} bytes freed. To remove the program: pip uninstall tradepost")
 
 
 def _service_of(state: StateFolder) -> service.Service | None:

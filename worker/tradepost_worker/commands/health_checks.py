@@ -63,8 +63,8 @@ def check_bits(bits: int, python_version: str) -> Check:
     return Check(
         name="python",
         health=Health.BROKEN,
-        says=f"this Python has {bits} bits, and the engines need 64",
-        fix="Install a 64-bit Python; on a Raspberry Pi, a 64-bit system.",
+        says=f"this is a {bits}-bit Python, and the engines need a 64-bit Python",
+        fix="Install a 64-bit Python; on a Raspberry Pi, install a 64-bit system.",
     )
 
 
@@ -78,7 +78,7 @@ def check_libc(name: str, version: str, *, system: str) -> Check:
             name="libc",
             health=Health.BROKEN,
             says="the C library is not glibc (musl, as on Alpine), and onnxruntime has no wheel for it",
-            fix="Run the worker on a glibc system, such as Debian, or in a container of one.",
+            fix="Run the worker on a system with glibc, such as Debian, or in a container based on one.",
         )
     if found < _GLIBC_MIN:
         least = ".".join(map(str, _GLIBC_MIN))
@@ -100,7 +100,7 @@ def check_wheels(wheels: list[str]) -> Check:
     return Check(
         name="onnxruntime",
         health=Health.BROKEN,
-        says=f"{len(wheels)} wheels overwrite each other: {', '.join(wheels)}",
+        says=f"{len(wheels)} installed wheels overwrite each other's files: {', '.join(wheels)}",
         fix=f"pip uninstall -y {' '.join(wheels)} && pip install {best}",
     )
 
@@ -124,20 +124,20 @@ def check_file(
     if not facts.is_own:
         return Check(name=name, health=Health.BROKEN, says=f"{path} belongs to another user", fix=chown)
     if facts.mode & forbidden:
-        says = f"others may use {path} (mode {facts.mode & 0o777:o})"
+        says = f"other users may access {path} (mode {facts.mode & 0o777:o})"
         return Check(name=name, health=Health.BROKEN, says=says, fix=f"chmod {chmod} {path}")
-    return ok(name, f"{path}, its owner's alone")
+    return ok(name, f"{path}, private to its owner")
 
 
 def check_compiled(folder: Path, problem: str) -> Check:
     """Whether the compiled kernels are as the worker left them; `problem` is empty if they are."""
     if not problem:
-        return ok("compiled kernels", f"{folder}, as the worker left it")
+        return ok("compiled kernels", f"{folder}, unchanged")
     return Check(
         name="compiled kernels",
         health=Health.WARNING,
-        says=f"{problem}; nothing of it runs, and kernels are compiled again",
-        fix=f"Find out what wrote there (a failing disk can, too), then: rm -r {folder}",
+        says=f"{problem}; the worker does not use it and compiles the kernels again",
+        fix=f"Find out what changed the files (a failing disk is possible), then: rm -r {folder}",
     )
 
 
@@ -145,9 +145,10 @@ def check_trust(publishers: int, writable_by_others: Iterable[Path]) -> Check:
     """Whether anything may run here, and whether the owner alone decides what."""
     if not publishers:
         add = "tradepost worker trust add NAME KEY.pub"
-        return Check(name="trust", health=Health.WARNING, says="0 publishers: nothing can run", fix=add)
+        says = "0 trusted publishers, so nothing can run"
+        return Check(name="trust", health=Health.WARNING, says=says, fix=add)
     for file in writable_by_others:
-        says = f"others may write {file}, and so decide what runs here"
+        says = f"other users may write {file}, and so decide what runs on this device"
         return Check(name="trust", health=Health.WARNING, says=says, fix=f"chmod go-w {file}")
     return ok("trust", counted(publishers, "publisher"))
 
@@ -159,7 +160,7 @@ def check_authorities(found: str | None) -> Check:
     return Check(
         name="certificates",
         health=Health.WARNING,
-        says="no certificate authorities, so a broker beyond this machine cannot be reached",
+        says="no certificate authorities are installed, so a broker on another machine cannot be reached",
         fix="sudo apt-get install ca-certificates, or set SSL_CERT_FILE",
     )
 
@@ -172,8 +173,8 @@ def check_disk(place: Path, free_bytes: int, *, free_bytes_min: int) -> Check:
     return Check(
         name="disk",
         health=Health.BROKEN,
-        says=f"{says}; below {free_bytes_min >> 20:,} MiB nothing runs",
-        fix="Make room, lower cache_bytes_max, or: tradepost worker limits set disk_free_bytes_min BYTES",
+        says=f"{says}; the worker needs {free_bytes_min >> 20:,} MiB to run jobs",
+        fix="Free disk space, or lower the limit cache_bytes_max or disk_free_bytes_min.",
     )
 
 
@@ -187,7 +188,7 @@ def check_limits(not_enforceable: Mapping[str, str]) -> list[Check]:
             fix="Use another limit, such as hours or cpu_percent.",
         )
         for name, reason in not_enforceable.items()
-    ] or [ok("limits", "every limit that is set can be held")]
+    ] or [ok("limits", "every limit that is set can be enforced")]
 
 
 def check_linger(*, is_on: bool, user: str) -> Check:
@@ -207,7 +208,7 @@ def check_ready(ready: Ready, wheels: Iterable[str]) -> list[Check]:
             name=f"isolation {layer}",
             health=Health.WARNING,
             says=f"not achieved: {reason}",
-            fix="Use a Linux kernel of 5.13 or newer with this enabled; jobs that require it go elsewhere.",
+            fix="Use Linux 5.13 or newer with this layer enabled; jobs that require it go to other workers.",
         )
         for layer, reason in ready.isolation.refused.items()
     ]
@@ -218,7 +219,7 @@ def check_ready(ready: Ready, wheels: Iterable[str]) -> list[Check]:
                 Check(
                     name=f"provider {WHEELS[wheel]}",
                     health=Health.BROKEN,
-                    says=f"{wheel} is installed, and its provider does not work inside the sandbox",
+                    says=f"{wheel} is installed, but its provider does not work inside the sandbox",
                     fix=f"Install the driver and libraries that {wheel} needs, or: pip uninstall -y {wheel}",
                 )
             )
@@ -228,7 +229,7 @@ def check_ready(ready: Ready, wheels: Iterable[str]) -> list[Check]:
 def broken_runner(error: str) -> Check:
     """No runner starts, for this reason."""
     fix = "Reinstall: pip install --force-reinstall 'tradepost[worker]'"
-    return Check(name="runner", health=Health.BROKEN, says=f"no runner starts: {error}", fix=fix)
+    return Check(name="runner", health=Health.BROKEN, says=f"no runner can be started: {error}", fix=fix)
 
 
 def not_joined() -> Check:
@@ -238,32 +239,32 @@ def not_joined() -> Check:
 
 def unreachable_broker(url: str, error: str) -> Check:
     """The broker does not answer, for this reason."""
-    fix = f"Check the network; ask the operator whether {url} runs."
+    fix = f"Check the network, or ask the operator whether {url} is running."
     return Check(name="broker", health=Health.BROKEN, says=error, fix=fix)
 
 
 def check_control_groups(*, held: bool, why_not: str) -> Check:
     """Whether the kernel holds the runners to their memory."""
     if held:
-        return ok("control groups", "the running worker's runners have one each")
+        return ok("control groups", "each runner of the running worker has one")
     if not why_not:
-        return ok("control groups", "a worker that starts like this gives its runners one each")
+        return ok("control groups", "a worker started in this way gives each runner one")
     return Check(
         name="control groups",
         health=Health.WARNING,
-        says=f"not here: {why_not}; runners' memory is held by looking, every 50 ms",
-        fix="Run the worker as a service, which has a group to itself: tradepost worker service install",
+        says=f"not available: {why_not}; memory limits are enforced by polling every 50 ms",
+        fix="A service has its own control group. To install the service: tradepost worker service install",
     )
 
 
 def check_clock(skew_s: float) -> Check:
     """Whether this device's clock agrees with the broker's: leases expire by the clock."""
     if abs(skew_s) <= _SKEW_S_MAX:
-        return ok("clock", f"within {abs(skew_s):.0f} s of the broker's")
+        return ok("clock", f"within {abs(skew_s):.0f} s of the broker's clock")
     way = "ahead of" if skew_s > 0 else "behind"
     return Check(
         name="clock",
         health=Health.BROKEN,
-        says=f"this clock is {abs(skew_s):,.0f} s {way} the broker's; leases seem to expire at other times",
+        says=f"the clock is {abs(skew_s):,.0f} s {way} the broker's; leases will expire early or late here",
         fix="sudo timedatectl set-ntp true",
     )

@@ -80,7 +80,7 @@ class JoinFacts(msgspec.Struct, frozen=True, kw_only=True):
         if self.prices is None:
             return "no data yet"
         low, high = map(format_credits, (self.prices.low_microcredits, self.prices.high_microcredits))
-        return f"{low} to {high} credits per lease, as the newest {self.prices.leases} paid ones show"
+        return f"{low} to {high} credits per lease, from the newest {self.prices.leases} paid leases"
 
 
 def gather_facts(membership: Membership, settings: Settings, *, measure: bool) -> JoinFacts:

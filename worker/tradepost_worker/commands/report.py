@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,8 +13,10 @@ import msgspec
 import typer
 
 from tradepost.broker_url import parse_broker_url
+from tradepost.commands.options import Json
+from tradepost.commands.terminal import show, show_json
 from tradepost.money import format_credits
-from tradepost_worker.commands.owner import AsJson, StateDir
+from tradepost_worker.commands.owner import StateDir
 from tradepost_worker.commands.status import read_status
 from tradepost_worker.leases.earnings import (
     EarningsRow,
@@ -39,10 +40,12 @@ def add_report_commands(app: typer.Typer, *, pause: Callable[[float], None] = ti
     @app.command()
     def status(
         state_dir: StateDir = None,
-        as_json: AsJson = False,
-        watch: Annotated[bool, typer.Option("--watch", help="Say it again every 2 s, until Ctrl-C.")] = False,
+        as_json: Json = False,
+        watch: Annotated[
+            bool, typer.Option("--watch", help="Print it again every 2 s, until Ctrl-C.")
+        ] = False,
     ) -> None:
-        """Say in one sentence whether this device works and why, and what it earned."""
+        """Print in one sentence whether this device works and why, and its earnings."""
         _say_status(state_dir, as_json=as_json)
         with suppress(KeyboardInterrupt):  # how it is meant to end
             while watch:
@@ -57,11 +60,11 @@ def _say_status(state_dir: Path | None, *, as_json: bool) -> None:
     found = read_status(settings)
     if found.connection is not None and found.connection.is_connected:
         found = msgspec.structs.replace(found, market=look(settings))
-    typer.echo(json.dumps(found.to_json()) if as_json else found.sentence())
+    show(found.to_json(), found.sentence(), as_json=as_json)
 
 
-def earnings(state_dir: StateDir = None, as_json: AsJson = False) -> None:
-    """What this device earned, by its own record of settled leases, and what the broker holds of it."""
+def earnings(state_dir: StateDir = None, as_json: Json = False) -> None:
+    """Show this device's earnings, from its own record of settled leases and according to the broker."""
     settings = load_settings({"state_dir": state_dir})
     database = StateFolder(settings.state_dir).database
     periods = {"last_day": time.time() - _DAY_S, "last_week": time.time() - 7 * _DAY_S, "ever": 0.0}
@@ -71,7 +74,7 @@ def earnings(state_dir: StateDir = None, as_json: AsJson = False) -> None:
     account = None if market is None else market.account
     if as_json:
         report: dict[str, Any] = {**sums, "by_day": by_day, "by_pipeline": by_pipeline, "broker": account}
-        typer.echo(msgspec.json.encode(report))
+        show_json(report)
         return
     for name, total in sums.items():
         typer.echo(_line(name.replace("_", " "), EarningsRow(of=name, **msgspec.structs.asdict(total))))
@@ -81,12 +84,12 @@ def earnings(state_dir: StateDir = None, as_json: AsJson = False) -> None:
         for row in rows:
             typer.echo(_line(row.of, row))
     if StateFolder(settings.state_dir).membership() is None:
-        typer.echo("\nThis device has not joined: tradepost worker join URL --token TOKEN")
+        typer.echo("\nThis device has not joined. To join: tradepost worker join URL --token TOKEN")
     elif account is None:
-        typer.echo("\nThe broker does not answer, so what has matured is not known.")
+        typer.echo("\nThe broker does not answer, so the matured credits are unknown.")
     else:
         typer.echo(
-            f"\nBy the broker's books: {format_credits(account.earned_microcredits)} credits matured, "
+            f"\nAccording to the broker: {format_credits(account.earned_microcredits)} credits matured, "
             f"{format_credits(account.held_microcredits)} pending, "
             f"{format_credits(account.stake_microcredits)} at stake, "
             f"{format_credits(account.slashed_microcredits)} lost; standing {account.standing}."

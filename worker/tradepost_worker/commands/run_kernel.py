@@ -7,18 +7,18 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import numpy as np
 import typer
 
 import tradepost_kernels
-from tradepost.commands.submit import read_inputs
+from tradepost.commands.inputs import InputTensors, read_inputs
+from tradepost.commands.options import Json
+from tradepost.commands.terminal import show, show_json, show_text
 from tradepost.content import add_bytes
 from tradepost.errors import InvalidInput, InvalidKernel, InvalidTensorDocument, KernelTrap
 from tradepost.pipeline.kernel_abi import check_interface
 from tradepost.pipeline.tensors import TensorDocument, decode, encode
 from tradepost.pipeline.wasm_module import read_interface
-from tradepost.untrusted_text import plain_lines
 from tradepost_worker.runner.kernel_sandbox import KernelRun, Sandbox
 
 _FUEL = 1_000_000_000
@@ -26,26 +26,25 @@ _MEMORY_MIB = 64
 _BUILTIN = "builtin:"
 
 KernelName = Annotated[str, typer.Argument(help="A .wasm file, or the name of a built-in kernel.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-app = typer.Typer(help="Run kernels offline, and look into them.", no_args_is_help=True)
+app = typer.Typer(help="Run and inspect kernels offline.", no_args_is_help=True)
 
 
 @app.command()
 def run(
     kernel: KernelName,
-    tensor: Annotated[
-        list[str] | None, typer.Option(help="An input as NAME=FILE: a .npy array, or any file as bytes (U8).")
-    ] = None,
+    tensor: InputTensors = None,
     document: Annotated[
         Path | None, typer.Option("--document", "--input", help="The input as a safetensors file.")
     ] = None,
     metadata: Annotated[list[str] | None, typer.Option(help="A parameter as KEY=VALUE.")] = None,
-    fuel: Annotated[int, typer.Option(min=1, help="The most fuel it may use.")] = _FUEL,
-    memory_mib: Annotated[int, typer.Option(min=1, max=4096, help="The most memory, in MiB.")] = _MEMORY_MIB,
-    wall_s: Annotated[float, typer.Option(min=0.001, help="The most time, in seconds.")] = 30.0,
-    output: Annotated[Path | None, typer.Option(help="Write the output document here (safetensors).")] = None,
-    as_json: AsJson = False,
+    fuel: Annotated[int, typer.Option(min=1, help="Maximum fuel.")] = _FUEL,
+    memory_mib: Annotated[int, typer.Option(min=1, max=4096, help="Maximum memory, in MiB.")] = _MEMORY_MIB,
+    wall_s: Annotated[float, typer.Option(min=0.001, help="Maximum time, in seconds.")] = 30.0,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the output document to this file (safetensors).")
+    ] = None,
+    as_json: Json = False,
 ) -> None:
     """Run a kernel on one document, exactly as a worker would.
 
@@ -66,25 +65,27 @@ def run(
     try:
         returned = decode(result.output)
     except InvalidTensorDocument as error:
-        raise KernelTrap(f"it returned no tensor document: {error}", reason="bad-document") from None
+        raise KernelTrap(f"its output is not a tensor document: {error}", reason="bad-document") from None
     if output is not None:
         output.write_bytes(result.output)
-    typer.echo(_as_json(result, returned, wall_s) if as_json else _for_people(result, returned, wall_s))
+    if as_json:
+        show_json(_facts(result, returned, wall_s))
+    else:
+        show_text(_for_people(result, returned, wall_s))
 
 
 @app.command("list")
-def list_kernels(as_json: AsJson = False) -> None:
+def list_kernels(as_json: Json = False) -> None:
     """List the built-in kernels."""
     kernels = {name: tradepost_kernels.info(name) for name in tradepost_kernels.names()}
-    if as_json:
-        typer.echo(msgspec.json.encode(kernels).decode())
-        return
-    for name, info in kernels.items():
-        typer.echo(f"{name:<14}{info.form:<9}{info.bytes:>7,} bytes  {info.summary}")
+    lines = (
+        f"{name:<14}{info.form:<9}{info.bytes:>7,} bytes  {info.summary}" for name, info in kernels.items()
+    )
+    show(kernels, "\n".join(lines), as_json=as_json)
 
 
 @app.command()
-def inspect(kernel: KernelName, as_json: AsJson = False) -> None:
+def inspect(kernel: KernelName, as_json: Json = False) -> None:
     """Check a module against the kernel ABI and show its interface. Exit 0 only if it is a kernel."""
     wasm = read_kernel(kernel)
     interface = read_interface(wasm)
@@ -97,11 +98,11 @@ def inspect(kernel: KernelName, as_json: AsJson = False) -> None:
         "imports": [item.name for item in interface.imports],
         "exports": [item.name for item in interface.exports],
     }
-    if as_json:
-        typer.echo(msgspec.json.encode(facts).decode())
-        return
-    for key, value in facts.items():
-        typer.echo(f"{key}: {', '.join(value) or 'none' if isinstance(value, list) else value}")
+    lines = (
+        f"{key}: {', '.join(value) or 'none' if isinstance(value, list) else value}"
+        for key, value in facts.items()
+    )
+    show(facts, "\n".join(lines), as_json=as_json)
 
 
 def read_kernel(kernel: str) -> bytes:
@@ -126,8 +127,8 @@ def _with_metadata(inputs: TensorDocument | bytes, options: list[str]) -> Tensor
     return TensorDocument(document.tensors, metadata)
 
 
-def _as_json(result: KernelRun, returned: TensorDocument, wall_s: float) -> str:
-    view = {
+def _facts(result: KernelRun, returned: TensorDocument, wall_s: float) -> dict[str, Any]:
+    return {
         "tensors": {name: tensor.tolist() for name, tensor in returned.tensors.items()},
         "metadata": dict(returned.metadata),
         "output_bytes": len(result.output),
@@ -135,7 +136,6 @@ def _as_json(result: KernelRun, returned: TensorDocument, wall_s: float) -> str:
         "wall_ms": round(wall_s * 1000, 3),
         "stderr": result.stderr,
     }
-    return msgspec.json.encode(view).decode()
 
 
 def _for_people(result: KernelRun, returned: TensorDocument, wall_s: float) -> str:
@@ -147,4 +147,4 @@ def _for_people(result: KernelRun, returned: TensorDocument, wall_s: float) -> s
     if result.stderr:
         lines.append(f"stderr: {result.stderr.rstrip()}")
     lines.append(f"Used {result.fuel_used:,} fuel in {wall_s * 1000:.2f} ms.")
-    return plain_lines("\n".join(lines))
+    return "\n".join(lines)

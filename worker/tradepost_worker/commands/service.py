@@ -184,7 +184,7 @@ def service_here() -> Service:
         if shutil.which("systemctl"):
             return SystemdUnit()
     except RuntimeError:  # what pathlib says of a homeless user
-        raise NoServiceManager("this user has no home folder, where services are") from None
+        raise NoServiceManager("this user has no home folder for the service file") from None
     raise NoServiceManager("this system has neither systemd nor launchd")
 
 
@@ -206,7 +206,7 @@ def install(service: Service, state_dir: Path, *, start: bool) -> str:
         service.path.parent.mkdir(parents=True, exist_ok=True)
         service.path.write_text(service.text(state_dir))
     except OSError as error:
-        hint = f"Make {service.path.parent} a folder that you can write to."
+        hint = f"Make sure that you can write to the folder {service.path.parent}."
         raise FileNotWritten(f"{service.path} cannot be written: {error.strerror}", hint=hint) from None
     return _run_until_failure(service.start_commands()) if start else ""
 

@@ -62,9 +62,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
             "unacknowledged": self.unacknowledged,
             "leases": self.ever.leases,
             "paid_leases": self.ever.paid_leases,
-            "earned_credits": format_credits(self.ever.earned_microcredits),
+            "earned_microcredits": self.ever.earned_microcredits,
             "leases_last_hour": self.last_hour.leases,
-            "earned_last_hour_credits": format_credits(self.last_hour.earned_microcredits),
+            "earned_last_hour_microcredits": self.last_hour.earned_microcredits,
             "publishers_trusted": self.publishers_trusted,
             "limits": self.limits,
             "not_enforceable": self.not_enforceable,
@@ -75,7 +75,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     def sentence(self) -> str:
         """What it does, why, and what it earned."""
         if self.membership is None:
-            return f"Not joined (state: {self.state_dir}): tradepost worker join URL --token TOKEN"
+            return f"Not joined (state: {self.state_dir}). To join: tradepost worker join URL --token TOKEN"
         credits_, leases = format_credits(self.ever.earned_microcredits), counted(self.ever.leases, "lease")
         earned = f"earned {credits_} credits for {self.ever.paid_leases:,} of {leases}"
         wait = counted(self.unacknowledged, "result waits", "results wait")
@@ -84,7 +84,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
     def _doing(self, membership: Membership) -> str:
         if self.connection is None:
-            return "Stopped, and paused for its next start" if self.word.mode is Mode.PAUSE else "Stopped"
+            return "Stopped; paused when it starts again" if self.word.mode is Mode.PAUSE else "Stopped"
         if self.standing is not None and self.standing.decision.cause is not None:
             return _paused(self.standing)
         return self._working(membership.broker_url, self.connection)
@@ -107,12 +107,12 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     def _why_idle(self) -> str:
         competition = self.market and self.market.competition
         if self.market is None:
-            return "0 leases in the last hour, and the broker does not say more"
+            return "0 leases in the last hour; the broker reports no reason"
         if not competition:
-            return "0 leases in the last hour, of anybody"
-        newest = f"the market's newest {counted(competition.matches, 'match', 'matches')}"
+            return "0 leases in the last hour in the whole market"
+        newest = f"the market's last {counted(competition.matches, 'match', 'matches')}"
         if not competition.lost:
-            return f"it stood for 0 of {newest}"
+            return f"it was not eligible for any of {newest}"
         ratio = competition.price_ratio
         price = "" if ratio is None else f", median price paid {ratio:g}x its bid"
         return f"lost {competition.lost} of {newest} ({competition.reason}){price}"

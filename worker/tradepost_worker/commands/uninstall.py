@@ -48,7 +48,10 @@ class Removed(msgspec.Struct, frozen=True, kw_only=True):
 def check_stopped(state: StateFolder) -> None:
     """Raise `WrongMoment` if a worker runs from the folder."""
     if state.connection() is not None:
-        raise WrongMoment(f"a worker runs from {state.path}", hint="Stop it first: tradepost worker drain")
+        raise WrongMoment(
+            f"a worker is running with the state folder {state.path}",
+            hint="Stop it first: tradepost worker drain",
+        )
 
 
 def check_nothing_lost(state: StateFolder, *, discard: bool) -> None:
@@ -59,8 +62,8 @@ def check_nothing_lost(state: StateFolder, *, discard: bool) -> None:
     """
     if not discard and (pending := read_pending(state.database)):
         raise WrongMoment(
-            f"{pending} finished results wait for the broker, and would be lost unpaid",
-            hint="Start the worker until they are delivered, or give --discard.",
+            f"{pending} finished results are not delivered yet, and would be lost without payment",
+            hint="Run the worker until they are delivered, or use --discard.",
         )
 
 

@@ -100,16 +100,16 @@ class Governor:
         elif readings.at - self._breached_at >= SETTLE_S or readings.at < self._breached_at:
             self._breach = None
         if command.mode is Mode.PAUSE:
-            why = "the owner paused it"
+            why = "the owner paused the worker"
             if command.problem:
                 why = f"the owner's command file is unreadable: {command.problem}"
             return self._nothing(limits, Cause.OWNER, why, command.until)
         if not is_within(limits.hours, readings.minute_of_day):
-            return self._nothing(limits, Cause.HOURS, f"it works at {limits.hours} only")
+            return self._nothing(limits, Cause.HOURS, f"outside working hours ({limits.hours})")
         if self._breach is not None:
             return self._nothing(limits, *self._breach)
         if command.mode is Mode.DRAIN:
-            return self._nothing(limits, Cause.DRAIN, "it finishes what runs and stops")
+            return self._nothing(limits, Cause.DRAIN, "running leases are finished first")
         capacity = max(1, self._capacity * limits.cpu_percent // 100)
         return Decision(capacity=capacity, cpu_percent=limits.cpu_percent)
 
@@ -121,18 +121,21 @@ def _breaches(now: Readings, limits: DeviceLimits) -> Iterator[tuple[Cause, str]
     """The limits that readings are beyond; what protects the device comes first."""
     most, least = limits.temperature_celsius_max, limits.battery_percent_min
     if most and now.temperature_celsius is not None and now.temperature_celsius > most:
-        yield Cause.TEMPERATURE, f"it has {now.temperature_celsius:.0f} °C, the limit is {most}"
+        yield (
+            Cause.TEMPERATURE,
+            f"the processor is at {now.temperature_celsius:.0f} °C, the limit is {most} °C",
+        )
     if limits.mains_only and now.on_mains is False:
-        yield Cause.MAINS, "it runs on battery"
+        yield Cause.MAINS, "the device runs on battery"
     if now.battery_percent is not None and now.battery_percent < least:
         yield Cause.BATTERY, f"the battery is at {now.battery_percent:.0f}%, the limit is {least}%"
     if now.runners_memory_bytes > limits.memory_bytes_max:
         used, most = now.runners_memory_bytes // _MIB, limits.memory_bytes_max // _MIB
         yield Cause.MEMORY, f"the runners used {used:,} MiB of memory, the limit is {most:,} MiB"
     if now.memory_free_bytes is not None and now.memory_free_bytes < limits.memory_free_bytes_min:
-        yield Cause.MEMORY_FREE, f"only {now.memory_free_bytes // _MIB:,} MiB of memory are free"
+        yield Cause.MEMORY_FREE, f"only {now.memory_free_bytes // _MIB:,} MiB of memory is free"
     if now.disk_free_bytes is not None and now.disk_free_bytes < limits.disk_free_bytes_min:
-        yield Cause.DISK, f"only {now.disk_free_bytes // _MIB:,} MiB of disk are free"
+        yield Cause.DISK, f"only {now.disk_free_bytes // _MIB:,} MiB of disk is free"
     if limits.looks_at_input and now.last_input is not None:
         silent_s = max(0.0, now.at - now.last_input.at)
         if silent_s < limits.idle_input_s_min:
@@ -142,6 +145,6 @@ def _breaches(now: Readings, limits: DeviceLimits) -> Iterator[tuple[Cause, str]
         return
     others, most = now.others_load_percent, limits.idle_load_percent_max
     if others is None:  # the first reading has no load; until there is one, the device counts as busy
-        yield Cause.OTHERS, "how much others use the processor is not known yet"
+        yield Cause.OTHERS, "the processor load of other programs is not known yet"
     elif others > most:
-        yield Cause.OTHERS, f"others use {others:.0f}% of the processor, the limit is {most}%"
+        yield Cause.OTHERS, f"other programs use {others:.0f}% of the processor, the limit is {most}%"

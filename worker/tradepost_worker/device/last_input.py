@@ -66,7 +66,7 @@ def unseen_input() -> str:
     try:
         ask_desktops()
     except InputUnseen as error:
-        return f"only what is typed in terminals can be seen ({error})"
+        return f"only input in terminals can be detected ({error})"
     return ""
 
 

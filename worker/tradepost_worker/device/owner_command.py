@@ -81,7 +81,7 @@ class OwnerCommandFile:
 
     def _load(self, status: os.stat_result) -> OwnerCommand:
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
-            return _unreadable("it is not a file that only its owner can write")
+            return _unreadable("it must be a plain file that only its owner can write")
         try:
             with self._path.open("rb") as file:
                 return msgspec.json.decode(file.read(_FILE_BYTES_MAX), type=OwnerCommand)

@@ -99,12 +99,12 @@ def not_enforceable(settings: Mapping[str, Any], *, gpu_providers: Iterable[str]
     if battery() is None and settings.get("battery_percent_min"):
         lacking["battery_percent_min"] = "there is no battery, or it cannot be read"
     if settings.get("mains_only") and not _power_is_readable():
-        lacking["mains_only"] = "whether there is a battery cannot be read"
+        lacking["mains_only"] = "the power supply cannot be read"
     looks_at_input = settings.get("idle_only") and settings.get("idle_input_s_min")
     if looks_at_input and (unseen := unseen_input()):
         lacking["idle_input_s_min"] = unseen
     if settings.get("cores_max", 4096) < (os.cpu_count() or 1) and not hasattr(os, "sched_setaffinity"):
-        lacking["cores_max"] = "this system binds no process to cores; cpu_percent holds"
+        lacking["cores_max"] = "this system cannot bind processes to cores; cpu_percent is enforced"
     if 0 < settings.get("gpu_percent", 100) < 100:
         used = ", ".join(gpu_providers) or "no GPU provider is installed"
         lacking["gpu_percent"] = f"the use of a GPU cannot be measured here ({used}); GPUs are not offered"

@@ -206,7 +206,10 @@ class Agent:
             async with asyncio.timeout(self._stop_s_max):
                 await self._leases.delivered()
         except TimeoutError:
-            log.warning("The broker is slow; what it did not take is kept.", extra={"action": "not_taken"})
+            log.warning(
+                "The broker is slow; unacknowledged results are kept for the next start.",
+                extra={"action": "not_taken"},
+            )
 
 
 def _report_failure(error: TradepostError) -> None:

@@ -19,7 +19,7 @@ def probe_capabilities(ready: Ready, settings: Settings) -> Capabilities:
     """The device's capabilities, given what a fresh runner said. Layers that it lacks are logged."""
     for layer, reason in ready.isolation.refused.items():
         log.warning(
-            "The sandbox works without %s: %s",
+            "The sandbox layer %s is not available: %s",
             layer,
             reason,
             extra={"action": "isolation_refused", "layer": layer},

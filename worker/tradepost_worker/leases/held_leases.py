@@ -89,17 +89,14 @@ class Leases:
         await self._outbox.empty()
 
     def attach(self, stream: BrokerStream) -> None:
-        """Deliver over a new connection, after comparing what both sides hold: stop what the broker decided
-        without us, deliver again what was not acknowledged, and give back what a restart lost."""
+        """Deliver over a new connection: stop the leases that the broker has closed meanwhile, and deliver
+        again what was not acknowledged. Leases that a restart lost come again as grants."""
         self._stream = stream
         held_by_broker = stream.welcome.leases
         for lease in [lease for lease in self._running if lease not in held_by_broker]:
             self.recall(lease, "the broker no longer holds it")
         for end in self._outbox.pending():
             self._deliver(end)
-        for lease in held_by_broker:
-            if lease not in self._running and lease not in self._outbox:
-                self._finish(give_back(lease, RunnerFailed("the worker was restarted")))
 
     async def detach(self) -> None:
         """The connection ended."""
@@ -116,7 +113,9 @@ class Leases:
             self._return_later(preempted(grant.lease, self._paused))
             return
         if len(self._running) >= self._capacity:
-            error = QuotaExceeded(f"this device runs {counted(self._capacity, 'lease')} at once")
+            error = QuotaExceeded(
+                f"this device runs at most {counted(self._capacity, 'lease')} at the same time"
+            )
             self._finish(give_back(grant.lease, error, GiveBackReason.REFUSED))
             return
         self._outbox.note_pipeline(grant.lease, grant.pipeline)
@@ -169,7 +168,7 @@ class Leases:
         self._outbox.acknowledge(frame.lease)
         if frame.problem is not None:
             log.info(
-                "Lease %s was not taken: %s %s",
+                "Lease %s was not accepted: %s %s",
                 frame.lease,
                 frame.problem.title,
                 frame.problem.detail,
@@ -197,7 +196,9 @@ class Leases:
         try:
             end = await self._executor.run(grant, progress)
         except Exception as defect:  # one lease's defect must not keep its job waiting, nor end the others
-            log.exception("Lease %s met a defect.", grant.lease, extra={"action": "defect"})
+            log.exception(
+                "Lease %s ended because of a defect in the worker.", grant.lease, extra={"action": "defect"}
+            )
             end = give_back(grant.lease, RunnerFailed(f"a defect in the worker: {type(defect).__name__}"))
         del self._running[grant.lease]
         self._finish(end)

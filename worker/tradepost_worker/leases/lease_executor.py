@@ -20,6 +20,7 @@ from tradepost.errors import (
     InvalidPipeline,
     InvalidTensorDocument,
     InvalidTrustPolicy,
+    LeaseTimeout,
     NoEligibleWorker,
     PipelineTooCostly,
     Problem,
@@ -59,6 +60,8 @@ _REFUSALS: Final = (
     InvalidInput,
     InvalidTensorDocument,
 )
+#: The time that the job and its pipeline allow was over. The broker, which knows both, checks that it was.
+_OUT_OF_TIME: Final = (DeadlineExceeded, LeaseTimeout)
 
 
 class PipelineRunner(Protocol):
@@ -143,10 +146,10 @@ class LeaseExecutor:
     def _check(self, grant: Grant) -> float:
         """The seconds that the lease still has. Raises `ProtocolError` or `DeadlineExceeded`."""
         if (grant.input is None) == (grant.input_cid is None):
-            raise ProtocolError("a grant carries its input either inline or as a CID")
+            raise ProtocolError("a grant must have its input either inline or as a CID")
         left_s = grant.expires_at - self._clock()
         if left_s <= 0:
-            raise DeadlineExceeded(f"the lease expired {-left_s:.0f} s before it came")
+            raise DeadlineExceeded(f"the lease expired {-left_s:.0f} s before it arrived")
         return left_s
 
     async def _input(self, grant: Grant, pipeline: TrustedPipeline) -> tuple[bytes, Cid]:
@@ -200,8 +203,14 @@ class LeaseExecutor:
 def give_back(lease: str, error: TradepostError, reason: GiveBackReason | None = None) -> LeaseEnd:
     """The lease returned because of `error`; the reason follows from the error unless it is given."""
     if reason is None:
-        reason = GiveBackReason.REFUSED if isinstance(error, _REFUSALS) else GiveBackReason.FAILED
+        reason = _reason_of(error)
     return LeaseEnd(frame=GiveBack(lease=lease, reason=reason, problem=error.to_problem()))
+
+
+def _reason_of(error: TradepostError) -> GiveBackReason:
+    if isinstance(error, _REFUSALS):
+        return GiveBackReason.REFUSED
+    return GiveBackReason.EXHAUSTED if isinstance(error, _OUT_OF_TIME) else GiveBackReason.FAILED
 
 
 def preempted(lease: str, why: str, receipt: SignedReceipt | None = None) -> LeaseEnd:

@@ -116,8 +116,8 @@ def _reason_for_broker(decision: Decision) -> str:
 
 def _log(decision: Decision) -> None:
     if decision.cause is None:
-        log.info("Taking leases again.", extra={"action": "resumed", "capacity": decision.capacity})
+        log.info("Accepting leases again.", extra={"action": "resumed", "capacity": decision.capacity})
     elif decision.cause is Cause.DRAIN:
-        log.info("Taking no more leases: %s.", decision.why, extra={"action": "draining"})
+        log.info("Accepting no new leases: %s.", decision.why, extra={"action": "draining"})
     else:
         log.info("Paused: %s.", decision.why, extra={"action": "paused", "cause": decision.cause.value})

@@ -118,7 +118,7 @@ class PipelineLibrary:
             except Revoked as error:
                 revoked[cid] = error
             except TradepostError as error:  # the owner's own change of mind, which ends no lease
-                log.debug("Pipeline %s may not run here any more: %s", cid, error)
+                log.debug("Pipeline %s is no longer allowed on this device: %s", cid, error)
         for cid in revoked:
             del self._allowed[cid]
             if (admission := self._admitted.pop(cid, None)) is not None:
@@ -158,7 +158,7 @@ class PipelineLibrary:
         )
         await pipeline.read_artifacts()
         log.info(
-            "Pipeline %s %s of %s may run here.",
+            "Pipeline %s %s of %s is allowed on this device.",
             manifest.name,
             manifest.version,
             publisher.name,
@@ -171,7 +171,7 @@ class PipelineLibrary:
         documents_bytes = max(manifest.limits.input_bytes, manifest.limits.output_bytes)
         if documents_bytes > self._memory_bytes_max:  # which the agent holds itself
             raise NoEligibleWorker(
-                f"a document of it may have {documents_bytes:,} bytes; this device lends "
+                f"its documents may have {documents_bytes:,} bytes; this device lends "
                 f"{self._memory_bytes_max:,} of memory"
             )
         for stage in manifest.stages:
@@ -187,7 +187,7 @@ class PipelineLibrary:
             allowed = publisher.allowed_providers(stage)
             if not self._providers.intersection(allowed):
                 raise NoEligibleWorker(
-                    f"it runs on {', '.join(allowed)}; this device has {', '.join(sorted(self._providers))}",
+                    f"it needs {' or '.join(allowed)}; this device has {', '.join(sorted(self._providers))}",
                     stage=stage.name,
                 )
             stages.append(msgspec.structs.replace(stage, providers=allowed))

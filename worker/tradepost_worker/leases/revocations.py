@@ -51,11 +51,11 @@ class RevocationGuard:
         """Enforce a list that the broker sent, if the operator signed it and it is newer than the last."""
         try:
             if self._store is None:
-                raise InvalidRevocations("this device joined a market in which nobody may revoke")
+                raise InvalidRevocations("this device joined a market without a revocation key")
             is_new = self._store.accept(SignedRevocations(frame.document, frame.bundle))
         except TradepostError as error:
             log.warning(
-                "A revocation list is refused: %s",
+                "Rejected a revocation list: %s",
                 error,
                 extra={"action": "revocations_refused", "code": error.code()},
             )
@@ -66,7 +66,7 @@ class RevocationGuard:
             for pipeline in revoked:
                 self._end_runners(pipeline)
             log.info(
-                "Version %d of the revocation list is enforced; it stops %d pipelines here.",
+                "Enforcing version %d of the revocation list; it stops %d pipelines on this device.",
                 self._store.version,
                 len(revoked),
                 extra={"action": "revocations_enforced", "version": self._store.version},

@@ -68,7 +68,7 @@ class BrokerApi:
                 date = response.headers["Date"]
                 parsedate_to_datetime(date)
             except (KeyError, ValueError):
-                raise ProtocolError("the broker's answer has no date") from None
+                raise ProtocolError("the broker's answer has no Date header") from None
         return date
 
     async def pipeline(self, cid: str) -> PipelineView:

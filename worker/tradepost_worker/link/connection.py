@@ -98,7 +98,7 @@ class BrokerStream:
                     raise _refusal(welcome, "a welcome for this worker")
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             await stream.close()
-            raise BrokerUnavailable(f"it does not complete the handshake: {error!r}") from None
+            raise BrokerUnavailable(f"the broker did not complete the handshake: {error!r}") from None
         except BaseException:
             await stream.close()
             raise
@@ -155,7 +155,7 @@ def _check_challenge(challenge: Challenge, nonce: bytes, broker_id: str) -> None
     # Step 1
     if (key_id := identity.key_id(challenge.public_key)) != broker_id:
         raise ProtocolError(
-            f"this is broker {key_id}, and the device joined {broker_id}",
+            f"this is broker {key_id}, but the device joined broker {broker_id}",
             hint="If the operator renewed the broker's key, join again with a new token.",
         )
     # Step 2
@@ -165,4 +165,4 @@ def _check_challenge(challenge: Challenge, nonce: bytes, broker_id: str) -> None
 def _refusal(frame: ToWorker | None, expected: str) -> TradepostError:
     if isinstance(frame, Refused):
         return TradepostError.from_problem(frame.problem)
-    return ProtocolError(f"the broker sent {type(frame).__name__} where {expected} was due")
+    return ProtocolError(f"the broker sent {type(frame).__name__} instead of {expected}")

@@ -29,7 +29,7 @@ async def join(state: StateFolder, *, broker_url: str, token: str, device: str) 
     parts = _TOKEN.fullmatch(token)
     if parts is None:
         raise InvalidJoinToken(
-            "it does not look like a join token; copy all of it, with the part after the dot"
+            "this is not a complete join token; copy all of it, including the part after the dot"
         )
     worker = state.identity()
     request = JoinRequest(
@@ -41,7 +41,7 @@ async def join(state: StateFolder, *, broker_url: str, token: str, device: str) 
     async with BrokerApi(url) as broker:
         reply = await broker.join(request)
     if reply.broker != parts["broker"] or reply.worker != worker.id:
-        raise ProtocolError(f"broker {reply.broker} answered; the token is of {parts['broker']}")
+        raise ProtocolError(f"broker {reply.broker} answered, but the token is from broker {parts['broker']}")
     _check_revocations_key(state.membership(), reply)
     membership = Membership(
         broker_url=str(url),
@@ -66,6 +66,6 @@ def _check_revocations_key(before: Membership | None, reply: JoinReply) -> None:
     pinned = before.revocations_key if before is not None and before.broker == reply.broker else ""
     if pinned and reply.revocations_key != pinned:
         raise ProtocolError(
-            "the broker names another key that may revoke than when this device joined before",
-            hint="If the operator says so too, delete membership.json in the state folder and join again.",
+            "the broker has another revocation key than when this device joined before",
+            hint="If the operator confirms it, delete membership.json in the state folder and join again.",
         )

@@ -284,7 +284,7 @@ class WasiHost:
 def output_too_large(output_bytes: int, output_bytes_max: int) -> KernelTrap:
     """The error for an output document over its limit."""
     return KernelTrap(
-        f"its output has {output_bytes:,} bytes or more; the limit is {output_bytes_max:,}",
-        hint="Let the kernel return less, or raise its limits in pipeline.toml.",
+        f"its output has at least {output_bytes:,} bytes; the limit is {output_bytes_max:,}",
+        hint="Make the kernel's output smaller, or raise the stage's memory_bytes in pipeline.toml.",
         reason="output-too-large",
     )

@@ -115,12 +115,14 @@ class Executor:
         fuel, provider = 0, ""
         try:
             if started_s >= due_s:
-                raise LeaseTimeout("the stages before it took all the time")
+                raise LeaseTimeout("the earlier stages used all of the time")
             if isinstance(stage, KernelStage):
                 result, fuel = self._run_kernel(stage, tensors, due_s - started_s)
             else:
                 model = self._models[stage.name]
-                outputs = model.run(tensors, stage.outputs, wall_s_max=due_s - started_s)
+                names = stage.graph_outputs
+                values = model.run(tensors, names.values(), wall_s_max=due_s - started_s)
+                outputs = {name: values[graph_name] for name, graph_name in names.items()}
                 result, provider = TensorDocument(outputs), model.provider
             canonical = _encode(result, stage)
         except TradepostError as error:
@@ -145,7 +147,7 @@ class Executor:
         try:
             document = decode(run.output)
         except InvalidTensorDocument as error:
-            raise KernelTrap(f"it returned no tensor document: {error}", reason="bad-document") from None
+            raise KernelTrap(f"its output is not a tensor document: {error}", reason="bad-document") from None
         if missing := [name for name in stage.outputs if name not in document.tensors]:
             raise KernelTrap(f"it did not return its outputs {missing}", reason="bad-document")
         declared = {name: document[name] for name in stage.outputs}
@@ -176,13 +178,13 @@ class Executor:
 
 def _is_whole(stage: Stage, references: Mapping[str, str]) -> bool:
     """Whether the references give all that `stage` returns, under the same names, and nothing else."""
-    return dict(references) == {name: f"{stage.name}.{name}" for name in stage.outputs}
+    return dict(references) == {name: f"{stage.name}.{name}" for name in stage.output_names}
 
 
 def _check_names(stage: ModelStage, model: Model) -> None:
     for kind, named, present in (
         ("input", stage.inputs, model.inputs),
-        ("output", stage.outputs, model.outputs),
+        ("output", stage.graph_outputs.values(), model.outputs),
     ):
         if unknown := sorted(set(named) - set(present)):
             raise ModelFailure(f"the model has no {kind} {unknown}; it has {present}")

@@ -76,7 +76,9 @@ class Inference:
         check_model(model, conditional_operators=conditional_operators, elements_max=elements_max)
         wanted = [PROVIDERS[name] for name in providers if name in self.providers]
         if not wanted:
-            raise NoEligibleWorker(f"this device has {self.providers}; the model runs on {list(providers)}")
+            raise NoEligibleWorker(
+                f"this device has {self.providers}; the model runs only on {list(providers)}"
+            )
         try:
             session = onnxruntime.InferenceSession(model, self._options(wanted), providers=wanted)
         except Exception as error:  # onnxruntime's errors have no base class of their own
@@ -118,7 +120,7 @@ class Model:
 
         Raises `ModelFailure`, `PipelineTooCostly` where memory runs out, or `LeaseTimeout` at the deadline.
         """
-        names = list(outputs)
+        names = list(dict.fromkeys(outputs))  # two names of a stage may stand for one graph output
         options = onnxruntime.RunOptions()
         options.log_severity_level = _LOG_NOTHING
 
@@ -130,7 +132,7 @@ class Model:
                 values: list[Any] = self._session.run(names, dict(feeds), options)
         except Exception as error:  # as above; a stranger's model and input can cause any of them
             if options.terminate:
-                raise LeaseTimeout(f"the model still ran after {wall_s_max:g} s") from None
+                raise LeaseTimeout(f"the model was still running after {wall_s_max:g} s") from None
             raise (PipelineTooCostly if _lacks_memory(error) else ModelFailure)(_detail(error)) from None
         for name, value in zip(names, values, strict=True):
             if not isinstance(value, np.ndarray):

@@ -97,7 +97,7 @@ class Sandbox:
         try:
             instance_pre = self._linker.instantiate_pre(module)
         except WasmtimeError as error:
-            raise InvalidKernel(f"it does not link: {error}") from None
+            raise InvalidKernel(f"it cannot be linked: {error}") from None
         return Kernel(
             self,
             module,
@@ -113,13 +113,15 @@ class Sandbox:
         except WasmtimeError as error:
             self._require_valid(wasm)
             # Code that cannot be mapped, for example, which says nothing of the module.
-            raise PipelineTooCostly(f"a valid module does not compile here: {error}") from None
+            raise PipelineTooCostly(
+                f"the module is valid but cannot be compiled on this device: {error}"
+            ) from None
 
     def _require_valid(self, wasm: bytes) -> None:
         try:
             Module.validate(self.engine, wasm)
         except WasmtimeError as error:
-            raise InvalidKernel(f"it does not compile: {error}") from None
+            raise InvalidKernel(f"it cannot be compiled: {error}") from None
 
     def _restore(self, compiled: bytes) -> Module | None:
         """The module, or `None` if the engine says that this was compiled for another one."""
@@ -174,7 +176,7 @@ class Kernel:
         """
         limits = _Limits(fuel, memory_bytes_max, output_bytes_max, wall_s_max)
         if self.memory_bytes_min > memory_bytes_max:
-            raise _memory_exceeded(limits, f"it starts with {self.memory_bytes_min:,} bytes")
+            raise _memory_exceeded(limits, f"its initial memory is {self.memory_bytes_min:,} bytes")
         with _turn, Store(self._sandbox.engine) as store:
             # One unit more than allowed. The engine looks at loops and calls only, so code without any may
             # overdraw; a run is within its fuel exactly if that unit is left.
@@ -264,9 +266,9 @@ def _typed_errors(session: WasiSession, limits: _Limits) -> Iterator[None]:
     else:
         return
     if code is TrapCode.OUT_OF_FUEL:
-        raise KernelOutOfFuel(f"it used up its {limits.fuel:,} units", fuel=limits.fuel)
+        raise KernelOutOfFuel(f"it used all of its {limits.fuel:,} units of fuel", fuel=limits.fuel)
     if code is TrapCode.INTERRUPT:
-        raise LeaseTimeout(f"the kernel still ran after {limits.wall_s_max:g} s")
+        raise LeaseTimeout(f"the kernel was still running after {limits.wall_s_max:g} s")
     reason = "unknown" if code is None else code.name.lower().replace("_", "-")
     stderr = session.stderr[:MESSAGE_BYTES_MAX].decode(errors="replace").strip()
     raise KernelTrap(f"{reason}: {stderr}" if stderr else reason, reason=reason)

@@ -110,7 +110,9 @@ def _set_limits() -> list[str]:
 def _restrict_paths() -> list[str]:
     _require_linux()
     if (threads := len(os.listdir("/proc/self/task"))) != 1:
-        raise OSError(errno.EBUSY, f"{threads} threads run already, and Landlock would not bind them")
+        raise OSError(
+            errno.EBUSY, f"{threads} threads are already running, and Landlock would not apply to them"
+        )
     abi = _system_call(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_CREATE_RULESET_VERSION)
     rights = _LANDLOCK_FS_RIGHTS[max(known for known in _LANDLOCK_FS_RIGHTS if known <= abi)]
     net = _LANDLOCK_NET_RIGHTS if abi >= _LANDLOCK_ABI_NET else 0
@@ -137,19 +139,19 @@ def _filter_system_calls() -> list[str]:
     program = ctypes.create_string_buffer(struct.pack("@HP", len(filters) // 8, ctypes.addressof(buffer)))
     stray = _system_call(number, _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_TSYNC, program)
     if stray:
-        raise OSError(errno.EBUSY, f"thread {stray} could not be bound")
+        raise OSError(errno.EBUSY, f"the filter could not be applied to thread {stray}")
     return []
 
 
 def _require_linux() -> None:
     if sys.platform != "linux":
-        raise OSError(errno.ENOSYS, f"{sys.platform} has no such layer")
+        raise OSError(errno.ENOSYS, f"{sys.platform} does not have this layer")
 
 
 def _number(by_machine: dict[str, int]) -> int:
     machine = platform.machine()
     if machine not in by_machine:
-        raise OSError(errno.ENOSYS, f"system call numbers of {machine} are not known here")
+        raise OSError(errno.ENOSYS, f"the system call numbers of {machine} are unknown")
     return by_machine[machine]
 
 

@@ -149,4 +149,4 @@ def unpack_from_runner(body: bytes | memoryview) -> FromRunner:
     try:
         return _from_runner.decode(body)
     except UNDECODABLE as error:
-        raise RunnerFailed(f"the runner sent something else than a message: {error}") from None
+        raise RunnerFailed(f"the runner sent an invalid message: {error}") from None

@@ -21,12 +21,12 @@ import logging
 import os
 import secrets
 import stat
-import tempfile
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+from tradepost.atomic_files import replace_file
 from tradepost_worker.runner.messages import COMPILED_BYTES_MAX, Ready
 from tradepost_worker.supervision.private_files import NotOwnersAlone, read_own_file, require_own_folder
 
@@ -64,14 +64,14 @@ class CompileCache:
             if code is not None and len(code) <= left:
                 found[kernel] = code
                 left -= len(code)
-        log.debug("%d kernels of pipeline %s need no compiling.", len(found), pipeline)
+        log.debug("Loaded %d compiled kernels of pipeline %s from the cache.", len(found), pipeline)
         return found
 
     def write(self, ready: Ready, pipeline: str, compiled: Mapping[str, bytes], sent: Iterable[str]) -> None:
         """Keep what the runner that said `ready` compiled, although it had been `sent` code, perhaps."""
         if compiled.keys() & set(sent):
             log.warning(
-                "The engine took its own compiled code for another's; it was compiled afresh.",
+                "The engine rejected its cached compiled code, so the kernels were compiled again.",
                 extra={"action": "compiled_code_refused", "pipeline": pipeline},
             )
         for kernel, code in compiled.items():
@@ -84,7 +84,7 @@ class CompileCache:
             require_own_folder(self._folder)
             path = self._folder / _KEY_NAME
             if not path.exists():
-                self._replace(path, secrets.token_bytes(_KEY_BYTES))
+                replace_file(path, secrets.token_bytes(_KEY_BYTES))
             key = read_own_file(path, bytes_max=_KEY_BYTES + 1)
             if len(key) != _KEY_BYTES:
                 raise NotOwnersAlone(f"{path} does not hold {_KEY_BYTES} bytes")
@@ -102,7 +102,7 @@ class CompileCache:
             data = read_own_file(path, bytes_max=_FILE_BYTES_MAX)
             mac, code = data[:_MAC_BYTES], data[_MAC_BYTES:]
             if not hmac.compare_digest(mac, self._mac(self._key, purpose, code)):
-                raise NotOwnersAlone(f"the MAC of {path} is not by this device's key")
+                raise NotOwnersAlone(f"the MAC of {path} does not match this device's key")
             os.utime(path)
         except FileNotFoundError:
             return None
@@ -121,7 +121,8 @@ class CompileCache:
         try:
             with self._lock:
                 self._evict(size)
-                self._replace(self._path(purpose), self._mac(self._key, purpose, code) + code)
+                # Durable: a file that lost its end in a power cut would look tampered with.
+                replace_file(self._path(purpose), self._mac(self._key, purpose, code) + code)
         except OSError as error:
             self._say_unusable(error)
 
@@ -139,21 +140,9 @@ class CompileCache:
             os.unlink(path)
             used_bytes -= size
 
-    def _replace(self, path: Path, data: bytes) -> None:
-        descriptor, name = tempfile.mkstemp(dir=self._folder, prefix="new-")  # of mode 0600
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())  # a file that lost its end in a power cut would look tampered with
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
-
     def _put_aside(self, path: Path, error: Exception) -> None:
         log.error(
-            "Compiled code was damaged or tampered with, and does not run: %s",
+            "Compiled code was damaged or tampered with, and is not used: %s",
             error,
             extra={"action": "compiled_code_tampered"},
         )
@@ -163,7 +152,9 @@ class CompileCache:
             self._say_unusable(failure)
 
     def _say_unusable(self, error: Exception) -> None:
-        log.warning("Compiled kernels are not kept: %s", error, extra={"action": "compile_cache_unusable"})
+        log.warning(
+            "Compiled kernels cannot be cached: %s", error, extra={"action": "compile_cache_unusable"}
+        )
 
     def _path(self, purpose: bytes) -> Path:
         return self._folder / hashlib.sha256(purpose).hexdigest()
@@ -178,7 +169,7 @@ class CompileCache:
 def what_is_wrong(folder: Path) -> str:
     """What is wrong with a cache's folder, in words; empty if nothing is."""
     if os.path.lexists(tampered := folder / _TAMPERED_NAME):
-        return f"code was damaged or tampered with, and lies in {tampered}"
+        return f"code was damaged or tampered with, and was moved to {tampered}"
     try:
         require_own_folder(folder)
         read_own_file(folder / _KEY_NAME, bytes_max=0)

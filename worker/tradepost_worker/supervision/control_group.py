@@ -130,7 +130,7 @@ class ControlGroups:
             group.restrict(tasks_max=self._tasks_max)
             group.add(pid)
         except OSError as error:
-            raise SandboxUnavailable(f"a runner gets no control group: {error}") from error
+            raise SandboxUnavailable(f"a control group for a runner cannot be created: {error}") from error
         return group
 
     def seen_in(self, isolation: Isolation) -> Isolation:
@@ -166,7 +166,7 @@ def own_control_group(proc: Path = Path("/proc/self")) -> Path:
         is_below = PurePosixPath(name).is_relative_to(root) and ".." not in PurePosixPath(name).parts
         if kind.startswith("cgroup2 ") and is_below:
             return Path(mountpoint) / PurePosixPath(name).relative_to(root)
-    raise _Unavailable("no file system of control groups (version 2) is mounted that holds this one")
+    raise _Unavailable("no mounted cgroup2 file system contains this process's control group")
 
 
 def _base(own: Path) -> Path:
@@ -185,7 +185,9 @@ def _require_divisible(base: Path) -> None:
     this = psutil.Process()
     family = {this.pid, *(child.pid for child in this.children(recursive=True))}
     if strangers := [pid for pid in _pids(base) if pid not in family]:
-        raise _Unavailable(f"{len(strangers)} other processes are in {base}; a service has one to itself")
+        raise _Unavailable(
+            f"{len(strangers)} other processes are in {base}; a service has a control group of its own"
+        )
 
 
 def sweep(base: Path) -> None:
@@ -215,7 +217,7 @@ def _divide(base: Path) -> None:
     finally:
         probe.remove()
     if lacking:
-        raise _Unavailable(f"this kernel's control groups lack {', '.join(lacking)}")
+        raise _Unavailable(f"this kernel's control groups do not have {', '.join(lacking)}")
 
 
 def _pids(group: Path) -> list[int]:

@@ -50,5 +50,5 @@ class IdleWatch:
         self._since_s, self._used_s = now_s, self._measure(self._pid)
         worked_s = self._used_s - before_s
         if was_idle and worked_s > self._cpu_s_max:
-            return f"{worked_s:.1f} s of work while nobody asked for any"
+            return f"{worked_s:.1f} s of processor time without a request"
         return None

@@ -49,7 +49,7 @@ class MemoryLimit:
         except psutil.NoSuchProcess:
             return None
         if threads > self._threads_max:
-            return f"{threads:,} threads, of which it may have {self._threads_max:,}"
+            return f"{threads:,} threads; the limit is {self._threads_max:,}"
         used_bytes = self.used_bytes()
         if self._resident_bytes_max is not None and used_bytes > self._resident_bytes_max:
             return f"{used_bytes:,} bytes of memory"

@@ -39,4 +39,4 @@ def _require_own(status: os.stat_result, is_kind: Callable[[int], bool], path: P
     if status.st_uid != os.getuid():
         raise NotOwnersAlone(f"{path} belongs to another user")
     if status.st_mode & 0o077:
-        raise NotOwnersAlone(f"others may use {path} (mode {status.st_mode & 0o777:o})")
+        raise NotOwnersAlone(f"other users may access {path} (mode {status.st_mode & 0o777:o})")

@@ -109,7 +109,7 @@ class RequestQueue:
     def _report_stages(head: _Request, stages: tuple[StageReport, ...]) -> None:
         """Each report has more stages than the one before it, so there are no more reports than stages."""
         if head.phase != "run" or len(stages) <= head.stages:
-            raise RunnerFailed("the runner reported stages out of turn")
+            raise RunnerFailed("the runner reported stages out of order")
         head.stages = len(stages)
         if not head.reply.done():
             head.on_stages(stages)

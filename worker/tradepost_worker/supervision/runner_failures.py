@@ -51,7 +51,7 @@ class ErrorOutput:
 
     def excess(self) -> str | None:
         """How much it wrote, in words, if that is too much: reading on would only keep the agent busy."""
-        return f"{self._bytes:,} bytes on its stderr" if self._bytes > _STDERR_BYTES_MAX else None
+        return f"{self._bytes:,} bytes to stderr" if self._bytes > _STDERR_BYTES_MAX else None
 
     def last_line(self) -> str:
         """The last line, plain and short; empty if there is none."""
@@ -62,7 +62,7 @@ class ErrorOutput:
 def exit_reason(status: int | None, *, ran_out_of_memory: bool, last_line: str) -> str:
     """How a runner ended, in words, from its exit status (a negative signal number if it was killed)."""
     if ran_out_of_memory:
-        return "the runner was killed by the system at its memory limit"
+        return "the system killed the runner at its memory limit"
     if status is not None and status < 0:
         how = f"was killed by signal {-status} ({signal.strsignal(-status)})"
     else:
@@ -82,4 +82,4 @@ def failure(reason: str, *, is_loading: bool) -> TradepostError:
 def refusal(problem: Problem, expected: tuple[type[TradepostError], ...]) -> TradepostError:
     """The error of a request that a runner refused: one of the `expected` kinds, else `RunnerFailed`."""
     error = TradepostError.from_problem(problem.of_a_stranger())
-    return error if isinstance(error, expected) else RunnerFailed(f"the runner refused: {error}")
+    return error if isinstance(error, expected) else RunnerFailed(f"the runner reported an error: {error}")

@@ -18,9 +18,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from tradepost.errors import Problem, RunnerFailed, RunnerInterrupted, StageFailure, TradepostError
+from tradepost.errors import Problem, RunnerFailed, RunnerInterrupted, StageFailure
 from tradepost.pipeline.manifest import KernelStage, Manifest
-from tradepost.receipts import StageReport
+from tradepost.receipts import StageReport, are_first_stages, is_stage_failure
 from tradepost_worker.runner.pipeline_run import PipelineRun
 from tradepost_worker.supervision.compile_cache import CompileCache
 from tradepost_worker.supervision.request_queue import OnStages, ignore_stages
@@ -279,7 +279,9 @@ class RunnerPool:
         )
         if cache is not None and compiled:
             if not compiled.keys() <= kernels:
-                raise RunnerFailed("the runner returned code of kernels that its pipeline does not have")
+                raise RunnerFailed(
+                    "the runner returned compiled code for kernels that are not in its pipeline"
+                )
             await asyncio.to_thread(cache.write, process.ready, pipeline.cid, compiled, known)
 
     def _end(self, slot: _Slot) -> None:
@@ -297,7 +299,7 @@ def bytes_of(manifest: Manifest) -> int:
 def check_stages(stages: tuple[StageReport, ...], manifest: Manifest) -> None:
     """Raise `RunnerFailed` unless these can be the stages that a run has finished while it goes on."""
     if len(stages) >= len(manifest.stages):
-        raise RunnerFailed("the runner reports all stages, and no output")
+        raise RunnerFailed("the runner reported all stages, but no output")
     _check_names(stages, manifest)
 
 
@@ -307,31 +309,23 @@ def check_run(run: PipelineRun, manifest: Manifest) -> None:
     _check_names(run.stages, manifest)
     if run.failure is None:
         if len(run.stages) != len(names) or len(run.output) > manifest.limits.output_bytes:
-            raise RunnerFailed("the runner returned an output that the pipeline cannot have")
+            raise RunnerFailed("the runner returned an output that the pipeline does not allow")
     else:
         if run.output:
-            raise RunnerFailed("the runner returned an output and a failure")
+            raise RunnerFailed("the runner returned both an output and a failure")
         _check_failure(run.failure, manifest)
 
 
 def _check_names(stages: tuple[StageReport, ...], manifest: Manifest) -> None:
     names = [stage.name for stage in manifest.stages]
-    reported = [report.stage for report in stages]
-    if reported != names[: len(reported)]:
-        raise RunnerFailed(f"the runner reports the stages {reported[:32]} of {names}")
+    if not are_first_stages(stages, names):
+        reported = [report.stage for report in stages]
+        raise RunnerFailed(f"the runner reported the stages {reported[:32]} of {names}")
 
 
 def _check_failure(failure: Problem, manifest: Manifest) -> None:
-    is_of_a_stage = failure.stage in {stage.name for stage in manifest.stages}
-    if not is_of_a_stage or failure.code not in _STAGE_FAILURES:
-        raise RunnerFailed("the runner returned a failure that the pipeline cannot have")
-
-
-def _codes(root: type[TradepostError]) -> set[str]:
-    return {root.code()}.union(*(_codes(child) for child in root.__subclasses__()))
-
-
-_STAGE_FAILURES: Final = frozenset(_codes(StageFailure))
+    if not is_stage_failure(failure.stage, failure.code, {stage.name for stage in manifest.stages}):
+        raise RunnerFailed("the runner returned a failure that the pipeline does not allow")
 
 
 async def _close(starting: asyncio.Task[RunnerProcess]) -> None:

@@ -203,7 +203,7 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         widen_pipe(replies.get_extra_info("pipe").fileno())
         reply = await self._requests.reply("start", self._policy.start_s_max)
         if not isinstance(reply, Ready):
-            raise self._fail(RunnerFailed("the runner did not say that it is ready"))
+            raise self._fail(RunnerFailed("the runner did not report that it is ready"))
         self.ready = reply
 
     def _allow_memory(self, more_bytes: int) -> None:
@@ -241,13 +241,13 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         if fd == 2:
             self._error_output.feed(data)
             if excess := self._error_output.excess():
-                self._kill_for(excess)
+                self._fail(failure(f"killed because it wrote {excess}", is_loading=self._requests.is_loading))
             return
         self._received.feed(data)
         try:
             while self._failure is None and (body := self._received.take()) is not None:
                 if self._requests.is_empty:
-                    raise RunnerFailed("the runner answered what nobody asked")
+                    raise RunnerFailed("the runner sent a reply without a request")
                 self._requests.answer(unpack_from_runner(body))
         except RunnerFailed as error:
             self._fail(error)
@@ -272,7 +272,7 @@ class RunnerProcess(asyncio.SubprocessProtocol):
             callback()
 
     def _kill_for(self, excess: str) -> None:
-        self._fail(failure(f"killed at {excess}", is_loading=self._requests.is_loading))
+        self._fail(failure(f"killed because it used {excess}", is_loading=self._requests.is_loading))
 
     def _fail(self, error: TradepostError) -> TradepostError:
         """Kill the process; the first reason counts. Returns the error."""

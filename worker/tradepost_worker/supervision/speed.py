@@ -158,7 +158,7 @@ async def _measure(
         version="1",
         inputs={"x": TensorSpec(dtype=_DTYPES[tensor.dtype.name], shape=tensor.shape)},
         stages=(stage,),
-        outputs={"y": f"stage.{stage.outputs[0]}"},
+        outputs={"y": f"stage.{stage.output_names[0]}"},
         limits=Limits(wall_ms=round(1000 * _WALL_S_MAX)),
     )
     document = encode(TensorDocument({"x": tensor}))

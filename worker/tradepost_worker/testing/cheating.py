@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import msgspec
 import numpy as np
 
-from tradepost.cli import report
+from tradepost.commands.terminal import report
 from tradepost.errors import TradepostError
 from tradepost.pipeline.manifest import INPUT, KernelStage, Manifest, split_reference
 from tradepost.pipeline.tensors import Tensor, TensorDocument, decode, encode

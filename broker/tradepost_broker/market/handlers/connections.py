@@ -1,27 +1,30 @@
 """Workers that join, come, change their offer and go.
 
-A worker that comes back says which leases it still works on. What the broker has open and the worker does
-not know was lost with its last process, and is leased again; what the worker has and the broker does not hold
-open is recalled, or acknowledged if its result is in.
+A worker that connects names the leases that it works on. What the broker has open and the worker does not
+name is granted again: the grant was lost on the way, or with the worker's last process. What the worker names
+and the broker does not hold open is recalled, or acknowledged if its result is in.
 """
 
 from __future__ import annotations
 
-from tradepost.errors import InvalidJoinToken, ProtocolError, Unauthorized, WorkerLost
+from tradepost.errors import InvalidJoinToken, ProtocolError, Unauthorized
 from tradepost.protocol import Offer
 from tradepost_broker.market.model.entities import LeaseState, Worker, WorkerStanding
 from tradepost_broker.market.model.events import (
     OfferUpdated,
     Restarted,
     SendAcknowledged,
+    SendGrant,
     SendRecall,
     WorkerConnected,
     WorkerDisconnected,
     WorkerJoined,
 )
-from tradepost_broker.market.settling import late_receipts, revocation, settlement
-from tradepost_broker.market.state.market_state import WITH_RECEIPT, MarketState
-from tradepost_broker.market.state.timers import Purpose
+from tradepost_broker.market.model.lease_states import WITH_RECEIPT
+from tradepost_broker.market.model.worker_states import WorkerTrigger, transition_worker
+from tradepost_broker.market.settling import late_receipts, revocation
+from tradepost_broker.market.state.market_state import MarketState
+from tradepost_broker.market.state.timers import TimerPurpose
 from tradepost_broker.market.state.worker_state import WorkerState, in_order
 
 
@@ -50,9 +53,9 @@ def connect(state: MarketState, event: WorkerConnected) -> None:
     worker = _known(state, event.worker)
     worker.connected = True
     worker.refused.clear()
-    state.agenda.cancel(Purpose.ABSENCE, event.worker)
+    state.timers.cancel(TimerPurpose.ABSENCE, event.worker)
     if worker.record.standing is WorkerStanding.SUSPENDED and worker.deserves_return(state.day):
-        worker.record.standing = WorkerStanding.ACTIVE
+        transition_worker(worker.record, WorkerTrigger.RETURN_DESERVED)
     _take_offer(state, worker, event.offer)
     _reconcile(state, worker, event.open_leases)
 
@@ -83,7 +86,7 @@ def restart(state: MarketState, _event: Restarted) -> None:
         if worker.connected or worker.open:
             _leave(state, worker)
     late_receipts.wait_again(state)
-    state.look_at_everything()
+    state.review_everything()
 
 
 def _leave(state: MarketState, worker: WorkerState) -> None:
@@ -93,9 +96,9 @@ def _leave(state: MarketState, worker: WorkerState) -> None:
     state.place(worker)
     state.supply_changed = True
     if worker.open:
-        state.agenda.put(Purpose.ABSENCE, worker.record.id, state.at + state.policy.reconnect_s)
+        state.timers.put(TimerPurpose.ABSENCE, worker.record.id, state.at + state.policy.reconnect_s)
     if worker.record.auditor:
-        # They may have to be decided by replicas now: the next event that has a seed will see.
+        # They may have to be decided by replicas now: the next `MatchingEvent` does so.
         state.jobs_to_advance.update(state.audits_wanted)
 
 
@@ -112,8 +115,7 @@ def _take_offer(state: MarketState, worker: WorkerState, offer: Offer) -> None:
 def _reconcile(state: MarketState, worker: WorkerState, claimed: tuple[str, ...]) -> None:
     for lease in in_order(worker.open):
         if lease.id not in claimed:
-            problem = WorkerLost("the worker came back without it").to_problem()
-            settlement.lose(state, lease, LeaseState.RETURNED, problem)
+            state.send(SendGrant(lease.id, lease.worker))
     for lease_id in claimed:
         held = state.leases.get(lease_id)
         if held is None or held.worker != worker.record.id:

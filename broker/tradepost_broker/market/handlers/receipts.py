@@ -17,10 +17,13 @@ from tradepost_broker.market.model.events import (
     SendAcknowledged,
     SendSettled,
 )
+from tradepost_broker.market.model.lease_states import WITH_RECEIPT, LeaseTrigger
 from tradepost_broker.market.settling import late_receipts, settlement
 from tradepost_broker.market.state import seeded_random
-from tradepost_broker.market.state.market_state import WITH_RECEIPT, MarketState
+from tradepost_broker.market.state.market_state import MarketState
 
+#: How much earlier than the broker a worker may find a time to be over: leases end on whole seconds.
+_OUT_OF_TIME_S_EARLY: Final = 1.0
 _CODE_MAX: Final = 64
 _TEXT_MAX: Final = 500
 
@@ -40,13 +43,13 @@ def deliver(state: MarketState, event: ReceiptDelivered) -> None:
     agrees_with = frozenset(event.agrees_with)
     if lease.purpose is LeasePurpose.AUDIT:
         lease.group = lease.id
-        state.close_lease(lease, LeaseState.DELIVERED, event.problem)
+        state.close_lease(lease, LeaseTrigger.RECEIPT_DELIVERED, event.problem)
         state.send(SendAcknowledged(lease.id, lease.worker))
         settlement.apply_audit(state, lease, agrees_with)
         return
     peers = state.ordinary_leases(job, LeaseState.DELIVERED)
     lease.group = next((peer.group for peer in peers if peer.id in agrees_with), lease.id)
-    state.close_lease(lease, LeaseState.DELIVERED, event.problem)
+    state.close_lease(lease, LeaseTrigger.RECEIPT_DELIVERED, event.problem)
     if not job.spot_check and len(state.spot_checks_wanted) < state.policy.audit_backlog_max:
         # Only now, after the result is committed, can it be known whether it will be checked.
         job.spot_check = seeded_random.fraction(state.seed, "spot check", lease.id) < state.policy.audit_rate
@@ -57,6 +60,9 @@ def deliver(state: MarketState, event: ReceiptDelivered) -> None:
 
 def give_back(state: MarketState, event: LeaseGivenBack) -> None:
     """A worker returned a lease. Only failing is held against it; what its owner wants never is.
+
+    Nor is running out of time, where the time was over: submitters set the deadline, and publishers the time
+    limit, so that either could lower any score. Before that, to claim it is to fail.
 
     What a preempted one had done is kept: it is paid if the job's result confirms it.
     """
@@ -74,11 +80,19 @@ def give_back(state: MarketState, event: LeaseGivenBack) -> None:
     settlement.lose(
         state,
         lease,
-        LeaseState.PREEMPTED if event.reason is GiveBackReason.PREEMPTED else LeaseState.RETURNED,
+        LeaseTrigger.PREEMPTED if event.reason is GiveBackReason.PREEMPTED else LeaseTrigger.GIVEN_BACK,
         problem,
-        evidence=EvidenceKind.FAILED if event.reason is GiveBackReason.FAILED else None,
+        evidence=EvidenceKind.FAILED if _has_failed(state, lease, event) else None,
         counts=not refused,
     )
+
+
+def _has_failed(state: MarketState, lease: Lease, event: LeaseGivenBack) -> bool:
+    if event.reason is GiveBackReason.EXHAUSTED:
+        pipeline = state.pipelines[state.jobs[lease.job].pipeline]
+        over_at = min(lease.expires_at, lease.granted_at + pipeline.wall_s)
+        return event.at < over_at - _OUT_OF_TIME_S_EARLY
+    return event.reason is GiveBackReason.FAILED
 
 
 def _bounded(problem: Problem) -> Problem:

@@ -11,8 +11,8 @@ from tradepost.errors import IdempotencyConflict, InvalidRequest, UnknownJob, Un
 from tradepost.pipeline.manifest import WorkUnits
 from tradepost_broker.market.model.entities import Job, Pipeline
 from tradepost_broker.market.model.events import (
+    CancelRequested,
     Funded,
-    JobCancelled,
     JobSubmitted,
     PipelinePublished,
     ReplySubmitted,
@@ -42,7 +42,7 @@ def publish(state: MarketState, event: PipelinePublished) -> None:
 
 def submit(state: MarketState, event: JobSubmitted) -> None:
     """Take in a job and reserve its cap, or answer with the job that its idempotency key stands for."""
-    known = state.submissions.get((event.account, event.idempotency_key))
+    known = state.idempotency_keys.get((event.account, event.idempotency_key))
     if known is not None and (known.expires_at is None or event.at < known.expires_at):
         if known.request_hash != event.request_hash:
             raise IdempotencyConflict(
@@ -79,7 +79,7 @@ def submit(state: MarketState, event: JobSubmitted) -> None:
     state.jobs_to_advance[job.id] = None
 
 
-def cancel(state: MarketState, event: JobCancelled) -> None:
+def cancel(state: MarketState, event: CancelRequested) -> None:
     """End a job for its submitter. One that has just ended stays as it is; an older one is not known here."""
     job = state.jobs.get(event.job)
     if job is None or job.account != event.account:

@@ -7,17 +7,18 @@ from typing import Final
 
 from tradepost.errors import LeaseGone, WorkerLost
 from tradepost_broker.market.matching import advance_job, failure_reasons
-from tradepost_broker.market.model.entities import EvidenceKind, LeaseState
+from tradepost_broker.market.model.entities import EvidenceKind
 from tradepost_broker.market.model.events import Tick
+from tradepost_broker.market.model.lease_states import LeaseTrigger
 from tradepost_broker.market.settling import late_receipts, payments, settlement
 from tradepost_broker.market.state.market_state import MarketState
-from tradepost_broker.market.state.timers import Purpose
+from tradepost_broker.market.state.timers import TimerPurpose
 from tradepost_broker.market.state.worker_state import in_order
 
 
 def tick(state: MarketState, event: Tick) -> None:
     """Do what is due, and review what waiting jobs may hope for."""
-    for purpose, subject in state.agenda.due(event.at):
+    for purpose, subject in state.timers.due(event.at):
         _HANDLERS[purpose](state, subject)
     advance_job.review_waiting(state)
 
@@ -26,7 +27,7 @@ def _expire_lease(state: MarketState, lease_id: str) -> None:
     lease = state.leases[lease_id]
     problem = LeaseGone(f"lease {lease_id} expired").to_problem()
     if state.workers[lease.worker].connected:
-        settlement.lose(state, lease, LeaseState.EXPIRED, problem, evidence=EvidenceKind.EXPIRED)
+        settlement.lose(state, lease, LeaseTrigger.EXPIRED, problem, evidence=EvidenceKind.EXPIRED)
     else:
         late_receipts.lose(state, lease, problem)
 
@@ -64,8 +65,8 @@ def _retire(state: MarketState, job_id: str) -> None:
     if job.spot_check and not pending and state.at < settlement.check_until(state, job):
         pending.append(settlement.check_until(state, job))
     if pending:
-        # If that is past, their own timers come first: see `Purpose`.
-        state.agenda.put(Purpose.RETIREMENT, job_id, max(pending))
+        # If that is past, their own timers come first: see `TimerPurpose`.
+        state.timers.put(TimerPurpose.RETIREMENT, job_id, max(pending))
         return
     if job.spot_check:
         # No auditor had time for it while there was something to claw back.
@@ -77,19 +78,19 @@ def _retire(state: MarketState, job_id: str) -> None:
 
 def _forget_key(state: MarketState, key: str) -> None:
     account, _, idempotency_key = key.partition("\x00")
-    submission = state.submissions[account, idempotency_key]
+    entry = state.idempotency_keys[account, idempotency_key]
     # Unless it has come to stand for another job, between its expiry and this sweep.
-    if submission.expires_at is not None and submission.expires_at <= state.at:
-        del state.submissions[account, idempotency_key]
+    if entry.expires_at is not None and entry.expires_at <= state.at:
+        del state.idempotency_keys[account, idempotency_key]
 
 
-_HANDLERS: Final[dict[Purpose, Callable[[MarketState, str], None]]] = {
-    Purpose.LEASE_EXPIRY: _expire_lease,
-    Purpose.ABSENCE: _give_up_absent,
-    Purpose.BLAME: _blame,
-    Purpose.MATURITY: _mature,
-    Purpose.DEADLINE: _end_late_job,
-    Purpose.PATIENCE: _end_patience,
-    Purpose.RETIREMENT: _retire,
-    Purpose.KEY_EXPIRY: _forget_key,
+_HANDLERS: Final[dict[TimerPurpose, Callable[[MarketState, str], None]]] = {
+    TimerPurpose.LEASE_EXPIRY: _expire_lease,
+    TimerPurpose.ABSENCE: _give_up_absent,
+    TimerPurpose.BLAME: _blame,
+    TimerPurpose.MATURITY: _mature,
+    TimerPurpose.DEADLINE: _end_late_job,
+    TimerPurpose.PATIENCE: _end_patience,
+    TimerPurpose.RETIREMENT: _retire,
+    TimerPurpose.KEY_EXPIRY: _forget_key,
 }

@@ -7,27 +7,27 @@ run at the end of an event, so an event's own change is complete before anything
 from __future__ import annotations
 
 from tradepost_broker.market.matching import failure_reasons
-from tradepost_broker.market.matching.eligible_offers import Search
+from tradepost_broker.market.matching.eligible_offers import EligibleOffers
 from tradepost_broker.market.matching.grant import grant, request_audit
 from tradepost_broker.market.matching.matching import Outlook, auditor_available, choose, outlook
 from tradepost_broker.market.model.entities import Job, LeasePurpose, LeaseState
 from tradepost_broker.market.model.job_states import FINAL
 from tradepost_broker.market.settling import settlement
 from tradepost_broker.market.state.market_state import MarketState
-from tradepost_broker.market.state.timers import Purpose
+from tradepost_broker.market.state.timers import TimerPurpose
 from tradepost_broker.market.state.worker_state import WorkerState
 from tradepost_broker.market.trust.verification import (
     Accept,
-    Decision,
     GiveUp,
+    GroupedResult,
     NeedAudit,
     NeedReplica,
-    Result,
+    NextStep,
     decide,
 )
 
 
-def settle_down(state: MarketState) -> None:
+def advance_all(state: MarketState) -> None:
     """Advance every job and serve every worker that events touched, until nothing is left to do."""
     while state.jobs_to_advance or state.workers_freed:
         if state.jobs_to_advance:
@@ -47,17 +47,17 @@ def advance(state: MarketState, job: Job) -> None:
         if job.spot_check:
             request_audit(state, job)
         return
-    decision = _decision(state, job)
-    while isinstance(decision, NeedReplica):
+    step = _next_step(state, job)
+    while isinstance(step, NeedReplica):
         if job.failures >= state.policy.attempts_max:
             settlement.fail(state, job, failure_reasons.worker_lost(state, job))
             return
-        if not _lease(state, job, decision.log_odds_missing):
-            _wait(state, job, decision.log_odds_missing)
+        if not _lease(state, job, step.log_odds_missing):
+            _wait(state, job, step.log_odds_missing)
             return
-        decision = _decision(state, job)
+        step = _next_step(state, job)
     _stop_waiting(state, job)
-    match decision:
+    match step:
         case Accept(group, credibility):
             if not _gets_second_opinion(state, job):
                 settlement.accept(state, job, group, credibility)
@@ -78,16 +78,16 @@ def serve(state: MarketState, worker: WorkerState, *, is_new: bool) -> None:
         return
     tries_left = state.policy.rematches_max
     offer = worker.seat.offer if worker.seat else None
-    waiting = state.waiting.suited(offer, looks_max=state.policy.waiting_looks_max) if offer else ()
+    waiting = state.job_queue.suited(offer, looks_max=state.policy.waiting_looks_max) if offer else ()
     for job in waiting:
         if worker.seat is None or not worker.seat.idle or tries_left == 0:
             return
-        if job in state.waiting and _may_take(state, worker, state.jobs[job], is_new=is_new):
+        if job in state.job_queue and _may_take(state, worker, state.jobs[job], is_new=is_new):
             attempts = state.jobs[job].attempts
             advance(state, state.jobs[job])
             if state.jobs[job].attempts == attempts:
                 tries_left -= 1
-                state.waiting.postpone(job)
+                state.job_queue.postpone(job)
 
 
 def review_waiting(state: MarketState) -> None:
@@ -96,7 +96,7 @@ def review_waiting(state: MarketState) -> None:
         return
     state.supply_changed = False
     seen: dict[tuple[object, ...], bool] = {}
-    for job_id in state.waiting:
+    for job_id in state.job_queue:
         job = state.jobs[job_id]
         if state.ordinary_leases(job, LeaseState.OPEN):
             continue
@@ -104,17 +104,17 @@ def review_waiting(state: MarketState) -> None:
         fresh = (job.pipeline, job.requirements, job.units, job.max_price, job.confidence)
         kind: tuple[object, ...] = (job.id,) if job.attempts else fresh
         if kind not in seen:
-            decision = _decision(state, job)
-            missing = decision.log_odds_missing if isinstance(decision, NeedReplica) else 0.0
+            step = _next_step(state, job)
+            missing = step.log_odds_missing if isinstance(step, NeedReplica) else 0.0
             seen[kind] = outlook(state, job, missing, again=True) is Outlook.POSSIBLE
         if seen[kind] != (job.unmatched_since is None):
             state.jobs_to_advance[job.id] = None
 
 
-def _decision(state: MarketState, job: Job) -> Decision:
+def _next_step(state: MarketState, job: Job) -> NextStep:
     """What `verification.decide` says of the job as it stands."""
     capability = state.capability(job)
-    results: list[Result] = []
+    results: list[GroupedResult] = []
     open_log_odds: list[float] = []
     for lease in state.live_leases(job):
         if lease.purpose is LeasePurpose.AUDIT:
@@ -123,7 +123,7 @@ def _decision(state: MarketState, job: Job) -> Decision:
         if lease.state is LeaseState.OPEN:
             open_log_odds.append(log_odds)
         else:
-            results.append(Result(lease.id, lease.group, log_odds))
+            results.append(GroupedResult(lease.id, lease.group, log_odds))
     contested = len({result.group for result in results}) > 1
     return decide(
         results,
@@ -145,9 +145,9 @@ def _lease(state: MarketState, job: Job, log_odds_missing: float) -> bool:
 def _wait(state: MarketState, job: Job, log_odds_missing: float) -> None:
     """Let the job wait for a worker, or fail once its patience with nobody being there is over."""
     delivered = state.ordinary_leases(job, LeaseState.DELIVERED)
-    if job.id not in state.waiting:
+    if job.id not in state.job_queue:
         state.save(job)
-    state.waiting.add(job.id, state.need(job), has_results=bool(delivered))
+    state.job_queue.add(job.id, state.need(job), has_results=bool(delivered))
     if state.ordinary_leases(job, LeaseState.OPEN):
         _set_unmatched(state, job, None)
         return
@@ -165,8 +165,8 @@ def _wait(state: MarketState, job: Job, log_odds_missing: float) -> None:
 
 
 def _stop_waiting(state: MarketState, job: Job) -> None:
-    if job.id in state.waiting:
-        state.waiting.discard(job.id)
+    if job.id in state.job_queue:
+        state.job_queue.discard(job.id)
         _set_unmatched(state, job, None)
         state.save(job)
 
@@ -177,9 +177,9 @@ def _set_unmatched(state: MarketState, job: Job, since: float | None) -> None:
     job.unmatched_since = since
     state.save(job)
     if since is None:
-        state.agenda.cancel(Purpose.PATIENCE, job.id)
+        state.timers.cancel(TimerPurpose.PATIENCE, job.id)
     else:
-        state.agenda.put(Purpose.PATIENCE, job.id, since + job.patience_s)
+        state.timers.put(TimerPurpose.PATIENCE, job.id, since + job.patience_s)
 
 
 def _gets_second_opinion(state: MarketState, job: Job) -> bool:
@@ -214,4 +214,6 @@ def _may_take(state: MarketState, worker: WorkerState, job: Job, *, is_new: bool
     if worker.seat is None or (job.unmatched_since is not None and not is_new):
         return False
     bid = worker.seat.offer.price_per_unit_microcredits * job.units
-    return bid <= job.max_price - job.committed and not Search(state, job, again=True).ineligible(worker)
+    if bid > job.max_price - job.committed:
+        return False
+    return not EligibleOffers(state, job, again=True).why_ineligible(worker)

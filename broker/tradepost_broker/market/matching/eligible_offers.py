@@ -1,4 +1,4 @@
-"""The eligible offers for one job's next lease, in several views, as they stand at this moment.
+"""Which standing offers are eligible for one job's next lease, at this moment.
 
 Eligible is an offer that can do what the job needs, whose worker may have it: its owner has no live lease of
 the job, the worker did not refuse the pipeline since it connected, and did not lose a lease of the job before
@@ -13,20 +13,18 @@ from itertools import islice
 from typing import Final
 
 from tradepost_broker.market.matching.scoring import Bidder
-from tradepost_broker.market.model.entities import Job, LeaseState
+from tradepost_broker.market.model.entities import Job
+from tradepost_broker.market.model.lease_states import LOST
 from tradepost_broker.market.state import seeded_random
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.offer_book import PriceList, fits
 from tradepost_broker.market.state.worker_state import WorkerState
 
-#: The states of leases that were given and came to nothing.
-LOST: Final = frozenset({LeaseState.RETURNED, LeaseState.PREEMPTED, LeaseState.EXPIRED})
-
 _DRAWS_MAX: Final = 32
 
 
-class Search:
-    """Looks for workers for one job. Counts those it turns away in `left_out`, by reason."""
+class EligibleOffers:
+    """The eligible offers for one job. Counts the ineligible ones that it meets in `left_out`, by reason."""
 
     def __init__(self, state: MarketState, job: Job, *, again: bool = False) -> None:
         """`again` admits workers that had a lease of this job and lost it."""
@@ -82,7 +80,7 @@ class Search:
             seat = worker.seat
             if worker_id in seen or seat is None or not seat.idle or not fits(seat.offer, self._need):
                 continue
-            if not self.ineligible(worker):
+            if not self.why_ineligible(worker):
                 found.append(self._bidder(worker, price))
         return found
 
@@ -97,16 +95,16 @@ class Search:
         for number in range(_DRAWS_MAX):
             place = seeded_random.below(total, self._state.seed, "replica", lease, str(number))
             price, worker = self._at(place, lists, counts)
-            if not self.ineligible(worker):
+            if not self.why_ineligible(worker):
                 return self._bidder(worker, price)
         # Hardly any is eligible. Take the next one from the last place on.
         for step in range(1, min(total, self._state.policy.scan_max)):
             price, worker = self._at((place + step) % total, lists, counts)
-            if not self.ineligible(worker):
+            if not self.why_ineligible(worker):
                 return self._bidder(worker, price)
         return None
 
-    def ineligible(self, worker: WorkerState) -> str:
+    def why_ineligible(self, worker: WorkerState) -> str:
         """Why a worker in a fitting bucket may not have this job; "" if it may."""
         if worker.record.owner in self._owners:
             return "same owner"
@@ -119,16 +117,16 @@ class Search:
             return "memory"
         return ""
 
-    def turned_away(self) -> Counter[str]:
+    def count_ineligible(self) -> Counter[str]:
         """Why standing offers in the fitting buckets may not have the job; counts at most `scan_max`."""
         reasons: Counter[str] = Counter()
         offers = self._state.offers.cheapest(self._need, busy_too=True)
         for _, worker_id in islice(offers, self._state.policy.scan_max):
-            if reason := self.ineligible(self._state.workers[worker_id]):
+            if reason := self.why_ineligible(self._state.workers[worker_id]):
                 reasons[reason] += 1
         return reasons
 
-    def counted(self, *, bid_max: int, considered: int) -> dict[str, int]:
+    def count_left_out(self, *, bid_max: int, considered: int) -> dict[str, int]:
         """How many standing offers are out, by reason. Cheap: buckets know their sizes."""
         standing = idle = affordable = 0
         for bucket in self._state.offers.fitting(self._need):
@@ -158,7 +156,7 @@ class Search:
         misses_left = self._state.policy.scan_max
         for price, worker_id in self._state.offers.cheapest(self._need, busy_too=busy_too):
             worker = self._state.workers[worker_id]
-            reason = self.ineligible(worker)
+            reason = self.why_ineligible(worker)
             if not reason:
                 yield price, worker
                 continue

@@ -16,9 +16,10 @@ from tradepost.errors import (
     WorkerLost,
 )
 from tradepost.money import format_credits
-from tradepost_broker.market.matching.eligible_offers import LOST, Search
+from tradepost_broker.market.matching.eligible_offers import EligibleOffers
 from tradepost_broker.market.matching.matching import Outlook, Plan, plan
 from tradepost_broker.market.model.entities import Job, LeaseState
+from tradepost_broker.market.model.lease_states import LOST
 from tradepost_broker.market.state.market_state import MarketState
 
 
@@ -32,7 +33,7 @@ def explain(state: MarketState, job: Job, log_odds_missing: float, prospect: Out
     best = plan(state, job, log_odds_missing)
     if prospect is Outlook.TOO_DEAR and best is not None:
         return _price_cap_too_low(job, best)
-    refused = Search(state, job, again=True).turned_away()["refused"]
+    refused = EligibleOffers(state, job, again=True).count_ineligible()["refused"]
     if refused and best is None and _is_trust(state, job):
         return UntrustedPipeline(
             f"all {refused} workers that could run pipeline {job.pipeline} refuse it",
@@ -83,7 +84,8 @@ def _not_confirmed(state: MarketState, job: Job, delivered: int, prospect: Outlo
     if prospect is Outlook.TOO_DEAR:
         reason = f"the {format_credits(left)} credits left of the cap do not pay for another"
     else:
-        reason = "no worker of another owner can give one more" + _listed(Search(state, job).turned_away())
+        counts = EligibleOffers(state, job).count_ineligible()
+        reason = f"no worker of another owner can give one more{_listed(counts)}"
     return NotVerified(
         f"{delivered} results are in, confidence {job.confidence:g} needs more, and {reason}",
         results=delivered,
@@ -109,7 +111,7 @@ def _price_cap_too_low(job: Job, best: Plan) -> TradepostError:
 def _no_eligible_worker(state: MarketState, job: Job, best: Plan | None, refused: int) -> TradepostError:
     need = state.need(job)
     lacking = state.offers.lacking(need)
-    memory = lacking.get("memory", 0) + Search(state, job, again=True).turned_away()["memory"]
+    memory = lacking.get("memory", 0) + EligibleOffers(state, job, again=True).count_ineligible()["memory"]
     counts = {
         f"run no {' or '.join(need.providers)}": lacking.get("provider", 0),
         f"lack memory ({need.memory_bytes / 2**30:.3g} GiB)": memory,

@@ -11,7 +11,7 @@ import math
 from tradepost_broker.market.matching.matching import Award, audits_lost, choose_auditor
 from tradepost_broker.market.model.entities import Job, Lease, LeasePurpose, Match
 from tradepost_broker.market.model.events import SendGrant
-from tradepost_broker.market.model.job_states import FINAL, Trigger, transition
+from tradepost_broker.market.model.job_states import FINAL, JobTrigger, transition_job
 from tradepost_broker.market.settling import settlement
 from tradepost_broker.market.state import seeded_random
 from tradepost_broker.market.state.market_state import MarketState
@@ -36,7 +36,7 @@ def grant(state: MarketState, job: Job, award: Award) -> None:
     )
     job.committed += award.price
     if job.status not in FINAL:
-        transition(job, Trigger.LEASE_GRANTED, at=state.at)
+        transition_job(job, JobTrigger.LEASE_GRANTED, at=state.at)
     state.add_lease(lease)
     state.place(worker)
     state.save(job)

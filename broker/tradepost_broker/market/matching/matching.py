@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 
-from tradepost_broker.market.matching.eligible_offers import LOST, Search
+from tradepost_broker.market.matching.eligible_offers import EligibleOffers
 from tradepost_broker.market.matching.scoring import (
     Bidder,
     Terms,
@@ -30,6 +30,7 @@ from tradepost_broker.market.matching.scoring import (
     weigh,
 )
 from tradepost_broker.market.model.entities import Candidate, Job, LeasePurpose
+from tradepost_broker.market.model.lease_states import LOST
 from tradepost_broker.market.settling import partial_pay
 from tradepost_broker.market.state import seeded_random
 from tradepost_broker.market.state.market_state import MarketState
@@ -61,24 +62,24 @@ def choose(state: MarketState, job: Job, log_odds_missing: float) -> Award | Non
 
     Workers that lost a lease of the job come last: only if no other could ever take it.
     """
-    choice = _choose(state, job, Search(state, job), log_odds_missing)
+    choice = _choose(state, job, EligibleOffers(state, job), log_odds_missing)
     if (
         choice is None
         and _was_lost(state, job)
         and outlook(state, job, log_odds_missing) is not Outlook.POSSIBLE
     ):
-        choice = _choose(state, job, Search(state, job, again=True), log_odds_missing)
+        choice = _choose(state, job, EligibleOffers(state, job, again=True), log_odds_missing)
     return choice
 
 
 def outlook(state: MarketState, job: Job, log_odds_missing: float, *, again: bool = False) -> Outlook:
     """Whether any standing offer, idle or busy, could take the job's next ordinary lease."""
-    search = Search(state, job, again=again)
+    eligible = EligibleOffers(state, job, again=again)
     found = Outlook.NOBODY
     # Usually the cheapest few tell; a longer look is for jobs that they are too dear or too few for.
     for owners_max in (state.policy.candidates_max, state.policy.scan_max):
         found = _outlook(
-            state, job, search.cheapest_by_owner(owners_max=owners_max, busy_too=True), log_odds_missing
+            state, job, eligible.cheapest_by_owner(owners_max=owners_max, busy_too=True), log_odds_missing
         )
         if found is Outlook.POSSIBLE:
             break
@@ -133,7 +134,8 @@ class Plan(NamedTuple):
 
 def plan(state: MarketState, job: Job, log_odds_missing: float) -> Plan | None:
     """The cheapest way to the job's confidence, ignoring its cap; `None` if nobody could take it."""
-    owners = Search(state, job, again=True).cheapest_by_owner(owners_max=state.policy.scan_max, busy_too=True)
+    eligible = EligibleOffers(state, job, again=True)
+    owners = eligible.cheapest_by_owner(owners_max=state.policy.scan_max, busy_too=True)
     if not owners:
         return None
     weigh(owners, _terms(state, job, log_odds_missing), state.policy)
@@ -147,26 +149,26 @@ def plan(state: MarketState, job: Job, log_odds_missing: float) -> Plan | None:
     )
 
 
-def _choose(state: MarketState, job: Job, search: Search, log_odds_missing: float) -> Award | None:
+def _choose(state: MarketState, job: Job, eligible: EligibleOffers, log_odds_missing: float) -> Award | None:
     if _has_live(state, job):
-        return _draw(state, job, search, log_odds_missing)
-    return _auction(state, job, search, log_odds_missing)
+        return _draw(state, job, eligible, log_odds_missing)
+    return _auction(state, job, eligible, log_odds_missing)
 
 
-def _auction(state: MarketState, job: Job, search: Search, log_odds_missing: float) -> Award | None:
+def _auction(state: MarketState, job: Job, eligible: EligibleOffers, log_odds_missing: float) -> Award | None:
     policy, cap = state.policy, _left_of_cap(job)
-    bidders = search.cheapest(bid_max=cap, limit=policy.candidates_max)
+    bidders = eligible.cheapest(bid_max=cap, limit=policy.candidates_max)
     considered = len(bidders)
-    bidders += search.cached(bidders, bid_max=cap, limit=policy.candidates_max)
+    bidders += eligible.cached(bidders, bid_max=cap, limit=policy.candidates_max)
     if not bidders:
         return None
     idle = {bidder.id for bidder in bidders}
     rivals = [
-        rival for rival in search.standing(bid_max=cap, limit=policy.candidates_max) if rival.id not in idle
+        rival for rival in eligible.standing(bid_max=cap, limit=policy.candidates_max) if rival.id not in idle
     ]
     weigh([*bidders, *rivals], _terms(state, job, log_odds_missing), policy)
     if any(bidder.results > 1 for bidder in bidders):
-        owners = search.cheapest_by_owner(owners_max=policy.results_max, busy_too=True)
+        owners = eligible.cheapest_by_owner(owners_max=policy.results_max, busy_too=True)
     else:
         owners = bidders
     ranking = ranked(_viable(state, job, bidders, owners))
@@ -175,26 +177,26 @@ def _auction(state: MarketState, job: Job, search: Search, log_odds_missing: flo
     runners_up = ranked([*ranking[1:], *_viable(state, job, rivals, owners)])
     set_aside = partial_pay.set_aside(state.leases_of[job.id])
     price = clearing_price(ranking[0], runners_up[0] if runners_up else None, set_aside=set_aside)
-    left_out = search.counted(bid_max=cap, considered=considered)
+    left_out = eligible.count_left_out(bid_max=cap, considered=considered)
     if len(ranking) < len(bidders):
         left_out["price"] = left_out.get("price", 0) + len(bidders) - len(ranking)
     candidates = explained(ranking, losers_max=policy.losers_recorded_max)
     return Award(ranking[0].worker, price, LeasePurpose.AUCTION, candidates, left_out)
 
 
-def _draw(state: MarketState, job: Job, search: Search, log_odds_missing: float) -> Award | None:
-    owners = search.cheapest_by_owner(owners_max=state.policy.draw_owners_min, busy_too=False)
+def _draw(state: MarketState, job: Job, eligible: EligibleOffers, log_odds_missing: float) -> Award | None:
+    owners = eligible.cheapest_by_owner(owners_max=state.policy.draw_owners_min, busy_too=False)
     if not owners:
         return None
     share = _share(job, owners, log_odds_missing)
     opened_to = max((bidder.bid for bidder in owners if bidder.bid <= share), default=0)
     clearing = max(lease.price for lease in state.live_leases(job))
     price = min(share, max(clearing, opened_to))
-    drawn = search.draw(bid_max=price)
+    drawn = eligible.draw(bid_max=price)
     if drawn is None:
         return None
     candidate = Candidate(worker=drawn.id, bid=drawn.bid, score=0)
-    left_out = search.counted(bid_max=price, considered=len(owners))
+    left_out = eligible.count_left_out(bid_max=price, considered=len(owners))
     return Award(drawn.worker, price, LeasePurpose.REPLICA, (candidate,), left_out)
 
 

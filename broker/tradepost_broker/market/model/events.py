@@ -1,8 +1,8 @@
 """What the core is told and what it answers: `Market.handle(event) -> list[Instruction]`.
 
-Every event carries its time, and a seed where a choice is random, so the journal of events replays to the
-same state. The shell validates what needs I/O or cryptography first (signatures, hashes, API keys, whether
-content is present) and makes ids; the core decides everything else, refusals included.
+Every event carries its time, and a `MatchingEvent` the seed of its random choices, so the journal of events
+replays to the same state. The shell validates what needs I/O or cryptography first (signatures, hashes, API
+keys, whether content is present) and makes ids; the core decides everything else, refusals included.
 """
 
 from __future__ import annotations
@@ -19,6 +19,12 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True):
     """Something that happened, at a time."""
 
     at: float
+
+
+class MatchingEvent(_Event, frozen=True, kw_only=True):
+    """An event after which jobs and workers are matched; `seed` (128 bits) makes every random choice."""
+
+    seed: int
 
 
 class Funded(_Event, frozen=True, kw_only=True, tag="funded"):
@@ -46,21 +52,19 @@ class WorkerJoined(_Event, frozen=True, kw_only=True, tag="worker_joined"):
     stake: int
 
 
-class WorkerConnected(_Event, frozen=True, kw_only=True, tag="worker_connected"):
+class WorkerConnected(MatchingEvent, frozen=True, kw_only=True, tag="worker_connected"):
     """A worker's stream opened, with its standing offer and the leases that it still works on or holds."""
 
     worker: str
     offer: Offer
     open_leases: tuple[str, ...] = ()
-    seed: int
 
 
-class OfferUpdated(_Event, frozen=True, kw_only=True, tag="offer_updated"):
+class OfferUpdated(MatchingEvent, frozen=True, kw_only=True, tag="offer_updated"):
     """A worker replaced its standing offer."""
 
     worker: str
     offer: Offer
-    seed: int
 
 
 class WorkerDisconnected(_Event, frozen=True, kw_only=True, tag="worker_disconnected"):
@@ -69,7 +73,7 @@ class WorkerDisconnected(_Event, frozen=True, kw_only=True, tag="worker_disconne
     worker: str
 
 
-class JobSubmitted(_Event, frozen=True, kw_only=True, tag="job_submitted"):
+class JobSubmitted(MatchingEvent, frozen=True, kw_only=True, tag="job_submitted"):
     """A request passed the shell's checks. `job` is fresh; a repeated idempotency key ignores it."""
 
     job: str
@@ -84,18 +88,16 @@ class JobSubmitted(_Event, frozen=True, kw_only=True, tag="job_submitted"):
     deadline_s: float
     patience_s: float
     requirements: Requirements
-    seed: int
 
 
-class JobCancelled(_Event, frozen=True, kw_only=True, tag="job_cancelled"):
-    """The submitter cancelled."""
+class CancelRequested(MatchingEvent, frozen=True, kw_only=True, tag="job_cancelled"):
+    """The submitter cancels a job."""
 
     job: str
     account: str
-    seed: int
 
 
-class ReceiptDelivered(_Event, frozen=True, kw_only=True, tag="receipt_delivered"):
+class ReceiptDelivered(MatchingEvent, frozen=True, kw_only=True, tag="receipt_delivered"):
     """A receipt whose signature, worker, job, pipeline, input and nonce the shell has checked.
 
     `agrees_with` are the leases of the same job whose outcome equals this one, bit for bit or within the
@@ -110,10 +112,9 @@ class ReceiptDelivered(_Event, frozen=True, kw_only=True, tag="receipt_delivered
     stage_wall_us: tuple[int, ...] = ()
     agrees_with: tuple[str, ...]
     problem: Problem | None = None
-    seed: int
 
 
-class LeaseGivenBack(_Event, frozen=True, kw_only=True, tag="lease_given_back"):
+class LeaseGivenBack(MatchingEvent, frozen=True, kw_only=True, tag="lease_given_back"):
     """A worker returned a lease without a result.
 
     `stage_hashes` are the stages that it had done when its owner preempted it, from a receipt that the shell
@@ -125,27 +126,23 @@ class LeaseGivenBack(_Event, frozen=True, kw_only=True, tag="lease_given_back"):
     reason: GiveBackReason
     problem: Problem
     stage_hashes: tuple[tuple[str, str], ...] = ()
-    seed: int
 
 
-class RevocationsIssued(_Event, frozen=True, kw_only=True, tag="revocations_issued"):
+class RevocationsIssued(MatchingEvent, frozen=True, kw_only=True, tag="revocations_issued"):
     """The operator's newest revocation list, whose signature the shell has checked.
 
     Brought again after every restart, before any worker can come: the core keeps no record of it.
     """
 
     document: RevocationDocument
-    seed: int
 
 
 class Restarted(_Event, frozen=True, kw_only=True, tag="restarted"):
     """The broker started again on its records: every stream is closed until its worker comes back."""
 
 
-class Tick(_Event, frozen=True, kw_only=True, tag="tick"):
+class Tick(MatchingEvent, frozen=True, kw_only=True, tag="tick"):
     """Time passed: leases, deadlines, patience and holds are looked at."""
-
-    seed: int
 
 
 Event = (
@@ -156,7 +153,7 @@ Event = (
     | OfferUpdated
     | WorkerDisconnected
     | JobSubmitted
-    | JobCancelled
+    | CancelRequested
     | ReceiptDelivered
     | LeaseGivenBack
     | RevocationsIssued

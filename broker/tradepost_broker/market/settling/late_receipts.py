@@ -8,16 +8,17 @@ evidence waits, and nothing that was recorded ever has to be withdrawn.
 from __future__ import annotations
 
 from tradepost.errors import Problem
-from tradepost_broker.market.model.entities import EvidenceKind, Lease, LeasePurpose, LeaseState
+from tradepost_broker.market.model.entities import EvidenceKind, Lease, LeasePurpose
 from tradepost_broker.market.model.events import ReceiptDelivered
+from tradepost_broker.market.model.lease_states import LeaseTrigger
 from tradepost_broker.market.settling import settlement
 from tradepost_broker.market.state.market_state import MarketState
-from tradepost_broker.market.state.timers import Purpose
+from tradepost_broker.market.state.timers import TimerPurpose
 
 
 def lose(state: MarketState, lease: Lease, problem: Problem) -> None:
     """Take an open lease from a worker that is not connected. It is to blame later, or not at all."""
-    settlement.lose(state, lease, LeaseState.EXPIRED, problem)
+    settlement.lose(state, lease, LeaseTrigger.EXPIRED, problem)
     if lease.purpose is not LeasePurpose.AUDIT:
         _wait(state, lease, max(lease.expires_at, state.at) + state.policy.late_receipt_s)
 
@@ -40,7 +41,7 @@ def forgive(state: MarketState, lease: Lease, event: ReceiptDelivered) -> None:
     if results and not any(other.id in event.agrees_with for other in results):
         return
     lease.blame_at = None
-    state.agenda.cancel(Purpose.BLAME, lease.id)
+    state.timers.cancel(TimerPurpose.BLAME, lease.id)
     state.save(lease)
 
 
@@ -54,5 +55,5 @@ def blame(state: MarketState, lease: Lease) -> None:
 
 def _wait(state: MarketState, lease: Lease, until: float) -> None:
     lease.blame_at = until
-    state.agenda.put(Purpose.BLAME, lease.id, until)
+    state.timers.put(TimerPurpose.BLAME, lease.id, until)
     state.save(lease)

@@ -10,19 +10,20 @@ from collections.abc import Sequence
 
 from tradepost.money import format_credits
 from tradepost_broker.market.ledger import Kind
-from tradepost_broker.market.model.entities import Job, Lease, LeaseState, WorkerStanding
+from tradepost_broker.market.model.entities import Job, Lease, WorkerStanding
 from tradepost_broker.market.model.events import SendSettled
+from tradepost_broker.market.model.lease_states import LeaseTrigger
 from tradepost_broker.market.settling import partial_pay
 from tradepost_broker.market.state.market_state import MarketState
-from tradepost_broker.market.state.timers import Purpose
+from tradepost_broker.market.state.timers import TimerPurpose
 
 
 def pay(state: MarketState, job: Job, lease: Lease, reason: str) -> None:
     """Accept a delivered result, and pay its price."""
-    state.close_lease(lease, LeaseState.ACCEPTED)
+    state.close_lease(lease, LeaseTrigger.ACCEPTED)
     state.ledger.pay(job.id, lease.id, lease.worker, lease.price, at=state.at)
     _hold(state, job, lease, lease.price)
-    tell(state, lease, reason)
+    send_settled(state, lease, reason)
 
 
 def pay_stages(state: MarketState, job: Job, accepted: Sequence[Lease]) -> None:
@@ -42,7 +43,7 @@ def pay_stages(state: MarketState, job: Job, accepted: Sequence[Lease]) -> None:
         _hold(state, job, lease, amount)
         state.save(lease)
         count = len(accepted[0].stage_hashes)
-        tell(state, lease, f"{stages} of {count} stages, verified; preempted by owner")
+        send_settled(state, lease, f"{stages} of {count} stages, verified; preempted by owner")
 
 
 def mature(state: MarketState, lease: Lease) -> None:
@@ -70,11 +71,13 @@ def claw_back_stages(state: MarketState, job: Job, audit: Lease) -> None:
         confirmed = partial_pay.confirmed_stages(lease, accepted)
         if held and partial_pay.confirmed_stages(lease, [audit]) < confirmed:
             amount = format_credits(claw_back(state, lease))
-            tell(state, lease, f"a reference run does not confirm its stages; {amount} credits go back")
+            send_settled(
+                state, lease, f"a reference run does not confirm its stages; {amount} credits go back"
+            )
 
 
-def tell(state: MarketState, lease: Lease, reason: str) -> None:
-    """Tell the worker how the lease stands, what it is paid, and why."""
+def send_settled(state: MarketState, lease: Lease, reason: str) -> None:
+    """Tell the worker the lease's state, what it is paid, and why."""
     state.send(SendSettled(lease.id, lease.worker, lease.state.value, lease.paid, reason))
 
 
@@ -85,11 +88,11 @@ def _hold(state: MarketState, job: Job, lease: Lease, amount: int) -> None:
     lease.settled_at = state.at
     lease.matures_at = state.at + state.policy.hold_s
     state.workers[lease.worker].held[lease.id] = lease
-    state.agenda.put(Purpose.MATURITY, lease.id, lease.matures_at)
+    state.timers.put(TimerPurpose.MATURITY, lease.id, lease.matures_at)
 
 
 def _release_hold(state: MarketState, lease: Lease) -> None:
     lease.matures_at = None
     del state.workers[lease.worker].held[lease.id]
-    state.agenda.cancel(Purpose.MATURITY, lease.id)
+    state.timers.cancel(TimerPurpose.MATURITY, lease.id)
     state.save(lease)

@@ -19,15 +19,16 @@ from tradepost_broker.market.model.entities import (
     Lease,
     LeasePurpose,
     LeaseState,
-    WorkerStanding,
 )
 from tradepost_broker.market.model.events import NotifyFinished, SendRecall
-from tradepost_broker.market.model.job_states import FINAL, Trigger, transition
+from tradepost_broker.market.model.job_states import FINAL, JobTrigger, transition_job
+from tradepost_broker.market.model.lease_states import LeaseTrigger, transition_lease
+from tradepost_broker.market.model.worker_states import WorkerTrigger, transition_worker
 from tradepost_broker.market.settling import partial_pay, payments
 from tradepost_broker.market.state.market_state import MarketState
-from tradepost_broker.market.state.timers import Purpose
+from tradepost_broker.market.state.timers import TimerPurpose
 from tradepost_broker.market.state.worker_state import WorkerState, in_order
-from tradepost_broker.market.trust.verification import blame
+from tradepost_broker.market.trust.verification import blamed_stage
 
 #: An outcome that says how the pipeline failed begins so: `failed:<stage>:<code>`.
 FAILED_PREFIX = "failed:"
@@ -46,7 +47,8 @@ def accept(state: MarketState, job: Job, group: str, credibility: float) -> None
         reason = f"{_count(agreed)}; credibility {credibility:.4f} reaches {job.confidence:g}"
         payments.pay(state, job, lease, reason)
     for lease in disagreed:
-        state.learn(lease, EvidenceKind.OUTVOTED, stage=blame(lease.stage_hashes, agreed[0].stage_hashes))
+        stage = blamed_stage(lease.stage_hashes, agreed[0].stage_hashes)
+        state.learn(lease, EvidenceKind.OUTVOTED, stage=stage)
         _reject(state, lease, f"outvoted by results with credibility {credibility:.4f}; it costs no stake")
     _conclude(state, job, agreed, disagreed, credibility)
 
@@ -63,11 +65,11 @@ def apply_audit(state: MarketState, audit: Lease, agrees_with: frozenset[str]) -
     wrong = [lease for lease in judged if lease.group not in groups]
     for lease in right:
         state.learn(lease, EvidenceKind.AUDIT_PASSED)
-    blamed = {lease.id: blame(lease.stage_hashes, audit.stage_hashes) for lease in wrong}
+    blamed = {lease.id: blamed_stage(lease.stage_hashes, audit.stage_hashes) for lease in wrong}
     for lease in wrong:
         detail = "a reference run contradicts it"
         state.learn(lease, EvidenceKind.AUDIT_FAILED, stage=blamed[lease.id], detail=detail)
-    state.close_lease(audit, LeaseState.ACCEPTED)
+    state.close_lease(audit, LeaseTrigger.ACCEPTED)
     audit.settled_at = state.at
     job.spot_check = False
     state.save(job)
@@ -75,14 +77,16 @@ def apply_audit(state: MarketState, audit: Lease, agrees_with: frozenset[str]) -
         for lease in right:
             payments.pay(state, job, lease, "a reference run confirms it")
         for lease in wrong:
-            state.close_lease(lease, LeaseState.REJECTED)
+            state.close_lease(lease, LeaseTrigger.CONTRADICTED)
         _conclude(state, job, right or [audit], wrong, _REFERENCE_CREDIBILITY)
-    elif not right:
-        workers = tuple(lease.worker for lease in wrong)
-        job.verification = Verification(credibility=0.0, disagreed=workers)
-        payments.claw_back_stages(state, job, audit)
+    else:
+        for lease in wrong:
+            transition_lease(lease, LeaseTrigger.CONTRADICTED)
+        if not right:
+            workers = tuple(lease.worker for lease in wrong)
+            job.verification = Verification(credibility=0.0, disagreed=workers)
+            payments.claw_back_stages(state, job, audit)
     for lease in wrong:
-        lease.state = LeaseState.REJECTED
         lease.settled_at = state.at
         state.save(lease)
         _expel(state, state.workers[lease.worker], lease, blamed[lease.id])
@@ -90,38 +94,38 @@ def apply_audit(state: MarketState, audit: Lease, agrees_with: frozenset[str]) -
 
 def fail(state: MarketState, job: Job, error: TradepostError) -> None:
     """End a job without a result; all of its cap is refunded."""
-    _finish(state, job, Trigger.GIVEN_UP, error.to_problem())
+    _finish(state, job, JobTrigger.GIVEN_UP, error.to_problem())
 
 
 def cancel(state: MarketState, job: Job) -> None:
     """End a job because its submitter says so; all of its cap is refunded."""
-    _finish(state, job, Trigger.CANCELLED, errors.JobCancelled(f"job {job.id}").to_problem())
+    _finish(state, job, JobTrigger.CANCELLED, errors.JobCancelled(f"job {job.id}").to_problem())
 
 
 def lose(
     state: MarketState,
     lease: Lease,
-    end: LeaseState,
+    trigger: LeaseTrigger,
     problem: Problem,
     *,
     evidence: EvidenceKind | None = None,
     counts: bool = True,
 ) -> None:
     """Take an open lease back without a result. If it `counts`, it is one of the attempts that a job has."""
-    state.close_lease(lease, end, problem)
+    state.close_lease(lease, trigger, problem)
     lease.settled_at = state.at
     job = state.jobs[lease.job]
     if lease.purpose is not LeasePurpose.AUDIT:
         job.failures += counts
         if evidence is not None:
             state.learn(lease, evidence, detail=problem.detail or problem.title)
-    touch(state, job)
+    note_lost_lease(state, job)
 
 
-def touch(state: MarketState, job: Job) -> None:
-    """Have a job looked at that lost a lease, and queue it if that was its last."""
+def note_lost_lease(state: MarketState, job: Job) -> None:
+    """Have a job that lost a lease advanced, and queue it if that was its last live one."""
     if job.status not in FINAL and not any(state.live_leases(job)):
-        transition(job, Trigger.LEASES_LOST, at=state.at)
+        transition_job(job, JobTrigger.LEASES_LOST, at=state.at)
     state.save(job)
     state.jobs_to_advance[job.id] = None
 
@@ -151,31 +155,33 @@ def _conclude(
     payments.pay_stages(state, job, accepted)
     outcome = accepted[0]
     if not outcome.outcome.startswith(FAILED_PREFIX):
-        _finish(state, job, Trigger.RESULT_ACCEPTED, None)
+        _finish(state, job, JobTrigger.RESULT_ACCEPTED, None)
         return
     unnamed = errors.StageFailure(outcome.outcome).to_problem()
-    _finish(state, job, Trigger.FAILURE_ACCEPTED, outcome.problem or unnamed)
+    _finish(state, job, JobTrigger.FAILURE_ACCEPTED, outcome.problem or unnamed)
 
 
-def _finish(state: MarketState, job: Job, trigger: Trigger, problem: Problem | None) -> None:
+def _finish(state: MarketState, job: Job, trigger: JobTrigger, problem: Problem | None) -> None:
     """What every end of a job has in common."""
-    verified = trigger in (Trigger.RESULT_ACCEPTED, Trigger.FAILURE_ACCEPTED)
+    verified = trigger in (JobTrigger.RESULT_ACCEPTED, JobTrigger.FAILURE_ACCEPTED)
     job.spot_check = job.spot_check and verified
     for lease in list(state.live_leases(job)):
         if lease.state is LeaseState.DELIVERED:
-            _set_aside(state, lease, "the job ended before its results could be verified")
+            _leave_undecided(state, lease, "the job ended before its results could be verified")
         elif lease.purpose is not LeasePurpose.AUDIT or not job.spot_check:
             _recall(state, lease)
-    transition(job, trigger, at=state.at)
+    transition_job(job, trigger, at=state.at)
     job.problem = problem
     for lease in partial_pay.preempted(state.leases_of[job.id]):
         if not lease.paid:
-            payments.tell(state, lease, "no result of another owner verified its stages; preempted by owner")
+            payments.send_settled(
+                state, lease, "no result of another owner verified its stages; preempted by owner"
+            )
     state.ledger.void(job.id)
-    state.waiting.discard(job.id)
+    state.job_queue.discard(job.id)
     state.audits_wanted.pop(job.id, None)
-    state.agenda.cancel(Purpose.DEADLINE, job.id)
-    state.agenda.cancel(Purpose.PATIENCE, job.id)
+    state.timers.cancel(TimerPurpose.DEADLINE, job.id)
+    state.timers.cancel(TimerPurpose.PATIENCE, job.id)
     state.retire_job(job)
     if job.spot_check:
         state.jobs_to_advance[job.id] = None
@@ -185,26 +191,26 @@ def _finish(state: MarketState, job: Job, trigger: Trigger, problem: Problem | N
 
 
 def _reject(state: MarketState, lease: Lease, reason: str) -> None:
-    state.close_lease(lease, LeaseState.REJECTED)
+    state.close_lease(lease, LeaseTrigger.OUTVOTED)
     lease.settled_at = state.at
-    payments.tell(state, lease, reason)
+    payments.send_settled(state, lease, reason)
 
 
-def _set_aside(state: MarketState, lease: Lease, reason: str) -> None:
-    state.close_lease(lease, LeaseState.INCONCLUSIVE)
+def _leave_undecided(state: MarketState, lease: Lease, reason: str) -> None:
+    state.close_lease(lease, LeaseTrigger.UNDECIDED)
     lease.settled_at = state.at
-    payments.tell(state, lease, reason)
+    payments.send_settled(state, lease, reason)
 
 
 def _recall(state: MarketState, lease: Lease) -> None:
-    state.close_lease(lease, LeaseState.RECALLED)
+    state.close_lease(lease, LeaseTrigger.RECALLED)
     lease.settled_at = state.at
     state.send(SendRecall(lease.id, lease.worker))
 
 
 def _expel(state: MarketState, worker: WorkerState, lease: Lease, stage: str) -> None:
     """Take what a proven cheat has left here, and give its other work to others."""
-    worker.record.standing = WorkerStanding.EXPELLED
+    transition_worker(worker.record, WorkerTrigger.FRAUD_PROVEN)
     state.save(worker.record)
     stake = state.ledger.slash(worker.record.id, at=state.at, lease=lease.id)
     returned = sum(payments.claw_back(state, held) for held in in_order(worker.held))
@@ -212,11 +218,11 @@ def _expel(state: MarketState, worker: WorkerState, lease: Lease, stage: str) ->
         if live.state is LeaseState.OPEN:
             _recall(state, live)
         else:
-            _set_aside(state, live, "its worker was expelled for another result")
-        touch(state, state.jobs[live.job])
+            _leave_undecided(state, live, "its worker was expelled for another result")
+        note_lost_lease(state, state.jobs[live.job])
     state.place(worker)
     where = f" in stage {stage}" if stage else ""
-    payments.tell(
+    payments.send_settled(
         state,
         lease,
         f"a reference run contradicts it{where}; its stake of {format_credits(stake)} credits is taken, and "

@@ -13,7 +13,7 @@ from tradepost.protocol import Offer
 from tradepost_broker.market.state.offer_book import Need, fits
 
 
-class WaitingRoom:
+class JobQueue:
     """Ids of waiting jobs."""
 
     def __init__(self) -> None:

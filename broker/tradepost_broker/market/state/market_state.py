@@ -30,16 +30,18 @@ from tradepost_broker.market.model.entities import (
     WorkerStanding,
 )
 from tradepost_broker.market.model.events import Instruction, Save
+from tradepost_broker.market.model.lease_states import LIVE, LeaseTrigger, transition_lease
 from tradepost_broker.market.model.policy import MarketPolicy
+from tradepost_broker.market.model.worker_states import WorkerTrigger, transition_worker
 from tradepost_broker.market.state import worker_state
-from tradepost_broker.market.state.job_queue import WaitingRoom
+from tradepost_broker.market.state.job_queue import JobQueue
 from tradepost_broker.market.state.offer_book import Need, OfferBook
-from tradepost_broker.market.state.timers import Agenda, Purpose
+from tradepost_broker.market.state.timers import TimerPurpose, Timers
 from tradepost_broker.market.state.worker_state import WorkerState
 from tradepost_signing.policy.revocation import RevocationList
 
 
-class Submission(NamedTuple):
+class IdempotencyKey(NamedTuple):
     """What an idempotency key stands for."""
 
     job: str
@@ -61,13 +63,13 @@ class MarketState:
         self.pipelines: dict[str, Pipeline] = {}
         self.workers: dict[str, WorkerState] = {}
         self.auditors: dict[str, WorkerState] = {}
-        self.submissions: dict[tuple[str, str], Submission] = {}
+        self.idempotency_keys: dict[tuple[str, str], IdempotencyKey] = {}
         self.offers = OfferBook()
-        self.waiting = WaitingRoom()
+        self.job_queue = JobQueue()
         #: Jobs that wait for an auditor: those it would decide, then spot checks of decided ones.
         self.audits_wanted: dict[str, None] = {}
         self.spot_checks_wanted: dict[str, None] = {}
-        self.agenda = Agenda()
+        self.timers = Timers()
         #: What the operator forbids, and the connected workers whose engines are too old for it.
         self.revocations: RevocationList | None = None
         self.too_old: dict[str, None] = {}
@@ -126,17 +128,17 @@ class MarketState:
         """Take in a job that is not finished."""
         self.jobs[job.id] = job
         self.leases_of[job.id] = []
-        self.submissions[job.account, job.idempotency_key] = Submission(job.id, job.request_hash)
-        self.agenda.put(Purpose.DEADLINE, job.id, job.deadline_at)
+        self.idempotency_keys[job.account, job.idempotency_key] = IdempotencyKey(job.id, job.request_hash)
+        self.timers.put(TimerPurpose.DEADLINE, job.id, job.deadline_at)
 
     def retire_job(self, job: Job) -> None:
         """Take in that a job has finished: when it may leave memory, and when its key may be forgotten."""
         assert job.finished_at is not None
         expires_at = job.finished_at + self.policy.idempotency_s
         key = job.account, job.idempotency_key
-        self.submissions[key] = Submission(job.id, job.request_hash, expires_at)
-        self.agenda.put(Purpose.KEY_EXPIRY, "\x00".join(key), expires_at)
-        self.agenda.put(Purpose.RETIREMENT, job.id, job.finished_at + self.policy.retain_s)
+        self.idempotency_keys[key] = IdempotencyKey(job.id, job.request_hash, expires_at)
+        self.timers.put(TimerPurpose.KEY_EXPIRY, "\x00".join(key), expires_at)
+        self.timers.put(TimerPurpose.RETIREMENT, job.id, job.finished_at + self.policy.retain_s)
 
     def add_lease(self, lease: Lease) -> None:
         """Take in a lease of a known job and worker."""
@@ -145,29 +147,29 @@ class MarketState:
         worker = self.workers[lease.worker]
         if lease.state is LeaseState.OPEN:
             worker.open[lease.id] = lease
-            self.agenda.put(Purpose.LEASE_EXPIRY, lease.id, lease.expires_at)
+            self.timers.put(TimerPurpose.LEASE_EXPIRY, lease.id, lease.expires_at)
         elif lease.state is LeaseState.DELIVERED:
             worker.delivered[lease.id] = lease
         if lease.matures_at is not None:
             worker.held[lease.id] = lease
-            self.agenda.put(Purpose.MATURITY, lease.id, lease.matures_at)
+            self.timers.put(TimerPurpose.MATURITY, lease.id, lease.matures_at)
         if lease.blame_at is not None:
-            self.agenda.put(Purpose.BLAME, lease.id, lease.blame_at)
+            self.timers.put(TimerPurpose.BLAME, lease.id, lease.blame_at)
 
-    def close_lease(self, lease: Lease, state: LeaseState, problem: Problem | None = None) -> None:
+    def close_lease(self, lease: Lease, trigger: LeaseTrigger, problem: Problem | None = None) -> None:
         """Move a live lease on, out of its worker's hands. What it committed is released unless delivered."""
         worker = self.workers[lease.worker]
         if worker.open.pop(lease.id, None) is not None:
-            self.agenda.cancel(Purpose.LEASE_EXPIRY, lease.id)
+            self.timers.cancel(TimerPurpose.LEASE_EXPIRY, lease.id)
             self.place(worker)
         else:
             invariant(worker.delivered.pop(lease.id, None) is not None, f"lease {lease.id} is not live")
-        if state is LeaseState.DELIVERED:
+        transition_lease(lease, trigger)
+        if lease.state is LeaseState.DELIVERED:
             worker.delivered[lease.id] = lease
         else:
             self.jobs[lease.job].committed -= lease.price
             self.save(self.jobs[lease.job])
-        lease.state = state
         lease.problem = problem or lease.problem
         self.save(lease)
 
@@ -178,9 +180,9 @@ class MarketState:
             self.ledger.forget(lease.id)
         del self.jobs[job.id]
 
-    def look_at_everything(self) -> None:
+    def review_everything(self) -> None:
         """Forget what waits for what, and have every job looked at that may need something, oldest first."""
-        self.waiting = WaitingRoom()
+        self.job_queue = JobQueue()
         self.audits_wanted.clear()
         self.spot_checks_wanted.clear()
         self.workers_freed.clear()
@@ -235,7 +237,7 @@ class MarketState:
         if worker.record.standing is WorkerStanding.ACTIVE and worker.deserves_suspension(
             capability, self.day
         ):
-            worker.record.standing = WorkerStanding.SUSPENDED
+            transition_worker(worker.record, WorkerTrigger.REPUTATION_FELL)
             self.save(worker.record)
         self.place(worker)  # its exposure cap may have changed as well
 
@@ -254,9 +256,3 @@ class MarketState:
 
 #: The records that change; the others are frozen.
 MUTABLE = (Account, Worker, Job, Lease)
-#: The states of leases that may still end in a verdict.
-LIVE = frozenset({LeaseState.OPEN, LeaseState.DELIVERED})
-#: The states of leases whose receipt is in.
-WITH_RECEIPT = frozenset(
-    {LeaseState.DELIVERED, LeaseState.ACCEPTED, LeaseState.REJECTED, LeaseState.INCONCLUSIVE}
-)

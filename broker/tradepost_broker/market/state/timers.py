@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 
 
-class Purpose(StrEnum):
+class TimerPurpose(StrEnum):
     """What a timer is for. Of timers due at one time, the earlier name is served first.
 
     A lease ends with its job's deadline at the latest: then it is recalled, and its worker is not to blame.
@@ -31,7 +31,7 @@ class Purpose(StrEnum):
 _Timer = tuple[float, str, str]
 
 
-class Agenda:
+class Timers:
     """Timers, in order."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Agenda:
     def __len__(self) -> int:
         return len(self._due)
 
-    def put(self, purpose: Purpose, subject: str, at: float) -> None:
+    def put(self, purpose: TimerPurpose, subject: str, at: float) -> None:
         """Set the timer, or move it."""
         self._due[purpose.value, subject] = at
         heapq.heappush(self._heap, (at, purpose.value, subject))
@@ -49,14 +49,14 @@ class Agenda:
             self._heap = [(when, what, which) for (what, which), when in self._due.items()]
             heapq.heapify(self._heap)
 
-    def cancel(self, purpose: Purpose, subject: str) -> None:
+    def cancel(self, purpose: TimerPurpose, subject: str) -> None:
         """Unset the timer, if it is set."""
         self._due.pop((purpose.value, subject), None)
 
-    def due(self, now: float) -> Iterator[tuple[Purpose, str]]:
+    def due(self, now: float) -> Iterator[tuple[TimerPurpose, str]]:
         """Take out, in order, the timers due by `now`, those set meanwhile included."""
         while self._heap and self._heap[0][0] <= now:
             at, purpose, subject = heapq.heappop(self._heap)
             if self._due.get((purpose, subject)) == at:
                 del self._due[purpose, subject]
-                yield Purpose(purpose), subject
+                yield TimerPurpose(purpose), subject

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from tradepost.pipeline.manifest import Tolerance
 from tradepost.pipeline.tensors import Tensor, TensorDocument, dtype_name
 from tradepost_reputation import credibility_of_groups, log_odds
 from tradepost_reputation.credibility import ENOUGH
+
+#: Values of a tensor that are compared in one step: temporary arrays stay small, and other threads can run.
+_VALUES_AT_ONCE: Final = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ def compare_documents(a: TensorDocument, b: TensorDocument, tolerance: Tolerance
     return Agreement(True)
 
 
-def blame(stages: Sequence[tuple[str, str]], reference: Sequence[tuple[str, str]]) -> str:
+def blamed_stage(stages: Sequence[tuple[str, str]], reference: Sequence[tuple[str, str]]) -> str:
     """The first stage, of (stage, output hash) in order, whose output is not the reference's; "" if none.
 
     A run that stopped early is blamed on the first stage that it has no output for.
@@ -56,7 +60,7 @@ def blame(stages: Sequence[tuple[str, str]], reference: Sequence[tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class GroupedResult:
     """One delivered, undecided result: its lease, the group it agrees with, its worker's log odds."""
 
     lease: str
@@ -96,17 +100,17 @@ class GiveUp:
     credibility: float
 
 
-Decision = Accept | NeedReplica | NeedAudit | Wait | GiveUp
+NextStep = Accept | NeedReplica | NeedAudit | Wait | GiveUp
 
 
 def decide(
-    results: Sequence[Result],
+    results: Sequence[GroupedResult],
     *,
     open_log_odds: Sequence[float],
     confidence: float,
     auditor_available: bool,
     results_max: int,
-) -> Decision:
+) -> NextStep:
     """What to do for a job with these delivered results and these leases still open.
 
     1. Results that contradict each other go to an auditor, if one can run the job.
@@ -133,7 +137,7 @@ def decide(
     return Wait() if open_log_odds else GiveUp(credibility)
 
 
-def grouped(results: Sequence[Result]) -> dict[str, list[float]]:
+def grouped(results: Sequence[GroupedResult]) -> dict[str, list[float]]:
     """The log odds of the results in each group, groups in order of their first result."""
     groups: dict[str, list[float]] = {}
     for result in results:
@@ -160,11 +164,27 @@ def _difference(a: Tensor, b: Tensor, tolerance: Tolerance) -> str:
     """How `a` differs from the reference `b`; "" if it does not."""
     if dtype_name(a) != dtype_name(b) or a.shape != b.shape:
         return f"is {dtype_name(a)}{list(a.shape)}, the reference {dtype_name(b)}{list(b.shape)}"
-    if a.tobytes() == b.tobytes():
+    flat_a, flat_b = a.reshape(-1), b.reshape(-1)
+    differences = sum(
+        _count_differences(
+            flat_a[start : start + _VALUES_AT_ONCE], flat_b[start : start + _VALUES_AT_ONCE], tolerance
+        )
+        for start in range(0, a.size, _VALUES_AT_ONCE)
+    )
+    if not differences:
         return ""
+    beyond = " beyond tolerance" if a.dtype.kind == "f" else ""
+    return f"differs{beyond} in {differences} of {a.size} values"
+
+
+def _count_differences(a: Tensor, b: Tensor, tolerance: Tolerance) -> int:
+    """In how many values `a` is not the reference `b`."""
+    if a.tobytes() == b.tobytes():
+        return 0
     if a.dtype.kind != "f":
-        return f"differs in {int(np.count_nonzero(a != b))} of {a.size} values"
+        # At least one: booleans of unequal bits can have the same value.
+        return int(np.count_nonzero(a != b)) or 1
     # Through doubles: in half precision the tolerance itself would round away or overflow.
     wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
     close = np.isclose(wide_a, wide_b, rtol=tolerance.rtol, atol=tolerance.atol, equal_nan=True)
-    return "" if close.all() else f"differs beyond tolerance in {int((~close).sum())} of {a.size} values"
+    return int((~close).sum())

@@ -17,24 +17,25 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
 
-from tradepost.broker_url import is_loopback
+from yarl import URL
+
 from tradepost.content.ipld.cids import BLOCK_BYTES_MAX, Cid, codec_of, parse_cid, verify_block
 from tradepost.content.transfer.car import CarReader, encode_header, encode_section
 from tradepost.content.unixfs.directories import add_path
 from tradepost.content.unixfs.files import CHUNK_BYTES, LINKS_PER_NODE
 from tradepost.errors import (
     ContentMismatch,
-    InsecureTransport,
     InvalidCid,
     InvalidSettings,
     KuboFailed,
     MissingExtra,
     UnknownCid,
 )
+from tradepost.http_url import parse_http_url
 
 DEFAULT_ADDRESS: Final = "/ip4/127.0.0.1/tcp/5001"
 _BATCH_BYTES: Final = 8 << 20
-#: What the daemon says about a block or pin that it does not have.
+#: How the daemon words that it lacks a block or pin. Its status and code are the same for every error.
 _UNKNOWN: Final = ("not found", "could not find", "not pinned")
 
 T = TypeVar("T")
@@ -55,7 +56,7 @@ class Kubo:
         self.address = address
         self.name = f"kubo {address}"
         self._library, self._requests = _load()
-        self._url = rpc_url(address)
+        self._url = str(rpc_url(address))
         self._timeout_s = timeout_s
         self._client = self._library.Client(address, timeout=timeout_s, offline=offline)
 
@@ -216,16 +217,14 @@ def is_unknown(problem: str) -> bool:
     return any(word in problem for word in _UNKNOWN)
 
 
-def rpc_url(address: str) -> str:
+def rpc_url(address: str) -> URL:
     """The base URL of the RPC API at a multiaddr. Raises `InvalidSettings` or `InsecureTransport`."""
     match address.strip("/").split("/"):
-        case [("ip4" | "ip6" | "dns" | "dns4" | "dns6"), host, "tcp", port, *rest] if port.isdecimal():
+        case [("ip4" | "ip6" | "dns" | "dns4" | "dns6"), host, "tcp", port, *rest] if (
+            port.isdecimal() and rest in ([], ["http"], ["https"])
+        ):
             scheme = rest[0] if rest else "http"
-            if rest not in ([], ["http"], ["https"]):
-                raise InvalidSettings(f"{address!r} is no address of a Kubo RPC API")
-            if scheme == "http" and not is_loopback(host):
-                raise InsecureTransport(f"{address} is not on this machine")
-            return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+            return parse_http_url(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}", of="Kubo")
     raise InvalidSettings(
         f"{address!r} is no address of a Kubo RPC API",
         hint=f"Such as {DEFAULT_ADDRESS}; `ipfs config` has it.",

@@ -13,13 +13,12 @@ from http import HTTPStatus
 from typing import Any, Final, Protocol
 
 import aiohttp
-from yarl import URL
 
-from tradepost.broker_url import is_loopback
 from tradepost.content.ipld.cids import BLOCK_BYTES_MAX, Cid
 from tradepost.content.storage.store import BlockReader
 from tradepost.content.transfer.kubo import DEFAULT_ADDRESS, is_unknown, rpc_url
-from tradepost.errors import ContentMismatch, InsecureTransport, InvalidSettings, SourceFailed, UnknownCid
+from tradepost.errors import ContentMismatch, SourceFailed, UnknownCid
+from tradepost.http_url import parse_http_url
 
 _READ_BYTES: Final = 512 << 10
 _PROBLEM_BYTES: Final = 1000
@@ -51,7 +50,7 @@ class GatewaySource:
     def __init__(
         self, url: str, *, session: aiohttp.ClientSession, headers: Mapping[str, str] | None = None
     ) -> None:
-        self._base = parse_gateway_url(url)
+        self._base = parse_http_url(url, of="gateway")
         self._ask = session.get
         self._headers = {"Accept": "application/vnd.ipld.raw", **(headers or {})}
 
@@ -78,7 +77,7 @@ class KuboSource:
 
     def __init__(self, address: str = DEFAULT_ADDRESS, *, session: aiohttp.ClientSession) -> None:
         self.name = f"kubo {address}"
-        self._url = URL(rpc_url(address)) / "api/v0/block/get"
+        self._url = rpc_url(address) / "api/v0/block/get"
         self._ask = session.post
 
     def block(self, cid: Cid) -> AsyncGenerator[bytes, None]:
@@ -144,16 +143,3 @@ def _problem(response: aiohttp.ClientResponse) -> str:
     if (response.content_length or 0) > BLOCK_BYTES_MAX:
         return f"announces a block of {response.content_length:,} bytes"
     return ""
-
-
-def parse_gateway_url(text: str) -> URL:
-    """The base URL. Raises `InvalidSettings`, or `InsecureTransport` for plain HTTP beyond loopback."""
-    try:
-        url = URL(text.rstrip("/"))
-    except ValueError as error:
-        raise InvalidSettings(f"gateway URL {text!r}: {error}") from None
-    if url.scheme not in ("http", "https") or not url.host or url.query_string or url.user:
-        raise InvalidSettings(f"gateway URL {text!r}: give http(s)://host[:port]")
-    if url.scheme == "http" and not is_loopback(url.host):
-        raise InsecureTransport(f"{text} is not on this machine")
-    return url

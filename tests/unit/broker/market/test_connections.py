@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from tradepost.protocol import JobStatus
+from tradepost.protocol import GiveBackReason, JobStatus
 from tradepost_broker.market import Market
 from tradepost_broker.market.model.entities import Evidence, Lease, LeaseState
 from tradepost_broker.market.model.events import SendAcknowledged, SendGrant, SendRecall
@@ -56,6 +58,28 @@ def test_an_expired_lease_goes_to_another(driver: MarketDriver) -> None:
     assert late.problem is not None
     assert late.problem.code == "lease-gone"
     assert driver.of(Lease, lease.id).state is LeaseState.EXPIRED
+    driver.check()
+
+
+@pytest.mark.parametrize(
+    ("deadline_s", "after_s", "found"),
+    [
+        (300.0, 30.0, []),  # the pipeline's time limit
+        (0.003, 0.003, []),  # the job's deadline: both are others' terms
+        (300.0, 28.9, ["failed"]),  # neither was over yet
+        (20.0, 18.9, ["failed"]),
+    ],
+)
+def test_running_out_of_time_is_no_evidence_where_the_time_was_over(
+    driver: MarketDriver, deadline_s: float, after_s: float, found: list[str]
+) -> None:
+    driver.at = float(math.ceil(driver.at))  # leases end on whole seconds
+    driver.add_worker("w1", 20)
+    job = driver.submit(deadline_s=deadline_s)
+    driver.at += after_s
+    driver.give_back(f"{job}.1", GiveBackReason.EXHAUSTED)
+    assert kinds(driver) == found
+    assert driver.job(job).failures == 1
     driver.check()
 
 
@@ -167,14 +191,37 @@ def test_a_restart_gives_awaited_receipts_time(driver: MarketDriver) -> None:
     driver.check()
 
 
-def test_what_a_worker_has_forgotten_is_leased_again(driver: MarketDriver) -> None:
+def test_a_lease_that_a_worker_does_not_name_is_granted_to_it_again(driver: MarketDriver) -> None:
+    """Its grant was lost with a connection or a process: nobody is to blame, and no attempt is used up."""
     job = driver.submit()
-    driver.connect("w0", open_leases=())
-    assert driver.told() == [SendGrant(f"{job}.2", "w0")]
-    assert driver.of(Lease, f"{job}.1").state is LeaseState.RETURNED
-    assert driver.job(job).failures == 1
+    granted = driver.of(Lease, f"{job}.1")
+    for _ in range(2 * POLICY.attempts_max):
+        driver.connect("w0", open_leases=())
+        assert driver.told() == [SendGrant(f"{job}.1", "w0")]
+    assert driver.of(Lease, f"{job}.1") == granted
+    assert driver.job(job).failures == 0
+    driver.deliver(f"{job}.1")
+    assert driver.job(job).status is JobStatus.ACCEPTED
     assert kinds(driver) == []
     driver.check()
+
+
+def test_a_lease_that_is_granted_again_and_again_still_expires(driver: MarketDriver) -> None:
+    job = driver.submit()
+    driver.add_worker("w1", 20)
+    driver.connect("w0", open_leases=())
+    driver.at = driver.of(Lease, f"{job}.1").expires_at
+    driver.connect("w0", open_leases=())
+    driver.tick()
+    assert [lease.worker for lease in driver.open_leases(job)] == ["w1"]
+    assert kinds(driver) == ["expired"]
+
+
+def test_a_connection_is_granted_what_waits_once(driver: MarketDriver) -> None:
+    driver.disconnect("w0")
+    jobs = [driver.submit() for _ in range(3)]
+    driver.connect("w0", make_offer(capacity=2), open_leases=())
+    assert driver.told() == [SendGrant(f"{job}.1", "w0") for job in jobs[:2]]
 
 
 def test_what_the_broker_does_not_hold_open_is_recalled_or_acknowledged(driver: MarketDriver) -> None:

@@ -1,4 +1,4 @@
-"""The offer book against a plain list of offers; the waiting room and the agenda against their promises."""
+"""The offer book against a plain list of offers; the job queue and the timers against their promises."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tradepost.protocol import Offer
-from tradepost_broker.market.state.job_queue import WaitingRoom
+from tradepost_broker.market.state.job_queue import JobQueue
 from tradepost_broker.market.state.offer_book import Need, OfferBook, Seat, fits
-from tradepost_broker.market.state.timers import Agenda, Purpose
+from tradepost_broker.market.state.timers import TimerPurpose, Timers
 from tradepost_broker.market.testing import GIBIBYTE, make_offer
 
 offers = st.builds(
@@ -106,7 +106,7 @@ CPU, CUDA = Need(("cpu",), 0, ()), Need(("cuda",), 0, ())
 
 
 def test_jobs_with_results_are_served_first_then_the_oldest() -> None:
-    room = WaitingRoom()
+    room = JobQueue()
     for job, need, has_results in [("a", CPU, False), ("b", CPU, False), ("c", CUDA, True), ("d", CPU, True)]:
         room.add(job, need, has_results=has_results)
     assert list(room.suited(make_offer(1), looks_max=10)) == ["d", "a", "b"]
@@ -120,7 +120,7 @@ def test_jobs_with_results_are_served_first_then_the_oldest() -> None:
 
 
 def test_a_long_queue_turns_so_that_nobody_starves() -> None:
-    room = WaitingRoom()
+    room = JobQueue()
     for job in "abcde":
         room.add(job, CPU, has_results=False)
     looks = ["".join(room.suited(make_offer(1), looks_max=2)) for _ in range(4)]
@@ -128,23 +128,23 @@ def test_a_long_queue_turns_so_that_nobody_starves() -> None:
 
 
 def test_timers_come_in_order_and_only_if_they_still_stand() -> None:
-    agenda = Agenda()
-    agenda.put(Purpose.DEADLINE, "late", 30.0)
-    agenda.put(Purpose.DEADLINE, "moved", 10.0)
-    agenda.put(Purpose.DEADLINE, "moved", 20.0)
-    agenda.put(Purpose.LEASE_EXPIRY, "second", 20.0)
-    agenda.put(Purpose.DEADLINE, "cancelled", 5.0)
-    agenda.cancel(Purpose.DEADLINE, "cancelled")
-    assert list(agenda.due(19.0)) == []
-    assert list(agenda.due(20.0)) == [(Purpose.DEADLINE, "moved"), (Purpose.LEASE_EXPIRY, "second")]
-    assert list(agenda.due(20.0)) == []
-    assert len(agenda) == 1
+    timers = Timers()
+    timers.put(TimerPurpose.DEADLINE, "late", 30.0)
+    timers.put(TimerPurpose.DEADLINE, "moved", 10.0)
+    timers.put(TimerPurpose.DEADLINE, "moved", 20.0)
+    timers.put(TimerPurpose.LEASE_EXPIRY, "second", 20.0)
+    timers.put(TimerPurpose.DEADLINE, "cancelled", 5.0)
+    timers.cancel(TimerPurpose.DEADLINE, "cancelled")
+    assert list(timers.due(19.0)) == []
+    assert list(timers.due(20.0)) == [(TimerPurpose.DEADLINE, "moved"), (TimerPurpose.LEASE_EXPIRY, "second")]
+    assert list(timers.due(20.0)) == []
+    assert len(timers) == 1
 
 
 def test_cancelled_timers_do_not_pile_up() -> None:
-    agenda = Agenda()
+    timers = Timers()
     for number in range(10_000):
-        agenda.put(Purpose.DEADLINE, str(number), 1e9)
-        agenda.cancel(Purpose.DEADLINE, str(number))
-    assert len(agenda) == 0
-    assert len(agenda._heap) < 100
+        timers.put(TimerPurpose.DEADLINE, str(number), 1e9)
+        timers.cancel(TimerPurpose.DEADLINE, str(number))
+    assert len(timers) == 0
+    assert len(timers._heap) < 100

@@ -10,13 +10,13 @@ from tradepost.pipeline.manifest import Tolerance
 from tradepost.pipeline.tensors import TensorDocument
 from tradepost_broker.market.trust.verification import (
     Accept,
-    Decision,
     GiveUp,
+    GroupedResult,
     NeedAudit,
     NeedReplica,
-    Result,
+    NextStep,
     Wait,
-    blame,
+    blamed_stage,
     compare_documents,
     decide,
 )
@@ -64,6 +64,22 @@ def test_comparison(a: TensorDocument, b: TensorDocument, difference: str) -> No
     assert difference in agreement.difference
 
 
+def test_every_value_of_a_large_tensor_is_compared() -> None:
+    a = np.zeros((3, 100_000), np.float32)
+    for position in ((0, 0), (1, 50_000), (2, 99_999)):
+        b = a.copy()
+        b[position] = 1
+        assert (
+            compare_documents(document(x=a), document(x=b), TOLERANCE).difference
+            == "tensor 'x' differs beyond tolerance in 1 of 300000 values"
+        )
+
+
+def test_booleans_of_other_bits_differ() -> None:
+    a, b = np.array([1], np.uint8).view(bool), np.array([2], np.uint8).view(bool)
+    assert not compare_documents(document(x=a), document(x=b), TOLERANCE).agrees
+
+
 @given(
     arrays(np.float32, 5, elements=st.floats(-1e6, 1e6, width=32)),
     arrays(np.float32, 5, elements=st.floats(-1e6, 1e6, width=32)),
@@ -88,7 +104,7 @@ def test_floats_agree_exactly_within_the_formula(a: np.ndarray, b: np.ndarray) -
 def test_blame_falls_on_the_first_stage_that_differs(
     stages: list[tuple[str, str]], reference: list[tuple[str, str]], stage: str
 ) -> None:
-    assert blame(stages, reference) == stage
+    assert blamed_stage(stages, reference) == stage
 
 
 def decided(
@@ -97,10 +113,10 @@ def decided(
     confidence: float = 0.95,
     auditor: bool = False,
     results_max: int = 9,
-) -> Decision:
+) -> NextStep:
     """The decision for groups given as their members' log odds; group names are g0, g1, …"""
     results = [
-        Result(f"{number}.{member}", f"g{number}", odds)
+        GroupedResult(f"{number}.{member}", f"g{number}", odds)
         for number, group in enumerate(groups)
         for member, odds in enumerate(group)
     ]

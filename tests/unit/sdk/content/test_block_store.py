@@ -15,6 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from stored_blocks import block, cid, folder_of, held, names, put
 from tradepost.content import Cid, FolderStore, add_bytes, cid_of_block
 from tradepost.content.ipld.dag_pb import PbLink
 from tradepost.content.unixfs.nodes import encode_directory
@@ -32,14 +33,6 @@ class Ticks:
         return self.now_ns
 
 
-def block(number: int, size: int = 100) -> bytes:
-    return b"%06d" % number + bytes(size - 6)
-
-
-def cid(number: int, size: int = 100) -> Cid:
-    return cid_of_block(block(number, size), "raw")
-
-
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., FolderStore]:
     """Opens the same folder, as another process would."""
@@ -54,26 +47,6 @@ def make(tmp_path: Path) -> Callable[..., FolderStore]:
 @pytest.fixture
 def store(make: Callable[..., FolderStore]) -> FolderStore:
     return make()
-
-
-def put(store: FolderStore, *numbers: int) -> None:
-    for number in numbers:
-        store.put(cid(number), block(number))
-
-
-def held(store: FolderStore) -> set[Cid]:
-    return {file.cid for file in store.blocks()}
-
-
-def names(*numbers: int) -> set[Cid]:
-    return {cid(number) for number in numbers}
-
-
-def folder_of(store: FolderStore, *children: Cid) -> Cid:
-    data = encode_directory(PbLink(child, f"n{number}", 100) for number, child in enumerate(children))
-    root = cid_of_block(data, "dag-pb")
-    store.put(root, data)
-    return root
 
 
 def block_path(store_folder: Path, cid: Cid) -> Path:

@@ -8,36 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tradepost.content import Cid, FolderStore, cid_of_block
-from tradepost.content.ipld.dag_pb import PbLink
-from tradepost.content.unixfs.nodes import encode_directory
+from stored_blocks import cid, folder_of, held, names, put
+from tradepost.content import FolderStore
 from tradepost.errors import ContentStoreFull
 
 
 def opened(folder: Path) -> FolderStore:
     """The same folder, as another process would open it."""
     return FolderStore(folder, bytes_max=1000)
-
-
-def block(number: int) -> bytes:
-    return number.to_bytes(100)
-
-
-def cid(number: int) -> Cid:
-    return cid_of_block(block(number), "raw")
-
-
-def put(store: FolderStore, *numbers: int) -> None:
-    for number in numbers:
-        store.put(cid(number), block(number))
-
-
-def held(store: FolderStore) -> set[Cid]:
-    return {file.cid for file in store.blocks()}
-
-
-def names(*numbers: int) -> set[Cid]:
-    return {cid(number) for number in numbers}
 
 
 def test_gc_during_an_addition_loses_nothing_of_it(tmp_path: Path) -> None:
@@ -48,9 +26,7 @@ def test_gc_during_an_addition_loses_nothing_of_it(tmp_path: Path) -> None:
         assert other.gc() == (1, 100)
         with other.adding():  # began later, and ends first
             put(other, 3)
-        data = encode_directory(PbLink(cid(number), f"n{number}", 100) for number in (1, 2))
-        root = cid_of_block(data, "dag-pb")
-        adder.put(root, data)
+        root = folder_of(adder, cid(1), cid(2))
         assert other.gc() == (0, 0)
         adder.pin(root)
     assert other.gc() == (1, 100)

@@ -18,13 +18,12 @@ from multiformats import CID
 
 from tradepost.content import Cid, FolderStore, add_bytes, cid_of_block
 from tradepost.content.transfer.fetch import Fetcher, FetchLimits, Progress
-from tradepost.content.transfer.sources import GatewaySource, KuboSource, StoreSource, parse_gateway_url
+from tradepost.content.transfer.sources import GatewaySource, KuboSource, StoreSource
 from tradepost.content.unixfs.files import CHUNK_BYTES
 from tradepost.content.unixfs.nodes import Link, encode_file_node
 from tradepost.errors import (
     ContentTooLarge,
     ContentUnavailable,
-    InsecureTransport,
     InvalidDag,
     InvalidSettings,
     SourceFailed,
@@ -335,8 +334,8 @@ GIVE_UP = """
 import asyncio, sys
 import aiohttp
 from tradepost.content import cid_of_block
-from tradepost.content.fetch import Fetcher, FetchLimits
-from tradepost.content.sources import KuboSource
+from tradepost.content.transfer.fetch import Fetcher, FetchLimits
+from tradepost.content.transfer.sources import KuboSource
 from tradepost.errors import ContentUnavailable
 
 async def main():
@@ -373,24 +372,3 @@ async def test_ten_thousand_links_and_a_deep_chain_are_bounded(store: FolderStor
         blocks[cid] = node
     with pytest.raises(InvalidDag):
         await Fetcher([Scripted(blocks)]).read_file(cid, bytes_max=1 << 20)
-
-
-@pytest.mark.parametrize(
-    ("url", "error"),
-    [
-        ("ftp://example.org", InvalidSettings),
-        ("example.org", InvalidSettings),
-        ("https://user:secret@example.org", InvalidSettings),
-        ("https://example.org?x=1", InvalidSettings),
-        ("http://example.org", InsecureTransport),
-        ("http://[::1", InvalidSettings),
-    ],
-)
-def test_other_addresses_are_no_gateways(url: str, error: type[Exception]) -> None:
-    with pytest.raises(error):
-        parse_gateway_url(url)
-
-
-def test_gateways_are_named_by_their_base() -> None:
-    assert str(parse_gateway_url("https://trustless.example/")) == "https://trustless.example"
-    assert str(parse_gateway_url("http://127.0.0.1:8080")) == "http://127.0.0.1:8080"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tradepost.errors import InvalidTensorDocument
-from tradepost.pipeline.tensors import DTYPES, TensorDocument, decode, dtype_name, encode
+from tradepost.pipeline.tensors import DTYPES, TensorDocument, decode, dtype_name, encode, map_document
 
 names = st.text(min_size=1, max_size=12).filter(lambda name: name != "__metadata__")
 texts = st.text(max_size=20)
@@ -52,6 +54,48 @@ def test_the_library_reads_the_same_tensors(document: TensorDocument) -> None:
     assert loaded.keys() == document.tensors.keys()
     for name, tensor in document.tensors.items():
         assert loaded[name].tobytes() == tensor.tobytes()
+
+
+def mapped(data: bytes) -> TensorDocument:
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        return map_document(Path(file.name))
+
+
+def decoded(data: bytes) -> TensorDocument | None:
+    try:
+        return decode(data)
+    except InvalidTensorDocument:
+        return None
+
+
+@given(documents)
+def test_a_mapped_file_is_the_same_document(document: TensorDocument) -> None:
+    again = mapped(encode(document))
+    assert encode(again) == encode(document)
+    assert all(not tensor.flags.writeable for tensor in again.tensors.values())
+
+
+@given(documents, st.data())
+def test_a_damaged_file_is_mapped_or_refused_as_its_bytes_are(
+    document: TensorDocument, data: st.DataObject
+) -> None:
+    damaged = bytearray(encode(document))
+    position = data.draw(st.integers(0, len(damaged) - 1))
+    damaged[position] ^= data.draw(st.integers(1, 255))
+    cut = bytes(damaged[: data.draw(st.integers(0, len(damaged)))])
+    for one in (bytes(damaged), cut):
+        expected = decoded(one)
+        if expected is None:
+            with pytest.raises(InvalidTensorDocument):
+                mapped(one)
+        else:
+            found = mapped(one)
+            assert dict(found.metadata) == dict(expected.metadata)
+            assert {name: (t.dtype, t.shape, t.tobytes()) for name, t in found.tensors.items()} == {
+                name: (t.dtype, t.shape, t.tobytes()) for name, t in expected.tensors.items()
+            }
 
 
 @given(documents, st.data())
@@ -98,6 +142,8 @@ def test_lies_in_the_header_are_refused(header: object) -> None:
     text = json.dumps(header).encode()
     with pytest.raises(InvalidTensorDocument):
         decode(len(text).to_bytes(8, "little") + text + b"1234")
+    with pytest.raises(InvalidTensorDocument):
+        mapped(len(text).to_bytes(8, "little") + text + b"1234")
 
 
 def test_the_cap_is_checked_before_anything_is_read() -> None:

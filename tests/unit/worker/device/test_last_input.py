@@ -136,7 +136,7 @@ def test_what_no_desktop_can_tell_is_said(
     loginctl(script)
     with pytest.raises(InputUnseen, match=reason):
         ask_desktops()
-    assert "only what is typed in terminals" in unseen_input()
+    assert "only input in terminals" in unseen_input()
     assert reason in unseen_input()
 
 

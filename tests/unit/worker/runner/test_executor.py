@@ -21,7 +21,15 @@ from tradepost.errors import (
     LeaseTimeout,
     ModelFailure,
 )
-from tradepost.pipeline.manifest import KernelStage, Limits, Manifest, ModelStage, TensorSpec
+from tradepost.pipeline.manifest import (
+    KernelStage,
+    Limits,
+    Manifest,
+    ModelStage,
+    TensorSpec,
+    decode_manifest,
+    encode_manifest,
+)
 from tradepost.pipeline.tensors import TensorDocument, decode, encode
 from tradepost_worker.runner.executor import Executor
 from tradepost_worker.runner.inference import Inference
@@ -154,7 +162,7 @@ def test_an_undeclared_tensor_of_a_kernel_goes_nowhere(inference):
     [
         (TRAP, 10**9, "kernel-trap", "unreachable"),
         (SPIN, 10**6, "kernel-out-of-fuel", "1,000,000"),
-        (returning(b"no document"), 10**9, "kernel-trap", "no tensor document"),
+        (returning(b"no document"), 10**9, "kernel-trap", "not a tensor document"),
         (returning(encode(TensorDocument({"y": np.ones(1)}))), 10**9, "kernel-trap", "['x']"),
     ],
     ids=["trap", "fuel", "garbage", "missing"],
@@ -251,3 +259,36 @@ def test_equal_inputs_give_equal_hashes_and_fuel(inference):
     first, second = (executor.run(sample_input(3, 2, 1), wall_s_max=30) for _ in range(2))
     assert first.output == second.output
     assert [(r.output, r.fuel) for r in first.stages] == [(r.output, r.fuel) for r in second.stages]
+
+
+def test_a_stage_may_name_the_outputs_of_its_graph_itself(inference):
+    """Also one twice, and in another order; the pipeline knows nothing of the graph's own names."""
+    graph = onnx_model(
+        helper.make_node("Add", ["größe (cm)", "größe (cm)"], ["448"]),
+        helper.make_node("Neg", ["größe (cm)"], ["/model/x"]),
+        inputs=["größe (cm)"],
+        outputs=["448", "/model/x"],
+    )
+    cid = add_bytes(graph, put=None)
+    stage = ModelStage(
+        name="model",
+        artifact=cid,
+        inputs={"größe (cm)": "input.x"},
+        outputs={"negative": "/model/x", "double": "448", "again": "448"},
+    )
+    manifest = Manifest(
+        name="named",
+        version="1",
+        inputs={"x": TensorSpec(dtype="F32", shape=(None,))},
+        stages=(stage,),
+        outputs={"y": "model.double", "z": "model.negative", "again": "model.again"},
+    )
+    assert decode_manifest(encode_manifest(manifest)) == manifest
+    document = encode(TensorDocument({"x": np.array([1, 2], np.float32)}))
+    run_ = run(SamplePipeline(manifest, {cid: graph}), inference, document)
+    made = decode(run_.output)
+    assert {name: tensor.tolist() for name, tensor in made.tensors.items()} == {
+        "again": [2, 4],
+        "y": [2, 4],
+        "z": [-1, -2],
+    }

@@ -181,7 +181,7 @@ def test_the_doctor_sees_what_others_could_write(cache: CompileCache, folder: Pa
     (folder / name).chmod(0o770)
     found = checked(folder)
     assert found.health is Health.WARNING
-    assert "others may use" in found.says
+    assert "other users may access" in found.says
 
 
 def test_another_devices_key_reads_nothing(cache: CompileCache, folder: Path) -> None:

@@ -90,9 +90,9 @@ def test_the_own_group_is_found(
     ("groups", "mounts", "why"),
     [
         ("4:memory:/\n", [("/", "/sys/fs/cgroup/memory", "cgroup")], "version 1 only"),
-        ("0::/a\n", [("/", "/", "ext4")], "is mounted"),
-        ("0::/a\n", [("/b", "/sys/fs/cgroup", "cgroup2")], "is mounted"),
-        ("0::/../a\n", [("/", "/sys/fs/cgroup", "cgroup2")], "is mounted"),
+        ("0::/a\n", [("/", "/", "ext4")], "no mounted cgroup2"),
+        ("0::/a\n", [("/b", "/sys/fs/cgroup", "cgroup2")], "no mounted cgroup2"),
+        ("0::/../a\n", [("/", "/sys/fs/cgroup", "cgroup2")], "no mounted cgroup2"),
     ],
 )
 def test_there_may_be_no_group(
@@ -174,7 +174,7 @@ def test_a_group_that_is_not_its_own_is_left_alone(base: Path, name: str, text: 
 
 def test_an_old_kernel_is_told(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(MADE, "cgroup.kill")
-    assert ControlGroups.open(own=base).refused == "this kernel's control groups lack cgroup.kill"
+    assert ControlGroups.open(own=base).refused == "this kernel's control groups do not have cgroup.kill"
 
 
 def test_a_group_that_cannot_be_made_is_no_silent_loss(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +184,7 @@ def test_a_group_that_cannot_be_made_is_no_silent_loss(base: Path, monkeypatch: 
         raise OSError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(control_group, "_make", full)
-    with pytest.raises(SandboxUnavailable, match="no control group"):
+    with pytest.raises(SandboxUnavailable, match="cannot be created"):
         groups.admit(os.getpid())
 
 
@@ -216,7 +216,7 @@ async def test_a_runner_that_ran_out_of_memory_says_so(base: Path, monkeypatch: 
     )
     runner = await RunnerProcess.start(boot=boot, groups=ControlGroups.open(own=base))
     try:
-        with pytest.raises(PipelineTooCostly, match="killed by the system at its memory limit"):
+        with pytest.raises(PipelineTooCostly, match="killed the runner at its memory limit"):
             await runner.load(
                 pipeline.manifest, pipeline.artifacts, memory_bytes_max=1 << 20, output_bytes_max=1 << 20
             )

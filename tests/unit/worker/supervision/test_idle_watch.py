@@ -33,7 +33,7 @@ def test_work_that_nobody_asked_for_is_noticed(process: Process) -> None:
     process.passes(s=1.9, cpu_s=1.9)
     assert watch.excess(is_idle=True) is None
     process.passes(s=0.2, cpu_s=0.2)
-    assert watch.excess(is_idle=True) == "2.1 s of work while nobody asked for any"
+    assert watch.excess(is_idle=True) == "2.1 s of processor time without a request"
 
 
 def test_what_was_asked_for_is_no_idle_work(process: Process) -> None:

@@ -311,7 +311,7 @@ async def test_an_artifact_that_does_not_load_fails_its_runs_and_holds_no_place(
 async def test_an_artifact_that_fails_to_load_at_no_stage_is_the_runners_failure(stage: str | None) -> None:
     device = Device(runners_max=1)
     device.load_error = InvalidKernel("bad", stage=stage)
-    with pytest.raises(RunnerFailed, match="a failure that the pipeline cannot have"):
+    with pytest.raises(RunnerFailed, match="a failure that the pipeline does not allow"):
         await device.ask(A, b"1")
     await device.pool.close()
 

@@ -80,7 +80,7 @@ class Case:
             version="1",
             inputs={"x": TensorSpec(dtype="F32", shape=(None,))},
             stages=(stage,),
-            outputs={"y": f"attack.{stage.outputs[0]}"},
+            outputs={"y": f"attack.{stage.output_names[0]}"},
             limits=Limits(input_bytes=_OUTPUT_BYTES, output_bytes=_OUTPUT_BYTES),
         )
         return SamplePipeline(manifest, {cid: artifact})

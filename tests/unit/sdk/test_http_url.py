@@ -1,11 +1,12 @@
-"""Broker addresses: plain HTTP stays on this machine."""
+"""Addresses of brokers and gateways: plain HTTP stays on this machine."""
 
 from __future__ import annotations
 
 import pytest
 
-from tradepost.broker_url import is_loopback, parse_broker_url
+from tradepost.broker_url import parse_broker_url
 from tradepost.errors import InsecureTransport, InvalidSettings
+from tradepost.http_url import is_loopback, parse_http_url
 
 
 @pytest.mark.parametrize(
@@ -35,3 +36,24 @@ def test_nonsense_is_refused(text: str) -> None:
 def test_only_literals_are_loopback() -> None:
     assert is_loopback("127.9.9.9")
     assert not is_loopback("localhost.example")
+
+
+@pytest.mark.parametrize(
+    ("url", "error"),
+    [
+        ("ftp://example.org", InvalidSettings),
+        ("example.org", InvalidSettings),
+        ("https://user:secret@example.org", InvalidSettings),
+        ("https://example.org?x=1", InvalidSettings),
+        ("http://example.org", InsecureTransport),
+        ("http://[::1", InvalidSettings),
+    ],
+)
+def test_other_addresses_are_no_gateways(url: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        parse_http_url(url, of="gateway")
+
+
+def test_gateways_are_named_by_their_base() -> None:
+    assert str(parse_http_url("https://trustless.example/", of="gateway")) == "https://trustless.example"
+    assert str(parse_http_url("http://127.0.0.1:8080", of="gateway")) == "http://127.0.0.1:8080"

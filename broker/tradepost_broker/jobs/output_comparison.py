@@ -1,0 +1,66 @@
+"""Whether two delivered outputs agree within a tolerance, compared without stopping the event loop.
+
+The outputs are copied block by block into unnamed files and compared from there, part by part, in a thread:
+one operation on a whole output would hold the interpreter's lock for long. One comparison runs at a time, so
+the memory that comparisons take does not grow with the load, nor with the size of the outputs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from contextlib import aclosing
+from pathlib import Path
+from typing import IO
+
+from tradepost.errors import InvalidTensorDocument
+from tradepost.pipeline.manifest import Tolerance
+from tradepost.pipeline.tensors import map_document
+from tradepost_broker.content.uploads import Uploads
+from tradepost_broker.market.trust.verification import compare_documents
+from tradepost_broker.storage.shell_records import Delivery
+from tradepost_broker.storage.store import Reader
+
+
+class OutputComparison:
+    """Compares outputs. `folder` is on a disk with room for two of them."""
+
+    def __init__(self, *, store: Reader, uploads: Uploads, folder: Path) -> None:
+        self._store = store
+        self._uploads = uploads
+        self._folder = folder
+        self._one_at_a_time = asyncio.Lock()
+
+    async def agree(self, delivery: Delivery, reference: str, tolerance: Tolerance) -> bool:
+        """Whether the output in `delivery` agrees with that of the lease `reference`, which is durable.
+
+        Raises `UnknownCid` or `ContentMismatch` if a block of an output is lost or damaged.
+        """
+        async with self._one_at_a_time:
+            earlier = self._store.get(Delivery, reference)
+            if earlier is None:
+                return False
+            with (
+                tempfile.TemporaryFile(dir=self._folder) as ours,
+                tempfile.TemporaryFile(dir=self._folder) as theirs,
+            ):
+                await self._copy(delivery, ours)
+                await self._copy(earlier, theirs)
+                return await asyncio.to_thread(_agree, ours, theirs, tolerance)
+
+    async def _copy(self, delivery: Delivery, file: IO[bytes]) -> None:
+        if delivery.output is not None:
+            await asyncio.to_thread(file.write, delivery.output)
+        else:
+            async with aclosing(self._uploads.stream_output(delivery)) as parts:
+                async for part in parts:
+                    await asyncio.to_thread(file.write, part)
+        await asyncio.to_thread(file.flush)
+
+
+def _agree(ours: IO[bytes], theirs: IO[bytes], tolerance: Tolerance) -> bool:
+    try:
+        document, reference = (map_document(Path(f"/proc/self/fd/{one.fileno()}")) for one in (ours, theirs))
+    except InvalidTensorDocument:  # such bytes agree with nothing but themselves
+        return False
+    return compare_documents(document, reference, tolerance).agrees

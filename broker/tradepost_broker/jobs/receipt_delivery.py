@@ -1,0 +1,148 @@
+"""A checked receipt on its way to the market, with the comparison to the earlier results of its job.
+
+Results that arrive together must each be compared with those before them, and only the engine decides their
+order. So the delivery's turn names the earlier results that it was not compared with; these are compared
+outside the turn, where documents may be read, and the delivery gets another turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Final, Protocol
+
+from tradepost.errors import STAGE_FAILURES, Problem
+from tradepost.pipeline.manifest import Tolerance
+from tradepost.protocol import Deliver
+from tradepost.receipts import Failed, Receipt, Result, Returned, SignedReceipt
+from tradepost_broker.engine.engine import Decision, Moment, Postponed
+from tradepost_broker.market.model.entities import Lease, LeaseState
+from tradepost_broker.market.model.events import ReceiptDelivered
+from tradepost_broker.storage.shell_records import Delivery
+
+_FAILED: Final = "failed:"
+
+#: Whether an output agrees, within a tolerance, with that of a lease whose result is durable.
+Agree = Callable[[Delivery, str, Tolerance], Awaitable[bool]]
+
+
+class Results(Protocol):
+    """What a delivery needs of the market."""
+
+    def results_of(self, job: str) -> list[Lease]:
+        """The leases that a new result of the job is to be compared with."""
+        ...
+
+
+class ReceiptDelivery:
+    """Work that delivers a checked receipt.
+
+    `agree` compares outputs that are not the same bytes within `tolerance`; with `None`, they never agree.
+    """
+
+    def __init__(
+        self,
+        *,
+        results: Results,
+        agree: Agree,
+        lease: Lease,
+        receipt: Receipt,
+        result: Result,
+        frame: Deliver,
+        tolerance: Tolerance | None,
+    ) -> None:
+        self._results = results
+        self._agree = agree
+        self._lease = lease
+        self._receipt = receipt
+        self._result = result
+        self._outcome = outcome_of(result)
+        self._delivery = delivery_of(
+            lease.id,
+            frame.receipt,
+            output=frame.output,
+            output_cid=result.output if isinstance(result, Returned) else "",
+        )
+        self._tolerance = tolerance
+        #: By lease: whether its output agrees with this one, as far as they have been compared.
+        self._agrees: dict[str, bool] = {}
+
+    def decide(self, moment: Moment) -> Decision | Postponed:
+        """The outcome, and with which earlier ones it agrees; receipt and output of a lease still open."""
+        earlier = self._earlier_results()
+        uncompared = [
+            other.id for other in earlier if other.id not in self._agrees and self._needs_comparison(other)
+        ]
+        if uncompared:
+            return Postponed(partial(self._compare, uncompared))
+        delivered = ReceiptDelivered(
+            at=moment.at,
+            worker=self._lease.worker,
+            lease=self._lease.id,
+            outcome=self._outcome,
+            stage_hashes=stage_hashes(self._receipt),
+            stage_wall_us=self._stage_wall_us(),
+            agrees_with=tuple(
+                other.id
+                for other in earlier
+                if other.outcome == self._outcome or self._agrees.get(other.id, False)
+            ),
+            problem=_problem_of(self._result),
+            seed=moment.seed,
+        )
+        # A repeated or late delivery changes nothing, so what was kept of the first one stays.
+        is_open = self._lease.state is LeaseState.OPEN
+        return Decision(event=delivered, records=(self._delivery,) if is_open else ())
+
+    def _earlier_results(self) -> list[Lease]:
+        """The results that this one is compared with: none where the market ignores what it agrees with."""
+        if self._lease.state is not LeaseState.OPEN and self._lease.blame_at is None:
+            return []
+        return [other for other in self._results.results_of(self._lease.job) if other.id != self._lease.id]
+
+    def _needs_comparison(self, other: Lease) -> bool:
+        """Whether only the documents can tell if both results agree."""
+        both_returned = not (self._outcome.startswith(_FAILED) or other.outcome.startswith(_FAILED))
+        return self._tolerance is not None and both_returned and other.outcome != self._outcome
+
+    async def _compare(self, leases: Sequence[str]) -> None:
+        if self._tolerance is not None:
+            for lease in leases:
+                self._agrees[lease] = await self._agree(self._delivery, lease, self._tolerance)
+
+    def _stage_wall_us(self) -> tuple[int, ...]:
+        """How long the stages took: of use where there are several, and unknown of one that failed."""
+        stages = self._receipt.stages
+        if len(stages) < 2 or isinstance(self._result, Failed):
+            return ()
+        return tuple(stage.wall_us for stage in stages)
+
+
+def outcome_of(result: Result) -> str:
+    """What identifies the outcome in the market: the output's CID, or `failed:<stage>:<code>`."""
+    return result.output if isinstance(result, Returned) else f"{_FAILED}{result.stage}:{result.code}"
+
+
+def stage_hashes(receipt: Receipt) -> tuple[tuple[str, str], ...]:
+    """The stages that a receipt reports, each with the hash of its output, as the market compares them."""
+    return tuple((stage.stage, stage.output) for stage in receipt.stages)
+
+
+def delivery_of(
+    lease: str, signed: SignedReceipt, *, output: bytes | None = None, output_cid: str = ""
+) -> Delivery:
+    """The record that keeps a lease's receipt, and its output if it has one."""
+    return Delivery(
+        id=lease,
+        payload=signed.payload,
+        public_key=signed.public_key,
+        signature=signed.signature,
+        output=output,
+        output_cid=output_cid,
+    )
+
+
+def _problem_of(result: Result) -> Problem | None:
+    if isinstance(result, Returned):
+        return None
+    return STAGE_FAILURES[result.code](result.detail, stage=result.stage).to_problem()

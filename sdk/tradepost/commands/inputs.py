@@ -1,0 +1,41 @@
+"""Inputs that are named on the command line: tensors from files, or a whole document."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from tradepost.errors import InvalidInput
+from tradepost.pipeline.tensors import TensorDocument
+
+InputTensors = Annotated[
+    list[str] | None,
+    typer.Option("--tensor", help="An input as NAME=FILE: a .npy array, or any file as bytes (U8)."),
+]
+
+
+def read_inputs(tensors: list[str], document: Path | None) -> TensorDocument | bytes:
+    """The input that the options name. Raises `InvalidInput` for a bad option or an unreadable file."""
+    if (document is None) == (not tensors):
+        raise InvalidInput("give either --document FILE or one --tensor NAME=FILE for each input")
+    try:
+        if document is not None:
+            return document.read_bytes()
+        named: dict[str, Any] = {}
+        for option in tensors:
+            name, _, path = option.partition("=")
+            if not path:
+                raise InvalidInput(f"--tensor {option!r}: write NAME=FILE")
+            named[name] = _read_tensor(Path(path))
+    except (OSError, ValueError) as error:
+        raise InvalidInput(str(error)) from None
+    return TensorDocument(tensors=named)
+
+
+def _read_tensor(path: Path) -> Any:
+    if path.suffix == ".npy":
+        return np.load(path, allow_pickle=False)
+    return np.frombuffer(path.read_bytes(), dtype=np.uint8)

@@ -1,0 +1,41 @@
+"""What a file's status tells: whether the file has changed, and whether others could read or write it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+#: Mode bits of the group and of others. A secret must not be readable, a decision not writable by them.
+READABLE_BY_OTHERS: Final = 0o044
+WRITABLE_BY_OTHERS: Final = 0o022
+USABLE_BY_OTHERS: Final = 0o077
+
+#: Equal while a file is the same and unchanged; empty where there is no file, or none that can be examined.
+Stamp = tuple[int, ...]
+
+
+def stamp_of(path: Path) -> Stamp:
+    """The stamp of the file at `path`, through links."""
+    try:
+        return stamp(path.stat())
+    except OSError:
+        return ()
+
+
+def stamp(status: os.stat_result) -> Stamp:
+    """The stamp of a file with this status: it changes when the file is written, replaced or given a mode."""
+    return status.st_mtime_ns, status.st_size, status.st_ino, status.st_mode
+
+
+def access_problem(path: Path, status: os.stat_result, *, forbidden: int = USABLE_BY_OTHERS) -> str:
+    """Why the file with this status may not be this user's alone, in words; empty if it is.
+
+    `forbidden` are the mode bits that must not be set.
+    """
+    if status.st_uid != os.getuid():
+        return f"{path} belongs to another user"
+    if status.st_mode & forbidden:
+        return f"other users may access {path} (mode {stat.S_IMODE(status.st_mode):o})"
+    return ""

@@ -1,0 +1,433 @@
+"""What a client's program sees of a broker: one suite over the SDK's fake broker and the real one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import numpy as np
+import pytest
+from aiohttp.test_utils import TestServer
+
+from tradepost.client.results import check_result
+from tradepost.content import BLOCK_BYTES_MAX, Cid, add_bytes
+from tradepost.errors import (
+    ContentMismatch,
+    ContentTooLarge,
+    IdempotencyConflict,
+    InlineInputTooLarge,
+    InvalidCid,
+    InvalidRequest,
+    InvalidTensorDocument,
+    JobCancelled,
+    Problem,
+    TradepostError,
+    Unauthorized,
+    UnknownCid,
+    UnknownJob,
+)
+from tradepost.pipeline.tensors import TensorDocument, encode
+from tradepost.protocol import (
+    INLINE_BYTES_MAX,
+    MESSAGE_BYTES_MAX,
+    CancelJob,
+    Finished,
+    JobRequest,
+    JobStatus,
+    JobView,
+    Rejected,
+    Submit,
+    Submitted,
+    ToBrokerFromClient,
+    ToClient,
+    Watch,
+    client_codec,
+)
+from tradepost.testing.fake_broker import API_KEY, FakeBroker
+from tradepost_broker.testing import local_broker, sample_input
+from tradepost_broker.testing.local_broker import job_request
+
+CODEC = client_codec()
+ABSENT = add_bytes(b"nobody put this here", put=None)
+ENDPOINTS = [
+    ("GET", "/v1/client"),
+    ("GET", "/v1/account"),
+    ("PUT", f"/v1/blocks/{ABSENT}"),
+    ("GET", f"/v1/blocks/{ABSENT}"),
+    ("GET", "/v1/jobs/none"),
+    ("DELETE", "/v1/jobs/none"),
+    ("GET", "/v1/jobs/none/output"),
+]
+
+
+@dataclass
+class Side:
+    """A broker, an account's key, and a pipeline that doubles `x`, which some worker runs unless `held`."""
+
+    session: aiohttp.ClientSession
+    url: str
+    key: str
+    pipeline: str
+
+    async def ask(
+        self, method: str, path: str, *, key: str | None = None, body: bytes | None = None
+    ) -> tuple[aiohttp.ClientResponse, bytes]:
+        """The response with its body."""
+        headers = {"Authorization": f"Bearer {self.key if key is None else key}"}
+        data = None if body is None else io.BytesIO(body)
+        async with self.session.request(method, self.url + path, headers=headers, data=data) as response:
+            return response, await response.read()
+
+    async def refusal(self, method: str, path: str, **options: Any) -> TradepostError:
+        """The error with which a request is refused, once its response is what RFC 9457 says."""
+        response, body = await self.ask(method, path, **options)
+        problem = msgspec.json.decode(body, type=Problem)
+        assert response.content_type == "application/problem+json"
+        assert response.status == problem.status
+        assert response.headers.get("WWW-Authenticate") == ("Bearer" if problem.status == 401 else None)
+        error = TradepostError.from_problem(problem)
+        assert (error.title(), error.fault.value) == (problem.title, problem.fault)
+        return error
+
+    def request(self, **changes: Any) -> JobRequest:
+        return job_request(self.pipeline, **changes)
+
+
+class Stream:
+    """A client's stream, frame by frame."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self.socket = socket
+        self._frames: list[ToClient] = []
+
+    async def send(self, *frames: ToBrokerFromClient) -> None:
+        await self.socket.send_bytes(CODEC.encode(list(frames)))
+
+    async def next(self) -> ToClient:
+        """The next frame."""
+        async with asyncio.timeout(30):
+            while not self._frames:
+                self._frames = CODEC.decode(await self.socket.receive_bytes())
+        return self._frames.pop(0)
+
+    async def submit(self, request: JobRequest) -> str:
+        """The id of the job of this request."""
+        await self.send(Submit(1, request))
+        answer = await self.next()
+        assert isinstance(answer, Submitted), answer
+        return answer.job
+
+    async def refusal(self, request: JobRequest) -> TradepostError:
+        """The error with which a submission is refused."""
+        await self.send(Submit(7, request))
+        answer = await self.next()
+        assert isinstance(answer, Rejected), answer
+        assert answer.ref == 7
+        return TradepostError.from_problem(answer.problem)
+
+    async def end(self) -> JobView:
+        """The end of a job, which is the next frame."""
+        answer = await self.next()
+        assert isinstance(answer, Finished), answer
+        return answer.view
+
+    async def closing_code(self) -> int | None:
+        """The code with which the broker closes the stream."""
+        async with asyncio.timeout(30):
+            message = await self.socket.receive()
+        assert message.type is aiohttp.WSMsgType.CLOSE, message
+        return self.socket.close_code
+
+
+def double(document: TensorDocument) -> TensorDocument:
+    return TensorDocument({"y": document["x"] * np.float32(2)})
+
+
+@pytest.fixture(params=["fake", "real"])
+async def sides(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Side, Side]]:
+    """The broker with a worker that serves, and with none: jobs wait."""
+    async with AsyncExitStack() as stack:
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        if request.param == "fake":
+            serving, holding = FakeBroker(double), FakeBroker(double)
+            holding.hold = True
+            found = []
+            for fake in (serving, holding):
+                server = await stack.enter_async_context(TestServer(fake.app))
+                url = str(server.make_url("")).rstrip("/")
+                found.append(Side(session, url, API_KEY, add_bytes(b"any pipeline", put=None)))
+            yield found[0], found[1]
+            return
+        found = []
+        for name in ("serving", "holding"):
+            broker = await stack.enter_async_context(local_broker(tmp_path / name))
+            key = await broker.account()
+            pipeline = await broker.publish(key)
+            worker = await broker.worker(serve=name == "serving")
+            stack.push_async_callback(worker.disconnect)
+            found.append(Side(session, broker.url, key, pipeline))
+        yield found[0], found[1]
+
+
+@pytest.fixture
+def side(sides: tuple[Side, Side]) -> Side:
+    return sides[0]
+
+
+@pytest.fixture
+def holding(sides: tuple[Side, Side]) -> Side:
+    """The broker whose jobs do not end by themselves."""
+    return sides[1]
+
+
+@pytest.fixture
+async def stream(side: Side) -> AsyncIterator[Stream]:
+    async with await open_stream(side) as socket:
+        yield Stream(socket)
+
+
+@pytest.fixture
+async def holding_stream(holding: Side) -> AsyncIterator[Stream]:
+    async with await open_stream(holding) as socket:
+        yield Stream(socket)
+
+
+async def open_stream(side: Side) -> aiohttp.ClientWebSocketResponse:
+    headers = {"Authorization": f"Bearer {side.key}"}
+    return await side.session.ws_connect(f"{side.url}/v1/client", headers=headers, max_msg_size=0)
+
+
+# Who may ask
+
+
+@pytest.mark.parametrize("key", ["wrong", ""])
+async def test_every_endpoint_refuses_an_unknown_key(side: Side, key: str) -> None:
+    for method, path in ENDPOINTS:
+        error = await side.refusal(method, path, key=key)
+        assert isinstance(error, Unauthorized), path
+        assert ("header" in error.detail) is (key == ""), path
+
+
+async def test_an_unknown_path_is_a_problem_too(side: Side) -> None:
+    for method, path, status in (("GET", "/v1/nothing", 404), ("PUT", "/v1/client", 405)):
+        response, body = await side.ask(method, path)
+        problem = msgspec.json.decode(body, type=Problem)
+        assert response.content_type == "application/problem+json"
+        assert (response.status, problem.status, problem.code) == (status, status, "invalid-request")
+
+
+async def test_the_stream_is_a_websocket(side: Side) -> None:
+    assert isinstance(await side.refusal("GET", "/v1/client"), InvalidRequest)
+
+
+# The stream
+
+
+async def test_a_job_is_submitted_and_ends_with_what_the_client_checks(side: Side, stream: Stream) -> None:
+    request = side.request(max_price_microcredits=100_000)
+    job = await stream.submit(request)
+    view = await stream.end()
+    assert view.job == job
+    assert view.pipeline == side.pipeline
+    assert 0 < view.price_microcredits <= 100_000
+    assert view.output is not None
+    assert view.output_cid is None
+    result = check_result(
+        view, view.output, pipeline=side.pipeline, input_cid=add_bytes(request.input or b"", put=None)
+    )
+    assert result["y"].tolist() == [2, 4, 6, 8]
+
+
+async def test_the_price_is_never_over_the_cap(side: Side, stream: Stream) -> None:
+    await stream.send(Submit(1, side.request(max_price_microcredits=1)))
+    answer = await stream.next()
+    if isinstance(answer, Submitted):
+        answer = await stream.next()
+    if isinstance(answer, Finished) and answer.view.status is JobStatus.ACCEPTED:
+        assert answer.view.price_microcredits <= 1
+    else:
+        assert isinstance(answer, Rejected | Finished)
+
+
+async def test_a_key_names_one_job_and_another_request_under_it_is_refused(
+    side: Side, stream: Stream
+) -> None:
+    request = side.request(idempotency_key="same")
+    job = await stream.submit(request)
+    ended = await stream.end()
+    assert await stream.submit(request) == job
+    assert await stream.end() == ended
+    error = await stream.refusal(msgspec.structs.replace(request, confidence=0.6))
+    assert isinstance(error, IdempotencyConflict)
+    assert error.facts == {"job": job}
+
+
+async def test_an_ended_job_is_told_again_to_those_who_watch_it(side: Side, stream: Stream) -> None:
+    job = await stream.submit(side.request())
+    ended = await stream.end()
+    await stream.send(Watch((job,)))
+    assert await stream.end() == ended
+
+
+async def test_a_job_that_is_not_known_ends_at_once_for_those_who_watch_it(stream: Stream) -> None:
+    await stream.send(Watch(("none",)))
+    view = await stream.end()
+    assert (view.job, view.status) == ("none", JobStatus.FAILED)
+    assert view.problem is not None
+    assert isinstance(TradepostError.from_problem(view.problem), UnknownJob)
+
+
+async def test_cancelling_ends_a_job_once_and_nothing_else(holding: Side, holding_stream: Stream) -> None:
+    job = await holding_stream.submit(holding.request())
+    await holding_stream.send(CancelJob("none"), CancelJob(job), CancelJob(job), Watch(("marker",)))
+    views = [await holding_stream.end() for _ in range(2)]
+    view = next(view for view in views if view.job == job)
+    assert view.status is JobStatus.CANCELLED
+    assert view.finished_at is not None
+    assert view.problem is not None
+    assert isinstance(TradepostError.from_problem(view.problem), JobCancelled)
+    await holding_stream.send(CancelJob(job), Watch((job,)))
+    assert await holding_stream.end() == view
+
+
+async def test_refusals_of_a_submission(side: Side, stream: Stream) -> None:
+    document = sample_input()
+    cases: list[tuple[dict[str, Any], type[TradepostError]]] = [
+        ({"input": None}, InvalidRequest),
+        ({"input": document, "input_cid": ABSENT}, InvalidRequest),
+        ({"input": b"no tensor document"}, InvalidTensorDocument),
+        ({"input": None, "input_cid": ABSENT}, UnknownCid),
+        ({"input": None, "input_cid": "no CID"}, InvalidCid),
+    ]
+    for changes, expected in cases:
+        error = await stream.refusal(side.request(**changes))
+        assert type(error) is expected, changes
+    assert await stream.submit(side.request())
+
+
+async def test_a_bad_submission_leaves_its_neighbours_their_answers(side: Side, stream: Stream) -> None:
+    large = side.request(input=bytes(INLINE_BYTES_MAX + 1))
+    unsure = side.request(confidence=0.1)
+    await stream.send(Submit(1, large), Submit(2, unsure), Submit(3, side.request()))
+    answers = [await stream.next() for _ in range(4)]
+    refused = {one.ref: one.problem for one in answers if isinstance(one, Rejected)}
+    assert {ref: problem.code for ref, problem in refused.items()} == {
+        1: InlineInputTooLarge.code(),
+        2: InvalidRequest.code(),
+    }
+    assert refused[1].facts == {"limit_bytes": INLINE_BYTES_MAX}
+    assert [one.ref for one in answers if isinstance(one, Submitted)] == [3]
+    assert [one.view.status for one in answers if isinstance(one, Finished)] == [JobStatus.ACCEPTED]
+
+
+@pytest.mark.parametrize("message", [b"garbage", b"\x91\xc0", b"\xdc\xff\xff", "text"], ids=repr)
+async def test_what_is_no_message_closes_the_stream(stream: Stream, message: bytes | str) -> None:
+    if isinstance(message, str):
+        await stream.socket.send_str(message)
+    else:
+        await stream.socket.send_bytes(message)
+    assert await stream.closing_code() == aiohttp.WSCloseCode.POLICY_VIOLATION
+
+
+async def test_a_message_that_is_too_large_closes_the_stream(side: Side, stream: Stream) -> None:
+    # The broker ends the connection as soon as it knows the size, which may be while it is sent.
+    with contextlib.suppress(ConnectionError):
+        await stream.socket.send_bytes(bytes(MESSAGE_BYTES_MAX + 1))
+    async with asyncio.timeout(30):
+        ended = await stream.socket.receive()
+    assert ended.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
+    if ended.type is aiohttp.WSMsgType.CLOSE:
+        assert ended.data == aiohttp.WSCloseCode.MESSAGE_TOO_BIG
+    async with await open_stream(side) as again:
+        assert await Stream(again).submit(side.request())
+
+
+async def test_an_output_that_is_too_large_for_a_frame_is_fetched(side: Side, stream: Stream) -> None:
+    document = encode(TensorDocument({"x": np.zeros(INLINE_BYTES_MAX // 4, dtype=np.float32)}))
+    root = await put_file(side, document)
+    job = await stream.submit(side.request(input=None, input_cid=root))
+    view = await stream.end()
+    assert view.status is JobStatus.ACCEPTED
+    assert view.output is None
+    response, output = await side.ask("GET", f"/v1/jobs/{job}/output")
+    assert response.status == 200
+    assert add_bytes(output, put=None) == view.output_cid
+    check_result(view, output, pipeline=side.pipeline, input_cid=root)
+
+
+# REST
+
+
+async def put_file(side: Side, data: bytes) -> Cid:
+    blocks: list[tuple[Cid, bytes]] = []
+    root = add_bytes(data, put=lambda cid, block: blocks.append((cid, block)))
+    for cid, block in blocks:
+        response, body = await side.ask("PUT", f"/v1/blocks/{cid}", body=block)
+        assert (response.status, msgspec.json.decode(body)) == (201, {"cid": cid})
+    return root
+
+
+async def test_blocks_are_checked_and_given_back(side: Side) -> None:
+    root = await put_file(side, b"a block")
+    response, body = await side.ask("GET", f"/v1/blocks/{root}")
+    assert (response.status, response.content_type, body) == (200, "application/octet-stream", b"a block")
+    assert await put_file(side, b"a block") == root
+    refusals = [
+        (("PUT", f"/v1/blocks/{root}", b"other bytes"), ContentMismatch),
+        (("PUT", "/v1/blocks/nonsense", b"a block"), InvalidCid),
+        (("PUT", f"/v1/blocks/{root}", bytes(BLOCK_BYTES_MAX + 1)), ContentTooLarge),
+        (("GET", f"/v1/blocks/{ABSENT}", None), UnknownCid),
+        (("GET", "/v1/blocks/nonsense", None), InvalidCid),
+    ]
+    for (method, path, data), expected in refusals:
+        assert type(await side.refusal(method, path, body=data)) is expected, (method, path)
+
+
+async def test_a_job_is_shown_and_cancelled(holding: Side, holding_stream: Stream) -> None:
+    job = await holding_stream.submit(holding.request())
+    path = f"/v1/jobs/{job}"
+    shown = msgspec.json.decode((await holding.ask("GET", path))[1], type=JobView)
+    assert shown.status in (JobStatus.QUEUED, JobStatus.RUNNING)
+    assert shown == JobView(
+        job=job, status=shown.status, pipeline=holding.pipeline, submitted_at=shown.submitted_at
+    )
+    error = await holding.refusal("GET", f"{path}/output")
+    assert isinstance(error, UnknownJob)
+    assert error.hint == "Only an accepted job has one."
+    response, body = await holding.ask("DELETE", path)
+    view = msgspec.json.decode(body, type=JobView)
+    assert (response.status, view.status) == (200, JobStatus.CANCELLED)
+    assert await holding_stream.end() == view
+    assert msgspec.json.decode((await holding.ask("GET", path))[1], type=JobView) == view
+
+
+async def test_an_accepted_jobs_output_is_given_out(side: Side, stream: Stream) -> None:
+    job = await stream.submit(side.request())
+    view = await stream.end()
+    response, body = await side.ask("GET", f"/v1/jobs/{job}/output")
+    assert (response.status, response.content_type) == (200, "application/octet-stream")
+    assert body == view.output
+    assert msgspec.json.decode((await side.ask("GET", f"/v1/jobs/{job}"))[1], type=JobView) == view
+
+
+async def test_an_unknown_job_is_a_problem(side: Side) -> None:
+    for method, path in (("GET", "none"), ("DELETE", "none"), ("GET", "none/output")):
+        error = await side.refusal(method, f"/v1/jobs/{path}")
+        assert isinstance(error, UnknownJob), path
+        assert error.facts == {"job": "none"}
+
+
+async def test_the_account_has_credits(side: Side) -> None:
+    response, body = await side.ask("GET", "/v1/account")
+    assert response.content_type == "application/json"
+    account = msgspec.json.decode(body)
+    assert set(account) == {"account", "available_microcredits", "reserved_microcredits"}
+    assert account["available_microcredits"] > 0
