@@ -23,6 +23,7 @@ from tomlkit.exceptions import TOMLKitError
 
 from tradepost.atomic_files import replace_file
 from tradepost.errors import FileNotWritten, InvalidRequest, InvalidSettings, StateFolderUnusable
+from tradepost.file_status import stamp_of
 from tradepost.http_url import parse_http_url
 from tradepost.money import to_microcredits
 from tradepost.settings_loader import (
@@ -108,12 +109,12 @@ class LiveLimits:
     def __init__(self, settings: Settings) -> None:
         self._state_dir = settings.state_dir
         self._path = settings.state_dir / FILE_NAME
-        self._stamp = self._look()
+        self._stamp = stamp_of(self._path)
         self._limits = settings.limits
 
     def read(self) -> DeviceLimits:
         """The limits in force. A file that makes no sense changes nothing, and is logged once."""
-        if (stamp := self._look()) != self._stamp:
+        if (stamp := stamp_of(self._path)) != self._stamp:
             self._stamp = stamp
             try:
                 self._limits = load_settings({"state_dir": self._state_dir}).limits
@@ -124,13 +125,6 @@ class LiveLimits:
                     extra={"action": "settings_invalid"},
                 )
         return self._limits
-
-    def _look(self) -> tuple[int, ...]:
-        try:
-            status = self._path.stat()
-        except OSError:
-            return ()
-        return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def save_settings(path: Path, changes: Mapping[str, str | int]) -> None:

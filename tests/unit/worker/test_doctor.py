@@ -13,7 +13,7 @@ from tradepost.pipeline.manifest import Provider
 from tradepost_signing.keys import SigningKey
 from tradepost_worker.commands import doctor, service
 from tradepost_worker.commands import health_checks as checks
-from tradepost_worker.commands.health_checks import Check, FileFacts, Health
+from tradepost_worker.commands.health_checks import Check, Health
 from tradepost_worker.runner.inference import PROVIDERS
 from tradepost_worker.runner.lockdown import Isolation
 from tradepost_worker.runner.messages import Ready
@@ -79,9 +79,8 @@ def test_a_key_that_others_can_read_is_found(tmp_path: Path) -> None:
 
 
 def test_a_file_of_another_user_is_found() -> None:
-    facts = FileFacts(is_own=False, mode=0o600)
     chown = "sudo chown -R ada ."
-    check = checks.check_file("key", Path("key"), facts, forbidden=0o077, chmod="600", chown=chown)
+    check = checks.check_file("key", Path("key"), "key belongs to another user", fix=chown)
     assert found(check) is Health.BROKEN
     assert check.fix == chown
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import ssl
-import stat
 import struct
 import sys
 import time
@@ -19,10 +18,11 @@ import psutil
 
 from tradepost.broker_url import parse_broker_url
 from tradepost.errors import InvalidTrustPolicy, StateFileDamaged, TradepostError
+from tradepost.file_status import USABLE_BY_OTHERS, WRITABLE_BY_OTHERS, access_problem
 from tradepost_signing.policy.trust import TrustPolicy
 from tradepost_worker.commands import health_checks as checks
 from tradepost_worker.commands import service
-from tradepost_worker.commands.health_checks import Check, FileFacts, Health
+from tradepost_worker.commands.health_checks import Check, Health
 from tradepost_worker.device.sensors import not_enforceable
 from tradepost_worker.leases.database import SCHEMA_VERSION, check_database
 from tradepost_worker.link.broker_api import BrokerApi
@@ -66,14 +66,9 @@ def installed_wheels() -> list[str]:
 
 def examine_files(folder: Path) -> list[Check]:
     """Whether the state folder and the key in it are the owner's alone."""
-    key = folder / "worker.key"
-    chown = f"sudo chown -R {service.user_name()} {folder}"
     return [
-        checks.check_file(name, path, _file_facts(path), forbidden=forbidden, chmod=chmod, chown=chown)
-        for name, path, forbidden, chmod in (
-            ("state folder", folder, 0o022, "700"),
-            ("key", key, 0o077, "600"),
-        )
+        _examine_file("state folder", folder, folder, forbidden=WRITABLE_BY_OTHERS, mode="700"),
+        _examine_file("key", folder / "worker.key", folder, forbidden=USABLE_BY_OTHERS, mode="600"),
     ]
 
 
@@ -84,7 +79,7 @@ def examine_trust(path: Path) -> Check:
     except InvalidTrustPolicy as error:
         return Check(name="trust", health=Health.BROKEN, says=str(error), fix=f"Correct {path}.")
     files = policy.files if policy.publishers else ()  # without a policy there is no file either
-    writable = [file for file in files if stat.S_IMODE(file.stat().st_mode) & 0o022]
+    writable = [file for file in files if file.stat().st_mode & WRITABLE_BY_OTHERS]
     return checks.check_trust(len(policy.publishers), writable)
 
 
@@ -148,9 +143,11 @@ async def _examine_broker(state: StateFolder, clock: Callable[[], float]) -> Che
     return checks.check_clock(clock() - parsedate_to_datetime(date).timestamp())
 
 
-def _file_facts(path: Path) -> FileFacts | None:
+def _examine_file(name: str, path: Path, folder: Path, *, forbidden: int, mode: str) -> Check:
     try:
         status = path.stat()
     except FileNotFoundError:
-        return None
-    return FileFacts(is_own=status.st_uid == os.getuid(), mode=stat.S_IMODE(status.st_mode))
+        return checks.check_file(name, path, None, fix="")
+    is_own = status.st_uid == os.getuid()
+    fix = f"chmod {mode} {path}" if is_own else f"sudo chown -R {service.user_name()} {folder}"
+    return checks.check_file(name, path, access_problem(path, status, forbidden=forbidden), fix=fix)

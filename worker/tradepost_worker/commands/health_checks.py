@@ -105,27 +105,13 @@ def check_wheels(wheels: list[str]) -> Check:
     )
 
 
-class FileFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose a file or folder is, and what others may do with it."""
-
-    is_own: bool
-    mode: int
-
-
-def check_file(
-    name: str, path: Path, facts: FileFacts | None, *, forbidden: int, chmod: str, chown: str
-) -> Check:
-    """Whether a file (`None` if it is absent) is its owner's alone: it has no permission of `forbidden`.
-
-    `chmod` is the mode that it should have, `chown` the command that gives it back to its owner.
-    """
-    if facts is None:
+def check_file(name: str, path: Path, problem: str | None, *, fix: str) -> Check:
+    """Whether a file is its owner's alone. `problem` says why not; it is empty if it is, and `None` if the
+    file does not exist."""
+    if problem is None:
         return Check(name=name, health=Health.WARNING, says=f"{path} does not exist yet", fix=_JOIN)
-    if not facts.is_own:
-        return Check(name=name, health=Health.BROKEN, says=f"{path} belongs to another user", fix=chown)
-    if facts.mode & forbidden:
-        says = f"other users may access {path} (mode {facts.mode & 0o777:o})"
-        return Check(name=name, health=Health.BROKEN, says=says, fix=f"chmod {chmod} {path}")
+    if problem:
+        return Check(name=name, health=Health.BROKEN, says=problem, fix=fix)
     return ok(name, f"{path}, private to its owner")
 
 

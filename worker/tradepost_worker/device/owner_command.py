@@ -18,6 +18,7 @@ import msgspec
 
 from tradepost.atomic_files import replace_file
 from tradepost.errors import UNDECODABLE, InvalidDuration
+from tradepost.file_status import WRITABLE_BY_OTHERS, Stamp, access_problem, stamp
 
 _UNITS_S: Final = (86_400, 3_600, 60, 1)
 _DURATION: Final = re.compile(r"(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?")
@@ -53,7 +54,7 @@ class OwnerCommandFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._stamp: tuple[int, ...] | None = None
+        self._stamp: Stamp | None = None
         self._command = WORK
 
     def write(self, command: OwnerCommand) -> None:
@@ -73,14 +74,14 @@ class OwnerCommandFile:
             return WORK
         except OSError as error:
             return _unreadable(str(error))
-        stamp = (status.st_mtime_ns, status.st_size, status.st_ino, status.st_mode)
-        if stamp != self._stamp:
+        if (found := stamp(status)) != self._stamp:
             self._command = self._load(status)
-            self._stamp = stamp
+            self._stamp = found
         return self._command
 
     def _load(self, status: os.stat_result) -> OwnerCommand:
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
+        problem = access_problem(self._path, status, forbidden=WRITABLE_BY_OTHERS)
+        if problem or not stat.S_ISREG(status.st_mode):
             return _unreadable("it must be a plain file that only its owner can write")
         try:
             with self._path.open("rb") as file:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from cachetools import FIFOCache
 
 from tradepost.errors import UNDECODABLE, DatabaseDamaged
 from tradepost.protocol import Deliver, GiveBack, Settled
@@ -52,7 +53,8 @@ class Outbox:
         self._pending = {end.lease: end for end in ends}
         self._written = set(self._pending)
         self._unwritten: set[str] = set()
-        self._pipelines: dict[str, str] = {}
+        #: Bounded, since a broker may never settle some leases.
+        self._pipelines: FIFOCache[str, str] = FIFOCache(_PIPELINES_MAX)
         self._settled: list[tuple[str, float, str, int, str]] = []
         self._ran: list[tuple[str, str]] = []
         self._writing: asyncio.Task[None] | None = None
@@ -93,8 +95,6 @@ class Outbox:
     def note_pipeline(self, lease: str, pipeline: str) -> None:
         """Remember what a lease runs, for the owner's accounts."""
         self._pipelines[lease] = pipeline
-        if len(self._pipelines) > _PIPELINES_MAX:  # those that the broker never settled
-            del self._pipelines[next(iter(self._pipelines))]
 
     def pending(self) -> list[LeaseEnd]:
         """The ends that the broker has not acknowledged, oldest first."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ import msgspec
 from tradepost.content import Cid, codec_of, parse_cid, verify_block
 from tradepost.content.transfer.fetch import Fetcher
 from tradepost.errors import InvalidPipeline, NoEligibleWorker, Revoked, TradepostError
+from tradepost.file_status import Stamp, stamp_of
 from tradepost.pipeline.manifest import KernelStage, Manifest, Stage, decode_manifest
 from tradepost.protocol import PipelineView
 from tradepost_signing.checks.publisher import Publisher
@@ -74,7 +74,7 @@ class PipelineLibrary:
         #: What was allowed to run, as the broker sent it, to be checked again when the operator revokes.
         self._allowed: dict[str, PipelineView] = {}
         self._policy = TrustPolicy()
-        self._policy_stamps: dict[Path, tuple[int, ...]] | None = None
+        self._policy_stamps: dict[Path, Stamp] | None = None
 
     @property
     def warm(self) -> tuple[Cid, ...]:
@@ -224,16 +224,8 @@ class PipelineLibrary:
         self._admitted.clear()
 
 
-def _stamps(files: Iterable[Path]) -> dict[Path, tuple[int, ...]]:
-    """What tells each of these files from what it was before; nothing of one that cannot be looked at."""
-    stamps: dict[Path, tuple[int, ...]] = {}
-    for path in files:
-        try:
-            status = os.stat(path)
-            stamps[path] = (status.st_mtime_ns, status.st_size, status.st_ino)
-        except OSError:
-            stamps[path] = ()
-    return stamps
+def _stamps(files: Iterable[Path]) -> dict[Path, Stamp]:
+    return {path: stamp_of(path) for path in files}
 
 
 def _has_failed(task: asyncio.Task[TrustedPipeline]) -> bool:
