@@ -21,7 +21,7 @@ from tradepost.errors import WrongMoment
 from tradepost.protocol import Capabilities, DeviceHealth, Offer
 from tradepost_signing.policy.revocation_store import RevocationStore
 from tradepost_worker.device.device_monitor import DeviceMonitor
-from tradepost_worker.device.governor import Governor
+from tradepost_worker.device.governor import SETTLE_S, Governor
 from tradepost_worker.device.limits import DeviceLimits
 from tradepost_worker.device.owner_command import OwnerCommandFile
 from tradepost_worker.device.sensors import Sensors
@@ -94,9 +94,10 @@ class _Runners:
 
 @asynccontextmanager
 async def worker_from_settings(
-    settings: Settings, *, decorate: Decorate = lambda runners: runners
+    settings: Settings, *, decorate: Decorate = lambda runners: runners, settle_s: float = SETTLE_S
 ) -> AsyncIterator[Worker]:
     """A worker with all its parts, for the broker that this device joined; they are closed at the end.
+    `settle_s` is as `Governor` takes it.
 
     Raises `WrongMoment` if the device has not joined or its worker runs already, and `RunnerFailed` or
     `SandboxUnavailable` if no runner starts here.
@@ -124,7 +125,7 @@ async def worker_from_settings(
         leases = Leases(
             executor=executor, outbox=outbox, broker=link.broker.api, capacity=settings.capacity, rng=rng
         )
-        monitor = _monitor(settings, state, runners)
+        monitor = _monitor(settings, state, runners, settle_s)
         guard = RevocationGuard(
             store=revocations, pipelines=pipelines, leases=leases, end_runners=runners.pool.end
         )
@@ -226,12 +227,12 @@ async def _open_pipelines(
     return pipelines
 
 
-def _monitor(settings: Settings, state: StateFolder, runners: _Runners) -> DeviceMonitor:
+def _monitor(settings: Settings, state: StateFolder, runners: _Runners, settle_s: float) -> DeviceMonitor:
     return DeviceMonitor(
         command_file=OwnerCommandFile(state.owner_command),
         read_limits=LiveLimits(settings).read,
         device=Sensors(state.path),
-        governor=Governor(capacity=settings.capacity),
+        governor=Governor(capacity=settings.capacity, settle_s=settle_s),
         runner_pids=runners.limits.pids,
     )
 

@@ -84,10 +84,12 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Governor:
-    """Decides for a device that offers up to `capacity` leases."""
+    """Decides for a device that offers up to `capacity` leases. What a sensor stopped starts again after
+    `settle_s` seconds within limits."""
 
-    def __init__(self, *, capacity: int) -> None:
+    def __init__(self, *, capacity: int, settle_s: float = SETTLE_S) -> None:
         self._capacity = capacity
+        self._settle_s = settle_s
         self._breach: tuple[Cause, str] | None = None
         self._breached_at = 0.0
 
@@ -97,7 +99,7 @@ class Governor:
         breach = next(_breaches(readings, limits), None)
         if breach is not None:
             self._breach, self._breached_at = breach, readings.at
-        elif readings.at - self._breached_at >= SETTLE_S or readings.at < self._breached_at:
+        elif readings.at - self._breached_at >= self._settle_s or readings.at < self._breached_at:
             self._breach = None
         if command.mode is Mode.PAUSE:
             why = "the owner paused the worker"

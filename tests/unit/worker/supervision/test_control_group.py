@@ -40,7 +40,7 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             (path / name).write_text(text)
 
     monkeypatch.setattr(control_group, "_make", make)
-    monkeypatch.setattr(control_group, "_remove", shutil.rmtree)
+    monkeypatch.setattr(control_group, "_remove", lambda path, _: shutil.rmtree(path))
     base = tmp_path / "tradepost-worker.service"
     base.mkdir()
     for name, text in {
