@@ -234,7 +234,7 @@ async def test_one_state_folder_runs_one_worker(owner: Owner, broker: tuple[Fake
 
 
 def test_the_owner_sees_who_is_trusted(owner: Owner) -> None:
-    assert "Nobody" in owner.says("trust", "list")
+    assert "No publisher is trusted" in owner.says("trust", "list")
     key = SigningKey.generate()
     owner.trust(key)
     assert owner.folder.stat().st_mode & 0o077 == 0
