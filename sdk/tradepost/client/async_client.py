@@ -85,10 +85,16 @@ class AsyncClient:
     def __init__(
         self, url: str | None = None, *, api_key: str | None = None, give_up_s: float = 30.0
     ) -> None:
-        self.url = parse_broker_url(url or os.environ.get("TRADEPOST_URL", DEFAULT_URL))
-        key = api_key or os.environ.get("TRADEPOST_API_KEY")
+        self.url = parse_broker_url(url or os.environ.get("TRADEPOST_URL") or DEFAULT_URL)
+        key = (
+            api_key or os.environ.get("TRADEPOST_API_KEY") or ""
+        ).strip()  # a file's line may end with more
         if not key:
             raise InvalidSettings("no API key", hint="Pass api_key=… or set TRADEPOST_API_KEY.")
+        if not (key.isascii() and key.isprintable()):
+            raise InvalidSettings(
+                "the API key contains characters that no API key has", hint="Copy it again."
+            )
         self._headers = {"Authorization": f"Bearer {key}"}
         self._give_up_s = give_up_s
         self._session: aiohttp.ClientSession | None = None
