@@ -130,7 +130,7 @@ class SigningKey:
         if any(label in pem for label in _COSIGN_LABELS):
             raise InvalidKey(
                 f"{path} is encrypted in a format that only cosign reads",
-                hint="Use a PKCS#8 key: `tradepost keygen` makes one, and `cosign import-key-pair` imports it.",
+                hint="`tradepost keygen` makes a key; `cosign import-key-pair` imports it.",
             )
         try:
             try:

@@ -134,7 +134,7 @@ def _compare(directory: Path, listed: FileList, signature: Path) -> None:
         if listed.allows_links:
             raise InvalidArtifact(
                 f"{error.detail}. Its signature allows links, and links are not followed here",
-                hint="Ask the signer to sign a copy of the directory in which each link is replaced by its file.",
+                hint="Replace each link by the file that it points to.",
             ) from None
         raise InvalidSignature(error.detail) from None
     changed = [
