@@ -86,9 +86,8 @@ class AsyncClient:
         self, url: str | None = None, *, api_key: str | None = None, give_up_s: float = 30.0
     ) -> None:
         self.url = parse_broker_url(url or os.environ.get("TRADEPOST_URL") or DEFAULT_URL)
-        key = (
-            api_key or os.environ.get("TRADEPOST_API_KEY") or ""
-        ).strip()  # a file's line may end with more
+        # A key that was read from a file may end with the end of its line.
+        key = (api_key or os.environ.get("TRADEPOST_API_KEY") or "").strip()
         if not key:
             raise InvalidSettings("no API key", hint="Pass api_key=… or set TRADEPOST_API_KEY.")
         if not (key.isascii() and key.isprintable()):
