@@ -246,7 +246,7 @@ def check_control_groups(*, held: bool, why_not: str) -> Check:
 def check_clock(skew_s: float) -> Check:
     """Whether this device's clock agrees with the broker's: leases expire by the clock."""
     if abs(skew_s) <= _SKEW_S_MAX:
-        return ok("clock", f"within {abs(skew_s):.0f} s of the broker's clock clock")
+        return ok("clock", f"within {abs(skew_s):.0f} s of the broker's clock")
     way = "ahead of" if skew_s > 0 else "behind"
     return Check(
         name="clock",
