@@ -130,7 +130,7 @@ class SigningKey:
         if any(label in pem for label in _COSIGN_LABELS):
             raise InvalidKey(
                 f"{path} is encrypted in a format that only cosign reads",
-                hint="`tradepost keygen` makes a key; `cosign import-key-pair` imports it.",
+                hint="Create a key with `tradepost keygen`; `cosign import-key-pair` imports it into cosign.",
             )
         try:
             try:

@@ -21,7 +21,7 @@ def inspect(
     path: Annotated[Path, typer.Argument(help="A file, a directory or a signature bundle.")],
     as_json: Json = False,
 ) -> None:
-    """Say what an artifact or a bundle is, and who says they signed it. Verifies nothing."""
+    """Show what an artifact or a bundle is, and the signer that it claims. Verifies nothing."""
     with reading():
         facts = inspect_path(path)
     show(facts, "\n".join(map(plain, _lines(facts))), as_json=as_json)

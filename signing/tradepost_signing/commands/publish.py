@@ -58,7 +58,7 @@ def publish(
     dry_run: Annotated[bool, typer.Option(help="Validate, hash and sign, but send nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Validate a pipeline, sign it, bring it to a broker, to Kubo nodes or both, and print its CID."""
+    """Validate and sign a pipeline, upload it to a broker, to Kubo nodes or both, and print its CID."""
     if not key and not keyless:
         raise typer.BadParameter("give --key, --keyless, or both")
     url = parse_broker_url(broker) if broker and not no_broker else None

@@ -42,7 +42,7 @@ def keygen(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Make a P-256 signing key. Its passphrase comes from a prompt, the environment or a file."""
+    """Create a P-256 signing key. The passphrase is read from a prompt, the environment or a file."""
     made = SigningKey.generate()
     made.save(out, passphrase=None if no_passphrase else new_passphrase(passphrase_file))
     facts = {"key": str(out), "public_key": str(public_path(out)), "key_id": made.public_key.id}
