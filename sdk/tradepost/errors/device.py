@@ -1,4 +1,4 @@
-"""What a device's disk and system keep a worker, or a command, from doing."""
+"""Errors of a device's disk and system that stop a worker or a command."""
 
 from __future__ import annotations
 
