@@ -20,6 +20,7 @@ from tradepost.errors.connection import BrokerUnavailable, InsecureTransport, Pr
 from tradepost.errors.content import (
     ContentMismatch,
     ContentStoreFull,
+    ContentStoreUnusable,
     ContentTooLarge,
     ContentUnavailable,
     InvalidCar,
@@ -68,7 +69,9 @@ from tradepost.errors.pipeline import (
 )
 from tradepost.errors.problem import Problem
 from tradepost.errors.request import (
+    ClientClosed,
     InlineInputTooLarge,
+    InvalidCall,
     InvalidInput,
     InvalidRequest,
     InvalidTensorDocument,
@@ -101,6 +104,7 @@ from tradepost.errors.worker import (
     SandboxUnavailable,
     UnknownWorker,
     WorkerLost,
+    WrongMoment,
 )
 
 __all__ = [
@@ -109,8 +113,10 @@ __all__ = [
     "UNDECODABLE",
     "BrokerUnavailable",
     "CannotListen",
+    "ClientClosed",
     "ContentMismatch",
     "ContentStoreFull",
+    "ContentStoreUnusable",
     "ContentTooLarge",
     "ContentUnavailable",
     "DataFolderInUse",
@@ -124,6 +130,7 @@ __all__ = [
     "InsufficientFunds",
     "InvalidArtifact",
     "InvalidBundle",
+    "InvalidCall",
     "InvalidCar",
     "InvalidCid",
     "InvalidDag",
@@ -184,5 +191,6 @@ __all__ = [
     "UntrustedPipeline",
     "UntrustedSigner",
     "WorkerLost",
+    "WrongMoment",
     "invariant",
 ]
