@@ -91,7 +91,7 @@ def test_only_the_tables_write_a_state() -> None:
         "worker.record.standing = WorkerStanding.ACTIVE",
         "lease.state: LeaseState = LeaseState.OPEN",
         "lease.state += 'x'",
-        "lease.paid, lease.state = 0, LeaseState.OPEN",
+        "lease.paid_microcredits, lease.state = 0, LeaseState.OPEN",
         "first = lease.state = LeaseState.OPEN",
         "self.job.status = JobStatus.FAILED",
         "for lease.state in LeaseState: pass",
@@ -102,7 +102,7 @@ def test_only_the_tables_write_a_state() -> None:
         "object.__setattr__(worker, 'standing', WorkerStanding.ACTIVE)",
         "msgspec.structs.force_setattr(worker, 'standing', WorkerStanding.ACTIVE)",
         "job = replace(job, status=JobStatus.QUEUED)",
-        "save(msgspec.structs.replace(lease, paid=0, state=LeaseState.OPEN))",
+        "save(msgspec.structs.replace(lease, paid_microcredits=0, state=LeaseState.OPEN))",
         "seat = seat._replace(standing=None)",
     ],
 )
@@ -120,7 +120,7 @@ def test_a_write_is_found(source: str) -> None:
         "view = JobView(status=job.status)",
         "text = text.replace('state', 'standing')",
         "pipeline = msgspec.structs.replace(pipeline, publisher='p')",
-        "setattr(lease, 'paid', 'now')",
+        "setattr(lease, 'paid_microcredits', 0)",
         "record['state'] = 'open'",
     ],
 )
