@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from tradepost.errors import WrongMoment
 from tradepost_worker.cli import app
 from tradepost_worker.commands.service import LaunchdAgent, SystemdUnit
-from tradepost_worker.state import WrongMoment
 from tradepost_worker.testing.lent_device import LentDevice, lent_device
 
 

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tradepost.errors import InvalidSettings, LeaseTimeout
+from tradepost.errors import InvalidSettings, LeaseTimeout, WrongMoment
 from tradepost.protocol import Deliver, GiveBack, GiveBackReason, Recall
 from tradepost_worker.device import governor, last_input, sensors
 from tradepost_worker.settings import FILE_NAME, LiveLimits, load_settings, save_settings
-from tradepost_worker.state import WrongMoment
 from tradepost_worker.supervision.runner_process import RunnerProcess
 from tradepost_worker.testing.keyboard import Keyboard
 from tradepost_worker.testing.lent_device import FOREVER, NOOP, LentDevice, lent_device, runners, until

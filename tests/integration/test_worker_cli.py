@@ -27,6 +27,7 @@ from tradepost.errors import (
     InvalidTrustPolicy,
     ProtocolError,
     TradepostError,
+    WrongMoment,
 )
 from tradepost.identity import Identity
 from tradepost.pipeline.tensors import decode
@@ -36,7 +37,7 @@ from tradepost_signing.keys import SigningKey
 from tradepost_worker.assembly import worker_from_settings
 from tradepost_worker.cli import app
 from tradepost_worker.settings import load_settings
-from tradepost_worker.state import StateFolder, WrongMoment
+from tradepost_worker.state import StateFolder
 from tradepost_worker.testing.fake_broker import FakeBroker
 from tradepost_worker.testing.samples import kernel_pipeline, sample_input
 

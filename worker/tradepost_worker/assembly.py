@@ -16,6 +16,7 @@ from tradepost.broker_url import parse_broker_url
 from tradepost.content import FolderStore
 from tradepost.content.transfer.fetch import Fetcher
 from tradepost.content.transfer.sources import GatewaySource
+from tradepost.errors import WrongMoment
 from tradepost.protocol import Offer
 from tradepost_worker.device.governor import Governor
 from tradepost_worker.device.limits import Limits
@@ -33,7 +34,7 @@ from tradepost_worker.leases.revocations import RevocationGuard, open_revocation
 from tradepost_worker.link.broker_api import BrokerApi
 from tradepost_worker.link.network_rate import NetworkRate
 from tradepost_worker.settings import LiveLimits, Settings, available_cores
-from tradepost_worker.state import Standing, StateFolder, WrongMoment
+from tradepost_worker.state import Standing, StateFolder
 from tradepost_worker.supervision.background_runner import NicedRunner
 from tradepost_worker.supervision.compile_cache import CompileCache
 from tradepost_worker.supervision.control_group import ControlGroups

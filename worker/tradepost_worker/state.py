@@ -23,18 +23,10 @@ from pathlib import Path
 import msgspec
 
 from tradepost.atomic_files import replace_file
-from tradepost.errors import UNDECODABLE, Fault, InvalidSettings, TradepostError
+from tradepost.errors import UNDECODABLE, InvalidSettings, WrongMoment
 from tradepost.identity import Identity
 from tradepost_worker.device.governor import Decision, Readings
 from tradepost_worker.device.limits import Limits
-
-
-class WrongMoment(TradepostError):
-    """The worker's state does not allow this now."""
-
-    fault = Fault.OPERATOR
-    status = 409
-    default_hint = "Show its state with: tradepost worker status"
 
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""Joining: a device turns a single-use token into a standing as a worker.
+"""WorkerJoin: a device turns a single-use token into a standing as a worker.
 
 The token is used up in the transaction that makes the worker, so it admits one device whatever happens; the
 same device may ask again and gets the same answer, in case the first one was lost on the way.
@@ -23,7 +23,7 @@ from tradepost_broker.storage.store import Store
 DOMAIN = "join"
 
 
-class Joining:
+class WorkerJoin:
     """Work that admits a worker on a token. Raises `InvalidJoinToken` in its turn."""
 
     def __init__(self, *, token: str, worker: str, request: JoinRequest) -> None:
@@ -52,7 +52,7 @@ class Joining:
         return Decision(event=joined, records=(msgspec.structs.replace(token, used_by=self._worker),))
 
 
-class Joinings:
+class JoinService:
     """Issues tokens and admits those who bring them. A token is `<secret>.<broker's key id>`.
 
     `revocations_key` is the operator's public key (PEM) that workers take revocation lists from, if any.
@@ -99,7 +99,7 @@ class Joinings:
         except InvalidKey as error:
             raise InvalidSignature(f"the device's key: {error}") from None
         worker = identity.key_id(request.public_key)
-        await self._engine.ask(Joining(token=request.token, worker=worker, request=request))
+        await self._engine.ask(WorkerJoin(token=request.token, worker=worker, request=request))
         token = self._store.get(JoinToken, hash_of(request.token))
         if token is None:
             raise InvariantBroken("a worker joined with a token that was not kept")

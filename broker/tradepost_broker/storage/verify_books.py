@@ -29,7 +29,7 @@ from tradepost_broker.market.model.events import ReplyRefused, Save
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.recovery import select_needed
 from tradepost_broker.storage.rows import CODECS
-from tradepost_broker.storage.store import Reader, Run
+from tradepost_broker.storage.store import BrokerStart, Reader
 
 KINDS: Final[tuple[type[Any], ...]] = (
     Account,
@@ -129,7 +129,7 @@ def _stored(reader: Reader, kind: type[Any], report: BooksReport) -> dict[str, A
 def replay(reader: Reader, report: BooksReport) -> Records:
     """Every record that the journal's events lead to, from nothing."""
     records: Records = {kind: {} for kind in KINDS}
-    starts = {run.first_seq: run for run in reader.runs()}
+    starts = {start.first_seq: start for start in reader.starts()}
     market = Market(policy=MarketPolicy())
     for seq, event in reader.journal():
         if seq in starts:
@@ -144,8 +144,8 @@ def replay(reader: Reader, report: BooksReport) -> Records:
     return records
 
 
-def _restarted(records: Records, run: Run) -> Market:
-    policy = msgspec.msgpack.decode(run.policy, type=MarketPolicy)
+def _restarted(records: Records, start: BrokerStart) -> Market:
+    policy = msgspec.msgpack.decode(start.policy, type=MarketPolicy)
     # Copies: the market changes its own.
-    loaded = [msgspec.structs.replace(record) for record in select_needed(records, run.at, policy)]
+    loaded = [msgspec.structs.replace(record) for record in select_needed(records, start.at, policy)]
     return Market.restore(loaded, policy)

@@ -20,6 +20,7 @@ from tradepost.errors.connection import BrokerUnavailable, InsecureTransport, Pr
 from tradepost.errors.content import (
     ContentMismatch,
     ContentStoreFull,
+    ContentStoreUnusable,
     ContentTooLarge,
     ContentUnavailable,
     InvalidCar,
@@ -34,7 +35,14 @@ from tradepost.errors.content import (
     UnreadableContent,
     UnsafeName,
 )
-from tradepost.errors.installation import InvalidSettings, MissingExtra
+from tradepost.errors.installation import (
+    CannotListen,
+    DataFolderInUse,
+    InvalidOperatorToken,
+    InvalidSettings,
+    MissingDatabase,
+    MissingExtra,
+)
 from tradepost.errors.market import (
     DeadlineExceeded,
     IdempotencyConflict,
@@ -61,7 +69,9 @@ from tradepost.errors.pipeline import (
 )
 from tradepost.errors.problem import Problem
 from tradepost.errors.request import (
+    ClientClosed,
     InlineInputTooLarge,
+    InvalidCall,
     InvalidInput,
     InvalidRequest,
     InvalidTensorDocument,
@@ -94,6 +104,7 @@ from tradepost.errors.worker import (
     SandboxUnavailable,
     UnknownWorker,
     WorkerLost,
+    WrongMoment,
 )
 
 __all__ = [
@@ -101,10 +112,14 @@ __all__ = [
     "STAGE_FAILURES",
     "UNDECODABLE",
     "BrokerUnavailable",
+    "CannotListen",
+    "ClientClosed",
     "ContentMismatch",
     "ContentStoreFull",
+    "ContentStoreUnusable",
     "ContentTooLarge",
     "ContentUnavailable",
+    "DataFolderInUse",
     "DeadlineExceeded",
     "ExpiredSignature",
     "Fault",
@@ -115,6 +130,7 @@ __all__ = [
     "InsufficientFunds",
     "InvalidArtifact",
     "InvalidBundle",
+    "InvalidCall",
     "InvalidCar",
     "InvalidCid",
     "InvalidDag",
@@ -123,6 +139,7 @@ __all__ = [
     "InvalidKernel",
     "InvalidKey",
     "InvalidModel",
+    "InvalidOperatorToken",
     "InvalidPipeline",
     "InvalidReceipt",
     "InvalidRequest",
@@ -140,6 +157,7 @@ __all__ = [
     "KuboFailed",
     "LeaseGone",
     "LeaseTimeout",
+    "MissingDatabase",
     "MissingExtra",
     "ModelFailure",
     "NoEligibleWorker",
@@ -173,5 +191,6 @@ __all__ = [
     "UntrustedPipeline",
     "UntrustedSigner",
     "WorkerLost",
+    "WrongMoment",
     "invariant",
 ]

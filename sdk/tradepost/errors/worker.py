@@ -29,6 +29,14 @@ class InvalidReceipt(TradepostError):
     default_hint = "Do not rely on it. Get the job's receipts from the broker again."
 
 
+class WrongMoment(TradepostError):
+    """The worker's state does not allow this now."""
+
+    fault = Fault.OPERATOR
+    status = 409
+    default_hint = "Show its state with: tradepost worker status"
+
+
 class LeaseGone(TradepostError):
     """The lease is no longer open, so its result is not accepted."""
 

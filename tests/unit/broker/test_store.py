@@ -238,11 +238,11 @@ def test_a_snapshot_does_not_move(store: Store, tmp_path: Path) -> None:
 
 
 def test_each_start_notes_the_policy_it_decides_under(store: Store) -> None:
-    store.record_run(at=1.0, version="1", policy=b"old")
-    store.record_run(at=2.0, version="1", policy=b"new")  # the start before it decided nothing
+    store.record_start(at=1.0, version="1", policy=b"old")
+    store.record_start(at=2.0, version="1", policy=b"new")  # the start before it decided nothing
     transaction = store.begin()
     transaction.journal(Tick(at=1.0, seed=1))
     transaction.flush()
     transaction.commit()
-    store.record_run(at=3.0, version="2", policy=b"newer")
-    assert [(run.first_seq, run.policy) for run in store.runs()] == [(1, b"new"), (2, b"newer")]
+    store.record_start(at=3.0, version="2", policy=b"newer")
+    assert [(run.first_seq, run.policy) for run in store.starts()] == [(1, b"new"), (2, b"newer")]

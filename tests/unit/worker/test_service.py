@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tradepost.errors import InvalidSettings, RunnerFailed
+from tradepost.errors import InvalidSettings, RunnerFailed, WrongMoment
 from tradepost.protocol import GiveBackReason
 from tradepost_signing.policy.revocation_store import bundle_path
 from tradepost_worker.commands import service as service_module
@@ -31,7 +31,7 @@ from tradepost_worker.device.owner_command import Mode, OwnersWord, OwnersWordFi
 from tradepost_worker.leases.lease_executor import give_back
 from tradepost_worker.leases.outbox import Outbox
 from tradepost_worker.settings import default_state_dir
-from tradepost_worker.state import Membership, StateFolder, WrongMoment
+from tradepost_worker.state import Membership, StateFolder
 from tradepost_worker.supervision.compile_cache import CompileCache
 
 MEMBERSHIP = Membership(
@@ -39,6 +39,7 @@ MEMBERSHIP = Membership(
 )
 
 
+@pytest.mark.process
 def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
@@ -93,6 +94,7 @@ def test_the_property_list_says_the_same(tmp_path: Path) -> None:
     assert str(tmp_path / "a folder & <more>" / "worker.log") == facts["StandardErrorPath"]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("kind", [SystemdUnit, LaunchdAgent])
 def test_installing_writes_one_file_and_removing_takes_it(
     tmp_path: Path, kind: type[SystemdUnit] | type[LaunchdAgent], monkeypatch: pytest.MonkeyPatch
@@ -122,6 +124,7 @@ def test_a_service_is_known_by_its_state_folder(
     assert not service.is_for(tmp_path)
 
 
+@pytest.mark.process
 def test_the_first_command_that_fails_is_what_is_complained_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,12 +12,12 @@ import typer
 
 from tradepost.commands.options import Json
 from tradepost.commands.terminal import show_json
-from tradepost.errors import InvalidSettings
+from tradepost.errors import InvalidSettings, WrongMoment
 from tradepost_worker.device import limits
 from tradepost_worker.device.owner_command import Mode, OwnersWord, OwnersWordFile, parse_duration
 from tradepost_worker.device.sensors import not_enforceable
 from tradepost_worker.settings import FILE_NAME, load_settings, save_settings
-from tradepost_worker.state import StateFolder, WrongMoment
+from tradepost_worker.state import StateFolder
 from tradepost_worker.wording import local_time
 
 StateDir = Annotated[Path | None, typer.Option("--state-dir", help="The worker's state folder.")]

@@ -12,10 +12,10 @@ from typing import Final
 import msgspec
 
 from tradepost.atomic_files import ASIDE_PREFIX
-from tradepost.errors import InvalidSettings
+from tradepost.errors import InvalidSettings, WrongMoment
 from tradepost_worker.leases.outbox import read_pending
 from tradepost_worker.settings import default_state_dir
-from tradepost_worker.state import StateFolder, WrongMoment
+from tradepost_worker.state import StateFolder
 
 #: What a worker writes into its state folder; names with a star are patterns.
 _OWN: Final = (

@@ -25,6 +25,7 @@ sys.exit("restrained")
 """
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are bound to cores on Linux alone")
 async def test_a_runner_is_restrained_while_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner_process, "START_S_MAX", 20.0)
@@ -34,6 +35,7 @@ async def test_a_runner_is_restrained_while_it_starts(monkeypatch: pytest.Monkey
         await RunnerGroup(limits=limits, start_runner=start).start()
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are bound to cores on Linux alone")
 async def test_a_limit_that_changes_holds_for_a_runner_that_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner_process, "START_S_MAX", 20.0)

@@ -28,7 +28,7 @@ from tradepost_broker.streams.watchers import Watchers
 
 
 class Records(Protocol):
-    """What the courier needs of the market."""
+    """What the sender needs of the market."""
 
     def job(self, id_: str) -> Job | None:
         """The job, while it is in memory."""
@@ -39,8 +39,8 @@ class Records(Protocol):
         ...
 
 
-class Courier:
-    """Releases instructions. `revocations` gives the newest list."""
+class InstructionSender:
+    """Sends what instructions ask for. `revocations` gives the newest list."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Courier:
         self._watchers = watchers
         self._revocations = revocations
 
-    def release(self, instruction: Instruction) -> None:
+    def send(self, instruction: Instruction) -> None:
         """Carry out one instruction. Replies and saves are the engine's business."""
         match instruction:
             case SendGrant(lease=lease, worker=worker):
