@@ -257,7 +257,7 @@ async def test_content_is_capped_as_declared_and_as_it_turns_out(store: FolderSt
     assert source.asked == [cid]  # the store had it the second time, and nothing below was asked for
     lie = encode_file_node([Link(leaf, 1, CHUNK_BYTES) for leaf in list(blocks)[:8]])
     root = cid_of_block(lie, "dag-pb")
-    with pytest.raises(ContentTooLarge, match="the limit is|the allowed"):
+    with pytest.raises(ContentTooLarge, match=r"the limit is|the allowed"):
         await Fetcher([Scripted(blocks | {root: lie})], store=store, limits=FetchLimits(parallel=2)).fetch(
             root, bytes_max=2 * CHUNK_BYTES
         )
