@@ -47,7 +47,7 @@ class WorkerJoin:
             device=self._request.device,
             public_key=self._request.public_key,
             auditor=token.auditor,
-            stake=token.stake,
+            stake_microcredits=token.stake_microcredits,
         )
         return Decision(event=joined, records=(msgspec.structs.replace(token, used_by=self._worker),))
 
@@ -73,13 +73,21 @@ class JoinService:
         self._engine = engine
         self._clock = clock
 
-    async def issue(self, *, owner: str, stake: int, auditor: bool, ttl_s: float) -> tuple[str, float]:
-        """A new token and when it expires. `stake` is in microcredits."""
+    async def issue(
+        self, *, owner: str, stake_microcredits: int, auditor: bool, ttl_s: float
+    ) -> tuple[str, float]:
+        """A new token and when it expires."""
         token = f"{new_secret('tpj')}.{self._broker}"
         expires_at = self._clock() + ttl_s
         await self._engine.ask(
             Keep(
-                JoinToken(id=hash_of(token), owner=owner, stake=stake, auditor=auditor, expires_at=expires_at)
+                JoinToken(
+                    id=hash_of(token),
+                    owner=owner,
+                    stake_microcredits=stake_microcredits,
+                    auditor=auditor,
+                    expires_at=expires_at,
+                )
             )
         )
         return token, expires_at
@@ -99,6 +107,6 @@ class JoinService:
             worker=worker,
             owner=token.owner,
             broker=self._broker,
-            stake_microcredits=token.stake,
+            stake_microcredits=token.stake_microcredits,
             revocations_key=self._revocations_key,
         )

@@ -66,8 +66,14 @@ class InstructionSender:
                 self._sessions.post(worker, Recall(lease))
             case SendAcknowledged(lease=lease, worker=worker, problem=problem):
                 self._sessions.post(worker, Acknowledged(lease, problem))
-            case SendSettled(lease=lease, worker=worker, verdict=verdict, earned=earned, reason=reason):
-                self._sessions.post(worker, Settled(lease, verdict, earned, reason))
+            case SendSettled(
+                lease=lease,
+                worker=worker,
+                verdict=verdict,
+                earned_microcredits=earned_microcredits,
+                reason=reason,
+            ):
+                self._sessions.post(worker, Settled(lease, verdict, earned_microcredits, reason))
             case SendRevocations():
                 if (newest := self._revocations()) is not None:
                     self._sessions.post_to_all(newest)
@@ -89,7 +95,7 @@ class InstructionSender:
             pipeline=job.pipeline,
             nonce=lease.nonce,
             expires_at=int(lease.expires_at),
-            price_microcredits=lease.price,
+            price_microcredits=lease.price_microcredits,
             input=None if inline is None else inline.document,
             input_cid=job.input if inline is None else None,
         )

@@ -66,7 +66,7 @@ class JobSubmission:
             pipeline=request.pipeline,
             input=self._input,
             input_bytes=self._input_bytes,
-            max_price=request.max_price_microcredits,
+            max_price_microcredits=request.max_price_microcredits,
             confidence=request.confidence,
             deadline_s=request.deadline_s,
             patience_s=request.patience_s,

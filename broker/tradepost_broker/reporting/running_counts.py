@@ -47,8 +47,10 @@ class RunningCounts:
                 self._evidence[worker][kind.value] += 1
             case Save(record=Transfer(kind=Kind.PAY, credit=account)):
                 self._paid_leases[account] += 1
-            case Save(record=Transfer(kind=Kind.SLASH, debit=account, amount=amount)):
-                self._slashed[account] += amount
+            case Save(
+                record=Transfer(kind=Kind.SLASH, debit=account, amount_microcredits=amount_microcredits)
+            ):
+                self._slashed[account] += amount_microcredits
             case NotifyFinished(job=job_id):
                 job = self._find_job(job_id)
                 self.jobs["unknown" if job is None else job.status.value] += 1
@@ -68,5 +70,5 @@ class RunningCounts:
         for account, count in store.query(paid.group_by(transfers.credit)):
             self._paid_leases[account] = count
         slashed = select(transfers.debit, func.sum(transfers.amount)).where(transfers.kind == Kind.SLASH)
-        for account, amount in store.query(slashed.group_by(transfers.debit)):
-            self._slashed[account] = amount
+        for account, amount_microcredits in store.query(slashed.group_by(transfers.debit)):
+            self._slashed[account] = amount_microcredits

@@ -96,4 +96,4 @@ class Standings:
 
     def _available(self, account: str) -> int:
         entry = self._store.get(Account, account)
-        return 0 if entry is None else entry.available
+        return 0 if entry is None else entry.available_microcredits

@@ -124,15 +124,20 @@ class AdminEndpoints:
             raise UnknownJob(f"there is no job {request.match_info['job']}")
         return reply(explain_job(self._store, job))
 
-    def _funding(self, account: str, amount: int, transfer: str, *records: ApiKey) -> EventWork:
+    def _funding(self, account: str, amount_microcredits: int, transfer: str, *records: ApiKey) -> EventWork:
         return EventWork(
-            lambda moment: Funded(at=moment.at, transfer=transfer, account=account, amount=amount), *records
+            lambda moment: Funded(
+                at=moment.at, transfer=transfer, account=account, amount_microcredits=amount_microcredits
+            ),
+            *records,
         )
 
     def _account(self, name: str) -> AccountView:
         entry = self._store.get(Account, credits_of(name)) or Account(id=name)
         return AccountView(
-            account=name, available_microcredits=entry.available, reserved_microcredits=entry.reserved
+            account=name,
+            available_microcredits=entry.available_microcredits,
+            reserved_microcredits=entry.reserved_microcredits,
         )
 
 
@@ -144,5 +149,5 @@ def _summary(job: Job) -> JobSummary:
         status=job.status.value,
         submitted_at=job.submitted_at,
         finished_at=job.finished_at,
-        paid_microcredits=job.paid,
+        paid_microcredits=job.paid_microcredits,
     )

@@ -69,7 +69,10 @@ class FleetEndpoints:
         """A join token that admits one device."""
         body = await read_body(request, NewToken)
         token, expires_at = await self._joins.issue(
-            owner=body.owner, stake=body.stake_microcredits, auditor=body.auditor, ttl_s=body.ttl_s
+            owner=body.owner,
+            stake_microcredits=body.stake_microcredits,
+            auditor=body.auditor,
+            ttl_s=body.ttl_s,
         )
         return reply(IssuedToken(token=token, owner=body.owner, expires_at=expires_at), status=201)
 

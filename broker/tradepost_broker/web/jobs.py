@@ -141,8 +141,8 @@ class JobEndpoints:
         return reply(
             AccountView(
                 account=name,
-                available_microcredits=entry.available,
-                reserved_microcredits=entry.reserved,
+                available_microcredits=entry.available_microcredits,
+                reserved_microcredits=entry.reserved_microcredits,
             )
         )
 
