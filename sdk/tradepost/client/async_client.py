@@ -85,10 +85,17 @@ class AsyncClient:
     def __init__(
         self, url: str | None = None, *, api_key: str | None = None, give_up_s: float = 30.0
     ) -> None:
-        self.url = parse_broker_url(url or os.environ.get("TRADEPOST_URL", DEFAULT_URL))
-        key = api_key or os.environ.get("TRADEPOST_API_KEY")
+        self.url = parse_broker_url(url or os.environ.get("TRADEPOST_URL") or DEFAULT_URL)
+        # A key that was read from a file may end with the end of its line.
+        key = (api_key or os.environ.get("TRADEPOST_API_KEY") or "").strip()
         if not key:
-            raise InvalidSettings("no API key", hint="Pass api_key=… or set TRADEPOST_API_KEY.")
+            raise InvalidSettings(
+                "there is no API key", hint="Pass api_key=… or set the variable TRADEPOST_API_KEY."
+            )
+        if not (key.isascii() and key.isprintable()):
+            raise InvalidSettings(
+                "the API key contains characters that no API key has", hint="Copy it again."
+            )
         self._headers = {"Authorization": f"Bearer {key}"}
         self._give_up_s = give_up_s
         self._session: aiohttp.ClientSession | None = None

@@ -29,14 +29,6 @@ class InvalidReceipt(TradepostError):
     default_hint = "Do not rely on it. Get the job's receipts from the broker again."
 
 
-class WrongMoment(TradepostError):
-    """The worker's state does not allow this now."""
-
-    fault = Fault.OPERATOR
-    status = 409
-    default_hint = "Show its state with: tradepost worker status"
-
-
 class LeaseGone(TradepostError):
     """The lease is no longer open, so its result is not accepted."""
 
@@ -75,6 +67,10 @@ class RunnerFailed(TradepostError):
     fault = Fault.WORKER
     status = 502
     default_hint = "Run `tradepost worker doctor` on that device to find the cause."
+
+
+class RunnerInterrupted(RunnerFailed):
+    """The process that runs pipelines ended because of something else than this run."""
 
 
 class SandboxUnavailable(TradepostError):

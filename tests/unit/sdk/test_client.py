@@ -218,6 +218,23 @@ async def test_a_blocking_client_that_is_not_open_says_so(broker: FakeBroker) ->
     await asyncio.to_thread(work)
 
 
+def test_empty_variables_are_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRADEPOST_URL", "")
+    assert str(AsyncClient(api_key=API_KEY).url) == "http://127.0.0.1:8700"
+
+
+@pytest.mark.parametrize("key", ["", " \n", "tp\nx", "schlüssel"])
+def test_what_is_no_key_is_refused_before_anything_is_sent(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRADEPOST_API_KEY", "")
+    with pytest.raises(InvalidSettings, match="API key"):
+        AsyncClient("http://127.0.0.1:1", api_key=key)
+
+
+async def test_a_key_may_end_with_its_files_line(broker: FakeBroker) -> None:
+    async with AsyncClient(broker.url, api_key=f"{API_KEY}\r\n") as client:
+        assert (await client.submit(PIPELINE, x(), max_price=1)).id
+
+
 def test_a_missing_key_says_how_to_give_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRADEPOST_API_KEY", raising=False)
     with pytest.raises(InvalidSettings) as caught:

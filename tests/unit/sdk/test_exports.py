@@ -85,6 +85,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         _ = import_module("tradepost").nothing
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("heavy", ["aiohttp", "onnxruntime", "wasmtime", "sqlalchemy", "sigstore"])
 def test_importing_the_contract_is_light(heavy: str) -> None:
     modules = "sys, tradepost, tradepost.pipeline.manifest, tradepost.receipts"
@@ -93,6 +94,7 @@ def test_importing_the_contract_is_light(heavy: str) -> None:
     assert run.stdout.strip() == "False"
 
 
+@pytest.mark.process
 def test_content_needs_no_extra_until_kubo_is_named() -> None:
     code = """
 import sys

@@ -11,7 +11,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -76,8 +76,11 @@ def hardware() -> str:
     return f"{_processor()}, {cores} cores"
 
 
-async def measured_speed(folder: Path, *, threads: int) -> tuple[Speed, Ready]:
+async def measured_speed(
+    folder: Path, *, threads: int, clock: Callable[[], float] = time.time
+) -> tuple[Speed, Ready]:
     """The device's speed, from the state folder if it still fits, and what its runners say of themselves.
+    `clock` gives Unix seconds.
 
     Raises `RunnerFailed` or `SandboxUnavailable`.
     """
@@ -96,7 +99,7 @@ async def measured_speed(folder: Path, *, threads: int) -> tuple[Speed, Ready]:
         hardware=hardware(),
         engines=ready.engines,
         providers=ready.providers,
-        measured_at=time.time(),
+        measured_at=clock(),
         kernel_mfuel_per_s=round(kernel, 1),
         model_gflops={name: round(gflops, 2) for name, gflops in models.items()},
     )
@@ -150,7 +153,12 @@ async def _model_gflops(provider: Provider, threads: int) -> float:
 
 
 async def _measure(
-    runner: RunnerProcess, stage: Stage, artifacts: Mapping[str, bytes], tensor: Tensor
+    runner: RunnerProcess,
+    stage: Stage,
+    artifacts: Mapping[str, bytes],
+    tensor: Tensor,
+    *,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> list[Ran]:
     """What single runs came to, the first aside, which warms up. Raises `RunnerFailed`."""
     manifest = Manifest(
@@ -166,8 +174,8 @@ async def _measure(
         manifest, artifacts, memory_bytes_max=_MEMORY_BYTES, output_bytes_max=manifest.limits.output_bytes
     )
     runs: list[Ran] = []
-    begun_s = time.monotonic()
-    while len(runs) <= _RUNS_MIN or time.monotonic() - begun_s < _MEASURED_S:
+    begun_s = monotonic()
+    while len(runs) <= _RUNS_MIN or monotonic() - begun_s < _MEASURED_S:
         runs.append(await runner.run(document, wall_s_max=_WALL_S_MAX))
         if (failure := runs[-1].run.failure) is not None:
             raise RunnerFailed(f"the benchmark's {stage.name} failed: {failure.title} {failure.detail}")
