@@ -7,6 +7,7 @@ error, so that a typo cannot leave a default in place.
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +23,7 @@ SettingsT = TypeVar("SettingsT", bound=msgspec.Struct)
 def settings_from_file(path: Path) -> Tree:
     """What the file at `path` sets, nothing if it is absent. Raises `InvalidSettings`."""
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=Tree)
+        return msgspec.toml.decode(path.read_bytes().removeprefix(BOM_UTF8), type=Tree)
     except FileNotFoundError:
         return {}
     except (OSError, *UNDECODABLE) as error:
@@ -42,7 +43,7 @@ def settings_from_environment(
         if not variable.startswith(prefix):
             continue
         if variable not in places:
-            raise InvalidSettings(f"{variable} is no setting", hint=_hint(guide))
+            raise InvalidSettings(f"{variable} is not the name of a setting", hint=_hint(guide))
         *tables, name = places[variable]
         table = tree
         for one in tables:

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tradepost.protocol import Deliver, GiveBack, GiveBackReason
-from tradepost_worker.device import governor, last_input
+from tradepost_worker.device import last_input
 from tradepost_worker.settings import FILE_NAME, available_cores, save_settings
 from tradepost_worker.state import StateFolder
 from tradepost_worker.testing.keyboard import Keyboard
@@ -143,9 +143,9 @@ async def test_the_owner_has_the_device_back_within_a_second(
     keyboard.rest(HOUR_S)
     monkeypatch.setattr(last_input, "terminals", lambda: [keyboard.path])
     monkeypatch.setattr(last_input, "ask_desktops", list)
-    monkeypatch.setattr(governor, "SETTLE_S", 0.0)
     latencies_s = []
     async with lent_device(tmp_path / "state") as device:
+        device.settle_s = 0.0
         save_settings(device.folder / FILE_NAME, {"idle_load_percent_max": 100})
         if how == "typing":
             await device.say("limits", "set", "idle_only", "true")
@@ -169,7 +169,7 @@ async def test_the_owner_has_the_device_back_within_a_second(
                 await device.capacity(0)
                 end()
                 await device.capacity(2)
-            standing = folder.standing()
+            standing = folder.status()
     keyboard.close()
     latencies_s.sort()
     p50, p95 = latencies_s[PREEMPTIONS // 2], latencies_s[int(0.95 * PREEMPTIONS)]

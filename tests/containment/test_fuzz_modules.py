@@ -22,7 +22,8 @@ from tradepost_worker.runner.inference import Inference
 from tradepost_worker.runner.kernel_sandbox import Sandbox
 from tradepost_worker.runner.messages import Load, Refused
 from tradepost_worker.runner.pipeline_run import PipelineRun
-from tradepost_worker.supervision.runner_process import LOAD_S_MAX, RunnerProcess
+from tradepost_worker.supervision.runner_policy import LOAD_S_MAX
+from tradepost_worker.supervision.runner_process import RunnerProcess
 from tradepost_worker.testing.samples import SamplePipeline, kernel_pipeline, sample_input
 from wasm_damage import damaged_kernels
 from wasm_programs import grown_kernels, statements_that_ran

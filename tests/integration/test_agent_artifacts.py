@@ -79,9 +79,9 @@ async def test_a_cached_block_that_the_disk_changed_is_fetched_again(bench: Agen
 
 
 async def test_a_fetch_that_takes_long_is_told_of(
-    bench: AgentBench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    bench: AgentBench, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("tradepost_worker.leases.fetch_log.INTERVAL_S", 0.0)
+    bench.fetch_log_s = 0.0
     caplog.set_level("INFO")
     async with bench.agent():
         await bench.connected()

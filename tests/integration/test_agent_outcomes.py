@@ -63,7 +63,7 @@ async def test_a_stack_overflow_is_never_signed(bench: AgentBench) -> None:
 
 async def test_a_lease_that_expires_while_it_runs_is_given_back(bench: AgentBench) -> None:
     bench.runners.hold = True
-    bench.now = lambda: 999.0  # enough to be running before it is over
+    bench.clock = lambda: 999.0  # enough to be running before it is over
     async with bench.agent():
         await bench.connected()
         end = await bench.given_back(expires_at=1000)

@@ -121,7 +121,7 @@ async def test_a_worker_keeps_what_its_runners_compile(tmp_path: Path) -> None:
     async with lent_device(tmp_path) as device, device.worker():
         await device.broker.send(device.broker.grant(PIPELINE, sample_input(1)))
         assert (await device.broker.next(Deliver)).output is not None
-        standing = StateFolder(tmp_path).standing()
+        standing = StateFolder(tmp_path).status()
     assert file_of(tmp_path / "compiled").stat().st_size > 32
     assert standing is not None
     assert standing.isolation == device.broker.hellos[-1].offer.capabilities.isolation

@@ -110,9 +110,8 @@ def test_a_group_whose_processes_still_end_is_removed_once_they_have(lively: Con
     assert not lively.path.exists()
 
 
-def test_a_group_that_outlives_the_wait_stays(lively: ControlGroup, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control_group, "_END_S", 0.01)
-    lively.remove()
+def test_a_group_that_outlives_the_wait_stays(lively: ControlGroup) -> None:
+    lively.remove(end_s=0.01)
     assert members(lively)
 
 

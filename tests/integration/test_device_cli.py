@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from tradepost.errors import WrongMoment
 from tradepost_worker.cli import app
 from tradepost_worker.commands.service import LaunchdAgent, SystemdUnit
-from tradepost_worker.state import WrongMoment
 from tradepost_worker.testing.lent_device import LentDevice, lent_device
 
 
@@ -56,7 +56,7 @@ async def test_a_service_comes_and_goes(device: LentDevice, monkeypatch: pytest.
     assert "needs root" in said or "linger" not in said
     assert CliRunner().invoke(app, ["service", "status"]).stdout.endswith(", not running.\n")
     monkeypatch.setattr(SystemdUnit, "status_command", lambda _: ["true"])
-    assert CliRunner().invoke(app, ["service", "status"]).stdout.endswith("and runs.\n")
+    assert CliRunner().invoke(app, ["service", "status"]).stdout.endswith(", running.\n")
     assert str(path) in CliRunner().invoke(app, ["service", "uninstall"]).stdout
     assert not path.exists()
     report = json.loads(CliRunner().invoke(app, ["service", "status", "--json"]).stdout)

@@ -22,7 +22,7 @@ from tradepost_worker.link.market_view import Competition, MarketView, PriceRang
 from tradepost_worker.runner.lockdown import Isolation
 from tradepost_worker.runner.messages import Ready
 from tradepost_worker.settings import load_settings
-from tradepost_worker.state import Connection, Membership, Standing
+from tradepost_worker.state import Connection, Membership, WorkerStatus
 from tradepost_worker.supervision import speed as speed_module
 from tradepost_worker.supervision.reference_model import reference_model
 from tradepost_worker.supervision.speed import Speed, measured_again, measured_speed
@@ -173,7 +173,7 @@ def status(tmp_path: Path, **changes: object) -> str:
         "at": 7200.0,
         "membership": MEMBERSHIP,
         "connection": Connection(is_connected=True, since=0.0),
-        "standing": Standing(
+        "standing": WorkerStatus(
             at=0,
             decision=Decision(capacity=2, cpu_percent=100, cause=cause, why="because", until=None),
             readings=Readings(at=0, minute_of_day=0),
@@ -253,7 +253,7 @@ def test_idleness_is_explained_by_the_market(
 
 def test_a_clock_is_local(tmp_path: Path) -> None:
     decision = Decision(capacity=0, cpu_percent=100, cause=Cause.OWNER, why="because", until=0.0)
-    standing = Standing(
+    standing = WorkerStatus(
         at=0,
         decision=decision,
         readings=Readings(at=0, minute_of_day=0),

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tradepost.errors import InvalidSettings, LeaseTimeout
+from tradepost.errors import InvalidDuration, InvalidSettings, LeaseTimeout, WrongMoment
 from tradepost.protocol import Deliver, GiveBack, GiveBackReason, Recall
-from tradepost_worker.device import governor, last_input, sensors
+from tradepost_worker.device import last_input, sensors
 from tradepost_worker.settings import FILE_NAME, LiveLimits, load_settings, save_settings
-from tradepost_worker.state import WrongMoment
 from tradepost_worker.supervision.runner_process import RunnerProcess
 from tradepost_worker.testing.keyboard import Keyboard
 from tradepost_worker.testing.lent_device import FOREVER, NOOP, LentDevice, lent_device, runners, until
@@ -54,7 +53,7 @@ async def test_a_paused_worker_starts_paused_until_its_time_is_over(home: LentDe
         assert home.broker.hellos[-1].offer.capacity == 0
         assert "Paused until 2" in await home.say("status")
     assert "paused when it starts again" in await home.say("status")
-    with pytest.raises(InvalidSettings, match="not a duration"):
+    with pytest.raises(InvalidDuration, match="not a duration"):
         await home.say("pause", "--for", "soon")
 
 
@@ -94,7 +93,7 @@ async def test_who_uses_the_device_has_it_alone(home: LentDevice, monkeypatch: p
     keyboard = Keyboard()
     monkeypatch.setattr(last_input, "terminals", lambda: [keyboard.path])
     monkeypatch.setattr(last_input, "ask_desktops", list)
-    monkeypatch.setattr(governor, "SETTLE_S", 0.0)
+    home.settle_s = 0.0
     keyboard.rest(3600)
     save_settings(home.folder / FILE_NAME, {"idle_load_percent_max": 100, "idle_input_s_min": 600})
     async with home.worker():

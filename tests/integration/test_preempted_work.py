@@ -21,15 +21,15 @@ from tradepost_signing.checks.publisher import Publisher
 from tradepost_signing.keys import SigningKey
 from tradepost_signing.policy.policy_file import add_publisher
 from tradepost_worker.assembly import worker_from_settings
-from tradepost_worker.device.owner_command import Mode, OwnersWord, OwnersWordFile
+from tradepost_worker.device.owner_command import Mode, OwnerCommand, OwnerCommandFile
 from tradepost_worker.leases.earnings import read_earnings, read_earnings_by_pipeline
 from tradepost_worker.leases.lease_executor import PipelineRunner
 from tradepost_worker.link.joining import join
 from tradepost_worker.runner.pipeline_run import PipelineRun
 from tradepost_worker.settings import load_settings
 from tradepost_worker.state import StateFolder
+from tradepost_worker.supervision.request_queue import OnStages
 from tradepost_worker.supervision.runner_pool import RunnablePipeline
-from tradepost_worker.supervision.runner_process import OnStages
 from tradepost_worker.testing.lent_device import spinning_kernel, until
 from tradepost_worker.testing.samples import SamplePipeline, kernels_pipeline, sample_input
 
@@ -105,7 +105,7 @@ async def test_what_was_done_before_the_owner_came_back_is_paid(tmp_path: Path) 
             job = (await broker.submit(key, PIPELINE.cid, input=sample_input(1))).job
             async with asyncio.timeout(30):
                 await cheap.reached.wait()
-            OwnersWordFile(StateFolder(first).owners_word).say(OwnersWord(mode=Mode.PAUSE))
+            OwnerCommandFile(StateFolder(first).owner_command).write(OwnerCommand(mode=Mode.PAUSE))
             view = await broker.result(key, job)
             await until(lambda: read_earnings(first / "worker.sqlite").leases)
         assert view.status is JobStatus.ACCEPTED
@@ -115,9 +115,9 @@ async def test_what_was_done_before_the_owner_came_back_is_paid(tmp_path: Path) 
     assert (broken_off.state, result.state) == (LeaseState.PREEMPTED, LeaseState.ACCEPTED)
     assert [name for name, _ in broken_off.stage_hashes] == ["warm"]
     assert broken_off.stage_hashes == result.stage_hashes[:1]
-    share = broken_off.price * result.stage_wall_us[0] // sum(result.stage_wall_us)
-    assert broken_off.paid == share > 0
-    assert view.price_microcredits == result.price + share
+    share = broken_off.price_microcredits * result.stage_wall_us[0] // sum(result.stage_wall_us)
+    assert broken_off.paid_microcredits == share > 0
+    assert view.price_microcredits == result.price_microcredits + share
 
     kept = reader.get(Delivery, broken_off.id)
     assert kept is not None

@@ -15,12 +15,18 @@ import pytest
 from wasmtime import wat2wasm
 
 import tradepost_kernels
-from tradepost.errors import InvalidKernel, InvalidTensorDocument, LeaseTimeout, RunnerFailed
+from tradepost.errors import (
+    InvalidKernel,
+    InvalidTensorDocument,
+    LeaseTimeout,
+    RunnerFailed,
+    RunnerInterrupted,
+)
 from tradepost.pipeline.tensors import decode
 from tradepost.receipts import StageReport
 from tradepost_worker.runner.kernel_sandbox import Sandbox
-from tradepost_worker.supervision import idle_watch, runner_process
-from tradepost_worker.supervision.runner_process import RunnerInterrupted, RunnerProcess
+from tradepost_worker.supervision.runner_policy import DEFAULTS, RunnerPolicy
+from tradepost_worker.supervision.runner_process import RunnerProcess
 from tradepost_worker.testing.lent_device import spinning_kernel
 from tradepost_worker.testing.samples import (
     SamplePipeline,
@@ -60,8 +66,14 @@ def replacing_run(body: str) -> str:
 async def start() -> AsyncIterator[Load]:
     started: list[RunnerProcess] = []
 
-    async def load(pipeline: SamplePipeline, boot: str | None = None, **limits: int) -> RunnerProcess:
-        runner = await (RunnerProcess.start() if boot is None else RunnerProcess.start(boot=boot))
+    async def load(
+        pipeline: SamplePipeline,
+        boot: str | None = None,
+        policy: RunnerPolicy = DEFAULTS,
+        **limits: int,
+    ) -> RunnerProcess:
+        options = {} if boot is None else {"boot": boot}
+        runner = await RunnerProcess.start(policy=policy, **options)
         started.append(runner)
         sizes = {"memory_bytes_max": 64 << 20, "output_bytes_max": 1 << 20} | limits
         await runner.load(pipeline.manifest, pipeline.artifacts, **sizes)
@@ -152,9 +164,9 @@ async def test_a_defect_ends_the_runner_and_says_why(start: Load) -> None:
         await runner.run(sample_input(), wall_s_max=10)
 
 
-async def test_a_run_past_its_deadline_is_killed(start: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner_process, "GRACE_S", 0.05)
-    runner = await start(kernel_pipeline(NOOP), replacing_run("while True: pass"))
+async def test_a_run_past_its_deadline_is_killed(start: Load) -> None:
+    policy = RunnerPolicy(grace_s=0.05)
+    runner = await start(kernel_pipeline(NOOP), replacing_run("while True: pass"), policy=policy)
     with pytest.raises(LeaseTimeout):
         await runner.run(sample_input(), wall_s_max=0.05)
     assert not runner.is_alive
@@ -168,22 +180,20 @@ async def test_a_deadline_that_the_sandbox_holds_leaves_the_runner_warm(start: L
     assert runner.is_alive
 
 
-async def test_an_allocation_over_the_limit_fails_in_the_kernel(
-    start: Load, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runner_process, "MEMORY_OVERHEAD_BYTES", 64 << 20)
-    runner = await start(kernel_pipeline(NOOP), replacing_run("bytearray(1 << 30)"))
+async def test_an_allocation_over_the_limit_fails_in_the_kernel(start: Load) -> None:
+    policy = RunnerPolicy(memory_overhead_bytes=64 << 20)
+    runner = await start(kernel_pipeline(NOOP), replacing_run("bytearray(1 << 30)"), policy=policy)
     with pytest.raises(RunnerFailed, match="MemoryError"):
         await runner.run(sample_input(), wall_s_max=10)
 
 
-async def test_memory_that_no_limit_covers_is_found_by_looking(
-    start: Load, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runner_process, "MEMORY_OVERHEAD_BYTES", 16 << 20)
+async def test_memory_that_no_limit_covers_is_found_by_looking(start: Load) -> None:
+    policy = RunnerPolicy(memory_overhead_bytes=16 << 20)
     # Shared pages do not count as the data of RLIMIT_DATA.
     hoard = "shared = mmap.mmap(-1, 512 << 20)\nwhile True: shared.write(bytes(1 << 20))"
-    runner = await start(kernel_pipeline(NOOP), replacing_run(hoard), memory_bytes_max=64 << 20)
+    runner = await start(
+        kernel_pipeline(NOOP), replacing_run(hoard), policy=policy, memory_bytes_max=64 << 20
+    )
     with pytest.raises(RunnerFailed, match=r"killed because it used [0-9,]+ bytes of memory"):
         await runner.run(sample_input(), wall_s_max=20)
 
@@ -194,13 +204,10 @@ async def test_a_runner_that_writes_without_end_to_stderr_is_killed(start: Load)
         await runner.run(sample_input(), wall_s_max=60)
 
 
-async def test_a_runner_that_works_on_after_its_reply_is_killed(
-    start: Load, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(idle_watch, "WINDOW_S", 0.2)
-    monkeypatch.setattr(idle_watch, "IDLE_CPU_S_MAX", 0.02)
+async def test_a_runner_that_works_on_after_its_reply_is_killed(start: Load) -> None:
+    policy = RunnerPolicy(idle_window_s=0.2, idle_cpu_s_max=0.02)
     work = "import threading\ndef work():\n    while True: pass\nthreading.Thread(target=work).start()"
-    runner = await start(kernel_pipeline(NOOP), replacing_run(work))
+    runner = await start(kernel_pipeline(NOOP), replacing_run(work), policy=policy)
     assert (await runner.run(sample_input(), wall_s_max=10)).run.output == sample_input()
     async with asyncio.timeout(20):
         await runner.ended.wait()
@@ -209,10 +216,8 @@ async def test_a_runner_that_works_on_after_its_reply_is_killed(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process ends with its main thread")
-async def test_memory_is_seen_of_a_process_whose_main_thread_has_ended(
-    start: Load, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runner_process, "MEMORY_OVERHEAD_BYTES", 16 << 20)
+async def test_memory_is_seen_of_a_process_whose_main_thread_has_ended(start: Load) -> None:
+    policy = RunnerPolicy(memory_overhead_bytes=16 << 20)
     end_of_thread = {"x86_64": 60, "aarch64": 93}[platform.machine()]
     hoard = (
         "import ctypes, threading\n"
@@ -223,7 +228,9 @@ async def test_memory_is_seen_of_a_process_whose_main_thread_has_ended(
         "threading.Thread(target=hoard).start()\n"
         f"ctypes.CDLL(None).syscall({end_of_thread}, 0)"
     )
-    runner = await start(kernel_pipeline(NOOP), replacing_run(hoard), memory_bytes_max=64 << 20)
+    runner = await start(
+        kernel_pipeline(NOOP), replacing_run(hoard), policy=policy, memory_bytes_max=64 << 20
+    )
     with pytest.raises(RunnerFailed, match="killed because it used"):
         await runner.run(sample_input(), wall_s_max=5)
 

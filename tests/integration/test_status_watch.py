@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from tradepost_worker.commands.report import WATCH_S, add_report_commands
-from tradepost_worker.device.owner_command import Mode, OwnersWord, OwnersWordFile
+from tradepost_worker.device.owner_command import Mode, OwnerCommand, OwnerCommandFile
 from tradepost_worker.state import Membership, StateFolder
 
 MEMBERSHIP = Membership(
@@ -52,7 +52,7 @@ def test_each_look_says_what_has_changed(tmp_path: Path) -> None:
     state = StateFolder(tmp_path)
     pauses = Pauses(
         lambda: state.join(MEMBERSHIP),
-        lambda: OwnersWordFile(state.owners_word).say(OwnersWord(mode=Mode.PAUSE)),
+        lambda: OwnerCommandFile(state.owner_command).write(OwnerCommand(mode=Mode.PAUSE)),
     )
     before, joined, paused = watched(tmp_path, pauses)
     assert before.startswith("Not joined")

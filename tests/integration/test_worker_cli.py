@@ -27,6 +27,7 @@ from tradepost.errors import (
     InvalidTrustPolicy,
     ProtocolError,
     TradepostError,
+    WrongMoment,
 )
 from tradepost.identity import Identity
 from tradepost.pipeline.tensors import decode
@@ -36,7 +37,7 @@ from tradepost_signing.keys import SigningKey
 from tradepost_worker.assembly import worker_from_settings
 from tradepost_worker.cli import app
 from tradepost_worker.settings import load_settings
-from tradepost_worker.state import StateFolder, WrongMoment
+from tradepost_worker.state import StateFolder
 from tradepost_worker.testing.fake_broker import FakeBroker
 from tradepost_worker.testing.samples import kernel_pipeline, sample_input
 
@@ -181,6 +182,14 @@ async def test_joining_twice_keeps_the_identity(owner: Owner, broker: tuple[Fake
     assert (await join(owner, broker))["worker"] == (await join(owner, broker))["worker"]
 
 
+async def test_a_token_may_be_copied_with_blanks_around_it(
+    owner: Owner, broker: tuple[FakeBroker, str]
+) -> None:
+    arguments = ("join", broker[1], "--token", f" {broker[0].token}\n", "--no-run")
+    await asyncio.to_thread(owner.says, *arguments)
+    assert StateFolder(owner.folder).membership() is not None
+
+
 async def test_a_token_of_another_broker_is_refused(owner: Owner, broker: tuple[FakeBroker, str]) -> None:
     token = f"tpj_0123456789abcdef.{Identity.generate().id}"
     arguments = ("join", broker[1], "--token", token, "--no-run")
@@ -233,7 +242,7 @@ async def test_one_state_folder_runs_one_worker(owner: Owner, broker: tuple[Fake
 
 
 def test_the_owner_sees_who_is_trusted(owner: Owner) -> None:
-    assert "Nobody" in owner.says("trust", "list")
+    assert "No publisher is trusted" in owner.says("trust", "list")
     key = SigningKey.generate()
     owner.trust(key)
     assert owner.folder.stat().st_mode & 0o077 == 0

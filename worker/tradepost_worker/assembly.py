@@ -1,4 +1,4 @@
-"""Builds a worker's parts from its settings and state, and takes them apart again in the right order."""
+"""Builds a worker's parts from its settings and state, and closes them again in the right order."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import aiohttp
@@ -16,30 +17,35 @@ from tradepost.broker_url import parse_broker_url
 from tradepost.content import FolderStore
 from tradepost.content.transfer.fetch import Fetcher
 from tradepost.content.transfer.sources import GatewaySource
-from tradepost.protocol import Offer
-from tradepost_worker.device.governor import Governor
-from tradepost_worker.device.limits import Limits
-from tradepost_worker.device.owner_command import OwnersWordFile
+from tradepost.errors import WrongMoment
+from tradepost.protocol import Capabilities, DeviceHealth, Offer
+from tradepost_signing.policy.revocation_store import RevocationStore
+from tradepost_worker.device.device_monitor import DeviceMonitor
+from tradepost_worker.device.governor import SETTLE_S, Governor
+from tradepost_worker.device.limits import DeviceLimits
+from tradepost_worker.device.owner_command import OwnerCommandFile
 from tradepost_worker.device.sensors import Sensors
 from tradepost_worker.device.telemetry import StageLatencies, device_health
-from tradepost_worker.leases.agent import Agent
+from tradepost_worker.leases.agent import Agent, AgentHooks
 from tradepost_worker.leases.capabilities import probe_capabilities
 from tradepost_worker.leases.held_leases import Leases
-from tradepost_worker.leases.lease_executor import LeaseWork, PipelineRunner
-from tradepost_worker.leases.limits_enforcer import Steward
+from tradepost_worker.leases.lease_executor import LeaseExecutor, PipelineRunner
+from tradepost_worker.leases.limits_enforcer import LimitsEnforcer
 from tradepost_worker.leases.outbox import Outbox
 from tradepost_worker.leases.pipelines import PipelineLibrary
 from tradepost_worker.leases.revocations import RevocationGuard, open_revocations
 from tradepost_worker.link.broker_api import BrokerApi
+from tradepost_worker.link.joined_broker import JoinedBroker
 from tradepost_worker.link.network_rate import NetworkRate
+from tradepost_worker.runner.messages import Ready
 from tradepost_worker.settings import LiveLimits, Settings, available_cores
-from tradepost_worker.state import Standing, StateFolder, WrongMoment
-from tradepost_worker.supervision.background_runner import NicedRunner
+from tradepost_worker.state import Membership, StateFolder, WorkerStatus
 from tradepost_worker.supervision.compile_cache import CompileCache
 from tradepost_worker.supervision.control_group import ControlGroups
-from tradepost_worker.supervision.cpu_throttle import CpuShare
-from tradepost_worker.supervision.runner_limits import RunnerGroup
+from tradepost_worker.supervision.cpu_throttle import CpuThrottle
+from tradepost_worker.supervision.runner_limits import RunnerLimits
 from tradepost_worker.supervision.runner_pool import RunnerPool
+from tradepost_worker.supervision.runner_process import RunnerProcess
 from tradepost_worker.supervision.speed import measured_again
 
 log = logging.getLogger(__name__)
@@ -49,16 +55,16 @@ Decorate = Callable[[PipelineRunner], PipelineRunner]
 
 
 class Worker:
-    """An agent, and the steward that keeps it within its owner's will. Neither works without the other."""
+    """An agent, and the enforcer that keeps it within its owner's limits. Neither works without the other."""
 
-    def __init__(self, *, agent: Agent, steward: Steward) -> None:
+    def __init__(self, *, agent: Agent, enforcer: LimitsEnforcer) -> None:
         self._agent = agent
-        self._steward = steward
+        self._enforcer = enforcer
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop` is set, or a drain is done. Raises what the agent or the steward raises."""
-        await self._steward.look()  # before anything is offered
-        tasks = [asyncio.create_task(part.run(stop)) for part in (self._steward, self._agent)]
+        """Work until `stop` is set, or a drain is done. Raises what the agent or the enforcer raises."""
+        await self._enforcer.enforce()  # before anything is offered
+        tasks = [asyncio.create_task(part.run(stop)) for part in (self._enforcer, self._agent)]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -69,137 +75,211 @@ class Worker:
                 raise end
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Link:
+    """The broker, and the rate at which content moves to and from here."""
+
+    broker: JoinedBroker
+    rate: NetworkRate
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Runners:
+    """The runners, by pipeline (`pool`) and within the limits, and what the first of them reported."""
+
+    pool: RunnerPool
+    limits: RunnerLimits
+    ready: Ready
+
+
 @asynccontextmanager
 async def worker_from_settings(
-    settings: Settings, *, decorate: Decorate = lambda runners: runners
+    settings: Settings, *, decorate: Decorate = lambda runners: runners, settle_s: float = SETTLE_S
 ) -> AsyncIterator[Worker]:
     """A worker with all its parts, for the broker that this device joined; they are closed at the end.
+    `settle_s` is as `Governor` takes it.
 
     Raises `WrongMoment` if the device has not joined or its worker runs already, and `RunnerFailed` or
     `SandboxUnavailable` if no runner starts here.
     """
     state = StateFolder(settings.state_dir)
+    membership = _require_membership(state)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(state.in_use())
+        outbox = Outbox(state.database)
+        stack.callback(outbox.close)
+        link = await _open_link(settings, state, membership, stack)
+        runners = await _start_runners(settings, state, stack)
+        capabilities = probe_capabilities(runners.ready, settings)
+        revocations = open_revocations(state, membership)
+        pipelines = await _open_pipelines(settings, state, link, capabilities, revocations, stack)
+        rng = random.Random()  # noqa: S311 - it spreads reconnects; nothing depends on it being secret
+        latencies = StageLatencies()
+        executor = LeaseExecutor(
+            broker=link.broker,
+            pipelines=pipelines,
+            runners=decorate(runners.pool),
+            engines=capabilities.engines,
+            latencies=latencies,
+        )
+        leases = Leases(
+            executor=executor, outbox=outbox, broker=link.broker.api, capacity=settings.capacity, rng=rng
+        )
+        monitor = _monitor(settings, state, runners, settle_s)
+        guard = RevocationGuard(
+            store=revocations, pipelines=pipelines, leases=leases, end_runners=runners.pool.end
+        )
+        hooks = AgentHooks(
+            on_revocations=guard.take,
+            on_connection=state.set_connected,
+            health=partial(_health, monitor, latencies, leases),
+        )
+        agent = Agent(
+            broker=link.broker,
+            offer=_offer(settings, capabilities),
+            leases=leases,
+            pipelines=pipelines,
+            hooks=hooks,
+            rng=rng,
+        )
+        enforcer = LimitsEnforcer(
+            monitor=monitor,
+            leases=leases,
+            throttle=CpuThrottle(cores=available_cores(), runners=runners.limits.alive),
+            apply_limits=partial(_apply_limits, runners, link.rate, pipelines, agent),
+            offer_capacity=agent.offer_capacity,
+            end_runners=runners.pool.close,
+            on_change=partial(_write_status, state, monitor, leases, capabilities.isolation),
+        )
+        yield Worker(agent=agent, enforcer=enforcer)
+
+
+def _require_membership(state: StateFolder) -> Membership:
     membership = state.membership()
     if membership is None:
         raise WrongMoment(
             f"the state folder {state.path} contains no joined device",
             hint="tradepost worker join URL --token TOKEN",
         )
-    async with AsyncExitStack() as stack:
-        stack.enter_context(state.in_use())
-        outbox = Outbox(state.database)
-        stack.callback(outbox.close)
-        rate = NetworkRate(settings.network_bytes_per_s_max)
-        url = parse_broker_url(membership.broker_url)
-        broker = await stack.enter_async_context(BrokerApi(url, rate=rate))
-        threads = settings.threads_per_runner
-        control_groups = ControlGroups.open(threads=threads)
-        group = RunnerGroup(
-            limits=settings.limits,
-            start_runner=partial(NicedRunner.start, threads=threads, groups=control_groups),
-        )
-        first = await group.start()
-        if (speed := await measured_again(state.path, first.ready, threads=threads)) is not None:
-            log.info(
-                "Measured the speed again, because the device or its engines changed: %s",
-                speed,
-                extra={"action": "speed_measured"},
-            )
-        runners = RunnerPool(
-            runners_max=settings.runners_max,
-            start=group.start,
-            spare=first,
-            compile_cache=CompileCache(state.compiled, bytes_max=settings.compiled_bytes_max),
-            memory_bytes_max=settings.memory_bytes_max,
-        )
-        stack.push_async_callback(runners.close)
-        capabilities = probe_capabilities(first.ready, settings)
-        revocations = open_revocations(state, membership)
-        session = await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()))
-        pipelines = PipelineLibrary(
-            broker=broker,
-            fetcher=Fetcher(
-                [GatewaySource(one, session=session) for one in (str(url), *settings.gateways)],
-                store=FolderStore(state.blocks, bytes_max=settings.cache_bytes_max),
-                pace=rate.take,
-            ),
-            trust_path=settings.trust_path,
-            providers=capabilities.providers,
-            memory_bytes_max=settings.memory_bytes_max,
-            revocations=None if revocations is None else revocations.current,
-        )
-        stack.push_async_callback(pipelines.close)
-        worker = state.identity()
-        rng = random.Random()  # noqa: S311 - it spreads reconnects; nothing depends on it being secret
-        latencies = StageLatencies()
-        work = LeaseWork(
-            worker=worker,
-            broker_id=membership.broker,
-            broker=broker,
-            pipelines=pipelines,
-            runners=decorate(runners),
-            engines=capabilities.engines,
-            latencies=latencies,
-        )
-        leases = Leases(work=work, outbox=outbox, broker=broker, capacity=settings.capacity, rng=rng)
-        guard = RevocationGuard(
-            store=revocations, pipelines=pipelines, leases=leases, end_runners=runners.end
-        )
-        agent = Agent(
-            worker=worker,
-            broker_id=membership.broker,
-            broker=broker,
-            offer=Offer(
-                price_per_unit_microcredits=settings.price_per_unit_microcredits,
-                capacity=settings.capacity,
-                capabilities=capabilities,
-            ),
-            leases=leases,
-            pipelines=pipelines,
-            outbox=outbox,
-            rng=rng,
-            on_revocations=guard.take,
-            on_connection=state.set_connected,
-            health=lambda: device_health(
-                steward.readings,
-                steward.decision,
-                latencies,
-                queue=leases.running,
-                preemptions=leases.preemptions,
-            ),
-        )
+    return membership
 
-        def hold(limits: Limits) -> None:
-            group.hold(limits)
-            rate.bytes_per_s_max = limits.network_bytes_per_s_max
-            runners.memory_bytes_max = limits.memory_bytes_max
-            pipelines.hold_memory(limits.memory_bytes_max)
-            agent.offer_memory(limits.memory_bytes_max)
 
-        def show() -> None:
-            state.set_standing(
-                Standing(
-                    at=time.time(),
-                    decision=steward.decision,
-                    readings=steward.readings,
-                    limits=steward.limits,
-                    running=leases.running,
-                    preemptions=leases.preemptions,
-                    isolation=capabilities.isolation,
-                )
-            )
+async def _open_link(
+    settings: Settings, state: StateFolder, membership: Membership, stack: AsyncExitStack
+) -> _Link:
+    rate = NetworkRate(settings.network_bytes_per_s_max)
+    api = BrokerApi(parse_broker_url(membership.broker_url), rate=rate)
+    await stack.enter_async_context(api)
+    broker = JoinedBroker(api=api, broker_id=membership.broker, worker=state.identity())
+    return _Link(broker=broker, rate=rate)
 
-        steward = Steward(
-            word=OwnersWordFile(state.owners_word),
-            read_limits=LiveLimits(settings).read,
-            hold=hold,
-            sensors=Sensors(state.path),
-            governor=Governor(capacity=settings.capacity),
-            leases=leases,
-            runner_pids=group.pids,
-            share=CpuShare(cores=available_cores(), runners=group.alive),
-            offer_capacity=agent.offer_capacity,
-            end_runners=runners.close,
-            on_change=show,
+
+async def _start_runners(settings: Settings, state: StateFolder, stack: AsyncExitStack) -> _Runners:
+    """The means to start runners, and the first one, which waits for a pipeline."""
+    threads = settings.threads_per_runner
+    limits = RunnerLimits(
+        limits=settings.limits,
+        start_runner=partial(
+            RunnerProcess.start, threads=threads, groups=ControlGroups.open(threads=threads)
+        ),
+    )
+    first = await limits.start()
+    if (speed := await measured_again(state.path, first.ready, threads=threads)) is not None:
+        log.info(
+            "Measured the speed again, because the device or its engines changed: %s",
+            speed,
+            extra={"action": "speed_measured"},
         )
-        yield Worker(agent=agent, steward=steward)
+    pool = RunnerPool(
+        runners_max=settings.runners_max,
+        start=limits.start,
+        spare=first,
+        compile_cache=CompileCache(state.compiled, bytes_max=settings.compiled_bytes_max),
+        memory_bytes_max=settings.memory_bytes_max,
+    )
+    stack.push_async_callback(pool.close)
+    return _Runners(pool=pool, limits=limits, ready=first.ready)
+
+
+async def _open_pipelines(
+    settings: Settings,
+    state: StateFolder,
+    link: _Link,
+    capabilities: Capabilities,
+    revocations: RevocationStore | None,
+    stack: AsyncExitStack,
+) -> PipelineLibrary:
+    session = await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()))
+    gateways = (str(link.broker.api.url), *settings.gateways)
+    pipelines = PipelineLibrary(
+        broker=link.broker.api,
+        fetcher=Fetcher(
+            [GatewaySource(one, session=session) for one in gateways],
+            store=FolderStore(state.blocks, bytes_max=settings.cache_bytes_max),
+            pace=link.rate.take,
+        ),
+        trust_path=settings.trust_path,
+        providers=capabilities.providers,
+        memory_bytes_max=settings.memory_bytes_max,
+        revocations=None if revocations is None else revocations.current,
+    )
+    stack.push_async_callback(pipelines.close)
+    return pipelines
+
+
+def _monitor(settings: Settings, state: StateFolder, runners: _Runners, settle_s: float) -> DeviceMonitor:
+    return DeviceMonitor(
+        command_file=OwnerCommandFile(state.owner_command),
+        read_limits=LiveLimits(settings).read,
+        device=Sensors(state.path),
+        governor=Governor(capacity=settings.capacity, settle_s=settle_s),
+        runner_pids=runners.limits.pids,
+    )
+
+
+def _offer(settings: Settings, capabilities: Capabilities) -> Offer:
+    return Offer(
+        price_per_unit_microcredits=settings.price_per_unit_microcredits,
+        capacity=settings.capacity,
+        capabilities=capabilities,
+    )
+
+
+def _health(monitor: DeviceMonitor, latencies: StageLatencies, leases: Leases) -> DeviceHealth:
+    return device_health(
+        monitor.readings,
+        monitor.decision,
+        latencies,
+        queue=leases.running,
+        preemptions=leases.preemptions,
+    )
+
+
+def _apply_limits(
+    runners: _Runners, rate: NetworkRate, pipelines: PipelineLibrary, agent: Agent, limits: DeviceLimits
+) -> None:
+    runners.limits.apply(limits)
+    rate.bytes_per_s_max = limits.network_bytes_per_s_max
+    runners.pool.memory_bytes_max = limits.memory_bytes_max
+    pipelines.limit_memory(limits.memory_bytes_max)
+    agent.offer_memory(limits.memory_bytes_max)
+
+
+def _write_status(
+    state: StateFolder,
+    monitor: DeviceMonitor,
+    leases: Leases,
+    isolation: tuple[str, ...],
+    clock: Callable[[], float] = time.time,
+) -> None:
+    state.set_status(
+        WorkerStatus(
+            at=clock(),
+            decision=monitor.decision,
+            readings=monitor.readings,
+            limits=monitor.limits,
+            running=leases.running,
+            preemptions=leases.preemptions,
+            isolation=isolation,
+        )
+    )

@@ -6,10 +6,10 @@ the state folder, which wins over the default. `docs/worker.md` explains each.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import re
+import stat
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -18,8 +18,12 @@ from typing import Annotated, Final
 import msgspec
 import platformdirs
 import psutil
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
 
-from tradepost.errors import InvalidRequest, InvalidSettings
+from tradepost.atomic_files import replace_file
+from tradepost.errors import FileNotWritten, InvalidRequest, InvalidSettings, StateFolderUnusable
+from tradepost.file_status import stamp_of
 from tradepost.http_url import parse_http_url
 from tradepost.money import to_microcredits
 from tradepost.settings_loader import (
@@ -30,7 +34,7 @@ from tradepost.settings_loader import (
     settings_from_file,
 )
 from tradepost_worker.device import limits
-from tradepost_worker.device.limits import Limits
+from tradepost_worker.device.limits import DeviceLimits
 
 ENVIRONMENT_PREFIX: Final = "TRADEPOST_WORKER_"
 FILE_NAME: Final = "worker.toml"
@@ -39,7 +43,7 @@ GUIDE: Final = "docs/worker.md"
 log = logging.getLogger(__name__)
 
 
-class Settings(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Settings(DeviceLimits, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the owner decided. Sizes are in bytes, the price in credits per work unit.
 
     `gateways` are the URLs of IPFS trustless gateways that artifacts may come from, besides the broker.
@@ -54,9 +58,9 @@ class Settings(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
     threads_per_runner: Annotated[int, msgspec.Meta(ge=1, le=4096)]
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> DeviceLimits:
         """What of this is a limit."""
-        return Limits(**{name: getattr(self, name) for name in limits.names()})
+        return DeviceLimits(**{name: getattr(self, name) for name in limits.names()})
 
     @property
     def price_per_unit_microcredits(self) -> int:
@@ -64,7 +68,7 @@ class Settings(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return to_microcredits(self.price_per_unit)
 
     def __post_init__(self) -> None:
-        Limits.__post_init__(self)
+        DeviceLimits.__post_init__(self)
         try:
             price = self.price_per_unit_microcredits
         except InvalidRequest as error:
@@ -84,7 +88,10 @@ class _Shares(msgspec.Struct, frozen=True):
 def load_settings(
     flags: Mapping[str, object] | None = None, environment: Mapping[str, str] | None = None
 ) -> Settings:
-    """The settings, where `flags` that are `None` were not given. Raises `InvalidSettings`."""
+    """The settings, where `flags` that are `None` were not given.
+
+    Raises `InvalidSettings` or `StateFolderUnusable`.
+    """
     variables = os.environ if environment is None else environment
     chosen = merge_settings(
         settings_from_environment(Settings, ENVIRONMENT_PREFIX, variables, guide=GUIDE), flags or {}
@@ -102,12 +109,12 @@ class LiveLimits:
     def __init__(self, settings: Settings) -> None:
         self._state_dir = settings.state_dir
         self._path = settings.state_dir / FILE_NAME
-        self._stamp = self._look()
+        self._stamp = stamp_of(self._path)
         self._limits = settings.limits
 
-    def read(self) -> Limits:
+    def read(self) -> DeviceLimits:
         """The limits in force. A file that makes no sense changes nothing, and is logged once."""
-        if (stamp := self._look()) != self._stamp:
+        if (stamp := stamp_of(self._path)) != self._stamp:
             self._stamp = stamp
             try:
                 self._limits = load_settings({"state_dir": self._state_dir}).limits
@@ -119,35 +126,58 @@ class LiveLimits:
                 )
         return self._limits
 
-    def _look(self) -> tuple[int, ...]:
-        try:
-            status = self._path.stat()
-        except OSError:
-            return ()
-        return status.st_mtime_ns, status.st_size, status.st_ino
-
 
 def save_settings(path: Path, changes: Mapping[str, str | int]) -> None:
-    """Set these keys in the TOML file at `path`, made if absent; everything else in it stays as it is."""
-    text = path.read_text() if path.exists() else ""
+    """Set these keys in the TOML file at `path`, made if absent; all else in it, comments and order included,
+    stays as it is.
+
+    Raises `InvalidSettings` for a file that is not TOML, and `FileNotWritten`.
+    """
+    try:
+        before = path.read_bytes() if path.exists() else b""
+        after = set_keys(before, changes)
+        if after != before:
+            _replace(path, after)
+    except (TOMLKitError, UnicodeDecodeError) as error:
+        hint = "Correct this file: it must be TOML."
+        raise InvalidSettings(f"{path}: {error}", hint=hint) from None
+    except OSError as error:
+        raise FileNotWritten(f"{path}: {error.strerror}") from None
+
+
+def set_keys(toml: bytes, changes: Mapping[str, str | int]) -> bytes:
+    """A TOML document with these top-level keys set.
+
+    Raises `TOMLKitError` or `UnicodeDecodeError` for what is not one.
+    """
+    text = toml.removeprefix(BOM_UTF8).decode()
+    document = tomlkit.parse(text)
     for key, value in changes.items():
-        line = f"{key} = {json.dumps(value)}"  # of text and whole numbers, JSON is TOML
-        if present := re.search(rf"(?m)^{key}[ \t]*=.*$", text):
-            text = text[: present.start()] + line + text[present.end() :]
-        else:
-            text = f"{text}{line}\n"
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path.write_text(text)
+        document[key] = value
+    changed = tomlkit.dumps(document)
+    if "\r\n" in text and text.count("\n") == text.count("\r\n"):  # added lines end as the others do
+        changed = changed.replace("\r\n", "\n").replace("\n", "\r\n")
+    mark = BOM_UTF8 if toml.startswith(BOM_UTF8) else b""
+    return mark + changed.encode()
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Replace the owner's file, or what it links to, at once; its permissions stay."""
+    target = path.resolve()
+    mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o600
+    replace_file(target, data)
+    target.chmod(mode)
 
 
 def default_state_dir() -> Path:
-    """Where a worker keeps its state unless told otherwise. Raises `InvalidSettings` for a homeless user."""
+    """Where a worker keeps its state unless told otherwise.
+
+    Raises `StateFolderUnusable` for a user without a home folder.
+    """
     try:
         return platformdirs.user_data_path("tradepost") / "worker"
     except RuntimeError:  # no HOME, and no entry in the system's list of users: common in containers
-        raise InvalidSettings(
-            "this user has no home folder", hint="Set the state folder with --state-dir FOLDER."
-        ) from None
+        raise StateFolderUnusable("this user has no home folder") from None
 
 
 def available_cores() -> int:

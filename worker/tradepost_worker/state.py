@@ -16,25 +16,17 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
 from tradepost.atomic_files import replace_file
-from tradepost.errors import UNDECODABLE, Fault, InvalidSettings, TradepostError
+from tradepost.errors import UNDECODABLE, StateFileDamaged, StateFolderUnusable, WrongMoment
 from tradepost.identity import Identity
 from tradepost_worker.device.governor import Decision, Readings
-from tradepost_worker.device.limits import Limits
-
-
-class WrongMoment(TradepostError):
-    """The worker's state does not allow this now."""
-
-    fault = Fault.OPERATOR
-    status = 409
-    default_hint = "Show its state with: tradepost worker status"
+from tradepost_worker.device.limits import DeviceLimits
 
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,23 +51,24 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     since: float
 
 
-class Standing(msgspec.Struct, frozen=True, kw_only=True):
+class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What the worker may do, at a time (Unix seconds), what it does, and the isolation of its runners."""
 
     at: float
     decision: Decision
     readings: Readings
-    limits: Limits
+    limits: DeviceLimits
     running: int
     preemptions: int
     isolation: tuple[str, ...] = ()
 
 
 class StateFolder:
-    """The files of one worker."""
+    """The files of one worker. `clock` gives Unix seconds."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
         self.path = path
+        self._clock = clock
         self.database = path / "worker.sqlite"
         self.blocks = path / "blocks"
         self.compiled = path / "compiled"
@@ -83,35 +76,34 @@ class StateFolder:
         self._membership = path / "membership.json"
         self._connection = path / "connection.json"
         self._lock = path / "worker.lock"
-        self._standing = path / "standing.json"
-        self.owners_word = path / "owner.json"
+        self._status = path / "standing.json"
+        self.owner_command = path / "owner.json"
 
     def make(self) -> None:
         """Make the folder if it is absent, for its owner alone.
 
-        Raises `InvalidSettings` if this user cannot make it, or cannot write into it.
+        Raises `StateFolderUnusable` if this user cannot make it, or cannot write into it.
         """
-        hint = "Set the state folder with --state-dir FOLDER."
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
-            raise InvalidSettings(f"{self.path} cannot be created: {error.strerror}", hint=hint) from None
+            raise StateFolderUnusable(f"{self.path} cannot be created: {error.strerror}") from None
         if not os.access(self.path, os.W_OK | os.X_OK):
-            raise InvalidSettings(f"this user cannot write to {self.path}", hint=hint)
+            raise StateFolderUnusable(f"this user cannot write to {self.path}")
 
     def identity(self) -> Identity:
-        """The worker's identity, made on first use. Raises `InvalidSettings` as `make` does, `InvalidKey`."""
+        """The worker's identity, made on first use. Raises `StateFolderUnusable` or `InvalidKey`."""
         self.make()
         return Identity.load_or_create(self._key)
 
     def membership(self) -> Membership | None:
-        """What the device joined, if it did. Raises `InvalidSettings` for a file that cannot be read."""
+        """What the device joined, if it did. Raises `StateFileDamaged` for a file that cannot be read."""
         try:
             return msgspec.json.decode(self._membership.read_bytes(), type=Membership)
         except FileNotFoundError:
             return None
         except UNDECODABLE as error:
-            raise InvalidSettings(f"{self._membership}: {error}", hint="Join again.") from None
+            raise StateFileDamaged(f"{self._membership}: {error}", hint="Join again.") from None
 
     def join(self, membership: Membership) -> None:
         """Remember what the device joined."""
@@ -123,7 +115,7 @@ class StateFolder:
 
     def set_connected(self, is_connected: bool) -> None:
         """Tell `status` whether the running worker is connected."""
-        connection = Connection(is_connected=is_connected, since=time.time())
+        connection = Connection(is_connected=is_connected, since=self._clock())
         replace_file(self._connection, msgspec.json.encode(connection))
 
     def connection(self) -> Connection | None:
@@ -137,24 +129,24 @@ class StateFolder:
                 try:
                     return msgspec.json.decode(self._connection.read_bytes(), type=Connection)
                 except FileNotFoundError:
-                    return Connection(is_connected=False, since=time.time())
+                    return Connection(is_connected=False, since=self._clock())
         return None
 
-    def set_standing(self, standing: Standing) -> None:
+    def set_status(self, status: WorkerStatus) -> None:
         """Tell `status` what the running worker may do."""
-        replace_file(self._standing, msgspec.json.encode(standing), durable=False)
+        replace_file(self._status, msgspec.json.encode(status), durable=False)
 
-    def standing(self) -> Standing | None:
+    def status(self) -> WorkerStatus | None:
         """What the worker that runs, or ran last, was allowed to do; `None` if it never said."""
         try:
-            return msgspec.json.decode(self._standing.read_bytes(), type=Standing)
+            return msgspec.json.decode(self._status.read_bytes(), type=WorkerStatus)
         except (FileNotFoundError, *UNDECODABLE):  # absent, or of another version
             return None
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Hold this folder for one running worker. Raises `WrongMoment` if another one runs from it, and
-        `InvalidSettings` as `make` does."""
+        `StateFolderUnusable` as `make` does."""
         self.make()
         with self._lock.open("wb") as file:
             try:

@@ -69,6 +69,10 @@ class RunnerFailed(TradepostError):
     default_hint = "Run `tradepost worker doctor` on that device to find the cause."
 
 
+class RunnerInterrupted(RunnerFailed):
+    """The process that runs pipelines ended because of something else than this run."""
+
+
 class SandboxUnavailable(TradepostError):
     """This device cannot provide the required isolation."""
 

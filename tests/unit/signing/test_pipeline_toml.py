@@ -7,7 +7,14 @@ import pytest
 
 from tradepost.content import add_bytes
 from tradepost.errors import InvalidKernel, InvalidPipeline
-from tradepost.pipeline.manifest import KernelStage, Limits, ModelStage, TensorSpec, Tolerance, WorkUnits
+from tradepost.pipeline.manifest import (
+    KernelStage,
+    ModelStage,
+    PipelineLimits,
+    TensorSpec,
+    Tolerance,
+    WorkUnits,
+)
 from tradepost_signing.publishing import kernel_sources
 from tradepost_signing.publishing.kernel_sources import installed_kernel
 from tradepost_signing.publishing.pipeline_toml import load_pipeline
@@ -92,7 +99,7 @@ def test_every_field_reaches_the_manifest(load):
     )
     assert manifest.outputs == {"scores": "model.logits"}
     assert manifest.work_units == WorkUnits(base=2)
-    assert manifest.limits == Limits(wall_ms=5000)
+    assert manifest.limits == PipelineLimits(wall_ms=5000)
     assert {cid: artifact.source for cid, artifact in pipeline.artifacts.items()} == {
         kernel: "builtin:normalize",
         model: "digits.onnx",
@@ -166,8 +173,8 @@ def test_a_kernel_may_be_a_file(load, tmp_path):
         ),
         ('["image"]', '["0"]', "normalize", "the name of an output is '0' It has letters"),
         ("normalize.image", "normalize image", "model", "the source of 'x' is 'normalize image'"),
-        ('name = "model"', 'name = "normalize"', "normalize", "taken"),
-        ("normalize.image", "normalise.image", "model", "'normalise', which is not before it"),
+        ('name = "model"', 'name = "normalize"', "normalize", "already used"),
+        ("normalize.image", "normalise.image", "model", "'normalise', which is not an earlier stage"),
         ("normalize.image", "normalize.imag", "model", "which has: image"),
         ("model.logits", "model.logit", None, "output 'scores'"),
         ('outputs = ["image"]', "outputs = []", "normalize", "outputs: "),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tradepost.errors import InvalidSettings, RunnerFailed
+from tradepost.errors import FileNotWritten, NoServiceManager, RunnerFailed, WrongMoment
 from tradepost.protocol import GiveBackReason
 from tradepost_signing.policy.revocation_store import bundle_path
 from tradepost_worker.commands import service as service_module
@@ -27,11 +27,11 @@ from tradepost_worker.commands.service import (
     worker_command,
 )
 from tradepost_worker.commands.uninstall import check_nothing_lost, check_stopped, remove_state
-from tradepost_worker.device.owner_command import Mode, OwnersWord, OwnersWordFile
+from tradepost_worker.device.owner_command import Mode, OwnerCommand, OwnerCommandFile
 from tradepost_worker.leases.lease_executor import give_back
 from tradepost_worker.leases.outbox import Outbox
 from tradepost_worker.settings import default_state_dir
-from tradepost_worker.state import Membership, StateFolder, WrongMoment
+from tradepost_worker.state import Membership, StateFolder
 from tradepost_worker.supervision.compile_cache import CompileCache
 
 MEMBERSHIP = Membership(
@@ -166,14 +166,14 @@ def test_a_user_without_a_home_has_no_service(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Path, "home", homeless)
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     assert installed_service() is None
-    with pytest.raises(InvalidSettings, match="no home folder"):
+    with pytest.raises(NoServiceManager, match="no home folder"):
         service_here()
 
 
 def test_a_system_without_a_service_manager_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(shutil, "which", lambda _: None)
-    with pytest.raises(InvalidSettings, match="neither systemd nor launchd") as caught:
+    with pytest.raises(NoServiceManager, match="neither systemd nor launchd") as caught:
         service_here()
     assert "tradepost worker run" in caught.value.hint
 
@@ -184,7 +184,7 @@ def state(tmp_path: Path) -> StateFolder:
     state = StateFolder(tmp_path / "state")
     state.identity()
     state.join(MEMBERSHIP)
-    OwnersWordFile(state.owners_word).say(OwnersWord(mode=Mode.PAUSE))
+    OwnerCommandFile(state.owner_command).write(OwnerCommand(mode=Mode.PAUSE))
     with state.in_use():
         state.set_connected(True)
     (state.blocks / "ab").mkdir(parents=True)
@@ -201,7 +201,7 @@ def state(tmp_path: Path) -> StateFolder:
 
 def test_a_service_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / ".config").touch()
-    with pytest.raises(InvalidSettings, match="cannot be written: Not a directory"):
+    with pytest.raises(FileNotWritten, match="cannot be written: Not a directory"):
         install(SystemdUnit(tmp_path), tmp_path, start=False)
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import tomllib
+from codecs import BOM_UTF8
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tradepost.errors import InsecureTransport, InvalidSettings
+from tradepost.errors import FileNotWritten, InsecureTransport, InvalidSettings, StateFolderUnusable
 from tradepost_worker.settings import (
     ENVIRONMENT_PREFIX,
     FILE_NAME,
@@ -15,6 +20,7 @@ from tradepost_worker.settings import (
     available_cores,
     load_settings,
     save_settings,
+    set_keys,
 )
 from tradepost_worker.state import StateFolder
 
@@ -54,7 +60,7 @@ def test_a_user_without_a_home_is_told_what_to_give(tmp_path, monkeypatch):
     monkeypatch.delenv("HOME")
     monkeypatch.delenv("XDG_DATA_HOME", raising=False)
     monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # raises KeyError, as for an unknown user
-    with pytest.raises(InvalidSettings, match="no home folder") as caught:
+    with pytest.raises(StateFolderUnusable, match="no home folder") as caught:
         load_settings({}, {})
     assert "--state-dir" in caught.value.hint
     assert load_settings({"state_dir": tmp_path}, {}).state_dir == tmp_path
@@ -62,7 +68,7 @@ def test_a_user_without_a_home_is_told_what_to_give(tmp_path, monkeypatch):
 
 def test_a_state_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(InvalidSettings, match="cannot be created") as caught:
+    with pytest.raises(StateFolderUnusable, match="cannot be created") as caught:
         StateFolder(tmp_path / "file" / "state").identity()
     assert "--state-dir" in caught.value.hint
 
@@ -123,8 +129,103 @@ def test_saving_keeps_what_the_owner_wrote(tmp_path):
     path = tmp_path / FILE_NAME
     path.write_text("# mine\ncapacity = 2  # cores\nrunners_max = 1\n")
     save_settings(path, {"capacity": 7, "price_per_unit": "0.01"})
-    assert path.read_text() == '# mine\ncapacity = 7\nrunners_max = 1\nprice_per_unit = "0.01"\n'
+    assert path.read_text() == '# mine\ncapacity = 7  # cores\nrunners_max = 1\nprice_per_unit = "0.01"\n'
     assert settings(tmp_path).capacity == 7
+
+
+def test_saving_keeps_permissions_and_links(tmp_path):
+    elsewhere = tmp_path / "mine.toml"
+    elsewhere.write_text("capacity = 2\n")
+    elsewhere.chmod(0o640)
+    (tmp_path / FILE_NAME).symlink_to(elsewhere)
+    save_settings(tmp_path / FILE_NAME, {"capacity": 3})
+    assert (tmp_path / FILE_NAME).is_symlink()
+    assert elsewhere.read_text() == "capacity = 3\n"
+    assert elsewhere.stat().st_mode & 0o777 == 0o640
+    save_settings(tmp_path / "new" / FILE_NAME, {"capacity": 3})
+    assert (tmp_path / "new" / FILE_NAME).stat().st_mode & 0o777 == 0o600
+
+
+def test_saving_into_what_is_no_toml_changes_nothing(tmp_path):
+    path = tmp_path / FILE_NAME
+    for spoiled in (b"capacity = \n", b"\xff"):
+        path.write_bytes(spoiled)
+        with pytest.raises(InvalidSettings, match=FILE_NAME):
+            save_settings(path, {"capacity": 3})
+        assert path.read_bytes() == spoiled
+
+
+def test_settings_that_cannot_be_saved_are_a_typed_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(FileNotWritten, match="File exists"):
+        save_settings(tmp_path / "file" / FILE_NAME, {"capacity": 3})
+
+
+def test_a_file_with_a_byte_order_mark_is_read_and_keeps_it(tmp_path):
+    path = tmp_path / FILE_NAME
+    path.write_bytes(BOM_UTF8 + b"capacity = 2\r\n")
+    assert settings(tmp_path).capacity == 2
+    save_settings(path, {"capacity": 3, "hours": "22:00-07:00"})
+    assert path.read_bytes() == BOM_UTF8 + b'capacity = 3\r\nhours = "22:00-07:00"\r\n'
+    assert settings(tmp_path).capacity == 3
+
+
+#: Statements of a TOML document, none of which sets what is saved here. Tables come after them.
+STATEMENTS = (
+    "# capacity = 1, said the owner",
+    "",
+    "plain = 1 # one",
+    "'capacity ' = 'spaced'",
+    "dotted.capacity = 1",
+    'dotted . "hours" = 2',
+    "inline = { capacity = 1, hours = 'x' } # inline",
+    "array = [ # of lines\n  1, # one\n  2,\n]",
+    'text = """\ncapacity = 9\n"""',
+    "literal = '''\nhours = 'never'\n'''",
+    "when = 1979-05-27T07:32:00Z",
+    '"ключ" = 0x1',
+    "wide =   1e3   # spaced",
+)
+TABLES = (
+    "[table]\ncapacity = 1 # not this one\n",
+    "[[list]]\nhours = 'x'\n[[list]]\nhours = 'y'\n",
+    "  [indented]\n  x = 1",
+    "[deep.er]\ncapacity.y = 2\n",
+)
+SETS = ("capacity = 2", "capacity=2 # cores", '"capacity"  =  2', "'capacity' = [\n2,\n]", "capacity.x = 2")
+
+
+class Document(NamedTuple):
+    """A TOML document, and its statements that are to stay as they are, in their order."""
+
+    data: bytes
+    kept: list[str]
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> Document:
+    newline = draw(st.sampled_from(["\n", "\r\n"]))
+    statements = draw(st.lists(st.sampled_from(STATEMENTS), unique=True))
+    tables = draw(st.lists(st.sampled_from(TABLES), unique=True))
+    kept = [one.replace("\n", newline) for one in (*statements, *tables)]
+    if draw(st.booleans()):
+        statements.insert(draw(st.integers(0, len(statements))), draw(st.sampled_from(SETS)))
+    text = "\n".join([*statements, *tables]) + draw(st.sampled_from(["", "\n", "\n\n"]))
+    mark = draw(st.sampled_from([b"", BOM_UTF8]))
+    return Document(mark + text.replace("\n", newline).encode(), kept)
+
+
+@given(documents(), st.integers(1, 4096), st.text(st.characters(exclude_categories=["Cs"])))
+def test_saving_changes_two_keys_and_nothing_else(document: Document, capacity: int, hours: str) -> None:
+    changes = {"capacity": capacity, "hours": hours}
+    after = set_keys(document.data, changes)
+    assert after.startswith(BOM_UTF8) == document.data.startswith(BOM_UTF8)
+    old, new = (data.removeprefix(BOM_UTF8).decode() for data in (document.data, after))
+    assert tomllib.loads(new) == tomllib.loads(old) | changes
+    position = 0
+    for statement in document.kept:
+        position = new.index(statement, position) + len(statement)
+    assert set_keys(after, changes) == after
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import os
 
 import msgspec
 import pytest
@@ -44,8 +44,13 @@ def test_only_the_stages_that_ran_last_are_kept() -> None:
     for number in range(3 * STAGES_MAX):
         latencies.note(f"p{number}", [report("s", 1)])
         latencies.note("always", [report("s", 1)])
+        latencies.read()  # which keeps nothing: an old stage is not one that ran last
     kept = latencies.read()
     assert len(kept) == STAGES_MAX
+    assert set(kept) == {
+        "always/s",
+        *(f"p{number}/s" for number in range(2 * STAGES_MAX + 1, 3 * STAGES_MAX)),
+    }
     assert kept["always/s"][0] == 3 * STAGES_MAX
 
 
@@ -157,12 +162,10 @@ def test_input_is_looked_for_only_if_a_limit_needs_it(monkeypatch, tmp_path, lim
 
 def test_own_work_is_not_others_load(tmp_path, monkeypatch) -> None:
     """Two cores, one of them used by a runner for the whole time, half of the other by somebody else."""
-    spent = {7: 0.0}
+    spent = {7: 0.0, os.getpid(): 0.0}
     times = {"user": 0.0, "idle": 0.0}
-    monkeypatch.setattr(sensors, "cpu_s", spent.__getitem__)
     monkeypatch.setattr(sensors.psutil, "cpu_times", lambda: FakeTimes(times["user"], times["idle"]))
-    device = sensors.Sensors(tmp_path)
-    device._agent = SimpleNamespace(cpu_times=lambda: SimpleNamespace(user=0.0, system=0.0))
+    device = sensors.Sensors(tmp_path, measure=spent.__getitem__)
     device.read([7])
     spent[7], times["user"], times["idle"] = 10.0, 15.0, 5.0
     readings = device.read([7])
@@ -180,8 +183,7 @@ def test_a_load_is_a_mean_over_the_last_readings(tmp_path, monkeypatch) -> None:
     """So that a short burst of others does not stop work, and readings may be close to each other."""
     times = {"user": 0.0, "idle": 0.0}
     monkeypatch.setattr(sensors.psutil, "cpu_times", lambda: FakeTimes(times["user"], times["idle"]))
-    device = sensors.Sensors(tmp_path)
-    device._agent = SimpleNamespace(cpu_times=lambda: SimpleNamespace(user=0.0, system=0.0))
+    device = sensors.Sensors(tmp_path, measure=lambda _: 0.0)
     assert device.read().load_percent is None
     loads = []
     for busy_s in (0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0):

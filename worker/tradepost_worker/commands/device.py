@@ -11,7 +11,7 @@ from tradepost.commands.options import Json
 from tradepost.commands.terminal import show_json
 from tradepost.errors import EXIT_CODES, Fault
 from tradepost_worker.commands import doctor, service
-from tradepost_worker.commands.doctor import Health
+from tradepost_worker.commands.health_checks import Health
 from tradepost_worker.commands.owner import StateDir
 from tradepost_worker.commands.uninstall import check_nothing_lost, check_stopped, remove_state
 from tradepost_worker.settings import load_settings

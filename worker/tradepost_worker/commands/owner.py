@@ -12,12 +12,12 @@ import typer
 
 from tradepost.commands.options import Json
 from tradepost.commands.terminal import show_json
-from tradepost.errors import InvalidSettings
+from tradepost.errors import InvalidSettings, WrongMoment
 from tradepost_worker.device import limits
-from tradepost_worker.device.owner_command import Mode, OwnersWord, OwnersWordFile, parse_duration
+from tradepost_worker.device.owner_command import Mode, OwnerCommand, OwnerCommandFile, parse_duration
 from tradepost_worker.device.sensors import not_enforceable
 from tradepost_worker.settings import FILE_NAME, load_settings, save_settings
-from tradepost_worker.state import StateFolder, WrongMoment
+from tradepost_worker.state import StateFolder
 from tradepost_worker.wording import local_time
 
 StateDir = Annotated[Path | None, typer.Option("--state-dir", help="The worker's state folder.")]
@@ -47,7 +47,7 @@ def pause(
     state = _state(state_dir)
     state.make()
     until = None if duration is None else time.time() + parse_duration(duration)
-    OwnersWordFile(state.owners_word).say(OwnersWord(mode=Mode.PAUSE, until=until))
+    OwnerCommandFile(state.owner_command).write(OwnerCommand(mode=Mode.PAUSE, until=until))
     end = "`tradepost worker resume`" if until is None else local_time(until)
     who = "The worker is" if state.connection() else "No worker is running; the next one starts"
     typer.echo(f"{who} paused until {end}.")
@@ -55,7 +55,7 @@ def pause(
 
 def resume(state_dir: StateDir = None) -> None:
     """Work again, after `pause` or `drain`."""
-    OwnersWordFile(_state(state_dir).owners_word).forget()
+    OwnerCommandFile(_state(state_dir).owner_command).clear()
     typer.echo("The worker may work again, within its limits. Show its state with: tradepost worker status")
 
 
@@ -66,7 +66,7 @@ def drain(state_dir: StateDir = None) -> None:
         raise WrongMoment(
             f"no worker is running with the state folder {state.path}, so there is nothing to finish"
         )
-    OwnersWordFile(state.owners_word).say(OwnersWord(mode=Mode.DRAIN))
+    OwnerCommandFile(state.owner_command).write(OwnerCommand(mode=Mode.DRAIN))
     typer.echo(
         "The worker finishes its running leases, then stops. Watch it with: tradepost worker status --watch"
     )

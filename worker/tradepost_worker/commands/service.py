@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Final, Protocol
 
-from tradepost.errors import InvalidSettings
+from tradepost.errors import FileNotWritten, NoServiceManager
 
 NAME: Final = "tradepost-worker"
 _LABEL: Final = "tradepost.worker"
@@ -177,16 +177,15 @@ class LaunchdAgent:
 
 
 def service_here() -> Service:
-    """This system's way. Raises `InvalidSettings` where there is none, or no home to keep its file in."""
-    other_means = "Start `tradepost worker run` in another way."
+    """This system's way. Raises `NoServiceManager` where there is none, or no home to keep its file in."""
     try:
         if sys.platform == "darwin":
             return LaunchdAgent()
         if shutil.which("systemctl"):
             return SystemdUnit()
     except RuntimeError:  # what pathlib says of a homeless user
-        raise InvalidSettings("this user has no home folder for the service file", hint=other_means) from None
-    raise InvalidSettings("this system has neither systemd nor launchd", hint=other_means)
+        raise NoServiceManager("this user has no home folder for the service file") from None
+    raise NoServiceManager("this system has neither systemd nor launchd")
 
 
 def installed_service() -> Service | None:
@@ -201,14 +200,14 @@ def installed_service() -> Service | None:
 def install(service: Service, state_dir: Path, *, start: bool) -> str:
     """Write the file, and start it; returns the complaint of the command that failed, empty if none did.
 
-    Raises `InvalidSettings` if the file cannot be written.
+    Raises `FileNotWritten` if the file cannot be written.
     """
     try:
         service.path.parent.mkdir(parents=True, exist_ok=True)
         service.path.write_text(service.text(state_dir))
     except OSError as error:
         hint = f"Make sure that you can write to the folder {service.path.parent}."
-        raise InvalidSettings(f"{service.path} cannot be written: {error.strerror}", hint=hint) from None
+        raise FileNotWritten(f"{service.path} cannot be written: {error.strerror}", hint=hint) from None
     return _run_until_failure(service.start_commands()) if start else ""
 
 

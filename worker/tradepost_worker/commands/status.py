@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -11,13 +12,13 @@ from tradepost.money import format_credits
 from tradepost_signing.policy.trust import TrustPolicy
 from tradepost_worker.device import limits
 from tradepost_worker.device.governor import Cause
-from tradepost_worker.device.owner_command import Mode, OwnersWord, OwnersWordFile
+from tradepost_worker.device.owner_command import Mode, OwnerCommand, OwnerCommandFile
 from tradepost_worker.device.sensors import not_enforceable
 from tradepost_worker.leases.earnings import Earnings, read_earnings
 from tradepost_worker.leases.outbox import read_pending
 from tradepost_worker.link.market_view import MarketView
 from tradepost_worker.settings import Settings
-from tradepost_worker.state import Connection, Membership, Standing, StateFolder
+from tradepost_worker.state import Connection, Membership, StateFolder, WorkerStatus
 from tradepost_worker.wording import counted, local_time
 
 _HOUR_S: Final = 3600
@@ -30,8 +31,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     at: float
     membership: Membership | None
     connection: Connection | None
-    standing: Standing | None
-    word: OwnersWord
+    standing: WorkerStatus | None
+    word: OwnerCommand
     unacknowledged: int
     last_hour: Earnings
     ever: Earnings
@@ -117,7 +118,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         return f"lost {competition.lost} of {newest} ({competition.reason}){price}"
 
 
-def _paused(standing: Standing) -> str:
+def _paused(standing: WorkerStatus) -> str:
     decision = standing.decision
     if decision.cause is Cause.DRAIN:
         return f"Draining: {decision.why}, {counted(standing.running, 'lease')} left"
@@ -125,18 +126,21 @@ def _paused(standing: Standing) -> str:
     return f"Paused{until}: {decision.why}"
 
 
-def read_status(settings: Settings, market: MarketView | None = None, *, now: float | None = None) -> Status:
-    """The worker of this state folder. Raises `InvalidSettings` or `InvalidTrustPolicy`."""
+def read_status(settings: Settings, *, clock: Callable[[], float] = time.time) -> Status:
+    """The worker of this state folder, at the time of `clock` (Unix seconds).
+
+    Raises `InvalidSettings` or `InvalidTrustPolicy`.
+    """
     state = StateFolder(settings.state_dir)
     connection = state.connection()
-    at = time.time() if now is None else now
-    word = OwnersWordFile(state.owners_word).read()
+    at = clock()
+    word = OwnerCommandFile(state.owner_command).read()
     return Status(
         state_dir=str(state.path),
         at=at,
         membership=state.membership(),
         connection=connection,
-        standing=state.standing() if connection is not None else None,
+        standing=state.status() if connection is not None else None,
         word=word.at(at),
         unacknowledged=read_pending(state.database),
         last_hour=read_earnings(state.database, since=at - _HOUR_S),
@@ -144,7 +148,6 @@ def read_status(settings: Settings, market: MarketView | None = None, *, now: fl
         publishers_trusted=len(TrustPolicy.load(settings.trust_path).publishers),
         limits=limits_in_force(settings),
         not_enforceable=not_enforceable(msgspec.structs.asdict(settings)),
-        market=market,
     )
 
 

@@ -12,10 +12,10 @@ from typing import Final
 import msgspec
 
 from tradepost.atomic_files import ASIDE_PREFIX
-from tradepost.errors import InvalidSettings
+from tradepost.errors import StateFolderUnusable, WrongMoment
 from tradepost_worker.leases.outbox import read_pending
 from tradepost_worker.settings import default_state_dir
-from tradepost_worker.state import StateFolder, WrongMoment
+from tradepost_worker.state import StateFolder
 
 #: What a worker writes into its state folder; names with a star are patterns.
 _OWN: Final = (
@@ -55,9 +55,12 @@ def check_stopped(state: StateFolder) -> None:
 
 
 def check_nothing_lost(state: StateFolder, *, discard: bool) -> None:
-    """Raise `WrongMoment` if results that wait for the broker would be lost unasked."""
-    pending = read_pending(state.database)
-    if pending and not discard:
+    """Raise `WrongMoment` if results that wait for the broker would be lost unasked.
+
+    Without `discard`, also raises `DatabaseTooNew`, `DatabaseDamaged` or `DatabaseUnusable` where that cannot
+    be known.
+    """
+    if not discard and (pending := read_pending(state.database)):
         raise WrongMoment(
             f"{pending} finished results are not delivered yet, and would be lost without payment",
             hint="Run the worker until they are delivered, or use --discard.",
@@ -88,7 +91,7 @@ def _made_around(path: Path) -> list[Path]:
     """The program's own folder of user data, if the worker's default folder is all that is in it."""
     try:
         is_default = path == default_state_dir()
-    except InvalidSettings:
+    except StateFolderUnusable:
         return []
     return [path.parent] if is_default and list(path.parent.iterdir()) == [path] else []
 

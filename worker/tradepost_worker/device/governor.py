@@ -1,6 +1,6 @@
-"""Decides what the worker may take now. Pure: readings, limits and the owner's word in, a decision out.
+"""Decides what the worker may take now. Pure: readings, limits and the owner's command in, a decision out.
 
-The owner's word comes first, then hours, then what the sensors say. A limit whose sensor the device lacks
+The owner's command comes first, then hours, then what the sensors say. A limit whose sensor the device lacks
 cannot be decided on, and `sensors.not_enforceable` says so. What a sensor stopped starts again only after the
 readings were within limits for a while, so that a value at its limit does not stop and start work for ever.
 """
@@ -13,8 +13,8 @@ from typing import Final
 
 import msgspec
 
-from tradepost_worker.device.limits import Limits, is_within
-from tradepost_worker.device.owner_command import Mode, OwnersWord
+from tradepost_worker.device.limits import DeviceLimits, is_within
+from tradepost_worker.device.owner_command import Mode, OwnerCommand
 from tradepost_worker.wording import lasting
 
 #: How long readings must be within limits before work starts again.
@@ -84,40 +84,42 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Governor:
-    """Decides for a device that offers up to `capacity` leases."""
+    """Decides for a device that offers up to `capacity` leases. What a sensor stopped starts again after
+    `settle_s` seconds within limits."""
 
-    def __init__(self, *, capacity: int) -> None:
+    def __init__(self, *, capacity: int, settle_s: float = SETTLE_S) -> None:
         self._capacity = capacity
+        self._settle_s = settle_s
         self._breach: tuple[Cause, str] | None = None
         self._breached_at = 0.0
 
-    def decide(self, readings: Readings, limits: Limits, word: OwnersWord) -> Decision:
+    def decide(self, readings: Readings, limits: DeviceLimits, command: OwnerCommand) -> Decision:
         """What the worker may do at the time of `readings`."""
-        word = word.at(readings.at)
+        command = command.at(readings.at)
         breach = next(_breaches(readings, limits), None)
         if breach is not None:
             self._breach, self._breached_at = breach, readings.at
-        elif readings.at - self._breached_at >= SETTLE_S or readings.at < self._breached_at:
+        elif readings.at - self._breached_at >= self._settle_s or readings.at < self._breached_at:
             self._breach = None
-        if word.mode is Mode.PAUSE:
+        if command.mode is Mode.PAUSE:
             why = "the owner paused the worker"
-            if word.problem:
-                why = f"the owner's command file is unreadable: {word.problem}"
-            return self._nothing(limits, Cause.OWNER, why, word.until)
+            if command.problem:
+                why = f"the owner's command file is unreadable: {command.problem}"
+            return self._nothing(limits, Cause.OWNER, why, command.until)
         if not is_within(limits.hours, readings.minute_of_day):
             return self._nothing(limits, Cause.HOURS, f"outside working hours ({limits.hours})")
         if self._breach is not None:
             return self._nothing(limits, *self._breach)
-        if word.mode is Mode.DRAIN:
+        if command.mode is Mode.DRAIN:
             return self._nothing(limits, Cause.DRAIN, "running leases are finished first")
         capacity = max(1, self._capacity * limits.cpu_percent // 100)
         return Decision(capacity=capacity, cpu_percent=limits.cpu_percent)
 
-    def _nothing(self, limits: Limits, cause: Cause, why: str, until: float | None = None) -> Decision:
+    def _nothing(self, limits: DeviceLimits, cause: Cause, why: str, until: float | None = None) -> Decision:
         return Decision(capacity=0, cpu_percent=limits.cpu_percent, cause=cause, why=why, until=until)
 
 
-def _breaches(now: Readings, limits: Limits) -> Iterator[tuple[Cause, str]]:
+def _breaches(now: Readings, limits: DeviceLimits) -> Iterator[tuple[Cause, str]]:
     """The limits that readings are beyond; what protects the device comes first."""
     most, least = limits.temperature_celsius_max, limits.battery_percent_min
     if most and now.temperature_celsius is not None and now.temperature_celsius > most:

@@ -21,7 +21,7 @@ MINUTES_PER_DAY: Final = 24 * 60
 _SPAN: Final = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DeviceLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The owner's limits; `docs/worker.md` explains each. Zero is "no limit" where it makes no other sense.
 
     Raises `InvalidSettings` for hours that are not like `22:00-07:00`.
@@ -78,4 +78,4 @@ def is_within(hours: str, minute_of_day: int) -> bool:
 
 def names() -> tuple[str, ...]:
     """The settings that are limits, in the order in which they are shown."""
-    return tuple(field.name for field in msgspec.structs.fields(Limits))
+    return tuple(field.name for field in msgspec.structs.fields(DeviceLimits))

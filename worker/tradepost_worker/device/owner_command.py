@@ -1,8 +1,8 @@
-"""The owner's word to a running worker: work, pause, or finish and stop.
+"""The owner's command to a running worker: work, pause, or finish and stop.
 
-It is a file in the state folder that only the owner can write; the worker looks at it many times a second. A
-file outlives both sides: a worker that starts later, after a power cut say, obeys it as well. One that cannot
-be read means that the worker pauses, since whatever the owner wanted, it was not to be overheard.
+It is a file in the state folder that only the owner can write; the worker checks it many times a second. A
+file outlives both sides: a worker that starts later, after a power cut for example, obeys it as well. If the
+file is unreadable the worker pauses, since the owner may have asked for that.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Final
 import msgspec
 
 from tradepost.atomic_files import replace_file
-from tradepost.errors import UNDECODABLE, InvalidSettings
+from tradepost.errors import UNDECODABLE, InvalidDuration
+from tradepost.file_status import WRITABLE_BY_OTHERS, Stamp, access_problem, stamp
 
 _UNITS_S: Final = (86_400, 3_600, 60, 1)
 _DURATION: Final = re.compile(r"(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?")
@@ -32,40 +33,40 @@ class Mode(StrEnum):
     DRAIN = "drain"  # take nothing new, finish what runs, stop
 
 
-class OwnersWord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the owner said last. A pause ends at `until` (Unix seconds); without one, with `resume`."""
+class OwnerCommand(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The owner's last command. A pause ends at `until` (Unix seconds); without one, with `resume`."""
 
     mode: Mode
     until: float | None = None
     problem: str = ""
 
-    def at(self, now: float) -> OwnersWord:
+    def at(self, now: float) -> OwnerCommand:
         """What it means at a time: a pause whose time is over means work."""
         is_over = self.mode is Mode.PAUSE and self.until is not None and now >= self.until
         return WORK if is_over else self
 
 
-WORK: Final = OwnersWord(mode=Mode.WORK)
+WORK: Final = OwnerCommand(mode=Mode.WORK)
 
 
-class OwnersWordFile:
+class OwnerCommandFile:
     """The file at `path`, written by commands and read by the worker."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._stamp: tuple[int, ...] | None = None
-        self._word = WORK
+        self._stamp: Stamp | None = None
+        self._command = WORK
 
-    def say(self, word: OwnersWord) -> None:
-        """Replace the owner's word at once."""
-        replace_file(self._path, msgspec.json.encode(word))
+    def write(self, command: OwnerCommand) -> None:
+        """Replace the command at once."""
+        replace_file(self._path, msgspec.json.encode(command))
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Go back to work."""
         self._path.unlink(missing_ok=True)
 
-    def read(self) -> OwnersWord:
-        """The owner's word; `WORK` if there is none, a pause with the problem if it cannot be trusted."""
+    def read(self) -> OwnerCommand:
+        """The command; `WORK` if there is none, a pause with the problem if it cannot be trusted."""
         try:
             status = self._path.lstat()
         except FileNotFoundError:
@@ -73,28 +74,28 @@ class OwnersWordFile:
             return WORK
         except OSError as error:
             return _unreadable(str(error))
-        stamp = (status.st_mtime_ns, status.st_size, status.st_ino, status.st_mode)
-        if stamp != self._stamp:
-            self._word = self._load(status)
-            self._stamp = stamp
-        return self._word
+        if (found := stamp(status)) != self._stamp:
+            self._command = self._load(status)
+            self._stamp = found
+        return self._command
 
-    def _load(self, status: os.stat_result) -> OwnersWord:
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
+    def _load(self, status: os.stat_result) -> OwnerCommand:
+        problem = access_problem(self._path, status, forbidden=WRITABLE_BY_OTHERS)
+        if problem or not stat.S_ISREG(status.st_mode):
             return _unreadable("it must be a plain file that only its owner can write")
         try:
             with self._path.open("rb") as file:
-                return msgspec.json.decode(file.read(_FILE_BYTES_MAX), type=OwnersWord)
+                return msgspec.json.decode(file.read(_FILE_BYTES_MAX), type=OwnerCommand)
         except (OSError, *UNDECODABLE) as error:
             return _unreadable(str(error))
 
 
-def _unreadable(why: str) -> OwnersWord:
-    return OwnersWord(mode=Mode.PAUSE, problem=why)
+def _unreadable(why: str) -> OwnerCommand:
+    return OwnerCommand(mode=Mode.PAUSE, problem=why)
 
 
 def parse_duration(text: str) -> float:
-    """Seconds, of `2h`, `1h30m` or `45s`. Raises `InvalidSettings`."""
+    """Seconds, of `2h`, `1h30m` or `45s`. Raises `InvalidDuration`."""
     match = _DURATION.fullmatch(text)
     seconds = 0
     if match is not None:
@@ -102,5 +103,5 @@ def parse_duration(text: str) -> float:
             int(number or 0) * unit_s for number, unit_s in zip(match.groups(), _UNITS_S, strict=True)
         )
     if seconds == 0:
-        raise InvalidSettings(f"{text!r} is not a duration", hint="Write it like 2h, 1h30m or 45s.")
+        raise InvalidDuration(f"{text!r} is not a duration")
     return float(seconds)

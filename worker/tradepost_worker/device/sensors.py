@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,11 +27,20 @@ _PROCESSOR_SENSORS: Final = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "
 
 
 class Sensors:
-    """Reads the device. `folder` is where the cache lives."""
+    """Reads the device. `folder` is where the cache lives, `measure` gives the processor seconds of a
+    process, and `clock` Unix seconds."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        measure: Callable[[int], float] = cpu_s,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._folder = folder
-        self._agent = psutil.Process()
+        self._measure = measure
+        self._clock = clock
+        self._agent_pid = os.getpid()
         self._input = InputSensor()
         # Device busy, device total, own: seconds.
         self._times: deque[tuple[float, float, float]] = deque(maxlen=LOAD_READINGS)
@@ -43,11 +52,11 @@ class Sensors:
         runners = tuple(runners)
         load, others = self._loads(runners)
         power = battery()
-        now = time.time()
-        clock = time.localtime(now)
+        now = self._clock()
+        local = time.localtime(now)
         return Readings(
             at=now,
-            minute_of_day=60 * clock.tm_hour + clock.tm_min,
+            minute_of_day=60 * local.tm_hour + local.tm_min,
             load_percent=load,
             others_load_percent=others,
             memory_free_bytes=psutil.virtual_memory().available,
@@ -74,13 +83,12 @@ class Sensors:
 
     def _own_cpu_s(self, runners: Iterable[int]) -> float:
         """Processor time of the agent and all its runners, those that have ended included."""
-        by_pid = {pid: cpu_s(pid) for pid in runners}
+        by_pid = {pid: self._measure(pid) for pid in runners}
         for pid, spent_s in self._own_by_pid.items():
             if by_pid.get(pid) is None or by_pid[pid] < spent_s:
                 self._own_ended_s += spent_s
         self._own_by_pid = by_pid
-        agent = self._agent.cpu_times()
-        return agent.user + agent.system + self._own_ended_s + sum(by_pid.values())
+        return self._measure(self._agent_pid) + self._own_ended_s + sum(by_pid.values())
 
 
 def not_enforceable(settings: Mapping[str, Any], *, gpu_providers: Iterable[str] = ()) -> dict[str, str]:

@@ -9,6 +9,8 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from typing import Final
 
+from cachetools import FIFOCache
+
 from tradepost.protocol import LATENCY_BUCKETS_MS, DeviceHealth
 from tradepost.receipts import StageReport
 from tradepost_worker.device.governor import Decision, Readings
@@ -21,17 +23,16 @@ class StageLatencies:
     """Counts runs of stages by how long they took, for the `STAGES_MAX` stages that ran last."""
 
     def __init__(self) -> None:
-        self._counts: dict[str, list[int]] = {}
+        # What was written last stays; reading, as an LRU cache would count, must not keep a stage.
+        self._counts: FIFOCache[str, list[int]] = FIFOCache(STAGES_MAX)
 
     def note(self, pipeline: str, stages: Iterable[StageReport]) -> None:
         """Take in how long the stages of one run of a pipeline (by name) took."""
         for stage in stages:
             name = f"{pipeline[:_NAME_CHARS_MAX]}/{stage.stage[:_NAME_CHARS_MAX]}"
-            counts = self._counts.pop(name, None) or [0] * (len(LATENCY_BUCKETS_MS) + 1)
+            counts = self._counts.get(name) or [0] * (len(LATENCY_BUCKETS_MS) + 1)
             counts[bisect_left(LATENCY_BUCKETS_MS, stage.wall_us / 1000)] += 1
             self._counts[name] = counts
-        while len(self._counts) > STAGES_MAX:
-            del self._counts[next(iter(self._counts))]
 
     def read(self) -> dict[str, tuple[int, ...]]:
         """The counts, by pipeline/stage."""

@@ -10,12 +10,12 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import msgspec
 
 from tradepost.errors import BrokerUnavailable, TradepostError
-from tradepost.identity import Identity
 from tradepost.protocol import (
     HEARTBEAT_S,
     Acknowledged,
@@ -31,10 +31,9 @@ from tradepost.protocol import (
     UpdateOffer,
 )
 from tradepost_worker.leases.held_leases import Leases
-from tradepost_worker.leases.outbox import Outbox
 from tradepost_worker.leases.pipelines import PipelineLibrary
-from tradepost_worker.link.broker_api import BrokerApi
 from tradepost_worker.link.connection import BrokerStream, reconnect_delays
+from tradepost_worker.link.joined_broker import JoinedBroker
 
 _WARM_MAX: Final = 256
 #: A broker that answers with one of these does not want this worker, now or later.
@@ -45,41 +44,44 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-class Agent:
-    """One worker, joined to the broker with id `broker_id`.
+@dataclass(frozen=True, kw_only=True)
+class AgentHooks:
+    """What connects an agent with the rest of the worker.
 
-    `on_revocations` takes the operator's revocation lists, `on_connection` is told whenever the worker is
-    admitted (`True`) or the connection ends (`False`), and `health` is what a heartbeat says of the device.
-    When the agent is stopped, the broker gets `stop_s_max` seconds to take what is left.
+    `on_revocations` is called with the operator's revocation lists, `on_connection` whenever the worker is
+    admitted (`True`) or the connection ends (`False`), and `health` returns what a heartbeat reports of the
+    device.
+    """
+
+    on_revocations: Callable[[Revocations], None]
+    on_connection: Callable[[bool], None] = lambda _: None
+    health: Callable[[], DeviceHealth | None] = lambda: None
+
+
+class Agent:
+    """One worker, joined to `broker`.
+
+    `rng` spreads reconnects. When the agent is stopped, the broker gets `stop_s_max` seconds to acknowledge
+    what is left.
     """
 
     def __init__(
         self,
         *,
-        worker: Identity,
-        broker_id: str,
-        broker: BrokerApi,
+        broker: JoinedBroker,
         offer: Offer,
         leases: Leases,
         pipelines: PipelineLibrary,
-        outbox: Outbox,
+        hooks: AgentHooks,
         rng: random.Random,
-        on_revocations: Callable[[Revocations], None],
-        on_connection: Callable[[bool], None] = lambda _: None,
-        health: Callable[[], DeviceHealth | None] = lambda: None,
         stop_s_max: float = 2.0,
     ) -> None:
-        self._worker = worker
-        self._broker_id = broker_id
         self._broker = broker
         self._offer = offer
         self._leases = leases
         self._pipelines = pipelines
-        self._outbox = outbox
+        self._hooks = hooks
         self._rng = rng
-        self._on_revocations = on_revocations
-        self._on_connection = on_connection
-        self._health = health
         self._stop_s_max = stop_s_max
         self._stream: BrokerStream | None = None
 
@@ -103,7 +105,7 @@ class Agent:
 
         Raises the error of a broker that refuses this worker for good.
         """
-        keeping = asyncio.create_task(self._outbox.keep())
+        keeping = asyncio.create_task(self._leases.keep())
         try:
             delays = reconnect_delays(rng=self._rng)
             while not stop.is_set():
@@ -116,15 +118,15 @@ class Agent:
             await self._leases.give_back_all()
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)
-            await self._outbox.flush()
+            await self._leases.flush()
 
     async def _serve(self, stop: asyncio.Event) -> bool:
         """Serve one connection to its end; whether the worker was admitted."""
         opening_offer = self._offer
         opening = BrokerStream.open(
-            self._broker,
-            worker=self._worker,
-            broker_id=self._broker_id,
+            self._broker.api,
+            worker=self._broker.worker,
+            broker_id=self._broker.broker_id,
             offer=opening_offer,
             leases=self._leases.held,
         )
@@ -135,8 +137,8 @@ class Agent:
             return False
         if stream is None:
             return False
-        log.info("Connected to %s.", self._broker.url, extra={"action": "connected"})
-        self._on_connection(True)
+        log.info("Connected to %s.", self._broker.api.url, extra={"action": "connected"})
+        self._hooks.on_connection(True)
         tasks = [
             asyncio.create_task(work)
             for work in (stream.drain(), self._receive(stream), self._beat(stream), stop.wait())
@@ -155,7 +157,7 @@ class Agent:
             _report_failure(error)
         finally:
             self._stream = None
-            self._on_connection(False)
+            self._hooks.on_connection(False)
             await self._leases.detach()
             for task in tasks:
                 task.cancel()
@@ -173,7 +175,7 @@ class Agent:
     async def _beat(self, stream: BrokerStream) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
-            stream.send(Heartbeat(running=self._leases.running, health=self._health()))
+            stream.send(Heartbeat(running=self._leases.running, health=self._hooks.health()))
 
     def _handle(self, frame: ToWorker) -> None:
         if isinstance(frame, Grant):
@@ -185,7 +187,7 @@ class Agent:
         elif isinstance(frame, Recall):
             self._leases.recall(frame.lease, "the broker recalled it")
         elif isinstance(frame, Revocations):
-            self._on_revocations(frame)
+            self._hooks.on_revocations(frame)
         elif isinstance(frame, Refused):
             raise TradepostError.from_problem(frame.problem)
         # A second challenge or welcome says nothing new.
@@ -202,7 +204,7 @@ class Agent:
         await self._leases.give_back_all()
         try:
             async with asyncio.timeout(self._stop_s_max):
-                await self._outbox.empty()
+                await self._leases.delivered()
         except TimeoutError:
             log.warning(
                 "The broker is slow; unacknowledged results are kept for the next start.",

@@ -1,4 +1,4 @@
-"""What the log tells of a fetch that takes long: a large artifact on a slow line would look like a hang."""
+"""Logs the progress of a long fetch: a large artifact on a slow line would look like a hang."""
 
 from __future__ import annotations
 
@@ -16,20 +16,28 @@ log = logging.getLogger(__name__)
 
 
 class FetchLog:
-    """An `OnProgress` that writes a line every `INTERVAL_S`, and none for what takes less."""
+    """An `OnProgress` that writes a line every `interval_s` seconds, and none for what takes less."""
 
-    def __init__(self, artifact: Cid, *, stage: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        artifact: Cid,
+        *,
+        stage: str,
+        interval_s: float = INTERVAL_S,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._artifact = artifact
         self._stage = stage
-        self._clock = clock
-        self._told_s = clock()
+        self._interval_s = interval_s
+        self._monotonic = monotonic
+        self._logged_s = monotonic()
 
     def __call__(self, progress: Progress) -> None:
-        """Tell how far the artifact is, if it is time."""
-        now_s = self._clock()
-        if now_s - self._told_s < INTERVAL_S:
+        """Log how far the artifact is, if it is time."""
+        now_s = self._monotonic()
+        if now_s - self._logged_s < self._interval_s:
             return
-        self._told_s = now_s
+        self._logged_s = now_s
         declared = "" if progress.bytes_total is None else f" of {progress.bytes_total:,}"
         log.info(
             "Fetching stage %s: %s%s bytes.",

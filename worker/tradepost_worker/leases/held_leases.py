@@ -16,7 +16,7 @@ from tradepost.content import Cid, add_bytes
 from tradepost.errors import BrokerUnavailable, QuotaExceeded, RunnerFailed, TradepostError
 from tradepost.money import format_credits
 from tradepost.protocol import Acknowledged, GiveBackReason, Grant, Settled
-from tradepost_worker.leases.lease_executor import LeaseWork, Progress, give_back, preempted
+from tradepost_worker.leases.lease_executor import LeaseExecutor, Progress, give_back, preempted
 from tradepost_worker.leases.outbox import LeaseEnd, Outbox
 from tradepost_worker.link.broker_api import BrokerApi
 from tradepost_worker.link.connection import BrokerStream, reconnect_delays
@@ -41,9 +41,15 @@ class Leases:
     """Up to `capacity` running leases, and the ends of those that finished."""
 
     def __init__(
-        self, *, work: LeaseWork, outbox: Outbox, broker: BrokerApi, capacity: int, rng: random.Random
+        self,
+        *,
+        executor: LeaseExecutor,
+        outbox: Outbox,
+        broker: BrokerApi,
+        capacity: int,
+        rng: random.Random,
     ) -> None:
-        self._work = work
+        self._executor = executor
         self._outbox = outbox
         self._broker = broker
         self._capacity = capacity
@@ -69,6 +75,18 @@ class Leases:
         """The leases that run or wait for their acknowledgement."""
         ended = (end.lease for end in self._outbox.pending())
         return tuple(dict.fromkeys((*self._running, *ended)))[:_HELD_MAX]
+
+    async def keep(self) -> None:
+        """Write the ends of leases to disk as they come, until cancelled. Must run beside the rest."""
+        await self._outbox.keep()
+
+    async def flush(self) -> None:
+        """Write the ends of leases to disk now."""
+        await self._outbox.flush()
+
+    async def delivered(self) -> None:
+        """Wait until the broker has acknowledged the end of every lease."""
+        await self._outbox.empty()
 
     def attach(self, stream: BrokerStream) -> None:
         """Deliver over a new connection: stop the leases that the broker has closed meanwhile, and deliver
@@ -176,7 +194,7 @@ class Leases:
 
     async def _run(self, grant: Grant, progress: Progress) -> None:
         try:
-            end = await self._work.run(grant, progress)
+            end = await self._executor.run(grant, progress)
         except Exception as defect:  # one lease's defect must not keep its job waiting, nor end the others
             log.exception(
                 "Lease %s ended because of a defect in the worker.", grant.lease, extra={"action": "defect"}
@@ -192,7 +210,7 @@ class Leases:
         for running in stopped:
             running.task.cancel()
         await asyncio.gather(*(running.task for running in stopped), return_exceptions=True)
-        return [self._work.preempt(running.grant, running.progress, why) for running in stopped]
+        return [self._executor.preempt(running.grant, running.progress, why) for running in stopped]
 
     def _return_later(self, end: LeaseEnd) -> None:
         """Give a lease back for the owner, once the offer to which it came has been withdrawn: before that,

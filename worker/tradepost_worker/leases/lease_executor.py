@@ -30,7 +30,6 @@ from tradepost.errors import (
     TradepostError,
     UntrustedSigner,
 )
-from tradepost.identity import Identity
 from tradepost.protocol import INLINE_BYTES_MAX, Deliver, GiveBack, GiveBackReason, Grant
 from tradepost.receipts import (
     Failed,
@@ -45,10 +44,10 @@ from tradepost.receipts import (
 from tradepost_worker.device.telemetry import StageLatencies
 from tradepost_worker.leases.outbox import LeaseEnd
 from tradepost_worker.leases.pipelines import PipelineLibrary, TrustedPipeline
-from tradepost_worker.link.broker_api import BrokerApi
+from tradepost_worker.link.joined_broker import JoinedBroker
 from tradepost_worker.runner.pipeline_run import PipelineRun
+from tradepost_worker.supervision.request_queue import OnStages
 from tradepost_worker.supervision.runner_pool import RunnablePipeline
-from tradepost_worker.supervision.runner_process import OnStages
 
 #: The owner, the job or its pipeline is the reason, not a fault of this device.
 _REFUSALS: Final = (
@@ -86,33 +85,29 @@ class Progress:
         self.stages = stages
 
 
-class LeaseWork:
-    """Works on leases in the name of `worker`, for the broker with id `broker_id`.
+class LeaseExecutor:
+    """Works on the leases of `broker`.
 
-    `engines` are the versions that receipts state, `latencies` is told how long stages took, and `now` is the
-    time in Unix seconds.
+    `engines` are the versions that receipts state, `latencies` is told how long stages took, and `clock`
+    gives Unix seconds.
     """
 
     def __init__(
         self,
         *,
-        worker: Identity,
-        broker_id: str,
-        broker: BrokerApi,
+        broker: JoinedBroker,
         pipelines: PipelineLibrary,
         runners: PipelineRunner,
         engines: Mapping[str, str],
         latencies: StageLatencies | None = None,
-        now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._worker = worker
-        self._broker_id = broker_id
         self._broker = broker
         self._pipelines = pipelines
         self._runners = runners
         self._engines = dict(engines)
         self._latencies = latencies or StageLatencies()
-        self._now = now
+        self._clock = clock
 
     async def run(self, grant: Grant, progress: Progress) -> LeaseEnd:
         """How the lease ended; `progress` tells how far it is before that.
@@ -152,7 +147,7 @@ class LeaseWork:
         """The seconds that the lease still has. Raises `ProtocolError` or `DeadlineExceeded`."""
         if (grant.input is None) == (grant.input_cid is None):
             raise ProtocolError("a grant must have its input either inline or as a CID")
-        left_s = grant.expires_at - self._now()
+        left_s = grant.expires_at - self._clock()
         if left_s <= 0:
             raise DeadlineExceeded(f"the lease expired {-left_s:.0f} s before it arrived")
         return left_s
@@ -163,7 +158,7 @@ class LeaseWork:
             return grant.input, add_bytes(grant.input, put=None)
 
         async def block(cid: Cid) -> bytes:
-            return await self._broker.lease_block(grant.lease, grant.nonce, cid)
+            return await self._broker.api.lease_block(grant.lease, grant.nonce, cid)
 
         cid = parse_cid(grant.input_cid or "")
         return await read_file(cid, block, bytes_max=pipeline.manifest.limits.input_bytes), cid
@@ -189,11 +184,11 @@ class LeaseWork:
         self, grant: Grant, input_cid: Cid, outcome: Outcome, stages: tuple[StageReport, ...]
     ) -> SignedReceipt:
         receipt = Receipt(
-            broker=self._broker_id,
+            broker=self._broker.broker_id,
             job=grant.job,
             lease=grant.lease,
             attempt=grant.attempt,
-            worker=self._worker.id,
+            worker=self._broker.worker.id,
             pipeline=grant.pipeline,
             input=input_cid,
             outcome=outcome,
@@ -202,7 +197,7 @@ class LeaseWork:
             nonce=grant.nonce,
             expires_at=grant.expires_at,
         )
-        return sign_receipt(receipt, self._worker)
+        return sign_receipt(receipt, self._broker.worker)
 
 
 def give_back(lease: str, error: TradepostError, reason: GiveBackReason | None = None) -> LeaseEnd:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from cachetools import FIFOCache
 
+from tradepost.errors import UNDECODABLE, DatabaseDamaged
 from tradepost.protocol import Deliver, GiveBack, Settled
-from tradepost_worker.leases.database import open_database, read_row
+from tradepost_worker.leases.database import open_database, read_row, typed_errors
 
 #: How long an end waits for its acknowledgement before it is written.
 LINGER_S: Final = 0.02
@@ -38,16 +40,21 @@ class LeaseEnd(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outbox:
-    """Ends of leases and settlements, in the SQLite file at `path`. `keep` must run beside its users."""
+    """Ends of leases and settlements, in the SQLite file at `path`. `keep` must run beside its users; `clock`
+    gives Unix seconds."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._path = path
         self._database = open_database(path)
-        rows = self._database.execute("SELECT end FROM lease_end ORDER BY rowid")
-        ends = [msgspec.msgpack.decode(row[0], type=LeaseEnd) for row in rows]
+        with typed_errors(path):
+            rows = self._database.execute("SELECT end FROM lease_end ORDER BY rowid").fetchall()
+        ends = [_decode(path, row[0]) for row in rows]
         self._pending = {end.lease: end for end in ends}
         self._written = set(self._pending)
         self._unwritten: set[str] = set()
-        self._pipelines: dict[str, str] = {}
+        #: Bounded, since a broker may never settle some leases.
+        self._pipelines: FIFOCache[str, str] = FIFOCache(_PIPELINES_MAX)
         self._settled: list[tuple[str, float, str, int, str]] = []
         self._ran: list[tuple[str, str]] = []
         self._writing: asyncio.Task[None] | None = None
@@ -74,7 +81,7 @@ class Outbox:
         if (pipeline := self._pipelines.pop(settled.lease, None)) is not None:
             self._ran.append((settled.lease, pipeline))
         self._settled.append(
-            (settled.lease, time.time(), settled.verdict, settled.earned_microcredits, settled.reason)
+            (settled.lease, self._clock(), settled.verdict, settled.earned_microcredits, settled.reason)
         )
         self._changed.set()
 
@@ -88,8 +95,6 @@ class Outbox:
     def note_pipeline(self, lease: str, pipeline: str) -> None:
         """Remember what a lease runs, for the owner's accounts."""
         self._pipelines[lease] = pipeline
-        if len(self._pipelines) > _PIPELINES_MAX:  # those that the broker never settled
-            del self._pipelines[next(iter(self._pipelines))]
 
     def pending(self) -> list[LeaseEnd]:
         """The ends that the broker has not acknowledged, oldest first."""
@@ -142,11 +147,18 @@ class Outbox:
         ran: Iterable[tuple[str, str]],
     ) -> None:
         rows = [(end.lease, msgspec.msgpack.encode(end)) for end in added]
-        with self._database as database:
+        with typed_errors(self._path), self._database as database:
             database.executemany("INSERT OR REPLACE INTO lease_end VALUES (?, ?)", rows)
             database.executemany("DELETE FROM lease_end WHERE lease = ?", [(lease,) for lease in removed])
             database.executemany("INSERT OR REPLACE INTO settled VALUES (?, ?, ?, ?, ?)", settled)
             database.executemany("INSERT OR REPLACE INTO lease_pipeline VALUES (?, ?)", ran)
+
+
+def _decode(path: Path, row: bytes) -> LeaseEnd:
+    try:
+        return msgspec.msgpack.decode(row, type=LeaseEnd)
+    except UNDECODABLE as error:
+        raise DatabaseDamaged(f"{path}: the end of a lease is unreadable: {error}", path=str(path)) from None
 
 
 def read_pending(path: Path) -> int:

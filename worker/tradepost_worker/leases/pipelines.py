@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,12 +19,13 @@ import msgspec
 from tradepost.content import Cid, codec_of, parse_cid, verify_block
 from tradepost.content.transfer.fetch import Fetcher
 from tradepost.errors import InvalidPipeline, NoEligibleWorker, Revoked, TradepostError
+from tradepost.file_status import Stamp, stamp_of
 from tradepost.pipeline.manifest import KernelStage, Manifest, Stage, decode_manifest
 from tradepost.protocol import PipelineView
 from tradepost_signing.checks.publisher import Publisher
 from tradepost_signing.policy.revocation import RevocationList
 from tradepost_signing.policy.trust import TrustPolicy
-from tradepost_worker.leases.fetch_log import FetchLog
+from tradepost_worker.leases.fetch_log import INTERVAL_S, FetchLog
 from tradepost_worker.link.broker_api import BrokerApi
 
 KERNEL_BYTES_MAX: Final = 64 << 20
@@ -48,7 +48,7 @@ class PipelineLibrary:
     """Finds pipelines by CID and decides whether they may run here.
 
     `fetcher` gets artifacts, `providers` and `memory_bytes_max` are what this device has, and `revocations`
-    is what the operator forbids.
+    is what the operator forbids. A long fetch is logged every `fetch_log_s` seconds.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class PipelineLibrary:
         providers: Iterable[str],
         memory_bytes_max: int,
         revocations: RevocationList | None = None,
+        fetch_log_s: float = INTERVAL_S,
     ) -> None:
         self._broker = broker
         self._fetcher = fetcher
@@ -69,10 +70,11 @@ class PipelineLibrary:
         self._admitted: dict[str, asyncio.Task[TrustedPipeline]] = {}
         self._tasks: set[asyncio.Task[TrustedPipeline]] = set()
         self._revocations = revocations
+        self._fetch_log_s = fetch_log_s
         #: What was allowed to run, as the broker sent it, to be checked again when the operator revokes.
         self._allowed: dict[str, PipelineView] = {}
         self._policy = TrustPolicy()
-        self._policy_stamps: dict[Path, tuple[int, ...]] | None = None
+        self._policy_stamps: dict[Path, Stamp] | None = None
 
     @property
     def warm(self) -> tuple[Cid, ...]:
@@ -123,7 +125,7 @@ class PipelineLibrary:
                 admission.cancel()
         return revoked
 
-    def hold_memory(self, bytes_max: int) -> None:
+    def limit_memory(self, bytes_max: int) -> None:
         """Refuse stages that may use more from now on; what was admitted is checked again."""
         if bytes_max != self._memory_bytes_max:
             self._memory_bytes_max = bytes_max
@@ -201,7 +203,9 @@ class PipelineLibrary:
             try:
                 artifact = Cid(stage.artifact)
                 artifacts[artifact] = await self._fetcher.read_file(
-                    artifact, bytes_max=bytes_max, on_progress=FetchLog(artifact, stage=stage.name)
+                    artifact,
+                    bytes_max=bytes_max,
+                    on_progress=FetchLog(artifact, stage=stage.name, interval_s=self._fetch_log_s),
                 )
             except TradepostError as error:
                 error.stage = stage.name
@@ -220,16 +224,8 @@ class PipelineLibrary:
         self._admitted.clear()
 
 
-def _stamps(files: Iterable[Path]) -> dict[Path, tuple[int, ...]]:
-    """What tells each of these files from what it was before; nothing of one that cannot be looked at."""
-    stamps: dict[Path, tuple[int, ...]] = {}
-    for path in files:
-        try:
-            status = os.stat(path)
-            stamps[path] = (status.st_mtime_ns, status.st_size, status.st_ino)
-        except OSError:
-            stamps[path] = ()
-    return stamps
+def _stamps(files: Iterable[Path]) -> dict[Path, Stamp]:
+    return {path: stamp_of(path) for path in files}
 
 
 def _has_failed(task: asyncio.Task[TrustedPipeline]) -> bool:

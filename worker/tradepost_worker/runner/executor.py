@@ -42,8 +42,10 @@ class Executor:
         sandbox: Sandbox,
         inference: Inference,
         compiled: Mapping[str, bytes] | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._manifest = manifest
+        self._monotonic = monotonic
         self._kernels: dict[str, Kernel] = {}
         self._models: dict[str, Model] = {}
         self._compiled: dict[str, bytes] = {}
@@ -89,7 +91,7 @@ class Executor:
         Raises `InvalidTensorDocument` or `InvalidInput` for an input that does not fit the pipeline, and
         `LeaseTimeout`, naming the stage, after `wall_s_max` seconds: neither is the pipeline's result.
         """
-        due_s = time.monotonic() + wall_s_max
+        due_s = self._monotonic() + wall_s_max
         input_ = decode(document, bytes_max=self._manifest.limits.input_bytes)
         self._manifest.check_input(input_, document_bytes=len(document))
         documents = {INPUT: input_}
@@ -110,7 +112,7 @@ class Executor:
         self, stage: Stage, documents: Mapping[str, TensorDocument], due_s: float
     ) -> tuple[TensorDocument, bytes, StageReport]:
         """The stage's result, the same as a canonical document, and the report of it."""
-        started_s = time.monotonic()
+        started_s = self._monotonic()
         tensors = {name: _resolve(reference, documents) for name, reference in stage.inputs.items()}
         fuel, provider = 0, ""
         try:
@@ -129,7 +131,7 @@ class Executor:
             error.stage = stage.name
             raise
         output = document_hash(canonical)
-        wall_us = round((time.monotonic() - started_s) * 1e6)
+        wall_us = round((self._monotonic() - started_s) * 1e6)
         report = StageReport(stage=stage.name, output=output, fuel=fuel, provider=provider, wall_us=wall_us)
         return result, canonical, report
 

@@ -44,8 +44,10 @@ PROVIDERS: Final[Mapping[str, str]] = MappingProxyType(
 _NAMES: Final = {theirs: ours for ours, theirs in PROVIDERS.items()}
 
 _LOG_NOTHING: Final = 4  # only what is fatal: errors come back as exceptions
-#: How onnxruntime says that memory ran out, which is no property of a model.
-_NO_MEMORY: Final = ("bad_alloc", "bad allocation", "Failed to allocate memory")
+#: The text of onnxruntime's errors where memory ran out, which is no property of a model. Their classes and
+#: codes do not tell: it is `Fail` or `RuntimeException`, as for much else. The first comes from onnxruntime's
+#: own arena, the others from `std::bad_alloc` of the GNU and LLVM, and of the Microsoft standard library.
+_NO_MEMORY: Final = ("Failed to allocate memory", "bad_alloc", "bad allocation")
 
 
 class Inference:
@@ -167,7 +169,8 @@ def _provider_that_runs(session: onnxruntime.InferenceSession) -> str:
 
 
 def _lacks_memory(error: Exception) -> bool:
-    return any(words in str(error) for words in _NO_MEMORY)
+    """The only place where an error is recognised by its text."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
 def _detail(error: Exception) -> str:

@@ -33,7 +33,7 @@ from tradepost_worker.runner.messages import (
     Reached,
     Ready,
     Refused,
-    Run,
+    RunPipeline,
     ToRunner,
     pack,
     unpack_request,
@@ -57,9 +57,18 @@ REPORT_S: Final = 0.02
 class Runner:
     """The engines, and the pipeline that is loaded, if one is."""
 
-    def __init__(self, *, sandbox: Sandbox, inference: Inference) -> None:
+    def __init__(
+        self,
+        *,
+        sandbox: Sandbox,
+        inference: Inference,
+        report_s: float = REPORT_S,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._sandbox = sandbox
         self._inference = inference
+        self._report_s = report_s
+        self._monotonic = monotonic
         self._executor: Executor | None = None
 
     def answer(self, request: ToRunner, send: Callable[[Reached], None]) -> FromRunner:
@@ -84,19 +93,19 @@ class Runner:
         )
         return Loaded(compiled=self._executor.take_compiled())
 
-    def _run(self, request: Run, send: Callable[[Reached], None]) -> Ran:
+    def _run(self, request: RunPipeline, send: Callable[[Reached], None]) -> Ran:
         if self._executor is None:
             raise RuntimeError("a run was requested before a pipeline was loaded")
-        started_s = reported_s = time.monotonic()
+        started_s = reported_s = self._monotonic()
 
         def report(stages: Sequence[StageReport]) -> None:
             nonlocal reported_s
-            if (now_s := time.monotonic()) - reported_s >= REPORT_S:
+            if (now_s := self._monotonic()) - reported_s >= self._report_s:
                 reported_s = now_s
                 send(Reached(stages=tuple(stages)))
 
         run = self._executor.run(request.document, wall_s_max=request.wall_s_max, on_stages=report)
-        return Ran(run=run, wall_us=round((time.monotonic() - started_s) * 1e6))
+        return Ran(run=run, wall_us=round((self._monotonic() - started_s) * 1e6))
 
 
 def isolate(inference: Inference) -> tuple[Isolation, tuple[str, ...]]:

@@ -38,7 +38,7 @@ class Load(_Message, frozen=True, kw_only=True, tag="load"):
     compiled: dict[str, bytes] = {}
 
 
-class Run(_Message, frozen=True, kw_only=True, tag="run"):
+class RunPipeline(_Message, frozen=True, kw_only=True, tag="run"):
     """Run the loaded pipeline on an input document."""
 
     document: bytes
@@ -83,7 +83,7 @@ class Refused(_Message, frozen=True, kw_only=True, tag="refused"):
     problem: Problem
 
 
-ToRunner = Load | Run
+ToRunner = Load | RunPipeline
 FromRunner = Ready | Loaded | Reached | Ran | Refused
 
 _encoder = msgspec.msgpack.Encoder()
@@ -100,7 +100,7 @@ def pack(message: FromRunner) -> bytes:
 def pack_request(message: ToRunner) -> bytes:
     """The message behind two lengths, and its document behind it."""
     document = b""
-    if isinstance(message, Run):
+    if isinstance(message, RunPipeline):
         document, message = message.document, msgspec.structs.replace(message, document=b"")
     body = _encoder.encode(message)
     return b"".join((_length(body), _length(document), body, document))
@@ -139,7 +139,9 @@ class MessageBuffer:
 def unpack_request(body: bytes, document: bytes) -> ToRunner:
     """A message from the agent."""
     message = _to_runner.decode(body)
-    return msgspec.structs.replace(message, document=document) if isinstance(message, Run) else message
+    return (
+        msgspec.structs.replace(message, document=document) if isinstance(message, RunPipeline) else message
+    )
 
 
 def unpack_from_runner(body: bytes | memoryview) -> FromRunner:

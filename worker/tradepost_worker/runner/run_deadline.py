@@ -17,9 +17,10 @@ _IDLE_S: Final = 5.0
 
 
 class RunDeadline:
-    """Watches one run at a time."""
+    """Watches one run at a time. `monotonic` gives seconds on which deadlines are counted."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
         self._changed = threading.Condition()
         self._due_s: float | None = None
         self._interrupt: Callable[[], None] | None = None
@@ -36,7 +37,7 @@ class RunDeadline:
             yield
             return
         with self._changed:
-            self._due_s, self._interrupt = time.monotonic() + wall_s_max, interrupt
+            self._due_s, self._interrupt = self._monotonic() + wall_s_max, interrupt
             if self._thread is None:
                 self._wakes_s = self._due_s
                 self._thread = threading.Thread(target=self._watch, name="run-deadline", daemon=True)
@@ -55,12 +56,12 @@ class RunDeadline:
             # A run may begin in the last idle turn, and must be watched.
             while self._due_s is not None or idle_turns < 2:
                 idle_turns = 0 if self._due_s is not None else idle_turns + 1
-                self._wakes_s = time.monotonic() + _IDLE_S if self._due_s is None else self._due_s
-                self._changed.wait(max(0.0, self._wakes_s - time.monotonic()))
+                self._wakes_s = self._monotonic() + _IDLE_S if self._due_s is None else self._due_s
+                self._changed.wait(max(0.0, self._wakes_s - self._monotonic()))
                 if (
                     self._due_s is not None
                     and self._interrupt is not None
-                    and time.monotonic() >= self._due_s
+                    and self._monotonic() >= self._due_s
                 ):
                     self._interrupt()
                     self._due_s = None

@@ -31,7 +31,7 @@ _PROBE: Final = "probe"
 _RUNNER: Final = "runner-"
 _CONTROLLERS: Final = ("memory", "pids")
 #: How long the end of a process that was killed may take: it gives back gigabytes of memory first.
-_END_S: Final = 2.0
+END_S: Final = 2.0
 #: Tasks that a runner has besides its inference threads; far more than it starts.
 _TASKS_OTHER_MAX: Final = 64
 
@@ -86,10 +86,13 @@ class ControlGroup:
         with suppress(FileNotFoundError):  # it has been removed
             self._write("cgroup.kill", "1")
 
-    def remove(self) -> None:
-        """Remove the group, once the processes in it that were killed have ended."""
+    def remove(self, *, end_s: float = END_S) -> None:
+        """Remove the group, once the processes in it that were killed have ended.
+
+        It waits at most `end_s` seconds for that.
+        """
         with suppress(FileNotFoundError):
-            _remove(self.path)
+            _remove(self.path, end_s)
 
     def _write(self, name: str, value: str) -> None:
         (self.path / name).write_text(value)
@@ -228,12 +231,12 @@ def _make(path: Path) -> None:
     path.mkdir(mode=0o755, exist_ok=True)  # one that was left behind is as good
 
 
-def _remove(path: Path) -> None:
+def _remove(path: Path, end_s: float) -> None:
     with (path / "cgroup.events").open() as events:
         if "populated 1" in events.read():  # a process that was killed may not be gone yet
             emptied = select.poll()
             emptied.register(events, select.POLLPRI)
-            emptied.poll(_END_S * 1000)
+            emptied.poll(end_s * 1000)
     try:
         path.rmdir()
     except OSError as error:

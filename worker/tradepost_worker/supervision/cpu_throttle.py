@@ -39,7 +39,7 @@ class Suspendable(Protocol):
         ...
 
 
-class CpuShare:
+class CpuThrottle:
     """Holds `runners()` to `percent` of `cores`. `measure` gives the processor seconds of a process."""
 
     def __init__(

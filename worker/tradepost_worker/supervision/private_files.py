@@ -7,6 +7,8 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+from tradepost.file_status import access_problem
+
 
 class NotOwnersAlone(Exception):
     """Someone else may have had a hand in this file or folder."""
@@ -36,7 +38,5 @@ def read_own_file(path: Path, *, bytes_max: int) -> bytes:
 def _require_own(status: os.stat_result, is_kind: Callable[[int], bool], path: Path) -> None:
     if not is_kind(status.st_mode):
         raise NotOwnersAlone(f"{path} is of another kind")
-    if status.st_uid != os.getuid():
-        raise NotOwnersAlone(f"{path} belongs to another user")
-    if status.st_mode & 0o077:
-        raise NotOwnersAlone(f"other users may access {path} (mode {status.st_mode & 0o777:o})")
+    if problem := access_problem(path, status):
+        raise NotOwnersAlone(problem)

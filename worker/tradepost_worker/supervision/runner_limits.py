@@ -1,4 +1,4 @@
-"""Starts runners within the owner's limits, and knows which ones are alive, so that limits can be held.
+"""Starts runners within the owner's limits, and knows which are alive, so that changed limits reach them.
 
 Niceness and cores are set from outside, by thread, as soon as there is a process; threads that it starts
 later inherit both.
@@ -11,59 +11,60 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final, Protocol
 
-from tradepost_worker.device.limits import Limits
-from tradepost_worker.supervision.background_runner import NicedRunner
+from tradepost_worker.device.limits import DeviceLimits
+from tradepost_worker.supervision.niceness import Niceness, threads_of
+from tradepost_worker.supervision.runner_process import RunnerProcess
 
 #: A share is a mean over all cores and all runners; by its own clock one of them may be slower than that.
 _STRETCH_MARGIN: Final = 2.0
 
 
 class StartRunner(Protocol):
-    """Starts a runner, and tells `on_spawn` of its process first; `NicedRunner.start` does."""
+    """Starts a runner, and tells `on_spawn` of its process first; `RunnerProcess.start` does."""
 
-    def __call__(self, *, on_spawn: Callable[[NicedRunner], None]) -> Awaitable[NicedRunner]:
+    def __call__(self, *, on_spawn: Callable[[RunnerProcess], None]) -> Awaitable[RunnerProcess]:
         """The runner that is ready."""
         ...
 
 
-class RunnerGroup:
-    """The runners of a device, made by `start_runner`, held to `limits`."""
+class RunnerLimits:
+    """The runners of a device, made by `start_runner` and kept within `limits`."""
 
-    def __init__(self, *, limits: Limits, start_runner: StartRunner = NicedRunner.start) -> None:
+    def __init__(self, *, limits: DeviceLimits, start_runner: StartRunner = RunnerProcess.start) -> None:
         self._limits = limits
         self._start_runner = start_runner
-        self._alive: list[NicedRunner] = []
+        self._niceness: dict[RunnerProcess, Niceness] = {}
 
-    def alive(self) -> tuple[NicedRunner, ...]:
+    def alive(self) -> tuple[RunnerProcess, ...]:
         """The runners that were spawned and have not ended."""
-        self._alive = [runner for runner in self._alive if runner.is_alive]
-        return tuple(self._alive)
+        return tuple(runner for runner in self._niceness if runner.is_alive)
 
     def pids(self) -> tuple[int, ...]:
         """The process ids of those."""
         return tuple(runner.pid for runner in self.alive())
 
-    async def start(self) -> NicedRunner:
+    async def start(self) -> RunnerProcess:
         """A new runner within the limits. Raises what starting one raises."""
-        return await self._start_runner(on_spawn=self._take_in)
+        return await self._start_runner(on_spawn=self._include)
 
-    def hold(self, limits: Limits) -> None:
-        """Hold all runners to other limits."""
+    def apply(self, limits: DeviceLimits) -> None:
+        """Keep all runners within other limits from now on."""
         self._limits = limits
         for runner in self.alive():
             self._restrain(runner)
 
-    def _take_in(self, runner: NicedRunner) -> None:
+    def _include(self, runner: RunnerProcess) -> None:
+        self._niceness[runner] = Niceness(runner.pid)
         self._restrain(runner)
-        self._alive.append(runner)
+        runner.call_at_end(lambda: self._niceness.pop(runner).close())
 
-    def _restrain(self, runner: NicedRunner) -> None:
+    def _restrain(self, runner: RunnerProcess) -> None:
         share = self._limits.cpu_percent / 100
         runner.wall_stretch = 1.0 if share == 1 else _STRETCH_MARGIN / share
-        runner.give_way(self._limits.nice)
+        self._niceness[runner].set(self._limits.nice)
         if (cores := allowed_cores(self._limits.cores_max)) is None:
             return
-        for thread in runner.threads():
+        for thread in threads_of(runner.pid):
             with suppress(ProcessLookupError):
                 os.sched_setaffinity(thread, cores)
 

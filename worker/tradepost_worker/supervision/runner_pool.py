@@ -18,24 +18,20 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from tradepost.errors import Problem, RunnerFailed, StageFailure
+from tradepost.errors import Problem, RunnerFailed, RunnerInterrupted, StageFailure
 from tradepost.pipeline.manifest import KernelStage, Manifest
 from tradepost.receipts import StageReport, are_first_stages, is_stage_failure
 from tradepost_worker.runner.pipeline_run import PipelineRun
 from tradepost_worker.supervision.compile_cache import CompileCache
-from tradepost_worker.supervision.runner_process import (
-    LOAD_S_MAX,
-    MEMORY_OVERHEAD_BYTES,
-    OnStages,
-    RunnerInterrupted,
-    RunnerProcess,
-)
+from tradepost_worker.supervision.request_queue import OnStages, ignore_stages
+from tradepost_worker.supervision.runner_policy import LOAD_S_MAX, MEMORY_OVERHEAD_BYTES
+from tradepost_worker.supervision.runner_process import RunnerProcess
 
 #: How many runs a runner may have at once, by how long they take: a run that is there already when the one
 #: before it ends hides the way to the runner, which costs some 0.2 ms; a long one would only wait.
 _DEPTHS: Final = ((0.005, 4), (0.05, 2))
 #: How long a runner stays idle before another pipeline may have its place for a second runner.
-_IDLE_S: Final = 1.0
+IDLE_S: Final = 1.0
 #: Loading ends before the lease for which it began, or the worker would be blamed for what blames nobody: a
 #: lease lasts for the pipeline's wall-clock limit and a grace, by default of 20 s.
 _LOAD_GRACE_S: Final = 15.0
@@ -100,7 +96,8 @@ class RunnerPool:
 
     Before a start that could take the runners beyond `memory_bytes_max`, idle ones end; what those that work
     use together is for the governor to hold. With a `compile_cache`, kernels that a runner of the same
-    pipeline compiled are not compiled again.
+    pipeline compiled are not compiled again. A runner is left alone for `idle_s` seconds after it was used
+    before another pipeline gets its place for a second runner.
     """
 
     def __init__(
@@ -111,12 +108,16 @@ class RunnerPool:
         spare: RunnerProcess | None = None,
         compile_cache: CompileCache | None = None,
         memory_bytes_max: int = sys.maxsize,
+        idle_s: float = IDLE_S,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.memory_bytes_max = memory_bytes_max
         self._runners_max = runners_max
         self._start = start
         self._spare = spare
         self._compile_cache = compile_cache
+        self._idle_s = idle_s
+        self._monotonic = monotonic
         self._slots: list[_Slot] = []
         self._waiting: dict[str, deque[_Waiting]] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -127,7 +128,7 @@ class RunnerPool:
         document: bytes,
         *,
         wall_s_max: float,
-        on_stages: OnStages = lambda _: None,
+        on_stages: OnStages = ignore_stages,
     ) -> PipelineRun:
         """Run `pipeline` on an input document, in a runner of its own.
 
@@ -185,7 +186,7 @@ class RunnerPool:
     def _release(self, slot: _Slot) -> None:
         slot.in_use -= 1
         if slot.in_use == 0:
-            slot.idle_since_s = time.monotonic()
+            slot.idle_since_s = self._monotonic()
         if slot.has_ended and slot in self._slots:
             self._slots.remove(slot)
             self._end(slot)
@@ -234,7 +235,7 @@ class RunnerPool:
             if not idle:
                 return self._has_place()
             oldest = min(idle, key=lambda slot: slot.idle_since_s)
-            if has_one and time.monotonic() - oldest.idle_since_s < _IDLE_S:
+            if has_one and self._monotonic() - oldest.idle_since_s < self._idle_s:
                 return False
             self._slots.remove(oldest)
             self._end(oldest)

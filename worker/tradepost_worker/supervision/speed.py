@@ -11,7 +11,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +22,15 @@ import tradepost_kernels
 from tradepost.atomic_files import replace_file
 from tradepost.content import add_bytes
 from tradepost.errors import UNDECODABLE, RunnerFailed
-from tradepost.pipeline.manifest import KernelStage, Limits, Manifest, ModelStage, Provider, Stage, TensorSpec
+from tradepost.pipeline.manifest import (
+    KernelStage,
+    Manifest,
+    ModelStage,
+    PipelineLimits,
+    Provider,
+    Stage,
+    TensorSpec,
+)
 from tradepost.pipeline.tensors import Tensor, TensorDocument, encode
 from tradepost_worker.runner.messages import Ran, Ready
 from tradepost_worker.supervision.reference_model import DIMENSION, LAYERS, reference_model
@@ -68,8 +76,11 @@ def hardware() -> str:
     return f"{_processor()}, {cores} cores"
 
 
-async def measured_speed(folder: Path, *, threads: int) -> tuple[Speed, Ready]:
+async def measured_speed(
+    folder: Path, *, threads: int, clock: Callable[[], float] = time.time
+) -> tuple[Speed, Ready]:
     """The device's speed, from the state folder if it still fits, and what its runners say of themselves.
+    `clock` gives Unix seconds.
 
     Raises `RunnerFailed` or `SandboxUnavailable`.
     """
@@ -88,7 +99,7 @@ async def measured_speed(folder: Path, *, threads: int) -> tuple[Speed, Ready]:
         hardware=hardware(),
         engines=ready.engines,
         providers=ready.providers,
-        measured_at=time.time(),
+        measured_at=clock(),
         kernel_mfuel_per_s=round(kernel, 1),
         model_gflops={name: round(gflops, 2) for name, gflops in models.items()},
     )
@@ -142,7 +153,12 @@ async def _model_gflops(provider: Provider, threads: int) -> float:
 
 
 async def _measure(
-    runner: RunnerProcess, stage: Stage, artifacts: Mapping[str, bytes], tensor: Tensor
+    runner: RunnerProcess,
+    stage: Stage,
+    artifacts: Mapping[str, bytes],
+    tensor: Tensor,
+    *,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> list[Ran]:
     """What single runs came to, the first aside, which warms up. Raises `RunnerFailed`."""
     manifest = Manifest(
@@ -151,15 +167,15 @@ async def _measure(
         inputs={"x": TensorSpec(dtype=_DTYPES[tensor.dtype.name], shape=tensor.shape)},
         stages=(stage,),
         outputs={"y": f"stage.{stage.output_names[0]}"},
-        limits=Limits(wall_ms=round(1000 * _WALL_S_MAX)),
+        limits=PipelineLimits(wall_ms=round(1000 * _WALL_S_MAX)),
     )
     document = encode(TensorDocument({"x": tensor}))
     await runner.load(
         manifest, artifacts, memory_bytes_max=_MEMORY_BYTES, output_bytes_max=manifest.limits.output_bytes
     )
     runs: list[Ran] = []
-    begun_s = time.monotonic()
-    while len(runs) <= _RUNS_MIN or time.monotonic() - begun_s < _MEASURED_S:
+    begun_s = monotonic()
+    while len(runs) <= _RUNS_MIN or monotonic() - begun_s < _MEASURED_S:
         runs.append(await runner.run(document, wall_s_max=_WALL_S_MAX))
         if (failure := runs[-1].run.failure) is not None:
             raise RunnerFailed(f"the benchmark's {stage.name} failed: {failure.title} {failure.detail}")

@@ -23,15 +23,16 @@ from tradepost.protocol import Capabilities, Deliver, GiveBack, Offer, Revocatio
 from tradepost.receipts import StageReport
 from tradepost_signing.checks.publisher import Publisher
 from tradepost_signing.policy.policy_file import add_publisher
-from tradepost_worker.leases.agent import Agent
+from tradepost_worker.leases.agent import Agent, AgentHooks
 from tradepost_worker.leases.held_leases import Leases
-from tradepost_worker.leases.lease_executor import LeaseWork, PipelineRunner
+from tradepost_worker.leases.lease_executor import LeaseExecutor, PipelineRunner
 from tradepost_worker.leases.outbox import Outbox
 from tradepost_worker.leases.pipelines import PipelineLibrary
 from tradepost_worker.link.broker_api import BrokerApi
+from tradepost_worker.link.joined_broker import JoinedBroker
 from tradepost_worker.runner.pipeline_run import PipelineRun
+from tradepost_worker.supervision.request_queue import OnStages
 from tradepost_worker.supervision.runner_pool import RunnablePipeline
-from tradepost_worker.supervision.runner_process import OnStages
 from tradepost_worker.testing.fake_broker import FakeBroker
 from tradepost_worker.testing.samples import kernel_pipeline, model_pipeline, sample_input
 
@@ -94,7 +95,8 @@ class AgentBench:
         self.folder = folder
         self.runners = PretendedRunners()
         self.capacity = 2
-        self.now: Callable[[], float] = time.time
+        self.clock: Callable[[], float] = time.time
+        self.fetch_log_s = 5.0
         self.memory_bytes_max = 4 << 30
         self.providers: tuple[str, ...] = ("cpu",)
         self.connections: list[bool] = []
@@ -128,21 +130,19 @@ class AgentBench:
                 trust_path=self.trust_path,
                 providers=self.providers,
                 memory_bytes_max=self.memory_bytes_max,
+                fetch_log_s=self.fetch_log_s,
             )
             stack.push_async_callback(pipelines.close)
-            work = LeaseWork(
-                worker=WORKER,
-                broker_id=self.broker.identity.id,
-                broker=api,
+            broker = JoinedBroker(api=api, broker_id=self.broker.identity.id, worker=WORKER)
+            executor = LeaseExecutor(
+                broker=broker,
                 pipelines=pipelines,
                 runners=runners or self.runners,
                 engines=ENGINES,
-                now=self.now,
+                clock=self.clock,
             )
             agent = Agent(
-                worker=WORKER,
-                broker_id=self.broker.identity.id,
-                broker=api,
+                broker=broker,
                 offer=Offer(
                     price_per_unit_microcredits=5,
                     capacity=self.capacity,
@@ -151,13 +151,13 @@ class AgentBench:
                     ),
                 ),
                 leases=Leases(
-                    work=work, outbox=outbox, broker=api, capacity=self.capacity, rng=Immediately()
+                    executor=executor, outbox=outbox, broker=api, capacity=self.capacity, rng=Immediately()
                 ),
                 pipelines=pipelines,
-                outbox=outbox,
+                hooks=AgentHooks(
+                    on_revocations=self.revocations.append, on_connection=self.connections.append
+                ),
                 rng=Immediately(),
-                on_revocations=self.revocations.append,
-                on_connection=self.connections.append,
                 stop_s_max=0.2,
             )
             stop = asyncio.Event()

@@ -23,8 +23,8 @@ from tradepost.receipts import document_hash
 from tradepost_worker.cli import create_app
 from tradepost_worker.leases.lease_executor import PipelineRunner
 from tradepost_worker.runner.pipeline_run import PipelineRun
+from tradepost_worker.supervision.request_queue import OnStages
 from tradepost_worker.supervision.runner_pool import RunnablePipeline
-from tradepost_worker.supervision.runner_process import OnStages
 
 _LABELS = "labels"
 

@@ -19,7 +19,8 @@ from tradepost_signing.checks.publisher import Publisher
 from tradepost_signing.policy.policy_file import add_publisher
 from tradepost_worker.assembly import worker_from_settings
 from tradepost_worker.cli import app
-from tradepost_worker.device.owner_command import Mode, OwnersWord, OwnersWordFile
+from tradepost_worker.device.governor import SETTLE_S
+from tradepost_worker.device.owner_command import Mode, OwnerCommand, OwnerCommandFile
 from tradepost_worker.link.joining import join
 from tradepost_worker.settings import FILE_NAME, load_settings, save_settings
 from tradepost_worker.state import StateFolder
@@ -51,6 +52,7 @@ class LentDevice:
         self.broker = broker
         self.url = url
         self.folder = folder
+        self.settle_s = SETTLE_S
 
     async def say(self, *arguments: str) -> str:
         """What a command prints; commands run their own event loop, so they get a thread."""
@@ -62,18 +64,19 @@ class LentDevice:
 
     def pause(self) -> None:
         """Say what `tradepost worker pause` says."""
-        OwnersWordFile(StateFolder(self.folder).owners_word).say(OwnersWord(mode=Mode.PAUSE))
+        OwnerCommandFile(StateFolder(self.folder).owner_command).write(OwnerCommand(mode=Mode.PAUSE))
 
     def resume(self) -> None:
         """Say what `tradepost worker resume` says."""
-        OwnersWordFile(StateFolder(self.folder).owners_word).forget()
+        OwnerCommandFile(StateFolder(self.folder).owner_command).clear()
 
     @asynccontextmanager
     async def worker(self) -> AsyncIterator[asyncio.Task[None]]:
         """A running worker, connected; stopped at the end."""
         self.broker.connected.clear()
         stop = asyncio.Event()
-        async with worker_from_settings(load_settings({"state_dir": self.folder})) as worker:
+        settings = load_settings({"state_dir": self.folder})
+        async with worker_from_settings(settings, settle_s=self.settle_s) as worker:
             running = asyncio.create_task(worker.run(stop))
             try:
                 async with asyncio.timeout(60):

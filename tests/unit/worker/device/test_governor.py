@@ -1,4 +1,4 @@
-"""What the governor decides, as tables: readings, limits and the owner's word in, a decision out."""
+"""What the governor decides, as tables: readings, limits and the owner's command in, a decision out."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from tradepost.errors import InvalidSettings
 from tradepost_worker.device.governor import SETTLE_S, Cause, Decision, Governor, LastInput, Readings
-from tradepost_worker.device.limits import MINUTES_PER_DAY, Limits, is_within, parse_hours
-from tradepost_worker.device.owner_command import WORK, Mode, OwnersWord
+from tradepost_worker.device.limits import MINUTES_PER_DAY, DeviceLimits, is_within, parse_hours
+from tradepost_worker.device.owner_command import WORK, Mode, OwnerCommand
 
 FINE = {"at": 1000.0, "minute_of_day": 600}
-PAUSE = OwnersWord(mode=Mode.PAUSE)
-DRAIN = OwnersWord(mode=Mode.DRAIN)
+PAUSE = OwnerCommand(mode=Mode.PAUSE)
+DRAIN = OwnerCommand(mode=Mode.DRAIN)
 
 
 def readings(**changes: Any) -> Readings:
@@ -26,11 +26,11 @@ def used(seconds_ago: float) -> LastInput:
     return LastInput(at=FINE["at"] - seconds_ago, where="terminal pts/3")
 
 
-def limits(**changes: Any) -> Limits:
-    return Limits(**({"memory_bytes_max": 1 << 30} | changes))
+def limits(**changes: Any) -> DeviceLimits:
+    return DeviceLimits(**({"memory_bytes_max": 1 << 30} | changes))
 
 
-def decide(now: Readings, allowed: Limits, word: OwnersWord = WORK, *, capacity: int = 8) -> Decision:
+def decide(now: Readings, allowed: DeviceLimits, word: OwnerCommand = WORK, *, capacity: int = 8) -> Decision:
     return Governor(capacity=capacity).decide(now, allowed, word)
 
 
@@ -101,10 +101,10 @@ def test_what_is_within_limits_works(reading: dict[str, Any], limit: dict[str, A
 
 
 def test_the_owners_word_comes_first() -> None:
-    decision = decide(readings(on_mains=False), limits(), OwnersWord(mode=Mode.PAUSE, until=2000.0))
+    decision = decide(readings(on_mains=False), limits(), OwnerCommand(mode=Mode.PAUSE, until=2000.0))
     assert (decision.cause, decision.until) == (Cause.OWNER, 2000.0)
-    assert decide(readings(at=2000.0), limits(), OwnersWord(mode=Mode.PAUSE, until=2000.0)).cause is None
-    broken = OwnersWord(mode=Mode.PAUSE, problem="half a file")
+    assert decide(readings(at=2000.0), limits(), OwnerCommand(mode=Mode.PAUSE, until=2000.0)).cause is None
+    broken = OwnerCommand(mode=Mode.PAUSE, problem="half a file")
     assert "half a file" in decide(readings(), limits(), broken).why
 
 

@@ -20,7 +20,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[int]:
 def test_a_line_is_written_at_most_every_few_seconds(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     now_s = 100.0
-    tell = FetchLog(ARTIFACT, stage="classify", clock=lambda: now_s)
+    tell = FetchLog(ARTIFACT, stage="classify", monotonic=lambda: now_s)
     tell(Progress(1, 10, 3000))
     now_s += INTERVAL_S - 1
     tell(Progress(2, 20, 3000))

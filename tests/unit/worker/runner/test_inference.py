@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from tradepost.errors import InvalidModel, LeaseTimeout, ModelFailure, NoEligibleWorker
+from tradepost.errors import InvalidModel, LeaseTimeout, ModelFailure, NoEligibleWorker, PipelineTooCostly
 from tradepost.pipeline.onnx_profile import DEPTH_MAX, check_model
 from tradepost_worker.runner.inference import PROVIDERS, Inference, probe_providers
 from tradepost_worker.runner.probe_model import PROBE_MODEL
@@ -140,6 +140,32 @@ def test_a_model_is_terminated_at_its_deadline(inference):
     model = inference.load(endless_model(), providers=["cpu"], conditional_operators=["Loop"])
     with pytest.raises(LeaseTimeout):
         model.run({"x": np.ones(1, np.float32)}, ["y"], wall_s_max=0.05)
+
+
+def test_memory_that_runs_out_is_told_from_onnxruntimes_real_message(inference):
+    """2**61 bytes are more than any address space has."""
+    graph = helper.make_graph(
+        [helper.make_node("ConstantOfShape", ["x"], ["y"])],
+        "g",
+        [info("x", TensorProto.INT64, [1])],
+        [info("y")],
+    )
+    model = inference.load(model_of(graph).SerializeToString(), providers=["cpu"])
+    with pytest.raises(PipelineTooCostly, match="Failed to allocate memory"):
+        model.run({"x": np.array([1 << 59])}, ["y"], wall_s_max=10)
+    assert model.run({"x": np.array([2])}, ["y"], wall_s_max=10)["y"].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("std::bad_alloc"), RuntimeError("bad allocation")]
+)
+def test_memory_that_runs_out_while_loading_is_not_the_models_fault(inference, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", fail)
+    with pytest.raises(PipelineTooCostly):
+        inference.load(PROBE_MODEL, providers=["cpu"])
 
 
 def test_a_wrong_input_is_a_model_failure(inference):

@@ -12,13 +12,12 @@ import msgspec
 import pytest
 from wasmtime import Module
 
-from tradepost_worker.commands import doctor
-from tradepost_worker.commands.doctor import Health
+from tradepost_worker.commands.health_checks import Check, Health, check_compiled
 from tradepost_worker.runner import wasm_profile
 from tradepost_worker.runner.lockdown import Isolation
 from tradepost_worker.runner.messages import COMPILED_BYTES_MAX, Ready
 from tradepost_worker.supervision import compile_cache, private_files
-from tradepost_worker.supervision.compile_cache import CompileCache
+from tradepost_worker.supervision.compile_cache import CompileCache, what_is_wrong
 
 READY = Ready(
     isolation=Isolation(achieved=(), refused={}), providers=(), engines={"wasmtime": "50"}, code="c" * 64
@@ -41,6 +40,10 @@ def cache(folder: Path) -> CompileCache:
 
 def look(cache: CompileCache) -> bytes | None:
     return cache.read(READY, PIPELINE, [KERNEL]).get(KERNEL)
+
+
+def checked(folder: Path) -> Check:
+    return check_compiled(folder, what_is_wrong(folder))
 
 
 def entries(folder: Path) -> list[Path]:
@@ -121,13 +124,13 @@ def test_a_file_that_is_not_as_it_was_written_is_put_aside(
     caplog: pytest.LogCaptureFixture,
     damage: Callable[[Path], None],
 ) -> None:
-    assert doctor.check_compiled(folder).health is Health.OK
+    assert checked(folder).health is Health.OK
     damage(entries(folder)[0])
     with caplog.at_level(logging.ERROR):
         assert look(cache) is None
     assert [getattr(record, "action", "") for record in caplog.records] == ["compiled_code_tampered"]
     assert was_put_aside(folder)
-    found = doctor.check_compiled(folder)
+    found = checked(folder)
     assert found.health is Health.WARNING
     assert found.fix.endswith(f"rm -r {folder}")
     cache.write(READY, PIPELINE, {KERNEL: CODE}, ())
@@ -139,7 +142,7 @@ def test_a_file_of_another_user_is_refused(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(private_files.os, "getuid", lambda: os.geteuid() + 1)
-        assert "another user" in compile_cache.what_is_wrong(folder)
+        assert "another user" in what_is_wrong(folder)
         assert look(cache) is None
     assert was_put_aside(folder)
 
@@ -176,7 +179,7 @@ def test_a_cache_that_others_could_write_is_not_used(
 @pytest.mark.parametrize("name", ["", "key"])
 def test_the_doctor_sees_what_others_could_write(cache: CompileCache, folder: Path, name: str) -> None:
     (folder / name).chmod(0o770)
-    found = doctor.check_compiled(folder)
+    found = checked(folder)
     assert found.health is Health.WARNING
     assert "other users may access" in found.says
 

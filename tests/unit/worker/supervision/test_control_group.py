@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from tradepost.errors import InvalidKernel, PipelineTooCostly, SandboxUnavailable
-from tradepost_worker.commands import doctor
-from tradepost_worker.commands.doctor import Health
+from tradepost_worker.commands.health_checks import Health, check_control_groups
 from tradepost_worker.runner.lockdown import Isolation
 from tradepost_worker.supervision import control_group
 from tradepost_worker.supervision.control_group import ControlGroup, ControlGroups, own_control_group, why_not
-from tradepost_worker.supervision.runner_process import MEMORY_OVERHEAD_BYTES, RunnerProcess
+from tradepost_worker.supervision.runner_policy import MEMORY_OVERHEAD_BYTES
+from tradepost_worker.supervision.runner_process import RunnerProcess
 from tradepost_worker.testing.samples import kernel_pipeline
 
 MADE = {
@@ -40,7 +40,7 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             (path / name).write_text(text)
 
     monkeypatch.setattr(control_group, "_make", make)
-    monkeypatch.setattr(control_group, "_remove", shutil.rmtree)
+    monkeypatch.setattr(control_group, "_remove", lambda path, _: shutil.rmtree(path))
     base = tmp_path / "tradepost-worker.service"
     base.mkdir()
     for name, text in {
@@ -235,9 +235,9 @@ async def test_a_runner_without_a_group_does_not_start(base: Path, monkeypatch: 
 
 
 def test_the_doctor_names_the_fix() -> None:
-    assert doctor.check_control_groups(held=True, why_not="x").health is Health.OK
-    assert doctor.check_control_groups(held=False, why_not="").health is Health.OK
-    found = doctor.check_control_groups(held=False, why_not="there are none")
+    assert check_control_groups(held=True, why_not="x").health is Health.OK
+    assert check_control_groups(held=False, why_not="").health is Health.OK
+    found = check_control_groups(held=False, why_not="there are none")
     assert found.health is Health.WARNING
     assert "there are none" in found.says
     assert found.fix

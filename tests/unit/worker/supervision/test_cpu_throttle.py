@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tradepost_worker.supervision.cpu_throttle import TICK_S, CpuShare
+from tradepost_worker.supervision.cpu_throttle import TICK_S, CpuThrottle
 
 
 class Machine:
@@ -14,7 +14,7 @@ class Machine:
         self.now_s = 0.0
         self.cores = cores
         self.runners = [Runner(number) for number in range(busy)]
-        self.share = CpuShare(
+        self.share = CpuThrottle(
             cores=cores,
             runners=lambda: self.runners,
             measure=lambda pid: self.runners[pid].used_s,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
-import psutil
 import pytest
 
 from tradepost_worker.supervision.idle_watch import IdleWatch
@@ -17,10 +14,8 @@ class Process:
         self.used_s = 100.0
         self.now_s = 0.0
 
-    def cpu_times(self) -> SimpleNamespace:
-        if self.used_s < 0:
-            raise psutil.NoSuchProcess(1)
-        return SimpleNamespace(user=self.used_s / 2, system=self.used_s / 2)
+    def watch(self) -> IdleWatch:
+        return IdleWatch(1, measure=lambda _: max(0.0, self.used_s), monotonic=lambda: self.now_s)
 
     def passes(self, *, s: float, cpu_s: float) -> None:
         self.now_s += s
@@ -28,14 +23,12 @@ class Process:
 
 
 @pytest.fixture
-def process(monkeypatch: pytest.MonkeyPatch) -> Process:
-    process = Process()
-    monkeypatch.setattr(psutil, "Process", lambda _: process)
-    return process
+def process() -> Process:
+    return Process()
 
 
 def test_work_that_nobody_asked_for_is_noticed(process: Process) -> None:
-    watch = IdleWatch(1, monotonic=lambda: process.now_s)
+    watch = process.watch()
     assert watch.excess(is_idle=True) is None, "what it used before counts for nothing"
     process.passes(s=1.9, cpu_s=1.9)
     assert watch.excess(is_idle=True) is None
@@ -44,7 +37,7 @@ def test_work_that_nobody_asked_for_is_noticed(process: Process) -> None:
 
 
 def test_what_was_asked_for_is_no_idle_work(process: Process) -> None:
-    watch = IdleWatch(1, monotonic=lambda: process.now_s)
+    watch = process.watch()
     for _ in range(10):
         assert watch.excess(is_idle=True) is None
         process.passes(s=1.0, cpu_s=0.1)
@@ -54,14 +47,14 @@ def test_what_was_asked_for_is_no_idle_work(process: Process) -> None:
 
 
 def test_a_little_is_no_work(process: Process) -> None:
-    watch = IdleWatch(1, monotonic=lambda: process.now_s)
+    watch = process.watch()
     for _ in range(100):
         assert watch.excess(is_idle=True) is None
         process.passes(s=2.0, cpu_s=0.5)
 
 
 def test_a_process_that_has_ended_does_nothing(process: Process) -> None:
-    watch = IdleWatch(1, monotonic=lambda: process.now_s)
+    watch = process.watch()
     assert watch.excess(is_idle=True) is None
-    process.passes(s=2.0, cpu_s=-1000.0)
+    process.passes(s=2.0, cpu_s=-1000.0)  # nothing can be measured any more
     assert watch.excess(is_idle=True) is None

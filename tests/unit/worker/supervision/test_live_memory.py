@@ -15,7 +15,7 @@ from tradepost.content import Cid, add_bytes
 from tradepost.errors import NoEligibleWorker
 from tradepost.protocol import Capabilities, Offer, UpdateOffer
 from tradepost_signing.checks.publisher import Publisher
-from tradepost_worker.leases.agent import Agent
+from tradepost_worker.leases.agent import Agent, AgentHooks
 from tradepost_worker.leases.pipelines import PipelineLibrary, TrustedPipeline
 from tradepost_worker.testing.samples import kernel_pipeline
 
@@ -29,9 +29,9 @@ def test_less_memory_refuses_what_was_admitted(tmp_path) -> None:
         broker=none, fetcher=none, trust_path=tmp_path, providers=(), memory_bytes_max=NEEDED_BYTES
     )
     library._admitted["a pipeline"] = cast("asyncio.Task[Any]", None)
-    library.hold_memory(NEEDED_BYTES)
+    library.limit_memory(NEEDED_BYTES)
     assert library._admitted
-    library.hold_memory(NEEDED_BYTES - 1)
+    library.limit_memory(NEEDED_BYTES - 1)
     assert not library._admitted
     with pytest.raises(NoEligibleWorker, match=f"lends {NEEDED_BYTES - 1:,}"):
         library._narrow(BIG, cast(Publisher, None))
@@ -72,11 +72,11 @@ async def test_less_memory_refuses_what_is_being_admitted(tmp_path: Path) -> Non
     cid = add_bytes(b"a pipeline", put=None)
     asked = asyncio.create_task(library.get(cid))
     await library.fetching.wait()
-    library.hold_memory(NEEDED_BYTES - 1)
+    library.limit_memory(NEEDED_BYTES - 1)
     library.fetched.set()
     with pytest.raises(NoEligibleWorker, match=f"lends {NEEDED_BYTES - 1:,}"):
         await asked
-    library.hold_memory(NEEDED_BYTES)
+    library.limit_memory(NEEDED_BYTES)
     assert (await library.get(cid)).cid == cid
 
 
@@ -87,15 +87,7 @@ def test_the_offer_names_the_memory_that_is_lent_now() -> None:
     offer = Offer(price_per_unit_microcredits=1, capacity=1, capabilities=capabilities)
     none = cast(Any, None)
     agent = Agent(
-        worker=none,
-        broker_id="",
-        broker=none,
-        offer=offer,
-        leases=none,
-        pipelines=none,
-        outbox=none,
-        rng=none,
-        on_revocations=none,
+        broker=none, offer=offer, leases=none, pipelines=none, hooks=AgentHooks(on_revocations=none), rng=none
     )
     sent: list[UpdateOffer] = []
     agent._stream = cast(Any, SimpleNamespace(send=sent.append))

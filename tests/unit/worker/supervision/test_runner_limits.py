@@ -11,10 +11,10 @@ from functools import partial
 import pytest
 
 from tradepost.errors import RunnerFailed
-from tradepost_worker.device.limits import Limits
-from tradepost_worker.supervision import runner_process
-from tradepost_worker.supervision.background_runner import NicedRunner
-from tradepost_worker.supervision.runner_limits import RunnerGroup
+from tradepost_worker.device.limits import DeviceLimits
+from tradepost_worker.supervision.runner_limits import RunnerLimits
+from tradepost_worker.supervision.runner_policy import RunnerPolicy
+from tradepost_worker.supervision.runner_process import RunnerProcess
 
 #: Ends once it is nice and bound to one core, before it could say that it is ready.
 RESTRAINED = """
@@ -23,36 +23,35 @@ while os.nice(0) != 15 or len(os.sched_getaffinity(0)) != 1:
     pass
 sys.exit("restrained")
 """
+SOON = RunnerPolicy(start_s_max=20.0)
 
 
 @pytest.mark.process
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are bound to cores on Linux alone")
-async def test_a_runner_is_restrained_while_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner_process, "START_S_MAX", 20.0)
-    limits = Limits(memory_bytes_max=1 << 30, nice=15, cores_max=1)
-    start = partial(NicedRunner.start, boot=RESTRAINED)
+async def test_a_runner_is_restrained_while_it_starts() -> None:
+    limits = DeviceLimits(memory_bytes_max=1 << 30, nice=15, cores_max=1)
+    start = partial(RunnerProcess.start, boot=RESTRAINED, policy=SOON)
     with pytest.raises(RunnerFailed, match="restrained"):
-        await RunnerGroup(limits=limits, start_runner=start).start()
+        await RunnerLimits(limits=limits, start_runner=start).start()
 
 
 @pytest.mark.process
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are bound to cores on Linux alone")
-async def test_a_limit_that_changes_holds_for_a_runner_that_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner_process, "START_S_MAX", 20.0)
-    before = Limits(memory_bytes_max=1 << 30, nice=os.nice(0))
+async def test_a_limit_that_changes_holds_for_a_runner_that_starts() -> None:
+    before = DeviceLimits(memory_bytes_max=1 << 30, nice=os.nice(0))
     spawned = asyncio.Event()
 
-    async def start(*, on_spawn: Callable[[NicedRunner], None]) -> NicedRunner:
-        def spawn(runner: NicedRunner) -> None:
+    async def start(*, on_spawn: Callable[[RunnerProcess], None]) -> RunnerProcess:
+        def spawn(runner: RunnerProcess) -> None:
             spawned.set()
             on_spawn(runner)
 
-        return await NicedRunner.start(boot=RESTRAINED, on_spawn=spawn)
+        return await RunnerProcess.start(boot=RESTRAINED, on_spawn=spawn, policy=SOON)
 
-    group = RunnerGroup(limits=before, start_runner=start)
+    group = RunnerLimits(limits=before, start_runner=start)
     starting = asyncio.create_task(group.start())
     await spawned.wait()
-    group.hold(Limits(memory_bytes_max=1 << 30, nice=15, cores_max=1))
+    group.apply(DeviceLimits(memory_bytes_max=1 << 30, nice=15, cores_max=1))
     with pytest.raises(RunnerFailed, match="restrained"):
         await starting
     assert group.pids() == ()

@@ -8,13 +8,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from tradepost.errors import InvalidKernel, KernelTrap, Problem, RunnerFailed
+from tradepost.errors import InvalidKernel, KernelTrap, Problem, RunnerFailed, RunnerInterrupted
 from tradepost.receipts import StageReport
 from tradepost_worker.runner.messages import Ran
 from tradepost_worker.runner.pipeline_run import PipelineRun
-from tradepost_worker.supervision import runner_pool
-from tradepost_worker.supervision.runner_pool import RunnerPool, bytes_of, check_run
-from tradepost_worker.supervision.runner_process import MEMORY_OVERHEAD_BYTES, OnStages, RunnerInterrupted
+from tradepost_worker.supervision.request_queue import OnStages
+from tradepost_worker.supervision.runner_policy import MEMORY_OVERHEAD_BYTES
+from tradepost_worker.supervision.runner_pool import IDLE_S, RunnerPool, bytes_of, check_run
 from tradepost_worker.testing.samples import SamplePipeline, kernel_pipeline, kernels_pipeline
 
 A = kernel_pipeline(b"a", name="a")
@@ -67,7 +67,12 @@ class Device:
     def __init__(self, *, runners_max: int) -> None:
         self.runners: list[PretendedRunner] = []
         self.load_error: Exception | None = None
-        self.pool = RunnerPool(runners_max=runners_max, start=self.start)  # type: ignore[arg-type]
+        self.now_s = 0.0
+        self.pool = RunnerPool(
+            runners_max=runners_max,
+            start=self.start,  # type: ignore[arg-type]
+            monotonic=lambda: self.now_s,
+        )
 
     async def start(self) -> PretendedRunner:
         self.runners.append(PretendedRunner(self))
@@ -219,7 +224,7 @@ async def test_only_as_many_idle_runners_end_as_memory_needs() -> None:
     await device.pool.close()
 
 
-async def test_a_second_runner_takes_no_place_that_was_just_used(monkeypatch):
+async def test_a_second_runner_takes_no_place_that_was_just_used():
     device = Device(runners_max=2)
     first = device.ask(B, b"b")
     await device.settle()
@@ -228,7 +233,7 @@ async def test_a_second_runner_takes_no_place_that_was_just_used(monkeypatch):
     asked = [device.ask(A, name) for name in (b"1", b"2")]
     await device.settle()
     assert device.running() == {"a": [[b"1"]], "b": [[]]}
-    monkeypatch.setattr(runner_pool, "_IDLE_S", 0.0)
+    device.now_s += IDLE_S
     asked.append(device.ask(A, b"3"))
     await device.settle()
     assert device.running() == {"a": [[b"1"], [b"2"]]}

@@ -12,8 +12,9 @@ import psutil
 from tradepost.errors import TradepostError
 from tradepost.pipeline.manifest import Manifest
 from tradepost_worker.runner.messages import Ran
+from tradepost_worker.supervision.request_queue import OnStages
 from tradepost_worker.supervision.runner_pool import RunnerPool
-from tradepost_worker.supervision.runner_process import OnStages, RunnerProcess
+from tradepost_worker.supervision.runner_process import RunnerProcess
 from tradepost_worker.testing.hostile.cases import RETURNED, Case
 from tradepost_worker.testing.samples import sample_input
 

@@ -2,41 +2,39 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import select
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import cast
 
 import pytest
 
-from tradepost_worker.supervision import background_runner
-from tradepost_worker.supervision.background_runner import NicedRunner
+from tradepost_worker.supervision.niceness import Niceness
 from tradepost_worker.testing.lent_device import until
 
 
-def runner_with(session: int, *, pid: int) -> NicedRunner:
-    """A runner that has not started, with this as the file of its session's niceness."""
-    runner = NicedRunner(cast(asyncio.WriteTransport, None))
-    runner.pid, runner._session = pid, session
-    return runner
+def niceness_with(session: int, *, pid: int) -> Niceness:
+    """The niceness of a process that has ended, with this as the file of its session's niceness."""
+    niceness = Niceness(pid, retry_s=0.001)
+    niceness.close()
+    niceness._session = session
+    return niceness
 
 
-async def test_a_kernel_that_is_asked_too_often_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_kernel_that_is_asked_too_often_is_asked_again() -> None:
     """A full pipe answers as the kernel does, with EAGAIN."""
-    monkeypatch.setattr(background_runner, "_RETRY_S", 0.001)
-    monkeypatch.setattr(NicedRunner, "threads", lambda _: [])
     kernel, session = os.pipe()
     os.set_blocking(session, False)
     with suppress(BlockingIOError):
         while True:
             os.write(session, bytes(1 << 16))
-    runner = runner_with(session, pid=0)
-    runner.give_way(3)
-    runner.give_way(7)
+    pid, ended = ended_session()
+    os.close(ended)
+    niceness = niceness_with(session, pid=pid)
+    niceness.set(3)
+    niceness.set(7)
     while select.select([kernel], [], [], 0)[0]:
         os.read(kernel, 1 << 20)
     await until(lambda: select.select([kernel], [], [], 0)[0])
@@ -61,5 +59,5 @@ def ended_session() -> tuple[int, int]:
 @pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="no niceness of sessions here")
 async def test_a_runner_that_has_ended_needs_no_niceness() -> None:
     pid, session = ended_session()
-    runner_with(session, pid=pid).give_way(5)
+    niceness_with(session, pid=pid).set(5)
     os.close(session)
