@@ -23,11 +23,11 @@ from tradepost_broker.market.testing import GIBIBYTE, MarketDriver, make_offer
 def market_with(offers: int, *, policy: MarketPolicy) -> MarketDriver:
     """A market with so many idle workers of mixed prices, memory and providers."""
     driver = MarketDriver(policy=policy)
-    driver.fund(amount=10**15)
+    driver.fund(amount_microcredits=10**15)
     driver.publish()
     for number in range(offers):
         worker = f"worker{number:06}"
-        driver.join(worker, stake=1)
+        driver.join(worker, stake_microcredits=1)
         providers = ("cpu", "cuda") if number % 10 == 0 else ("cpu",)
         offer = make_offer(
             1000 + (number * 7919) % 9000,
@@ -50,7 +50,7 @@ def submission(driver: MarketDriver, number: int, confidence: float) -> JobSubmi
         pipeline="digits",
         input="input",
         input_bytes=1000,
-        max_price=10**8,
+        max_price_microcredits=10**8,
         confidence=confidence,
         deadline_s=300.0,
         patience_s=5.0,

@@ -21,7 +21,7 @@ from typing import Final
 from aiohttp import web
 
 from tradepost.atomic_files import replace_file
-from tradepost.errors import InvalidSettings
+from tradepost.errors import CannotListen, DataFolderInUse, InvalidSettings
 from tradepost_broker.assembly import Parts, assemble
 from tradepost_broker.engine.engine import TICK_S, Engine, Outcome
 from tradepost_broker.engine.work import EventWork
@@ -57,7 +57,10 @@ class RunningBroker:
 async def running_broker(
     settings: Settings, *, clock: Callable[[], float] = time.time
 ) -> AsyncIterator[RunningBroker]:
-    """A broker with these settings, until the context ends. Raises `InvalidSettings`."""
+    """A broker with these settings, until the context ends.
+
+    Raises `DataFolderInUse`, `CannotListen`, or `InvalidSettings`.
+    """
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _locked(settings.data_dir), contextlib.closing(Store(settings.database_path)) as store:
         parts = assemble(settings, store, clock=clock)
@@ -101,9 +104,7 @@ def _locked(data_dir: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InvalidSettings(
-                f"another broker runs on {data_dir}", hint="Stop it, or give another --data-dir."
-            ) from None
+            raise DataFolderInUse(f"another broker runs on {data_dir}") from None
         yield
 
 
@@ -128,10 +129,7 @@ async def _listen(runner: web.AppRunner, settings: Settings) -> tuple[str, int]:
     try:
         await site.start()
     except OSError as error:
-        raise InvalidSettings(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}",
-            hint="Give another --port; 0 takes any free one.",
-        ) from None
+        raise CannotListen(f"{settings.host}:{settings.port}: {error.strerror}") from None
     host, port = runner.addresses[0][:2]
     return host, port
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 
 import msgspec
@@ -13,25 +14,26 @@ from aiohttp import web
 from tradepost.content import FolderStore
 from tradepost.errors import InvalidKey, InvalidSettings
 from tradepost.identity import Identity
+from tradepost.protocol import broker_codec_for_workers
 from tradepost_broker.access.credentials import Credentials, load_or_create_operator_token
-from tradepost_broker.access.joining import Joinings
-from tradepost_broker.access.revocations import FILE_NAME, RevocationDesk
+from tradepost_broker.access.joining import JoinService
+from tradepost_broker.access.revocations import FILE_NAME, RevocationList, RevocationService
 from tradepost_broker.content.catalog import Catalog
 from tradepost_broker.content.retention import Retention
 from tradepost_broker.content.uploads import Uploads
 from tradepost_broker.engine.engine import Engine
-from tradepost_broker.jobs.delivery import Courier
-from tradepost_broker.jobs.job_service import JobDesk
+from tradepost_broker.jobs.instruction_sender import InstructionSender
+from tradepost_broker.jobs.job_service import JobService
 from tradepost_broker.jobs.open_jobs import OpenJobs
 from tradepost_broker.jobs.output_comparison import OutputComparison
 from tradepost_broker.jobs.receipt_checks import ReceiptChecks
-from tradepost_broker.jobs.submission import Submissions
+from tradepost_broker.jobs.submission import SubmissionChecks
 from tradepost_broker.market import Market
 from tradepost_broker.market.model.entities import Evidence, Transfer
 from tradepost_broker.market.model.events import Instruction, Save
 from tradepost_broker.reporting.device_readings import DeviceReadings
 from tradepost_broker.reporting.metrics import Metrics
-from tradepost_broker.reporting.running_counts import Tallies
+from tradepost_broker.reporting.running_counts import RunningCounts
 from tradepost_broker.reporting.standings import Standings
 from tradepost_broker.settings import Settings
 from tradepost_broker.storage.store import Store
@@ -43,12 +45,14 @@ from tradepost_broker.web.caller_limits import RateLimit
 from tradepost_broker.web.client_stream import ClientStreams
 from tradepost_broker.web.content import ContentEndpoints
 from tradepost_broker.web.endpoints import Endpoint
+from tradepost_broker.web.fleet import FleetEndpoints
 from tradepost_broker.web.gateway import GatewayEndpoints
 from tradepost_broker.web.jobs import JobEndpoints
-from tradepost_broker.web.openapi import openapi_document
+from tradepost_broker.web.openapi import OpenApiEndpoints
 from tradepost_broker.web.pages import PageEndpoints
 from tradepost_broker.web.pipelines import PipelineEndpoints
-from tradepost_broker.web.worker_stream import WorkerStreams
+from tradepost_broker.web.worker_session import WorkerSession
+from tradepost_broker.web.worker_stream import ConnectionLimits, WorkerStreams
 from tradepost_broker.web.workers import WorkerEndpoints
 from tradepost_signing.keys import PublicKey
 
@@ -63,141 +67,256 @@ class Parts:
     engine: Engine
     uploads: Uploads
     retention: Retention
-    revocations: RevocationDesk
+    revocations: RevocationService
     endpoints: tuple[Endpoint, ...]
     application: web.Application
     operator_token: str
 
 
-def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = time.time) -> Parts:
-    """Restore the market from `store`, and build what surrounds it."""
-    policy = settings.market
-    broker = Identity.load_or_create(settings.data_dir / "identity.pem")
-    operator_token = load_or_create_operator_token(settings.data_dir / "operator.token")
-    started_at = clock()
-    market = Market.restore(store.load(at=started_at, policy=policy), policy)
-    store.record_run(at=started_at, version=version("tradepost"), policy=msgspec.msgpack.encode(policy))
+@dataclass(frozen=True, kw_only=True)
+class Restored:
+    """What a start finds in the data folder, or makes there."""
 
-    sessions, watchers, metrics = Sessions(), Watchers(), Metrics()
-    tallies = Tallies(store=store, job_status=lambda job: _status(market, job))
-    open_jobs = OpenJobs(
-        store=store, jobs_max=settings.open_jobs_max, account_of=lambda job: _account(market, job)
-    )
+    settings: Settings
+    store: Store
+    clock: Callable[[], float]
+    broker: Identity
+    operator_token: str
+    revocations: RevocationList
+    market: Market
 
-    def release(instruction: Instruction) -> None:
+
+@dataclass(frozen=True, kw_only=True)
+class Streams:
+    """Who is connected, and who waits for the end of a job."""
+
+    sessions: Sessions
+    watchers: Watchers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counters:
+    """What is counted from the market's instructions."""
+
+    running: RunningCounts
+    open_jobs: OpenJobs
+    metrics: Metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """Blocks and published pipelines."""
+
+    uploads: Uploads
+    catalog: Catalog
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstructionRelease:
+    """Counts each durable instruction, then sends what it asks for."""
+
+    counters: Counters
+    sender: InstructionSender
+    market: Market
+
+    def __call__(self, instruction: Instruction) -> None:
+        """Release one instruction."""
         if isinstance(instruction, Save) and not isinstance(instruction.record, Evidence | Transfer):
             return  # most instructions are records that nobody counts
-        tallies.observe(instruction)
-        metrics.observe(instruction, market.job)
-        courier.release(instruction)
+        self.counters.running.observe(instruction)
+        self.counters.metrics.observe(instruction, self.market.job)
+        self.sender.send(instruction)
 
-    engine = Engine(
-        core=market,
+
+def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = time.time) -> Parts:
+    """Restore the market from `store`, and build what surrounds it."""
+    restored = _restore(settings, store, clock)
+    streams = Streams(sessions=Sessions(), watchers=Watchers())
+    counters = _build_counters(restored, streams)
+    engine = _build_engine(restored, streams, counters)
+    content = _build_content(restored, engine)
+    credentials = Credentials(store=store, operator_token=restored.operator_token)
+    revocations = RevocationService(revocations=restored.revocations, engine=engine)
+    joins = JoinService(
+        broker=restored.broker.id,
         store=store,
-        release=release,
+        engine=engine,
         clock=clock,
-        observe_decided=open_jobs.observe,
-        observe_batch=metrics.observe_batch,
+        revocations_key=restored.revocations.key_pem,
     )
-    revocations = RevocationDesk(
-        path=settings.data_dir / FILE_NAME, operator=_operator_key(settings), engine=engine
+    standings = Standings(
+        store=store, market=restored.market, sessions=streams.sessions, counts=counters.running
     )
-    courier = Courier(
-        records=market,
+    devices = DeviceReadings(clock=clock)
+    described = OpenApiEndpoints(
+        (
+            *_public_endpoints(restored, counters, standings),
+            *_content_endpoints(restored, content),
+            *_job_endpoints(restored, engine, streams, counters, content),
+            *WorkerEndpoints(
+                joins=joins,
+                standings=standings,
+                streams=_build_worker_streams(restored, engine, streams, content, devices),
+                failures=RateLimit(burst=30, per_s=1.0, monotonic=time.monotonic),
+            ).endpoints(),
+            *AdminEndpoints(engine=engine, store=store, credentials=credentials, clock=clock).endpoints(),
+            *FleetEndpoints(
+                joins=joins, revocations=revocations, sessions=streams.sessions, devices=devices
+            ).endpoints(),
+        ),
+        version=version("tradepost"),
+    )
+    return Parts(
+        broker=restored.broker,
         store=store,
-        sessions=sessions,
-        watchers=watchers,
-        revocations=revocations.frame,
+        market=restored.market,
+        engine=engine,
+        uploads=content.uploads,
+        retention=Retention(
+            engine=engine, uploads=content.uploads, kept_s=settings.documents_kept_s, clock=clock
+        ),
+        revocations=revocations,
+        endpoints=described.endpoints(),
+        application=build_application(described.endpoints(), credentials),
+        operator_token=restored.operator_token,
     )
+
+
+def _restore(settings: Settings, store: Store, clock: Callable[[], float]) -> Restored:
+    policy, folder = settings.market, settings.data_dir
+    broker = Identity.load_or_create(folder / "identity.pem")
+    operator_token = load_or_create_operator_token(folder / "operator.token")
+    revocations = RevocationList(path=folder / FILE_NAME, operator=_operator_key(settings))
+    started_at = clock()
+    market = Market.restore(store.load(at=started_at, policy=policy), policy)
+    store.record_start(at=started_at, version=version("tradepost"), policy=msgspec.msgpack.encode(policy))
+    return Restored(
+        settings=settings,
+        store=store,
+        clock=clock,
+        broker=broker,
+        operator_token=operator_token,
+        revocations=revocations,
+        market=market,
+    )
+
+
+def _build_counters(restored: Restored, streams: Streams) -> Counters:
+    find_job, store = restored.market.job, restored.store
+    metrics = Metrics()
+    metrics.gauge("workers_connected", "Workers with a stream.", lambda: len(streams.sessions))
+    return Counters(
+        running=RunningCounts(store=store, find_job=find_job),
+        open_jobs=OpenJobs(store=store, jobs_max=restored.settings.open_jobs_max, find_job=find_job),
+        metrics=metrics,
+    )
+
+
+def _build_engine(restored: Restored, streams: Streams, counters: Counters) -> Engine:
+    sender = InstructionSender(
+        records=restored.market,
+        store=restored.store,
+        sessions=streams.sessions,
+        watchers=streams.watchers,
+        revocations=restored.revocations.frame,
+    )
+    return Engine(
+        core=restored.market,
+        store=restored.store,
+        release=InstructionRelease(counters=counters, sender=sender, market=restored.market),
+        clock=restored.clock,
+        observe_decided=counters.open_jobs.observe,
+        observe_batch=counters.metrics.observe_batch,
+    )
+
+
+def _build_content(restored: Restored, engine: Engine) -> Content:
+    settings, store = restored.settings, restored.store
     blocks = FolderStore(settings.data_dir / "blocks", bytes_max=settings.content_bytes_max, evict=False)
     uploads = Uploads(blocks=blocks, store=store, engine=engine)
     catalog = Catalog(
         store=store, uploads=uploads, engine=engine, document_bytes_max=settings.document_bytes_max
     )
-    credentials = Credentials(store=store, operator_token=operator_token)
-    joinings = Joinings(
-        broker=broker.id, store=store, engine=engine, clock=clock, revocations_key=revocations.key_pem
-    )
-    desk = JobDesk(store=store, engine=engine, watchers=watchers)
-    submissions = Submissions(
-        market=market, catalog=catalog, uploads=uploads, open_jobs=open_jobs, clock=clock
-    )
-    standings = Standings(store=store, market=market, sessions=sessions, tallies=tallies)
-    devices = DeviceReadings(clock=clock)
-    metrics.gauge("workers_connected", "Workers with a stream.", lambda: len(sessions))
+    return Content(uploads=uploads, catalog=catalog)
 
+
+def _public_endpoints(restored: Restored, counters: Counters, standings: Standings) -> list[Endpoint]:
     pages = PageEndpoints(
-        settings=settings,
-        broker=broker,
-        store=store,
+        settings=restored.settings,
+        broker=restored.broker,
+        store=restored.store,
         standings=standings,
-        tallies=tallies,
-        metrics=metrics,
+        counts=counters.running,
+        metrics=counters.metrics,
     )
-    endpoints = (
-        *pages.endpoints(),
-        *PipelineEndpoints(catalog=catalog, store=store, clock=clock).endpoints(),
+    return pages.endpoints()
+
+
+def _content_endpoints(restored: Restored, content: Content) -> list[Endpoint]:
+    uploads, catalog, clock = content.uploads, content.catalog, restored.clock
+    return [
+        *PipelineEndpoints(catalog=catalog, store=restored.store, clock=clock).endpoints(),
         *ContentEndpoints(
             uploads=uploads,
             catalog=catalog,
-            market=market,
+            market=restored.market,
             clock=clock,
-            upload_bytes_max=settings.upload_bytes_max,
+            upload_bytes_max=restored.settings.upload_bytes_max,
         ).endpoints(),
         *GatewayEndpoints(uploads=uploads).endpoints(),
-        *JobEndpoints(
-            engine=engine,
-            store=store,
-            desk=desk,
-            submissions=submissions,
-            uploads=uploads,
-            streams=ClientStreams(engine=engine, submissions=submissions, desk=desk),
-        ).endpoints(),
-        *WorkerEndpoints(
-            joinings=joinings,
-            standings=standings,
-            streams=WorkerStreams(
-                broker=broker,
-                market=market,
-                engine=engine,
-                receipts=ReceiptChecks(
-                    broker=broker.id,
-                    market=market,
-                    catalog=catalog,
-                    uploads=uploads,
-                    outputs=OutputComparison(store=store, uploads=uploads, folder=settings.data_dir),
-                ),
-                sessions=sessions,
-                revocations=revocations,
-                devices=devices,
-                reconnects=RateLimit(burst=20, per_s=0.5, monotonic=time.monotonic),
-                failures=RateLimit(burst=20, per_s=0.5, monotonic=time.monotonic),
-            ),
-            failures=RateLimit(burst=30, per_s=1.0, monotonic=time.monotonic),
-        ).endpoints(),
-        *AdminEndpoints(
-            engine=engine,
-            store=store,
-            credentials=credentials,
-            joinings=joinings,
-            revocations=revocations,
-            sessions=sessions,
-            devices=devices,
-            clock=clock,
-        ).endpoints(),
+    ]
+
+
+def _job_endpoints(
+    restored: Restored, engine: Engine, streams: Streams, counters: Counters, content: Content
+) -> list[Endpoint]:
+    jobs = JobService(store=restored.store, engine=engine, watchers=streams.watchers)
+    submissions = SubmissionChecks(
+        market=restored.market,
+        catalog=content.catalog,
+        uploads=content.uploads,
+        open_jobs=counters.open_jobs,
+        clock=restored.clock,
     )
-    pages.openapi = openapi_document(endpoints, version=version("tradepost"))
-    return Parts(
-        broker=broker,
-        store=store,
+    return JobEndpoints(
+        engine=engine,
+        store=restored.store,
+        jobs=jobs,
+        submissions=submissions,
+        uploads=content.uploads,
+        streams=ClientStreams(engine=engine, submissions=submissions, jobs=jobs),
+    ).endpoints()
+
+
+def _build_worker_streams(
+    restored: Restored, engine: Engine, streams: Streams, content: Content, devices: DeviceReadings
+) -> WorkerStreams:
+    market, uploads = restored.market, content.uploads
+    receipts = ReceiptChecks(
+        broker=restored.broker.id,
+        market=market,
+        catalog=content.catalog,
+        uploads=uploads,
+        outputs=OutputComparison(store=restored.store, uploads=uploads, folder=restored.settings.data_dir),
+    )
+    return WorkerStreams(
+        broker=restored.broker,
         market=market,
         engine=engine,
-        uploads=uploads,
-        retention=Retention(engine=engine, uploads=uploads, kept_s=settings.documents_kept_s, clock=clock),
-        revocations=revocations,
-        endpoints=endpoints,
-        application=build_application(endpoints, credentials),
-        operator_token=operator_token,
+        sessions=streams.sessions,
+        revocations=restored.revocations,
+        limits=ConnectionLimits(
+            reconnects=RateLimit(burst=20, per_s=0.5, monotonic=time.monotonic),
+            failures=RateLimit(burst=20, per_s=0.5, monotonic=time.monotonic),
+        ),
+        new_session=partial(
+            WorkerSession,
+            codec=broker_codec_for_workers(),
+            market=market,
+            engine=engine,
+            receipts=receipts,
+            devices=devices,
+        ),
     )
 
 
@@ -207,13 +326,3 @@ def _operator_key(settings: Settings) -> PublicKey | None:
         return None if path is None else PublicKey.load(path)
     except InvalidKey as error:
         raise InvalidSettings(f"revocations_key: {error.detail}", hint=error.hint) from None
-
-
-def _status(market: Market, job_id: str) -> str | None:
-    job = market.job(job_id)
-    return None if job is None else job.status.value
-
-
-def _account(market: Market, job_id: str) -> str | None:
-    job = market.job(job_id)
-    return None if job is None else job.account

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Final
@@ -20,9 +19,10 @@ from rich.console import Console
 from rich.table import Table
 
 from tradepost.atomic_files import replace_file
-from tradepost.commands.options import Json
+from tradepost.commands.options import Json, LogJson
 from tradepost.commands.terminal import show, show_json
-from tradepost.errors import InvalidSettings, InvariantBroken
+from tradepost.errors import InvariantBroken, MissingDatabase
+from tradepost.logs import set_up_logging
 from tradepost.money import format_credits, to_credits, to_microcredits
 from tradepost.protocol import AccountView
 from tradepost_broker.operator.client import OperatorClient
@@ -69,6 +69,7 @@ def run(
     audit_rate: Annotated[float | None, typer.Option(help="Share of results checked by an auditor.")] = None,
     fault_fraction: Annotated[float | None, typer.Option(help="Share of workers believed faulty.")] = None,
     port_file: Annotated[Path | None, typer.Option(help="Write the port here once it answers.")] = None,
+    as_json: LogJson = False,
 ) -> None:
     """Run the broker until Ctrl-C or SIGTERM."""
     policy = {"hold_s": hold_s, "audit_rate": audit_rate, "fault_fraction": fault_fraction}
@@ -82,9 +83,7 @@ def run(
         MARKET: policy,
     }
     settings = Settings.load(config=config, options=options)
-    logging.basicConfig(
-        level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
-    )
+    set_up_logging(as_json=as_json, level=settings.log_level, date_format=None)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     asyncio.run(_run(settings, port_file))
 
@@ -263,7 +262,7 @@ def verify(data_dir: DataDir = None, config: Config = None, as_json: Json = Fals
 
     settings = _settings(data_dir, config)
     if not settings.database_path.exists():
-        raise InvalidSettings(f"there is no database at {settings.database_path}")
+        raise MissingDatabase(f"{settings.database_path} does not exist")
     with contextlib.closing(Reader(database.open_snapshot(settings.database_path))) as reader:
         report = verify_books(reader)
     compared = ", ".join(f"{count} {kind}" for kind, count in report.compared.items())

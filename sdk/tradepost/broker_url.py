@@ -28,7 +28,7 @@ async def raise_for_problem(response: aiohttp.ClientResponse) -> None:
         problem = msgspec.json.decode(body, type=Problem)
     except UNDECODABLE:
         raise BrokerUnavailable(
-            f"{response.url.host} answered {response.status} {response.reason}, not as a broker does"
+            f"{response.url.host} answered {response.status} {response.reason}; it may not be a broker"
         ) from None
     raise TradepostError.from_problem(problem)
 
@@ -38,7 +38,7 @@ def raise_unavailable(url: URL, error: Exception) -> NoReturn:
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         raise BrokerUnavailable(
             f"{url}: {error}",
-            hint="Install the system's certificate authorities (on Debian: ca-certificates), or name the "
-            "operator's own in SSL_CERT_FILE.",
+            hint="Install the system's certificate authorities (on Debian: ca-certificates), or set "
+            "SSL_CERT_FILE to the operator's own.",
         ) from error
     raise BrokerUnavailable(f"{url}: {error or type(error).__name__}") from error

@@ -61,7 +61,7 @@ def _refusal(point: EntryPoint, error: ModuleNotFoundError) -> typer.Typer:
     )
     def refuse() -> NoReturn:
         raise MissingExtra(
-            f"`tradepost {point.name}` needs the module {error.name}",
+            f"`tradepost {point.name}` requires the module {error.name}",
             hint=f"Install it: pip install 'tradepost[{extra}]'",
         )
 

@@ -48,7 +48,7 @@ def verify(public_key: bytes, domain: str, payload: bytes, signature: bytes) -> 
     try:
         public_key_from_der(public_key).verify(signature, _separated(domain, payload), _ECDSA)
     except _CryptographyInvalidSignature:
-        raise InvalidSignature(f"the {domain} signature is not by key {key_id(public_key)}") from None
+        raise InvalidSignature(f"the {domain} signature was not made by key {key_id(public_key)}") from None
 
 
 class Identity:

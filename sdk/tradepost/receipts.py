@@ -122,7 +122,7 @@ def verify_receipt(signed: SignedReceipt) -> Receipt:
     receipt = _decode(signed.payload)
     # Step 3
     if receipt.worker != identity.key_id(signed.public_key):
-        raise InvalidReceipt(f"it names worker {receipt.worker} and is signed by another")
+        raise InvalidReceipt(f"it names worker {receipt.worker}, but another key signed it")
     return receipt
 
 

@@ -43,7 +43,7 @@ def settings_from_environment(
         if not variable.startswith(prefix):
             continue
         if variable not in places:
-            raise InvalidSettings(f"{variable} is no setting", hint=_hint(guide))
+            raise InvalidSettings(f"{variable} is not the name of a setting", hint=_hint(guide))
         *tables, name = places[variable]
         table = tree
         for one in tables:

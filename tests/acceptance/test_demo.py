@@ -57,6 +57,6 @@ def test_ctrl_c_ends_it_cleanly(tmp_path: Path) -> None:
         demo.send_signal(signal.SIGINT)
         rest = demo.stderr.read()
         assert demo.wait() == 130
-    assert "every process of the demo has ended" in rest
+    assert "All processes of the demo have ended" in rest
     assert "Traceback" not in rest
     assert not processes_using(tmp_path)

@@ -32,7 +32,7 @@ def test_conditional_operators_are_those_that_the_stage_names():
 def test_a_stages_memory_bounds_what_its_model_declares():
     large = next(case for case in onnx_cases() if case.name == "an input declared as 4 TiB")
     pipeline = onnx_case("large", large.build, RETURNED).pipeline()
-    with pytest.raises(InvalidModel, match="the stage has room for 67,108,864"):
+    with pytest.raises(InvalidModel, match="the stage's memory allows 67,108,864"):
         Executor(pipeline.manifest, pipeline.artifacts, sandbox=Sandbox(), inference=Inference())
 
 

@@ -79,7 +79,7 @@ def test_a_result_must_fit_the_stage():
     content = model(graph([ADD], extra=field(13, value("z", FLOAT, (1 << 10, 1 << 10)))))
     check_model(content, elements_max=1 << 20)
     with pytest.raises(
-        InvalidModel, match=r"declared with 1,048,576 elements; the stage has room for 1,048,575"
+        InvalidModel, match=r"declared with 1,048,576 elements; the stage's memory allows 1,048,575"
     ):
         check_model(content, elements_max=(1 << 20) - 1)
 

@@ -13,7 +13,16 @@ import trustme
 from sqlalchemy import create_engine, text
 from typer.testing import CliRunner, Result
 
-from tradepost.errors import BrokerUnavailable, InvalidRequest, InvalidSettings, InvariantBroken, UnknownJob
+from tradepost.errors import (
+    BrokerUnavailable,
+    CannotListen,
+    DataFolderInUse,
+    InvalidOperatorToken,
+    InvalidRequest,
+    InvariantBroken,
+    MissingDatabase,
+    UnknownJob,
+)
 from tradepost_broker.app import running_broker
 from tradepost_broker.cli import app
 from tradepost_broker.settings import Settings
@@ -120,7 +129,7 @@ async def test_refusals_are_typed(broker: LocalBroker, tmp_path: Path) -> None:
 async def test_without_a_broker_the_commands_say_so(tmp_path: Path) -> None:
     with pytest.raises(BrokerUnavailable):
         await command(tmp_path, "workers")
-    with pytest.raises(InvalidSettings):
+    with pytest.raises(MissingDatabase, match=r"broker\.sqlite3"):
         await command(tmp_path, "verify-books")
     async with local_broker(tmp_path / "data"):
         pass
@@ -134,14 +143,21 @@ async def test_migrate_makes_the_database(tmp_path: Path) -> None:
 
 
 async def test_two_brokers_cannot_share_a_folder(broker: LocalBroker, tmp_path: Path) -> None:
-    with pytest.raises(InvalidSettings, match="another broker"):
+    with pytest.raises(DataFolderInUse, match="another broker"):
         async with local_broker(tmp_path / "data"):
+            pass
+
+
+async def test_a_damaged_operator_token_is_named(tmp_path: Path) -> None:
+    (tmp_path / "operator.token").write_text("short\n")
+    with pytest.raises(InvalidOperatorToken, match=r"operator\.token"):
+        async with local_broker(tmp_path):
             pass
 
 
 async def test_a_port_that_is_taken_is_named(broker: LocalBroker, tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path / "other", port=broker.running.port)
-    with pytest.raises(InvalidSettings, match=str(broker.running.port)):
+    with pytest.raises(CannotListen, match=str(broker.running.port)):
         async with running_broker(settings):
             pass
 

@@ -177,8 +177,8 @@ def check_books(path: Path, results: dict[int, Result]) -> None:
     assert {result.job for result in results.values()} == jobs.keys()
     payments = [transfer for transfer in reader.find(Transfer) if transfer.kind == Kind.PAY]
     assert len({transfer.lease for transfer in payments}) == len(payments)
-    paid = sum(transfer.amount for transfer in payments)
-    assert paid == sum(job.paid for job in jobs.values())
+    paid = sum(transfer.amount_microcredits for transfer in payments)
+    assert paid == sum(job.paid_microcredits for job in jobs.values())
     account = reader.get(Account, "credits:alice")
-    assert account == Account(id="credits:alice", available=10**9 - paid, reserved=0)
+    assert account == Account(id="credits:alice", available_microcredits=10**9 - paid)
     reader.close()

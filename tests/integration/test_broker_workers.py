@@ -57,7 +57,7 @@ from tradepost_worker.testing.lent_device import until
 
 
 async def test_a_token_admits_one_device_however_often_it_asks(broker: LocalBroker) -> None:
-    token = await broker.token("bob", stake=123)
+    token = await broker.token("bob", stake_microcredits=123)
     first, second = (FakeWorker(broker.session, broker.url) for _ in range(2))
     joined = await first.join(token)
     assert (joined.worker, joined.owner, joined.stake_microcredits) == (first.id, "bob", 123)

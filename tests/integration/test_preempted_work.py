@@ -115,9 +115,9 @@ async def test_what_was_done_before_the_owner_came_back_is_paid(tmp_path: Path) 
     assert (broken_off.state, result.state) == (LeaseState.PREEMPTED, LeaseState.ACCEPTED)
     assert [name for name, _ in broken_off.stage_hashes] == ["warm"]
     assert broken_off.stage_hashes == result.stage_hashes[:1]
-    share = broken_off.price * result.stage_wall_us[0] // sum(result.stage_wall_us)
-    assert broken_off.paid == share > 0
-    assert view.price_microcredits == result.price + share
+    share = broken_off.price_microcredits * result.stage_wall_us[0] // sum(result.stage_wall_us)
+    assert broken_off.paid_microcredits == share > 0
+    assert view.price_microcredits == result.price_microcredits + share
 
     kept = reader.get(Delivery, broken_off.id)
     assert kept is not None

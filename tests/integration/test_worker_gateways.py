@@ -137,7 +137,7 @@ def stall(clock: Clock) -> Serve:
 @pytest.mark.parametrize(
     ("fault", "said", "stall_s"),
     [
-        pytest.param(lie, "sent other bytes", 30.0, id="lies"),
+        pytest.param(lie, "sent bytes that do not match", 30.0, id="lies"),
         pytest.param(trickle, "bytes in", 30.0, id="trickles"),
         pytest.param(stall, "sent nothing for", 2.0, id="stalls"),
     ],

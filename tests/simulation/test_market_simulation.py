@@ -55,7 +55,7 @@ def is_cheat(worker: str) -> bool:
 def simulate(*, confidence: float, auditors: int, seed: int) -> Outcome:
     """Run the market until all jobs have ended."""
     driver = MarketDriver(policy=MarketPolicy(), seed=seed)
-    driver.fund(amount=10**12)
+    driver.fund(amount_microcredits=10**12)
     driver.publish()
     for number in range(auditors):
         driver.add_worker(f"auditor{number}", auditor=True)
@@ -68,7 +68,7 @@ def simulate(*, confidence: float, auditors: int, seed: int) -> Outcome:
     while len(jobs) < JOBS or any(driver.in_hand.values()):
         running = sum(len(leases) for leases in driver.in_hand.values())
         while len(jobs) < JOBS and running < IN_FLIGHT:
-            jobs.append(driver.submit(confidence=confidence, max_price=100_000))
+            jobs.append(driver.submit(confidence=confidence, max_price_microcredits=100_000))
             running = sum(len(leases) for leases in driver.in_hand.values())
         for worker, leases in sorted(driver.in_hand.items()):
             for lease_id in list(leases):

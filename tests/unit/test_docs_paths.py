@@ -14,7 +14,7 @@ import pytest
 
 ROOT: Final = Path(__file__).parents[2]
 DOCUMENTS: Final = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "tests/README.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 

@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
-from tradepost.commands.options import Json
+from tradepost.commands.options import Json, LogJson
 from tradepost.commands.terminal import show, show_json
+from tradepost.logs import set_up_logging
 from tradepost_signing.checks.publisher import Publisher
 from tradepost_signing.keyless.identity import SigstoreIdentity
 from tradepost_signing.keys import PublicKey
@@ -23,7 +24,6 @@ from tradepost_worker.commands.join_report import gather_facts
 from tradepost_worker.commands.owner import StateDir, add_owner_commands
 from tradepost_worker.commands.report import add_report_commands
 from tradepost_worker.link.joining import join as join_broker
-from tradepost_worker.logs import set_up_logging
 from tradepost_worker.settings import FILE_NAME, Settings, load_settings, save_settings
 from tradepost_worker.state import StateFolder
 
@@ -82,7 +82,7 @@ def create_app(*, decorate: Decorate = lambda runners: runners) -> typer.Typer:
         price: Price = None,
         capacity: Capacity = None,
         state_dir: StateDir = None,
-        as_json: Annotated[bool, typer.Option("--json", help="Write the log as JSON lines.")] = False,
+        as_json: LogJson = False,
     ) -> None:
         """Work for the market that this device joined, until Ctrl-C."""
         flags = {"state_dir": state_dir, "price_per_unit": price, "capacity": capacity}

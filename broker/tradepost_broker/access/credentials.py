@@ -11,7 +11,7 @@ import secrets
 from pathlib import Path
 
 from tradepost.atomic_files import create_file
-from tradepost.errors import InvalidSettings, Unauthorized
+from tradepost.errors import InvalidOperatorToken, Unauthorized
 from tradepost_broker.storage.shell_records import ApiKey
 from tradepost_broker.storage.store import Store
 
@@ -63,14 +63,15 @@ class Credentials:
 
 
 def load_or_create_operator_token(path: Path) -> str:
-    """The operator's token in the file at `path`, made there (mode 0600) if the file is absent."""
+    """The operator's token in the file at `path`, made there (mode 0600) if the file is absent.
+
+    Raises `InvalidOperatorToken`.
+    """
     token = new_secret("tpo")
     try:
         create_file(path, f"{token}\n".encode())
     except FileExistsError:
         token = path.read_text().strip()
         if len(token) < 32:
-            raise InvalidSettings(
-                f"{path} holds no operator token", hint="Delete it; the broker makes a new one."
-            ) from None
+            raise InvalidOperatorToken(f"{path} holds no token") from None
     return token

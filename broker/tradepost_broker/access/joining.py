@@ -1,4 +1,4 @@
-"""Joining: a device turns a single-use token into a standing as a worker.
+"""WorkerJoin: a device turns a single-use token into a standing as a worker.
 
 The token is used up in the transaction that makes the worker, so it admits one device whatever happens; the
 same device may ask again and gets the same answer, in case the first one was lost on the way.
@@ -23,7 +23,7 @@ from tradepost_broker.storage.store import Store
 DOMAIN = "join"
 
 
-class Joining:
+class WorkerJoin:
     """Work that admits a worker on a token. Raises `InvalidJoinToken` in its turn."""
 
     def __init__(self, *, token: str, worker: str, request: JoinRequest) -> None:
@@ -47,12 +47,12 @@ class Joining:
             device=self._request.device,
             public_key=self._request.public_key,
             auditor=token.auditor,
-            stake=token.stake,
+            stake_microcredits=token.stake_microcredits,
         )
         return Decision(event=joined, records=(msgspec.structs.replace(token, used_by=self._worker),))
 
 
-class Joinings:
+class JoinService:
     """Issues tokens and admits those who bring them. A token is `<secret>.<broker's key id>`.
 
     `revocations_key` is the operator's public key (PEM) that workers take revocation lists from, if any.
@@ -73,13 +73,21 @@ class Joinings:
         self._engine = engine
         self._clock = clock
 
-    async def issue(self, *, owner: str, stake: int, auditor: bool, ttl_s: float) -> tuple[str, float]:
-        """A new token and when it expires. `stake` is in microcredits."""
+    async def issue(
+        self, *, owner: str, stake_microcredits: int, auditor: bool, ttl_s: float
+    ) -> tuple[str, float]:
+        """A new token and when it expires."""
         token = f"{new_secret('tpj')}.{self._broker}"
         expires_at = self._clock() + ttl_s
         await self._engine.ask(
             Keep(
-                JoinToken(id=hash_of(token), owner=owner, stake=stake, auditor=auditor, expires_at=expires_at)
+                JoinToken(
+                    id=hash_of(token),
+                    owner=owner,
+                    stake_microcredits=stake_microcredits,
+                    auditor=auditor,
+                    expires_at=expires_at,
+                )
             )
         )
         return token, expires_at
@@ -91,7 +99,7 @@ class Joinings:
         except InvalidKey as error:
             raise InvalidSignature(f"the device's key: {error}") from None
         worker = identity.key_id(request.public_key)
-        await self._engine.ask(Joining(token=request.token, worker=worker, request=request))
+        await self._engine.ask(WorkerJoin(token=request.token, worker=worker, request=request))
         token = self._store.get(JoinToken, hash_of(request.token))
         if token is None:
             raise InvariantBroken("a worker joined with a token that was not kept")
@@ -99,6 +107,6 @@ class Joinings:
             worker=worker,
             owner=token.owner,
             broker=self._broker,
-            stake_microcredits=token.stake,
+            stake_microcredits=token.stake_microcredits,
             revocations_key=self._revocations_key,
         )

@@ -26,15 +26,15 @@ FILE_NAME: Final = "revocations.json"
 log = logging.getLogger(__name__)
 
 
-class RevocationDesk:
-    """Takes the operator's lists, and gives the newest to whoever has to enforce it.
+class RevocationList:
+    """The newest list that the operator signed, on the disk.
 
     `operator` is the key that lists are signed with; `None` if nobody may revoke here. Raises
     `InvalidRevocations` if the list at `path` is damaged, and `InvalidSettings` if there is one and no key:
     the market would forget what it forbids.
     """
 
-    def __init__(self, *, path: Path, operator: PublicKey | None, engine: Engine) -> None:
+    def __init__(self, *, path: Path, operator: PublicKey | None) -> None:
         if operator is None and path.exists():
             raise InvalidSettings(
                 f"{path} holds a revocation list, and no revocations_key is set",
@@ -42,7 +42,6 @@ class RevocationDesk:
             )
         self._operator = operator
         self._store = None if operator is None else RevocationStore(path, operator)
-        self._engine = engine
 
     @property
     def key_pem(self) -> str:
@@ -54,8 +53,13 @@ class RevocationDesk:
         signed = None if self._store is None else self._store.signed
         return None if signed is None else Revocations(signed.document, signed.bundle)
 
-    async def accept(self, signed: SignedRevocations) -> int:
-        """Enforce a list from now on; its version. The list that is enforced already changes nothing.
+    def current(self) -> RevocationDocument | None:
+        """What the newest list says; `None` before the first."""
+        current = None if self._store is None else self._store.current
+        return None if current is None else current.document
+
+    def keep(self, signed: SignedRevocations) -> int:
+        """Keep a list in place of the one before it; its version. Keeping the newest again changes nothing.
 
         Raises what `RevocationStore.accept` raises, or `InvalidRevocations` if nobody may revoke here.
         """
@@ -65,20 +69,33 @@ class RevocationDesk:
                 hint="Set revocations_key to the operator's public key, and start the broker again.",
             )
         self._store.accept(signed)
+        return self._store.version
+
+
+class RevocationService:
+    """Enforces the operator's lists in the market, which has them sent to the workers."""
+
+    def __init__(self, *, revocations: RevocationList, engine: Engine) -> None:
+        self._list = revocations
+        self._engine = engine
+
+    async def accept(self, signed: SignedRevocations) -> int:
+        """Enforce a list from now on; its version. Raises as `RevocationList.keep`."""
+        version = self._list.keep(signed)
         # Also for a list that was here before: the broker may have stopped before the market knew of it.
         await self.enforce()
         log.info(
             "Version %d of the revocation list is enforced.",
-            self._store.version,
-            extra={"action": "revocations_enforced", "version": self._store.version},
+            version,
+            extra={"action": "revocations_enforced", "version": version},
         )
-        return self._store.version
+        return version
 
     async def enforce(self) -> None:
-        """Bring the newest list to the market, which then has it sent to the workers."""
-        current = None if self._store is None else self._store.current
-        if current is not None:
-            await self._engine.ask(_issued(current.document))
+        """Bring the newest list to the market."""
+        document = self._list.current()
+        if document is not None:
+            await self._engine.ask(_issued(document))
 
 
 def _issued(document: RevocationDocument) -> EventWork:

@@ -16,7 +16,7 @@ from tradepost_broker.storage.store import Store
 from tradepost_broker.streams.watchers import Watcher, Watchers
 
 
-class JobDesk:
+class JobService:
     """Jobs as the store has them: what is shown is durable."""
 
     def __init__(self, *, store: Store, engine: Engine, watchers: Watchers) -> None:

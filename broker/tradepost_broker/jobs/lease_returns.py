@@ -11,7 +11,7 @@ from tradepost_broker.market.model.entities import LeaseState
 from tradepost_broker.market.model.events import LeaseGivenBack
 
 
-class GivenBack:
+class LeaseReturn:
     """Work that gives a lease back. `receipt` is that of the frame, checked, or `None`."""
 
     def __init__(self, *, market: Market, worker: str, frame: GiveBack, receipt: Receipt | None) -> None:

@@ -23,13 +23,13 @@ from tradepost_broker.storage.store import Reader
 class OpenJobs:
     """Counts open jobs by account, as the market has them; at most `jobs_max` each.
 
-    `account_of` gives the account of a job that has just ended. Jobs are counted before they are durable, so
+    `find_job` gives a job that has just ended. Jobs are counted before they are durable, so
     that the submissions of one batch count for each other.
     """
 
-    def __init__(self, *, store: Reader, jobs_max: int, account_of: Callable[[str], str | None]) -> None:
+    def __init__(self, *, store: Reader, jobs_max: int, find_job: Callable[[str], Job | None]) -> None:
         self._jobs_max = jobs_max
-        self._account_of = account_of
+        self._find_job = find_job
         jobs = CODECS[Job].table.c
         is_open = select(jobs.account, func.count()).where(jobs.finished_at.is_(None))
         self._open = Counter(dict(map(tuple, store.query(is_open.group_by(jobs.account)))))
@@ -45,11 +45,10 @@ class OpenJobs:
         """Count what the core has just decided: one more for a new job, one less for each that ended."""
         for instruction in instructions:
             match event, instruction:
-                case JobSubmitted(job=fresh, account=account), ReplySubmitted(job=job) if job == fresh:
+                case JobSubmitted(job=fresh, account=account), ReplySubmitted(job=named) if named == fresh:
                     self._open[account] += 1
-                case _, NotifyFinished(job=job):
-                    owner = self._account_of(job)
-                    if owner is not None:
-                        self._open[owner] -= 1
+                case _, NotifyFinished(job=ended):
+                    if (job := self._find_job(ended)) is not None:
+                        self._open[job.account] -= 1
                 case _:
                     pass

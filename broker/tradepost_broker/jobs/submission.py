@@ -31,13 +31,13 @@ _RANDOM_BYTES: Final = 10
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
-class Submission:
+class JobSubmission:
     """Work that submits a checked request, as the fresh id `job`."""
 
     def __init__(
         self,
         *,
-        desk: Submissions,
+        checks: SubmissionChecks,
         job: str,
         account: str,
         request: JobRequest,
@@ -45,7 +45,7 @@ class Submission:
         input_bytes: int,
         blocks: Mapping[str, int],
     ) -> None:
-        self._desk = desk
+        self._checks = checks
         self.job = job
         self._account = account
         self._request = request
@@ -56,7 +56,7 @@ class Submission:
     def decide(self, moment: Moment) -> Decision:
         """The request, as the market sees it, and the input of a new job. Raises `QuotaExceeded`."""
         request = self._request
-        self._desk.check_quota(self._account, request.idempotency_key)
+        self._checks.check_quota(self._account, request.idempotency_key)
         submitted = JobSubmitted(
             at=moment.at,
             job=self.job,
@@ -66,7 +66,7 @@ class Submission:
             pipeline=request.pipeline,
             input=self._input,
             input_bytes=self._input_bytes,
-            max_price=request.max_price_microcredits,
+            max_price_microcredits=request.max_price_microcredits,
             confidence=request.confidence,
             deadline_s=request.deadline_s,
             patience_s=request.patience_s,
@@ -88,7 +88,7 @@ class Submission:
         ]
 
 
-class Submissions:
+class SubmissionChecks:
     """Checks requests."""
 
     def __init__(
@@ -106,7 +106,7 @@ class Submissions:
         self._uploads = uploads
         self._clock = clock
 
-    def check_inline(self, account: str, request: JobRequest) -> Submission:
+    def check_inline(self, account: str, request: JobRequest) -> JobSubmission:
         """The work that submits a request with an inline input.
 
         Raises `UnknownPipeline`, `InlineInputTooLarge`, `InvalidTensorDocument` or `InvalidInput`.
@@ -120,7 +120,7 @@ class Submissions:
         manifest.check_input(decode(document), document_bytes=len(document))
         return self._submission(account, request, add_bytes(document, put=None), len(document), {})
 
-    async def check(self, account: str, request: JobRequest) -> Submission:
+    async def check(self, account: str, request: JobRequest) -> JobSubmission:
         """As `check_inline`, for inputs by CID as well. Raises `UnknownCid` besides."""
         if request.input_cid is None:
             return self.check_inline(account, request)
@@ -142,9 +142,9 @@ class Submissions:
 
     def _submission(
         self, account: str, request: JobRequest, cid: str, size_bytes: int, blocks: Mapping[str, int]
-    ) -> Submission:
-        return Submission(
-            desk=self,
+    ) -> JobSubmission:
+        return JobSubmission(
+            checks=self,
             job=new_job_id(self._clock()),
             account=account,
             request=request,

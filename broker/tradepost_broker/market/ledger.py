@@ -25,7 +25,7 @@ from tradepost_broker.market.model.entities import Account, Transfer
 
 TREASURY: Final = "treasury:operator"
 #: All the microcredits that there are: a million million credits. Fits a signed 64-bit column.
-SUPPLY: Final = 10**18
+SUPPLY_MICROCREDITS: Final = 10**18
 
 
 class Kind:
@@ -44,7 +44,7 @@ class Reservation(NamedTuple):
     """What is still set aside for one job."""
 
     account: str
-    amount: int
+    amount_microcredits: int
 
 
 def credits_of(account: str) -> str:
@@ -81,88 +81,110 @@ class Ledger:
         self._save = save
         self._accounts = {account.id: account for account in accounts}
         if not self._accounts:
-            self._accounts[TREASURY] = Account(id=TREASURY, available=SUPPLY)
+            self._accounts[TREASURY] = Account(id=TREASURY, available_microcredits=SUPPLY_MICROCREDITS)
         self._applied = {transfer.id: _what(transfer) for transfer in transfers}
         self._reservations: dict[str, Reservation] = {}
-        invariant(self.total() == SUPPLY, f"the accounts sum to {self.total()}, not to the supply")
+        invariant(
+            self.total_microcredits() == SUPPLY_MICROCREDITS,
+            f"the accounts sum to {self.total_microcredits()}, not to the supply",
+        )
 
-    def fund(self, transfer: str, account: str, amount: int, *, at: float) -> None:
+    def fund(self, transfer: str, account: str, amount_microcredits: int, *, at: float) -> None:
         """Move credits from the treasury to a submitter, once per `transfer` id.
 
         Raises `InvalidRequest`, `InsufficientFunds`, or `IdempotencyConflict` for an id used otherwise.
         """
-        if amount <= 0:
-            raise InvalidRequest(f"cannot fund {account} with {amount} microcredits")
-        wanted = _entry(transfer, TREASURY, credits_of(account), amount, Kind.FUND, at)
+        if amount_microcredits <= 0:
+            raise InvalidRequest(f"cannot fund {account} with {amount_microcredits} microcredits")
+        wanted = _entry(transfer, TREASURY, credits_of(account), amount_microcredits, Kind.FUND, at)
         known = self._applied.get(transfer)
         if known is not None and known != _what(wanted):
             raise IdempotencyConflict(f"transfer {transfer} moved {known[2]} from {known[0]} to {known[1]}")
         if known is None:
-            self._require(TREASURY, amount)
+            self._require(TREASURY, amount_microcredits)
             self._apply(wanted)
 
-    def stake(self, worker: str, amount: int, *, at: float) -> None:
+    def stake(self, worker: str, amount_microcredits: int, *, at: float) -> None:
         """Set up a worker's stake from the treasury. Raises `InsufficientFunds`."""
-        if amount:
-            self._require(TREASURY, amount)
-            self._apply(_entry(f"{worker}:stake", TREASURY, stake_of(worker), amount, Kind.STAKE, at))
+        if amount_microcredits:
+            self._require(TREASURY, amount_microcredits)
+            self._apply(
+                _entry(f"{worker}:stake", TREASURY, stake_of(worker), amount_microcredits, Kind.STAKE, at)
+            )
 
-    def reserve(self, job: str, account: str, amount: int) -> None:
-        """Set `amount` aside for a job. Raises `InsufficientFunds`, and then nothing has changed."""
-        invariant(amount > 0, f"job {job} reserves {amount}")
+    def reserve(self, job: str, account: str, amount_microcredits: int) -> None:
+        """Set an amount aside for a job. Raises `InsufficientFunds`, and then nothing has changed."""
+        invariant(amount_microcredits > 0, f"job {job} reserves {amount_microcredits}")
         invariant(job not in self._reservations, f"job {job} has a reservation")
-        self._require(credits_of(account), amount)
+        self._require(credits_of(account), amount_microcredits)
         escrow = self._accounts[credits_of(account)]
-        escrow.available -= amount
-        escrow.reserved += amount
-        self._reservations[job] = Reservation(account, amount)
+        escrow.available_microcredits -= amount_microcredits
+        escrow.reserved_microcredits += amount_microcredits
+        self._reservations[job] = Reservation(account, amount_microcredits)
         self._save(escrow)
 
-    def pay(self, job: str, lease: str, worker: str, amount: int, *, at: float, kind: str = Kind.PAY) -> None:
+    def pay(
+        self, job: str, lease: str, worker: str, amount_microcredits: int, *, at: float, kind: str = Kind.PAY
+    ) -> None:
         """Post a part of a job's reservation to a worker's hold, once per lease: for its result, or for the
         stages that it had done (`PAY_STAGES`)."""
         transfer = f"{lease}:{Kind.PAY}"
         known = self._applied.get(transfer)
         if known is not None:
-            _, credit, paid = known
+            _, credit, paid_microcredits = known
             invariant(
-                (credit, paid) == (held_of(worker), amount), f"lease {lease} was paid {paid} to {credit}"
+                (credit, paid_microcredits) == (held_of(worker), amount_microcredits),
+                f"lease {lease} was paid {paid_microcredits} to {credit}",
             )
             return
-        account, left = self._reservations.get(job, Reservation("", 0))
-        invariant(amount <= left, f"lease {lease} costs {amount}; job {job} has {left} reserved")
+        account, left_microcredits = self._reservations.get(job, Reservation("", 0))
+        invariant(
+            amount_microcredits <= left_microcredits,
+            f"lease {lease} costs {amount_microcredits}; job {job} has {left_microcredits} reserved",
+        )
         self._apply(
-            _entry(transfer, credits_of(account), held_of(worker), amount, kind, at, job, lease),
+            _entry(transfer, credits_of(account), held_of(worker), amount_microcredits, kind, at, job, lease),
             from_reserved=True,
         )
-        self._reservations[job] = Reservation(account, left - amount)
+        self._reservations[job] = Reservation(account, left_microcredits - amount_microcredits)
 
     def void(self, job: str) -> int:
         """Free what is left of a job's reservation; a job without one has nothing to free."""
-        account, amount = self._reservations.pop(job, Reservation("", 0))
-        if amount:
+        account, amount_microcredits = self._reservations.pop(job, Reservation("", 0))
+        if amount_microcredits:
             escrow = self._accounts[credits_of(account)]
-            invariant(escrow.reserved >= amount, f"{escrow.id} has {escrow.reserved} reserved")
-            escrow.reserved -= amount
-            escrow.available += amount
+            invariant(
+                escrow.reserved_microcredits >= amount_microcredits,
+                f"{escrow.id} has {escrow.reserved_microcredits} reserved",
+            )
+            escrow.reserved_microcredits -= amount_microcredits
+            escrow.available_microcredits += amount_microcredits
             self._save(escrow)
-        return amount
+        return amount_microcredits
 
-    def mature(self, lease: str, worker: str, amount: int, *, at: float) -> None:
+    def mature(self, lease: str, worker: str, amount_microcredits: int, *, at: float) -> None:
         """Move a payment from the hold to the worker's earnings."""
         self._apply(
             _entry(
-                f"{lease}:mature", held_of(worker), earned_of(worker), amount, Kind.MATURE, at, lease=lease
+                f"{lease}:mature",
+                held_of(worker),
+                earned_of(worker),
+                amount_microcredits,
+                Kind.MATURE,
+                at,
+                lease=lease,
             )
         )
 
-    def claw_back(self, job: str, lease: str, worker: str, account: str, amount: int, *, at: float) -> None:
+    def claw_back(
+        self, job: str, lease: str, worker: str, account: str, amount_microcredits: int, *, at: float
+    ) -> None:
         """Return a payment that is still held to the submitter who made it."""
         entry = _entry(
             f"{lease}:claw_back",
             held_of(worker),
             credits_of(account),
-            amount,
+            amount_microcredits,
             Kind.CLAW_BACK,
             at,
             job,
@@ -172,12 +194,20 @@ class Ledger:
 
     def slash(self, worker: str, *, at: float, lease: str = "") -> int:
         """Move a worker's whole stake to the treasury, and say how much that was."""
-        amount = self.account(stake_of(worker)).available
-        if amount:
+        amount_microcredits = self.account(stake_of(worker)).available_microcredits
+        if amount_microcredits:
             self._apply(
-                _entry(f"{worker}:slash", stake_of(worker), TREASURY, amount, Kind.SLASH, at, lease=lease)
+                _entry(
+                    f"{worker}:slash",
+                    stake_of(worker),
+                    TREASURY,
+                    amount_microcredits,
+                    Kind.SLASH,
+                    at,
+                    lease=lease,
+                )
             )
-        return amount
+        return amount_microcredits
 
     def account(self, name: str) -> Account:
         """The account as it is now; one that never moved is empty."""
@@ -189,34 +219,43 @@ class Ledger:
 
     def reservation(self, job: str) -> int:
         """What is set aside for a job."""
-        return self._reservations.get(job, Reservation("", 0)).amount
+        return self._reservations.get(job, Reservation("", 0)).amount_microcredits
 
-    def total(self) -> int:
+    def total_microcredits(self) -> int:
         """The sum of all accounts, which is the supply."""
-        return sum(account.available + account.reserved for account in self._accounts.values())
+        return sum(
+            account.available_microcredits + account.reserved_microcredits
+            for account in self._accounts.values()
+        )
 
     def restore_reservations(self, reservations: dict[str, Reservation]) -> None:
         """Take over the reservations of open jobs, which must be what the accounts have reserved."""
         self._reservations = dict(reservations)
-        reserved: dict[str, int] = {}
-        for account, amount in reservations.values():
-            reserved[credits_of(account)] = reserved.get(credits_of(account), 0) + amount
+        reserved_microcredits: dict[str, int] = {}
+        for account, amount_microcredits in reservations.values():
+            reserved_microcredits[credits_of(account)] = (
+                reserved_microcredits.get(credits_of(account), 0) + amount_microcredits
+            )
         for entry in self._accounts.values():
-            expected = reserved.get(entry.id, 0)
-            invariant(entry.reserved == expected, f"{entry.id} reserves {entry.reserved}, jobs {expected}")
+            expected_microcredits = reserved_microcredits.get(entry.id, 0)
+            invariant(
+                entry.reserved_microcredits == expected_microcredits,
+                f"{entry.id} reserves {entry.reserved_microcredits}, jobs {expected_microcredits}",
+            )
 
     def forget(self, lease: str) -> None:
         """Drop the ids of a lease that no event can reach any more."""
         for kind in (Kind.PAY, Kind.MATURE, Kind.CLAW_BACK):
             self._applied.pop(f"{lease}:{kind}", None)
 
-    def _require(self, account: str, amount: int) -> None:
-        available = self.account(account).available
-        if amount > available:
+    def _require(self, account: str, amount_microcredits: int) -> None:
+        available_microcredits = self.account(account).available_microcredits
+        if amount_microcredits > available_microcredits:
             raise InsufficientFunds(
-                f"{format_credits(amount)} credits needed, {format_credits(available)} available",
-                needed_microcredits=amount,
-                available_microcredits=available,
+                f"{format_credits(amount_microcredits)} credits needed, "
+                f"{format_credits(available_microcredits)} available",
+                needed_microcredits=amount_microcredits,
+                available_microcredits=available_microcredits,
             )
 
     def _apply(self, transfer: Transfer, *, from_reserved: bool = False) -> None:
@@ -225,17 +264,20 @@ class Ledger:
         if known is not None:
             invariant(known == _what(transfer), f"transfer {transfer.id} happened with other terms: {known}")
             return
-        invariant(transfer.amount > 0, f"transfer {transfer.id} moves {transfer.amount}")
-        debit, credit = self._open(transfer.debit), self._open(transfer.credit)
-        source = debit.reserved if from_reserved else debit.available
         invariant(
-            source >= transfer.amount, f"{debit.id} has {source}; {transfer.id} needs {transfer.amount}"
+            transfer.amount_microcredits > 0, f"transfer {transfer.id} moves {transfer.amount_microcredits}"
+        )
+        debit, credit = self._open(transfer.debit), self._open(transfer.credit)
+        source_microcredits = debit.reserved_microcredits if from_reserved else debit.available_microcredits
+        invariant(
+            source_microcredits >= transfer.amount_microcredits,
+            f"{debit.id} has {source_microcredits}; {transfer.id} needs {transfer.amount_microcredits}",
         )
         if from_reserved:
-            debit.reserved -= transfer.amount
+            debit.reserved_microcredits -= transfer.amount_microcredits
         else:
-            debit.available -= transfer.amount
-        credit.available += transfer.amount
+            debit.available_microcredits -= transfer.amount_microcredits
+        credit.available_microcredits += transfer.amount_microcredits
         self._applied[transfer.id] = _what(transfer)
         for changed in (debit, credit, transfer):
             self._save(changed)
@@ -245,12 +287,26 @@ class Ledger:
 
 
 def _entry(
-    transfer: str, debit: str, credit: str, amount: int, kind: str, at: float, job: str = "", lease: str = ""
+    transfer: str,
+    debit: str,
+    credit: str,
+    amount_microcredits: int,
+    kind: str,
+    at: float,
+    job: str = "",
+    lease: str = "",
 ) -> Transfer:
     return Transfer(
-        id=transfer, debit=debit, credit=credit, amount=amount, kind=kind, at=at, job=job, lease=lease
+        id=transfer,
+        debit=debit,
+        credit=credit,
+        amount_microcredits=amount_microcredits,
+        kind=kind,
+        at=at,
+        job=job,
+        lease=lease,
     )
 
 
 def _what(transfer: Transfer) -> tuple[str, str, int]:
-    return transfer.debit, transfer.credit, transfer.amount
+    return transfer.debit, transfer.credit, transfer.amount_microcredits

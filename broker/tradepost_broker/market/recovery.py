@@ -150,9 +150,14 @@ def restore(records: Iterable[Record], policy: MarketPolicy) -> MarketState:
         state.add_lease(lease)
     open_jobs = [job for job in state.jobs.values() if job.status not in FINAL]
     for job in open_jobs:
-        committed = sum(lease.price for lease in state.live_leases(job))
-        invariant(job.committed == committed, f"job {job.id} commits {job.committed}, leases {committed}")
-    state.ledger.restore_reservations({job.id: Reservation(job.account, job.max_price) for job in open_jobs})
+        committed_microcredits = sum(lease.price_microcredits for lease in state.live_leases(job))
+        invariant(
+            job.committed_microcredits == committed_microcredits,
+            f"job {job.id} commits {job.committed_microcredits}, leases {committed_microcredits}",
+        )
+    state.ledger.restore_reservations(
+        {job.id: Reservation(job.account, job.max_price_microcredits) for job in open_jobs}
+    )
     return state
 
 

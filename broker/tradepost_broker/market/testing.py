@@ -13,7 +13,7 @@ from typing import TypeVar
 from tradepost.errors import Problem, WorkerLost
 from tradepost.protocol import Capabilities, GiveBackReason, JobStatus, Offer, Requirements
 from tradepost_broker.market.core import Market
-from tradepost_broker.market.ledger import SUPPLY, held_of
+from tradepost_broker.market.ledger import SUPPLY_MICROCREDITS, held_of
 from tradepost_broker.market.model.entities import Account, Job, Lease, Pipeline, Record, Worker
 from tradepost_broker.market.model.events import (
     CancelRequested,
@@ -78,7 +78,7 @@ def make_pipeline(
 
 
 def make_offer(
-    price: int = 10,
+    price_per_unit_microcredits: int = 10,
     *,
     capacity: int = 2,
     providers: tuple[str, ...] = ("cpu",),
@@ -87,11 +87,16 @@ def make_offer(
     warm: tuple[str, ...] = (),
     engines: dict[str, str] | None = None,
 ) -> Offer:
-    """A standing offer at `price` microcredits per work unit."""
+    """A standing offer at this price per work unit."""
     capabilities = Capabilities(
         cores=4, memory_bytes=memory_bytes, providers=providers, engines=engines or {}, isolation=isolation
     )
-    return Offer(price_per_unit_microcredits=price, capacity=capacity, capabilities=capabilities, warm=warm)
+    return Offer(
+        price_per_unit_microcredits=price_per_unit_microcredits,
+        capacity=capacity,
+        capabilities=capabilities,
+        warm=warm,
+    )
 
 
 class MarketDriver:
@@ -128,10 +133,14 @@ class MarketDriver:
 
     # What submitters, publishers and the operator do
 
-    def fund(self, account: str = "alice", amount: int = 10**9, *, transfer: str = "") -> list[Instruction]:
+    def fund(
+        self, account: str = "alice", amount_microcredits: int = 10**9, *, transfer: str = ""
+    ) -> list[Instruction]:
         """Give an account credits."""
         transfer = transfer or f"fund-{account}-{len(self.events)}"
-        return self.handle(Funded(at=self.at, transfer=transfer, account=account, amount=amount))
+        return self.handle(
+            Funded(at=self.at, transfer=transfer, account=account, amount_microcredits=amount_microcredits)
+        )
 
     def publish(self, pipeline: Pipeline | None = None) -> list[Instruction]:
         """Publish a pipeline."""
@@ -142,7 +151,7 @@ class MarketDriver:
         account: str = "alice",
         *,
         pipeline: str = "digits",
-        max_price: int = 100_000,
+        max_price_microcredits: int = 100_000,
         confidence: float = 0.75,
         deadline_s: float = 300.0,
         patience_s: float = 5.0,
@@ -163,7 +172,7 @@ class MarketDriver:
                 pipeline=pipeline,
                 input="input",
                 input_bytes=1000,
-                max_price=max_price,
+                max_price_microcredits=max_price_microcredits,
                 confidence=confidence,
                 deadline_s=deadline_s,
                 patience_s=patience_s,
@@ -184,7 +193,7 @@ class MarketDriver:
     # What workers do
 
     def join(
-        self, worker: str, *, owner: str = "", stake: int = 1_000_000, auditor: bool = False
+        self, worker: str, *, owner: str = "", stake_microcredits: int = 1_000_000, auditor: bool = False
     ) -> list[Instruction]:
         """Let a worker join; without `owner`, it is its own."""
         return self.handle(
@@ -195,7 +204,7 @@ class MarketDriver:
                 device="device",
                 public_key=worker.encode(),
                 auditor=auditor,
-                stake=stake,
+                stake_microcredits=stake_microcredits,
             )
         )
 
@@ -216,10 +225,12 @@ class MarketDriver:
             )
         )
 
-    def add_worker(self, worker: str, price: int = 10, *, owner: str = "", auditor: bool = False) -> None:
-        """Let a worker join and connect with an offer at `price`."""
+    def add_worker(
+        self, worker: str, price_per_unit_microcredits: int = 10, *, owner: str = "", auditor: bool = False
+    ) -> None:
+        """Let a worker join and connect with an offer at `price_per_unit_microcredits`."""
         self.join(worker, owner=owner, auditor=auditor)
-        self.connect(worker, make_offer(price))
+        self.connect(worker, make_offer(price_per_unit_microcredits))
 
     def update_offer(self, worker: str, offer: Offer) -> list[Instruction]:
         """Replace a worker's offer."""
@@ -328,25 +339,35 @@ class MarketDriver:
     def check(self) -> None:
         """Raise `AssertionError` unless books, jobs and leases are as they must be after every event."""
         accounts, jobs, leases = self.all_of(Account), self.all_of(Job), self.all_of(Lease)
-        moved = sum(account.available + account.reserved for account in accounts)
+        moved_microcredits = sum(
+            account.available_microcredits + account.reserved_microcredits for account in accounts
+        )
         if accounts:
-            assert moved == SUPPLY, f"the books have {moved}"
+            assert moved_microcredits == SUPPLY_MICROCREDITS, f"the books have {moved_microcredits}"
         for account in accounts:
-            assert account.available >= 0, account
-            assert account.reserved >= 0, account
+            assert account.available_microcredits >= 0, account
+            assert account.reserved_microcredits >= 0, account
         unfinished = [job for job in jobs if job.status not in FINAL]
-        assert sum(account.reserved for account in accounts) == sum(job.max_price for job in unfinished)
+        assert sum(account.reserved_microcredits for account in accounts) == sum(
+            job.max_price_microcredits for job in unfinished
+        )
         for job in jobs:
-            paid = sum(lease.paid for lease in leases if lease.job == job.id)
-            assert job.paid == paid <= job.max_price, job
+            paid_microcredits = sum(lease.paid_microcredits for lease in leases if lease.job == job.id)
+            assert job.paid_microcredits == paid_microcredits <= job.max_price_microcredits, job
             live = [lease for lease in leases if lease.job == job.id and lease.state in LIVE]
-            assert job.committed == sum(lease.price for lease in live) <= job.max_price, job
+            assert (
+                job.committed_microcredits
+                == sum(lease.price_microcredits for lease in live)
+                <= job.max_price_microcredits
+            ), job
             assert (job.status is JobStatus.RUNNING) == (job.status not in FINAL and bool(live)), job
             owners = [self.of(Worker, lease.worker).owner for lease in live]
             assert len(owners) == len(set(owners)), f"{job.id} is with one owner twice"
         for worker in self.all_of(Worker):
-            held = sum(lease.paid for lease in leases if lease.worker == worker.id and lease.matures_at)
-            assert self.market.account(held_of(worker.id)).available == held, worker
+            held_microcredits = sum(
+                lease.paid_microcredits for lease in leases if lease.worker == worker.id and lease.matures_at
+            )
+            assert self.market.account(held_of(worker.id)).available_microcredits == held_microcredits, worker
         ended = [told.job for answer in self.answers for told in answer if isinstance(told, NotifyFinished)]
         assert len(ended) == len(set(ended)) == len(jobs) - len(unfinished), "a job ends exactly once"
 

@@ -36,8 +36,8 @@ def lease_view(lease: Lease, match: Match | None) -> LeaseView:
         purpose=lease.purpose.value,
         state=lease.state.value,
         granted_at=lease.granted_at,
-        price_microcredits=lease.price,
-        paid_microcredits=lease.paid,
+        price_microcredits=lease.price_microcredits,
+        paid_microcredits=lease.paid_microcredits,
         outcome=lease.outcome,
         agrees_with=lease.group,
         problem="" if lease.problem is None else f"{lease.problem.title} {lease.problem.detail}".strip(),
@@ -62,7 +62,7 @@ def evidence_view(evidence: Evidence) -> EvidenceView:
 def _candidate(candidate: Candidate) -> CandidateView:
     return CandidateView(
         worker=candidate.worker,
-        bid_microcredits=candidate.bid,
-        score_microcredits=candidate.score,
+        bid_microcredits=candidate.bid_microcredits,
+        score_microcredits=candidate.score_microcredits,
         lost_because=candidate.lost_because,
     )

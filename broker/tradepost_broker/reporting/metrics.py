@@ -42,8 +42,8 @@ class Metrics:
         match instruction:
             case Save(record=Evidence(kind=kind)):
                 self._evidence.labels(kind.value).inc()
-            case Save(record=Transfer(kind=kind, amount=amount)):
-                self._moved.labels(kind).inc(amount)
+            case Save(record=Transfer(kind=kind, amount_microcredits=amount_microcredits)):
+                self._moved.labels(kind).inc(amount_microcredits)
             case SendGrant():
                 self._grants.inc()
             case ReplySubmitted():

@@ -17,11 +17,11 @@ from tradepost_broker.storage.rows import CODECS
 from tradepost_broker.storage.store import Store
 
 
-class Tallies:
-    """Counts by worker, and of jobs by status. `job_status` gives the status of a job that just ended."""
+class RunningCounts:
+    """Counts by worker, and of jobs by status. `find_job` gives a job that has just ended."""
 
-    def __init__(self, *, store: Store, job_status: Callable[[str], str | None]) -> None:
-        self._job_status = job_status
+    def __init__(self, *, store: Store, find_job: Callable[[str], Job | None]) -> None:
+        self._find_job = find_job
         self._evidence: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._paid_leases: Counter[str] = Counter()
         self._slashed: Counter[str] = Counter()
@@ -47,10 +47,13 @@ class Tallies:
                 self._evidence[worker][kind.value] += 1
             case Save(record=Transfer(kind=Kind.PAY, credit=account)):
                 self._paid_leases[account] += 1
-            case Save(record=Transfer(kind=Kind.SLASH, debit=account, amount=amount)):
-                self._slashed[account] += amount
-            case NotifyFinished(job=job):
-                self.jobs[self._job_status(job) or "unknown"] += 1
+            case Save(
+                record=Transfer(kind=Kind.SLASH, debit=account, amount_microcredits=amount_microcredits)
+            ):
+                self._slashed[account] += amount_microcredits
+            case NotifyFinished(job=job_id):
+                job = self._find_job(job_id)
+                self.jobs["unknown" if job is None else job.status.value] += 1
             case _:
                 pass
 
@@ -67,5 +70,5 @@ class Tallies:
         for account, count in store.query(paid.group_by(transfers.credit)):
             self._paid_leases[account] = count
         slashed = select(transfers.debit, func.sum(transfers.amount)).where(transfers.kind == Kind.SLASH)
-        for account, amount in store.query(slashed.group_by(transfers.debit)):
-            self._slashed[account] = amount
+        for account, amount_microcredits in store.query(slashed.group_by(transfers.debit)):
+            self._slashed[account] = amount_microcredits

@@ -12,7 +12,7 @@ from tradepost_broker.market import Market
 from tradepost_broker.market.ledger import earned_of, held_of, stake_of
 from tradepost_broker.market.model.entities import Account, Evidence, Worker
 from tradepost_broker.reporting.explanations import evidence_view
-from tradepost_broker.reporting.running_counts import Tallies
+from tradepost_broker.reporting.running_counts import RunningCounts
 from tradepost_broker.storage.rows import CODECS
 from tradepost_broker.storage.store import Store
 from tradepost_broker.streams.sessions import Sessions
@@ -35,13 +35,13 @@ class Standings:
         store: Store,
         market: Market,
         sessions: Sessions,
-        tallies: Tallies,
+        counts: RunningCounts,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._market = market
         self._sessions = sessions
-        self._tallies = tallies
+        self._counts = counts
         self._monotonic = monotonic
         self._all: tuple[float, list[WorkerView]] | None = None
 
@@ -76,12 +76,12 @@ class Standings:
             price_per_unit_microcredits=None if offer is None else offer.price_per_unit_microcredits,
             capacity=0 if offer is None else offer.capacity,
             score=min((one.score for one in reputations), default=NEWCOMER_SCORE),
-            accepted=self._tallies.paid_leases_of(worker.id),
+            accepted=self._counts.paid_leases_of(worker.id),
             stake_microcredits=self._available(stake_of(worker.id)),
             held_microcredits=self._available(held_of(worker.id)),
             earned_microcredits=self._available(earned_of(worker.id)),
-            slashed_microcredits=self._tallies.slashed_of(worker.id),
-            evidence_counts=self._tallies.evidence_of(worker.id),
+            slashed_microcredits=self._counts.slashed_of(worker.id),
+            evidence_counts=self._counts.evidence_of(worker.id),
             reputations=tuple(
                 ReputationView(
                     capability=one.capability,
@@ -96,4 +96,4 @@ class Standings:
 
     def _available(self, account: str) -> int:
         entry = self._store.get(Account, account)
-        return 0 if entry is None else entry.available
+        return 0 if entry is None else entry.available_microcredits

@@ -24,7 +24,7 @@ def job_view(job: Job, delivery_of: Callable[[str], Delivery | None]) -> JobView
         pipeline=job.pipeline,
         submitted_at=job.submitted_at,
         finished_at=job.finished_at,
-        price_microcredits=job.paid,
+        price_microcredits=job.paid_microcredits,
         output=output if is_inline else None,
         output_cid=deliveries[0].output_cid or None if deliveries and not is_inline else None,
         receipts=tuple(one.receipt for one in deliveries),

@@ -1,8 +1,8 @@
 """How structs become rows and rows become structs again: one codec for each kind of record.
 
 A table either has a `body` column, the whole struct as msgpack, beside the columns that queries filter by;
-or it has a column for every field. The SQL is compiled once, since SQLAlchemy's own compiling and binding
-would cost more than SQLite's work.
+or it has a column for every field. Columns have the stored names of fields (`stored_names`). The SQL is
+compiled once, since SQLAlchemy's own compiling and binding would cost more than SQLite's work.
 """
 
 from __future__ import annotations
@@ -38,8 +38,11 @@ class RowCodec(Generic[T]):
         self.table: Table = tables.metadata.tables[str(table.__tablename__)]
         self.has_body = _BODY in self.table.c
         self._columns = [column.name for column in self.table.columns if column.name != _BODY]
+        fields = {field.encode_name: field.name for field in _fields(kind)}
         # Two names or more, so that it gives a tuple also for a table with one column.
-        self._values: Callable[[T], tuple[Any, ...]] = attrgetter(*self._columns, "id")
+        self._values: Callable[[T], tuple[Any, ...]] = attrgetter(
+            *(fields[column] for column in self._columns), "id"
+        )
         self._decoder = msgspec.msgpack.Decoder(kind)
         self.insert = self._insert(immutable)
         self.select = self._compiled(select(self.table).where(self.table.c.id == bindparam("id")))
@@ -65,6 +68,10 @@ class RowCodec(Generic[T]):
     @staticmethod
     def _compiled(statement: Any) -> str:
         return str(statement.compile(dialect=_DIALECT))
+
+
+def _fields(kind: type[Any]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    return msgspec.structs.fields(kind)
 
 
 def _codecs() -> dict[type[Any], RowCodec[Any]]:

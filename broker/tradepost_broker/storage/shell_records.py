@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from tradepost.receipts import SignedReceipt
+from tradepost_broker.market.model.stored_names import without_unit
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,15 +20,15 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float
 
 
-class JoinToken(msgspec.Struct, frozen=True, kw_only=True):
-    """Lets one device join, once, as `owner`'s. `id` is the secret's sha-256 (hex), `stake` in microcredits.
+class JoinToken(msgspec.Struct, frozen=True, kw_only=True, rename=without_unit):
+    """Lets one device join, once, as `owner`'s. `id` is the secret's sha-256 (hex).
 
     `used_by` is the id of the worker that joined with it, or empty.
     """
 
     id: str
     owner: str
-    stake: int
+    stake_microcredits: int
     auditor: bool
     expires_at: float
     used_by: str = ""

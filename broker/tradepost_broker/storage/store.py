@@ -38,7 +38,7 @@ _encode_event: Final = msgspec.msgpack.Encoder().encode
 _decode_event: Final = msgspec.msgpack.Decoder(Event).decode
 
 
-class Run(msgspec.Struct, frozen=True, kw_only=True):
+class BrokerStart(msgspec.Struct, frozen=True, kw_only=True):
     """One start of the broker: events from `first_seq` on were decided under `policy` (msgpack)."""
 
     first_seq: int
@@ -98,10 +98,10 @@ class Reader:
                 event = replace(event, seed=int.from_bytes(seed, "big"))
             yield seq, event
 
-    def runs(self) -> list[Run]:
+    def starts(self) -> list[BrokerStart]:
         """Every start of the broker, oldest first."""
         rows = self._reader.execute(select(_RUNS).order_by(_RUNS.c.first_seq)).mappings()
-        return [Run(**row) for row in rows]
+        return [BrokerStart(**row) for row in rows]
 
 
 class Store(Reader):
@@ -134,7 +134,7 @@ class Store(Reader):
         """A new transaction; the one before it must have been committed."""
         return Transaction(self)
 
-    def record_run(self, *, at: float, version: str, policy: bytes) -> None:
+    def record_start(self, *, at: float, version: str, policy: bytes) -> None:
         """Note, durably, that events from here on are decided under `policy`."""
         # A start that decided nothing leaves no trace: the next one has the same first event.
         statement = insert(_RUNS).prefix_with("OR REPLACE")

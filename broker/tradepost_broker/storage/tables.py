@@ -2,7 +2,8 @@
 
 A record that is only ever read whole has the columns that queries need and its struct as msgpack in `body`;
 money and evidence have every field as a column, so that anyone can audit them with plain SQL. Text ids sort
-by time, so new rows land at the end of each tree. Money is in microcredits, times are Unix seconds.
+by time, so new rows land at the end of each tree. Columns have the names of the struct's fields, without the
+unit of money (`stored_names`), which is the microcredit. Times are Unix seconds.
 `rows` maps structs to these tables; `migrations` makes them.
 """
 

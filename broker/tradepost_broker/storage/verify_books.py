@@ -14,7 +14,7 @@ import msgspec
 from sqlalchemy import select
 
 from tradepost_broker.market import Market
-from tradepost_broker.market.ledger import SUPPLY, TREASURY
+from tradepost_broker.market.ledger import SUPPLY_MICROCREDITS, TREASURY
 from tradepost_broker.market.model.entities import (
     Account,
     Evidence,
@@ -29,7 +29,7 @@ from tradepost_broker.market.model.events import ReplyRefused, Save
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.recovery import select_needed
 from tradepost_broker.storage.rows import CODECS
-from tradepost_broker.storage.store import Reader, Run
+from tradepost_broker.storage.store import BrokerStart, Reader
 
 KINDS: Final[tuple[type[Any], ...]] = (
     Account,
@@ -74,25 +74,31 @@ def verify_books(reader: Reader) -> BooksReport:
 
 def _check_balances(reader: Reader, report: BooksReport) -> None:
     accounts = {account.id: account for account in reader.find(Account)}
-    balances: Counter[str] = Counter({TREASURY: SUPPLY} if accounts else {})
+    balances: Counter[str] = Counter({TREASURY: SUPPLY_MICROCREDITS} if accounts else {})
     for transfer in reader.find(Transfer):
         report.transfers += 1
-        balances[transfer.debit] -= transfer.amount
-        balances[transfer.credit] += transfer.amount
+        balances[transfer.debit] -= transfer.amount_microcredits
+        balances[transfer.credit] += transfer.amount_microcredits
     for name in sorted(accounts.keys() | balances.keys()):
         account = accounts.get(name, Account(id=name))
-        held = account.available + account.reserved
-        if held != balances[name]:
-            report.differs(f"account {name} has {held}; its transfers give {balances[name]}")
-        if account.available < 0 or account.reserved < 0:
+        held_microcredits = account.available_microcredits + account.reserved_microcredits
+        if held_microcredits != balances[name]:
+            report.differs(f"account {name} has {held_microcredits}; its transfers give {balances[name]}")
+        if account.available_microcredits < 0 or account.reserved_microcredits < 0:
             report.differs(f"account {name} is below zero: {account}")
-    reserved = sum(account.reserved for account in accounts.values())
-    promised = sum(job.max_price for job in reader.find(Job) if job.finished_at is None)
-    if reserved != promised:
-        report.differs(f"{reserved} are reserved; the open jobs' caps give {promised}")
-    report.total_microcredits = sum(one.available + one.reserved for one in accounts.values())
-    if accounts and report.total_microcredits != SUPPLY:
-        report.differs(f"all accounts give {report.total_microcredits}; the supply is {SUPPLY}")
+    reserved_microcredits = sum(account.reserved_microcredits for account in accounts.values())
+    promised_microcredits = sum(
+        job.max_price_microcredits for job in reader.find(Job) if job.finished_at is None
+    )
+    if reserved_microcredits != promised_microcredits:
+        report.differs(
+            f"{reserved_microcredits} are reserved; the open jobs' caps give {promised_microcredits}"
+        )
+    report.total_microcredits = sum(
+        one.available_microcredits + one.reserved_microcredits for one in accounts.values()
+    )
+    if accounts and report.total_microcredits != SUPPLY_MICROCREDITS:
+        report.differs(f"all accounts give {report.total_microcredits}; the supply is {SUPPLY_MICROCREDITS}")
 
 
 def _check_replay(reader: Reader, report: BooksReport) -> None:
@@ -123,7 +129,7 @@ def _stored(reader: Reader, kind: type[Any], report: BooksReport) -> dict[str, A
 def replay(reader: Reader, report: BooksReport) -> Records:
     """Every record that the journal's events lead to, from nothing."""
     records: Records = {kind: {} for kind in KINDS}
-    starts = {run.first_seq: run for run in reader.runs()}
+    starts = {start.first_seq: start for start in reader.starts()}
     market = Market(policy=MarketPolicy())
     for seq, event in reader.journal():
         if seq in starts:
@@ -138,8 +144,8 @@ def replay(reader: Reader, report: BooksReport) -> Records:
     return records
 
 
-def _restarted(records: Records, run: Run) -> Market:
-    policy = msgspec.msgpack.decode(run.policy, type=MarketPolicy)
+def _restarted(records: Records, start: BrokerStart) -> Market:
+    policy = msgspec.msgpack.decode(start.policy, type=MarketPolicy)
     # Copies: the market changes its own.
-    loaded = [msgspec.structs.replace(record) for record in select_needed(records, run.at, policy)]
+    loaded = [msgspec.structs.replace(record) for record in select_needed(records, start.at, policy)]
     return Market.restore(loaded, policy)

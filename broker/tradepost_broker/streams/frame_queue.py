@@ -15,7 +15,7 @@ from aiohttp import web
 from tradepost.protocol import FRAMES_MAX, MESSAGE_BYTES_MAX
 
 #: What one slow reader may make the broker remember.
-OUTBOX_BYTES_MAX: Final = 32 << 20
+QUEUE_BYTES_MAX: Final = 32 << 20
 _JOIN_BYTES: Final = 3
 
 
@@ -31,10 +31,10 @@ class FrameCodec(Protocol):
         ...
 
 
-class Outbox:
+class FrameQueue:
     """Takes frames with `post`; `run` sends them. It ends by itself when the peer falls too far behind."""
 
-    def __init__(self, codec: FrameCodec, *, bytes_max: int = OUTBOX_BYTES_MAX) -> None:
+    def __init__(self, codec: FrameCodec, *, bytes_max: int = QUEUE_BYTES_MAX) -> None:
         self._codec = codec
         self._bytes_max = bytes_max
         self._frames: deque[bytes] = deque()

@@ -12,7 +12,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from tradepost.errors import InvalidRequest, ProtocolError, TradepostError
 from tradepost.protocol import HEARTBEAT_S, MESSAGE_BYTES_MAX
-from tradepost_broker.streams.frame_queue import FrameCodec, Outbox
+from tradepost_broker.streams.frame_queue import FrameCodec, FrameQueue
 
 #: The streams that are open, so that they can be closed when the broker stops.
 OPEN_SOCKETS: Final = web.AppKey("open_sockets", weakref.WeakSet[web.WebSocketResponse])
@@ -56,14 +56,14 @@ async def close_all(app: web.Application) -> None:
 async def converse(
     request: web.Request,
     socket: web.WebSocketResponse,
-    outbox: Outbox,
+    queue: FrameQueue,
     take: Callable[[bytes], Awaitable[None]],
 ) -> None:
-    """Give `take` each message and send what `outbox` gets, until either side ends it.
+    """Give `take` each message and send what `queue` gets, until either side ends it.
 
     Raises `ProtocolError` for a message that is not binary, and what `take` raises.
     """
-    writing = asyncio.create_task(_write(request, socket, outbox), name="tradepost-stream-writer")
+    writing = asyncio.create_task(_write(request, socket, queue), name="tradepost-stream-writer")
     try:
         async for message in socket:
             if message.type is not WSMsgType.BINARY:
@@ -75,11 +75,11 @@ async def converse(
             await writing
 
 
-async def _write(request: web.Request, socket: web.WebSocketResponse, outbox: Outbox) -> None:
-    # A broken connection ends the reader as well, which reports it; an outbox that is full or was replaced
+async def _write(request: web.Request, socket: web.WebSocketResponse, queue: FrameQueue) -> None:
+    # A broken connection ends the reader as well, which reports it; a queue that is full or was replaced
     # ends here, without waiting for a peer that does not read.
     with contextlib.suppress(ConnectionError):
-        await outbox.run(socket)
+        await queue.run(socket)
     if request.transport is not None:
         request.transport.abort()
 

@@ -62,13 +62,17 @@ class LocalBroker:
         made: NewApiKey = await self._admin("accounts", body, NewApiKey)
         return made.api_key
 
-    async def fund(self, name: str, amount: int, *, transfer: str = "") -> None:
+    async def fund(self, name: str, amount_microcredits: int, *, transfer: str = "") -> None:
         """Give an account microcredits."""
-        await self._admin("fund", Funding(account=name, amount_microcredits=amount, transfer=transfer), dict)
+        await self._admin(
+            "fund", Funding(account=name, amount_microcredits=amount_microcredits, transfer=transfer), dict
+        )
 
-    async def token(self, owner: str = "owner", *, stake: int = 5_000_000, auditor: bool = False) -> str:
-        """A join token; `stake` in microcredits."""
-        body = NewToken(owner=owner, stake_microcredits=stake, auditor=auditor)
+    async def token(
+        self, owner: str = "owner", *, stake_microcredits: int = 5_000_000, auditor: bool = False
+    ) -> str:
+        """A join token."""
+        body = NewToken(owner=owner, stake_microcredits=stake_microcredits, auditor=auditor)
         issued: IssuedToken = await self._admin("tokens", body, IssuedToken)
         return issued.token
 

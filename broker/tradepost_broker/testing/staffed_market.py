@@ -19,7 +19,7 @@ class StaffedMarket(MarketDriver):
         self, workers: int, *, auditors: int = 0, policy: MarketPolicy = NO_CHECKS, seed: int = 0
     ) -> None:
         super().__init__(policy=policy, seed=seed)
-        self.fund(amount=10_000_000)
+        self.fund(amount_microcredits=10_000_000)
         self.publish()
         for number in range(auditors):
             self.add_worker(f"a{number}", auditor=True)

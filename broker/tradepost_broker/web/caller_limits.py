@@ -42,7 +42,7 @@ class RateLimit:
         return min(self._burst, level + (self._monotonic() - since) * self._per_s)
 
 
-class AtOnce:
+class ConcurrencyLimit:
     """Lets `total` of something be under way, and `each` of it for one key; `what` is how errors name it."""
 
     def __init__(self, what: str, *, total: int, each: int) -> None:

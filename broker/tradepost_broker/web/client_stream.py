@@ -24,9 +24,9 @@ from tradepost.protocol import (
     salvage,
 )
 from tradepost_broker.engine.engine import Engine, Outcome
-from tradepost_broker.jobs.job_service import JobDesk
-from tradepost_broker.jobs.submission import Submission, Submissions, job_of
-from tradepost_broker.streams.frame_queue import Outbox
+from tradepost_broker.jobs.job_service import JobService
+from tradepost_broker.jobs.submission import JobSubmission, SubmissionChecks, job_of
+from tradepost_broker.streams.frame_queue import FrameQueue
 from tradepost_broker.streams.sockets import StreamCodec, converse, open_socket, refuse, unknown_frame
 from tradepost_broker.web.endpoints import ACCOUNT
 
@@ -39,10 +39,10 @@ _CHECKS_AT_ONCE: Final = 4
 class ClientStreams:
     """Serves clients' connections."""
 
-    def __init__(self, *, engine: Engine, submissions: Submissions, desk: JobDesk) -> None:
+    def __init__(self, *, engine: Engine, submissions: SubmissionChecks, jobs: JobService) -> None:
         self._engine = engine
         self._submissions = submissions
-        self._desk = desk
+        self._jobs = jobs
         self._codec = broker_codec_for_clients()
         self._open: Counter[str] = Counter()
 
@@ -52,10 +52,10 @@ class ClientStreams:
         if self._open[account] >= STREAMS_MAX:
             raise QuotaExceeded(f"account {account} has {STREAMS_MAX} streams open", limit=STREAMS_MAX)
         socket = await open_socket(request)
-        session = _Session(account, self._codec, self._engine, self._submissions, self._desk)
+        session = _Session(account, self._codec, self._engine, self._submissions, self._jobs)
         self._open[account] += 1
         try:
-            await converse(request, socket, session.outbox, session.take)
+            await converse(request, socket, session.queue, session.take)
         except TradepostError as error:
             # Clients have no frame for this; whatever they submitted, they submit again.
             await refuse(socket, error)
@@ -69,14 +69,19 @@ class _Session:
     """One connection: what its frames mean."""
 
     def __init__(
-        self, account: str, codec: StreamCodec, engine: Engine, submissions: Submissions, desk: JobDesk
+        self,
+        account: str,
+        codec: StreamCodec,
+        engine: Engine,
+        submissions: SubmissionChecks,
+        jobs: JobService,
     ) -> None:
-        self.outbox = Outbox(codec)
+        self.queue = FrameQueue(codec)
         self._account = account
         self._codec = codec
         self._engine = engine
         self._submissions = submissions
-        self._desk = desk
+        self._jobs = jobs
         self._watched: set[str] = set()
         self._checks: set[asyncio.Task[None]] = set()
         self._may_check = asyncio.Semaphore(_CHECKS_AT_ONCE)
@@ -91,18 +96,18 @@ class _Session:
                     for job in jobs:
                         self._watch(job)
                 case CancelJob(job=job):
-                    self._desk.request_cancel(self._account, job, lambda _: None)
+                    self._jobs.request_cancel(self._account, job, lambda _: None)
                 case Rejected():
-                    self.outbox.post(frame)
+                    self.queue.post(frame)
                 case _:
                     raise unknown_frame(frame)
         await self._engine.ready()
 
     def close(self) -> None:
         """Watch nothing any more, and drop submissions that are still being checked."""
-        self.outbox.end()
+        self.queue.end()
         for job in self._watched:
-            self._desk.unwatch(job, self._finished)
+            self._jobs.unwatch(job, self._finished)
         for task in self._checks:
             task.cancel()
 
@@ -122,7 +127,7 @@ class _Session:
         try:
             submission = self._submissions.check_inline(self._account, request)
         except TradepostError as error:
-            self.outbox.post(Rejected(ref, error.to_problem()))
+            self.queue.post(Rejected(ref, error.to_problem()))
         else:
             self._bring(ref, submission)
 
@@ -130,22 +135,22 @@ class _Session:
         try:
             self._bring(ref, await self._submissions.check(self._account, request))
         except TradepostError as error:
-            self.outbox.post(Rejected(ref, error.to_problem()))
+            self.queue.post(Rejected(ref, error.to_problem()))
         finally:
             self._may_check.release()
 
-    def _bring(self, ref: int, submission: Submission) -> None:
+    def _bring(self, ref: int, submission: JobSubmission) -> None:
         self._engine.submit(submission, partial(self._submitted, ref, submission.job))
 
     def _submitted(self, ref: int, fresh: str, outcome: Outcome) -> None:
         if isinstance(outcome, TradepostError):
-            self.outbox.post(Rejected(ref, outcome.to_problem()))
+            self.queue.post(Rejected(ref, outcome.to_problem()))
             return
         job = job_of(outcome)
-        self.outbox.post(Submitted(ref, job))
+        self.queue.post(Submitted(ref, job))
         if job == fresh:
             self._watched.add(job)
-            self._desk.watch_new(job, self._finished)
+            self._jobs.watch_new(job, self._finished)
         else:
             self._watch(job)
 
@@ -154,13 +159,13 @@ class _Session:
             return
         self._watched.add(job)
         try:
-            self._desk.watch(self._account, job, self._finished)
+            self._jobs.watch(self._account, job, self._finished)
         except TradepostError as error:
             self._finished(_unknown(job, error.to_problem()))
 
     def _finished(self, view: JobView) -> None:
         self._watched.discard(view.job)
-        self.outbox.post(Finished(view))
+        self.queue.post(Finished(view))
 
 
 def _unknown(job: str, problem: Problem) -> JobView:

@@ -17,7 +17,7 @@ from tradepost_broker.content.uploads import BLOCK_BYTES_MIN, Uploads
 from tradepost_broker.market import Market
 from tradepost_broker.market.model.entities import Job, Lease, LeaseState
 from tradepost_broker.reporting.views import ImportedCar
-from tradepost_broker.web.caller_limits import AtOnce
+from tradepost_broker.web.caller_limits import ConcurrencyLimit
 from tradepost_broker.web.endpoints import ACCOUNT, Access, Endpoint, read_bytes, reply
 from tradepost_broker.web.slow_peers import body_pieces
 
@@ -51,8 +51,8 @@ class ContentEndpoints:
         self._market = market
         self._clock = clock
         self._upload_bytes_max = upload_bytes_max
-        self._cars = AtOnce("CARs uploaded at once", total=_CARS_MAX, each=_CARS_EACH_MAX)
-        self._blocks = AtOnce("blocks uploaded at once", total=_BLOCKS_MAX, each=_BLOCKS_EACH_MAX)
+        self._cars = ConcurrencyLimit("CARs uploaded at once", total=_CARS_MAX, each=_CARS_EACH_MAX)
+        self._blocks = ConcurrencyLimit("blocks uploaded at once", total=_BLOCKS_MAX, each=_BLOCKS_EACH_MAX)
 
     def endpoints(self) -> list[Endpoint]:
         """What is served."""

@@ -25,7 +25,7 @@ from tradepost.content.transfer.gateway import (
 from tradepost.content.unixfs.paths import resolve
 from tradepost.errors import UnknownCid
 from tradepost_broker.content.uploads import Uploads
-from tradepost_broker.web.caller_limits import AtOnce
+from tradepost_broker.web.caller_limits import ConcurrencyLimit
 from tradepost_broker.web.endpoints import Endpoint
 from tradepost_broker.web.slow_peers import send, send_pieces
 
@@ -42,8 +42,8 @@ class GatewayEndpoints:
 
     def __init__(self, *, uploads: Uploads) -> None:
         self._uploads = uploads
-        self._cars = AtOnce("CARs sent at once", total=_CARS_MAX, each=_CARS_EACH_MAX)
-        self._block_bytes = AtOnce(
+        self._cars = ConcurrencyLimit("CARs sent at once", total=_CARS_MAX, each=_CARS_EACH_MAX)
+        self._block_bytes = ConcurrencyLimit(
             "bytes of blocks sent at once", total=_BLOCK_BYTES_MAX, each=_BLOCK_BYTES_EACH_MAX
         )
 

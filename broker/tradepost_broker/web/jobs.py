@@ -12,8 +12,8 @@ from tradepost.errors import InvalidRequest, QuotaExceeded, UnknownJob
 from tradepost.protocol import AccountView, JobRequest, JobView
 from tradepost_broker.content.uploads import Uploads
 from tradepost_broker.engine.engine import Engine
-from tradepost_broker.jobs.job_service import JobDesk
-from tradepost_broker.jobs.submission import Submissions, job_of
+from tradepost_broker.jobs.job_service import JobService
+from tradepost_broker.jobs.submission import SubmissionChecks, job_of
 from tradepost_broker.market.ledger import credits_of
 from tradepost_broker.market.model.entities import Account
 from tradepost_broker.reporting.explanations import explain_job
@@ -37,14 +37,14 @@ class JobEndpoints:
         *,
         engine: Engine,
         store: Store,
-        desk: JobDesk,
-        submissions: Submissions,
+        jobs: JobService,
+        submissions: SubmissionChecks,
         uploads: Uploads,
         streams: ClientStreams,
     ) -> None:
         self._engine = engine
         self._store = store
-        self._desk = desk
+        self._jobs = jobs
         self._submissions = submissions
         self._uploads = uploads
         self._streams = streams
@@ -94,7 +94,7 @@ class JobEndpoints:
         account = request[ACCOUNT]
         submission = await self._submissions.check(account, await read_body(request, JobRequest))
         job = job_of(await self._engine.ask(submission))
-        return reply(self._desk.view(account, job), status=201, headers={"Location": f"/v1/jobs/{job}"})
+        return reply(self._jobs.view(account, job), status=201, headers={"Location": f"/v1/jobs/{job}"})
 
     async def show(self, request: web.Request) -> web.StreamResponse:
         """A job as it stands; with `wait_s` (at most 60), once it has ended or that time has passed."""
@@ -102,15 +102,15 @@ class JobEndpoints:
         wait_s = _wait_s(request)
         if wait_s > 0:
             await self._wait(account, job, wait_s)
-        return reply(self._desk.view(account, job))
+        return reply(self._jobs.view(account, job))
 
     async def cancel(self, request: web.Request) -> web.StreamResponse:
         """Cancel a job that has not ended; what was reserved for it is free again."""
-        return reply(await self._desk.cancel(request[ACCOUNT], request.match_info["job"]))
+        return reply(await self._jobs.cancel(request[ACCOUNT], request.match_info["job"]))
 
     async def output(self, request: web.Request) -> web.StreamResponse:
         """The output document of an accepted job, as the receipts commit to it."""
-        job = self._desk.job(request[ACCOUNT], request.match_info["job"])
+        job = self._jobs.job(request[ACCOUNT], request.match_info["job"])
         delivery = self._store.get(Delivery, job.accepted[0]) if job.accepted else None
         if delivery is None or not delivery.output_cid:
             raise UnknownJob(
@@ -131,7 +131,7 @@ class JobEndpoints:
 
     async def explanation(self, request: web.Request) -> web.StreamResponse:
         """Why each lease of a job went where it went, why others lost, and what was found."""
-        return reply(explain_job(self._store, self._desk.job(request[ACCOUNT], request.match_info["job"])))
+        return reply(explain_job(self._store, self._jobs.job(request[ACCOUNT], request.match_info["job"])))
 
     async def account(self, request: web.Request) -> web.StreamResponse:
         """What the account may spend, and what is reserved for its open jobs."""
@@ -141,8 +141,8 @@ class JobEndpoints:
         return reply(
             AccountView(
                 account=name,
-                available_microcredits=entry.available,
-                reserved_microcredits=entry.reserved,
+                available_microcredits=entry.available_microcredits,
+                reserved_microcredits=entry.reserved_microcredits,
             )
         )
 
@@ -155,7 +155,7 @@ class JobEndpoints:
             ended.set()
 
         self._waits[account] += 1
-        self._desk.watch(account, job, watcher)
+        self._jobs.watch(account, job, watcher)
         try:
             async with asyncio.timeout(wait_s):
                 await ended.wait()
@@ -163,7 +163,7 @@ class JobEndpoints:
             pass
         finally:
             self._waits[account] -= 1
-            self._desk.unwatch(job, watcher)
+            self._jobs.unwatch(job, watcher)
 
 
 def _wait_s(request: web.Request) -> float:

@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
+from aiohttp import web
 
 from tradepost.errors import Problem
-from tradepost_broker.web.endpoints import JSON, PROBLEM_JSON, Access, Endpoint
+from tradepost_broker.web.endpoints import JSON, PROBLEM_JSON, Access, Endpoint, reply
 
 _REF: Final = "#/components/schemas/{name}"
 _SECURITY: Final[dict[Access, dict[str, Any]]] = {
@@ -23,6 +24,23 @@ _SECURITY: Final[dict[Access, dict[str, Any]]] = {
         "description": "`Lease <nonce>`: the nonce of an open lease, hexadecimal.",
     },
 }
+
+
+class OpenApiEndpoints:
+    """These endpoints, and one more that serves the document of them all."""
+
+    def __init__(self, endpoints: Iterable[Endpoint], *, version: str) -> None:
+        own = Endpoint(method="GET", path="/openapi.json", handler=self.get, reply=dict[str, Any])
+        self._endpoints = (*endpoints, own)
+        self._document = openapi_document(self._endpoints, version=version)
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """What is served."""
+        return self._endpoints
+
+    async def get(self, request: web.Request) -> web.StreamResponse:
+        """This document."""
+        return reply(self._document)
 
 
 def openapi_document(endpoints: Iterable[Endpoint], *, version: str) -> dict[str, Any]:

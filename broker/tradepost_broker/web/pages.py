@@ -1,11 +1,11 @@
-"""What is served about the broker itself: its pages, its health, its identity, its metrics, its API."""
+"""What is served about the broker itself: its pages, its health, its identity, its metrics."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import web
 from sqlalchemy import func, select
@@ -17,7 +17,7 @@ from tradepost.identity import Identity
 from tradepost_broker.market.model.entities import Job, Lease, Match
 from tradepost_broker.reporting.explanations import lease_view
 from tradepost_broker.reporting.metrics import Metrics
-from tradepost_broker.reporting.running_counts import Tallies
+from tradepost_broker.reporting.running_counts import RunningCounts
 from tradepost_broker.reporting.standings import CACHE_S, Standings
 from tradepost_broker.reporting.views import BrokerInfo
 from tradepost_broker.settings import Settings
@@ -54,7 +54,7 @@ class PageEndpoints:
         broker: Identity,
         store: Store,
         standings: Standings,
-        tallies: Tallies,
+        counts: RunningCounts,
         metrics: Metrics,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -62,12 +62,11 @@ class PageEndpoints:
         self._broker = broker
         self._store = store
         self._standings = standings
-        self._tallies = tallies
+        self._counts = counts
         self._metrics = metrics
         self._monotonic = monotonic
         self._pages = Pages()
         self._cached: tuple[float, DashboardView, str] | None = None
-        self.openapi: dict[str, Any] = {}
 
     def endpoints(self) -> list[Endpoint]:
         """What is served."""
@@ -85,7 +84,6 @@ class PageEndpoints:
             Endpoint(method="GET", path="/v1/info", handler=self.info, reply=BrokerInfo),
             Endpoint(method="GET", path="/healthz", handler=self.health, reply=dict[str, str]),
             Endpoint(method="GET", path="/metrics", handler=self.metrics, reply=bytes, media=text),
-            Endpoint(method="GET", path="/openapi.json", handler=self.api, reply=dict[str, Any]),
         ]
 
     async def market_page(self, request: web.Request) -> web.StreamResponse:
@@ -135,10 +133,6 @@ class PageEndpoints:
         """Counters for Prometheus."""
         return web.Response(body=self._metrics.render(), content_type="text/plain", charset="utf-8")
 
-    async def api(self, request: web.Request) -> web.StreamResponse:
-        """This document."""
-        return reply(self.openapi)
-
     def _current(self) -> tuple[DashboardView, str]:
         """The first page, as a struct and rendered."""
         now = self._monotonic()
@@ -151,7 +145,7 @@ class PageEndpoints:
         jobs = CODECS[Job].table.c
         is_open = select(jobs.status, func.count()).where(jobs.finished_at.is_(None)).group_by(jobs.status)
         counts = {"queued": 0, "running": 0, "accepted": 0, "failed": 0, "cancelled": 0}
-        counts |= dict(self._tallies.jobs) | dict(map(tuple, self._store.query(is_open)))
+        counts |= dict(self._counts.jobs) | dict(map(tuple, self._store.query(is_open)))
         workers = sorted(
             self._standings.all(),
             key=lambda one: (one.standing != "active", -one.earned_microcredits - one.held_microcredits),

@@ -13,12 +13,12 @@ from tradepost.protocol import Acknowledged, Deliver, GiveBack, GiveBackReason, 
 from tradepost.receipts import Receipt
 from tradepost_broker.engine.engine import Engine, Moment, Outcome, Reply
 from tradepost_broker.engine.work import EventWork
-from tradepost_broker.jobs.lease_returns import GivenBack
+from tradepost_broker.jobs.lease_returns import LeaseReturn
 from tradepost_broker.jobs.receipt_checks import ReceiptChecks
 from tradepost_broker.market import Market
 from tradepost_broker.market.model.events import Event, OfferUpdated
 from tradepost_broker.reporting.device_readings import DeviceReadings
-from tradepost_broker.streams.frame_queue import Outbox
+from tradepost_broker.streams.frame_queue import FrameQueue
 from tradepost_broker.streams.sockets import StreamCodec, unknown_frame
 
 #: Offers that follow each other faster than this are merged into the newest.
@@ -28,20 +28,20 @@ log = logging.getLogger(__name__)
 
 
 class WorkerSession:
-    """Takes messages; what is to be told goes to `outbox`."""
+    """Takes messages; what is to be told goes to `queue`."""
 
     def __init__(
         self,
         worker: str,
-        codec: StreamCodec,
         *,
+        codec: StreamCodec,
         market: Market,
         engine: Engine,
         receipts: ReceiptChecks,
         devices: DeviceReadings,
     ) -> None:
         self.worker = worker
-        self.outbox = Outbox(codec)
+        self.queue = FrameQueue(codec)
         self._codec = codec
         self._market = market
         self._engine = engine
@@ -75,17 +75,17 @@ class WorkerSession:
         try:
             work = await self._receipts.check(self.worker, frame)
         except LeaseGone as error:
-            self.outbox.post(Acknowledged(frame.lease, error.to_problem()))
+            self.queue.post(Acknowledged(frame.lease, error.to_problem()))
         except TradepostError as error:
             failed = GiveBack(lease=frame.lease, reason=GiveBackReason.FAILED, problem=error.to_problem())
             self._give_back(failed, None, self._refusing(frame.lease, error))
         else:
-            self._engine.submit(work, nobody)
+            self._engine.submit(work, ignore_outcome)
 
     def _take_back(self, frame: GiveBack) -> None:
         """Take a lease back; a receipt that does not hold is as good as none."""
         receipt = None
-        reply: Reply = nobody
+        reply: Reply = ignore_outcome
         try:
             receipt = self._receipts.check_stages_done(self.worker, frame)
         except LeaseGone:
@@ -103,11 +103,11 @@ class WorkerSession:
             extra={"action": "invalid_receipt"},
         )
         refusal = Acknowledged(lease, error.to_problem())
-        return lambda _: self.outbox.post(refusal)
+        return lambda _: self.queue.post(refusal)
 
     def _give_back(self, frame: GiveBack, receipt: Receipt | None, reply: Reply) -> None:
         frame = msgspec.structs.replace(frame, problem=frame.problem.of_a_stranger())
-        work = GivenBack(market=self._market, worker=self.worker, frame=frame, receipt=receipt)
+        work = LeaseReturn(market=self._market, worker=self.worker, frame=frame, receipt=receipt)
         self._engine.submit(work, reply)
 
     def _update_offer(self, offer: Offer) -> None:
@@ -117,12 +117,12 @@ class WorkerSession:
 
     def _submit_offer(self) -> None:
         self._offering = None
-        self._engine.submit(EventWork(self._offer_event), nobody)
+        self._engine.submit(EventWork(self._offer_event), ignore_outcome)
 
     def _offer_event(self, moment: Moment) -> Event:
         assert self._offer is not None
         return OfferUpdated(at=moment.at, worker=self.worker, offer=self._offer, seed=moment.seed)
 
 
-def nobody(outcome: Outcome) -> None:
-    """Nobody waits for the outcome: the market's instructions say what is to be told."""
+def ignore_outcome(outcome: Outcome) -> None:
+    """Ignore the outcome: the market's instructions carry the replies."""

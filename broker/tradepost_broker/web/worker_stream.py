@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import WSMsgType, web
@@ -29,18 +31,16 @@ from tradepost.protocol import (
     Welcome,
     broker_codec_for_workers,
 )
-from tradepost_broker.access.revocations import RevocationDesk
+from tradepost_broker.access.revocations import RevocationList
 from tradepost_broker.engine.engine import Engine
 from tradepost_broker.engine.work import EventWork
-from tradepost_broker.jobs.receipt_checks import ReceiptChecks
 from tradepost_broker.market import Market
 from tradepost_broker.market.model.entities import Worker
 from tradepost_broker.market.model.events import WorkerConnected, WorkerDisconnected
-from tradepost_broker.reporting.device_readings import DeviceReadings
 from tradepost_broker.streams.sessions import Sessions
 from tradepost_broker.streams.sockets import converse, open_socket, refuse
 from tradepost_broker.web.caller_limits import RateLimit
-from tradepost_broker.web.worker_session import WorkerSession, nobody
+from tradepost_broker.web.worker_session import WorkerSession, ignore_outcome
 
 NONCE_BYTES: Final = 16
 HELLO_S_MAX: Final = 10.0
@@ -48,11 +48,22 @@ HELLO_S_MAX: Final = 10.0
 log = logging.getLogger(__name__)
 
 
-class WorkerStreams:
-    """Admits workers' connections and serves them.
+@dataclass(frozen=True, kw_only=True)
+class ConnectionLimits:
+    """How often workers may connect.
 
     `reconnects` bounds how often one worker may connect; `failures` how often one address may fail to prove
     that it is some worker, which must not use up what that worker itself may do.
+    """
+
+    reconnects: RateLimit
+    failures: RateLimit
+
+
+class WorkerStreams:
+    """Admits workers' connections and serves them.
+
+    `new_session` makes the session of a worker that was admitted, by the worker's id.
     """
 
     def __init__(
@@ -61,46 +72,34 @@ class WorkerStreams:
         broker: Identity,
         market: Market,
         engine: Engine,
-        receipts: ReceiptChecks,
         sessions: Sessions,
-        reconnects: RateLimit,
-        failures: RateLimit,
-        revocations: RevocationDesk,
-        devices: DeviceReadings,
+        revocations: RevocationList,
+        limits: ConnectionLimits,
+        new_session: Callable[[str], WorkerSession],
     ) -> None:
         self._broker = broker
         self._market = market
         self._engine = engine
-        self._receipts = receipts
         self._sessions = sessions
-        self._reconnects = reconnects
-        self._failures = failures
         self._revocations = revocations
-        self._devices = devices
+        self._limits = limits
+        self._new_session = new_session
         self._codec = broker_codec_for_workers()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """A worker's WebSocket: msgpack frames, as `tradepost.protocol` describes them."""
         worker, nonce = self._worker_and_nonce(request)
         attempt = f"{request.remote} {worker.id}"
-        self._failures.check(attempt, "failed connections")
+        self._limits.failures.check(attempt, "failed connections")
         socket = await open_socket(request)
         try:
             try:
                 hello = await self._handshake(socket, worker, nonce)
             except TradepostError:
-                self._failures.take(attempt, "failed connections")
+                self._limits.failures.take(attempt, "failed connections")
                 raise
-            self._reconnects.take(worker.id, "connections of one worker")
-            session = WorkerSession(
-                worker.id,
-                self._codec,
-                market=self._market,
-                engine=self._engine,
-                receipts=self._receipts,
-                devices=self._devices,
-            )
-            await self._serve(request, socket, session, hello)
+            self._limits.reconnects.take(worker.id, "connections of one worker")
+            await self._serve(request, socket, self._new_session(worker.id), hello)
         except TradepostError as error:
             log.info("Worker %s is refused: %s", worker.id, error, extra={"action": "worker_refused"})
             await refuse(socket, error, self._codec.encode([Refused(error.to_problem())]))
@@ -160,8 +159,8 @@ class WorkerStreams:
     ) -> None:
         worker = session.worker
         if (revocations := self._revocations.frame()) is not None:
-            session.outbox.post(revocations)  # the first frame, so that no lease is worked on without it
-        replaced = self._sessions.open(worker, session.outbox)
+            session.queue.post(revocations)  # the first frame, so that no lease is worked on without it
+        replaced = self._sessions.open(worker, session.queue)
         if replaced is not None:
             replaced.end()
         try:
@@ -178,17 +177,17 @@ class WorkerStreams:
             )
             log.info("Worker %s is connected", worker, extra={"action": "worker_connected"})
             # Of the leases that the worker named, those that are open. Others reach it as grants: those made
-            # by this very connection are on their way in the outbox.
+            # by this very connection are on their way in the queue.
             claimed = frozenset(hello.open_leases)
             still_open = (lease.id for lease in self._market.open_leases_of(worker) if lease.id in claimed)
             welcome = Welcome(worker, tuple(still_open))
-            # Before any frame of the outbox, in a message of its own.
+            # Before any frame of the queue, in a message of its own.
             await socket.send_bytes(self._codec.encode([welcome]))
-            await converse(request, socket, session.outbox, session.take)
+            await converse(request, socket, session.queue, session.take)
         finally:
             session.close()
-            if self._sessions.close(worker, session.outbox):
+            if self._sessions.close(worker, session.queue):
                 self._engine.submit(
-                    EventWork(lambda moment: WorkerDisconnected(at=moment.at, worker=worker)), nobody
+                    EventWork(lambda moment: WorkerDisconnected(at=moment.at, worker=worker)), ignore_outcome
                 )
                 log.info("Worker %s is disconnected", worker, extra={"action": "worker_disconnected"})

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from tradepost.errors import TradepostError, UnknownWorker
 from tradepost.protocol import JoinReply, JoinRequest
-from tradepost_broker.access.joining import Joinings
+from tradepost_broker.access.joining import JoinService
 from tradepost_broker.reporting.standings import Standings
 from tradepost_broker.web.caller_limits import RateLimit
 from tradepost_broker.web.endpoints import Endpoint, read_body, reply
@@ -18,9 +18,9 @@ class WorkerEndpoints:
     """Workers. `failures` bounds how often one address may try to join in vain."""
 
     def __init__(
-        self, *, joinings: Joinings, standings: Standings, streams: WorkerStreams, failures: RateLimit
+        self, *, joins: JoinService, standings: Standings, streams: WorkerStreams, failures: RateLimit
     ) -> None:
-        self._joinings = joinings
+        self._joins = joins
         self._standings = standings
         self._streams = streams
         self._failures = failures
@@ -47,7 +47,7 @@ class WorkerEndpoints:
         address = request.remote or ""
         self._failures.check(address, "attempts to join")
         try:
-            joined = await self._joinings.join(await read_body(request, JoinRequest))
+            joined = await self._joins.join(await read_body(request, JoinRequest))
         except TradepostError:
             self._failures.take(address, "attempts to join")
             raise

@@ -88,7 +88,9 @@ class AsyncClient:
         self.url = parse_broker_url(url or os.environ.get("TRADEPOST_URL", DEFAULT_URL))
         key = api_key or os.environ.get("TRADEPOST_API_KEY")
         if not key:
-            raise InvalidSettings("no API key", hint="Pass api_key=… or set TRADEPOST_API_KEY.")
+            raise InvalidSettings(
+                "there is no API key", hint="Pass api_key=… or set the variable TRADEPOST_API_KEY."
+            )
         self._headers = {"Authorization": f"Bearer {key}"}
         self._give_up_s = give_up_s
         self._session: aiohttp.ClientSession | None = None

@@ -47,13 +47,13 @@ def check_result(view: JobView, output: bytes, *, pipeline: str, input_cid: str)
     """
     # Step 1
     if view.status is not JobStatus.ACCEPTED or view.verification is None or view.finished_at is None:
-        raise ProtocolError(f"job {view.job} is {view.status.value}, which carries no result")
+        raise ProtocolError(f"job {view.job} is {view.status.value}, which has no result")
     # Step 2
     receipts = [_check_receipt(signed, view, pipeline, input_cid) for signed in view.receipts]
     # Step 3
     output_cid = add_bytes(output, put=None)
     if not any(isinstance(r.outcome, Returned) and r.outcome.output == output_cid for r in receipts):
-        raise InvalidReceipt(f"no worker signed for the output {output_cid} of job {view.job}")
+        raise InvalidReceipt(f"job {view.job} has no receipt for its output {output_cid}")
     document = decode(output)
     return Result(
         job=view.job,
@@ -70,12 +70,12 @@ def check_result(view: JobView, output: bytes, *, pipeline: str, input_cid: str)
 def error_of(view: JobView) -> TradepostError:
     """The typed error with which a job ended that has no result."""
     if view.problem is None:
-        return ProtocolError(f"job {view.job} ended as {view.status.value} without saying why")
+        return ProtocolError(f"job {view.job} ended as {view.status.value} without a reason")
     return TradepostError.from_problem(view.problem)
 
 
 def _check_receipt(signed: SignedReceipt, view: JobView, pipeline: str, input_cid: str) -> Receipt:
     receipt = verify_receipt(signed)
     if (receipt.job, receipt.pipeline, receipt.input) != (view.job, pipeline, input_cid):
-        raise InvalidReceipt(f"a receipt of job {receipt.job} was shown for job {view.job}")
+        raise InvalidReceipt(f"the broker sent a receipt of job {receipt.job} for job {view.job}")
     return receipt

@@ -37,12 +37,14 @@ from tradepost.untrusted_text import plain
 BYTES_MAX: Final = 10 << 30
 STDOUT: Final = "-"
 
-app = typer.Typer(help="Address, keep and fetch content as IPFS does, verified.", no_args_is_help=True)
+app = typer.Typer(help="Add, fetch and verify content in IPFS's format.", no_args_is_help=True)
 
 LocalPath = Annotated[Path, typer.Argument(metavar="PATH", help="A file, a directory or a symbolic link.")]
 Hidden = Annotated[bool, typer.Option("--hidden", "-H", help="Include entries whose names begin with a dot.")]
-Root = Annotated[str, typer.Argument(metavar="CID", help="The root of a file, a tree or a manifest.")]
-Address = Annotated[str, typer.Argument(metavar="CID[/PATH]", help="A CID, and a path below it.")]
+Root = Annotated[
+    str, typer.Argument(metavar="CID", help="The root CID of a file, a directory or a manifest.")
+]
+Address = Annotated[str, typer.Argument(metavar="CID[/PATH]", help="A CID, optionally with a path below it.")]
 Store = Annotated[
     Path | None,
     typer.Option(
@@ -51,7 +53,7 @@ Store = Annotated[
 ]
 Budget = Annotated[
     int,
-    typer.Option("--budget", envvar="TRADEPOST_CONTENT_BYTES", help="The most bytes that the store keeps."),
+    typer.Option("--budget", envvar="TRADEPOST_CONTENT_BYTES", help="The byte budget of the store."),
 ]
 Gateways = Annotated[
     list[str] | None,
@@ -64,7 +66,7 @@ KuboAddress = Annotated[
 
 @app.command()
 def cid(path: LocalPath, hidden: Hidden = False, as_json: Json = False) -> None:
-    """Print the CID of a file or tree, as `ipfs add -r --cid-version=1` gives it. Stores nothing."""
+    """Print the CID of a file or directory, the same as `ipfs add -r --cid-version=1`. Stores nothing."""
     with progress_bar("Hashing", _file_bytes(path)) as on_bytes:
         root = add_path(path, put=None, hidden=hidden, on_bytes=on_bytes)
     show({"cid": root}, root, as_json=as_json)
@@ -75,13 +77,13 @@ def add(
     path: LocalPath,
     hidden: Hidden = False,
     car: Annotated[bool, typer.Option("--car", help="PATH is a CAR: add the blocks in it.")] = False,
-    pin: Annotated[bool, typer.Option(help="Keep it until it is unpinned.")] = True,
+    pin: Annotated[bool, typer.Option(help="Pin it: keep it until it is unpinned.")] = True,
     kubo: KuboAddress = None,
     store: Store = None,
     budget: Budget = BYTES_MAX,
     as_json: Json = False,
 ) -> None:
-    """Add a file, a tree or a CAR to the store, or to a Kubo daemon; print its CID, or its roots."""
+    """Add a file, a directory or a CAR to the store, or to a Kubo daemon, and print its CID or its roots."""
     with nullcontext(Kubo(kubo)) if kubo else _adding(store, budget) as target:
         with progress_bar("Adding", _file_bytes(path)) as on_bytes:
             roots = _add_car(path, target) if car else (_add_tree(path, target, hidden, on_bytes),)
@@ -95,10 +97,15 @@ def add(
 def get(
     address: Address,
     output: Annotated[
-        str | None, typer.Option("--output", "-o", help="Where to write, - for stdout. Default: its name.")
+        str | None,
+        typer.Option(
+            "--output", "-o", help="The path to write to, - for stdout. Default: the content's name."
+        ),
     ] = None,
-    car: Annotated[bool, typer.Option("--car", help="Write a CAR, which proves the path as well.")] = False,
-    bytes_max: Annotated[int, typer.Option(help="Refuse content that is larger than this.")] = BYTES_MAX,
+    car: Annotated[
+        bool, typer.Option("--car", help="Write a CAR with the blocks that prove the path.")
+    ] = False,
+    bytes_max: Annotated[int, typer.Option(help="Reject content larger than this.")] = BYTES_MAX,
     gateway: Gateways = None,
     kubo: KuboAddress = None,
     store: Store = None,
@@ -142,7 +149,7 @@ def list_(
     budget: Budget = BYTES_MAX,
     as_json: Json = False,
 ) -> None:
-    """List a directory; without an address, list what is pinned in the store."""
+    """List a directory; without a CID, list the pins of the store."""
     if address is None:
         with _opened(store, budget) as opened:
             pins, bytes_used = opened.pins(), opened.bytes_used
@@ -169,7 +176,7 @@ def list_(
 
 @app.command()
 def pin(root: Root, store: Store = None, budget: Budget = BYTES_MAX, as_json: Json = False) -> None:
-    """Keep everything below a CID, all of which must be in the store."""
+    """Pin a CID and everything below it; all of its blocks must be in the store."""
     with _opened(store, budget) as opened:
         opened.pin(parse_cid(root))
     show({"pinned": root}, root, as_json=as_json)
@@ -177,7 +184,7 @@ def pin(root: Root, store: Store = None, budget: Budget = BYTES_MAX, as_json: Js
 
 @app.command()
 def unpin(root: Root, store: Store = None, budget: Budget = BYTES_MAX, as_json: Json = False) -> None:
-    """Let what is below a CID be forgotten when room is needed."""
+    """Remove the pin of a CID; its blocks are evicted when space is needed."""
     with _opened(store, budget) as opened:
         opened.unpin(parse_cid(root))
     show({"unpinned": root}, root, as_json=as_json)
@@ -185,28 +192,30 @@ def unpin(root: Root, store: Store = None, budget: Budget = BYTES_MAX, as_json: 
 
 @app.command()
 def verify(store: Store = None, budget: Budget = BYTES_MAX, as_json: Json = False) -> None:
-    """Hash every block in the store and follow every pin. What the disk changed is removed.
+    """Hash every block in the store and follow every pin. Blocks that changed on disk are removed.
 
     Exit 0 only if no block was bad and none is missing.
     """
     with _opened(store, budget) as opened, progress_bar("Verifying", opened.bytes_used) as on_bytes:
         audit = opened.verify(on_bytes=on_bytes)
     lines = [f"bad, removed: {one}" for one in audit.bad] + [f"missing: {one}" for one in audit.missing]
-    lines.append(f"{audit.blocks:,} blocks of {audit.bytes:,} bytes are what their CIDs say")
+    lines.append(f"{audit.blocks:,} blocks of {audit.bytes:,} bytes match their CIDs")
     show(audit, "\n".join(lines), as_json=as_json)
     if audit.bad:
-        raise ContentMismatch(f"the disk changed {len(audit.bad):,} blocks", hint="Fetch them again.")
+        raise ContentMismatch(f"{len(audit.bad):,} blocks changed on disk", hint="Fetch them again.")
     if audit.missing:
-        raise UnknownCid(f"pins lack {len(audit.missing):,} blocks", hint="Fetch them again.")
+        raise UnknownCid(f"{len(audit.missing):,} pinned blocks are missing", hint="Fetch them again.")
 
 
 @app.command()
 def gc(store: Store = None, budget: Budget = BYTES_MAX, as_json: Json = False) -> None:
-    """Forget everything that is not pinned."""
+    """Remove every block that is not pinned."""
     with _opened(store, budget) as opened:
         blocks, freed = opened.gc()
     show(
-        {"blocks": blocks, "bytes": freed}, f"{blocks:,} blocks of {freed:,} bytes are gone", as_json=as_json
+        {"blocks": blocks, "bytes": freed},
+        f"{blocks:,} blocks of {freed:,} bytes were removed",
+        as_json=as_json,
     )
 
 
@@ -273,7 +282,7 @@ def _pin_added(target: FolderStore | Kubo, root: Cid) -> None:
     try:
         target.pin(root)
     except UnknownCid as error:
-        error.hint = "Add what is missing first, or only a part of the DAG with --no-pin."
+        error.hint = "Add the missing blocks first, or use --no-pin to add only a part of the DAG."
         raise
 
 
@@ -304,9 +313,9 @@ def _sink(target: str) -> Iterator[BinaryIO]:
 def _check_free(target: Path) -> None:
     """Tell before anything is fetched that nothing can be written there."""
     if os.path.lexists(target):
-        raise UnreadableContent(f"{target} exists already", hint="Name a path that does not exist.")
+        raise UnreadableContent(f"{target} already exists", hint="Name a path that does not exist.")
     if not target.parent.is_dir():
-        raise UnreadableContent(f"{target.parent} is no directory", hint="Make it first.")
+        raise UnreadableContent(f"{target.parent} is not a directory", hint="Create it first.")
 
 
 def _file_bytes(path: Path) -> int | None:

@@ -13,7 +13,7 @@ from tradepost.commands.terminal import show as show_view
 from tradepost.money import format_credits
 from tradepost.pipeline.manifest import KernelStage, Manifest, decode_manifest
 
-app = typer.Typer(help="Look at jobs and at what pipelines take.", no_args_is_help=True)
+app = typer.Typer(help="Show jobs, and the inputs and outputs of pipelines.", no_args_is_help=True)
 
 
 @app.command()
@@ -23,7 +23,7 @@ def show(
     api_key: ApiKey = None,
     as_json: Json = False,
 ) -> None:
-    """Show where a job is and what it cost."""
+    """Show the status and the price of a job."""
     with Client(broker, api_key=api_key) as client:
         view = client.job(job)
     lines = [f"{view.job}: {view.status.value}, {format_credits(view.price_microcredits)} credits"]
@@ -38,7 +38,7 @@ def cancel(
     broker: BrokerUrl = None,
     api_key: ApiKey = None,
 ) -> None:
-    """Cancel a job; what was reserved for it is refunded."""
+    """Cancel a job; its reserved credits are refunded."""
     with Client(broker, api_key=api_key) as client:
         view = client.cancel(job)
     typer.echo(f"{view.job}: {view.status.value}")

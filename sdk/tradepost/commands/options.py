@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+LogJson = Annotated[bool, typer.Option("--json", help="Write the log as JSON lines.")]
 BrokerUrl = Annotated[
     str | None, typer.Option("--broker", envvar="TRADEPOST_URL", help="The broker's URL.", show_default=False)
 ]

@@ -14,22 +14,22 @@ from tradepost.content import add_file
 from tradepost.errors import UNDECODABLE, InvalidReceipt
 from tradepost.receipts import Outcome, Preempted, Receipt, Returned, SignedReceipt, verify_receipt
 
-app = typer.Typer(help="Check receipts offline.", no_args_is_help=True)
+app = typer.Typer(help="Verify receipts offline.", no_args_is_help=True)
 
 
 @app.command()
 def verify(
-    file: Annotated[Path, typer.Argument(help="Receipts as `tradepost submit --receipts` writes them.")],
+    file: Annotated[Path, typer.Argument(help="A file of receipts from `tradepost submit --receipts`.")],
     output: Annotated[
-        Path | None, typer.Option(help="Check that a receipt commits to this document.")
+        Path | None, typer.Option(help="Require a receipt that commits to this document.")
     ] = None,
-    worker: Annotated[str | None, typer.Option(help="Check that a receipt is by this worker id.")] = None,
+    worker: Annotated[str | None, typer.Option(help="Require a receipt by the worker with this id.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Verify the signatures of receipts, and what they commit to. Exit 0 only if all of it holds."""
+    """Verify the signatures of receipts and what they commit to. Exit with 0 only if all are valid."""
     receipts = [verify_receipt(signed) for signed in _read(file)]
     if not receipts:
-        raise InvalidReceipt(f"{file} holds no receipt")
+        raise InvalidReceipt(f"{file} contains no receipt")
     if output is not None:
         cid = add_file(output, put=None)
         if not any(isinstance(one.outcome, Returned) and one.outcome.output == cid for one in receipts):

@@ -20,22 +20,35 @@ from tradepost.protocol import Requirements
 
 def submit(
     pipeline: Annotated[str, typer.Argument(help="The pipeline's CID, as `tradepost publish` prints it.")],
-    max_price: Annotated[str, typer.Option(help="The most to pay, in credits, replicas included.")],
+    max_price: Annotated[str, typer.Option(help="The price cap in credits, replicas included.")],
     tensor: InputTensors = None,
-    document: Annotated[Path | None, typer.Option(help="The whole input as a safetensors file.")] = None,
-    confidence: Annotated[float, typer.Option(help="How sure the result must be, 0.5 to 0.999999.")] = 0.95,
-    deadline_s: Annotated[float, typer.Option(help="Give up after this many seconds.")] = 300.0,
-    patience_s: Annotated[float, typer.Option(help="Wait this long when no offer could take the job.")] = 5.0,
-    give_up_s: Annotated[float, typer.Option(help="Give up after this long without a broker.")] = 10.0,
+    document: Annotated[Path | None, typer.Option(help="The complete input as a safetensors file.")] = None,
+    confidence: Annotated[
+        float, typer.Option(help="The minimum probability that the result is right, 0.5 to 0.999999.")
+    ] = 0.95,
+    deadline_s: Annotated[float, typer.Option(help="The job's deadline in seconds from now.")] = 300.0,
+    patience_s: Annotated[
+        float, typer.Option(help="Seconds to wait when no offer could ever run the job.")
+    ] = 5.0,
+    give_up_s: Annotated[
+        float, typer.Option(help="Seconds to retry when the broker cannot be reached.")
+    ] = 10.0,
     isolation: Annotated[
         list[str] | None, typer.Option(help="A sandbox layer that workers must have.")
     ] = None,
     inline: Annotated[
         bool | None,
-        typer.Option("--inline/--by-cid", help="Send the input inside the request, or upload it first."),
+        typer.Option(
+            "--inline/--by-cid",
+            help="Send the input inside the request, or upload it first. Default: by its size.",
+        ),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Write the output document here (safetensors).")] = None,
-    receipts: Annotated[Path | None, typer.Option(help="Write the signed receipts here (JSON).")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the output document to this file (safetensors).")
+    ] = None,
+    receipts: Annotated[
+        Path | None, typer.Option(help="Write the signed receipts to this file (JSON).")
+    ] = None,
     broker: BrokerUrl = None,
     api_key: ApiKey = None,
     as_json: Json = False,
@@ -85,6 +98,6 @@ def _for_people(result: Result) -> str:
     agreed = len(result.verification.agreed)
     lines.append(
         f"Paid {result.price} credits for {agreed} agreeing worker(s), "
-        f"{result.verification.credibility:.4f} credible, in {result.seconds:.2f} s. Job {result.job}."
+        f"credibility {result.verification.credibility:.4f}, in {result.seconds:.2f} s. Job {result.job}."
     )
     return "\n".join(lines)

@@ -22,10 +22,14 @@ PROMISE_BROKEN = 1
 
 
 def demo(
-    jobs: Annotated[int, typer.Option(min=1, max=100_000, help="Digits to classify.")] = 200,
-    workers: Annotated[int, typer.Option(min=2, max=32, help="Honest workers, each with its own price.")] = 3,
-    cheaters: Annotated[int, typer.Option(min=0, max=8, help="Workers that sign wrong labels.")] = 1,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the market running until Ctrl-C.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, max=100_000, help="Number of digits to classify.")] = 200,
+    workers: Annotated[
+        int, typer.Option(min=2, max=32, help="Number of honest workers, each with a different price.")
+    ] = 3,
+    cheaters: Annotated[
+        int, typer.Option(min=0, max=8, help="Number of workers that sign wrong labels.")
+    ] = 1,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the market running until Ctrl-C.")] = False,
     folder: Annotated[Path | None, typer.Option(help="Keep state and logs in this folder.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -49,12 +53,12 @@ def demo(
                 else:
                     render(report, Console())
                 if keep:
-                    console.print(f"The market is still running at {report.url}. Ctrl-C ends it.")
+                    console.print(f"The market is still running at {report.url}. Press Ctrl-C to stop it.")
                     signal.pause()
 
             report = run_demo(plan, on_step=on_step, on_answer=on_answer, on_report=on_report)
     except KeyboardInterrupt:
-        console.print("Stopped; every process of the demo has ended.")
+        console.print("Stopped. All processes of the demo have ended.")
         if not keep:
             raise typer.Exit(130) from None
         return

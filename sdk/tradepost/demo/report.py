@@ -44,9 +44,9 @@ class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
         if standing == "expelled":
             why = f"expelled: {evidence.get('audit_failed', 0)} result(s) contradicted by a reference run"
         elif view["auditor"]:
-            why = "runs the operator's reference checks; paid by no job"
+            why = "runs the operator's reference checks; jobs do not pay for them"
         elif good or earned:
-            why = f"{view['accepted']} accepted results, {good} confirmed by others or by audit"
+            why = f"{view['accepted']} accepted results, {good} confirmed by other owners or by an audit"
         else:
             why = "no accepted result yet"
         return cls(
@@ -101,11 +101,13 @@ def percentile_ms(seconds: Sequence[float], percent: float) -> float:
 def render(report: Report, console: Console) -> None:
     """Print the report for people."""
     verdict = (
-        "[bold green]All promises held[/]" if report.kept_its_promises() else "[bold red]A promise broke[/]"
+        "[bold green]All checks of the demo passed[/]"
+        if report.kept_its_promises()
+        else "[bold red]A check of the demo failed[/]"
     )
     lines = [
         f"{report.answered} of {report.jobs} digits answered, "
-        f"{report.accuracy:.1%} of them right by the true labels.",
+        f"{report.accuracy:.1%} of them with the right label.",
         f"{report.wrong_accepted} wrong answers accepted; "
         f"{report.cheaters_caught} of {report.cheaters} cheaters caught.",
         f"Latency p50 {report.latency_p50_ms} ms, p95 {report.latency_p95_ms} ms, "

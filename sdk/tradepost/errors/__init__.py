@@ -45,7 +45,14 @@ from tradepost.errors.device import (
     StateFolderUnusable,
     WrongMoment,
 )
-from tradepost.errors.installation import InvalidSettings, MissingExtra
+from tradepost.errors.installation import (
+    CannotListen,
+    DataFolderInUse,
+    InvalidOperatorToken,
+    InvalidSettings,
+    MissingDatabase,
+    MissingExtra,
+)
 from tradepost.errors.market import (
     DeadlineExceeded,
     IdempotencyConflict,
@@ -113,10 +120,12 @@ __all__ = [
     "STAGE_FAILURES",
     "UNDECODABLE",
     "BrokerUnavailable",
+    "CannotListen",
     "ContentMismatch",
     "ContentStoreFull",
     "ContentTooLarge",
     "ContentUnavailable",
+    "DataFolderInUse",
     "DatabaseDamaged",
     "DatabaseTooNew",
     "DatabaseUnusable",
@@ -140,6 +149,7 @@ __all__ = [
     "InvalidKernel",
     "InvalidKey",
     "InvalidModel",
+    "InvalidOperatorToken",
     "InvalidPipeline",
     "InvalidReceipt",
     "InvalidRequest",
@@ -157,6 +167,7 @@ __all__ = [
     "KuboFailed",
     "LeaseGone",
     "LeaseTimeout",
+    "MissingDatabase",
     "MissingExtra",
     "ModelFailure",
     "NoEligibleWorker",

@@ -19,3 +19,35 @@ class InvalidSettings(TradepostError):
     fault = Fault.OPERATOR
     status = 400
     default_hint = "Correct the setting that the detail names."
+
+
+class DataFolderInUse(TradepostError):
+    """Another process uses the data folder."""
+
+    fault = Fault.OPERATOR
+    status = 409
+    default_hint = "Stop the other process, or give another --data-dir."
+
+
+class CannotListen(TradepostError):
+    """The broker cannot listen on its address."""
+
+    fault = Fault.OPERATOR
+    status = 409
+    default_hint = "Give another --port; 0 takes any free one."
+
+
+class MissingDatabase(TradepostError):
+    """There is no database in the data folder."""
+
+    fault = Fault.OPERATOR
+    status = 404
+    default_hint = "Name the broker's data folder with --data-dir."
+
+
+class InvalidOperatorToken(TradepostError):
+    """The file of the operator's token is damaged."""
+
+    fault = Fault.OPERATOR
+    status = 500
+    default_hint = "Delete the file; the broker makes a new token when it starts."

@@ -93,7 +93,7 @@ def check_interface(interface: ModuleInterface) -> KernelForm:
         _check_import(item)
     kinds = {export.name: export.kind for export in interface.exports}
     if kinds.get(MEMORY) is not ExternKind.MEMORY:
-        raise InvalidKernel(f"it does not export its memory as {MEMORY!r}", hint="Export it by that name.")
+        raise InvalidKernel(f"it does not export its memory as {MEMORY!r}", hint="Export it with that name.")
     if interface.table_elements > TABLE_ELEMENTS_MAX:
         raise InvalidKernel(
             f"its table has {interface.table_elements:,} elements; the limit is {TABLE_ELEMENTS_MAX:,}"
@@ -108,8 +108,8 @@ def check_interface(interface: ModuleInterface) -> KernelForm:
 def _check_import(item: Import) -> None:
     if item.module != WASI_MODULE or item.name not in ALLOWED_IMPORTS:
         raise InvalidKernel(
-            f"it imports {item}, which kernels may not use",
-            hint=f"A kernel has no files, network or threads. Of {WASI_MODULE} it may import: "
+            f"it imports {item}, which is not allowed in kernels",
+            hint=f"A kernel has no files, network or threads. From {WASI_MODULE} it may import: "
             f"{', '.join(ALLOWED_IMPORTS)}.",
         )
     expected = ALLOWED_IMPORTS[item.name]

@@ -176,7 +176,9 @@ class Manifest(_Part, frozen=True, kw_only=True):
     def check_input(self, document: TensorDocument, *, document_bytes: int) -> None:
         """Raise `InvalidInput` unless `document` is what this pipeline declares."""
         if document_bytes > self.limits.input_bytes:
-            raise InvalidInput(f"{document_bytes:,} bytes; {self.name} takes {self.limits.input_bytes:,}")
+            raise InvalidInput(
+                f"{document_bytes:,} bytes; {self.name} accepts at most {self.limits.input_bytes:,}"
+            )
         for name, spec in self.inputs.items():
             if name not in document.tensors:
                 raise InvalidInput(f"tensor {name!r} is missing; {self.name} needs it as {spec}")
@@ -217,7 +219,7 @@ def decode_manifest(block: bytes) -> Manifest:
             stage["artifact"] = cid_from_bytes(bytes(stage["artifact"]))
         manifest = msgspec.convert(tree, Manifest)
     except msgspec.ValidationError as error:
-        raise InvalidPipeline(f"the manifest does not fit its schema: {error}") from None
+        raise InvalidPipeline(f"the manifest does not match its schema: {error}") from None
     except InvalidCid as error:
         raise InvalidPipeline(f"a stage's artifact: {error}") from None
     except _UNREADABLE as error:
@@ -240,7 +242,9 @@ def check_connections(manifest: Manifest) -> None:
         except InvalidCid as error:
             raise InvalidPipeline(str(error), stage=stage.name) from None
         if stage.name in available:
-            raise InvalidPipeline(f"the name {stage.name!r} is taken; rename the stage", stage=stage.name)
+            raise InvalidPipeline(
+                f"the name {stage.name!r} is already used or reserved; rename the stage", stage=stage.name
+            )
         names = stage.output_names
         if duplicates := {name for name in names if names.count(name) > 1}:
             raise InvalidPipeline(f"outputs {sorted(duplicates)} are named twice", stage=stage.name)
@@ -268,7 +272,7 @@ def _resolve(
     if source not in available:
         known = ", ".join(available)
         raise InvalidPipeline(
-            f"{what} refers to {source!r}, which is not before it (there: {known})", stage=stage
+            f"{what} refers to {source!r}, which is not an earlier stage (earlier: {known})", stage=stage
         )
     if tensor not in available[source]:
         known = ", ".join(available[source])

@@ -140,7 +140,7 @@ class _Walk:
         while self._open:
             message = self._open.pop()
             if message.depth > DEPTH_MAX:
-                raise InvalidModel(f"its messages are nested more than {DEPTH_MAX} deep")
+                raise InvalidModel(f"its messages are nested more than {DEPTH_MAX} levels deep")
             if message.kind == "shape":
                 self._check_shape(message)
             else:
@@ -149,8 +149,8 @@ class _Walk:
         if foreign := self._foreign - self._functions:
             domain, name = min(foreign)
             raise InvalidModel(
-                f"it holds the operator {_shown(name)} of the domain {_shown(domain)}",
-                hint="Export it with the operators of ONNX itself (ai.onnx and ai.onnx.ml).",
+                f"it uses the operator {_shown(name)} of the domain {_shown(domain)}",
+                hint="Export it with the standard ONNX operators (ai.onnx and ai.onnx.ml).",
             )
 
     def _read(self, message: _Message) -> None:
@@ -195,7 +195,9 @@ class _Walk:
         elif message.kind == "tensor":
             claimed, size_bytes = _elements(message), message.end - message.start
             if claimed > _ELEMENTS_PER_BYTE_MAX * size_bytes:
-                raise InvalidModel(f"a tensor declares {claimed:,} elements and carries {size_bytes:,} bytes")
+                raise InvalidModel(
+                    f"a tensor declares {claimed:,} elements but contains {size_bytes:,} bytes"
+                )
         elif message.kind == "sparse":
             self._check_size("a sparse tensor", _elements(message))
 
@@ -203,7 +205,7 @@ class _Walk:
         conditional = _CONDITIONAL.get(name)
         if conditional is not None and conditional not in self.conditional_operators:
             raise InvalidModel(
-                f"it holds the operator {conditional}, which its stage does not name",
+                f"it uses the operator {conditional}, which its stage does not allow",
                 hint=f'Add it to the stage: conditional_operators = ["{conditional}"].',
             )
         if domain not in DOMAINS:
@@ -230,7 +232,7 @@ class _Walk:
         if elements > self.elements_max:
             raise InvalidModel(
                 f"{what} is declared with {elements:,} elements; "
-                f"the stage has room for {self.elements_max:,}",
+                f"the stage's memory allows {self.elements_max:,}",
                 hint="Raise the stage's memory_bytes in pipeline.toml, or use a smaller model.",
             )
 
@@ -242,7 +244,7 @@ def _check_tensor_field(model: bytes | memoryview, number: int, start: int, end:
     )
     if is_external:
         raise InvalidModel(
-            "a tensor keeps its data in another file",
+            "a tensor has its data in another file",
             hint="Save the model in one file: onnx.save(model, path, save_as_external_data=False).",
         )
 
@@ -292,7 +294,7 @@ def _step_over(model: bytes | memoryview, position: int, end: int, wire_type: in
     else:
         raise InvalidModel(f"wire type {wire_type} is not one that ONNX uses")
     if position > end:
-        raise InvalidModel("a field is longer than what holds it")
+        raise InvalidModel("a field is longer than its message")
     return start, position
 
 

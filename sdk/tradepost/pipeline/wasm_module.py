@@ -108,12 +108,13 @@ def read_interface(wasm: bytes) -> ModuleInterface:
         raise InvalidKernel(f"the module has {len(wasm):,} bytes; the limit is {WASM_BYTES_MAX:,}")
     if wasm[:4] != _MAGIC:
         raise InvalidKernel(
-            "it does not begin with \\0asm",
-            hint="Give the compiled binary; the text format (.wat) is not accepted.",
+            "it does not begin with the bytes \\0asm",
+            hint="Use the compiled binary; the text format (.wat) is not accepted.",
         )
     if wasm[4:8] == _COMPONENT_VERSION:
         raise InvalidKernel(
-            "it is a component", hint="Build a core module, for example for wasm32-wasip1 (preview 1)."
+            "it is a component, not a core module",
+            hint="Build a core module, for example for wasm32-wasip1 (preview 1).",
         )
     if wasm[4:8] != _CORE_VERSION:
         raise InvalidKernel(f"binary format version {wasm[4:8].hex()} is not 1")
@@ -156,7 +157,7 @@ class _Cursor:
     def part(self, length: int) -> _Cursor:
         """A cursor over the next `length` bytes, which this one steps over."""
         if length > self.end - self.position:
-            raise InvalidKernel(f"a part at byte {self.position} is longer than what is left")
+            raise InvalidKernel(f"a part at byte {self.position} extends beyond the end")
         part = _Cursor(self._wasm, self.position, self.position + length)
         self.position = part.end
         return part
@@ -201,7 +202,9 @@ class _InterfaceReader:
             if section_id == _CUSTOM:
                 continue
             if section_id not in _SECTION_ORDER:
-                raise InvalidKernel(f"section {section_id} belongs to a proposal that kernels may not use")
+                raise InvalidKernel(
+                    f"section {section_id} belongs to a Wasm proposal that is not allowed in kernels"
+                )
             order.append(_SECTION_ORDER.index(section_id))
             if section_id in readers:
                 readers[section_id](section)
@@ -221,7 +224,7 @@ class _InterfaceReader:
         if kind is not ExternKind.FUNCTION:
             raise InvalidKernel(
                 f"it imports the {kind} {Import(module, name, kind)}",
-                hint="A kernel may import functions only: define and export its own memory.",
+                hint="A kernel may import only functions: let it define and export its own memory.",
             )
         signature = self._type(section.u32())
         self._functions.append(signature)
@@ -241,7 +244,7 @@ class _InterfaceReader:
     def _read_exports(self, section: _Cursor) -> None:
         self.exports = section.items(self._read_export, count_max=_EXPORTS_MAX, what="exports")
         if len({export.name for export in self.exports}) < len(self.exports):
-            raise InvalidKernel("it exports one name twice")
+            raise InvalidKernel("it exports a name twice")
 
     def _read_export(self, section: _Cursor) -> Export:
         name, kind, index = section.name(), _read_kind(section), section.u32()
@@ -260,7 +263,9 @@ class _InterfaceReader:
 def _read_signature(section: _Cursor) -> Signature:
     form = section.byte()
     if form != _FUNCTION_TYPE:
-        raise InvalidKernel(f"type form {form:#04x} belongs to a proposal that kernels may not use")
+        raise InvalidKernel(
+            f"type form {form:#04x} belongs to a Wasm proposal that is not allowed in kernels"
+        )
     parameters = section.items(_read_value_type, count_max=_VALUES_MAX, what="parameters of one function")
     results = section.items(_read_value_type, count_max=_VALUES_MAX, what="results of one function")
     return Signature(tuple(parameters), tuple(results))
@@ -269,14 +274,18 @@ def _read_signature(section: _Cursor) -> Signature:
 def _read_value_type(section: _Cursor) -> str:
     code = section.byte()
     if code not in _VALUE_TYPES:
-        raise InvalidKernel(f"value type {code:#04x} belongs to a proposal that kernels may not use")
+        raise InvalidKernel(
+            f"value type {code:#04x} belongs to a Wasm proposal that is not allowed in kernels"
+        )
     return _VALUE_TYPES[code]
 
 
 def _read_kind(section: _Cursor) -> ExternKind:
     code = section.byte()
     if code >= len(_KINDS):
-        raise InvalidKernel(f"extern kind {code:#04x} belongs to a proposal that kernels may not use")
+        raise InvalidKernel(
+            f"extern kind {code:#04x} belongs to a Wasm proposal that is not allowed in kernels"
+        )
     return _KINDS[code]
 
 

@@ -46,11 +46,11 @@ class AddingCore:
     def handle(self, event: Event) -> list[Instruction]:
         if not isinstance(event, Funded):
             return []
-        if event.amount < 0:
+        if event.amount_microcredits < 0:
             return [ReplyRefused(InsufficientFunds("no").to_problem())]
-        if event.amount == 13:
+        if event.amount_microcredits == 13:
             raise RuntimeError("a defect")
-        self.account.available += event.amount
+        self.account.available_microcredits += event.amount_microcredits
         return [NotifyFinished(event.transfer), Save(self.account)]
 
 
@@ -66,7 +66,9 @@ class Funding:
         if self._refuse is not None:
             raise self._refuse
         return Decision(
-            event=Funded(at=moment.at, transfer=self._name, account="alice", amount=self._amount),
+            event=Funded(
+                at=moment.at, transfer=self._name, account="alice", amount_microcredits=self._amount
+            ),
             records=(ApiKey(id=self._name, account="alice", created_at=moment.at),),
         )
 
@@ -79,7 +81,7 @@ class FundingWithFollowUp:
 
     def decide(self, moment: Moment) -> Decision:
         return Decision(
-            event=Funded(at=moment.at, transfer="t", account="alice", amount=self._amount),
+            event=Funded(at=moment.at, transfer="t", account="alice", amount_microcredits=self._amount),
             records_after=lambda instructions: [
                 ApiKey(id=f"after-{len(instructions)}", account="alice", created_at=moment.at)
             ],
@@ -159,10 +161,10 @@ async def test_an_answer_means_that_it_is_on_disk(tmp_path: Path) -> None:
     store = Store(tmp_path / "db")
     async with running(store) as engine:
         await engine.ask(Funding(5))
-        assert store.get(Account, "credits:alice") == Account(id="credits:alice", available=5)
+        assert store.get(Account, "credits:alice") == Account(id="credits:alice", available_microcredits=5)
         assert store.get(ApiKey, "t") is not None
         assert [event for _, event in store.journal()] == [
-            Funded(at=ManualClock().now, transfer="t", account="alice", amount=5)
+            Funded(at=ManualClock().now, transfer="t", account="alice", amount_microcredits=5)
         ]
 
 
@@ -412,5 +414,7 @@ async def test_who_brings_work_waits_while_the_backlog_is_full(tmp_path: Path) -
     await waiting
     engine.stop()
     await task
-    assert store.get(Account, "credits:alice") == Account(id="credits:alice", available=BACKLOG_MAX)
+    assert store.get(Account, "credits:alice") == Account(
+        id="credits:alice", available_microcredits=BACKLOG_MAX
+    )
     store.close()

@@ -1,4 +1,4 @@
-"""An outbox keeps order, fills messages, and gives up on a peer that does not read."""
+"""An queue keeps order, fills messages, and gives up on a peer that does not read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tradepost.protocol import (
     Recall,
     broker_codec_for_workers,
 )
-from tradepost_broker.streams.frame_queue import Outbox
+from tradepost_broker.streams.frame_queue import FrameQueue
 
 
 class FakeSocket:
@@ -37,10 +37,10 @@ class FakeSocket:
             await asyncio.Event().wait()
 
 
-async def sent(outbox: Outbox, frames: int) -> list[list[Any]]:
+async def sent(queue: FrameQueue, frames: int) -> list[list[Any]]:
     """The frames of each message, once so many are out."""
     socket = FakeSocket(frames)
-    task = asyncio.create_task(outbox.run(socket))  # type: ignore[arg-type]
+    task = asyncio.create_task(queue.run(socket))  # type: ignore[arg-type]
     await socket.full.wait()
     task.cancel()
     return socket.messages
@@ -49,10 +49,10 @@ async def sent(outbox: Outbox, frames: int) -> list[list[Any]]:
 @given(st.lists(st.text(max_size=40), min_size=1, max_size=600))
 def test_every_frame_arrives_once_and_in_order(names: list[str]) -> None:
     async def check() -> None:
-        outbox = Outbox(broker_codec_for_workers())
+        queue = FrameQueue(broker_codec_for_workers())
         for name in names:
-            outbox.post(Recall(name))
-        messages = await sent(outbox, len(names))
+            queue.post(Recall(name))
+        messages = await sent(queue, len(names))
         assert [frame["lease"] for message in messages for frame in message] == names
         assert len(messages) == -(-len(names) // FRAMES_MAX)
 
@@ -69,21 +69,21 @@ async def test_large_frames_are_split_over_messages() -> None:
         def join(self, frames: list[bytes]) -> bytes:
             return broker_codec_for_workers().join(frames)
 
-    outbox = Outbox(BytesCodec())
+    queue = FrameQueue(BytesCodec())
     for _ in range(5):
-        outbox.post(b"x" * (MESSAGE_BYTES_MAX // 2 - 100))
-    assert [len(message) for message in await sent(outbox, 5)] == [2, 2, 1]
+        queue.post(b"x" * (MESSAGE_BYTES_MAX // 2 - 100))
+    assert [len(message) for message in await sent(queue, 5)] == [2, 2, 1]
 
 
 async def test_a_peer_that_does_not_read_is_given_up() -> None:
-    outbox = Outbox(broker_codec_for_workers(), bytes_max=1000)
+    queue = FrameQueue(broker_codec_for_workers(), bytes_max=1000)
     socket = FakeSocket(1, stuck=True)
-    task = asyncio.create_task(outbox.run(socket))  # type: ignore[arg-type]
+    task = asyncio.create_task(queue.run(socket))  # type: ignore[arg-type]
     for n in range(100):
-        outbox.post(Acknowledged(f"lease-{n}"))
-    assert outbox.has_ended
+        queue.post(Acknowledged(f"lease-{n}"))
+    assert queue.has_ended
     task.cancel()
 
     fresh = FakeSocket(1)
-    await outbox.run(fresh)  # type: ignore[arg-type]
+    await queue.run(fresh)  # type: ignore[arg-type]
     assert fresh.messages == []

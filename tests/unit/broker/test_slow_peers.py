@@ -10,7 +10,7 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from tradepost.errors import QuotaExceeded
-from tradepost_broker.web.caller_limits import AtOnce
+from tradepost_broker.web.caller_limits import ConcurrencyLimit
 from tradepost_broker.web.slow_peers import RATE_MIN_BYTES_S, WAIT_S_MAX, Patience, send
 
 
@@ -86,7 +86,7 @@ async def test_somebody_who_hung_up_is_nobodys_error(caplog: pytest.LogCaptureFi
 
 
 def test_what_goes_on_at_once_is_bounded_in_all_and_for_each() -> None:
-    at_once = AtOnce("things", total=5, each=3)
+    at_once = ConcurrencyLimit("things", total=5, each=3)
     with at_once.take("a", 3):
         with pytest.raises(QuotaExceeded, match="more than 3 for you or 5 in all"):
             at_once.take("a").__enter__()

@@ -75,7 +75,7 @@ def job(id_: str, *, finished_at: float | None = None) -> Job:
         input="cid",
         input_bytes=10,
         units=1,
-        max_price=100,
+        max_price_microcredits=100,
         confidence=0.9,
         requirements=Requirements(memory_bytes=5, isolation=("seccomp",)),
         submitted_at=1.0,
@@ -93,7 +93,7 @@ def lease(id_: str, of: str, *, matures_at: float | None = None) -> Lease:
         worker="w",
         attempt=1,
         purpose=LeasePurpose.AUCTION,
-        price=7,
+        price_microcredits=7,
         nonce=b"n" * 16,
         granted_at=1.0,
         expires_at=2.0,
@@ -106,10 +106,10 @@ def some_of_everything() -> list[Any]:
     checked = job("checked", finished_at=10.0)
     checked.spot_check = True
     return [
-        Account(id="a", available=1),
+        Account(id="a", available_microcredits=1),
         Account(id="b"),
-        Transfer(id="funding", debit="a", credit="b", amount=1, kind=Kind.FUND, at=1.0),
-        Transfer(id="payment", debit="a", credit="b", amount=1, kind=Kind.PAY, at=1.0),
+        Transfer(id="funding", debit="a", credit="b", amount_microcredits=1, kind=Kind.FUND, at=1.0),
+        Transfer(id="payment", debit="a", credit="b", amount_microcredits=1, kind=Kind.PAY, at=1.0),
         pipeline(),
         WORKER,
         job("open"),
@@ -129,7 +129,7 @@ WORKER = Worker(id="w", owner="bob", device="d", public_key=b"key", joined_at=1.
 
 def test_what_was_committed_is_read_again_equal(store: Store) -> None:
     records: list[Any] = [
-        Account(id="a", available=5, reserved=1),
+        Account(id="a", available_microcredits=5, reserved_microcredits=1),
         pipeline(),
         WORKER,
         job("j"),
@@ -142,22 +142,22 @@ def test_what_was_committed_is_read_again_equal(store: Store) -> None:
 
 @given(available=st.integers(0, 2**62), reserved=st.integers(0, 2**62), auditor=st.booleans())
 def test_rows_give_back_the_record(available: int, reserved: int, auditor: bool) -> None:
-    account = Account(id="a", available=available, reserved=reserved)
-    token = JoinToken(id="t", owner="o", stake=available, auditor=auditor, expires_at=1.5)
+    account = Account(id="a", available_microcredits=available, reserved_microcredits=reserved)
+    token = JoinToken(id="t", owner="o", stake_microcredits=available, auditor=auditor, expires_at=1.5)
     for record in (account, token):
         codec = CODECS[type(record)]
         assert codec.from_row(codec.to_row(record)) == record
 
 
 def test_the_last_write_of_a_record_wins(store: Store) -> None:
-    commit(store, Account(id="a", available=1), Account(id="a", available=2))
-    commit(store, Account(id="a", available=3))
-    assert store.get(Account, "a") == Account(id="a", available=3)
+    commit(store, Account(id="a", available_microcredits=1), Account(id="a", available_microcredits=2))
+    commit(store, Account(id="a", available_microcredits=3))
+    assert store.get(Account, "a") == Account(id="a", available_microcredits=3)
 
 
 def test_nothing_is_seen_before_the_commit(store: Store) -> None:
     transaction = store.begin()
-    transaction.save(Account(id="a", available=1))
+    transaction.save(Account(id="a", available_microcredits=1))
     assert transaction.get(Account, "a") is not None
     transaction.flush()
     assert store.get(Account, "a") is None
@@ -168,8 +168,8 @@ def test_nothing_is_seen_before_the_commit(store: Store) -> None:
 def test_what_was_not_committed_is_gone_after_a_restart(tmp_path: Path) -> None:
     first = Store(tmp_path / "broker.sqlite3")
     transaction = first.begin()
-    transaction.journal(Funded(at=1.0, transfer="t", account="a", amount=1))
-    transaction.save(Account(id="a", available=1))
+    transaction.journal(Funded(at=1.0, transfer="t", account="a", amount_microcredits=1))
+    transaction.save(Account(id="a", available_microcredits=1))
     transaction.flush()
     first.close()
     second = Store(tmp_path / "broker.sqlite3")
@@ -179,7 +179,7 @@ def test_what_was_not_committed_is_gone_after_a_restart(tmp_path: Path) -> None:
 
 
 def test_a_transfer_is_written_once(store: Store) -> None:
-    transfer = Transfer(id="t", debit="a", credit="b", amount=1, kind="pay", at=1.0)
+    transfer = Transfer(id="t", debit="a", credit="b", amount_microcredits=1, kind="pay", at=1.0)
     commit(store, Account(id="a"), Account(id="b"), transfer)
     with pytest.raises(sqlite3.IntegrityError):
         commit(store, transfer)
@@ -191,7 +191,10 @@ def test_a_row_whose_parent_is_missing_is_refused(store: Store) -> None:
 
 
 def test_the_journal_keeps_order_and_seeds_of_128_bits(store: Store) -> None:
-    events: list[Event] = [Tick(at=1.0, seed=2**128 - 1), Funded(at=2.0, transfer="t", account="a", amount=3)]
+    events: list[Event] = [
+        Tick(at=1.0, seed=2**128 - 1),
+        Funded(at=2.0, transfer="t", account="a", amount_microcredits=3),
+    ]
     for event in events:
         transaction = store.begin()
         transaction.journal(event)
@@ -226,20 +229,20 @@ def test_a_replay_loads_the_same_as_a_restart(store: Store) -> None:
 
 
 def test_a_snapshot_does_not_move(store: Store, tmp_path: Path) -> None:
-    commit(store, Account(id="a", available=1))
+    commit(store, Account(id="a", available_microcredits=1))
     snapshot = Reader(database.open_snapshot(tmp_path / "broker.sqlite3"))
-    commit(store, Account(id="a", available=2))
-    assert snapshot.get(Account, "a") == Account(id="a", available=1)
-    assert store.get(Account, "a") == Account(id="a", available=2)
+    commit(store, Account(id="a", available_microcredits=2))
+    assert snapshot.get(Account, "a") == Account(id="a", available_microcredits=1)
+    assert store.get(Account, "a") == Account(id="a", available_microcredits=2)
     snapshot.close()
 
 
 def test_each_start_notes_the_policy_it_decides_under(store: Store) -> None:
-    store.record_run(at=1.0, version="1", policy=b"old")
-    store.record_run(at=2.0, version="1", policy=b"new")  # the start before it decided nothing
+    store.record_start(at=1.0, version="1", policy=b"old")
+    store.record_start(at=2.0, version="1", policy=b"new")  # the start before it decided nothing
     transaction = store.begin()
     transaction.journal(Tick(at=1.0, seed=1))
     transaction.flush()
     transaction.commit()
-    store.record_run(at=3.0, version="2", policy=b"newer")
-    assert [(run.first_seq, run.policy) for run in store.runs()] == [(1, b"new"), (2, b"newer")]
+    store.record_start(at=3.0, version="2", policy=b"newer")
+    assert [(run.first_seq, run.policy) for run in store.starts()] == [(1, b"new"), (2, b"newer")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +23,6 @@ from tradepost.protocol import (
 )
 from tradepost.receipts import StageReport
 from tradepost.untrusted_text import plain
-from tradepost_worker.logs import LineFormatter
 
 HOSTILE = [
     "\x1b[2J\x1b]0;title\x07",
@@ -137,8 +135,3 @@ def test_a_message_of_too_many_frames_is_refused(codec: Callable[[], Any]) -> No
         codec().decode(b"\xdc" + (FRAMES_MAX + 1).to_bytes(2, "big"))
     with pytest.raises(ProtocolError, match="length"):
         salvage(b"\xdc" + (FRAMES_MAX + 1).to_bytes(2, "big"))
-
-
-def test_a_log_line_is_one_line() -> None:
-    record = logging.makeLogRecord({"msg": "a %s b", "args": ("\x1b[2J\n\u2028",), "levelname": "INFO"})
-    assert LineFormatter().format(record).isprintable()

@@ -35,7 +35,7 @@ def join(state: MarketState, event: WorkerJoined) -> None:
         if known.record.owner != event.owner:
             raise InvalidJoinToken(f"worker {event.worker} has joined for another owner")
         return
-    state.ledger.stake(event.worker, event.stake, at=event.at)
+    state.ledger.stake(event.worker, event.stake_microcredits, at=event.at)
     record = Worker(
         id=event.worker,
         owner=event.owner,

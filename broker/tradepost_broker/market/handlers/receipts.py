@@ -119,4 +119,6 @@ def _answer_again(state: MarketState, event: ReceiptDelivered, lease: Lease | No
         return
     state.send(SendAcknowledged(lease.id, lease.worker))
     if settled_at is not None:
-        state.send(SendSettled(lease.id, lease.worker, lease.state.value, lease.paid, "settled before"))
+        state.send(
+            SendSettled(lease.id, lease.worker, lease.state.value, lease.paid_microcredits, "settled before")
+        )

@@ -24,7 +24,7 @@ from tradepost_broker.market.state.market_state import MarketState
 
 def fund(state: MarketState, event: Funded) -> None:
     """Give an account credits, once per transfer."""
-    state.ledger.fund(event.transfer, event.account, event.amount, at=event.at)
+    state.ledger.fund(event.transfer, event.account, event.amount_microcredits, at=event.at)
 
 
 def publish(state: MarketState, event: PipelinePublished) -> None:
@@ -54,9 +54,9 @@ def submit(state: MarketState, event: JobSubmitted) -> None:
     if pipeline is None:
         raise UnknownPipeline(event.pipeline)
     revocation.check(state, pipeline)
-    if event.job in state.jobs or event.max_price < 1:
-        raise InvalidRequest(f"job {event.job} with a cap of {event.max_price} microcredits")
-    state.ledger.reserve(event.job, event.account, event.max_price)
+    if event.job in state.jobs or event.max_price_microcredits < 1:
+        raise InvalidRequest(f"job {event.job} with a cap of {event.max_price_microcredits} microcredits")
+    state.ledger.reserve(event.job, event.account, event.max_price_microcredits)
     job = Job(
         id=event.job,
         account=event.account,
@@ -66,7 +66,7 @@ def submit(state: MarketState, event: JobSubmitted) -> None:
         input=event.input,
         input_bytes=event.input_bytes,
         units=_work_units(pipeline).count(event.input_bytes),
-        max_price=event.max_price,
+        max_price_microcredits=event.max_price_microcredits,
         confidence=event.confidence,
         requirements=event.requirements,
         submitted_at=event.at,

@@ -101,7 +101,7 @@ def review_waiting(state: MarketState) -> None:
         if state.ordinary_leases(job, LeaseState.OPEN):
             continue
         # Fresh jobs that ask the same have the same outlook, and there may be very many of them.
-        fresh = (job.pipeline, job.requirements, job.units, job.max_price, job.confidence)
+        fresh = (job.pipeline, job.requirements, job.units, job.max_price_microcredits, job.confidence)
         kind: tuple[object, ...] = (job.id,) if job.attempts else fresh
         if kind not in seen:
             step = _next_step(state, job)
@@ -213,7 +213,7 @@ def _may_take(state: MarketState, worker: WorkerState, job: Job, *, is_new: bool
     """Whether it is worth matching a waiting job again, now that this worker is idle."""
     if worker.seat is None or (job.unmatched_since is not None and not is_new):
         return False
-    bid = worker.seat.offer.price_per_unit_microcredits * job.units
-    if bid > job.max_price - job.committed:
+    bid_microcredits = worker.seat.offer.price_per_unit_microcredits * job.units
+    if bid_microcredits > job.max_price_microcredits - job.committed_microcredits:
         return False
     return not EligibleOffers(state, job, again=True).why_ineligible(worker)

@@ -37,41 +37,45 @@ class EligibleOffers:
         self._lost = {lease.worker for lease in leases if lease.state in LOST}
         self.left_out: dict[str, int] = {}
 
-    def cheapest(self, *, bid_max: int, limit: int) -> list[Bidder]:
-        """Up to `limit` idle bidders, cheapest first, that bid at most `bid_max` microcredits."""
+    def cheapest(self, *, bid_microcredits_max: int, limit: int) -> list[Bidder]:
+        """Up to `limit` idle bidders, cheapest first, that bid at most `bid_microcredits_max`."""
         found: list[Bidder] = []
-        for price, worker in self._eligible(busy_too=False, counted=True):
-            if price * self._job.units > bid_max or len(found) >= limit:
+        for price_per_unit_microcredits, worker in self._eligible(busy_too=False, counted=True):
+            if price_per_unit_microcredits * self._job.units > bid_microcredits_max or len(found) >= limit:
                 break
-            found.append(self._bidder(worker, price))
+            found.append(self._bidder(worker, price_per_unit_microcredits))
         return found
 
-    def standing(self, *, bid_max: int, limit: int) -> list[Bidder]:
-        """Up to `limit` bidders, idle or busy, cheapest first, that bid at most `bid_max` microcredits."""
+    def standing(self, *, bid_microcredits_max: int, limit: int) -> list[Bidder]:
+        """Up to `limit` bidders, idle or busy, cheapest first, that bid at most `bid_microcredits_max`."""
         eligible = islice(self._eligible(busy_too=True, counted=False), limit)
         return [
-            self._bidder(worker, price) for price, worker in eligible if price * self._job.units <= bid_max
+            self._bidder(worker, price_per_unit_microcredits)
+            for price_per_unit_microcredits, worker in eligible
+            if price_per_unit_microcredits * self._job.units <= bid_microcredits_max
         ]
 
     def cheapest_by_owner(self, *, owners_max: int, busy_too: bool) -> list[Bidder]:
         """The cheapest bidder of each of up to `owners_max` owners, cheapest first."""
         found: dict[str, Bidder] = {}
         eligible = self._eligible(busy_too=busy_too, counted=not busy_too)
-        for looks, (price, worker) in enumerate(eligible):
+        for looks, (price_per_unit_microcredits, worker) in enumerate(eligible):
             if len(found) >= owners_max or looks >= self._state.policy.scan_max:
                 break
             if worker.record.owner not in found:
-                found[worker.record.owner] = self._bidder(worker, price)
+                found[worker.record.owner] = self._bidder(worker, price_per_unit_microcredits)
         return list(found.values())
 
-    def cached(self, known: list[Bidder], *, bid_max: int, limit: int) -> list[Bidder]:
+    def cached(self, known: list[Bidder], *, bid_microcredits_max: int, limit: int) -> list[Bidder]:
         """Idle bidders beyond `known` that have the pipeline cached, cheapest first; `limit` counts both."""
         limit -= sum(bidder.warm for bidder in known)
         seen = {bidder.id for bidder in known}
         found: list[Bidder] = []
-        for looks, (price, worker_id) in enumerate(self._state.offers.warm(self._job.pipeline)):
+        for looks, (price_per_unit_microcredits, worker_id) in enumerate(
+            self._state.offers.warm(self._job.pipeline)
+        ):
             if (
-                price * self._job.units > bid_max
+                price_per_unit_microcredits * self._job.units > bid_microcredits_max
                 or len(found) >= limit
                 or looks >= self._state.policy.scan_max
             ):
@@ -81,27 +85,27 @@ class EligibleOffers:
             if worker_id in seen or seat is None or not seat.idle or not fits(seat.offer, self._need):
                 continue
             if not self.why_ineligible(worker):
-                found.append(self._bidder(worker, price))
+                found.append(self._bidder(worker, price_per_unit_microcredits))
         return found
 
-    def draw(self, *, bid_max: int) -> Bidder | None:
+    def draw(self, *, bid_microcredits_max: int) -> Bidder | None:
         """An idle eligible worker that bids at most this, each with the same chance."""
         lists = [bucket.idle for bucket in self._state.offers.fitting(self._need)]
-        counts = [prices.count_up_to(bid_max // self._job.units) for prices in lists]
+        counts = [prices.count_up_to(bid_microcredits_max // self._job.units) for prices in lists]
         total = sum(counts)
         if total == 0:
             return None
         lease = f"{self._job.id}.{self._job.attempts + 1}"
         for number in range(_DRAWS_MAX):
             place = seeded_random.below(total, self._state.seed, "replica", lease, str(number))
-            price, worker = self._at(place, lists, counts)
+            price_per_unit_microcredits, worker = self._at(place, lists, counts)
             if not self.why_ineligible(worker):
-                return self._bidder(worker, price)
+                return self._bidder(worker, price_per_unit_microcredits)
         # Hardly any is eligible. Take the next one from the last place on.
         for step in range(1, min(total, self._state.policy.scan_max)):
-            price, worker = self._at((place + step) % total, lists, counts)
+            price_per_unit_microcredits, worker = self._at((place + step) % total, lists, counts)
             if not self.why_ineligible(worker):
-                return self._bidder(worker, price)
+                return self._bidder(worker, price_per_unit_microcredits)
         return None
 
     def why_ineligible(self, worker: WorkerState) -> str:
@@ -126,13 +130,13 @@ class EligibleOffers:
                 reasons[reason] += 1
         return reasons
 
-    def count_left_out(self, *, bid_max: int, considered: int) -> dict[str, int]:
+    def count_left_out(self, *, bid_microcredits_max: int, considered: int) -> dict[str, int]:
         """How many standing offers are out, by reason. Cheap: buckets know their sizes."""
         standing = idle = affordable = 0
         for bucket in self._state.offers.fitting(self._need):
             standing += len(bucket.standing)
             idle += len(bucket.idle)
-            affordable += bucket.idle.count_up_to(bid_max // self._job.units)
+            affordable += bucket.idle.count_up_to(bid_microcredits_max // self._job.units)
         turned_away = sum(self.left_out.values())
         counts = self.left_out | {
             "engine too old": len(self._state.too_old),
@@ -147,18 +151,20 @@ class EligibleOffers:
         """The offer at a place in the first so many entries of each list."""
         for prices, count in zip(lists, counts, strict=True):
             if place < count:
-                price, worker_id = prices[place]
-                return price, self._state.workers[worker_id]
+                price_per_unit_microcredits, worker_id = prices[place]
+                return price_per_unit_microcredits, self._state.workers[worker_id]
             place -= count
         raise IndexError(place)
 
     def _eligible(self, *, busy_too: bool, counted: bool) -> Iterator[tuple[int, WorkerState]]:
         misses_left = self._state.policy.scan_max
-        for price, worker_id in self._state.offers.cheapest(self._need, busy_too=busy_too):
+        for price_per_unit_microcredits, worker_id in self._state.offers.cheapest(
+            self._need, busy_too=busy_too
+        ):
             worker = self._state.workers[worker_id]
             reason = self.why_ineligible(worker)
             if not reason:
-                yield price, worker
+                yield price_per_unit_microcredits, worker
                 continue
             if counted:
                 self.left_out[reason] = self.left_out.get(reason, 0) + 1
@@ -166,11 +172,11 @@ class EligibleOffers:
             if misses_left == 0:
                 return
 
-    def _bidder(self, worker: WorkerState, price: int) -> Bidder:
+    def _bidder(self, worker: WorkerState, price_per_unit_microcredits: int) -> Bidder:
         seat = worker.seat
         return Bidder(
             worker,
-            price * self._job.units,
+            price_per_unit_microcredits * self._job.units,
             worker.belief(self._capability, self._state.day),
             seat is not None and self._job.pipeline in seat.offer.warm,
         )

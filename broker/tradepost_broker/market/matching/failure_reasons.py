@@ -80,9 +80,9 @@ def deadline_exceeded(state: MarketState, job: Job) -> TradepostError:
 
 
 def _not_confirmed(state: MarketState, job: Job, delivered: int, prospect: Outlook) -> TradepostError:
-    left = job.max_price - job.committed
+    left_microcredits = job.max_price_microcredits - job.committed_microcredits
     if prospect is Outlook.TOO_DEAR:
-        reason = f"the {format_credits(left)} credits left of the cap do not pay for another"
+        reason = f"the {format_credits(left_microcredits)} credits left of the cap do not pay for another"
     else:
         counts = EligibleOffers(state, job).count_ineligible()
         reason = f"no worker of another owner can give one more{_listed(counts)}"
@@ -90,20 +90,20 @@ def _not_confirmed(state: MarketState, job: Job, delivered: int, prospect: Outlo
         f"{delivered} results are in, confidence {job.confidence:g} needs more, and {reason}",
         results=delivered,
         confidence=job.confidence,
-        left_of_cap_microcredits=left,
+        left_of_cap_microcredits=left_microcredits,
     )
 
 
 def _price_cap_too_low(job: Job, best: Plan) -> TradepostError:
-    hints = [f"max_price {format_credits(best.cap)} credits would match"]
-    if fewer := best.affordable(job.max_price):
+    hints = [f"max_price {format_credits(best.cap_microcredits)} credits would match"]
+    if fewer := best.affordable(job.max_price_microcredits):
         hints.append(f"so would confidence {best.confidence(fewer):.4g}, which needs {_results(fewer)}")
     return PriceCapTooLow(
-        f"{_results(best.results)} would cost {format_credits(best.cap)} credits at the standing prices; "
-        f"the cap is {format_credits(job.max_price)} credits",
+        f"{_results(best.results)} would cost {format_credits(best.cap_microcredits)} credits at the "
+        f"standing prices; the cap is {format_credits(job.max_price_microcredits)} credits",
         hint="; ".join(hints) + ".",
-        lowest_total_microcredits=best.cap,
-        cap_microcredits=job.max_price,
+        lowest_total_microcredits=best.cap_microcredits,
+        cap_microcredits=job.max_price_microcredits,
         results_needed=best.results,
     )
 
@@ -138,12 +138,12 @@ def _too_few(state: MarketState, job: Job, best: Plan | None) -> str:
     needed = f"confidence {job.confidence:g} needs {_results(best.results)} of different owners"
     if best.results > state.policy.results_max:
         return f"; {needed}, and at most {state.policy.results_max} are leased"
-    return f"; {len(best.owner_bids)} owners could take it, and {needed}"
+    return f"; {len(best.owner_bids_microcredits)} owners could take it, and {needed}"
 
 
 def _hint(state: MarketState, job: Job, best: Plan | None) -> str:
     if best is not None:
-        owners = len(best.owner_bids)
+        owners = len(best.owner_bids_microcredits)
         return f"Confidence {best.confidence(owners):.4g} needs {_results(owners)}; or wait for more owners."
     if not len(state.offers):
         return "No worker offers anything now: connect one, or give the job more patience_s."

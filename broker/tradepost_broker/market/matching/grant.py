@@ -29,12 +29,12 @@ def grant(state: MarketState, job: Job, award: Award) -> None:
         worker=worker.record.id,
         attempt=job.attempts,
         purpose=award.purpose,
-        price=award.price,
+        price_microcredits=award.price_microcredits,
         nonce=seeded_random.nonce(state.seed, lease_id),
         granted_at=state.at,
         expires_at=_expiry(state, job, worker),
     )
-    job.committed += award.price
+    job.committed_microcredits += award.price_microcredits
     if job.status not in FINAL:
         transition_job(job, JobTrigger.LEASE_GRANTED, at=state.at)
     state.add_lease(lease)
@@ -46,7 +46,7 @@ def grant(state: MarketState, job: Job, award: Award) -> None:
             id=lease_id,
             job=job.id,
             purpose=award.purpose,
-            clearing_price=award.price,
+            clearing_price_microcredits=award.price_microcredits,
             candidates=award.candidates,
             left_out=award.left_out,
             at=state.at,

@@ -43,7 +43,7 @@ class Award(NamedTuple):
     """A choice, and what the match records about it."""
 
     worker: WorkerState
-    price: int
+    price_microcredits: int
     purpose: LeasePurpose
     candidates: tuple[Candidate, ...]
     left_out: dict[str, int]
@@ -94,7 +94,7 @@ def choose_auditor(state: MarketState, job: Job) -> Award | None:
     if not able:
         return None
     auditor = able[seeded_random.below(len(able), state.seed, "auditor", job.id)]
-    candidate = Candidate(worker=auditor.record.id, bid=0, score=0)
+    candidate = Candidate(worker=auditor.record.id, bid_microcredits=0, score_microcredits=0)
     return Award(auditor, 0, LeasePurpose.AUDIT, (candidate,), {})
 
 
@@ -112,19 +112,26 @@ def audits_lost(state: MarketState, job: Job) -> int:
 class Plan(NamedTuple):
     """The least that verified results of a job cost on standing offers, each result paid the same.
 
-    `cap` is what `results` results cost; `owner_bids` are the lowest bids of as many owners as may ever get a
-    lease of one job, ascending.
+    `cap_microcredits` is what `results` results cost; `owner_bids_microcredits` are the lowest bids of as
+    many owners as may ever get a lease of one job, ascending.
     """
 
-    cap: int
+    cap_microcredits: int
     results: int
-    owner_bids: tuple[int, ...]
+    owner_bids_microcredits: tuple[int, ...]
     typical_log_odds: float
 
-    def affordable(self, cap: int) -> int:
-        """The most results that `cap` pays for."""
-        counts = range(1, len(self.owner_bids) + 1)
-        return max((count for count in counts if count * self.owner_bids[count - 1] <= cap), default=0)
+    def affordable(self, cap_microcredits: int) -> int:
+        """The most results that `cap_microcredits` pays for."""
+        counts = range(1, len(self.owner_bids_microcredits) + 1)
+        return max(
+            (
+                count
+                for count in counts
+                if count * self.owner_bids_microcredits[count - 1] <= cap_microcredits
+            ),
+            default=0,
+        )
 
     def confidence(self, results: int) -> float:
         """What so many typical results that agree can be believed to, rounded down to three digits."""
@@ -139,13 +146,19 @@ def plan(state: MarketState, job: Job, log_odds_missing: float) -> Plan | None:
     if not owners:
         return None
     weigh(owners, _terms(state, job, log_odds_missing), state.policy)
-    bids = tuple(owner.bid for owner in owners)
-    costs = [
-        (owner.results * max(owner.bid, bids[min(owner.results, len(bids)) - 1]), owner.results)
+    bids_microcredits = tuple(owner.bid_microcredits for owner in owners)
+    costs_microcredits = [
+        (
+            owner.results
+            * max(owner.bid_microcredits, bids_microcredits[min(owner.results, len(bids_microcredits)) - 1]),
+            owner.results,
+        )
         for owner in owners
     ]
     return Plan(
-        *min(costs), bids[: state.policy.results_max], median([owner.belief.log_odds for owner in owners])
+        *min(costs_microcredits),
+        bids_microcredits[: state.policy.results_max],
+        median([owner.belief.log_odds for owner in owners]),
     )
 
 
@@ -156,15 +169,17 @@ def _choose(state: MarketState, job: Job, eligible: EligibleOffers, log_odds_mis
 
 
 def _auction(state: MarketState, job: Job, eligible: EligibleOffers, log_odds_missing: float) -> Award | None:
-    policy, cap = state.policy, _left_of_cap(job)
-    bidders = eligible.cheapest(bid_max=cap, limit=policy.candidates_max)
+    policy, cap_microcredits = state.policy, _left_of_cap(job)
+    bidders = eligible.cheapest(bid_microcredits_max=cap_microcredits, limit=policy.candidates_max)
     considered = len(bidders)
-    bidders += eligible.cached(bidders, bid_max=cap, limit=policy.candidates_max)
+    bidders += eligible.cached(bidders, bid_microcredits_max=cap_microcredits, limit=policy.candidates_max)
     if not bidders:
         return None
     idle = {bidder.id for bidder in bidders}
     rivals = [
-        rival for rival in eligible.standing(bid_max=cap, limit=policy.candidates_max) if rival.id not in idle
+        rival
+        for rival in eligible.standing(bid_microcredits_max=cap_microcredits, limit=policy.candidates_max)
+        if rival.id not in idle
     ]
     weigh([*bidders, *rivals], _terms(state, job, log_odds_missing), policy)
     if any(bidder.results > 1 for bidder in bidders):
@@ -175,36 +190,41 @@ def _auction(state: MarketState, job: Job, eligible: EligibleOffers, log_odds_mi
     if not ranking:
         return None
     runners_up = ranked([*ranking[1:], *_viable(state, job, rivals, owners)])
-    set_aside = partial_pay.set_aside(state.leases_of[job.id])
-    price = clearing_price(ranking[0], runners_up[0] if runners_up else None, set_aside=set_aside)
-    left_out = eligible.count_left_out(bid_max=cap, considered=considered)
+    set_aside_microcredits = partial_pay.set_aside(state.leases_of[job.id])
+    price_microcredits = clearing_price(
+        ranking[0], runners_up[0] if runners_up else None, set_aside_microcredits=set_aside_microcredits
+    )
+    left_out = eligible.count_left_out(bid_microcredits_max=cap_microcredits, considered=considered)
     if len(ranking) < len(bidders):
         left_out["price"] = left_out.get("price", 0) + len(bidders) - len(ranking)
     candidates = explained(ranking, losers_max=policy.losers_recorded_max)
-    return Award(ranking[0].worker, price, LeasePurpose.AUCTION, candidates, left_out)
+    return Award(ranking[0].worker, price_microcredits, LeasePurpose.AUCTION, candidates, left_out)
 
 
 def _draw(state: MarketState, job: Job, eligible: EligibleOffers, log_odds_missing: float) -> Award | None:
     owners = eligible.cheapest_by_owner(owners_max=state.policy.draw_owners_min, busy_too=False)
     if not owners:
         return None
-    share = _share(job, owners, log_odds_missing)
-    opened_to = max((bidder.bid for bidder in owners if bidder.bid <= share), default=0)
-    clearing = max(lease.price for lease in state.live_leases(job))
-    price = min(share, max(clearing, opened_to))
-    drawn = eligible.draw(bid_max=price)
+    share_microcredits = _share(job, owners, log_odds_missing)
+    opened_to_microcredits = max(
+        (bidder.bid_microcredits for bidder in owners if bidder.bid_microcredits <= share_microcredits),
+        default=0,
+    )
+    clearing_microcredits = max(lease.price_microcredits for lease in state.live_leases(job))
+    price_microcredits = min(share_microcredits, max(clearing_microcredits, opened_to_microcredits))
+    drawn = eligible.draw(bid_microcredits_max=price_microcredits)
     if drawn is None:
         return None
-    candidate = Candidate(worker=drawn.id, bid=drawn.bid, score=0)
-    left_out = eligible.count_left_out(bid_max=price, considered=len(owners))
-    return Award(drawn.worker, price, LeasePurpose.REPLICA, (candidate,), left_out)
+    candidate = Candidate(worker=drawn.id, bid_microcredits=drawn.bid_microcredits, score_microcredits=0)
+    left_out = eligible.count_left_out(bid_microcredits_max=price_microcredits, considered=len(owners))
+    return Award(drawn.worker, price_microcredits, LeasePurpose.REPLICA, (candidate,), left_out)
 
 
 def _outlook(state: MarketState, job: Job, owners: Sequence[Bidder], log_odds_missing: float) -> Outlook:
     if not owners:
         return Outlook.NOBODY
     if _has_live(state, job):
-        affordable = owners[0].bid <= _share(job, owners, log_odds_missing)
+        affordable = owners[0].bid_microcredits <= _share(job, owners, log_odds_missing)
         return Outlook.POSSIBLE if affordable else Outlook.TOO_DEAR
     weigh(owners, _terms(state, job, log_odds_missing), state.policy)
     if _viable(state, job, owners, owners):
@@ -220,17 +240,18 @@ def _viable(
 
     `owners` has the cheapest bidder of each owner. Where they are too few, a reference run can stand in.
     """
-    affordable = [bidder for bidder in bidders if bidder.bid <= bidder.ceiling]
+    affordable = [bidder for bidder in bidders if bidder.bid_microcredits <= bidder.ceiling_microcredits]
     if all(bidder.results == 1 for bidder in affordable):
         return affordable
-    bids = [owner.bid for owner in owners]
+    bids_microcredits = [owner.bid_microcredits for owner in owners]
     # Owners enough for the replicas; more, if a reference run can stand in for them.
-    reachable = state.policy.results_max if auditor_available(state, job) else len(bids)
+    reachable = state.policy.results_max if auditor_available(state, job) else len(bids_microcredits)
     return [
         bidder
         for bidder in affordable
         if bidder.results <= min(reachable, state.policy.results_max)
-        and bisect_right(bids, bidder.ceiling) >= min(bidder.results, len(bids))
+        and bisect_right(bids_microcredits, bidder.ceiling_microcredits)
+        >= min(bidder.results, len(bids_microcredits))
     ]
 
 
@@ -243,7 +264,7 @@ def _share(job: Job, bidders: Sequence[Bidder], log_odds_missing: float) -> int:
 def _terms(state: MarketState, job: Job, log_odds_missing: float) -> Terms:
     pipeline = state.pipelines[job.pipeline]
     return Terms(
-        cap=_left_of_cap(job),
+        cap_microcredits=_left_of_cap(job),
         log_odds_missing=log_odds_missing,
         artifact_bytes=pipeline.artifact_bytes,
         wall_s=pipeline.wall_s,
@@ -252,7 +273,7 @@ def _terms(state: MarketState, job: Job, log_odds_missing: float) -> Terms:
 
 
 def _left_of_cap(job: Job) -> int:
-    return job.max_price - job.committed
+    return job.max_price_microcredits - job.committed_microcredits
 
 
 def _has_live(state: MarketState, job: Job) -> bool:

@@ -30,7 +30,7 @@ from tradepost_reputation import results_needed
 class Terms(NamedTuple):
     """The job's side: what is left of its cap, the log odds it still needs, and what a run takes."""
 
-    cap: int
+    cap_microcredits: int
     log_odds_missing: float
     artifact_bytes: int
     wall_s: float
@@ -40,10 +40,10 @@ class Terms(NamedTuple):
 class Costs(NamedTuple):
     """What a bidder is expected to cost beyond its bid, in microcredits."""
 
-    failure: int = 0
-    verification: int = 0
-    fetch: int = 0
-    lateness: int = 0
+    failure_microcredits: int = 0
+    verification_microcredits: int = 0
+    fetch_microcredits: int = 0
+    lateness_microcredits: int = 0
 
 
 @dataclass(slots=True)
@@ -51,12 +51,12 @@ class Bidder:
     """One offer in one match. `weigh` fills in what follows `warm`."""
 
     worker: WorkerState
-    bid: int
+    bid_microcredits: int
     belief: Belief
     warm: bool
     results: int = 1
-    ceiling: int = 0
-    score: int = 0
+    ceiling_microcredits: int = 0
+    score_microcredits: int = 0
     costs: Costs = field(default=Costs())
 
     @property
@@ -72,64 +72,88 @@ def median(values: Sequence[float]) -> float:
 
 def weigh(bidders: Sequence[Bidder], terms: Terms, policy: MarketPolicy) -> None:
     """Fill in what each of at least one bidder is worth under `terms`."""
-    typical_bid = median([bidder.bid for bidder in bidders])
+    typical_bid_microcredits = median([bidder.bid_microcredits for bidder in bidders])
     typical_log_odds = median([bidder.belief.log_odds for bidder in bidders])
-    delay_cost_per_s = policy.delay_cost_bids_per_s * typical_bid
-    failure_cost = policy.failure_cost_bids * typical_bid
-    fetch_cost = int(terms.artifact_bytes / policy.fetch_bytes_per_s * delay_cost_per_s)
-    lateness_cost = int(max(0.0, terms.wall_s - terms.time_left_s) * delay_cost_per_s)
+    delay_cost_microcredits_per_s = policy.delay_cost_bids_per_s * typical_bid_microcredits
+    failure_cost_microcredits = policy.failure_cost_bids * typical_bid_microcredits
+    fetch_cost_microcredits = int(
+        terms.artifact_bytes / policy.fetch_bytes_per_s * delay_cost_microcredits_per_s
+    )
+    lateness_cost_microcredits = int(
+        max(0.0, terms.wall_s - terms.time_left_s) * delay_cost_microcredits_per_s
+    )
     for bidder in bidders:
         belief = bidder.belief
         more = results_needed(terms.log_odds_missing - belief.log_odds, typical_log_odds)
         bidder.results = 1 + more
-        bidder.ceiling = terms.cap // bidder.results
+        bidder.ceiling_microcredits = terms.cap_microcredits // bidder.results
         bidder.costs = costs = Costs(
-            int((1 - belief.score) * failure_cost),
-            int(more * typical_bid),
-            0 if bidder.warm else fetch_cost,
-            lateness_cost,
+            int((1 - belief.score) * failure_cost_microcredits),
+            int(more * typical_bid_microcredits),
+            0 if bidder.warm else fetch_cost_microcredits,
+            lateness_cost_microcredits,
         )
-        bidder.score = terms.cap - sum(costs) - bidder.bid
+        bidder.score_microcredits = terms.cap_microcredits - sum(costs) - bidder.bid_microcredits
 
 
 def ranked(bidders: Sequence[Bidder]) -> list[Bidder]:
     """Best score first; of equals the lower bid, then the lower id."""
-    return sorted(bidders, key=lambda bidder: (-bidder.score, bidder.bid, bidder.id))
+    return sorted(
+        bidders, key=lambda bidder: (-bidder.score_microcredits, bidder.bid_microcredits, bidder.id)
+    )
 
 
-def clearing_price(winner: Bidder, runner_up: Bidder | None, *, set_aside: int = 0) -> int:
-    """What the winner is paid. `set_aside` of the cap is left to others as far as its bid allows."""
-    second_score = max(0, runner_up.score) if runner_up else 0
-    ceiling = winner.ceiling - set_aside // winner.results
-    return max(winner.bid, min(winner.score + winner.bid - second_score, ceiling))
+def clearing_price(winner: Bidder, runner_up: Bidder | None, *, set_aside_microcredits: int = 0) -> int:
+    """What the winner is paid. `set_aside_microcredits` are left to others as far as its bid allows."""
+    second_score_microcredits = max(0, runner_up.score_microcredits) if runner_up else 0
+    ceiling_microcredits = winner.ceiling_microcredits - set_aside_microcredits // winner.results
+    return max(
+        winner.bid_microcredits,
+        min(
+            winner.score_microcredits + winner.bid_microcredits - second_score_microcredits,
+            ceiling_microcredits,
+        ),
+    )
 
 
 def explained(ranking: Sequence[Bidder], *, losers_max: int) -> tuple[Candidate, ...]:
     """The winner and the best of those who lost, each with the reason that weighs most."""
     winner = ranking[0]
     losers = [
-        Candidate(worker=each.id, bid=each.bid, score=each.score, lost_because=why_lost(each, winner))
+        Candidate(
+            worker=each.id,
+            bid_microcredits=each.bid_microcredits,
+            score_microcredits=each.score_microcredits,
+            lost_because=why_lost(each, winner),
+        )
         for each in ranking[1 : 1 + losers_max]
     ]
-    return (Candidate(worker=winner.id, bid=winner.bid, score=winner.score), *losers)
+    return (
+        Candidate(
+            worker=winner.id,
+            bid_microcredits=winner.bid_microcredits,
+            score_microcredits=winner.score_microcredits,
+        ),
+        *losers,
+    )
 
 
 def why_lost(loser: Bidder, winner: Bidder) -> str:
     """The largest of the differences that made `loser` score less than `winner`, in words."""
-    names = ("bid", *Costs._fields)
-    mine, theirs = (loser.bid, *loser.costs), (winner.bid, *winner.costs)
+    names = ("bid_microcredits", *Costs._fields)
+    mine, theirs = (loser.bid_microcredits, *loser.costs), (winner.bid_microcredits, *winner.costs)
     gaps = list(map(operator.sub, mine, theirs))
     largest = max(gaps)
     if largest <= 0:
         return "a tie, decided by bid and id"
     match names[gaps.index(largest)]:
-        case "bid":
+        case "bid_microcredits":
             return f"outbid by {largest} microcredits"
-        case "failure":
+        case "failure_microcredits":
             return f"reputation: {loser.belief.score:.2f} against {winner.belief.score:.2f}"
-        case "verification":
+        case "verification_microcredits":
             return f"reputation: needs {loser.results} results where the winner needs {winner.results}"
-        case "fetch":
+        case "fetch_microcredits":
             return "not cached"
         case _:
             return "late"

@@ -13,26 +13,28 @@ import msgspec
 
 from tradepost.errors import Problem
 from tradepost.protocol import JobStatus, Offer, Requirements, Verification
+from tradepost_broker.market.model.stored_names import without_unit
 
 
-class Account(msgspec.Struct, kw_only=True):
+class Account(msgspec.Struct, kw_only=True, rename=without_unit):
     """Credits of one owner for one purpose: `<purpose>:<owner>`, as `ledger` names them.
 
-    `available` may be spent; `reserved` is set aside by open reservations. Neither is ever below zero.
+    `available_microcredits` may be spent; `reserved_microcredits` is set aside by open reservations. Neither
+    is ever below zero.
     """
 
     id: str
-    available: int = 0
-    reserved: int = 0
+    available_microcredits: int = 0
+    reserved_microcredits: int = 0
 
 
-class Transfer(msgspec.Struct, kw_only=True, frozen=True):
+class Transfer(msgspec.Struct, kw_only=True, frozen=True, rename=without_unit):
     """An immutable movement of credits; `kind` says why. `id` makes it happen at most once."""
 
     id: str
     debit: str
     credit: str
-    amount: int
+    amount_microcredits: int
     kind: str
     at: float
     job: str = ""
@@ -82,12 +84,12 @@ class Worker(msgspec.Struct, kw_only=True):
     offer: Offer | None = None
 
 
-class Job(msgspec.Struct, kw_only=True):
-    """One request. `committed` is the sum of the prices of its leases that may still be paid.
+class Job(msgspec.Struct, kw_only=True, rename=without_unit):
+    """One request. `committed_microcredits` is the sum of the prices of its leases that may still be paid.
 
     `attempts` counts leases granted, `failures` those that were lost. `unmatched_since` is set while no
     standing offer, idle or busy, could take it. `spot_check` asks for a reference run of what was delivered.
-    `paid` is what the submitter paid, less what was clawed back.
+    `paid_microcredits` is what the submitter paid, less what was clawed back.
     """
 
     id: str
@@ -98,7 +100,7 @@ class Job(msgspec.Struct, kw_only=True):
     input: str
     input_bytes: int
     units: int
-    max_price: int
+    max_price_microcredits: int
     confidence: float
     requirements: Requirements
     submitted_at: float
@@ -107,8 +109,8 @@ class Job(msgspec.Struct, kw_only=True):
     status: JobStatus = JobStatus.QUEUED
     attempts: int = 0
     failures: int = 0
-    committed: int = 0
-    paid: int = 0
+    committed_microcredits: int = 0
+    paid_microcredits: int = 0
     spot_check: bool = False
     unmatched_since: float | None = None
     finished_at: float | None = None
@@ -139,7 +141,7 @@ class LeaseState(StrEnum):
     RECALLED = "recalled"
 
 
-class Lease(msgspec.Struct, kw_only=True):
+class Lease(msgspec.Struct, kw_only=True, rename=without_unit):
     """One attempt of one worker at one job.
 
     `outcome` identifies what was delivered (an output CID, or `failed:<stage>:<code>`); `stage_hashes` are
@@ -155,7 +157,7 @@ class Lease(msgspec.Struct, kw_only=True):
     worker: str
     attempt: int
     purpose: LeasePurpose
-    price: int
+    price_microcredits: int
     nonce: bytes
     granted_at: float
     expires_at: float
@@ -165,7 +167,7 @@ class Lease(msgspec.Struct, kw_only=True):
     stage_wall_us: tuple[int, ...] = ()
     group: str = ""
     problem: Problem | None = None
-    paid: int = 0
+    paid_microcredits: int = 0
     matures_at: float | None = None
     blame_at: float | None = None
     settled_at: float | None = None
@@ -196,22 +198,22 @@ class Evidence(msgspec.Struct, kw_only=True, frozen=True):
     detail: str = ""
 
 
-class Candidate(msgspec.Struct, kw_only=True, frozen=True):
-    """One offer in one match. `score` is v - b; `lost_because` is empty for the winner."""
+class Candidate(msgspec.Struct, kw_only=True, frozen=True, rename=without_unit):
+    """One offer in one match. `score_microcredits` is v - b; `lost_because` is empty for the winner."""
 
     worker: str
-    bid: int
-    score: int
+    bid_microcredits: int
+    score_microcredits: int
     lost_because: str = ""
 
 
-class Match(msgspec.Struct, kw_only=True, frozen=True):
+class Match(msgspec.Struct, kw_only=True, frozen=True, rename=without_unit):
     """Why a lease went where it went: the best candidates, and how many were left out for which reason."""
 
     id: str  # the lease's
     job: str
     purpose: LeasePurpose
-    clearing_price: int
+    clearing_price_microcredits: int
     candidates: tuple[Candidate, ...]
     left_out: dict[str, int]
     at: float

@@ -12,10 +12,11 @@ import msgspec
 from tradepost.errors import Problem
 from tradepost.protocol import GiveBackReason, Offer, Requirements
 from tradepost_broker.market.model.entities import Pipeline, Record
+from tradepost_broker.market.model.stored_names import without_unit
 from tradepost_signing.policy.revocation import RevocationDocument
 
 
-class _Event(msgspec.Struct, frozen=True, kw_only=True):
+class _Event(msgspec.Struct, frozen=True, kw_only=True, rename=without_unit):
     """Something that happened, at a time."""
 
     at: float
@@ -32,7 +33,7 @@ class Funded(_Event, frozen=True, kw_only=True, tag="funded"):
 
     transfer: str
     account: str
-    amount: int
+    amount_microcredits: int
 
 
 class PipelinePublished(_Event, frozen=True, kw_only=True, tag="pipeline_published"):
@@ -42,14 +43,14 @@ class PipelinePublished(_Event, frozen=True, kw_only=True, tag="pipeline_publish
 
 
 class WorkerJoined(_Event, frozen=True, kw_only=True, tag="worker_joined"):
-    """A device joined with a token; `stake` comes from the treasury, as the token says."""
+    """A device joined with a token; `stake_microcredits` comes from the treasury, as the token says."""
 
     worker: str
     owner: str
     device: str
     public_key: bytes
     auditor: bool
-    stake: int
+    stake_microcredits: int
 
 
 class WorkerConnected(MatchingEvent, frozen=True, kw_only=True, tag="worker_connected"):
@@ -83,7 +84,7 @@ class JobSubmitted(MatchingEvent, frozen=True, kw_only=True, tag="job_submitted"
     pipeline: str
     input: str
     input_bytes: int
-    max_price: int
+    max_price_microcredits: int
     confidence: float
     deadline_s: float
     patience_s: float
@@ -196,7 +197,7 @@ class SendSettled(msgspec.Struct, frozen=True):
     lease: str
     worker: str
     verdict: str
-    earned: int
+    earned_microcredits: int
     reason: str
 
 

@@ -24,7 +24,7 @@ class StagePayment(NamedTuple):
 
     lease: Lease
     stages: int
-    amount: int
+    amount_microcredits: int
 
 
 def preempted(leases: Sequence[Lease]) -> list[Lease]:
@@ -43,26 +43,31 @@ def set_aside(leases: Sequence[Lease]) -> int:
 
     Without it, a worker that bids alone would be paid all of the cap, and nothing were left for them.
     """
-    return max((lease.price for lease in preempted(leases)), default=0) // 2
+    return max((lease.price_microcredits for lease in preempted(leases)), default=0) // 2
 
 
 def due(
-    leases: Sequence[Lease], accepted: Sequence[Lease], *, owner_of: Callable[[Lease], str], left: int
+    leases: Sequence[Lease],
+    accepted: Sequence[Lease],
+    *,
+    owner_of: Callable[[Lease], str],
+    left_microcredits: int,
 ) -> list[StagePayment]:
     """What the preempted ones of a job's `leases` are due, now that it ends with the `accepted` ones.
 
-    `left` is what is left of the job's reservation once these are paid. Who got furthest comes first.
+    `left_microcredits` is what is left of the job's reservation once these are paid. Who got furthest comes
+    first.
     """
-    left = min(left, max(lease.paid for lease in accepted))
+    left_microcredits = min(left_microcredits, max(lease.paid_microcredits for lease in accepted))
     paid_owners = {owner_of(lease) for lease in accepted}
     claims = [(confirmed_stages(lease, accepted), lease) for lease in preempted(leases)]
     payments: list[StagePayment] = []
     for stages, lease in sorted(claims, key=lambda claim: (-claim[0], claim[1].attempt)):
-        amount = min(_worth(lease.price, stages, accepted), left)
-        if amount and owner_of(lease) not in paid_owners:
+        amount_microcredits = min(_worth(lease.price_microcredits, stages, accepted), left_microcredits)
+        if amount_microcredits and owner_of(lease) not in paid_owners:
             paid_owners.add(owner_of(lease))
-            left -= amount
-            payments.append(StagePayment(lease, stages, amount))
+            left_microcredits -= amount_microcredits
+            payments.append(StagePayment(lease, stages, amount_microcredits))
     return payments
 
 
@@ -76,11 +81,11 @@ def _common(lease: Lease, result: Lease) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def _worth(price: int, stages: int, results: Sequence[Lease]) -> int:
-    """The least share of `price` that the first `stages` took by the clock of any of `results`.
+def _worth(price_microcredits: int, stages: int, results: Sequence[Lease]) -> int:
+    """The least share of `price_microcredits` that the first `stages` took by the clock of any of `results`.
 
     Where no result says how long its stages took, it is nothing: to share equally would make the cheap ones a
     bargain.
     """
     clocks = [result.stage_wall_us for result in results if sum(result.stage_wall_us)]
-    return min((price * sum(clock[:stages]) // sum(clock) for clock in clocks), default=0)
+    return min((price_microcredits * sum(clock[:stages]) // sum(clock) for clock in clocks), default=0)

@@ -21,8 +21,8 @@ from tradepost_broker.market.state.timers import TimerPurpose
 def pay(state: MarketState, job: Job, lease: Lease, reason: str) -> None:
     """Accept a delivered result, and pay its price."""
     state.close_lease(lease, LeaseTrigger.ACCEPTED)
-    state.ledger.pay(job.id, lease.id, lease.worker, lease.price, at=state.at)
-    _hold(state, job, lease, lease.price)
+    state.ledger.pay(job.id, lease.id, lease.worker, lease.price_microcredits, at=state.at)
+    _hold(state, job, lease, lease.price_microcredits)
     send_settled(state, lease, reason)
 
 
@@ -37,10 +37,14 @@ def pay_stages(state: MarketState, job: Job, accepted: Sequence[Lease]) -> None:
         for lease in state.leases_of[job.id]
         if state.workers[lease.worker].record.standing is not WorkerStanding.EXPELLED
     ]
-    left = state.ledger.reservation(job.id)
-    for lease, stages, amount in partial_pay.due(leases, accepted, owner_of=owner_of, left=left):
-        state.ledger.pay(job.id, lease.id, lease.worker, amount, at=state.at, kind=Kind.PAY_STAGES)
-        _hold(state, job, lease, amount)
+    left_microcredits = state.ledger.reservation(job.id)
+    for lease, stages, amount_microcredits in partial_pay.due(
+        leases, accepted, owner_of=owner_of, left_microcredits=left_microcredits
+    ):
+        state.ledger.pay(
+            job.id, lease.id, lease.worker, amount_microcredits, at=state.at, kind=Kind.PAY_STAGES
+        )
+        _hold(state, job, lease, amount_microcredits)
         state.save(lease)
         count = len(accepted[0].stage_hashes)
         send_settled(state, lease, f"{stages} of {count} stages, verified; preempted by owner")
@@ -48,19 +52,19 @@ def pay_stages(state: MarketState, job: Job, accepted: Sequence[Lease]) -> None:
 
 def mature(state: MarketState, lease: Lease) -> None:
     """Let a held payment become the worker's own."""
-    state.ledger.mature(lease.id, lease.worker, lease.paid, at=state.at)
+    state.ledger.mature(lease.id, lease.worker, lease.paid_microcredits, at=state.at)
     _release_hold(state, lease)
 
 
 def claw_back(state: MarketState, lease: Lease) -> int:
     """Return a held payment to the submitter who made it, and say how much it was."""
-    job, amount = state.jobs[lease.job], lease.paid
-    state.ledger.claw_back(job.id, lease.id, lease.worker, job.account, amount, at=state.at)
-    lease.paid = 0
-    job.paid -= amount
+    job, amount_microcredits = state.jobs[lease.job], lease.paid_microcredits
+    state.ledger.claw_back(job.id, lease.id, lease.worker, job.account, amount_microcredits, at=state.at)
+    lease.paid_microcredits = 0
+    job.paid_microcredits -= amount_microcredits
     state.save(job)
     _release_hold(state, lease)
-    return amount
+    return amount_microcredits
 
 
 def claw_back_stages(state: MarketState, job: Job, audit: Lease) -> None:
@@ -72,19 +76,21 @@ def claw_back_stages(state: MarketState, job: Job, audit: Lease) -> None:
         if held and partial_pay.confirmed_stages(lease, [audit]) < confirmed:
             amount = format_credits(claw_back(state, lease))
             send_settled(
-                state, lease, f"a reference run does not confirm its stages; {amount} credits go back"
+                state,
+                lease,
+                f"a reference run does not confirm its stages; {amount} credits go back",
             )
 
 
 def send_settled(state: MarketState, lease: Lease, reason: str) -> None:
     """Tell the worker the lease's state, what it is paid, and why."""
-    state.send(SendSettled(lease.id, lease.worker, lease.state.value, lease.paid, reason))
+    state.send(SendSettled(lease.id, lease.worker, lease.state.value, lease.paid_microcredits, reason))
 
 
-def _hold(state: MarketState, job: Job, lease: Lease, amount: int) -> None:
+def _hold(state: MarketState, job: Job, lease: Lease, amount_microcredits: int) -> None:
     """Note a payment that was just posted, until it matures."""
-    job.paid += amount
-    lease.paid = amount
+    job.paid_microcredits += amount_microcredits
+    lease.paid_microcredits = amount_microcredits
     lease.settled_at = state.at
     lease.matures_at = state.at + state.policy.hold_s
     state.workers[lease.worker].held[lease.id] = lease

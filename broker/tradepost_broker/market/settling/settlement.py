@@ -173,7 +173,7 @@ def _finish(state: MarketState, job: Job, trigger: JobTrigger, problem: Problem 
     transition_job(job, trigger, at=state.at)
     job.problem = problem
     for lease in partial_pay.preempted(state.leases_of[job.id]):
-        if not lease.paid:
+        if not lease.paid_microcredits:
             payments.send_settled(
                 state, lease, "no result of another owner verified its stages; preempted by owner"
             )
@@ -185,7 +185,9 @@ def _finish(state: MarketState, job: Job, trigger: JobTrigger, problem: Problem 
     state.retire_job(job)
     if job.spot_check:
         state.jobs_to_advance[job.id] = None
-    invariant(job.committed == 0, f"job {job.id} ends with {job.committed} committed")
+    invariant(
+        job.committed_microcredits == 0, f"job {job.id} ends with {job.committed_microcredits} committed"
+    )
     state.save(job)
     state.send(NotifyFinished(job.id))
 
@@ -212,8 +214,8 @@ def _expel(state: MarketState, worker: WorkerState, lease: Lease, stage: str) ->
     """Take what a proven cheat has left here, and give its other work to others."""
     transition_worker(worker.record, WorkerTrigger.FRAUD_PROVEN)
     state.save(worker.record)
-    stake = state.ledger.slash(worker.record.id, at=state.at, lease=lease.id)
-    returned = sum(payments.claw_back(state, held) for held in in_order(worker.held))
+    stake_microcredits = state.ledger.slash(worker.record.id, at=state.at, lease=lease.id)
+    returned_microcredits = sum(payments.claw_back(state, held) for held in in_order(worker.held))
     for live in in_order(worker.open | worker.delivered):
         if live.state is LeaseState.OPEN:
             _recall(state, live)
@@ -225,8 +227,9 @@ def _expel(state: MarketState, worker: WorkerState, lease: Lease, stage: str) ->
     payments.send_settled(
         state,
         lease,
-        f"a reference run contradicts it{where}; its stake of {format_credits(stake)} credits is taken, and "
-        f"{format_credits(returned)} credits of held earnings go back to submitters",
+        f"a reference run contradicts it{where}; its stake of {format_credits(stake_microcredits)} credits "
+        f"is taken, and {format_credits(returned_microcredits)} credits of held earnings go back to "
+        "submitters",
     )
 
 

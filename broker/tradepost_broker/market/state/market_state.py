@@ -168,7 +168,7 @@ class MarketState:
         if lease.state is LeaseState.DELIVERED:
             worker.delivered[lease.id] = lease
         else:
-            self.jobs[lease.job].committed -= lease.price
+            self.jobs[lease.job].committed_microcredits -= lease.price_microcredits
             self.save(self.jobs[lease.job])
         lease.problem = problem or lease.problem
         self.save(lease)

@@ -58,9 +58,9 @@ class PriceList:
         """Take out an entry that is there."""
         del self._entries[bisect_left(self._entries, entry)]
 
-    def count_up_to(self, price: int) -> int:
-        """How many entries cost at most `price`."""
-        return bisect_right(self._entries, (price, _AFTER_EVERY_ID))
+    def count_up_to(self, price_per_unit_microcredits: int) -> int:
+        """How many entries cost at most `price_per_unit_microcredits`."""
+        return bisect_right(self._entries, (price_per_unit_microcredits, _AFTER_EVERY_ID))
 
 
 class Bucket:

@@ -84,4 +84,4 @@ def verify_block(cid: str, data: bytes | memoryview, *, source: str) -> None:
     if len(data) > BLOCK_BYTES_MAX:
         raise ContentTooLarge(f"{source} sent {len(data):,} bytes; a block has at most {BLOCK_BYTES_MAX:,}")
     if hashlib.sha256(data).digest() != cid_to_bytes(cid)[4:]:
-        raise ContentMismatch(f"{source} sent other bytes than {cid}", source=source, cid=cid)
+        raise ContentMismatch(f"{source} sent bytes that do not match {cid}", source=source, cid=cid)

@@ -56,7 +56,9 @@ class DagWalk:
             if cid in self._seen:
                 continue
             if len(self._seen) == self._blocks_max or depth > DAG_DEPTH_MAX:
-                raise InvalidDag(f"a DAG of over {self._blocks_max:,} blocks or {DAG_DEPTH_MAX:,} levels")
+                raise InvalidDag(
+                    f"a DAG of more than {self._blocks_max:,} blocks or {DAG_DEPTH_MAX:,} levels"
+                )
             self._seen.add(cid)
             self._depths[cid] = depth
             return cid
@@ -70,9 +72,9 @@ class DagWalk:
         self.blocks += 1
         self.bytes += len(block)
         if self.bytes > self._bytes_max:
-            raise ContentTooLarge(f"more than the {self._bytes_max:,} bytes that are allowed here")
+            raise ContentTooLarge(f"more than the allowed {self._bytes_max:,} bytes")
         depth = self._depths.pop(cid)
         links = [link for link in dict.fromkeys(links_of(cid, block)) if link not in self._seen]
         if len(self._to_take) + len(links) > DAG_LINKS_WAITING_MAX:
-            raise InvalidDag(f"a DAG of over {DAG_LINKS_WAITING_MAX:,} links to follow at once")
+            raise InvalidDag(f"a DAG with more than {DAG_LINKS_WAITING_MAX:,} unfollowed links at a time")
         self._to_take.extend((link, depth + 1) for link in reversed(links))

@@ -66,7 +66,7 @@ class _Scanner:
         for _ in range(size):
             major, length = self._head()
             if major != _TEXT:
-                raise ValueError("a key that is no text")
+                raise ValueError("a key that is not text")
             key = self._take(length)
             if (length, key) <= last:
                 raise ValueError("keys out of order")

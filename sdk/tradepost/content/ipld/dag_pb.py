@@ -65,7 +65,7 @@ def decode_node(block: bytes) -> PbNode:
     try:
         return _decode_node(block)
     except (ValueError, IndexError, InvalidCid) as error:
-        raise InvalidDag(f"a block that is no dag-pb node: {error}") from None
+        raise InvalidDag(f"a block that is not a dag-pb node: {error}") from None
 
 
 def _decode_node(block: bytes) -> PbNode:

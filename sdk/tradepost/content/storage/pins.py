@@ -69,7 +69,7 @@ class PinFolder:
     def _require(self, root: Cid, walk: Iterator[tuple[Cid, bool]]) -> None:
         for cid, present in walk:
             if not present:
-                raise UnknownCid(f"{cid}, below {root}, is not in this store, or not as it was put", cid=cid)
+                raise UnknownCid(f"{cid}, below {root}, is missing or damaged in this store", cid=cid)
 
     def _walk(self, roots: list[Cid], *, read_leaves: bool = False) -> Iterator[tuple[Cid, bool]]:
         """Each block below `roots`, once, and whether it is here as it was put.

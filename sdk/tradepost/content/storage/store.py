@@ -211,7 +211,7 @@ class FolderStore:
         except ContentMismatch:
             self.discard(cid)
             log.warning(
-                "Block %s was not what it was when it was stored, and is removed: look at the disk.",
+                "Block %s changed on disk and was removed. Check the disk for errors.",
                 cid,
                 extra={"action": "bad_block_removed", "cid": cid},
             )

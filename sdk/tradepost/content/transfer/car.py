@@ -65,7 +65,7 @@ class CarDecoder:
         """Take the next bytes; the blocks that they complete."""
         self._bytes_left -= len(data)
         if self._bytes_left < 0:
-            raise ContentTooLarge(f"{self._source} is larger than what is allowed here")
+            raise ContentTooLarge(f"{self._source} is larger than the allowed size")
         self._buffer += data
         blocks: list[tuple[Cid, bytes]] = []
         position = 0
@@ -81,7 +81,7 @@ class CarDecoder:
     def finish(self) -> None:
         """Raise `InvalidCar` if the CAR ended too early."""
         if self.roots is None or self._buffer:
-            raise InvalidCar(f"{self._source} is cut off")
+            raise InvalidCar(f"{self._source} is truncated")
 
     def _next(self, position: int) -> range | None:
         """Where the next header or section lies in the buffer; `None` until it is all here."""
@@ -89,15 +89,17 @@ class CarDecoder:
             length, start = read_varint(self._buffer, position)
         except IndexError:
             if len(self._buffer) - position > _VARINT_BYTES_MAX:
-                raise InvalidCar(f"{self._source} has a length without end") from None
+                raise InvalidCar(f"{self._source} has a length field that is too long") from None
             return None
         except ValueError as error:
             raise InvalidCar(f"{self._source} has {error}") from None
         limit = HEADER_BYTES_MAX if self.roots is None else _CID_BYTES + BLOCK_BYTES_MAX
         if length == 0:
-            raise InvalidCar(f"{self._source} has a section of nothing")
+            raise InvalidCar(f"{self._source} has an empty section")
         if length > limit:
-            raise InvalidCar(f"{self._source} announces {length:,} bytes where {limit:,} are the most")
+            raise InvalidCar(
+                f"{self._source} announces a section of {length:,} bytes; the limit is {limit:,}"
+            )
         return range(start, start + length) if start + length <= len(self._buffer) else None
 
     def _block(self, section: range) -> tuple[Cid, bytes]:
@@ -118,7 +120,7 @@ class CarReader:
         while self._decoder.roots is None:
             data = stream.read(_READ_BYTES)
             if not data:
-                raise InvalidCar(f"{source} is cut off in its header")
+                raise InvalidCar(f"{source} is truncated in its header")
             self._first = self._decoder.feed(data)
         self.roots = self._decoder.roots
 

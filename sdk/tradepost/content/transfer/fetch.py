@@ -132,7 +132,7 @@ class Fetcher:
         `get`.
         """
         if self._store is None:
-            raise InvalidSettings("fetching a DAG needs a store to keep it in")
+            raise InvalidSettings("fetching a DAG requires a store")
         walk = DagWalk(root, bytes_max=bytes_max)
         total: int | None = None
         running: set[asyncio.Task[tuple[Cid, bytes]]] = set()
@@ -150,7 +150,7 @@ class Fetcher:
                         total = _declared(root, block)
                         if total is not None and total > bytes_max:
                             raise ContentTooLarge(
-                                f"{root} declares {total:,} bytes; {bytes_max:,} are allowed here"
+                                f"{root} declares {total:,} bytes; the limit is {bytes_max:,}"
                             )
                     walk.visit(cid, block)
                     if on_progress is not None:
@@ -167,7 +167,7 @@ class Fetcher:
         now_s = self._clock()
         problems: dict[str, TradepostError] = {
             standing.source.name: ContentMismatch(
-                f"{standing.source.name} sent other bytes before, and is not asked for another "
+                f"{standing.source.name} sent wrong bytes before, and is not used for another "
                 f"{standing.distrusted_until_s - now_s:,.0f} s"
             )
             for standing in self.standings
@@ -183,7 +183,7 @@ class Fetcher:
                 self._put_aside(standing, cid, error)
         if all(isinstance(error, UnknownCid) for error in problems.values()):
             asked = ", ".join(problems) or "nobody"
-            raise UnknownCid(f"{cid} is nowhere: asked {asked}", cid=cid)
+            raise UnknownCid(f"{cid} was not found; sources: {asked}", cid=cid)
         raise ContentUnavailable(
             f"{cid}: {'; '.join(error.detail for error in problems.values())}",
             cid=cid,
@@ -204,7 +204,7 @@ class Fetcher:
             standing.put_aside(now_s, aside_s=limits.aside_s)
         log.log(
             level,
-            "Source %s was put aside: %s",
+            "Source %s will not be used for a while: %s",
             standing.source.name,
             error.detail,
             extra={"action": "source_put_aside", "source": standing.source.name, "cid": cid},
@@ -228,7 +228,7 @@ class Fetcher:
                     size += block.write(chunk)
                     digest.update(chunk)
                     if size > BLOCK_BYTES_MAX:
-                        raise SourceFailed(f"{name} sends more than a block has", source=name)
+                        raise SourceFailed(f"{name} sends more bytes than a block may have", source=name)
                     spent_s = now - first
                     if spent_s > limits.grace_s and size < spent_s * limits.rate_min_bytes_s:
                         raise SourceFailed(f"{name} sent {size:,} bytes in {spent_s:.0f} s", source=name)
@@ -236,7 +236,7 @@ class Fetcher:
         except TimeoutError:
             raise SourceFailed(f"{name} sent nothing for {limits.stall_s:g} s", source=name) from None
         if digest.digest() != cid_to_bytes(cid)[_DIGEST]:
-            raise ContentMismatch(f"{name} sent other bytes than {cid}", source=name, cid=cid)
+            raise ContentMismatch(f"{name} sent bytes that do not match {cid}", source=name, cid=cid)
         standing.measure(size, first - began, self._clock() - first)
         return block.getvalue()  # which is not copied, as that of a bytearray would be
 

@@ -161,7 +161,7 @@ def _refuse_foreign_cid(text: str) -> None:
     except Exception:  # the library has many, without a base class of their own
         return
     raise UnknownCid(
-        f"{text} is a CID, but here blocks have a CIDv1 with sha2-256, in lower-case base32", cid=text
+        f"{text} is a CID, but this gateway has only CIDv1 with sha2-256, in lower-case base32", cid=text
     )
 
 
@@ -169,7 +169,9 @@ def _format(query: Mapping[str, str], accept: str) -> Format:
     asked = query.get("format")
     in_query = {name: query[f"car-{name}"] for name in _CAR_OPTIONS if f"car-{name}" in query}
     if asked is None and not accept:
-        raise InvalidRequest("neither format nor Accept says what is wanted", hint="Add ?format=raw or car.")
+        raise InvalidRequest(
+            "the request has neither format nor Accept", hint="Add ?format=raw or ?format=car."
+        )
     wanted = _accepted(accept) if asked is None else [(f"application/vnd.ipld.{asked}", {})]
     for kind, options in wanted:
         if kind == RAW_TYPE:

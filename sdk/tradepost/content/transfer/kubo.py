@@ -98,7 +98,7 @@ class Kubo:
         for chunk in self._stream(lambda: self._client.block.get(cid, stream=True), cid):
             block += chunk
             if len(block) > BLOCK_BYTES_MAX:
-                raise KuboFailed(f"{self.name} sent more than a block for {cid}")
+                raise KuboFailed(f"{self.name} sent more bytes than a block may have for {cid}")
         verify_block(cid, memoryview(block), source=self.name)
         return bytes(block)
 
@@ -116,7 +116,7 @@ class Kubo:
         options = {"cid-codec": codec_of(cid), "mhtype": "sha2-256"}
         put = self._call(lambda: self._client.block.put(io.BytesIO(data), opts=options))
         if put["Key"] != cid:
-            raise ContentMismatch(f"{self.name} keeps {cid} as {put['Key']}", source=self.name, cid=cid)
+            raise ContentMismatch(f"{self.name} stored {cid} as {put['Key']}", source=self.name, cid=cid)
 
     def pin(self, root: Cid) -> None:
         """Keep the whole DAG below `root`. Raises `UnknownCid` while a block of it cannot be had."""
@@ -172,7 +172,7 @@ class Kubo:
             lines = response.content.splitlines()
             if response.status_code != HTTPStatus.OK or not lines or b'"Stats"' not in lines[-1]:
                 raise KuboFailed(
-                    f"{self.name} refused a CAR: {response.content[:500].decode(errors='replace')}"
+                    f"{self.name} rejected a CAR: {response.content[:500].decode(errors='replace')}"
                 )
 
 
@@ -207,7 +207,7 @@ def _load() -> tuple[Any, Any]:
         import requests
     except ModuleNotFoundError as error:
         raise MissingExtra(
-            f"Kubo needs the module {error.name}", hint="Install it: pip install 'tradepost[ipfs]'"
+            f"Kubo requires the module {error.name}", hint="Install it: pip install 'tradepost[ipfs]'"
         ) from None
     return ipfshttpclient, requests
 
@@ -226,8 +226,8 @@ def rpc_url(address: str) -> URL:
             scheme = rest[0] if rest else "http"
             return parse_http_url(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}", of="Kubo")
     raise InvalidSettings(
-        f"{address!r} is no address of a Kubo RPC API",
-        hint=f"Such as {DEFAULT_ADDRESS}; `ipfs config` has it.",
+        f"{address!r} is not an address of a Kubo RPC API",
+        hint=f"Use an address such as {DEFAULT_ADDRESS}; `ipfs config Addresses.API` prints it.",
     )
 
 

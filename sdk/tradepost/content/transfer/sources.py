@@ -66,7 +66,7 @@ class GatewaySource:
 
     async def _check(self, cid: Cid, response: aiohttp.ClientResponse) -> None:
         if response.status in _UNKNOWN:
-            raise UnknownCid(f"{self.name} has no {cid}", cid=cid)
+            raise UnknownCid(f"{self.name} does not have {cid}", cid=cid)
 
 
 class KuboSource:
@@ -139,7 +139,7 @@ def _problem(response: aiohttp.ClientResponse) -> str:
     if response.status != HTTPStatus.OK:
         return f"answered {response.status}"
     if response.headers.get("Content-Encoding", "identity") != "identity":
-        return "compresses, although asked not to"
+        return "compresses its answer, which was not requested"
     if (response.content_length or 0) > BLOCK_BYTES_MAX:
         return f"announces a block of {response.content_length:,} bytes"
     return ""

@@ -86,7 +86,7 @@ def _add_leaf(name: str, path: str, mode: int, put: Put | None, on_bytes: OnByte
     if stat.S_ISLNK(mode):
         return _keep(name, encode_symlink(os.readlink(path)), 0, put)
     raise UnreadableContent(
-        f"{path} is neither a file nor a directory nor a symbolic link", hint="Leave it out of the tree."
+        f"{path} is neither a file nor a directory nor a symbolic link", hint="Remove it from the directory."
     )
 
 
@@ -123,7 +123,7 @@ async def list_directory(cid: Cid, get: Get) -> AsyncGenerator[PbLink, None]:
             bytes_left -= len(name_bytes(entry.name))
             if entries_left < 0 or bytes_left < 0:
                 raise InvalidDag(
-                    f"a directory of over {ENTRIES_MAX:,} entries or {NAMES_BYTES_MAX:,} bytes of names"
+                    f"a directory of more than {ENTRIES_MAX:,} entries or {NAMES_BYTES_MAX:,} bytes of names"
                 )
             yield entry
     else:

@@ -80,7 +80,7 @@ async def extract(
             shutil.rmtree(aside)
     except FileExistsError:
         raise UnreadableContent(
-            f"{destination} exists already", hint="Name a path that does not exist."
+            f"{destination} already exists", hint="Name a path that does not exist."
         ) from None
     except OSError as error:
         raise UnreadableContent(str(error)) from None
@@ -118,7 +118,7 @@ class _Writer:
         while to_write:
             cid, path, depth = to_write.pop()
             if depth > _DEPTH_MAX:
-                raise InvalidDag(f"a tree of over {_DEPTH_MAX:,} levels")
+                raise InvalidDag(f"a tree of more than {_DEPTH_MAX:,} levels")
             node = decode_unixfs(await self._get(cid)) if codec_of(cid) == "dag-pb" else None
             if node is None or isinstance(node, FileNode):
                 await self._file(cid, path)
@@ -139,7 +139,7 @@ class _Writer:
                 check_name(entry.name)
                 self._entries_left -= 1
                 if self._entries_left < 0:
-                    raise ContentTooLarge("a tree of more entries than are allowed here")
+                    raise ContentTooLarge("a tree with more entries than the limit")
                 entries.append((entry.name, entry.cid))
         return entries
 

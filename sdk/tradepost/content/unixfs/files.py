@@ -152,7 +152,7 @@ async def _parts(
             raise InvalidDag(f"{cid} is nested more than {_DEPTH_MAX} levels deep")
         node = await _file_node(cid, get)
         if expected is None and node.file_bytes > bytes_max:
-            raise ContentTooLarge(f"{cid} declares {node.file_bytes:,} bytes; {bytes_max:,} are allowed here")
+            raise ContentTooLarge(f"{cid} declares {node.file_bytes:,} bytes; the limit is {bytes_max:,}")
         _check_size(cid, node.file_bytes, expected)
         if node.data:
             position += len(node.data)
@@ -166,10 +166,10 @@ def _overlap(within: range, position: int, file_bytes: int) -> bool:
 
 async def _file_node(cid: Cid, get: Get) -> FileNode:
     if codec_of(cid) != "dag-pb":
-        raise InvalidDag(f"{cid} is a part of a file, but {codec_of(cid)}")
+        raise InvalidDag(f"{cid} is a part of a file, but has the codec {codec_of(cid)}")
     node = decode_unixfs(await get(cid))
     if not isinstance(node, FileNode):
-        raise InvalidDag(f"{cid} is no file")
+        raise InvalidDag(f"{cid} is not a file")
     return node
 
 
@@ -178,16 +178,14 @@ async def _content(part: _Leaf | bytes, get: Get) -> bytes:
         return part
     block = await get(part.cid)
     if len(block) > part.bytes_max:
-        raise ContentTooLarge(
-            f"{part.cid} holds more than the {part.bytes_max:,} bytes that are allowed here"
-        )
+        raise ContentTooLarge(f"{part.cid} has more than the allowed {part.bytes_max:,} bytes")
     _check_size(part.cid, len(block), part.file_bytes)
     return block
 
 
 def _check_size(cid: Cid, file_bytes: int, expected: int | None) -> None:
     if expected is not None and file_bytes != expected:
-        raise InvalidDag(f"{cid} holds {file_bytes:,} bytes; its parent says {expected:,}")
+        raise InvalidDag(f"{cid} has {file_bytes:,} bytes; its parent declares {expected:,}")
 
 
 def _read_chunk(stream: BinaryIO) -> bytes:

@@ -67,13 +67,13 @@ async def list_shards(root: ShardNode, get: Get) -> AsyncGenerator[PbLink, None]
             elif _hash(child.name).startswith(place):
                 yield child
             else:
-                raise InvalidDag(f"{child.name[:80]!r} is in a shard where its hash does not belong")
+                raise InvalidDag(f"{child.name[:80]!r} is in the wrong shard for its hash")
 
 
 async def _shard(cid: Cid, get: Get) -> ShardNode:
     node = decode_unixfs(await get(cid))
     if not isinstance(node, ShardNode) or not node.children:
-        raise InvalidDag(f"{cid} is linked as a shard and is none")
+        raise InvalidDag(f"{cid} is linked as a shard but is not one")
     return node
 
 

@@ -131,14 +131,14 @@ def decode_unixfs(block: bytes) -> UnixFsNode:
             return _symlink(node, message)
         raise ValueError(f"type {message.kind}")
     except (ValueError, IndexError) as error:
-        raise InvalidDag(f"a dag-pb block that is no UnixFS node: {error}") from None
+        raise InvalidDag(f"a dag-pb block that is not a UnixFS node: {error}") from None
 
 
 def decode_file_node(block: bytes) -> list[Link]:
     """The children of a file's inner node. Raises `InvalidDag` for any other node."""
     node = decode_unixfs(block)
     if not isinstance(node, FileNode) or node.data or not node.links:
-        raise InvalidDag("a dag-pb block that is no inner node of a UnixFS file")
+        raise InvalidDag("a dag-pb block that is not an inner node of a UnixFS file")
     return list(node.links)
 
 
@@ -181,7 +181,7 @@ def _decode_data(data: bytes) -> _Message:
 def _file(node: PbNode, message: _Message) -> FileNode:
     sizes: Sequence[int] = message.block_bytes
     if len(sizes) != len(node.links):
-        raise ValueError("a file whose sizes are not those of its links")
+        raise ValueError("a file whose sizes do not match its links")
     # A child without content would let a few blocks stand for endless work.
     if 0 in sizes:
         raise ValueError("a file with a child that is empty")
@@ -198,7 +198,7 @@ def _directory(node: PbNode, message: _Message) -> DirectoryNode:
     if message.data or message.file_bytes or message.block_bytes:
         raise ValueError("a directory with content")
     if len({link.name for link in node.links}) != len(node.links):
-        raise ValueError("a directory with a name twice")
+        raise ValueError("a directory with a duplicate name")
     return DirectoryNode(node.links)
 
 
@@ -212,7 +212,7 @@ def _shard(node: PbNode, message: _Message) -> ShardNode:
             raise ValueError(f"a shard with the link {link.name[:80]!r}")
         children[int(slot, 16)] = PbLink(link.cid, link.name[2:], link.tree_bytes)
     if int.from_bytes(message.data, "big") != sum(1 << slot for slot in children):
-        raise ValueError("a shard whose bits are not those of its links")
+        raise ValueError("a shard whose bit field does not match its links")
     return ShardNode(children)
 
 

@@ -24,7 +24,9 @@ def split_path(text: str) -> tuple[Cid, tuple[str, ...]]:
     root, *names = text.split("/")
     segments = tuple(name for name in names if name)
     if len(segments) > _SEGMENTS_MAX or "." in segments or ".." in segments:
-        raise UnknownPath(f"{'/'.join(segments)[:200]!r} is no path: too long, or with . or .. in it")
+        raise UnknownPath(
+            f"{'/'.join(segments)[:200]!r} is not a valid path: it is too long, or contains . or .."
+        )
     return parse_cid(root), segments
 
 
@@ -37,7 +39,9 @@ async def resolve(root: Cid, segments: tuple[str, ...], get: Get) -> Cid:
     while left:
         found = await _step(cid, left, get)
         if found is None:
-            raise UnknownPath(f"{root} has no {'/'.join(segments)[:200]!r}: nothing from {left[0][:80]!r} on")
+            raise UnknownPath(
+                f"{root} has no {'/'.join(segments)[:200]!r}: the entry {left[0][:80]!r} does not exist"
+            )
         cid, left = found
     return cid
 

@@ -145,7 +145,7 @@ def test_a_receipt_for_a_lease_lost_by_absence_is_refused_kindly(
     assert_told_gone(driver, lease.id)
     assert driver.records == before, "a repeated receipt changes nothing"
     kept = driver.of(Lease, lease.id)
-    assert (kept.state, kept.paid) == (LeaseState.EXPIRED, 0)
+    assert (kept.state, kept.paid_microcredits) == (LeaseState.EXPIRED, 0)
     driver.deliver(f"{lease.job}.2")
     driver.tick(100 * POLICY.late_receipt_s)
     assert kinds(driver) == []
@@ -322,16 +322,16 @@ def test_after_a_restart_nothing_is_paid_or_funded_twice(driver: MarketDriver) -
     driver.fund("bob", 77, transfer="t")
     job = driver.submit(key="k")
     driver.deliver(f"{job}.1")
-    held = driver.market.account("held:w0").available
+    held = driver.market.account("held:w0").available_microcredits
     driver.restart()
     driver.fund("bob", 77, transfer="t")
     driver.connect("w0")
     driver.deliver(f"{job}.1")
     assert driver.submit(key="k") == job
-    assert driver.market.account("credits:bob").available == 77
-    assert driver.market.account("held:w0").available == held
+    assert driver.market.account("credits:bob").available_microcredits == 77
+    assert driver.market.account("held:w0").available_microcredits == held
     driver.tick(POLICY.hold_s)
-    assert driver.market.account("earned:w0").available == held
+    assert driver.market.account("earned:w0").available_microcredits == held
     driver.check()
 
 
@@ -379,7 +379,7 @@ def test_a_replay_goes_on_past_a_restart() -> None:
         driver.connect(worker)
     for _ in range(5):
         driver.deliver(f"{driver.submit()}.1")
-    assert len({lease.worker for lease in driver.all_of(Lease) if lease.price == 0}) == 3
+    assert len({lease.worker for lease in driver.all_of(Lease) if lease.price_microcredits == 0}) == 3
     fresh = Market(policy=driver.policy)
     assert [fresh.handle(event) for event in driver.events] == driver.answers
 

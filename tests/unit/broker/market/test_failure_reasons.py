@@ -16,7 +16,7 @@ FUNDS = 10_000_000
 
 def market_with(*prices: int, **policy: float) -> MarketDriver:
     driver = MarketDriver(policy=MarketPolicy(**{"audit_rate": 0.0, **policy}))
-    driver.fund(amount=FUNDS)
+    driver.fund(amount_microcredits=FUNDS)
     driver.publish()
     for number, price in enumerate(prices):
         driver.add_worker(f"w{number}", price)
@@ -28,8 +28,8 @@ def problem_of(driver: MarketDriver, job: str) -> Problem:
     ended = driver.job(job)
     assert ended.status is JobStatus.FAILED
     assert ended.problem is not None
-    assert (ended.paid, ended.committed) == (0, 0)
-    assert driver.market.account("credits:alice") == Account(id="credits:alice", available=FUNDS)
+    assert (ended.paid_microcredits, ended.committed_microcredits) == (0, 0)
+    assert driver.market.account("credits:alice") == Account(id="credits:alice", available_microcredits=FUNDS)
     driver.check()
     return ended.problem
 
@@ -48,7 +48,7 @@ def outlast_patience(driver: MarketDriver, job: str) -> Problem:
 
 def test_a_cap_below_every_offer() -> None:
     driver = market_with(12, 15)
-    job = driver.submit(max_price=1_000, confidence=0.75)
+    job = driver.submit(max_price_microcredits=1_000, confidence=0.75)
     assert driver.job(job).unmatched_since == driver.at
     problem = outlast_patience(driver, job)
     assert problem.code == "price-cap-too-low"
@@ -66,7 +66,7 @@ def test_a_cap_below_every_offer() -> None:
 
 def test_a_cap_that_pays_for_less_confidence() -> None:
     driver = market_with(10, 12, 15, 20)
-    job = driver.submit(max_price=2_400, confidence=0.95)
+    job = driver.submit(max_price_microcredits=2_400, confidence=0.95)
     problem = outlast_patience(driver, job)
     assert problem.code == "price-cap-too-low"
     assert problem.facts["results_needed"] == 3
@@ -75,7 +75,7 @@ def test_a_cap_that_pays_for_less_confidence() -> None:
         "max_price 0.0045 credits would match; so would confidence 0.941, which needs 2 results."
     )
     for cap, confidence in ((4_500, 0.95), (2_400, 0.941)):
-        promised = driver.submit(max_price=cap, confidence=confidence)
+        promised = driver.submit(max_price_microcredits=cap, confidence=confidence)
         while driver.open_leases(promised):
             driver.deliver(driver.open_leases(promised)[0].id)
         assert driver.job(promised).status is JobStatus.ACCEPTED
@@ -83,7 +83,7 @@ def test_a_cap_that_pays_for_less_confidence() -> None:
 
 def test_a_cap_that_pays_for_the_first_results_only_starts_nothing() -> None:
     driver = market_with(10, 10, 50)
-    job = driver.submit(max_price=4_500, confidence=0.95)
+    job = driver.submit(max_price_microcredits=4_500, confidence=0.95)
     assert driver.open_leases(job) == [], "the third result would cost more than a third of the cap"
     problem = outlast_patience(driver, job)
     assert problem.code == "price-cap-too-low"
@@ -92,7 +92,7 @@ def test_a_cap_that_pays_for_the_first_results_only_starts_nothing() -> None:
 
 def test_a_cheaper_offer_in_time_is_taken() -> None:
     driver = market_with(12)
-    job = driver.submit(max_price=1_000)
+    job = driver.submit(max_price_microcredits=1_000)
     driver.tick(4.0)
     driver.update_offer("w0", make_offer(10))
     assert len(driver.open_leases(job)) == 1
@@ -295,7 +295,9 @@ def test_no_patience_fails_at_once() -> None:
 
 def test_a_queue_of_hopeless_jobs_does_not_hold_up_the_others() -> None:
     driver = market_with(rematches_max=3)
-    hopeless = [driver.submit(confidence=0.95, max_price=50_000 + number) for number in range(10)]
+    hopeless = [
+        driver.submit(confidence=0.95, max_price_microcredits=50_000 + number) for number in range(10)
+    ]
     plain = driver.submit(confidence=0.75)
     driver.add_worker("w0")
     assert driver.open_leases(plain) == [], "three were tried in vain, which is enough for one event"

@@ -62,7 +62,7 @@ class MarketMachine(RuleBasedStateMachine):
         self.driver.publish(make_pipeline("digits", wall_s=20.0))
         self.driver.publish(make_pipeline("kernels", providers=(), wall_s=5.0))
         for worker in (*WORKERS, *AUDITORS):
-            self.driver.join(worker, stake=STAKE, auditor=worker in AUDITORS)
+            self.driver.join(worker, stake_microcredits=STAKE, auditor=worker in AUDITORS)
         self.all_connect(audited=True)
 
     def open_leases(self) -> list[str]:
@@ -76,7 +76,7 @@ class MarketMachine(RuleBasedStateMachine):
     @rule(
         account=st.sampled_from(["alice", "alice", "bob"]),
         pipeline=st.sampled_from(PIPELINES),
-        max_price=st.sampled_from([900, 5_000, 10_000, 10_000]),
+        max_price_microcredits=st.sampled_from([900, 5_000, 10_000, 10_000]),
         confidence=st.sampled_from([0.5, 0.75, 0.9, 0.95]),
         deadline_s=st.sampled_from([8.0, 60.0]),
         patience_s=st.sampled_from([0.0, 4.0]),
@@ -86,7 +86,7 @@ class MarketMachine(RuleBasedStateMachine):
         self,
         account: str,
         pipeline: str,
-        max_price: int,
+        max_price_microcredits: int,
         confidence: float,
         deadline_s: float,
         patience_s: float,
@@ -96,7 +96,7 @@ class MarketMachine(RuleBasedStateMachine):
             self.driver.submit(
                 account,
                 pipeline=pipeline,
-                max_price=max_price,
+                max_price_microcredits=max_price_microcredits,
                 confidence=confidence,
                 deadline_s=deadline_s,
                 patience_s=patience_s,
@@ -211,11 +211,13 @@ class MarketMachine(RuleBasedStateMachine):
         if not hasattr(self, "driver"):
             return
         for worker in HONEST:
-            assert self.driver.market.account(stake_of(worker)).available == STAKE
+            assert self.driver.market.account(stake_of(worker)).available_microcredits == STAKE
             assert self.driver.market.worker(worker).standing != "expelled"  # type: ignore[union-attr]
-            paid = sum(lease.paid for lease in self.driver.all_of(Lease) if lease.worker == worker)
+            paid = sum(
+                lease.paid_microcredits for lease in self.driver.all_of(Lease) if lease.worker == worker
+            )
             purses = (held_of(worker), earned_of(worker))
-            assert paid == sum(self.driver.market.account(purse).available for purse in purses)
+            assert paid == sum(self.driver.market.account(purse).available_microcredits for purse in purses)
 
     @invariant()
     def breaking_off_is_no_trade(self) -> None:
@@ -223,10 +225,14 @@ class MarketMachine(RuleBasedStateMachine):
             return
         for job in self.driver.all_of(Job):
             leases = [lease for lease in self.driver.all_of(Lease) if lease.job == job.id]
-            stages = [lease for lease in leases if lease.paid and lease.state is LeaseState.PREEMPTED]
+            stages = [
+                lease for lease in leases if lease.paid_microcredits and lease.state is LeaseState.PREEMPTED
+            ]
             if stages:
                 accepted = [lease for lease in leases if lease.id in job.accepted]
-                assert sum(lease.paid for lease in stages) <= max(lease.price for lease in accepted)
+                assert sum(lease.paid_microcredits for lease in stages) <= max(
+                    lease.price_microcredits for lease in accepted
+                )
                 owners = [lease.worker for lease in (*stages, *accepted)]
                 assert len(owners) == len(set(owners)), "each worker is its own owner's here"
 

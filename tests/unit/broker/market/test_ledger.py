@@ -18,7 +18,7 @@ from tradepost.errors import (
     TradepostError,
 )
 from tradepost_broker.market.ledger import (
-    SUPPLY,
+    SUPPLY_MICROCREDITS,
     TREASURY,
     Kind,
     Ledger,
@@ -33,14 +33,14 @@ from tradepost_broker.market.model.entities import Account, Transfer
 TABLES = {
     "funding moves credits out of the treasury, once per id": f"""
         fund f1 alice 100                 => ok
-        treasury:operator: {SUPPLY - 100} 0
+        treasury:operator: {SUPPLY_MICROCREDITS - 100} 0
         credits:alice: 100 0
         fund f1 alice 100                 => same
         fund f1 alice 101                 => IdempotencyConflict
         fund f1 bob 100                   => IdempotencyConflict
         fund f2 alice 0                   => InvalidRequest
         fund f2 alice -5                  => InvalidRequest
-        fund f2 alice {SUPPLY}            => InsufficientFunds
+        fund f2 alice {SUPPLY_MICROCREDITS} => InsufficientFunds
         credits:alice: 100 0
     """,
     "a reservation is set aside, and freed when voided": """
@@ -126,13 +126,13 @@ TABLES = {
         stake w1 500                      => ok
         stake:w1: 500 0
         stake w1 500                      => same
-        stake w2 {SUPPLY}                 => InsufficientFunds
+        stake w2 {SUPPLY_MICROCREDITS} => InsufficientFunds
         stake w3 0                        => same
         slash w1                          => ok
         slash w1                          => same
         slash unknown                     => same
         stake:w1: 0 0
-        treasury:operator: {SUPPLY} 0
+        treasury:operator: {SUPPLY_MICROCREDITS} 0
     """,
 }
 
@@ -148,11 +148,11 @@ class Script:
         if "=>" not in line:
             account, _, balance = line.rpartition(": ")
             entry = self.ledger.account(account)
-            assert f"{entry.available} {entry.reserved}" == balance, line
+            assert f"{entry.available_microcredits} {entry.reserved_microcredits}" == balance, line
             return
         operation, _, expected = (part.strip() for part in line.partition("=>"))
         assert self.result_of(operation.split()) == expected, line
-        assert self.ledger.total() == SUPPLY
+        assert self.ledger.total_microcredits() == SUPPLY_MICROCREDITS
 
     def result_of(self, words: list[str]) -> str:
         self.saved.clear()
@@ -205,7 +205,7 @@ def test_transfers_say_what_moved_and_why() -> None:
     ):
         script.apply(line.split())
     transfers = [record for record in script.saved if isinstance(record, Transfer)]
-    assert [(t.id, t.debit, t.credit, t.amount, t.kind, t.job, t.lease) for t in transfers] == [
+    assert [(t.id, t.debit, t.credit, t.amount_microcredits, t.kind, t.job, t.lease) for t in transfers] == [
         ("f1", TREASURY, "credits:alice", 100, "fund", "", ""),
         ("l1:pay", "credits:alice", "held:w1", 25, "pay", "j1", "l1"),
         ("l2:pay", "credits:alice", "held:w2", 5, "pay_stages", "j1", "l2"),
@@ -247,7 +247,7 @@ def test_records_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(InvariantBroken, match="reserves 60, jobs 0"):
         script.ledger.restore_reservations({})
     with pytest.raises(InvariantBroken, match="not to the supply"):
-        Ledger(save=script.saved.append, accounts=[Account(id=TREASURY, available=1)])
+        Ledger(save=script.saved.append, accounts=[Account(id=TREASURY, available_microcredits=1)])
 
 
 class LedgerAuditor(RuleBasedStateMachine):
@@ -279,7 +279,7 @@ class LedgerAuditor(RuleBasedStateMachine):
     def reserve(self, account: str, amount: int) -> str:
         self.count += 1
         job = f"j{self.count}"
-        before = self.ledger.account(credits_of(account)).available
+        before = self.ledger.account(credits_of(account)).available_microcredits
         try:
             self.ledger.reserve(job, account, amount)
             self.reserved[job] = (account, amount)
@@ -326,7 +326,7 @@ class LedgerAuditor(RuleBasedStateMachine):
 
     @rule(worker=st.sampled_from("vw"))
     def slash(self, worker: str) -> None:
-        had = self.ledger.account(stake_of(worker)).available
+        had = self.ledger.account(stake_of(worker)).available_microcredits
         if f"{worker}:slash" not in self.transfers:
             assert self.ledger.slash(worker, at=0.0) == had
 
@@ -334,21 +334,23 @@ class LedgerAuditor(RuleBasedStateMachine):
     def books_balance(self) -> None:
         if not hasattr(self, "ledger"):
             return
-        assert self.ledger.total() == SUPPLY
-        balances = {TREASURY: SUPPLY}
+        assert self.ledger.total_microcredits() == SUPPLY_MICROCREDITS
+        balances = {TREASURY: SUPPLY_MICROCREDITS}
         for transfer in self.transfers.values():
-            balances[transfer.debit] = balances.get(transfer.debit, 0) - transfer.amount
-            balances[transfer.credit] = balances.get(transfer.credit, 0) + transfer.amount
+            balances[transfer.debit] = balances.get(transfer.debit, 0) - transfer.amount_microcredits
+            balances[transfer.credit] = balances.get(transfer.credit, 0) + transfer.amount_microcredits
         for account in self.ledger.accounts():
-            assert account.available >= 0
-            assert account.reserved >= 0
-            assert account.available + account.reserved == balances.get(account.id, 0)
+            assert account.available_microcredits >= 0
+            assert account.reserved_microcredits >= 0
+            assert account.available_microcredits + account.reserved_microcredits == balances.get(
+                account.id, 0
+            )
         for name in "ab":
             expected = sum(amount for account, amount in self.reserved.values() if account == name)
-            assert self.ledger.account(credits_of(name)).reserved == expected
+            assert self.ledger.account(credits_of(name)).reserved_microcredits == expected
         for name in "vw":
             for purse in (held_of(name), earned_of(name), stake_of(name)):
-                assert self.ledger.account(purse).reserved == 0
+                assert self.ledger.account(purse).reserved_microcredits == 0
 
 
 LedgerAuditor.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

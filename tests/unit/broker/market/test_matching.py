@@ -46,7 +46,7 @@ def prove(driver: MarketDriver, worker: str, checks: int) -> None:
 
 def leases(driver: MarketDriver, job: str) -> list[tuple[str, LeasePurpose, int]]:
     """Who has which kind of lease of a job, at what price."""
-    return [(lease.worker, lease.purpose, lease.price) for lease in driver.market.leases_of(job)]
+    return [(lease.worker, lease.purpose, lease.price_microcredits) for lease in driver.market.leases_of(job)]
 
 
 def match_of(driver: MarketDriver, job: str, attempt: int = 1) -> Match:
@@ -64,7 +64,7 @@ def test_the_best_score_wins_and_is_paid_what_the_second_would_have_cost() -> No
 
 def test_a_sole_bidder_is_paid_its_value_up_to_the_cap() -> None:
     driver = market_with(10)
-    job = driver.submit(max_price=5_000)
+    job = driver.submit(max_price_microcredits=5_000)
     # The cap less what a failure of a newcomer (score 0.05) is expected to cost: 0.95 of its bid.
     assert leases(driver, job)[0][2] in (4_050, 4_051)
 
@@ -73,7 +73,7 @@ def test_busy_offers_compete_on_price_though_they_cannot_win() -> None:
     driver = market_with(10, 12)
     for worker, price in (("w0", 10), ("w1", 12)):
         driver.connect(worker, make_offer(price, capacity=1))
-    first, second = driver.submit(max_price=5_000), driver.submit(max_price=5_000)
+    first, second = driver.submit(max_price_microcredits=5_000), driver.submit(max_price_microcredits=5_000)
     assert leases(driver, first) == [("w0", LeasePurpose.AUCTION, 1200)]
     # The only idle worker is no monopolist: the busy one's lower offer leaves it its own bid.
     assert leases(driver, second) == [("w1", LeasePurpose.AUCTION, 1200)]
@@ -82,7 +82,7 @@ def test_busy_offers_compete_on_price_though_they_cannot_win() -> None:
 
 def test_a_tight_cap_still_pays_the_bid() -> None:
     driver = market_with(10)
-    job = driver.submit(max_price=1_000)
+    job = driver.submit(max_price_microcredits=1_000)
     assert leases(driver, job) == [("w0", LeasePurpose.AUCTION, 1000)]
 
 
@@ -100,7 +100,7 @@ def test_a_proven_worker_wins_over_cheaper_ones_that_need_replicas() -> None:
         "reputation: needs 3 results where the winner needs 1"
     ] * 2
     # It is paid its bid and what the market would lose without it.
-    assert price == winner.bid + winner.score - losers[0].score
+    assert price == winner.bid_microcredits + winner.score_microcredits - losers[0].score_microcredits
 
 
 def test_the_reasons_name_what_weighed_most() -> None:
@@ -113,7 +113,7 @@ def test_the_reasons_name_what_weighed_most() -> None:
     }.items():
         driver.join(worker)
         driver.connect(worker, offer)
-    job = driver.submit(pipeline="big", max_price=10**7)
+    job = driver.submit(pipeline="big", max_price_microcredits=10**7)
     candidates = match_of(driver, job).candidates
     assert [(candidate.worker, candidate.lost_because) for candidate in candidates] == [
         ("cached", ""),
@@ -173,7 +173,7 @@ def test_a_cached_worker_beyond_the_cheapest_is_considered() -> None:
     driver.publish(make_pipeline("big", artifact_bytes=1 << 30))
     driver.join("warm")
     driver.connect("warm", make_offer(40, warm=("big",)))
-    job = driver.submit(pipeline="big", max_price=10**7)
+    job = driver.submit(pipeline="big", max_price_microcredits=10**7)
     assert leases(driver, job)[0][0] == "warm"
 
 
@@ -189,7 +189,7 @@ def test_prices_lie_between_bid_and_cap(bidders: list[tuple[int, int]], cap: int
         prove(driver, f"w{number}", checks)
     for number, (price, _) in enumerate(bidders):
         driver.connect(f"w{number}", make_offer(price))
-    job = driver.submit(max_price=cap, confidence=confidence)
+    job = driver.submit(max_price_microcredits=cap, confidence=confidence)
     prices = {f"w{number}": price * 100 for number, (price, _) in enumerate(bidders)}
     granted = leases(driver, job)
     assert all(price >= prices[worker] for worker, _, price in granted)
@@ -268,7 +268,7 @@ def test_the_draw_is_opened_no_further_than_policy_says() -> None:
         (make_offer(memory_bytes=2 * GIBIBYTE), Requirements(memory_bytes=2 * GIBIBYTE + 1)),
         (make_offer(isolation=("seccomp",)), Requirements(isolation=("seccomp", "landlock"))),
         (make_offer(capacity=0), Requirements()),
-        (make_offer(price=1_001), Requirements()),
+        (make_offer(price_per_unit_microcredits=1_001), Requirements()),
     ],
 )
 def test_an_offer_that_does_not_fit_gets_nothing(offer: object, requirements: Requirements) -> None:

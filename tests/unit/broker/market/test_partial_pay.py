@@ -23,7 +23,7 @@ def market(
 ) -> MarketDriver:
     """Workers at a price of 1,000 for a job, each its own owner's unless `owners` says otherwise."""
     driver = MarketDriver(policy=MarketPolicy(audit_rate=audit_rate))
-    driver.fund(amount=10_000_000)
+    driver.fund(amount_microcredits=10_000_000)
     driver.publish()
     if auditor:
         driver.add_worker("auditor", auditor=True)
@@ -62,12 +62,12 @@ def settled(driver: MarketDriver, lease: Lease) -> tuple[str, int, str]:
     """The last that its worker was told of a lease: verdict, microcredits, reason."""
     told = [one for answer in driver.answers for one in answer if isinstance(one, SendSettled)]
     last = [one for one in told if one.lease == lease.id][-1]
-    return last.verdict, last.earned, last.reason
+    return last.verdict, last.earned_microcredits, last.reason
 
 
 def paid(driver: MarketDriver, lease: Lease) -> int:
     driver.check()
-    return driver.of(Lease, lease.id).paid
+    return driver.of(Lease, lease.id).paid_microcredits
 
 
 def test_verified_stages_are_paid_by_the_time_that_they_took_the_other_worker() -> None:
@@ -77,14 +77,18 @@ def test_verified_stages_are_paid_by_the_time_that_they_took_the_other_worker() 
     result = finish(driver, job)
     assert driver.job(job).status is JobStatus.ACCEPTED
     assert broken_off.state is LeaseState.PREEMPTED
-    amount = broken_off.price * 700 // 1000
+    amount = broken_off.price_microcredits * 700 // 1000
     assert settled(driver, broken_off) == (
         "preempted",
         amount,
         "2 of 3 stages, verified; preempted by owner",
     )
-    assert driver.job(job).paid == result.price + amount <= driver.job(job).max_price
-    assert driver.market.account(held_of(broken_off.worker)).available == amount
+    assert (
+        driver.job(job).paid_microcredits
+        == result.price_microcredits + amount
+        <= driver.job(job).max_price_microcredits
+    )
+    assert driver.market.account(held_of(broken_off.worker)).available_microcredits == amount
     assert [transfer.kind for transfer in driver.all_of(Transfer)].count(Kind.PAY_STAGES) == 1
     assert driver.all_of(Evidence) == [], "neither good nor bad"
     driver.check()
@@ -101,7 +105,7 @@ def test_it_matures_like_any_payment_and_survives_a_restart() -> None:
     amount = paid(driver, broken_off)
     driver.restart()
     driver.tick(driver.policy.hold_s)
-    assert driver.market.account(earned_of(broken_off.worker)).available == amount > 0
+    assert driver.market.account(earned_of(broken_off.worker)).available_microcredits == amount > 0
     driver.check()
 
 
@@ -123,7 +127,7 @@ def test_only_stages_from_the_first_on_that_are_the_results_are_paid(
     job = driver.submit()
     broken_off = preempt(driver, job, stages)
     finish(driver, job)
-    assert paid(driver, broken_off) == broken_off.price * share // 1000
+    assert paid(driver, broken_off) == broken_off.price_microcredits * share // 1000
     assert driver.all_of(Evidence) == []
 
 
@@ -156,7 +160,7 @@ def test_of_several_clocks_the_least_counts() -> None:
     driver.deliver(second.id, "right", stages=STAGES, wall_us=(900, 50, 50))
     driver.deliver(third.id, "right", stages=STAGES, wall_us=WALL_US)
     assert driver.job(job).status is JobStatus.ACCEPTED
-    assert paid(driver, first) == first.price * 100 // 1000
+    assert paid(driver, first) == first.price_microcredits * 100 // 1000
 
 
 # No trade
@@ -169,7 +173,7 @@ def test_an_owner_does_not_hand_its_own_work_on_to_itself() -> None:
     result = finish(driver, job)
     assert result.worker != broken_off.worker
     assert paid(driver, broken_off) == 0
-    assert driver.job(job).paid == result.price
+    assert driver.job(job).paid_microcredits == result.price_microcredits
 
 
 def test_a_worker_that_takes_the_job_again_is_paid_once() -> None:
@@ -184,7 +188,7 @@ def test_a_worker_that_takes_the_job_again_is_paid_once() -> None:
     finish(driver, job)
     first, second, _ = driver.market.leases_of(job)
     assert (first.worker, again.id) == ("a", second.id)
-    assert (first.paid, paid(driver, second) > 0) == (0, True), "for the one that got furthest"
+    assert (first.paid_microcredits, paid(driver, second) > 0) == (0, True), "for the one that got furthest"
 
 
 def test_a_ring_of_owners_is_paid_no_more_than_one_result_more() -> None:
@@ -195,29 +199,29 @@ def test_a_ring_of_owners_is_paid_no_more_than_one_result_more() -> None:
         ring.append(the_open_lease(driver, job))
         driver.give_back(ring[-1].id, GiveBackReason.PREEMPTED, stages=STAGES[:2])
     result = finish(driver, job)
-    assert sum(lease.price * 700 // 1000 for lease in ring) > 2 * result.price
-    assert sum(paid(driver, lease) for lease in ring) == result.paid
+    assert sum(lease.price_microcredits * 700 // 1000 for lease in ring) > 2 * result.price_microcredits
+    assert sum(paid(driver, lease) for lease in ring) == result.paid_microcredits
 
 
 def test_a_bidder_alone_leaves_half_of_what_the_last_one_was_promised() -> None:
     driver = market("a")
-    job = driver.submit(max_price=100_000)
+    job = driver.submit(max_price_microcredits=100_000)
     broken_off = preempt(driver, job)
     driver.add_worker("b")
     driver.tick()
     result = finish(driver, job)
-    assert broken_off.price > 90_000, "alone, it was promised nearly all of the cap"
-    assert result.price == 100_000 - broken_off.price // 2
-    assert paid(driver, broken_off) == broken_off.price // 2
-    assert driver.job(job).paid == 100_000
+    assert broken_off.price_microcredits > 90_000, "alone, it was promised nearly all of the cap"
+    assert result.price_microcredits == 100_000 - broken_off.price_microcredits // 2
+    assert paid(driver, broken_off) == broken_off.price_microcredits // 2
+    assert driver.job(job).paid_microcredits == 100_000
 
 
 def test_a_bidder_that_asks_all_of_the_cap_leaves_nothing() -> None:
     driver = market("a", "b")
-    job = driver.submit(max_price=1_000)
+    job = driver.submit(max_price_microcredits=1_000)
     broken_off = preempt(driver, job)
     result = finish(driver, job)
-    assert (result.paid, paid(driver, broken_off)) == (1_000, 0)
+    assert (result.paid_microcredits, paid(driver, broken_off)) == (1_000, 0)
 
 
 # What is not verified
@@ -255,7 +259,7 @@ def test_when_only_the_reference_is_right_the_submitter_pays_nothing() -> None:
     [audit] = driver.open_leases(job)
     driver.deliver(audit.id, "right", stages=STAGES, wall_us=WALL_US)
     assert driver.job(job).status is JobStatus.ACCEPTED
-    assert (driver.job(job).paid, paid(driver, first)) == (0, 0)
+    assert (driver.job(job).paid_microcredits, paid(driver, first)) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -275,7 +279,7 @@ def test_a_spot_check_takes_back_what_only_wrong_results_confirmed(
     driver.deliver(audit.id, "otherwise", stages=reference, wall_us=WALL_US)
     assert paid(driver, broken_off) == (before if kept else 0)
     assert before > 0
-    assert driver.job(job).paid == paid(driver, broken_off)
+    assert driver.job(job).paid_microcredits == paid(driver, broken_off)
     if not kept:
         assert "does not confirm its stages" in settled(driver, broken_off)[2]
 

@@ -30,11 +30,13 @@ def test_a_reference_run_decides_pays_and_expels() -> None:
     driver.deliver(right.id, "right", stages=(("normalize", "a"), ("model", "y")))
     audit = driver.open_audit(job)
     assert driver.told() == [SendAcknowledged(right.id, right.worker), SendGrant(audit.id, "a0")]
-    assert audit.price == 0
+    assert audit.price_microcredits == 0
     driver.deliver(audit.id, "right", stages=(("normalize", "a"), ("model", "y")))
     assert driver.told() == [
         SendAcknowledged(audit.id, "a0"),
-        SendSettled(right.id, right.worker, "accepted", right.price, "a reference run confirms it"),
+        SendSettled(
+            right.id, right.worker, "accepted", right.price_microcredits, "a reference run confirms it"
+        ),
         NotifyFinished(job),
         SendSettled(
             wrong.id,
@@ -46,15 +48,19 @@ def test_a_reference_run_decides_pays_and_expels() -> None:
         ),
     ]
     ended = driver.job(job)
-    assert (ended.status, ended.paid, ended.accepted) == (JobStatus.ACCEPTED, right.price, (right.id,))
+    assert (ended.status, ended.paid_microcredits, ended.accepted) == (
+        JobStatus.ACCEPTED,
+        right.price_microcredits,
+        (right.id,),
+    )
     assert ended.verification.credibility == 1.0
     assert sorted(driver.evidence()) == sorted(
         [(right.worker, "audit_passed"), (wrong.worker, "audit_failed")]
     )
     assert driver.of(Evidence, f"{wrong.id}:audit_failed").stage == "model"
     assert driver.market.worker(wrong.worker).standing is WorkerStanding.EXPELLED
-    assert driver.of(Account, f"stake:{wrong.worker}").available == 0
-    assert driver.of(Account, f"stake:{right.worker}").available == 1_000_000
+    assert driver.of(Account, f"stake:{wrong.worker}").available_microcredits == 0
+    assert driver.of(Account, f"stake:{right.worker}").available_microcredits == 1_000_000
     driver.check()
 
 
@@ -86,8 +92,8 @@ def test_if_all_are_wrong_the_reference_is_the_result_and_costs_nothing() -> Non
     audit = driver.open_audit(job)
     driver.deliver(audit.id, "right")
     ended = driver.job(job)
-    assert (ended.status, ended.paid, ended.accepted) == (JobStatus.ACCEPTED, 0, (audit.id,))
-    assert driver.market.account("credits:alice").available == 10_000_000
+    assert (ended.status, ended.paid_microcredits, ended.accepted) == (JobStatus.ACCEPTED, 0, (audit.id,))
+    assert driver.market.account("credits:alice").available_microcredits == 10_000_000
     driver.check()
 
 
@@ -124,9 +130,9 @@ def test_expelling_gives_back_held_earnings_and_other_work() -> None:
     driver = StaffedMarket(1, auditors=1)
     paid_job = driver.submit(confidence=0.75)
     driver.deliver_all(paid_job, "right")
-    earned = driver.job(paid_job).paid
+    earned = driver.job(paid_job).paid_microcredits
     assert earned > 0
-    running = driver.submit(confidence=0.75, max_price=50_000)
+    running = driver.submit(confidence=0.75, max_price_microcredits=50_000)
     other_lease = driver.open_leases(running)[0]
     driver.add_worker("w1")
     job = driver.submit(confidence=0.9)
@@ -136,15 +142,15 @@ def test_expelling_gives_back_held_earnings_and_other_work() -> None:
     driver.deliver(driver.open_audit(job).id, "right")
     assert SendRecall(other_lease.id, "w0") in driver.told()
     assert [lease.worker for lease in driver.open_leases(running)] == ["w1"]
-    assert driver.job(paid_job).paid == 0
+    assert driver.job(paid_job).paid_microcredits == 0
     assert driver.job(paid_job).status is JobStatus.ACCEPTED
-    assert driver.market.account("held:w0").available == 0
+    assert driver.market.account("held:w0").available_microcredits == 0
     driver.deliver(driver.open_leases(running)[0].id, "right")
     driver.check()
     driver.tick(10_000.0)
-    assert driver.market.account("earned:w0").available == 0
-    assert driver.market.account("credits:alice").available == 10_000_000 - sum(
-        driver.job(each).paid for each in (paid_job, running, job)
+    assert driver.market.account("earned:w0").available_microcredits == 0
+    assert driver.market.account("credits:alice").available_microcredits == 10_000_000 - sum(
+        driver.job(each).paid_microcredits for each in (paid_job, running, job)
     )
 
 
@@ -158,7 +164,7 @@ def test_undecided_results_of_an_expelled_worker_are_set_aside() -> None:
         driver.deliver(lease.id, "wrong" if lease.worker == "w0" else "right")
     driver.deliver(driver.open_audit(job).id, "right")
     set_aside = driver.of(Lease, leases["w0"].id)
-    assert (set_aside.state, set_aside.paid) == (LeaseState.INCONCLUSIVE, 0)
+    assert (set_aside.state, set_aside.paid_microcredits) == (LeaseState.INCONCLUSIVE, 0)
     driver.add_worker("w2")
     driver.deliver(leases["w1"].id, "right")
     assert [lease.worker for lease in driver.open_leases(waiting)] == ["w2"]

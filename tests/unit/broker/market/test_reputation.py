@@ -19,7 +19,7 @@ def test_losing_leases_lowers_a_score_until_the_worker_is_suspended() -> None:
     assert driver.market.worker("w0").standing is WorkerStanding.SUSPENDED
     assert len(driver.evidence()) == 10  # half a bad result each; 5 are enough evidence
     assert driver.market.reputation_of("w0")["cpu"].score < 0.01
-    assert driver.market.account("stake:w0").available == 1_000_000
+    assert driver.market.account("stake:w0").available_microcredits == 1_000_000
     driver.check()
 
 

@@ -17,10 +17,10 @@ def test_a_spot_check_does_not_delay_the_result() -> None:
     assert driver.job(job).status is JobStatus.ACCEPTED
     audit = driver.open_audit(job)
     assert driver.told()[-2:] == [NotifyFinished(job), SendGrant(audit.id, "a0")]
-    paid = driver.job(job).paid
+    paid = driver.job(job).paid_microcredits
     driver.deliver(audit.id, "right")
     assert driver.evidence() == [("w0", "audit_passed")]
-    assert driver.job(job).paid == paid
+    assert driver.job(job).paid_microcredits == paid
     assert driver.told() == [SendAcknowledged(audit.id, "a0")]
     driver.check()
 
@@ -29,15 +29,15 @@ def test_a_spot_check_that_contradicts_an_accepted_result_refunds_and_slashes() 
     driver = StaffedMarket(1, auditors=1, policy=ALWAYS_CHECKED)
     job = driver.submit()
     driver.deliver_all(job, "wrong")
-    price = driver.job(job).paid
+    price = driver.job(job).paid_microcredits
     driver.deliver(driver.open_audit(job).id, "right")
     ended = driver.job(job)
-    assert (ended.status, ended.paid) == (JobStatus.ACCEPTED, 0)
+    assert (ended.status, ended.paid_microcredits) == (JobStatus.ACCEPTED, 0)
     assert ended.verification.credibility == 0.0
     assert ended.verification.disagreed == ("w0",)
     assert driver.evidence() == [("w0", "audit_failed")]
-    assert driver.market.account("credits:alice").available == 10_000_000
-    assert driver.market.account("stake:w0").available == 0
+    assert driver.market.account("credits:alice").available_microcredits == 10_000_000
+    assert driver.market.account("stake:w0").available_microcredits == 0
     [_, told] = driver.told()
     assert f"{price / 1e6:g} credits of held earnings go back" in told.reason
     driver.check()
@@ -47,12 +47,12 @@ def test_what_has_matured_cannot_be_clawed_back() -> None:
     driver = StaffedMarket(1, auditors=1, policy=MarketPolicy(audit_rate=1.0, hold_s=5.0, lease_grace_s=60.0))
     job = driver.submit()
     driver.deliver_all(job, "wrong")
-    paid = driver.job(job).paid
+    paid = driver.job(job).paid_microcredits
     driver.tick(6.0)
     driver.deliver(driver.open_audit(job).id, "right")
-    assert driver.job(job).paid == paid
-    assert driver.market.account("earned:w0").available == paid
-    assert driver.market.account("stake:w0").available == 0
+    assert driver.job(job).paid_microcredits == paid
+    assert driver.market.account("earned:w0").available_microcredits == paid
+    assert driver.market.account("stake:w0").available_microcredits == 0
     driver.check()
 
 
@@ -178,5 +178,5 @@ def test_where_owners_are_too_few_a_reference_run_confirms() -> None:
     ended = driver.job(job)
     assert ended.status is JobStatus.ACCEPTED
     assert driver.evidence() == [("w0", "audit_passed")]
-    assert ended.paid == driver.market.account("held:w0").available > 0
+    assert ended.paid_microcredits == driver.market.account("held:w0").available_microcredits > 0
     driver.check()

@@ -25,7 +25,7 @@ POLICY = MarketPolicy(audit_rate=0.0, hold_s=100.0, retain_s=50.0, idempotency_s
 def driver() -> MarketDriver:
     """A funded submitter, a pipeline, and no workers."""
     driver = MarketDriver(policy=POLICY)
-    driver.fund(amount=250_000)
+    driver.fund(amount_microcredits=250_000)
     driver.publish()
     return driver
 
@@ -37,7 +37,7 @@ def test_a_single_result_job_from_submission_to_payment(driver: MarketDriver) ->
     lease = f"{job}.1"
     assert driver.told() == [ReplySubmitted(job), SendGrant(lease, "w0")]
     assert driver.market.account("credits:alice") == Account(
-        id="credits:alice", available=150_000, reserved=100_000
+        id="credits:alice", available_microcredits=150_000, reserved_microcredits=100_000
     )
     driver.deliver(lease)
     assert driver.told() == [
@@ -45,15 +45,21 @@ def test_a_single_result_job_from_submission_to_payment(driver: MarketDriver) ->
         SendSettled(lease, "w0", "accepted", 1200, "one result; credibility 0.8000 reaches 0.75"),
         NotifyFinished(job),
     ]
-    assert driver.market.account("credits:alice") == Account(id="credits:alice", available=248_800)
-    assert driver.market.account("held:w0").available == 1200
+    assert driver.market.account("credits:alice") == Account(
+        id="credits:alice", available_microcredits=248_800
+    )
+    assert driver.market.account("held:w0").available_microcredits == 1200
     finished = driver.job(job)
-    assert (finished.status, finished.paid, finished.accepted) == (JobStatus.ACCEPTED, 1200, (lease,))
+    assert (finished.status, finished.paid_microcredits, finished.accepted) == (
+        JobStatus.ACCEPTED,
+        1200,
+        (lease,),
+    )
     driver.tick(99.0)
-    assert driver.market.account("earned:w0").available == 0
+    assert driver.market.account("earned:w0").available_microcredits == 0
     driver.tick(1.0)
-    assert driver.market.account("held:w0").available == 0
-    assert driver.market.account("earned:w0").available == 1200
+    assert driver.market.account("held:w0").available_microcredits == 0
+    assert driver.market.account("earned:w0").available_microcredits == 1200
     driver.check()
 
 
@@ -73,7 +79,7 @@ def test_every_changed_record_is_saved_once_with_its_final_state(driver: MarketD
 def test_funding_happens_once_per_transfer(driver: MarketDriver) -> None:
     driver.fund("bob", 100, transfer="t1")
     assert driver.fund("bob", 100, transfer="t1") == []
-    assert driver.market.account("credits:bob").available == 100
+    assert driver.market.account("credits:bob").available_microcredits == 100
     driver.fund("bob", 101, transfer="t1")
     assert driver.refusal().code == "idempotency-conflict"
     driver.fund("bob", 2 * 10**18)
@@ -110,8 +116,8 @@ def test_work_units_follow_from_the_input(driver: MarketDriver) -> None:
     [
         ({"pipeline": "unknown"}, "unknown-pipeline"),
         ({"account": "bob"}, "insufficient-funds"),
-        ({"max_price": 250_001}, "insufficient-funds"),
-        ({"max_price": 0}, "invalid-request"),
+        ({"max_price_microcredits": 250_001}, "insufficient-funds"),
+        ({"max_price_microcredits": 0}, "invalid-request"),
     ],
 )
 def test_a_submission_that_cannot_be_is_refused(
@@ -126,7 +132,7 @@ def test_a_submission_that_cannot_be_is_refused(
 
 
 def test_insufficient_funds_says_how_much(driver: MarketDriver) -> None:
-    driver.submit(max_price=300_000)
+    driver.submit(max_price_microcredits=300_000)
     problem = driver.refusal()
     assert problem.detail == "0.3 credits needed, 0.25 available"
     assert problem.facts == {"needed_microcredits": 300_000, "available_microcredits": 250_000}
@@ -137,7 +143,7 @@ def test_a_repeated_key_gives_the_earlier_job(driver: MarketDriver) -> None:
     assert driver.submit(key="k") == job
     assert driver.told() == [ReplySubmitted(job)]
     assert len(driver.all_of(Job)) == 1
-    assert driver.market.account("credits:alice").reserved == 100_000
+    assert driver.market.account("credits:alice").reserved_microcredits == 100_000
     driver.submit(key="k", request_hash="another")
     problem = driver.refusal()
     assert (problem.code, problem.facts) == ("idempotency-conflict", {"job": job})
@@ -202,7 +208,9 @@ def test_cancelling_recalls_and_refunds(driver: MarketDriver) -> None:
     assert ended.status is JobStatus.CANCELLED
     assert ended.problem is not None
     assert ended.problem.code == "job-cancelled"
-    assert driver.market.account("credits:alice") == Account(id="credits:alice", available=250_000)
+    assert driver.market.account("credits:alice") == Account(
+        id="credits:alice", available_microcredits=250_000
+    )
     assert [transfer.kind for transfer in driver.all_of(Transfer)].count("pay") == 0
     driver.check()
 
@@ -250,12 +258,12 @@ def test_unknown_workers_are_refused(driver: MarketDriver) -> None:
 
 
 def test_a_worker_joins_once_with_one_stake(driver: MarketDriver) -> None:
-    driver.join("w0", owner="ann", stake=500)
-    assert driver.join("w0", owner="ann", stake=500) == []
-    driver.join("w0", owner="ben", stake=500)
+    driver.join("w0", owner="ann", stake_microcredits=500)
+    assert driver.join("w0", owner="ann", stake_microcredits=500) == []
+    driver.join("w0", owner="ben", stake_microcredits=500)
     assert driver.refusal().code == "invalid-join-token"
-    driver.join("w1", stake=10**19)
+    driver.join("w1", stake_microcredits=10**19)
     assert driver.refusal().code == "insufficient-funds"
-    assert driver.market.account("stake:w0").available == 500
+    assert driver.market.account("stake:w0").available_microcredits == 500
     assert driver.market.worker("w1") is None
     driver.check()

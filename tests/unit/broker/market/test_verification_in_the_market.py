@@ -24,7 +24,7 @@ def test_newcomers_confirm_each_other_and_all_are_paid() -> None:
     assert ended.verification is not None
     assert ended.verification.credibility == pytest.approx(0.512 / 0.52)
     assert ended.verification.agreed == tuple(lease.worker for lease in leases)
-    assert ended.paid == sum(lease.price for lease in leases)
+    assert ended.paid_microcredits == sum(lease.price_microcredits for lease in leases)
     assert driver.evidence() == [(lease.worker, "agreed") for lease in leases]
     driver.check()
 
@@ -76,9 +76,9 @@ def test_without_an_auditor_replicas_outvote_and_nothing_is_slashed() -> None:
     while driver.job(job).status is JobStatus.RUNNING:
         driver.deliver(driver.open_leases(job)[0].id, "right")
     loser = driver.of(Lease, wrong.id)
-    assert (loser.state, loser.paid) == (LeaseState.REJECTED, 0)
+    assert (loser.state, loser.paid_microcredits) == (LeaseState.REJECTED, 0)
     assert (wrong.worker, "outvoted") in driver.evidence()
-    assert driver.of(Account, f"stake:{wrong.worker}").available == 1_000_000
+    assert driver.of(Account, f"stake:{wrong.worker}").available_microcredits == 1_000_000
     assert driver.market.worker(wrong.worker).standing is WorkerStanding.ACTIVE
     assert driver.job(job).verification.disagreed == (wrong.worker,)
     settled = [told for told in driver.told() if isinstance(told, SendSettled) and told.lease == wrong.id]
@@ -95,9 +95,9 @@ def test_a_job_that_never_agrees_is_not_verified_and_refunded() -> None:
     assert ended.status is JobStatus.FAILED
     assert ended.problem.code == "not-verified"
     assert ended.problem.facts["results"] == 4
-    assert ended.paid == 0
+    assert ended.paid_microcredits == 0
     assert {lease.state for lease in driver.market.leases_of(job)} == {LeaseState.INCONCLUSIVE}
-    assert driver.market.account("credits:alice").available == 10_000_000
+    assert driver.market.account("credits:alice").available_microcredits == 10_000_000
     assert driver.evidence() == []
     driver.check()
 
@@ -115,7 +115,9 @@ def test_a_verified_stage_failure_fails_the_job_and_is_paid() -> None:
         driver.deliver(lease.id, "failed:normalize:kernel-trap", problem=TRAP)
     ended = driver.job(job)
     assert (ended.status, ended.problem) == (JobStatus.FAILED, TRAP)
-    assert ended.paid == sum(lease.paid for lease in driver.market.leases_of(job)) > 0
+    assert (
+        ended.paid_microcredits == sum(lease.paid_microcredits for lease in driver.market.leases_of(job)) > 0
+    )
     assert len(ended.accepted) == 3
     assert {kind for _, kind in driver.evidence()} == {"agreed"}
     driver.check()
@@ -162,6 +164,6 @@ def test_what_comes_twice_or_from_others_harms_nobody(event: str) -> None:
     driver.deliver(lease.id)
     assert driver.told() == [
         SendAcknowledged(lease.id, lease.worker),
-        SendSettled(lease.id, lease.worker, "accepted", lease.price, "settled before"),
+        SendSettled(lease.id, lease.worker, "accepted", lease.price_microcredits, "settled before"),
     ]
     driver.check()

@@ -21,8 +21,8 @@ MODULES = sorted(
     for path in (ROOT / package).glob("tradepost*/**/*.py")
     if "testing" not in path.parts
 )
-#: The one definition; and `worker run`, which logs JSON lines under the same name.
-OPTION_MODULES = ("sdk/tradepost/commands/options.py", "worker/tradepost_worker/cli.py")
+#: Where `--json` is defined, for what a command prints and for what it logs.
+OPTION_MODULES = ("sdk/tradepost/commands/options.py",)
 
 
 class View(msgspec.Struct, kw_only=True):

@@ -111,7 +111,7 @@ ROOT = b"\xd8\x2a\x58\x25\x00" + bytes.fromhex("01551220") + bytes(32)
 @pytest.mark.parametrize(
     ("car", "message"),
     [
-        pytest.param(b"", "cut off", id="nothing"),
+        pytest.param(b"", "truncated", id="nothing"),
         pytest.param(header(b"\xa2\x65roots\x81" + ROOT + b"\x67version\x02"), "version: 1", id="version 2"),
         pytest.param(header(bytes.fromhex("a16776657273696f6e02")), "version: 1", id="the pragma of a CARv2"),
         pytest.param(header(b"\xa1\x67version\x01"), "version: 1", id="no roots"),
@@ -120,10 +120,10 @@ ROOT = b"\xd8\x2a\x58\x25\x00" + bytes.fromhex("01551220") + bytes(32)
         pytest.param(header(b"\xa3\x61x\x01\x65roots\x80\x67version\x01"), "version: 1", id="another key"),
         pytest.param(header(b"\x81" * 1000), "cannot be read", id="a depth bomb"),
         pytest.param(encode_varint(HEADER_BYTES_MAX + 1), "announces", id="a large header"),
-        pytest.param(b"\x80\x80", "cut off", id="half a length"),
-        pytest.param(b"\xff" * 20, "varint", id="a length without end"),
+        pytest.param(b"\x80\x80", "truncated", id="half a length"),
+        pytest.param(b"\xff" * 20, "varint", id="a length field that is too long"),
         pytest.param(b"\xba\x00", "varint", id="a length that is not the shortest"),
-        pytest.param(encode_header(()) + b"\x00", "section", id="a section of nothing"),
+        pytest.param(encode_header(()) + b"\x00", "section", id="an empty section"),
         pytest.param(
             encode_header(()) + encode_varint(36 + BLOCK_BYTES_MAX + 1), "announces", id="a large block"
         ),
@@ -158,6 +158,6 @@ def test_a_car_over_its_cap_is_refused_while_it_arrives() -> None:
 
 def test_blocks_before_a_bad_one_are_kept() -> None:
     kept: dict[Cid, bytes] = {}
-    with pytest.raises(InvalidCar, match="cut off"):
+    with pytest.raises(InvalidCar, match="truncated"):
         import_car(io.BytesIO(SMALL_CAR[:-1]), put=kept.__setitem__, bytes_max=1 << 20)
     assert list(kept.items()) == list(SMALL_BLOCKS.items())[:-1]

@@ -124,7 +124,7 @@ def test_a_node_that_lies_about_sizes_is_refused() -> None:
     leaf = cid_of_block(b"12345", "raw")
     node = encode_file_node([Link(leaf, 5, 6), Link(leaf, 5, 5)])
     root = cid_of_block(node, "dag-pb")
-    with pytest.raises(ContentMismatch, match="its parent says 6"):
+    with pytest.raises(ContentMismatch, match="its parent declares 6"):
         read(root, {root: node, leaf: b"12345"})
 
 

@@ -176,7 +176,7 @@ def test_links_that_wait_are_bounded_where_nodes_share_their_children(
     root, blocks = tower(9)
     assert len(walk_all(DagWalk(root, bytes_max=1 << 30), blocks)) == 109
     root, blocks = tower(11)
-    with pytest.raises(InvalidDag, match="to follow at once"):
+    with pytest.raises(InvalidDag, match="unfollowed links at a time"):
         walk_all(DagWalk(root, bytes_max=1 << 30), blocks)
 
 

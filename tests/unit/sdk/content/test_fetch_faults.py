@@ -311,8 +311,8 @@ async def test_a_liar_is_named_and_not_asked_again(caplog: pytest.LogCaptureFixt
         assert len(peers) == 1
         alone = Fetcher([fetcher.standings[0].source])
         for message in (
-            "sent other bytes than",
-            "sent other bytes before, and is not asked for another 600 s",
+            "sent bytes that do not match",
+            "sent wrong bytes before, and is not used for another 600 s",
         ):
             with pytest.raises(ContentUnavailable, match=message) as caught:
                 await alone.get(CID)
@@ -329,10 +329,10 @@ async def test_a_liar_is_asked_again_after_a_time_that_doubles() -> None:
     async with scripted(wrong_block) as (bad, peers), aiohttp.ClientSession() as session:
         fetcher = Fetcher([GatewaySource(bad, session=session)], limits=limits, clock=clock)
         for visits, aside_s in enumerate((10, 20, 35, 35), start=1):
-            with pytest.raises(ContentUnavailable, match="sent other bytes than"):
+            with pytest.raises(ContentUnavailable, match="sent bytes that do not match"):
                 await fetcher.get(CID)
             clock.now_s += aside_s - 1
-            with pytest.raises(ContentUnavailable, match="not asked for another 1 s"):
+            with pytest.raises(ContentUnavailable, match="not used for another 1 s"):
                 await fetcher.get(CID)
             assert len(peers) == visits
             clock.now_s += 1

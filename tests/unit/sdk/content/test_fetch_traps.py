@@ -45,7 +45,7 @@ async def fetch_from(script: Script, root: Cid, store: FolderStore, bytes_max: i
 async def test_a_cycle_needs_a_lie_and_the_lie_is_found(store: FolderStore) -> None:
     root = cid_of_block(b"whatever", "dag-pb")
     cycle = encode_file_node([Link(root, 4, 4)])
-    with pytest.raises(ContentUnavailable, match="other bytes"):
+    with pytest.raises(ContentUnavailable, match="bytes that do not match"):
         await fetch_from(serves({root: cycle}), root, store)
 
 

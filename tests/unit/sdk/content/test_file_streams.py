@@ -168,7 +168,7 @@ async def test_a_file_of_too_many_blocks_is_refused(monkeypatch: pytest.MonkeyPa
 async def test_what_is_no_file_is_refused() -> None:
     folder = encode_directory(())
     cid = cid_of_block(folder, "dag-pb")
-    with pytest.raises(InvalidDag, match="no file"):
+    with pytest.raises(InvalidDag, match="not a file"):
         await read(cid, {cid: folder})
     manifest = cid_of_block(b"\xa0", "dag-cbor")
     node = encode_file_node([Link(manifest, 1, 1)])

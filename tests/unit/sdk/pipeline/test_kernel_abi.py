@@ -116,7 +116,7 @@ def test_what_offends_is_named(parts: list[str], names: str) -> None:
         (b"\0asm\x02\0\0\0", "version 02000000"),
         (b"\0asm\x0d\0\x01\0", "component"),
         (HEADER + b"\0" * WASM_BYTES_MAX, "limit"),
-        (HEADER + b"\x01\x7f", "longer than what is left"),
+        (HEADER + b"\x01\x7f", "beyond the end"),
         (HEADER + section(1, b"\0") + section(1, b"\0"), "repeated or out of order"),
         (HEADER + section(2, b"\0") + section(1, b"\0"), "repeated or out of order"),
         (HEADER + section(1, b"\0\0"), "bytes after its content"),

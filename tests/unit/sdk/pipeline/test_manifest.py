@@ -140,8 +140,8 @@ def test_noise_is_refused(noise: bytes) -> None:
     ("stages", "said"),
     [
         ((kernel(inputs={"image": "input.picture"}),), "which has: image"),
-        ((kernel(inputs={"image": "later.image"}),), "which is not before it"),
-        ((kernel(inputs={"image": "k.image"}),), "which is not before it"),
+        ((kernel(inputs={"image": "later.image"}),), "which is not an earlier stage"),
+        ((kernel(inputs={"image": "k.image"}),), "which is not an earlier stage"),
         ((kernel(inputs={"image": "image"}),), "write stage.tensor"),
         ((kernel(), kernel()), "rename the stage"),
         ((kernel(name="input"),), "rename the stage"),
@@ -176,7 +176,7 @@ def test_an_input_that_does_not_fit_says_what_is_needed(tensors: dict[str, Any],
 def test_an_input_over_the_pipelines_limit_is_refused() -> None:
     document = TensorDocument(tensors={"image": np.zeros((2, 2), np.uint8)})
     make().check_input(document, document_bytes=10)
-    with pytest.raises(InvalidInput, match="takes 9"):
+    with pytest.raises(InvalidInput, match="accepts at most 9"):
         make(limits=Limits(input_bytes=9)).check_input(document, document_bytes=10)
 
 

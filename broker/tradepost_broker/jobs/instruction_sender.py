@@ -28,7 +28,7 @@ from tradepost_broker.streams.watchers import Watchers
 
 
 class Records(Protocol):
-    """What the courier needs of the market."""
+    """What the sender needs of the market."""
 
     def job(self, id_: str) -> Job | None:
         """The job, while it is in memory."""
@@ -39,8 +39,8 @@ class Records(Protocol):
         ...
 
 
-class Courier:
-    """Releases instructions. `revocations` gives the newest list."""
+class InstructionSender:
+    """Sends what instructions ask for. `revocations` gives the newest list."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Courier:
         self._watchers = watchers
         self._revocations = revocations
 
-    def release(self, instruction: Instruction) -> None:
+    def send(self, instruction: Instruction) -> None:
         """Carry out one instruction. Replies and saves are the engine's business."""
         match instruction:
             case SendGrant(lease=lease, worker=worker):
@@ -66,8 +66,14 @@ class Courier:
                 self._sessions.post(worker, Recall(lease))
             case SendAcknowledged(lease=lease, worker=worker, problem=problem):
                 self._sessions.post(worker, Acknowledged(lease, problem))
-            case SendSettled(lease=lease, worker=worker, verdict=verdict, earned=earned, reason=reason):
-                self._sessions.post(worker, Settled(lease, verdict, earned, reason))
+            case SendSettled(
+                lease=lease,
+                worker=worker,
+                verdict=verdict,
+                earned_microcredits=earned_microcredits,
+                reason=reason,
+            ):
+                self._sessions.post(worker, Settled(lease, verdict, earned_microcredits, reason))
             case SendRevocations():
                 if (newest := self._revocations()) is not None:
                     self._sessions.post_to_all(newest)
@@ -89,7 +95,7 @@ class Courier:
             pipeline=job.pipeline,
             nonce=lease.nonce,
             expires_at=int(lease.expires_at),
-            price_microcredits=lease.price,
+            price_microcredits=lease.price_microcredits,
             input=None if inline is None else inline.document,
             input_cid=job.input if inline is None else None,
         )
