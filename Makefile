@@ -10,7 +10,7 @@ INSTALL := $(UV) pip install --quiet --python $(BIN)/python --constraint constra
 DEPTRY := $(BIN)/deptry --no-ansi
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test extended check format lint types coverage docs kernels containment benchmark constraints clean
+.PHONY: help demo test quick extended check format lint types coverage docs kernels containment benchmark constraints clean
 
 help:
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -20,6 +20,10 @@ demo: $(VENV)/ready-to-run ## run a whole market on this machine, one cheater in
 
 test: $(VENV)/ready-to-develop ## run every test
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS)
+
+quick: $(VENV)/ready-to-develop ## lint, types, and the unit tests that start no process: under 90 seconds on two cores
+	$(MAKE) --no-print-directory -j 2 lint types
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not process and not slow" $(or $(TESTS),tests/unit)
 
 extended: SEED ?= $(shell date +%s)
 extended: $(VENV)/ready-to-develop ## run each mutation and fuzzing property 10,000 times (again: SEED=...)

@@ -19,6 +19,7 @@ from cryptography.exceptions import InvalidSignature as _CryptographyInvalidSign
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 from tradepost.atomic_files import OWNER_ONLY, READABLE_BY_ALL, create_file
 from tradepost.errors import InvalidKey, InvalidSignature
@@ -29,7 +30,10 @@ PublisherId = Annotated[str, msgspec.Meta(pattern=r"^[a-z2-7]{52}\Z")]
 
 _ECDSA_OF_DIGEST: Final = ec.ECDSA(utils.Prehashed(hashes.SHA256()))
 _KEY_FILE_BYTES_MAX: Final = 16 << 10
-_ENCRYPTED_LABEL: Final = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
+_COSIGN_LABELS: Final = (
+    b"-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----",
+    b"-----BEGIN ENCRYPTED COSIGN PRIVATE KEY-----",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,17 +122,23 @@ class SigningKey:
 
     @classmethod
     def load(cls, path: Path, *, passphrase: Callable[[], bytes]) -> SigningKey:
-        """The key in the PKCS#8 PEM file at `path`; `passphrase` is asked only if the file is encrypted.
+        """The key in the PEM file at `path`, PKCS#8 or SEC1. `passphrase` is called only if it is encrypted.
 
         Raises `InvalidKey`.
         """
         pem = _read(path)
-        password = passphrase() if _ENCRYPTED_LABEL in pem else None
+        if any(label in pem for label in _COSIGN_LABELS):
+            raise InvalidKey(
+                f"{path} is encrypted in a format that only cosign reads",
+                hint="`tradepost keygen` makes a key; `cosign import-key-pair` imports it.",
+            )
         try:
-            key = serialization.load_pem_private_key(pem, password=password)
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-            reason = "the passphrase is wrong, or the file is damaged" if password else str(error)
-            raise InvalidKey(f"{path}: {reason}") from None
+            try:
+                key = serialization.load_pem_private_key(pem, password=None)
+            except TypeError:  # it is encrypted, in PKCS#8 or in the older way of SEC1 keys
+                key = _decrypted(path, pem, passphrase())
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise InvalidKey(f"{path}: {error}") from None
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise InvalidKey(f"{path} is not an ECDSA P-256 private key")
         return cls(key)
@@ -184,6 +194,13 @@ def _read(path: Path) -> bytes:
     if len(data) > _KEY_FILE_BYTES_MAX:
         raise InvalidKey(f"{path} is larger than any key")
     return data
+
+
+def _decrypted(path: Path, pem: bytes, passphrase: bytes) -> PrivateKeyTypes:
+    try:
+        return serialization.load_pem_private_key(pem, password=passphrase)
+    except ValueError:
+        raise InvalidKey(f"{path}: the passphrase is wrong, or the file is damaged") from None
 
 
 def _create(path: Path, data: bytes, *, mode: int) -> None:

@@ -38,6 +38,7 @@ from tradepost.pipeline.tensors import TensorDocument, encode
 from tradepost.protocol import (
     INLINE_BYTES_MAX,
     MESSAGE_BYTES_MAX,
+    AccountView,
     CancelJob,
     Finished,
     JobRequest,
@@ -428,6 +429,6 @@ async def test_an_unknown_job_is_a_problem(side: Side) -> None:
 async def test_the_account_has_credits(side: Side) -> None:
     response, body = await side.ask("GET", "/v1/account")
     assert response.content_type == "application/json"
-    account = msgspec.json.decode(body)
-    assert set(account) == {"account", "available_microcredits", "reserved_microcredits"}
-    assert account["available_microcredits"] > 0
+    account = msgspec.json.decode(body, type=AccountView)
+    assert account.available_microcredits > 0
+    assert account.reserved_microcredits == 0

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tradepost.errors import InvalidSignature, UntrustedSigner
+from tradepost.errors import InvalidArtifact, InvalidSignature, UntrustedSigner
 from tradepost_signing.checks.signature_directory import sign_directory, verify_directory
 from tradepost_signing.keyless.identity import SigstoreIdentity
 from tradepost_signing.keys import SigningKey
@@ -79,6 +79,19 @@ def test_they_accept_what_we_sign_and_name_a_changed_file(model, tmp_path):
     assert "model.onnx" in done.stdout + done.stderr
     with pytest.raises(InvalidSignature, match=r"changed: model\.onnx"):
         ours_verifies(model)
+
+
+def test_a_directory_that_they_signed_with_links_is_not_called_tampered(model, tmp_path):
+    (model / "link").symlink_to("kernel.wasm")
+    arguments = ("sign", "key", "model", "--signature", "model/model.sig", "--private_key", "key")
+    done = model_signing(tmp_path, *arguments, "--allow_symlinks")
+    assert done.returncode == 0, done.stderr
+    with pytest.raises(InvalidArtifact, match=r"link is a link .* Its signature allows links"):
+        ours_verifies(model)
+    # Where each link was replaced by its file, the same signature holds.
+    (model / "link").unlink()
+    (model / "link").write_bytes(FILES["kernel.wasm"])
+    assert "link" in ours_verifies(model)
 
 
 @pytest.mark.parametrize("ignoring", [(), ("--ignore-paths", "model/.hidden")])

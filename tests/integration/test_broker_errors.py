@@ -40,7 +40,7 @@ from tradepost.errors import (
     UntrustedPipeline,
     WorkerLost,
 )
-from tradepost.pipeline.manifest import Limits
+from tradepost.pipeline.manifest import PipelineLimits
 from tradepost.pipeline.tensors import TensorDocument, encode
 from tradepost.protocol import (
     INLINE_BYTES_MAX,
@@ -346,7 +346,7 @@ async def test_a_published_pipeline_is_not_taken_over(broker: LocalBroker) -> No
 async def test_limits_beyond_the_brokers_are_refused(tmp_path: Path) -> None:
     async with local_broker(tmp_path, document_bytes_max=1000) as broker:
         key = await broker.account()
-        pipeline = SamplePipeline(limits=Limits(input_bytes=1000, output_bytes=1001))
+        pipeline = SamplePipeline(limits=PipelineLimits(input_bytes=1000, output_bytes=1001))
         with pytest.raises(InvalidPipeline, match=r"limits\.output_bytes"):
             await broker.publish(key, pipeline)
 

@@ -23,7 +23,7 @@ from tradepost.errors import (
     QuotaExceeded,
     UnknownJob,
 )
-from tradepost.pipeline.manifest import Limits
+from tradepost.pipeline.manifest import PipelineLimits
 from tradepost.pipeline.tensors import TensorDocument, decode, encode
 from tradepost.protocol import (
     INLINE_BYTES_MAX,
@@ -417,6 +417,6 @@ async def test_a_stream_that_speaks_nonsense_is_closed(broker: LocalBroker, mess
 
 async def test_documents_over_the_pipelines_limit_are_refused(broker: LocalBroker) -> None:
     key = await broker.account()
-    pipeline = await broker.publish(key, SamplePipeline(limits=Limits(input_bytes=100)))
+    pipeline = await broker.publish(key, SamplePipeline(limits=PipelineLimits(input_bytes=100)))
     with pytest.raises(InvalidInput, match="sample takes 100"):
         await broker.submit(key, pipeline, input=sample_input(size=100))

@@ -14,7 +14,7 @@ from tradepost.errors import (
     QuotaExceeded,
 )
 from tradepost.identity import Identity
-from tradepost.pipeline.manifest import Limits
+from tradepost.pipeline.manifest import PipelineLimits
 from tradepost.protocol import (
     Acknowledged,
     Deliver,
@@ -122,7 +122,7 @@ async def test_another_workers_lease_cannot_be_delivered(broker: LocalBroker) ->
 
 async def test_an_output_over_the_limit_is_refused(broker: LocalBroker) -> None:
     key = await broker.account()
-    pipeline = await broker.publish(key, SamplePipeline(limits=Limits(output_bytes=20)))
+    pipeline = await broker.publish(key, SamplePipeline(limits=PipelineLimits(output_bytes=20)))
     worker = await broker.worker()
     await broker.submit(key, pipeline)
     grant = await worker.expect(Grant)

@@ -182,6 +182,14 @@ async def test_joining_twice_keeps_the_identity(owner: Owner, broker: tuple[Fake
     assert (await join(owner, broker))["worker"] == (await join(owner, broker))["worker"]
 
 
+async def test_a_token_may_be_copied_with_blanks_around_it(
+    owner: Owner, broker: tuple[FakeBroker, str]
+) -> None:
+    arguments = ("join", broker[1], "--token", f" {broker[0].token}\n", "--no-run")
+    await asyncio.to_thread(owner.says, *arguments)
+    assert StateFolder(owner.folder).membership() is not None
+
+
 async def test_a_token_of_another_broker_is_refused(owner: Owner, broker: tuple[FakeBroker, str]) -> None:
     token = f"tpj_0123456789abcdef.{Identity.generate().id}"
     arguments = ("join", broker[1], "--token", token, "--no-run")

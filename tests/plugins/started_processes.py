@@ -7,7 +7,7 @@ without Python are not seen.
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator
+from collections.abc import Container, Generator
 from pathlib import Path
 
 import pytest
@@ -18,9 +18,15 @@ STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.sys
 _started: list[str] = []
 
 
-def _note(event: str, arguments: tuple[object, ...]) -> None:
-    if event in STARTS:
-        _started.append(f"{event}{arguments[:2]}")
+def _note(
+    event: str,
+    arguments: tuple[object, ...],
+    # Bound here, since the hook is still called when the interpreter has cleared this module.
+    starts: Container[str] = STARTS,
+    started: list[str] = _started,
+) -> None:
+    if event in starts:
+        started.append(f"{event}{arguments[:2]}")
 
 
 sys.addaudithook(_note)

@@ -9,9 +9,9 @@ import numpy as np
 from tradepost.content import Cid, add_bytes, cid_of_block
 from tradepost.pipeline.manifest import (
     KernelStage,
-    Limits,
     Manifest,
     ModelStage,
+    PipelineLimits,
     TensorSpec,
     WorkUnits,
     encode_manifest,
@@ -27,7 +27,7 @@ class SamplePipeline:
 
     name: str = "sample"
     kernel_bytes: int = 64
-    limits: Limits = field(default_factory=Limits)
+    limits: PipelineLimits = field(default_factory=PipelineLimits)
     key: SigningKey = field(default_factory=SigningKey.generate)
 
     def blocks(self) -> list[tuple[Cid, bytes]]:

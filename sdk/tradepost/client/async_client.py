@@ -18,7 +18,7 @@ from tradepost.broker_url import parse_broker_url, raise_for_problem, raise_unav
 from tradepost.client.job_stream import JobStream
 from tradepost.client.results import Result, check_result, error_of
 from tradepost.content import Cid, add_bytes
-from tradepost.errors import InvalidSettings, ResultTimeout
+from tradepost.errors import ClientClosed, InvalidSettings, ResultTimeout
 from tradepost.money import Credits, to_credits, to_microcredits
 from tradepost.pipeline.tensors import Tensor, TensorDocument, encode
 from tradepost.protocol import (
@@ -85,11 +85,16 @@ class AsyncClient:
     def __init__(
         self, url: str | None = None, *, api_key: str | None = None, give_up_s: float = 30.0
     ) -> None:
-        self.url = parse_broker_url(url or os.environ.get("TRADEPOST_URL", DEFAULT_URL))
-        key = api_key or os.environ.get("TRADEPOST_API_KEY")
+        self.url = parse_broker_url(url or os.environ.get("TRADEPOST_URL") or DEFAULT_URL)
+        # A key that was read from a file may end with the end of its line.
+        key = (api_key or os.environ.get("TRADEPOST_API_KEY") or "").strip()
         if not key:
             raise InvalidSettings(
                 "there is no API key", hint="Pass api_key=… or set the variable TRADEPOST_API_KEY."
+            )
+        if not (key.isascii() and key.isprintable()):
+            raise InvalidSettings(
+                "the API key contains characters that no API key has", hint="Copy it again."
             )
         self._headers = {"Authorization": f"Bearer {key}"}
         self._give_up_s = give_up_s
@@ -106,15 +111,17 @@ class AsyncClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.stream.close()
-        if self._session is not None:
-            await self._session.close()
+        stream, session = self.stream, self._session
+        await stream.close()
+        self._stream = self._session = None
+        if session is not None:
+            await session.close()
 
     @property
     def stream(self) -> JobStream:
-        """The open stream. Raises `InvalidSettings` outside of `async with`."""
+        """The open stream. Raises `ClientClosed` outside of `async with`."""
         if self._stream is None:
-            raise InvalidSettings("the client is not open", hint="Use it as `async with AsyncClient(…)`.")
+            raise ClientClosed
         return self._stream
 
     async def submit(
@@ -211,7 +218,7 @@ class AsyncClient:
 
     async def _request(self, method: str, path: str, data: bytes | None = None) -> bytes:
         if self._session is None:
-            raise InvalidSettings("the client is not open")
+            raise ClientClosed
         try:
             async with self._session.request(
                 method, self.url / path, data=data, headers=self._headers

@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 
 from tradepost.client.async_client import AsyncClient, AsyncJobHandle, Inputs
 from tradepost.client.results import Result
-from tradepost.errors import ResultTimeout
+from tradepost.errors import ClientClosed, ResultTimeout
 from tradepost.protocol import JobView, PipelineView
 
 T = TypeVar("T")
@@ -63,9 +63,11 @@ class Client:
         self._async = AsyncClient(url, api_key=api_key, give_up_s=give_up_s)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="tradepost-client", daemon=True)
+        self._is_open = False
 
     def __enter__(self) -> Self:
         self._thread.start()
+        self._is_open = True
         self._wait(self._async.__aenter__())
         return self
 
@@ -73,8 +75,10 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
+            self._wait(self._loop.shutdown_asyncgens())  # a `map` that was left before its end
             self._wait(self._async.__aexit__(kind, error, trace))
         finally:
+            self._is_open = False
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
@@ -86,14 +90,19 @@ class Client:
     def map(self, pipeline: str, inputs: Iterable[Inputs], **options: Any) -> Iterator[Result]:
         """The results of many jobs in order. `options` are those of `AsyncClient.map`."""
         results = self._async.map(pipeline, inputs, **options)
+
+        async def step() -> Result:
+            # On the loop, which then knows the generator, and ends it if the client is left first.
+            return await anext(results)
+
         try:
             while True:
                 try:
-                    yield self._wait(anext(results))
+                    yield self._wait(step())
                 except StopAsyncIteration:
                     return
         finally:
-            with contextlib.suppress(RuntimeError):  # the loop is closed if the client was left first
+            with contextlib.suppress(ClientClosed):  # if the client was left first
                 self._wait(results.aclose())  # type: ignore[attr-defined]  # it is a generator
 
     def job(self, job: str) -> JobView:
@@ -113,14 +122,27 @@ class Client:
         return self._wait(self._async.balance())
 
     def start(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Run a coroutine on the client's loop; a future of what it returns."""
+        """Run a coroutine on the client's loop; a future of what it returns. Raises `ClientClosed`."""
+        self._check_open(work)
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def call(self, function: Callable[[], object]) -> None:
-        """Call a function on the client's loop, soon."""
+        """Call a function on the client's loop, soon. Raises `ClientClosed`."""
+        self._check_open()
         self._loop.call_soon_threadsafe(function)
 
+    def _check_open(self, *work: Awaitable[object]) -> None:
+        """Raise `ClientClosed` outside of `with`, where nothing would run `work`."""
+        if self._is_open:
+            return
+        for one in work:
+            if isinstance(one, Coroutine):
+                one.close()  # or Python warns that nobody awaited it
+        raise ClientClosed
+
     def _wait(self, work: Awaitable[T]) -> T:
+        self._check_open(work)
+
         async def run() -> T:
             return await work
 

@@ -18,6 +18,7 @@ from tradepost.commands.options import Json
 from tradepost.commands.progress import progress_bar
 from tradepost.commands.terminal import show
 from tradepost.content import Cid, FolderStore, parse_cid
+from tradepost.content.storage.store import DISK_IS_FULL
 from tradepost.content.transfer.car import import_car
 from tradepost.content.transfer.export import export_car
 from tradepost.content.transfer.fetch import Fetcher, Progress
@@ -28,7 +29,8 @@ from tradepost.content.unixfs.extract import extract
 from tradepost.content.unixfs.paths import resolve, split_path
 from tradepost.errors import (
     ContentMismatch,
-    InvalidSettings,
+    ContentStoreFull,
+    ContentStoreUnusable,
     UnknownCid,
     UnreadableContent,
 )
@@ -225,7 +227,9 @@ def _opened(folder: Path | None, budget: int) -> Iterator[FolderStore]:
     try:
         yield FolderStore(folder or user_data_path("tradepost") / "content", bytes_max=budget)
     except OSError as error:
-        raise InvalidSettings(f"the block store: {error}") from None
+        if error.errno in DISK_IS_FULL:
+            raise ContentStoreFull(f"the disk is full: {error}") from None
+        raise ContentStoreUnusable(f"the block store: {error}") from None
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from tradepost.errors.connection import BrokerUnavailable, InsecureTransport, Pr
 from tradepost.errors.content import (
     ContentMismatch,
     ContentStoreFull,
+    ContentStoreUnusable,
     ContentTooLarge,
     ContentUnavailable,
     InvalidCar,
@@ -79,7 +80,9 @@ from tradepost.errors.pipeline import (
 )
 from tradepost.errors.problem import Problem
 from tradepost.errors.request import (
+    ClientClosed,
     InlineInputTooLarge,
+    InvalidCall,
     InvalidInput,
     InvalidRequest,
     InvalidTensorDocument,
@@ -121,8 +124,10 @@ __all__ = [
     "UNDECODABLE",
     "BrokerUnavailable",
     "CannotListen",
+    "ClientClosed",
     "ContentMismatch",
     "ContentStoreFull",
+    "ContentStoreUnusable",
     "ContentTooLarge",
     "ContentUnavailable",
     "DataFolderInUse",
@@ -140,6 +145,7 @@ __all__ = [
     "InsufficientFunds",
     "InvalidArtifact",
     "InvalidBundle",
+    "InvalidCall",
     "InvalidCar",
     "InvalidCid",
     "InvalidDag",

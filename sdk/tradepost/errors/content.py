@@ -45,6 +45,14 @@ class ContentStoreFull(TradepostError):
     default_hint = "Raise the store's byte budget, or free space with `tradepost content unpin` and `gc`."
 
 
+class ContentStoreUnusable(TradepostError):
+    """The content store cannot be read or written."""
+
+    fault = Fault.OPERATOR
+    status = 500
+    default_hint = "Make its folder one that this user can write, or name another one with --store."
+
+
 class InvalidDag(ContentMismatch):
     """These blocks do not form a valid file or directory within the limits."""
 

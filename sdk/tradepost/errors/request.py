@@ -13,6 +13,20 @@ class InvalidRequest(TradepostError):
     default_hint = "Correct what the detail names, and send the request again."
 
 
+class InvalidCall(TradepostError):
+    """The program called the library in a way that it does not support."""
+
+    fault = Fault.SUBMITTER
+    status = 400
+    default_hint = "Correct the call in the program."
+
+
+class ClientClosed(InvalidCall):
+    """The client is not open."""
+
+    default_hint = "Make calls inside `with Client(…)` or `async with AsyncClient(…)`."
+
+
 class InvalidTensorDocument(TradepostError):
     """These bytes are not a tensor document (safetensors) within the limits."""
 

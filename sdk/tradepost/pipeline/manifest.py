@@ -148,7 +148,7 @@ class WorkUnits(_Part, frozen=True, kw_only=True):
         return self.base + self.per_mebibyte * -(-input_bytes // (1 << 20))
 
 
-class Limits(_Part, frozen=True, kw_only=True):
+class PipelineLimits(_Part, frozen=True, kw_only=True):
     """Bounds of one run: wall clock on the worker, and the sizes of the input and output documents."""
 
     wall_ms: Annotated[int, msgspec.Meta(ge=1, le=24 * 3600 * 1000)] = 30_000
@@ -167,7 +167,7 @@ class Manifest(_Part, frozen=True, kw_only=True):
     stages: Annotated[tuple[Stage, ...], msgspec.Meta(min_length=1, max_length=STAGES_MAX)]
     outputs: Annotated[dict[TensorName, TensorName], msgspec.Meta(min_length=1, max_length=64)]
     work_units: WorkUnits = WorkUnits()
-    limits: Limits = Limits()
+    limits: PipelineLimits = PipelineLimits()
 
     def artifacts(self) -> list[Cid]:
         """The CIDs of every kernel and model, each once, in stage order."""

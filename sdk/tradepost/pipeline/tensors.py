@@ -176,7 +176,10 @@ def _decode_header(head: bytes, document_bytes: int) -> tuple[dict[str, Any], di
 def _check_part(name: str, dtype: str, shape: list[int], document_bytes: int) -> np.dtype[Any]:
     """The tensor's dtype, once dtype and shape are ones that can be used."""
     if dtype not in DTYPES:
-        raise InvalidTensorDocument(f"tensor {name!r} has dtype {dtype}, which is not supported")
+        raise InvalidTensorDocument(
+            f"tensor {name!r} has dtype {dtype}, which is not supported",
+            hint=f"Convert it to one of {', '.join(DTYPES)}. BF16 and F8 values are exact in F32.",
+        )
     if math.prod(shape) > document_bytes or len(shape) > 32:
         raise InvalidTensorDocument(f"tensor {name!r} has shape {shape}")
     return DTYPES[dtype]

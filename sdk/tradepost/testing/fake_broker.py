@@ -30,6 +30,7 @@ from tradepost.identity import Identity
 from tradepost.pipeline.tensors import TensorDocument, decode, encode
 from tradepost.protocol import (
     INLINE_BYTES_MAX,
+    AccountView,
     CancelJob,
     Finished,
     JobRequest,
@@ -270,11 +271,9 @@ class FakeBroker:
     async def _account(self, request: web.Request) -> web.Response:
         _check_key(request)
         return json_response(
-            {
-                "account": "fake",
-                "available_microcredits": AVAILABLE_MICROCREDITS,
-                "reserved_microcredits": 0,
-            }
+            AccountView(
+                account="fake", available_microcredits=AVAILABLE_MICROCREDITS, reserved_microcredits=0
+            )
         )
 
     async def _show(self, request: web.Request) -> web.Response:

@@ -60,11 +60,15 @@ class _Statement(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class FileList(msgspec.Struct, frozen=True, kw_only=True):
-    """What a statement says: each file's SHA-256 (hex) by its path, and the paths that it leaves out."""
+    """What a statement says: each file's SHA-256 (hex) by its path, and the paths that it leaves out.
+
+    `allows_links` is whether its signer followed symbolic links.
+    """
 
     sha256: str
     files: dict[str, str]
     ignored: tuple[str, ...]
+    allows_links: bool = False
 
 
 def encode_statement(name: str, files: dict[str, str], ignored: Sequence[str]) -> bytes:
@@ -108,7 +112,8 @@ def decode_statement(payload: bytes) -> FileList:
         # "." would leave out everything.
         if not parts or ".." in parts or parts[0] == "/":
             raise InvalidBundle(f"its statement leaves out {path!r}")
-    return FileList(sha256=sha256, files=files, ignored=ignored)
+    allows_links = statement.predicate.serialization.allow_symlinks
+    return FileList(sha256=sha256, files=files, ignored=ignored, allows_links=allows_links)
 
 
 def pre_authentication_encoding(payload: bytes) -> bytes:

@@ -87,8 +87,9 @@ def verify_directory(directory: Path, bundles: str, trust: Trust, *, signature: 
     7. The trust policy denies none of them, and knows none as revoked.
 
     The file at `signature`, if inside the directory, is not looked at. Raises `UnsignedArtifact` (1),
-    `InvalidBundle` (1, 2, 5), `UntrustedSigner` or `Revoked` (3, 7), `ExpiredSignature` (4) or
-    `InvalidSignature` (4, 6), which names the files.
+    `InvalidBundle` (1, 2, 5), `UntrustedSigner` or `Revoked` (3, 7), `ExpiredSignature` (4),
+    `InvalidSignature` (4, 6), which names the files, or `InvalidArtifact` (6) for a directory with links that
+    was signed with them.
     """
     # Step 1
     read = read_bundles(bundles, bytes_max=DIRECTORY_BUNDLE_BYTES_MAX)
@@ -130,6 +131,11 @@ def _compare(directory: Path, listed: FileList, signature: Path) -> None:
     try:
         present = set(_files(directory, (*listed.ignored, *_inside(directory, signature))))
     except InvalidArtifact as error:
+        if listed.allows_links:
+            raise InvalidArtifact(
+                f"{error.detail}. Its signature allows links, and links are not followed here",
+                hint="Replace each link by the file that it points to.",
+            ) from None
         raise InvalidSignature(error.detail) from None
     changed = [
         name

@@ -33,7 +33,8 @@ def new_passphrase(file: Path | None) -> bytes:
 def _given(file: Path | None) -> bytes | None:
     if file is not None:
         try:
-            passphrase = file.read_bytes().removesuffix(b"\n")
+            # The end of its line is no part of it, in the Unix form or in that of Windows.
+            passphrase = file.read_bytes().removesuffix(b"\n").removesuffix(b"\r")
         except OSError as error:
             raise InvalidKey(f"passphrase file {file}: {error.strerror}") from None
     elif VARIABLE in os.environ:

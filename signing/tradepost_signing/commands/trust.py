@@ -18,7 +18,7 @@ from tradepost_signing.checks.publisher import Publisher
 from tradepost_signing.checks.signature_files import read_signatures, signature_paths
 from tradepost_signing.commands.options import reading
 from tradepost_signing.policy.explanation import explain
-from tradepost_signing.policy.policy_file import Limits, policy_schema
+from tradepost_signing.policy.policy_file import PublisherLimits, policy_schema
 from tradepost_signing.policy.trust import TrustPolicy
 
 app = typer.Typer(no_args_is_help=True, help="Whose pipelines may run on a device, and how far.")
@@ -75,6 +75,6 @@ def _read(pipeline: str, broker: str | None, api_key: str | None) -> tuple[bytes
 
 
 def _facts(publisher: Publisher) -> dict[str, Any]:
-    limits = {name: getattr(publisher, name) for name in Limits.__struct_fields__}
+    limits = {name: getattr(publisher, name) for name in PublisherLimits.__struct_fields__}
     given = {name: value for name, value in limits.items() if value is not None}
     return given | publisher.key.facts()

@@ -42,7 +42,7 @@ _PEM_START: Final = "-----BEGIN"
 Place = Annotated[str, msgspec.Meta(min_length=1, max_length=4096, pattern=r"^[^\x00]*\Z")]
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PublisherLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What stands in every entry: the owner's name for the publisher, and how far it is trusted."""
 
     name: Annotated[str, msgspec.Meta(pattern=r'^[^\x00-\x1f\x7f"\\]{1,64}\Z')]
@@ -53,14 +53,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     conditional_operators: tuple[ConditionalOperator, ...] | None = None
 
 
-class KeyEntry(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class KeyEntry(PublisherLimits, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A publisher that signs with a key: a PEM file beside the policy, or the PEM text itself."""
 
     key: Place
     key_id: PublisherId | None = None
 
 
-class IdentityEntry(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class IdentityEntry(PublisherLimits, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A publisher that signs keyless: `subject` as `issuer` names it, both exactly."""
 
     issuer: Issuer
@@ -135,7 +135,7 @@ def _entry(publisher: Publisher) -> str:
             f"{field} = {json.dumps(getattr(key, field), ensure_ascii=False)}"
             for field in ("issuer", "subject")
         ]
-    for limit in Limits.__struct_fields__[1:]:
+    for limit in PublisherLimits.__struct_fields__[1:]:
         value = getattr(publisher, limit)
         if value is not None:
             lines.append(f"{limit} = {json.dumps(value)}")  # integers and lists of words: TOML as they stand
@@ -169,8 +169,8 @@ def _parse(data: bytes, path: Path) -> Policy:
     return Policy(publishers, frozenset(file.deny), root, (path, *named))
 
 
-def _limits(entry: Limits) -> dict[str, Any]:
-    return {name: getattr(entry, name) for name in Limits.__struct_fields__}
+def _limits(entry: PublisherLimits) -> dict[str, Any]:
+    return {name: getattr(entry, name) for name in PublisherLimits.__struct_fields__}
 
 
 def _is_pem(entry: KeyEntry) -> bool:

@@ -21,10 +21,10 @@ from tradepost.content import Cid
 from tradepost.errors import InvalidPipeline, TradepostError
 from tradepost.pipeline.manifest import (
     KernelStage,
-    Limits,
     Manifest,
     ModelStage,
     Name,
+    PipelineLimits,
     TensorName,
     TensorSpec,
     Tolerance,
@@ -40,7 +40,7 @@ from tradepost_signing.publishing.names import among, check_connections, check_n
 
 ANY_LENGTH: Final = "?"
 
-_PARTS: Final[Mapping[str, type[msgspec.Struct]]] = {"work_units": WorkUnits, "limits": Limits}
+_PARTS: Final[Mapping[str, type[msgspec.Struct]]] = {"work_units": WorkUnits, "limits": PipelineLimits}
 _STAGES: Final[Mapping[str, type[msgspec.Struct]]] = {"kernel": KernelStage, "model": ModelStage}
 
 #: Gives the kernel that a reference such as `builtin:topk` names, or `None` for a path.

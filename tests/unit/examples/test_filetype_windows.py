@@ -86,6 +86,7 @@ def test_the_pipeline_is_valid(pipeline: Pipeline) -> None:
     validate_pipeline(pipeline)
 
 
+@pytest.mark.slow
 def test_the_corpus_is_the_same_each_time(corpus: list[Path], tmp_path: Path) -> None:
     again = samples.write_corpus(tmp_path)
     assert [path.name for path in again] == [path.name for path in corpus]
@@ -118,6 +119,7 @@ def test_the_windows_of_the_corpus_are_magikas(
         assert window.tolist() == [magika_window(path.read_bytes())], path.name
 
 
+@pytest.mark.slow
 def test_the_stages_give_the_models_own_labels(
     sandbox: Sandbox, pipeline: Pipeline, corpus: list[Path]
 ) -> None:

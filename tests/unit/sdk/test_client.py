@@ -15,6 +15,7 @@ from aiohttp.test_utils import TestServer
 from tradepost import AsyncClient, Client, TensorDocument, TradepostError
 from tradepost.errors import (
     BrokerUnavailable,
+    ClientClosed,
     InsufficientFunds,
     InvalidReceipt,
     InvalidSettings,
@@ -184,8 +185,54 @@ async def test_the_blocking_client_gives_standard_futures(broker: FakeBroker) ->
 
 async def test_a_client_that_is_not_open_says_so() -> None:
     client = AsyncClient("http://127.0.0.1:1", api_key=API_KEY)
-    with pytest.raises(InvalidSettings, match="not open"):
+    with pytest.raises(ClientClosed, match="not open"):
         await client.submit(PIPELINE, x(), max_price=1)
+    with pytest.raises(ClientClosed, match="not open"):
+        await client.job("job")
+
+
+async def test_a_client_that_was_closed_says_so(broker: FakeBroker) -> None:
+    async with AsyncClient(broker.url, api_key=API_KEY) as client:
+        handle = await client.submit(PIPELINE, x(1), max_price=1)
+    with pytest.raises(ClientClosed):
+        await client.submit(PIPELINE, x(), max_price=1)
+    with pytest.raises(ClientClosed):
+        await client.job(handle.id)
+    with pytest.raises(ClientClosed):
+        handle.cancel()
+
+
+async def test_a_blocking_client_that_is_not_open_says_so(broker: FakeBroker) -> None:
+    def work() -> None:
+        client = Client(broker.url, api_key=API_KEY)
+        with pytest.raises(ClientClosed):
+            client.submit(PIPELINE, x(), max_price=1)
+        with client:
+            handle = client.submit(PIPELINE, x(1), max_price=1)
+            results = client.map(PIPELINE, [x(1), x(2)], max_price=1)
+            next(results)
+        for call in (handle.result, handle.cancel, lambda: client.job(handle.id), lambda: next(results)):
+            with pytest.raises(ClientClosed):
+                call()
+
+    await asyncio.to_thread(work)
+
+
+def test_empty_variables_are_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRADEPOST_URL", "")
+    assert str(AsyncClient(api_key=API_KEY).url) == "http://127.0.0.1:8700"
+
+
+@pytest.mark.parametrize("key", ["", " \n", "tp\nx", "schlüssel"])
+def test_what_is_no_key_is_refused_before_anything_is_sent(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRADEPOST_API_KEY", "")
+    with pytest.raises(InvalidSettings, match="API key"):
+        AsyncClient("http://127.0.0.1:1", api_key=key)
+
+
+async def test_a_key_may_end_with_its_files_line(broker: FakeBroker) -> None:
+    async with AsyncClient(broker.url, api_key=f"{API_KEY}\r\n") as client:
+        assert (await client.submit(PIPELINE, x(), max_price=1)).id
 
 
 def test_a_missing_key_says_how_to_give_one(monkeypatch: pytest.MonkeyPatch) -> None:

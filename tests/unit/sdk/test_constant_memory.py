@@ -47,6 +47,7 @@ def growth_kib(size_bytes: int, blocks: str) -> int:
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 def test_a_file_of_two_gibibytes_is_addressed_in_constant_memory() -> None:
     assert growth_kib(2 << 30, "forget") < GROWTH_KIB_MAX

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -37,22 +38,26 @@ def test_the_documents_show_commands() -> None:
     assert len(commands()) > 10
 
 
+@cache
+def help_of(*path: str) -> str:
+    """What `tradepost PATH --help` prints."""
+    shown = CliRunner(env={"COLUMNS": "400", "NO_COLOR": "1", "TERM": "dumb"}).invoke(app, [*path, "--help"])
+    assert shown.exit_code == 0, shown.output
+    return shown.output
+
+
 @pytest.mark.parametrize("command", commands())
 def test_a_documented_command_exists_with_its_options(command: str) -> None:
     words = shlex.split(re.split(r" [|>&]", command)[0])[1:]
-    runner = CliRunner(env={"COLUMNS": "400", "NO_COLOR": "1", "TERM": "dumb"})
     path: list[str] = []
     for word in words:
         # Go down as long as the words name subcommands.
-        shown = runner.invoke(app, [*path, "--help"])
-        assert shown.exit_code == 0, shown.output
-        if word.startswith("-") or not re.search(rf"^\W*{re.escape(word)} ", shown.output, re.MULTILINE):
+        if word.startswith("-") or not re.search(rf"^\W*{re.escape(word)} ", help_of(*path), re.MULTILINE):
             break
         path.append(word)
     assert path, f"{words[0]} is no command"
-    shown = runner.invoke(app, [*path, "--help"])
     for option in (word.split("=")[0].rstrip(",;") for word in words if word.startswith("--")):
-        assert option in shown.output, f"tradepost {' '.join(path)} has no {option}"
+        assert option in help_of(*path), f"tradepost {' '.join(path)} has no {option}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

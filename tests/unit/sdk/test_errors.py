@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
+from pathlib import Path
+
 import msgspec
 import pytest
 
 from tradepost import errors
 from tradepost.errors import EXIT_CODES, Fault, InvariantBroken, Problem, TradepostError, invariant
 
-# A component may have errors of its own, which stay within it.
+ROOT = Path(__file__).parents[3]
+PACKAGES = ("sdk", "signing", "reputation", "wasm_kernels", "broker", "worker")
+#: Signals between modules of one package, caught there: each says why something is left out, or ends a run.
+SIGNALS = {
+    "FuelSpent",  # of a kernel's run, which its sandbox turns into an error of the catalogue
+    "InputUnseen",  # a sensor that this system does not have
+    "KernelExit",  # the same as `FuelSpent`
+    "NotOwnersAlone",  # a file of compiled code that is not used
+    "OutOfBounds",  # the same as `FuelSpent`
+    "RunnerInterrupted",  # a run that can simply be tried again
+    "_Unavailable",  # control groups that this system does not have
+}
+
 CATALOGUE = [kind for kind in TradepostError._by_code.values() if kind.__module__.startswith(errors.__name__)]
 KINDS = sorted(CATALOGUE, key=lambda kind: kind.__name__)
 
@@ -40,6 +56,28 @@ def test_every_error_says_what_whose_where_and_what_next(kind: type[TradepostErr
 def test_every_error_is_imported_from_the_catalogue(kind: type[TradepostError]) -> None:
     assert kind.__name__ in errors.__all__
     assert getattr(errors, kind.__name__) is kind
+
+
+def _exceptions_of(package: str) -> set[str]:
+    """The exception classes that a package defines outside of the catalogue, by the names of their bases."""
+    found: set[str] = set()
+    for path in (ROOT / package).glob("tradepost*/**/*.py"):
+        if "testing" in path.parts or path.parent == ROOT / "sdk" / "tradepost" / "errors":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and any(map(_is_exception, node.bases)):
+                found.add(node.name)
+    return found
+
+
+def _is_exception(base: ast.expr) -> bool:
+    name = ast.unparse(base).rpartition(".")[2]
+    is_builtin = isinstance(kind := getattr(builtins, name, None), type) and issubclass(kind, BaseException)
+    return is_builtin or (name in errors.__all__ and isinstance(getattr(errors, name), type))
+
+
+def test_every_error_that_is_raised_on_purpose_is_in_the_catalogue() -> None:
+    assert set().union(*map(_exceptions_of, PACKAGES)) == SIGNALS
 
 
 def test_exit_codes_are_stable() -> None:

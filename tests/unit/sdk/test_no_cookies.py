@@ -27,7 +27,8 @@ class CookieServer:
 
     async def _answer(self, request: web.Request) -> web.Response:
         self.sent.append(dict(request.cookies))
-        response = web.json_response({"available_microcredits": 0, "held_microcredits": 0})
+        account = {"account": "alice", "available_microcredits": 0, "reserved_microcredits": 0}
+        response = web.json_response(account)
         response.set_cookie("name", "value")
         return response
 

@@ -102,6 +102,7 @@ def test_a_signature_for_another_purpose_is_refused() -> None:
         verify_receipt(signed)
 
 
+@pytest.mark.process
 def test_openssl_verifies_a_receipt(tmp_path: Path) -> None:
     signed = sign_receipt(make(), WORKER)
     (tmp_path / "signed").write_bytes(b"tradepost/receipt/1\n" + signed.payload)

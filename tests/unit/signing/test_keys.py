@@ -107,3 +107,30 @@ def test_a_private_key_given_for_a_public_one_points_at_the_right_file(tmp_path)
     with pytest.raises(InvalidKey) as caught:
         PublicKey.load(tmp_path / "key")
     assert str(public_path(tmp_path / "key")) in caught.value.hint
+
+
+@pytest.mark.parametrize("passphrase", [None, PASSPHRASE])
+def test_a_key_as_openssl_writes_it_is_read(tmp_path, passphrase):
+    """SEC1, whose encryption stands in headers below the label."""
+    made = ec.generate_private_key(ec.SECP256R1())
+    encryption = serialization.NoEncryption()
+    if passphrase is not None:
+        encryption = serialization.BestAvailableEncryption(passphrase)
+    form = serialization.PrivateFormat.TraditionalOpenSSL
+    (tmp_path / "key").write_bytes(made.private_bytes(serialization.Encoding.PEM, form, encryption))
+    loaded = SigningKey.load(tmp_path / "key", passphrase=never if passphrase is None else lambda: PASSPHRASE)
+    assert loaded.public_key == SigningKey(made).public_key
+    if passphrase is not None:
+        with pytest.raises(InvalidKey, match="passphrase is wrong"):
+            SigningKey.load(tmp_path / "key", passphrase=lambda: b"another")
+
+
+@pytest.mark.parametrize("kind", ["SIGSTORE", "COSIGN"])
+def test_a_key_that_cosign_encrypted_is_named_as_such(tmp_path, kind):
+    label = f"ENCRYPTED {kind} PRIVATE KEY"
+    (tmp_path / "cosign.key").write_text(
+        f"-----BEGIN {label}-----\neyJrZGYiOnt9fQ==\n-----END {label}-----\n"
+    )
+    with pytest.raises(InvalidKey, match="only cosign reads") as caught:
+        SigningKey.load(tmp_path / "cosign.key", passphrase=never)
+    assert "cosign import-key-pair" in str(caught.value.hint)

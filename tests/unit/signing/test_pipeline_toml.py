@@ -7,7 +7,14 @@ import pytest
 
 from tradepost.content import add_bytes
 from tradepost.errors import InvalidKernel, InvalidPipeline
-from tradepost.pipeline.manifest import KernelStage, Limits, ModelStage, TensorSpec, Tolerance, WorkUnits
+from tradepost.pipeline.manifest import (
+    KernelStage,
+    ModelStage,
+    PipelineLimits,
+    TensorSpec,
+    Tolerance,
+    WorkUnits,
+)
 from tradepost_signing.publishing import kernel_sources
 from tradepost_signing.publishing.kernel_sources import installed_kernel
 from tradepost_signing.publishing.pipeline_toml import load_pipeline
@@ -92,7 +99,7 @@ def test_every_field_reaches_the_manifest(load):
     )
     assert manifest.outputs == {"scores": "model.logits"}
     assert manifest.work_units == WorkUnits(base=2)
-    assert manifest.limits == Limits(wall_ms=5000)
+    assert manifest.limits == PipelineLimits(wall_ms=5000)
     assert {cid: artifact.source for cid, artifact in pipeline.artifacts.items()} == {
         kernel: "builtin:normalize",
         model: "digits.onnx",

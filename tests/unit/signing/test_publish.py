@@ -231,6 +231,7 @@ async def test_a_file_that_changed_meanwhile_is_not_sent(tmp_path, broker, url, 
     assert broker.listed == []
 
 
+@pytest.mark.process
 async def test_the_command_publishes_and_prints_the_cid_alone(tmp_path, broker, url):
     KEY.save(tmp_path / "key", passphrase=None)
     command = ["publish", str(source(tmp_path)), "--key", str(tmp_path / "key"), "--broker", str(url)]
@@ -253,6 +254,7 @@ async def test_the_command_publishes_and_prints_the_cid_alone(tmp_path, broker, 
     }
 
 
+@pytest.mark.process
 async def test_the_command_reports_a_refusal(tmp_path, url):
     KEY.save(tmp_path / "key", passphrase=None)
     command = ["publish", str(source(tmp_path)), "--key", str(tmp_path / "key"), "--broker", str(url)]
@@ -263,6 +265,7 @@ async def test_the_command_reports_a_refusal(tmp_path, url):
     assert "TRADEPOST_API_KEY" in err
 
 
+@pytest.mark.process
 async def test_a_dry_run_needs_no_broker(tmp_path):
     KEY.save(tmp_path / "key", passphrase=None)
     command = ["publish", str(source(tmp_path)), "--key", str(tmp_path / "key")]
@@ -272,6 +275,7 @@ async def test_a_dry_run_needs_no_broker(tmp_path):
         assert "Nothing was sent" in err
 
 
+@pytest.mark.process
 async def test_a_kubo_node_that_is_away_is_told_before_the_broker_gets_anything(tmp_path, broker, url):
     KEY.save(tmp_path / "key", passphrase=None)
     command = ["publish", str(source(tmp_path)), "--key", str(tmp_path / "key"), "--broker", str(url)]
@@ -283,6 +287,7 @@ async def test_a_kubo_node_that_is_away_is_told_before_the_broker_gets_anything(
     assert broker.cars == broker.listed == []
 
 
+@pytest.mark.process
 async def test_the_broker_can_be_left_out(tmp_path, broker, url):
     KEY.save(tmp_path / "key", passphrase=None)
     command = ["publish", str(source(tmp_path)), "--key", str(tmp_path / "key"), "--no-broker"]
@@ -292,6 +297,7 @@ async def test_the_broker_can_be_left_out(tmp_path, broker, url):
     assert broker.cars == broker.listed == []
 
 
+@pytest.mark.process
 async def test_several_keys_sign_one_pipeline_and_the_signatures_can_be_saved(tmp_path):
     other = SigningKey.generate()
     KEY.save(tmp_path / "key", passphrase=None)
@@ -309,6 +315,7 @@ async def test_several_keys_sign_one_pipeline_and_the_signatures_can_be_saved(tm
         assert trust.check_pipeline(decode_manifest(block), block, bundles).key == key.public_key
 
 
+@pytest.mark.process
 async def test_a_saved_signature_goes_through_no_link(tmp_path):
     KEY.save(tmp_path / "key", passphrase=None)
     precious = tmp_path / "precious"
@@ -321,11 +328,13 @@ async def test_a_saved_signature_goes_through_no_link(tmp_path):
     assert precious.read_text() == "mine"
 
 
+@pytest.mark.process
 async def test_somebody_must_sign(tmp_path):
     code, out, _ = await tradepost("publish", str(source(tmp_path)))
     assert (code, out) == (2, "")
 
 
+@pytest.mark.process
 async def test_plain_http_leaves_this_machine_for_nobody(tmp_path):
     KEY.save(tmp_path / "key", passphrase=None)
     command = ["publish", str(source(tmp_path)), "--key", str(tmp_path / "key"), "--api-key", "secret"]
@@ -333,6 +342,7 @@ async def test_plain_http_leaves_this_machine_for_nobody(tmp_path):
     assert (code, out, json.loads(err)["code"]) == (14, "", "insecure-transport")
 
 
+@pytest.mark.process
 async def test_an_invalid_pipeline_is_not_signed(tmp_path):
     toml = source(tmp_path, kernel=b"\0asm")
     code, out, err = await tradepost("publish", str(toml), "--key", str(tmp_path / "absent"))

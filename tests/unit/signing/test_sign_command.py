@@ -58,11 +58,13 @@ def test_keygen_says_what_it_made(tmp_path):
 
 def test_the_passphrase_comes_from_a_file_or_the_environment(tmp_path):
     (tmp_path / "passphrase").write_text("secret\n")
+    (tmp_path / "of-windows").write_bytes(b"secret\r\n")
     (tmp_path / "file").touch()
     ok("keygen", "--out", "key", "--passphrase-file", "passphrase")
     assert b"ENCRYPTED" in (tmp_path / "key").read_bytes()
     ok("sign", "file", "--key", "key", env={VARIABLE: "secret"})
     ok("sign", "file", "--key", "key", "--passphrase-file", "passphrase")
+    ok("sign", "file", "--key", "key", "--passphrase-file", "of-windows")
 
 
 def test_without_a_terminal_nobody_waits_for_a_passphrase():

@@ -9,7 +9,14 @@ from typing import get_args
 from typer.testing import CliRunner
 
 from tradepost.cli import app
-from tradepost.pipeline.manifest import KernelStage, Limits, Manifest, ModelStage, Tolerance, WorkUnits
+from tradepost.pipeline.manifest import (
+    KernelStage,
+    Manifest,
+    ModelStage,
+    PipelineLimits,
+    Tolerance,
+    WorkUnits,
+)
 from tradepost_signing.bundles.attestation import Published
 from tradepost_signing.bundles.bundle import BUNDLE_BYTES_MAX, SIGNATURES_MAX
 from tradepost_signing.commands.verify import Verdict
@@ -47,7 +54,7 @@ def test_every_key_of_a_pipeline_is_documented():
     fields = {*KernelStage.__struct_fields__, *ModelStage.__struct_fields__, *Manifest.__struct_fields__}
     for field in fields - {"artifact", "format", "stages", "work_units", "limits"}:
         assert f"`{field}`" in PIPELINES or f"`[{field}]`" in PIPELINES, field
-    for section, part in (("work_units", WorkUnits), ("limits", Limits)):
+    for section, part in (("work_units", WorkUnits), ("limits", PipelineLimits)):
         for field, default in zip(part.__struct_fields__, part.__struct_defaults__, strict=True):
             line = next(line for line in PIPELINES.splitlines() if f"`{section}.{field}`" in line)
             assert f"default {default:,}" in line or f"default {default >> 20} MiB" in line

@@ -39,6 +39,7 @@ MEMBERSHIP = Membership(
 )
 
 
+@pytest.mark.process
 def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
@@ -93,6 +94,7 @@ def test_the_property_list_says_the_same(tmp_path: Path) -> None:
     assert str(tmp_path / "a folder & <more>" / "worker.log") == facts["StandardErrorPath"]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("kind", [SystemdUnit, LaunchdAgent])
 def test_installing_writes_one_file_and_removing_takes_it(
     tmp_path: Path, kind: type[SystemdUnit] | type[LaunchdAgent], monkeypatch: pytest.MonkeyPatch
@@ -122,6 +124,7 @@ def test_a_service_is_known_by_its_state_folder(
     assert not service.is_for(tmp_path)
 
 
+@pytest.mark.process
 def test_the_first_command_that_fails_is_what_is_complained_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

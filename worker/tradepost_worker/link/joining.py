@@ -26,6 +26,7 @@ async def join(state: StateFolder, *, broker_url: str, token: str, device: str) 
     than the token's answers, or one that does not name the operator's key that it named before.
     """
     url = parse_broker_url(broker_url)
+    token = token.strip()  # as it is copied from a mail
     parts = _TOKEN.fullmatch(token)
     if parts is None:
         raise InvalidJoinToken(

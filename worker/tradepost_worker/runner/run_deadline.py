@@ -53,7 +53,8 @@ class RunDeadline:
     def _watch(self) -> None:
         with self._changed:
             idle_turns = 0
-            while idle_turns < 2:
+            # A run may begin in the last idle turn, and must be watched.
+            while self._due_s is not None or idle_turns < 2:
                 idle_turns = 0 if self._due_s is not None else idle_turns + 1
                 self._wakes_s = self._monotonic() + _IDLE_S if self._due_s is None else self._due_s
                 self._changed.wait(max(0.0, self._wakes_s - self._monotonic()))

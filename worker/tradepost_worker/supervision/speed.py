@@ -22,7 +22,15 @@ import tradepost_kernels
 from tradepost.atomic_files import replace_file
 from tradepost.content import add_bytes
 from tradepost.errors import UNDECODABLE, RunnerFailed
-from tradepost.pipeline.manifest import KernelStage, Limits, Manifest, ModelStage, Provider, Stage, TensorSpec
+from tradepost.pipeline.manifest import (
+    KernelStage,
+    Manifest,
+    ModelStage,
+    PipelineLimits,
+    Provider,
+    Stage,
+    TensorSpec,
+)
 from tradepost.pipeline.tensors import Tensor, TensorDocument, encode
 from tradepost_worker.runner.messages import Ran, Ready
 from tradepost_worker.supervision.reference_model import DIMENSION, LAYERS, reference_model
@@ -159,7 +167,7 @@ async def _measure(
         inputs={"x": TensorSpec(dtype=_DTYPES[tensor.dtype.name], shape=tensor.shape)},
         stages=(stage,),
         outputs={"y": f"stage.{stage.output_names[0]}"},
-        limits=Limits(wall_ms=round(1000 * _WALL_S_MAX)),
+        limits=PipelineLimits(wall_ms=round(1000 * _WALL_S_MAX)),
     )
     document = encode(TensorDocument({"x": tensor}))
     await runner.load(

@@ -12,9 +12,9 @@ from tradepost.content import Cid, add_bytes, cid_of_block
 from tradepost.pipeline.manifest import (
     INPUT,
     KernelStage,
-    Limits,
     Manifest,
     ModelStage,
+    PipelineLimits,
     Stage,
     TensorSpec,
     encode_manifest,
@@ -101,5 +101,5 @@ def _manifest(name: str, stages: Sequence[Stage], outputs: dict[str, str], wall_
         inputs={"x": TensorSpec(dtype="F32", shape=(None,))},
         stages=tuple(stages),
         outputs=outputs,
-        limits=Limits(wall_ms=wall_ms),
+        limits=PipelineLimits(wall_ms=wall_ms),
     )

@@ -31,6 +31,12 @@ _BYTES: Final = 36
 _CHARS: Final = 59
 _SHOWN_CHARS_MAX: Final = 80
 _FORM: Final = re.compile(r"b[a-z2-7]{58}")
+#: A CIDv0 is a bare sha2-256 multihash: in binary it begins so, in base58 it looks so.
+_V0_PREFIX: Final = b"\x12\x20"
+_V0_FORM: Final = re.compile(r"Qm[1-9A-HJ-NP-Za-km-z]{44}")
+_V0_HINT: Final = (
+    "Make the content anew with CIDs of version 1: `ipfs add --cid-version=1`, then export that."
+)
 #: From the alphabet of RFC 4648 to that of `int(…, 32)`, which reads 58 digits six times as fast as `base64`.
 _DIGITS: Final = str.maketrans("abcdefghijklmnopqrstuvwxyz234567", "0123456789abcdefghijklmnopqrstuv")
 
@@ -50,6 +56,8 @@ def cid_of_block(data: bytes | memoryview, codec: Codec) -> Cid:
 def cid_to_bytes(text: str) -> bytes:
     """The 36 binary bytes of a CID. Raises `InvalidCid` unless it is canonical, as this module describes."""
     if _FORM.fullmatch(text) is None:
+        if _V0_FORM.fullmatch(text):
+            raise InvalidCid(f"{text!r} is a CIDv0", hint=_V0_HINT)
         shown = repr(text) if len(text) <= _SHOWN_CHARS_MAX else f"{text[:_SHOWN_CHARS_MAX]!r}…"
         raise InvalidCid(f"{shown} is not a CIDv1 in lower-case base32 ({_CHARS} characters)")
     value = int(text[1:].translate(_DIGITS), 32)
@@ -70,6 +78,8 @@ def parse_cid(text: str) -> Cid:
 def cid_from_bytes(data: bytes) -> Cid:
     """The CID in 36 binary bytes. Raises `InvalidCid`."""
     if len(data) != _BYTES or data[1] not in _CODECS or data[:4] != _PREFIXES[_CODECS[data[1]]]:
+        if data[:2] == _V0_PREFIX:
+            raise InvalidCid(f"{data[:34].hex()} is a CIDv0", hint=_V0_HINT)
         raise InvalidCid(f"{data[:40].hex()}: not CIDv1 of raw, dag-pb or dag-cbor with sha2-256")
     return cid_of_digest(data[4:], _CODECS[data[1]])
 

@@ -15,13 +15,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from tradepost.content.ipld.cids import Cid, parse_cid, verify_block
 from tradepost.content.storage.additions import AdditionFolder
 from tradepost.content.storage.block_files import BlockFile, BlockFiles
 from tradepost.content.storage.pins import PinFolder
 from tradepost.errors import ContentMismatch, ContentStoreFull, UnknownCid
+
+#: What the system says when there is no room on a disk, or none left for this user.
+DISK_IS_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +123,7 @@ class FolderStore:
         try:
             self._write(cid, data)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in DISK_IS_FULL:
                 raise
             raise ContentStoreFull(f"the disk is full: {error}") from None
 

@@ -22,14 +22,14 @@ from tradepost.content.ipld.cids import BLOCK_BYTES_MAX, Cid, cid_to_bytes, code
 from tradepost.content.ipld.dag import DagWalk
 from tradepost.content.ipld.dag_pb import decode_node
 from tradepost.content.storage.store import BlockStore
-from tradepost.content.transfer.source_health import Standing
+from tradepost.content.transfer.source_health import SourceHealth
 from tradepost.content.transfer.sources import Source
 from tradepost.content.unixfs.files import Get, stream_file
 from tradepost.errors import (
     ContentMismatch,
     ContentTooLarge,
     ContentUnavailable,
-    InvalidSettings,
+    InvalidCall,
     SourceFailed,
     TradepostError,
     UnknownCid,
@@ -87,7 +87,7 @@ class Fetcher:
         clock: Callable[[], float] = time.monotonic,
         pace: Callable[[int], Awaitable[None]] | None = None,
     ) -> None:
-        self.standings = [Standing(source) for source in sources]
+        self.source_health = [SourceHealth(source) for source in sources]
         self._store = store
         self._limits = limits or FetchLimits()
         self._clock = clock
@@ -132,7 +132,7 @@ class Fetcher:
         `get`.
         """
         if self._store is None:
-            raise InvalidSettings("fetching a DAG requires a store")
+            raise InvalidCall("fetching a DAG requires a store", hint="Give the Fetcher a store.")
         walk = DagWalk(root, bytes_max=bytes_max)
         total: int | None = None
         running: set[asyncio.Task[tuple[Cid, bytes]]] = set()
@@ -166,21 +166,21 @@ class Fetcher:
     async def _ask(self, cid: Cid) -> bytes:
         now_s = self._clock()
         problems: dict[str, TradepostError] = {
-            standing.source.name: ContentMismatch(
-                f"{standing.source.name} sent wrong bytes before, and is not used for another "
-                f"{standing.distrusted_until_s - now_s:,.0f} s"
+            health.source.name: ContentMismatch(
+                f"{health.source.name} sent wrong bytes before, and is not used for another "
+                f"{health.distrusted_until_s - now_s:,.0f} s"
             )
-            for standing in self.standings
-            if standing.is_distrusted(now_s)
+            for health in self.source_health
+            if health.is_distrusted(now_s)
         }
-        for standing in self._by_speed(now_s):
+        for health in self._by_speed(now_s):
             try:
-                return await self._receive(standing, cid)
+                return await self._receive(health, cid)
             except UnknownCid as error:
-                problems[standing.source.name] = error
+                problems[health.source.name] = error
             except (ContentMismatch, SourceFailed) as error:
-                problems[standing.source.name] = error
-                self._put_aside(standing, cid, error)
+                problems[health.source.name] = error
+                self._put_aside(health, cid, error)
         if all(isinstance(error, UnknownCid) for error in problems.values()):
             asked = ", ".join(problems) or "nobody"
             raise UnknownCid(f"{cid} was not found; sources: {asked}", cid=cid)
@@ -190,29 +190,29 @@ class Fetcher:
             sources={name: error.code() for name, error in problems.items()},
         )
 
-    def _by_speed(self, now_s: float) -> list[Standing]:
-        trusted = (standing for standing in self.standings if not standing.is_distrusted(now_s))
-        return sorted(trusted, key=lambda standing: (standing.is_aside(now_s), standing.expected_s))
+    def _by_speed(self, now_s: float) -> list[SourceHealth]:
+        trusted = (health for health in self.source_health if not health.is_distrusted(now_s))
+        return sorted(trusted, key=lambda health: (health.is_aside(now_s), health.expected_s))
 
-    def _put_aside(self, standing: Standing, cid: Cid, error: TradepostError) -> None:
+    def _put_aside(self, health: SourceHealth, cid: Cid, error: TradepostError) -> None:
         now_s, limits = self._clock(), self._limits
         # Of many requests that fail together, one is news.
-        level = logging.DEBUG if standing.is_aside(now_s) else logging.WARNING
+        level = logging.DEBUG if health.is_aside(now_s) else logging.WARNING
         if isinstance(error, ContentMismatch):
-            standing.distrust(now_s, first_s=limits.distrust_s, s_max=limits.distrust_s_max)
+            health.distrust(now_s, first_s=limits.distrust_s, s_max=limits.distrust_s_max)
         else:
-            standing.put_aside(now_s, aside_s=limits.aside_s)
+            health.put_aside(now_s, aside_s=limits.aside_s)
         log.log(
             level,
             "Source %s will not be used for a while: %s",
-            standing.source.name,
+            health.source.name,
             error.detail,
-            extra={"action": "source_put_aside", "source": standing.source.name, "cid": cid},
+            extra={"action": "source_put_aside", "source": health.source.name, "cid": cid},
         )
 
-    async def _receive(self, standing: Standing, cid: Cid) -> bytes:
+    async def _receive(self, health: SourceHealth, cid: Cid) -> bytes:
         """One block from one source, hashed as it arrives."""
-        limits, name = self._limits, standing.source.name
+        limits, name = self._limits, health.source.name
         block, size = io.BytesIO(), 0
         digest = hashlib.sha256()
         began = first = now = self._clock()
@@ -220,7 +220,7 @@ class Fetcher:
         try:
             async with (
                 asyncio.timeout(limits.stall_s) as stall,
-                aclosing(standing.source.block(cid)) as chunks,
+                aclosing(health.source.block(cid)) as chunks,
             ):
                 async for chunk in chunks:
                     now = self._clock()
@@ -237,7 +237,7 @@ class Fetcher:
             raise SourceFailed(f"{name} sent nothing for {limits.stall_s:g} s", source=name) from None
         if digest.digest() != cid_to_bytes(cid)[_DIGEST]:
             raise ContentMismatch(f"{name} sent bytes that do not match {cid}", source=name, cid=cid)
-        standing.measure(size, first - began, self._clock() - first)
+        health.measure(size, first - began, self._clock() - first)
         return block.getvalue()  # which is not copied, as that of a bytearray would be
 
 

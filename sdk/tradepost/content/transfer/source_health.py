@@ -24,7 +24,7 @@ _DOUBLINGS_MAX: Final = 64
 
 
 @dataclass(slots=True)
-class Standing:
+class SourceHealth:
     """A source as a `Fetcher` knows it, with times by the fetcher's clock, in seconds.
 
     It is asked last until `aside_until_s`, and not at all until `distrusted_until_s`. `lies` counts how often

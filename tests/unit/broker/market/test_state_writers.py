@@ -40,6 +40,10 @@ ALLOWED = {
         "broker/tradepost_broker/web/endpoints.py",
         "return problem_response(msgspec.structs.replace(problem, status=error.status))",
     ),
+    (
+        "sdk/tradepost/testing/fake_endpoints.py",
+        "return _problem_response(msgspec.structs.replace(problem, status=error.status))",
+    ),
 }
 
 

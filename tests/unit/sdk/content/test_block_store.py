@@ -316,6 +316,7 @@ def start(folder: Path, first: int, stop: int) -> subprocess.Popen[str]:
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.process
 def test_two_processes_share_one_store(tmp_path: Path) -> None:
     processes = [start(tmp_path, 0, 100), start(tmp_path, 60, 160)]
     for process in processes:
@@ -326,6 +327,7 @@ def test_two_processes_share_one_store(tmp_path: Path) -> None:
     assert store.verify().bad == []
 
 
+@pytest.mark.process
 def test_a_killed_process_leaves_whole_blocks_and_a_right_count(tmp_path: Path) -> None:
     process = start(tmp_path, 0, 1_000_000)
     assert process.stdout is not None

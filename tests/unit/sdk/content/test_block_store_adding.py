@@ -59,6 +59,7 @@ with store.adding():
 """
 
 
+@pytest.mark.process
 def test_an_addition_protects_as_long_as_its_process_lives(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", ADD_AND_HANG, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE

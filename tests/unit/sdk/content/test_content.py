@@ -91,6 +91,14 @@ def test_other_kinds_of_cid_are_refused(text: str) -> None:
         parse_cid(text)
 
 
+def test_a_cid_of_version_0_is_named_as_such() -> None:
+    text = "QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnjuNQ"
+    for refuse in (lambda: parse_cid(text), lambda: cid_from_bytes(b"\x12\x20" + bytes(34))):
+        with pytest.raises(InvalidCid, match="is a CIDv0") as caught:
+            refuse()
+        assert "--cid-version=1" in str(caught.value.hint)
+
+
 def test_a_block_over_the_limit_is_refused() -> None:
     with pytest.raises(ContentTooLarge):
         cid_of_block(bytes(BLOCK_BYTES_MAX + 1), "raw")

@@ -25,6 +25,7 @@ from tradepost.content.unixfs.nodes import encode_directory
 from tradepost.errors import (
     ContentMismatch,
     ContentStoreFull,
+    ContentStoreUnusable,
     ContentTooLarge,
     InsecureTransport,
     InvalidCar,
@@ -140,7 +141,7 @@ def test_a_store_that_cannot_be_written_is_told_as_that(run: Run, tree: Path, tm
     root = run("add", "--no-pin", tree).stdout.strip()
     (tmp_path / "store" / "pins").touch()  # where a folder should be
     for arguments in (("pin", root), ("unpin", root), ("ls",), ("verify",), ("gc",)):
-        with pytest.raises(InvalidSettings, match="the block store: "):
+        with pytest.raises(ContentStoreUnusable, match="the block store: "):
             run(*arguments)
 
 
@@ -229,7 +230,7 @@ def test_what_is_refused(run: Run, tree: Path, tmp_path: Path) -> None:
         (InsecureTransport, ("add", tree, "--kubo", "/ip4/192.0.2.1/tcp/5001")),
         (InvalidSettings, ("add", tree, "--kubo", "nonsense")),
         (KuboFailed, ("add", tree, "--kubo", "/ip4/127.0.0.1/tcp/1")),
-        (InvalidSettings, ("ls", "--store", tree / "large")),
+        (ContentStoreUnusable, ("ls", "--store", tree / "large")),
     ]
     for error, arguments in refusals:
         with pytest.raises(error):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scripted_server import Clock, Peer, Script, answer_head, scripted
 from tradepost.content import BLOCK_BYTES_MAX, cid_of_block
 from tradepost.content.transfer.fetch import Fetcher, FetchLimits
-from tradepost.content.transfer.source_health import Standing
+from tradepost.content.transfer.source_health import SourceHealth
 from tradepost.content.transfer.sources import GatewaySource, KuboSource, Source, StoreSource
 from tradepost.errors import ContentUnavailable, TradepostError, UnknownCid
 
@@ -236,7 +236,7 @@ async def test_each_fault_fails_over_and_alone_is_a_typed_error(fault: Script, s
         sources = [source_at(url, session) for url in (bad, good)]
         fetcher = Fetcher(sources, limits=limits, clock=clock)
         assert await fetcher.get(CID) == BLOCK
-        first, second = fetcher.standings
+        first, second = fetcher.source_health
         assert (first.failures, first.blocks, second.failures, second.blocks) == (1, 0, 0, 1)
         assert first.lies == (fault in LIES)
         assert first.is_aside(clock.now_s)
@@ -309,7 +309,7 @@ async def test_a_liar_is_named_and_not_asked_again(caplog: pytest.LogCaptureFixt
         for _ in range(3):
             await fetcher.get(CID)
         assert len(peers) == 1
-        alone = Fetcher([fetcher.standings[0].source])
+        alone = Fetcher([fetcher.source_health[0].source])
         for message in (
             "sent bytes that do not match",
             "sent wrong bytes before, and is not used for another 600 s",
@@ -355,12 +355,12 @@ async def test_a_liar_that_was_mended_is_believed_by_what_it_sends() -> None:
 
 
 def test_lies_that_were_under_way_together_are_one() -> None:
-    standing = Standing(StoreSource({}, name="liar"))  # type: ignore[arg-type]
+    health = SourceHealth(StoreSource({}, name="liar"))  # type: ignore[arg-type]
     for _ in range(16):
-        standing.distrust(5.0, first_s=10, s_max=1000)
-    assert (standing.lies, standing.failures, standing.distrusted_until_s) == (1, 16, 15.0)
-    standing.distrust(15.0, first_s=10, s_max=1000)
-    assert standing.distrusted_until_s == 35.0
+        health.distrust(5.0, first_s=10, s_max=1000)
+    assert (health.lies, health.failures, health.distrusted_until_s) == (1, 16, 15.0)
+    health.distrust(15.0, first_s=10, s_max=1000)
+    assert health.distrusted_until_s == 35.0
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
@@ -380,8 +380,8 @@ def test_a_connection_that_breaks_at_any_offset(offset: int, hard: bool) -> None
         ):
             fetcher = Fetcher([GatewaySource(url, session=session) for url in (bad, good)])
             assert await fetcher.get(CID) == BLOCK
-            assert fetcher.standings[0].failures == 1
-            assert fetcher.standings[0].lies == 0
+            assert fetcher.source_health[0].failures == 1
+            assert fetcher.source_health[0].lies == 0
 
     asyncio.run(run())
 
@@ -408,7 +408,7 @@ async def test_a_gateway_without_the_block_is_not_to_blame(status: str) -> None:
         fetcher = Fetcher([GatewaySource(url, session=session)])
         with pytest.raises(UnknownCid):
             await fetcher.get(CID)
-        assert fetcher.standings[0].failures == 0
+        assert fetcher.source_health[0].failures == 0
 
 
 async def test_what_is_asked_for_is_a_raw_block_without_compression() -> None:
@@ -432,7 +432,7 @@ async def test_a_daemon_without_the_block_is_not_to_blame() -> None:
         fetcher = Fetcher([kubo_at(url, session)])
         with pytest.raises(UnknownCid):
             await fetcher.get(CID)
-        assert fetcher.standings[0].failures == 0
+        assert fetcher.source_health[0].failures == 0
         assert peers[0].asked[0] == f"/api/v0/block/get?arg={CID}"
         assert peers[0].asked[1].startswith("POST ")
 

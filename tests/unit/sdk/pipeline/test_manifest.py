@@ -16,9 +16,9 @@ from tradepost.content import cid_of_block
 from tradepost.errors import InvalidInput, InvalidPipeline
 from tradepost.pipeline.manifest import (
     KernelStage,
-    Limits,
     Manifest,
     ModelStage,
+    PipelineLimits,
     TensorSpec,
     WorkUnits,
     check_connections,
@@ -91,7 +91,7 @@ def test_a_model_without_conditional_operators_does_not_speak_of_them() -> None:
 
 def test_the_cid_names_every_field() -> None:
     assert manifest_cid(make(version="1.0.1")) != manifest_cid(make())
-    assert manifest_cid(make(limits=Limits(wall_ms=1))) != manifest_cid(make())
+    assert manifest_cid(make(limits=PipelineLimits(wall_ms=1))) != manifest_cid(make())
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_an_input_over_the_pipelines_limit_is_refused() -> None:
     document = TensorDocument(tensors={"image": np.zeros((2, 2), np.uint8)})
     make().check_input(document, document_bytes=10)
     with pytest.raises(InvalidInput, match="accepts at most 9"):
-        make(limits=Limits(input_bytes=9)).check_input(document, document_bytes=10)
+        make(limits=PipelineLimits(input_bytes=9)).check_input(document, document_bytes=10)
 
 
 @pytest.mark.parametrize(("size", "units"), [(0, 2), (1, 5), (1 << 20, 5), ((1 << 20) + 1, 8)])

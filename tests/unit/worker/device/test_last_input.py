@@ -87,6 +87,7 @@ def test_a_device_that_nobody_uses_has_no_input(monkeypatch: pytest.MonkeyPatch)
     assert InputSensor().read(time.time()) is None
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("sessions", "idle_since"),
     [
@@ -111,17 +112,20 @@ def test_desktops_say_when_they_are_idle(
     assert ask_desktops() == idle_since
 
 
+@pytest.mark.process
 def test_without_sessions_no_desktop_is_in_use(loginctl: Callable[..., None]) -> None:
     loginctl(":", "exit 1")
     assert ask_desktops() == []
     assert unseen_input() == ""
 
 
+@pytest.mark.process
 def test_a_session_that_has_just_ended_hides_no_other(loginctl: Callable[..., None]) -> None:
     loginctl("echo 2; echo 9", f"echo \"No session '9' known\" >&2; echo '{session()}'; exit 1")
     assert ask_desktops() == [math.inf]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("script", "s_max", "reason"),
     [
@@ -140,6 +144,7 @@ def test_what_no_desktop_can_tell_is_said(
     assert reason in unseen_input()
 
 
+@pytest.mark.process
 def test_a_system_without_logind_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -147,6 +152,7 @@ def test_a_system_without_logind_says_so(tmp_path: Path, monkeypatch: pytest.Mon
         ask_desktops()
 
 
+@pytest.mark.process
 @pytest.mark.skipif(shutil.which("loginctl") is None, reason="needs loginctl")
 def test_the_real_loginctl_answers_or_says_why_not() -> None:
     unseen = unseen_input()
@@ -156,6 +162,7 @@ def test_the_real_loginctl_answers_or_says_why_not() -> None:
         assert all(since > 0 for since in ask_desktops())
 
 
+@pytest.mark.process
 def test_macos_counts_the_time_without_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "ioreg"
     script.write_text("#!/bin/sh\necho '    | |   \"HIDIdleTime\" = 90000000000'\n")

@@ -23,9 +23,9 @@ from tradepost.errors import (
 )
 from tradepost.pipeline.manifest import (
     KernelStage,
-    Limits,
     Manifest,
     ModelStage,
+    PipelineLimits,
     TensorSpec,
     decode_manifest,
     encode_manifest,
@@ -118,7 +118,7 @@ def classifier(**limits: int) -> SamplePipeline:
             ),
         ),
         outputs={"best": "topk.index", "value": "topk.score"},
-        limits=Limits(**limits),
+        limits=PipelineLimits(**limits),
     )
     return SamplePipeline(manifest, dict(artifacts))
 

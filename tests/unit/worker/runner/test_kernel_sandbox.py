@@ -99,6 +99,7 @@ def test_initialize_runs_first_and_everything_is_paid_for(sandbox: Sandbox) -> N
     assert run(sandbox, reactor(region(9, 1), alloc=alloc)).fuel_used > plain.fuel_used + 1000
 
 
+@pytest.mark.process
 def test_fuel_is_the_same_in_another_process(sandbox: Sandbox) -> None:
     document = encode(TensorDocument({"scores": np.linspace(-3, 3, 50, dtype="f4")}, {"k": "5"}))
     program = f"""

@@ -188,6 +188,7 @@ def test_a_group_that_cannot_be_made_is_no_silent_loss(base: Path, monkeypatch: 
         groups.admit(os.getpid())
 
 
+@pytest.mark.process
 async def test_a_runner_is_in_its_group_until_its_end(base: Path) -> None:
     pipeline = kernel_pipeline(b"\0asm")
     runner = await RunnerProcess.start(groups=ControlGroups.open(own=base))
@@ -205,6 +206,7 @@ async def test_a_runner_is_in_its_group_until_its_end(base: Path) -> None:
     assert not path.exists()
 
 
+@pytest.mark.process
 async def test_a_runner_that_ran_out_of_memory_says_so(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = kernel_pipeline(b"\0asm")
     monkeypatch.setitem(MADE, "memory.events", "oom_kill 1\n")
@@ -224,6 +226,7 @@ async def test_a_runner_that_ran_out_of_memory_says_so(base: Path, monkeypatch: 
         await runner.close()
 
 
+@pytest.mark.process
 async def test_a_runner_without_a_group_does_not_start(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     groups = ControlGroups.open(own=base)
     shutil.rmtree(base)

@@ -55,6 +55,7 @@ def ended_session() -> tuple[int, int]:
     return process.pid, session
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="no niceness of sessions here")
 async def test_a_runner_that_has_ended_needs_no_niceness() -> None:
     pid, session = ended_session()

@@ -26,6 +26,7 @@ sys.exit("restrained")
 SOON = RunnerPolicy(start_s_max=20.0)
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are bound to cores on Linux alone")
 async def test_a_runner_is_restrained_while_it_starts() -> None:
     limits = DeviceLimits(memory_bytes_max=1 << 30, nice=15, cores_max=1)
@@ -34,6 +35,7 @@ async def test_a_runner_is_restrained_while_it_starts() -> None:
         await RunnerLimits(limits=limits, start_runner=start).start()
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are bound to cores on Linux alone")
 async def test_a_limit_that_changes_holds_for_a_runner_that_starts() -> None:
     before = DeviceLimits(memory_bytes_max=1 << 30, nice=os.nice(0))

@@ -11,9 +11,9 @@ from tradepost.content import add_bytes
 from tradepost.pipeline.manifest import (
     ConditionalOperator,
     KernelStage,
-    Limits,
     Manifest,
     ModelStage,
+    PipelineLimits,
     Stage,
     TensorSpec,
 )
@@ -81,7 +81,7 @@ class Case:
             inputs={"x": TensorSpec(dtype="F32", shape=(None,))},
             stages=(stage,),
             outputs={"y": f"attack.{stage.output_names[0]}"},
-            limits=Limits(input_bytes=_OUTPUT_BYTES, output_bytes=_OUTPUT_BYTES),
+            limits=PipelineLimits(input_bytes=_OUTPUT_BYTES, output_bytes=_OUTPUT_BYTES),
         )
         return SamplePipeline(manifest, {cid: artifact})
 
