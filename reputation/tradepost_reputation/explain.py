@@ -22,7 +22,8 @@ def explain(tally: Tally, *, day: int, fault_fraction: float) -> list[str]:
     if record.fraud:
         lines.append("Fraud was proven; this evidence never decays.")
     lines.append(
-        f"Score {record.score:.2f}: at least {record.score:.0%} of leases succeed, with {1 - QUANTILE:.0%} confidence."
+        f"Score {record.score:.2f}: at least {record.score:.0%} of leases succeed, "
+        f"with {1 - QUANTILE:.0%} confidence."
     )
     credibility = credibility_of_worker(record.checks, fault_fraction=fault_fraction)
     lines.append(

@@ -15,9 +15,9 @@ from tradepost.pipeline.manifest import Manifest
 from tradepost.protocol import Deliver, GiveBack, GiveBackReason
 from tradepost.receipts import (
     Failed,
+    JobOutcome,
     Preempted,
     Receipt,
-    Result,
     Returned,
     are_first_stages,
     is_stage_failure,
@@ -131,7 +131,7 @@ class ReceiptChecks:
             if getattr(receipt, name) != value:
                 raise InvalidReceipt(f"its {name} is {getattr(receipt, name)!r}; the lease has {value!r}")
 
-    async def _check_output(self, outcome: Result, frame: Deliver, manifest: Manifest) -> None:
+    async def _check_output(self, outcome: JobOutcome, frame: Deliver, manifest: Manifest) -> None:
         limit = manifest.limits.output_bytes
         if isinstance(outcome, Failed):
             if frame.output is not None:
@@ -163,7 +163,7 @@ async def _cid_of(output: bytes) -> Cid:
     return await asyncio.to_thread(add_bytes, output, put=None)
 
 
-def _check_stages(receipt: Receipt, manifest: Manifest) -> Result:
+def _check_stages(receipt: Receipt, manifest: Manifest) -> JobOutcome:
     """What the receipt says that the pipeline came to."""
     names = [stage.name for stage in manifest.stages]
     reported = _names_reported(receipt, manifest)
