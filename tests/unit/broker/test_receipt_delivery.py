@@ -81,7 +81,7 @@ def lease(id_: str, outcome: str = "", state: LeaseState = LeaseState.DELIVERED)
         worker="w",
         attempt=1,
         purpose=LeasePurpose.AUCTION,
-        price=1,
+        price_microcredits=1,
         nonce=b"",
         granted_at=0.0,
         expires_at=9.0,
