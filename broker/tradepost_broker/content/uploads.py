@@ -197,7 +197,7 @@ class Uploads:
                 if len(seen) > FILE_BLOCKS_MAX:
                     raise ContentMismatch(f"{root} has more than {FILE_BLOCKS_MAX:,} blocks")
             elif codec != "raw":
-                raise InvalidCid(f"{cid} is {codec}, which is no file")
+                raise InvalidCid(f"{cid} is {codec}, which is not a file")
         return sizes
 
     def _require(self, holder: str, cid: str) -> int:

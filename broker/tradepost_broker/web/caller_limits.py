@@ -54,8 +54,8 @@ class ConcurrencyLimit:
         """Hold `amount` for `key` until the context ends. Raises `QuotaExceeded` if it is too much."""
         if self._taken[key] + amount > self._each or self._taken.total() + amount > self._total:
             raise QuotaExceeded(
-                f"{self._what}: more than {self._each:,} for you or {self._total:,} in all",
-                hint="Ask again in a moment.",
+                f"{self._what}: more than {self._each:,} for one caller or {self._total:,} in total",
+                hint="Try again in a moment.",
             )
         self._taken[key] += amount
         try:
