@@ -197,13 +197,11 @@ class FakeBroker:
     def _answer(self, job: str, pipeline: str, input_cid: str, data: bytes, request: JobRequest) -> JobView:
         """How the job ends; held jobs show less until then."""
         now = time.time()
-        ended = JobView(
-            job=job, status=JobStatus.FAILED, pipeline=pipeline, submitted_at=now, finished_at=now
-        )
+        common: dict[str, Any] = {"job": job, "pipeline": pipeline, "submitted_at": now, "finished_at": now}
         try:
             output = encode(self._compute(decode(data)))
         except TradepostError as error:
-            return msgspec.structs.replace(ended, problem=error.to_problem())
+            return JobView(status=JobStatus.FAILED, problem=error.to_problem(), **common)
         self._outputs[job] = output
         output_cid = add_bytes(output, put=None)
         is_inline = len(output) <= INLINE_BYTES_MAX
@@ -221,14 +219,14 @@ class FakeBroker:
             nonce=bytes(16),
             expires_at=int(now) + _LEASE_S,
         )
-        return msgspec.structs.replace(
-            ended,
+        return JobView(
             status=JobStatus.ACCEPTED,
             price_microcredits=min(PRICE_MICROCREDITS, request.max_price_microcredits),
             output=output if is_inline else None,
             output_cid=None if is_inline else output_cid,
             receipts=(sign_receipt(receipt, self._worker),),
             verification=Verification(credibility=1.0, agreed=(self._worker.id,)),
+            **common,
         )
 
     async def _finish(self, job: str) -> None:

@@ -157,7 +157,7 @@ def why_lost(loser: Bidder, winner: Bidder) -> str:
         case "failure":
             return f"reputation: {loser.belief.score:.2f} against {winner.belief.score:.2f}"
         case "verification":
-            return f"reputation: needs {loser.results} results where the winner needs {winner.results}"
+            return f"reputation: needs {loser.results} results, the winner needs {winner.results}"
         case "fetch":
             return "not cached"
         case _:
