@@ -228,7 +228,7 @@ def _expel(state: MarketState, worker: WorkerState, lease: Lease, stage: str) ->
         state,
         lease,
         f"a reference run contradicts it{where}; its stake of {format_credits(stake_microcredits)} credits "
-        f"is taken, and {format_credits(returned_microcredits)} credits of held earnings go back to "
+        f"is taken, and {format_credits(returned_microcredits)} credits of held earnings are refunded to "
         "submitters",
     )
 
