@@ -1,4 +1,4 @@
-"""Whether a job's results can be believed: comparison, blame, and the decision what to do next.
+"""Verifies a job's results: comparison, the stage at fault, and the next step.
 
 Results that agree form a group. A group's credibility follows from the records of the workers in it and of
 those who disagree (`tradepost_reputation.credibility`); it is accepted at the job's confidence. A
