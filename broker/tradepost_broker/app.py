@@ -83,7 +83,7 @@ async def running_broker(
             here = _url(settings, host, port)
             url = settings.public_url or here
             replace_file(settings.data_dir / URL_FILE, here.encode(), durable=False)
-            log.info("Broker %s listens at %s", parts.broker.id, url, extra={"action": "listening"})
+            log.info("Broker %s is listening at %s", parts.broker.id, url, extra={"action": "listening"})
             yield RunningBroker(parts=parts, host=host, port=port, url=url, tasks=(engine, *background))
         finally:
             for task in background:
@@ -104,7 +104,7 @@ def _locked(data_dir: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise DataFolderInUse(f"another broker runs on {data_dir}") from None
+            raise DataFolderInUse(f"another broker is running with the data folder {data_dir}") from None
         yield
 
 

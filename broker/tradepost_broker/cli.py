@@ -43,11 +43,14 @@ from tradepost_broker.settings import MARKET, Settings
 from tradepost_reputation.dashboard import WorkerView
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Run and operate a market.")
-account = typer.Typer(no_args_is_help=True, help="Accounts of those who submit jobs.")
+account = typer.Typer(no_args_is_help=True, help="Submitters' accounts.")
 app.add_typer(account, name="account")
 
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where the broker keeps everything.")]
-Config = Annotated[Path | None, typer.Option("--config", help="Settings as TOML; broker.toml by default.")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The broker's data folder.")]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", help="The settings file (TOML). Default: broker.toml in the data folder."),
+]
 
 _ID_CHARS: Final = 12
 
@@ -55,20 +58,24 @@ _ID_CHARS: Final = 12
 @app.command()
 def run(
     host: Annotated[
-        str | None, typer.Option(help="Address to listen on; beyond loopback, TLS is a must.")
+        str | None, typer.Option(help="Address to listen on; TLS is required except on loopback.")
     ] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes any free one.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 selects any free port.")] = None,
     data_dir: DataDir = None,
     config: Config = None,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain (PEM).")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="The certificate's private key (PEM).")] = None,
-    public_url: Annotated[str | None, typer.Option(help="How others reach this broker.")] = None,
+    public_url: Annotated[
+        str | None, typer.Option(help="The URL under which others reach this broker.")
+    ] = None,
     hold_s: Annotated[
         float | None, typer.Option(help="How long a payment is held before it matures.")
     ] = None,
     audit_rate: Annotated[float | None, typer.Option(help="Share of results checked by an auditor.")] = None,
     fault_fraction: Annotated[float | None, typer.Option(help="Share of workers believed faulty.")] = None,
-    port_file: Annotated[Path | None, typer.Option(help="Write the port here once it answers.")] = None,
+    port_file: Annotated[
+        Path | None, typer.Option(help="Write the port to this file when the broker is ready.")
+    ] = None,
     as_json: LogJson = False,
 ) -> None:
     """Run the broker until Ctrl-C or SIGTERM."""
@@ -98,7 +105,9 @@ async def _run(settings: Settings, port_file: Path | None) -> None:
     async with running_broker(settings) as broker:
         if port_file is not None:
             replace_file(port_file, str(broker.port).encode(), durable=False)
-        typer.echo(f"The market is open at {broker.url}/ (data in {settings.data_dir}). Ctrl-C ends it.")
+        typer.echo(
+            f"The market is open at {broker.url}/ (data in {settings.data_dir}). Press Ctrl-C to stop it."
+        )
         stop = asyncio.create_task(stopping.wait())
         failure = asyncio.create_task(broker.failed())
         await asyncio.wait((stop, failure), return_when=asyncio.FIRST_COMPLETED)
@@ -111,7 +120,7 @@ async def _run(settings: Settings, port_file: Path | None) -> None:
 
 @app.command()
 def migrate(data_dir: DataDir = None, config: Config = None) -> None:
-    """Create the database, or upgrade its schema. `run` does this by itself."""
+    """Create the database, or upgrade its schema. `run` does this automatically."""
     from tradepost_broker.storage import database
 
     settings = _settings(data_dir, config)
@@ -121,18 +130,18 @@ def migrate(data_dir: DataDir = None, config: Config = None) -> None:
 
 @account.command("create")
 def create_account(
-    name: Annotated[str, typer.Argument(help="The account; for one that exists, a further key is made.")],
-    credits_: Annotated[str, typer.Option("--credits", help="Credits to start with.")] = "0",
+    name: Annotated[str, typer.Argument(help="The account's name; if it exists, it gets another key.")],
+    credits_: Annotated[str, typer.Option("--credits", help="Initial credits.")] = "0",
     data_dir: DataDir = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Make an account and print its API key, this once."""
+    """Create an account and print its API key. The key is never shown again."""
     body = NewAccount(name=name, credits_microcredits=to_microcredits(credits_))
     made = _client(data_dir, config).post("v1/admin/accounts", body, NewApiKey)
     people = (
         f"Account {made.account} has {format_credits(made.available_microcredits)} credits.\n"
-        f"Its API key, shown only now: {made.api_key}"
+        f"Its API key, which is never shown again: {made.api_key}"
     )
     show(made, people, as_json=as_json)
 
@@ -141,7 +150,7 @@ def create_account(
 def fund(
     name: Annotated[str, typer.Argument(help="The account.")],
     amount: Annotated[str, typer.Argument(help="Credits to add.")],
-    transfer: Annotated[str, typer.Option(help="An id under which this happens at most once.")] = "",
+    transfer: Annotated[str, typer.Option(help="An id; the same id funds an account only once.")] = "",
     data_dir: DataDir = None,
     config: Config = None,
     as_json: Json = False,
@@ -155,16 +164,16 @@ def fund(
 @app.command()
 def token(
     owner: Annotated[
-        str, typer.Option(help="Whose device will join; owners are told apart by this.")
+        str, typer.Option(help="The device's owner; the market distinguishes owners by this name.")
     ] = "owner",
-    stake: Annotated[str, typer.Option(help="Credits that the worker stands to lose.")] = "10",
+    stake: Annotated[str, typer.Option(help="The worker's stake in credits.")] = "10",
     auditor: Annotated[bool, typer.Option("--auditor", help="Trust the worker with reference runs.")] = False,
     ttl: Annotated[float, typer.Option(help="Seconds until the token expires.")] = 3600.0,
     data_dir: DataDir = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Make a single-use token with which one device joins, and print it, this once."""
+    """Create and print a single-use token for one device to join. It is never shown again."""
     body = NewToken(owner=owner, stake_microcredits=to_microcredits(stake), auditor=auditor, ttl_s=ttl)
     issued = _client(data_dir, config).post("v1/admin/tokens", body, IssuedToken)
     show(issued, issued.token, as_json=as_json)
@@ -173,25 +182,25 @@ def token(
 @app.command()
 def revoke(
     path: Annotated[
-        Path, typer.Argument(help="A list that `tradepost revocations sign` wrote, its bundle beside it.")
+        Path, typer.Argument(help="A list from `tradepost revocations sign`, with its bundle beside it.")
     ],
     data_dir: DataDir = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Enforce a signed revocation list from now on, here and on every worker."""
+    """Enforce a signed revocation list on this broker and on every worker."""
     from tradepost_signing.policy.revocation_store import read_revocations
 
     signed = read_revocations(path)
     body = NewRevocations(document=signed.document, bundle=signed.bundle)
     done = _client(data_dir, config).post("v1/admin/revocations", body, EnforcedRevocations)
-    people = f"Version {done.version} is enforced; {done.workers} connected workers were sent it."
+    people = f"Enforcing version {done.version}; sent it to {done.workers} connected workers."
     show(done, people, as_json=as_json)
 
 
 @app.command()
 def workers(data_dir: DataDir = None, config: Config = None, as_json: Json = False) -> None:
-    """List the workers: standing, score, money."""
+    """List the workers: standing, score, credits."""
     views = _client(data_dir, config).get("v1/workers", list[WorkerView])
     if as_json:
         show_json(views)
@@ -213,7 +222,7 @@ def workers(data_dir: DataDir = None, config: Config = None, as_json: Json = Fal
 
 @app.command()
 def devices(data_dir: DataDir = None, config: Config = None, as_json: Json = False) -> None:
-    """Show how workers' devices are, as each said last. It has no effect on reputation or pay."""
+    """Show the newest reading of each worker's device. It has no effect on reputation or payments."""
     views = _client(data_dir, config).get("v1/admin/devices", list[DeviceView])
     if as_json:
         show_json(views)
@@ -223,7 +232,7 @@ def devices(data_dir: DataDir = None, config: Config = None, as_json: Json = Fal
 
 @app.command()
 def jobs(
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Number of jobs, newest first.")] = 20,
     data_dir: DataDir = None,
     config: Config = None,
     as_json: Json = False,
@@ -248,7 +257,7 @@ def explain(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Say why each lease of a job went where it went, and what was found."""
+    """Show why each lease of a job went to its worker, and the evidence found."""
     view = _client(data_dir, config).get(f"v1/admin/jobs/{job}/explanation", Explanation)
     show(view, "\n".join(_explained(view)), as_json=as_json)
 
@@ -267,13 +276,13 @@ def verify(data_dir: DataDir = None, config: Config = None, as_json: Json = Fals
         report = verify_books(reader)
     compared = ", ".join(f"{count} {kind}" for kind, count in report.compared.items())
     people = (
-        f"{report.transfers} transfers give every balance; the sum is "
+        f"{report.transfers} transfers add up to every balance; the sum is "
         f"{to_credits(report.total_microcredits):,f} credits.\n"
         f"{report.events} events, over {report.starts} starts, replayed to the same records: {compared}."
     )
     if report.differences_count:
         show(report, "\n".join(report.differences), as_json=as_json)
-        raise InvariantBroken(f"the books differ in {report.differences_count} places")
+        raise InvariantBroken(f"the ledger and the records differ in {report.differences_count} places")
     show(report, people, as_json=as_json)
 
 

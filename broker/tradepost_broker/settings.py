@@ -96,11 +96,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def _checked(self) -> Self:
         if (self.tls_cert is None) != (self.tls_key is None):
-            raise InvalidSettings("tls_cert and tls_key go together; one of them is missing")
+            raise InvalidSettings("set both tls_cert and tls_key; one of them is missing")
         if not self.uses_tls and not is_loopback(self.host):
             raise InsecureTransport(
                 f"the broker would listen on {self.host} without TLS",
-                hint="Give --tls-cert and --tls-key, or listen on 127.0.0.1.",
+                hint="Set --tls-cert and --tls-key, or listen on 127.0.0.1.",
             )
         return self
 
@@ -112,5 +112,5 @@ def _config_path(config: Path | None, environment: Mapping[str, str], chosen: Ma
     if config is None:
         return Path(chosen.get("data_dir") or default_data_dir()).expanduser() / FILE_NAME
     if not config.exists():
-        raise InvalidSettings(f"{config} does not exist", hint="Name the file that holds the settings.")
+        raise InvalidSettings(f"{config} does not exist", hint="Use the path of an existing settings file.")
     return config

@@ -58,8 +58,8 @@ class Preempted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 #: What a job can end with, and what else a lease can.
-Result = Returned | Failed
-Outcome = Result | Preempted
+JobOutcome = Returned | Failed
+LeaseOutcome = JobOutcome | Preempted
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -73,7 +73,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     worker: Short
     pipeline: Short
     input: Short
-    outcome: Outcome
+    outcome: LeaseOutcome
     stages: Annotated[tuple[StageReport, ...], msgspec.Meta(max_length=32)]
     engines: Annotated[dict[Short, Short], msgspec.Meta(max_length=16)]
     nonce: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]

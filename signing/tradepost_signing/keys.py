@@ -61,7 +61,7 @@ class PublicKey:
         """The key in the PEM file at `path`. Raises `InvalidKey`."""
         pem = _read(path)
         if b"PRIVATE KEY" in pem:
-            raise InvalidKey(f"{path} is a private key", hint=f"Give the public one: {public_path(path)}")
+            raise InvalidKey(f"{path} is a private key", hint=f"Use the public key: {public_path(path)}")
         try:
             return cls.from_pem(pem)
         except InvalidKey as error:
@@ -101,7 +101,7 @@ class PublicKey:
         try:
             public_key_from_der(self.der).verify(signature, digest, _ECDSA_OF_DIGEST)
         except _CryptographyInvalidSignature:
-            raise InvalidSignature(f"the signature is not by key {self.id} over these bytes") from None
+            raise InvalidSignature(f"the signature over these bytes was not made by key {self.id}") from None
 
 
 class SigningKey:
@@ -130,7 +130,7 @@ class SigningKey:
         if any(label in pem for label in _COSIGN_LABELS):
             raise InvalidKey(
                 f"{path} is encrypted in a format that only cosign reads",
-                hint="`tradepost keygen` makes a key; `cosign import-key-pair` imports it.",
+                hint="Create a key with `tradepost keygen`; `cosign import-key-pair` imports it into cosign.",
             )
         try:
             try:
@@ -156,7 +156,9 @@ class SigningKey:
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption
             )
         except ValueError as error:
-            raise InvalidKey(f"the passphrase cannot be used: {error}", hint="Give another one.") from None
+            raise InvalidKey(
+                f"the passphrase cannot be used: {error}", hint="Use another passphrase."
+            ) from None
         # The public file first: a failure then leaves no private key behind that nobody was told about.
         public = public_path(path)
         _create(public, self.public_key.pem, mode=READABLE_BY_ALL)
@@ -190,9 +192,9 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             data = file.read(_KEY_FILE_BYTES_MAX + 1)
     except OSError as error:
-        raise InvalidKey(f"{path}: {error.strerror}", hint="`tradepost keygen` makes a key.") from None
+        raise InvalidKey(f"{path}: {error.strerror}", hint="Create a key with `tradepost keygen`.") from None
     if len(data) > _KEY_FILE_BYTES_MAX:
-        raise InvalidKey(f"{path} is larger than any key")
+        raise InvalidKey(f"{path} is too large for a key")
     return data
 
 
@@ -208,7 +210,7 @@ def _create(path: Path, data: bytes, *, mode: int) -> None:
         create_file(path, data, mode=mode)
     except FileExistsError:
         raise InvalidKey(
-            f"{path} exists, and keys are never overwritten", hint="Give another name."
+            f"{path} already exists, and keys are never overwritten", hint="Choose another name."
         ) from None
     except OSError as error:
         raise InvalidKey(f"{path}: {error.strerror}") from None

@@ -402,7 +402,7 @@ async def test_a_job_is_shown_and_cancelled(holding: Side, holding_stream: Strea
     )
     error = await holding.refusal("GET", f"{path}/output")
     assert isinstance(error, UnknownJob)
-    assert error.hint == "Only an accepted job has one."
+    assert error.hint == "Only an accepted job has an output."
     response, body = await holding.ask("DELETE", path)
     view = msgspec.json.decode(body, type=JobView)
     assert (response.status, view.status) == (200, JobStatus.CANCELLED)

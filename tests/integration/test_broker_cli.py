@@ -111,7 +111,7 @@ async def test_books_that_were_tampered_with_do_not_verify(tmp_path: Path, tampe
     with engine.begin() as connection:
         connection.execute(text(tampering))
     engine.dispose()
-    with pytest.raises(InvariantBroken, match="the books differ"):
+    with pytest.raises(InvariantBroken, match="the ledger and the records differ"):
         await command(tmp_path, "verify-books")
 
 

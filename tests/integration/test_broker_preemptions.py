@@ -152,4 +152,4 @@ async def test_a_receipt_for_some_stages_is_no_result(bench: Bench) -> None:
     acknowledged = await bench.acknowledged(Deliver(lease=bench.grant.lease, receipt=receipt))
     assert acknowledged.problem is not None
     assert acknowledged.problem.code == InvalidReceipt.code()
-    assert "no result" in acknowledged.problem.detail
+    assert "not a result" in acknowledged.problem.detail

@@ -184,7 +184,7 @@ async def test_publishers_may_be_several_and_keyless(broker: LocalBroker) -> Non
 
 async def test_without_a_key_nobody_may_revoke(tmp_path: Path) -> None:
     async with local_broker(tmp_path / "data") as broker:
-        with pytest.raises(InvalidRevocations, match="no key"):
+        with pytest.raises(InvalidRevocations, match="no revocation key"):
             await revoke(broker, listed(1))
         worker = await broker.worker(connect=False)
         assert (await worker.join(await broker.token())).revocations_key == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from typing import Any
 
@@ -51,10 +52,11 @@ async def test_large_outputs_are_compared_and_no_document_is_read_in_a_turn(
         for number, output in enumerate(outputs)
     ]
     job = (await broker.submit(key, pipeline, confidence=0.9)).job
-    for worker, output in zip(workers, outputs, strict=True):
-        grant = await worker.expect(Grant)
+    grants = [await worker.expect(Grant) for worker in workers]
+    for worker, grant, output in zip(workers, grants, outputs, strict=True):
         await worker.upload_output(grant, output)
-        await worker.answer(grant)
+    # Together, so that neither result is durable when the other is checked.
+    await asyncio.gather(*(worker.answer(grant) for worker, grant in zip(workers, grants, strict=True)))
     view = await broker.result(key, job)
     assert view.status is JobStatus.ACCEPTED
     assert view.verification is not None

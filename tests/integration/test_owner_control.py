@@ -92,7 +92,7 @@ async def test_a_limit_that_changes_holds_at_once(home: LentDevice) -> None:
 async def test_who_uses_the_device_has_it_alone(home: LentDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     keyboard = Keyboard()
     monkeypatch.setattr(last_input, "terminals", lambda: [keyboard.path])
-    monkeypatch.setattr(last_input, "ask_desktops", list)
+    monkeypatch.setattr(last_input, "ask_desktops", lambda **_: [])
     home.settle_s = 0.0
     keyboard.rest(3600)
     save_settings(home.folder / FILE_NAME, {"idle_load_percent_max": 100, "idle_input_s_min": 600})

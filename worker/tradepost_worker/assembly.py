@@ -28,7 +28,7 @@ from tradepost_worker.device.sensors import Sensors
 from tradepost_worker.device.telemetry import StageLatencies, device_health
 from tradepost_worker.leases.agent import Agent, AgentHooks
 from tradepost_worker.leases.capabilities import probe_capabilities
-from tradepost_worker.leases.held_leases import Leases
+from tradepost_worker.leases.held_leases import HeldLeases
 from tradepost_worker.leases.lease_executor import LeaseExecutor, PipelineRunner
 from tradepost_worker.leases.limits_enforcer import LimitsEnforcer
 from tradepost_worker.leases.outbox import Outbox
@@ -122,7 +122,7 @@ async def worker_from_settings(
             engines=capabilities.engines,
             latencies=latencies,
         )
-        leases = Leases(
+        leases = HeldLeases(
             executor=executor, outbox=outbox, broker=link.broker.api, capacity=settings.capacity, rng=rng
         )
         monitor = _monitor(settings, state, runners, settle_s)
@@ -245,7 +245,7 @@ def _offer(settings: Settings, capabilities: Capabilities) -> Offer:
     )
 
 
-def _health(monitor: DeviceMonitor, latencies: StageLatencies, leases: Leases) -> DeviceHealth:
+def _health(monitor: DeviceMonitor, latencies: StageLatencies, leases: HeldLeases) -> DeviceHealth:
     return device_health(
         monitor.readings,
         monitor.decision,
@@ -268,7 +268,7 @@ def _apply_limits(
 def _write_status(
     state: StateFolder,
     monitor: DeviceMonitor,
-    leases: Leases,
+    leases: HeldLeases,
     isolation: tuple[str, ...],
     clock: Callable[[], float] = time.time,
 ) -> None:

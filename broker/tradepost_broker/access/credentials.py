@@ -46,7 +46,7 @@ class Credentials:
         # Looking up a hash tells nothing by its timing: nobody can choose a secret by its hash.
         account = self._accounts.get(hash_of(key))
         if account is None:
-            raise Unauthorized("this API key is not known here")
+            raise Unauthorized("this broker does not know this API key")
         return account
 
     def check_operator(self, token: str) -> None:
@@ -54,7 +54,7 @@ class Credentials:
         if not self.is_operator(token):
             raise Unauthorized(
                 "this is not the operator's token",
-                hint="It is in the file operator.token in the broker's data folder.",
+                hint="Use the token in the file operator.token in the broker's data folder.",
             )
 
     def is_operator(self, token: str) -> bool:
@@ -73,5 +73,5 @@ def load_or_create_operator_token(path: Path) -> str:
     except FileExistsError:
         token = path.read_text().strip()
         if len(token) < 32:
-            raise InvalidOperatorToken(f"{path} holds no token") from None
+            raise InvalidOperatorToken(f"{path} contains no operator token") from None
     return token

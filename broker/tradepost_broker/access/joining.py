@@ -37,7 +37,7 @@ class WorkerJoin:
         if token is None or (not token.used_by and token.expires_at <= moment.at):
             raise InvalidJoinToken("it is unknown or expired")
         if token.used_by not in ("", self._worker):
-            raise InvalidJoinToken("it was used by another device")
+            raise InvalidJoinToken("another device has used it")
         if token.used_by:
             return Decision()
         joined = WorkerJoined(
@@ -102,7 +102,7 @@ class JoinService:
         await self._engine.ask(WorkerJoin(token=request.token, worker=worker, request=request))
         token = self._store.get(JoinToken, hash_of(request.token))
         if token is None:
-            raise InvariantBroken("a worker joined with a token that was not kept")
+            raise InvariantBroken("a worker joined with a token that was not stored")
         return JoinReply(
             worker=worker,
             owner=token.owner,

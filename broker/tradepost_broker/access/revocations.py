@@ -37,7 +37,7 @@ class RevocationList:
     def __init__(self, *, path: Path, operator: PublicKey | None) -> None:
         if operator is None and path.exists():
             raise InvalidSettings(
-                f"{path} holds a revocation list, and no revocations_key is set",
+                f"{path} is a revocation list, but revocations_key is not set",
                 hint="Set revocations_key to the operator's public key, as before.",
             )
         self._operator = operator
@@ -65,7 +65,7 @@ class RevocationList:
         """
         if self._store is None:
             raise InvalidRevocations(
-                "this broker knows no key that may revoke",
+                "this broker has no revocation key",
                 hint="Set revocations_key to the operator's public key, and start the broker again.",
             )
         self._store.accept(signed)
@@ -85,7 +85,7 @@ class RevocationService:
         # Also for a list that was here before: the broker may have stopped before the market knew of it.
         await self.enforce()
         log.info(
-            "Version %d of the revocation list is enforced.",
+            "Enforcing version %d of the revocation list.",
             version,
             extra={"action": "revocations_enforced", "version": version},
         )

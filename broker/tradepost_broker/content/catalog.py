@@ -49,13 +49,15 @@ class Catalog:
         try:
             return self._manifests[pipeline]
         except KeyError:
-            raise UnknownPipeline(f"pipeline {pipeline} was not published here", pipeline=pipeline) from None
+            raise UnknownPipeline(
+                f"pipeline {pipeline} is not published on this broker", pipeline=pipeline
+            ) from None
 
     def view(self, pipeline: str) -> PipelineView:
         """A published pipeline, with what a worker needs to check it. Raises `UnknownPipeline`."""
         publication = self._store.get(Publication, pipeline)
         if publication is None:
-            raise UnknownPipeline(f"pipeline {pipeline} was not published here", pipeline=pipeline)
+            raise UnknownPipeline(f"pipeline {pipeline} is not published on this broker", pipeline=pipeline)
         return _view(publication)
 
     async def publish(self, account: str, request: PublishRequest, *, at: float) -> PipelineView:
@@ -110,7 +112,7 @@ class Catalog:
             declared = getattr(manifest.limits, name)
             if declared > self._document_bytes_max:
                 raise InvalidPipeline(
-                    f"limits.{name} is {declared:,}; this broker takes {self._document_bytes_max:,}",
+                    f"limits.{name} is {declared:,}; the broker accepts {self._document_bytes_max:,}",
                     hint=f"Lower limits.{name} in pipeline.toml.",
                 )
 
@@ -127,7 +129,8 @@ class Catalog:
         earlier = self._store.get(Publication, cid)
         if earlier is not None and earlier.account != account:
             raise InvalidPipeline(
-                f"{cid} was published by another account", hint="Use it as it is; its CID is all you need."
+                f"{cid} was published by another account",
+                hint="You can submit jobs with its CID; do not publish it again.",
             )
         table = CODECS[Publication].table
         count = self._store.query(select(func.count()).where(table.c.account == account))[0][0]
@@ -152,7 +155,8 @@ def common_providers(manifest: Manifest) -> tuple[str, ...]:
     common = [p for p in models[0].providers if all(p in m.providers for m in models)] if models else []
     if models and not common:
         raise InvalidPipeline(
-            "no execution provider runs every model", hint="Give the models one provider in common."
+            "no execution provider is allowed for all models",
+            hint="List at least one provider that all models have.",
         )
     return tuple(common)
 

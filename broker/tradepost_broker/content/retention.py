@@ -57,4 +57,4 @@ class Retention:
             self._forgotten_before = before
         dropped = await self._uploads.drop_unused(before=before)
         if dropped:
-            log.info("%d blocks were forgotten", dropped, extra={"action": "blocks_forgotten"})
+            log.info("Deleted %d unused blocks", dropped, extra={"action": "blocks_forgotten"})

@@ -8,12 +8,12 @@ The exception are the blocks of published pipelines, which are public.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import Final
 
+from cachetools import LRUCache
 from sqlalchemy import case, func, select
 
 from tradepost.content import Cid, FolderStore, codec_of, parse_cid, read_file, verify_block
@@ -47,7 +47,7 @@ class Uploads:
         #: What is being put now, by upload id; a second request for the same waits for the first.
         self._putting: dict[str, asyncio.Event] = {}
         self._public: set[str] = {cid for one in store.find(Publication) for cid in one.blocks}
-        self._trees: OrderedDict[str, dict[str, int]] = OrderedDict()
+        self._trees: LRUCache[str, dict[str, int]] = LRUCache(_TREES_KEPT)
         # Writing a block waits for the disk twice; one thread keeps the store's byte count right.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="tradepost-blocks")
         # Two keep a disk busy. With more, handing the interpreter's lock around costs a seventh of the rate.
@@ -175,13 +175,9 @@ class Uploads:
 
         Raises `UnknownCid` for a block that is missing or another's, `ContentMismatch` for what is no file.
         """
-        if root in self._trees:
-            self._trees.move_to_end(root)
-        else:
-            self._trees[root] = await self._walk(holder, parse_cid(root))
-            if len(self._trees) > _TREES_KEPT:
-                self._trees.popitem(last=False)
-        tree = self._trees[root]
+        tree = self._trees.get(root)
+        if tree is None:
+            tree = self._trees[root] = await self._walk(holder, parse_cid(root))
         for cid in tree:
             self._require(holder, cid)
         return tree
@@ -201,7 +197,7 @@ class Uploads:
                 if len(seen) > FILE_BLOCKS_MAX:
                     raise ContentMismatch(f"{root} has more than {FILE_BLOCKS_MAX:,} blocks")
             elif codec != "raw":
-                raise InvalidCid(f"{cid} is {codec}, which is no file")
+                raise InvalidCid(f"{cid} is {codec}, which is not a file")
         return sizes
 
     def _require(self, holder: str, cid: str) -> int:

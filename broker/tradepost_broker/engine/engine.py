@@ -237,13 +237,13 @@ class Engine:
         try:
             await postponed.prepare()
         except TradepostError as error:
-            log.warning("Work was refused: %s", error, extra={"action": "preparation_refused"})
+            log.warning("Rejected a request: %s", error, extra={"action": "preparation_refused"})
             reply(error)
         except asyncio.CancelledError:
             reply(BrokerUnavailable("the broker stopped before this was durable"))
             raise
         except Exception:
-            log.exception("Work could not be prepared", extra={"action": "defect"})
+            log.exception("A request could not be prepared", extra={"action": "defect"})
             reply(BrokerUnavailable("the broker failed before this was durable"))
         else:
             self.submit(work, reply)

@@ -15,9 +15,9 @@ from tradepost.pipeline.manifest import Manifest
 from tradepost.protocol import Deliver, GiveBack, GiveBackReason
 from tradepost.receipts import (
     Failed,
+    JobOutcome,
     Preempted,
     Receipt,
-    Result,
     Returned,
     are_first_stages,
     is_stage_failure,
@@ -98,16 +98,18 @@ class ReceiptChecks:
         self._check_names(receipt, job, lease)
         # Step 4
         if frame.reason is not GiveBackReason.PREEMPTED or not isinstance(receipt.outcome, Preempted):
-            raise InvalidReceipt(f"a receipt of a lease that came back as {frame.reason.value}")
+            raise InvalidReceipt(f"a give-back with reason {frame.reason.value} must not carry a receipt")
         names = _names_reported(receipt, manifest := self._catalog.manifest(job.pipeline))
         if not 0 < len(names) < len(manifest.stages):
-            raise InvalidReceipt(f"{len(names)} of {len(manifest.stages)} stages done is not preempted")
+            raise InvalidReceipt(
+                f"{len(names)} of {len(manifest.stages)} stages are done, which is not a preemption"
+            )
         return receipt
 
     def _lease_of(self, worker: str, lease_id: str) -> tuple[Lease, Job]:
         lease = self._market.lease(lease_id)
         if lease is None or lease.worker != worker:
-            raise LeaseGone(f"lease {lease_id} is not known, or not this worker's")
+            raise LeaseGone(f"lease {lease_id} is unknown, or belongs to another worker")
         job = self._market.job(lease.job)
         if job is None:
             raise LeaseGone(f"the job of lease {lease_id} is over")
@@ -129,28 +131,30 @@ class ReceiptChecks:
             if getattr(receipt, name) != value:
                 raise InvalidReceipt(f"its {name} is {getattr(receipt, name)!r}; the lease has {value!r}")
 
-    async def _check_output(self, outcome: Result, frame: Deliver, manifest: Manifest) -> None:
+    async def _check_output(self, outcome: JobOutcome, frame: Deliver, manifest: Manifest) -> None:
         limit = manifest.limits.output_bytes
         if isinstance(outcome, Failed):
             if frame.output is not None:
-                raise InvalidReceipt("it reports a failure, and comes with an output")
+                raise InvalidReceipt("it reports a failure, but has an output")
             return
         if outcome.output_bytes > limit:
             raise InvalidReceipt(f"an output of {outcome.output_bytes:,} bytes; the limit is {limit:,}")
         if frame.output is None:
             size_bytes = await self._uploaded_bytes(frame.lease, outcome.output, limit)
         elif await _cid_of(frame.output) != outcome.output:
-            raise InvalidReceipt("the output's bytes do not have the CID that was signed")
+            raise InvalidReceipt("the output's bytes do not match the signed CID")
         else:
             size_bytes = len(frame.output)
         if size_bytes != outcome.output_bytes:
-            raise InvalidReceipt(f"the output has {size_bytes:,} bytes; it says {outcome.output_bytes:,}")
+            raise InvalidReceipt(
+                f"the output has {size_bytes:,} bytes; the receipt declares {outcome.output_bytes:,}"
+            )
 
     async def _uploaded_bytes(self, lease: str, output: str, limit: int) -> int:
         try:
             return await self._uploads.count_bytes(f"lease:{lease}", output, bytes_max=limit)
         except TradepostError as error:
-            raise InvalidReceipt(f"the output that was uploaded: {error}") from None
+            raise InvalidReceipt(f"the uploaded output: {error}") from None
 
 
 async def _cid_of(output: bytes) -> Cid:
@@ -159,17 +163,17 @@ async def _cid_of(output: bytes) -> Cid:
     return await asyncio.to_thread(add_bytes, output, put=None)
 
 
-def _check_stages(receipt: Receipt, manifest: Manifest) -> Result:
+def _check_stages(receipt: Receipt, manifest: Manifest) -> JobOutcome:
     """What the receipt says that the pipeline came to."""
     names = [stage.name for stage in manifest.stages]
     reported = _names_reported(receipt, manifest)
     outcome = receipt.outcome
     if isinstance(outcome, Preempted):
-        raise InvalidReceipt("it was preempted, which is no result")
+        raise InvalidReceipt("it was preempted, which is not a result")
     if isinstance(outcome, Returned) and len(reported) != len(names):
         raise InvalidReceipt(f"it returns an output after {len(reported)} of {len(names)} stages")
     if isinstance(outcome, Failed) and not is_stage_failure(outcome.stage, outcome.code, names):
-        raise InvalidReceipt(f"{outcome.code!r} at {outcome.stage!r} is no failure of this pipeline")
+        raise InvalidReceipt(f"{outcome.code!r} at {outcome.stage!r} is not a failure of this pipeline")
     return outcome
 
 

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from tradepost.errors import STAGE_FAILURES, Problem
 from tradepost.pipeline.manifest import Tolerance
 from tradepost.protocol import Deliver
-from tradepost.receipts import Failed, Receipt, Result, Returned, SignedReceipt
+from tradepost.receipts import Failed, JobOutcome, Receipt, Returned, SignedReceipt
 from tradepost_broker.engine.engine import Decision, Moment, Postponed
 from tradepost_broker.market.model.entities import Lease, LeaseState
 from tradepost_broker.market.model.events import ReceiptDelivered
@@ -47,7 +47,7 @@ class ReceiptDelivery:
         agree: Agree,
         lease: Lease,
         receipt: Receipt,
-        result: Result,
+        result: JobOutcome,
         frame: Deliver,
         tolerance: Tolerance | None,
     ) -> None:
@@ -118,7 +118,7 @@ class ReceiptDelivery:
         return tuple(stage.wall_us for stage in stages)
 
 
-def outcome_of(result: Result) -> str:
+def outcome_of(result: JobOutcome) -> str:
     """What identifies the outcome in the market: the output's CID, or `failed:<stage>:<code>`."""
     return result.output if isinstance(result, Returned) else f"{_FAILED}{result.stage}:{result.code}"
 
@@ -142,7 +142,7 @@ def delivery_of(
     )
 
 
-def _problem_of(result: Result) -> Problem | None:
+def _problem_of(result: JobOutcome) -> Problem | None:
     if isinstance(result, Returned):
         return None
     return STAGE_FAILURES[result.code](result.detail, stage=result.stage).to_problem()

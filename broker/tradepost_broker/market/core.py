@@ -84,7 +84,7 @@ class Market:
         except InvariantBroken:
             raise
         except TradepostError as refusal:
-            invariant(not state.drain(), f"{type(event).__name__} was refused after it changed something")
+            invariant(not state.drain(), f"{type(event).__name__} was rejected after it changed the state")
             return [ReplyRefused(refusal.to_problem())]
         if isinstance(event, MatchingEvent):
             advance_job.advance_all(state)

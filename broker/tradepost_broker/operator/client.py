@@ -54,8 +54,8 @@ class OperatorClient:
             return path.read_text().strip()
         except OSError:
             raise BrokerUnavailable(
-                f"{path} is not there: no broker has run with this data folder",
-                hint="Start it with `tradepost broker run`, or give its --data-dir.",
+                f"{path} does not exist: no broker has run with this data folder",
+                hint="Start a broker with `tradepost broker run`, or set its --data-dir.",
             ) from None
 
     def _tls(self) -> ssl.SSLContext | bool:

@@ -6,9 +6,10 @@ moves no money, and the market core never sees it. What a heartbeat may hold is 
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
+
+from cachetools import FIFOCache
 
 from tradepost.protocol import Heartbeat
 from tradepost_broker.operator.messages import DeviceView
@@ -21,18 +22,15 @@ class DeviceReadings:
 
     def __init__(self, *, clock: Callable[[], float], readings_max: int = READINGS_MAX) -> None:
         self._clock = clock
-        self._readings_max = readings_max
-        self._readings: OrderedDict[str, DeviceView] = OrderedDict()
+        self._readings: FIFOCache[str, DeviceView] = FIFOCache(readings_max)
 
     def note(self, worker: str, heartbeat: Heartbeat) -> None:
         """Take a worker's heartbeat in place of the one before it."""
+        self._readings.pop(worker, None)  # so that it becomes the newest
         self._readings[worker] = DeviceView(
             worker=worker, at=self._clock(), running=heartbeat.running, health=heartbeat.health
         )
-        self._readings.move_to_end(worker)
-        if len(self._readings) > self._readings_max:
-            self._readings.popitem(last=False)
 
     def all(self) -> list[DeviceView]:
         """The readings, newest first."""
-        return list(reversed(self._readings.values()))
+        return list(self._readings.values())[::-1]

@@ -30,7 +30,10 @@ class Metrics:
             buckets=_COMMIT_BUCKETS,
         )
         self._batch_events = Histogram(
-            "tradepost_batch_works", "Works in a batch.", registry=self.registry, buckets=_BATCH_BUCKETS
+            "tradepost_batch_works",
+            "Requests and events in a batch.",
+            registry=self.registry,
+            buckets=_BATCH_BUCKETS,
         )
 
     def gauge(self, name: str, description: str, read: Callable[[], float]) -> None:

@@ -6,33 +6,28 @@ are written once and never change, so what is remembered cannot be out of date.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import Any, Final
+
+from cachetools import FIFOCache
 
 from tradepost_broker.storage.shell_records import Delivery, InlineInput
 
-RECENT_BYTES_MAX: Final = 32 << 20
+CACHE_BYTES_MAX: Final = 32 << 20
 #: What a record takes beyond its documents, roughly.
 _RECORD_BYTES: Final = 1 << 10
 
 
-class Recent:
+class DocumentCache:
     """The newest immutable documents, by kind and id, within a byte budget."""
 
-    def __init__(self, *, bytes_max: int = RECENT_BYTES_MAX) -> None:
-        self._bytes_max = bytes_max
-        self._bytes = 0
-        self._records: OrderedDict[tuple[type[Any], str], Any] = OrderedDict()
+    def __init__(self, *, bytes_max: int = CACHE_BYTES_MAX) -> None:
+        self._records: FIFOCache[tuple[type[Any], str], Any] = FIFOCache(bytes_max, getsizeof=_size)
 
     def add(self, record: Any) -> None:
         """Remember a committed record, if it is of a kind that is."""
-        size = _size(record)
-        if size and (type(record), record.id) not in self._records:
-            self._records[type(record), record.id] = record
-            self._bytes += size
-            while self._bytes > self._bytes_max:
-                _, oldest = self._records.popitem(last=False)
-                self._bytes -= _size(oldest)
+        key = type(record), record.id
+        if key not in self._records and 0 < _size(record) <= self._records.maxsize:
+            self._records[key] = record
 
     def get(self, kind: type[Any], id_: str) -> Any | None:
         """The record, if it is remembered."""

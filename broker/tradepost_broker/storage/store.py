@@ -23,7 +23,7 @@ from tradepost_broker.market.model import entities
 from tradepost_broker.market.model.events import Event, MatchingEvent
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.storage import database, tables
-from tradepost_broker.storage.document_cache import Recent
+from tradepost_broker.storage.document_cache import DocumentCache
 from tradepost_broker.storage.rows import CODECS, AnyRecord
 from tradepost_broker.storage.shell_records import Delivery, InlineInput
 
@@ -113,11 +113,11 @@ class Store(Reader):
         super().__init__(database.open_reader(path))
         self._last_seq: int = self._reader.scalar(select(func.max(JOURNAL.c.seq))) or 0
         self._committed_seq = self._last_seq
-        self._recent = Recent()
+        self._documents = DocumentCache()
 
     def get(self, kind: type[T], id_: str) -> T | None:
         """The committed record of this kind and id, or `None`."""
-        recent: T | None = self._recent.get(kind, id_)
+        recent: T | None = self._documents.get(kind, id_)
         return super().get(kind, id_) if recent is None else recent
 
     def close(self) -> None:
@@ -237,4 +237,4 @@ class Transaction:
         """Keep the documents that were committed at hand."""
         for kind in (InlineInput, Delivery):
             for record in self._records[kind].values():
-                self._store._recent.add(record)
+                self._store._documents.add(record)

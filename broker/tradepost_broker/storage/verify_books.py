@@ -140,7 +140,7 @@ def replay(reader: Reader, report: BooksReport) -> Records:
             if isinstance(instruction, Save):
                 records[type(instruction.record)][instruction.record.id] = instruction.record
             elif isinstance(instruction, ReplyRefused):
-                report.differs(f"event {seq} was accepted; replayed, it is refused: {instruction.problem}")
+                report.differs(f"event {seq} was accepted, but the replay rejects it: {instruction.problem}")
     return records
 
 

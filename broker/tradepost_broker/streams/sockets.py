@@ -40,7 +40,7 @@ async def open_socket(request: web.Request) -> web.WebSocketResponse:
         max_msg_size=MESSAGE_BYTES_MAX, heartbeat=HEARTBEAT_S, timeout=CLOSE_S_MAX, compress=False
     )
     if not socket.can_prepare(request).ok:
-        raise InvalidRequest(f"{request.path} is a WebSocket: ask for an upgrade")
+        raise InvalidRequest(f"{request.path} is a WebSocket: request an upgrade")
     await socket.prepare(request)
     request.app[OPEN_SOCKETS].add(socket)
     return socket
@@ -67,7 +67,7 @@ async def converse(
     try:
         async for message in socket:
             if message.type is not WSMsgType.BINARY:
-                raise ProtocolError(f"a {message.type.name} message; frames come in binary ones")
+                raise ProtocolError(f"a {message.type.name} message; frames must be in binary messages")
             await take(message.data)
     finally:
         writing.cancel()
@@ -95,4 +95,4 @@ async def refuse(socket: web.WebSocketResponse, error: TradepostError, last_mess
 
 def unknown_frame(frame: Any) -> ProtocolError:
     """The error for a frame that has no place here."""
-    return ProtocolError(f"a {type(frame).__name__} frame has no place here")
+    return ProtocolError(f"a {type(frame).__name__} frame is not allowed on this stream")

@@ -45,7 +45,7 @@ from tradepost.protocol import (
 )
 from tradepost.receipts import (
     Failed,
-    Outcome,
+    LeaseOutcome,
     Preempted,
     Receipt,
     Returned,
@@ -211,7 +211,7 @@ class FakeWorker:
     def delivery(self, grant: Grant, document: bytes, **changes: Any) -> Deliver:
         """The frame that delivers what the script makes of `document`."""
         result = self.script(document)
-        outcome: Outcome
+        outcome: LeaseOutcome
         if isinstance(result, Failed):
             outcome, output = result, None
             done = self.stages[: self.stages.index(result.stage)]
@@ -240,7 +240,7 @@ class FakeWorker:
         self,
         grant: Grant,
         document: bytes,
-        outcome: Outcome,
+        outcome: LeaseOutcome,
         stages: tuple[StageReport, ...],
         changes: dict[str, Any],
     ) -> SignedReceipt:

@@ -102,7 +102,8 @@ class AdminEndpoints:
         body = await read_body(request, Funding)
         if not self._credentials.has_account(body.account):
             raise InvalidRequest(
-                f"there is no account {body.account}", hint="`tradepost broker account create` makes it."
+                f"there is no account {body.account}",
+                hint="Create it with `tradepost broker account create`.",
             )
         transfer = f"fund:{body.transfer or secrets.token_hex(16)}"
         await self._engine.ask(self._funding(body.account, body.amount_microcredits, transfer))
@@ -112,7 +113,7 @@ class AdminEndpoints:
         """The newest jobs of all accounts, newest first; at most `limit`, which is 100 unless given."""
         text = request.query.get("limit", "100")
         if not text.isdecimal() or not 0 < int(text) <= JOBS_SHOWN_MAX:
-            raise InvalidRequest(f"limit is {text!r}; give 1 to {JOBS_SHOWN_MAX}")
+            raise InvalidRequest(f"limit is {text!r}; it must be 1 to {JOBS_SHOWN_MAX}")
         table = CODECS[Job].table
         newest = select(table).order_by(table.c.id.desc()).limit(int(text))
         return reply([_summary(job) for job in self._store.find(Job, newest)])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from cachetools import LRUCache
 
 from tradepost.errors import QuotaExceeded
 
@@ -21,8 +23,7 @@ class RateLimit:
         self._burst = burst
         self._per_s = per_s
         self._monotonic = monotonic
-        self._keys_max = keys_max
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._buckets: LRUCache[str, tuple[float, float]] = LRUCache(keys_max)
 
     def check(self, key: str, what: str) -> None:
         """Raise `QuotaExceeded` if the bucket of `key` is empty."""
@@ -33,9 +34,6 @@ class RateLimit:
         """Take one from the bucket of `key`. Raises `QuotaExceeded` if it is empty."""
         self.check(key, what)
         self._buckets[key] = (self._level(key) - 1, self._monotonic())
-        self._buckets.move_to_end(key)
-        if len(self._buckets) > self._keys_max:
-            self._buckets.popitem(last=False)
 
     def _level(self, key: str) -> float:
         level, since = self._buckets.get(key, (float(self._burst), self._monotonic()))
@@ -56,8 +54,8 @@ class ConcurrencyLimit:
         """Hold `amount` for `key` until the context ends. Raises `QuotaExceeded` if it is too much."""
         if self._taken[key] + amount > self._each or self._taken.total() + amount > self._total:
             raise QuotaExceeded(
-                f"{self._what}: more than {self._each:,} for you or {self._total:,} in all",
-                hint="Ask again in a moment.",
+                f"{self._what}: more than {self._each:,} for one caller or {self._total:,} in total",
+                hint="Try again in a moment.",
             )
         self._taken[key] += amount
         try:

@@ -108,7 +108,7 @@ class ContentEndpoints:
             raise InvalidRequest(f"the body is {request.content_type}; send a CAR as {CAR_TYPE}")
         if (request.content_length or 0) > quota:
             raise ContentTooLarge(
-                f"the CAR has {request.content_length:,} bytes; an account may keep {quota:,} here"
+                f"the CAR has {request.content_length:,} bytes; an account may store {quota:,}"
             )
 
         async def put(cid: Cid, block: bytes) -> Cid:

@@ -98,7 +98,7 @@ async def read_bytes(request: web.Request) -> bytes:
         async with asyncio.timeout(BODY_S_MAX):
             return await request.read()
     except TimeoutError:
-        raise InvalidRequest(f"the body did not come within {BODY_S_MAX:g} s") from None
+        raise InvalidRequest(f"the body did not arrive within {BODY_S_MAX:g} s") from None
 
 
 def invalid_message(error: Exception) -> TradepostError:
@@ -107,7 +107,7 @@ def invalid_message(error: Exception) -> TradepostError:
     # msgspec names the place of a length that is over its bound, as in "… - at `$.input`".
     if "length <=" in text and text.endswith(("`$.input`", "request.input`")):
         return too_large_inline()
-    return InvalidRequest(f"the body is not what this endpoint takes: {text}")
+    return InvalidRequest(f"the body does not match the schema of this endpoint: {text}")
 
 
 def reply(body: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
@@ -157,9 +157,9 @@ async def errors_as_problems(request: web.Request, handler: Handler) -> web.Stre
         log.exception("Request failed: %s %s", request.method, request.path, extra={"action": "defect"})
         problem = Problem(
             code="internal-error",
-            title="The broker failed on this request.",
+            title="The broker failed to process this request.",
             fault=Fault.BROKER.value,
-            hint="The operator finds the reason in the broker's log.",
+            hint="Ask the operator: the reason is in the broker's log.",
         )
         return problem_response(problem)
 

@@ -115,7 +115,7 @@ class JobEndpoints:
         if delivery is None or not delivery.output_cid:
             raise UnknownJob(
                 f"job {job.id} is {job.status.value} and has no output",
-                hint="Only an accepted job has one.",
+                hint="Only an accepted job has an output.",
                 job=job.id,
             )
         headers = {
@@ -173,5 +173,5 @@ def _wait_s(request: web.Request) -> float:
     except ValueError:
         wait_s = -1.0
     if not 0 <= wait_s <= WAIT_S_MAX:
-        raise InvalidRequest(f"wait_s is {text!r}; give seconds from 0 to {WAIT_S_MAX:g}")
+        raise InvalidRequest(f"wait_s is {text!r}; it must be 0 to {WAIT_S_MAX:g} seconds")
     return wait_s

@@ -84,7 +84,7 @@ def _operation(endpoint: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
                 **_content(endpoint.reply, endpoint.media, schemas),
             },
             "default": {
-                "description": "An error, as RFC 9457 has it.",
+                "description": "An error (RFC 9457 problem details).",
                 **_content(Problem, PROBLEM_JSON, schemas),
             },
         },

@@ -94,7 +94,7 @@ class PageEndpoints:
         """A worker's score and the evidence behind it, for people."""
         worker = self._standings.one(request.match_info["worker"])
         if worker is None:
-            raise UnknownWorker(f"no worker {request.match_info['worker']} has joined here")
+            raise UnknownWorker(f"no worker {request.match_info['worker']} has joined this broker")
         return _page(self._pages.worker(worker, version=self._store.last_seq))
 
     async def static(self, request: web.Request) -> web.StreamResponse:

@@ -61,7 +61,7 @@ async def body_pieces(http: web.Request) -> AsyncIterator[bytes]:
             async with patience.wait():
                 piece = await http.content.readany()
         except TimeoutError:
-            raise InvalidRequest("the body stalled, or came too slowly") from None
+            raise InvalidRequest("the body stalled, or arrived too slowly") from None
         if not piece:
             return
         patience.count(len(piece))
@@ -75,7 +75,7 @@ async def send(http: web.Request, response: web.Response) -> None:
             await response.prepare(http)
             await response.write_eof()
     except TimeoutError:
-        cut(http, "nobody read it")
+        cut(http, "the client did not read it")
     except ConnectionError:
         pass  # whoever asked is gone
 
@@ -97,7 +97,7 @@ async def send_pieces(
         except TradepostError as error:
             cut(http, str(error))
         except TimeoutError:
-            cut(http, "nobody read it")
+            cut(http, "the client did not read it")
         except ConnectionError:
             pass  # whoever asked is gone
 
@@ -121,7 +121,7 @@ def cut(http: web.Request, reason: str) -> None:
     """End a connection in the middle of an answer: all that can still be said is that it is not whole."""
     path = http.rel_url.raw_path[:_PATH_CHARS_MAX]
     log.warning(
-        "The answer to %s was cut off: %s", path, reason, extra={"action": "answer_cut", "path": path}
+        "The answer to %s was aborted: %s", path, reason, extra={"action": "answer_cut", "path": path}
     )
     if http.transport is not None:
         http.transport.abort()

@@ -101,7 +101,7 @@ class WorkerStreams:
             self._limits.reconnects.take(worker.id, "connections of one worker")
             await self._serve(request, socket, self._new_session(worker.id), hello)
         except TradepostError as error:
-            log.info("Worker %s is refused: %s", worker.id, error, extra={"action": "worker_refused"})
+            log.info("Refused worker %s: %s", worker.id, error, extra={"action": "worker_refused"})
             await refuse(socket, error, self._codec.encode([Refused(error.to_problem())]))
         return socket
 
@@ -111,11 +111,11 @@ class WorkerStreams:
         except ValueError:
             raise InvalidRequest("nonce is not hexadecimal") from None
         if len(nonce) != NONCE_BYTES:
-            raise InvalidRequest(f"nonce has {len(nonce)} bytes; give {NONCE_BYTES}, as hexadecimal")
+            raise InvalidRequest(f"nonce has {len(nonce)} bytes; it must have {NONCE_BYTES}, as hexadecimal")
         worker = self._market.worker(request.query.get("worker", ""))
         if worker is None:
             raise Unauthorized(
-                "this worker has not joined here", hint="Join with a token from the operator first."
+                "this worker has not joined this broker", hint="Join with a token from the operator first."
             )
         return worker, nonce
 
@@ -141,9 +141,9 @@ class WorkerStreams:
             raise ProtocolError(f"no hello within {HELLO_S_MAX:g} s") from None
         frames = self._codec.decode(message.data) if message.type is WSMsgType.BINARY else []
         if len(frames) != 1 or not isinstance(hello := frames[0], Hello):
-            raise ProtocolError("the first message has to be one hello")
+            raise ProtocolError("the first message must be exactly one hello")
         if hello.version != VERSION:
-            raise ProtocolError(f"protocol version {hello.version}; this broker speaks {VERSION}")
+            raise ProtocolError(f"protocol version {hello.version}; this broker supports {VERSION}")
         # Step 3
         if hello.public_key != worker.public_key:
             raise Unauthorized(f"this is not the key that worker {worker.id} joined with")

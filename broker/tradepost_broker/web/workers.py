@@ -61,5 +61,5 @@ class WorkerEndpoints:
         """A worker's standing, with the evidence for its score, newest first."""
         worker = self._standings.one(request.match_info["worker"])
         if worker is None:
-            raise UnknownWorker(f"no worker {request.match_info['worker']} has joined here")
+            raise UnknownWorker(f"no worker {request.match_info['worker']} has joined this broker")
         return reply(worker)

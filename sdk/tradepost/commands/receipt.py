@@ -12,7 +12,7 @@ from tradepost.commands.options import Json
 from tradepost.commands.terminal import show
 from tradepost.content import add_file
 from tradepost.errors import UNDECODABLE, InvalidReceipt
-from tradepost.receipts import Outcome, Preempted, Receipt, Returned, SignedReceipt, verify_receipt
+from tradepost.receipts import LeaseOutcome, Preempted, Receipt, Returned, SignedReceipt, verify_receipt
 
 app = typer.Typer(help="Verify receipts offline.", no_args_is_help=True)
 
@@ -56,7 +56,7 @@ def _for_people(receipt: Receipt) -> str:
     return f"ok: worker {receipt.worker} ran job {receipt.job} of {receipt.pipeline}: {said}"
 
 
-def _outcome_for_people(outcome: Outcome) -> str:
+def _outcome_for_people(outcome: LeaseOutcome) -> str:
     if isinstance(outcome, Returned):
         return outcome.output
     return "preempted" if isinstance(outcome, Preempted) else f"{outcome.code} at stage {outcome.stage}"

@@ -26,7 +26,7 @@ class DataFolderInUse(TradepostError):
 
     fault = Fault.OPERATOR
     status = 409
-    default_hint = "Stop the other process, or give another --data-dir."
+    default_hint = "Stop the other process, or use another --data-dir."
 
 
 class CannotListen(TradepostError):
@@ -34,7 +34,7 @@ class CannotListen(TradepostError):
 
     fault = Fault.OPERATOR
     status = 409
-    default_hint = "Give another --port; 0 takes any free one."
+    default_hint = "Use another --port; 0 selects any free port."
 
 
 class MissingDatabase(TradepostError):
@@ -42,7 +42,7 @@ class MissingDatabase(TradepostError):
 
     fault = Fault.OPERATOR
     status = 404
-    default_hint = "Name the broker's data folder with --data-dir."
+    default_hint = "Set the broker's data folder with --data-dir."
 
 
 class InvalidOperatorToken(TradepostError):
@@ -50,4 +50,4 @@ class InvalidOperatorToken(TradepostError):
 
     fault = Fault.OPERATOR
     status = 500
-    default_hint = "Delete the file; the broker makes a new token when it starts."
+    default_hint = "Delete the file; the broker creates a new token when it starts."

@@ -60,7 +60,7 @@ def _salvage_one(part: msgspec.Raw) -> Submit | Watch | CancelJob | Rejected:
             raise ProtocolError(f"not a frame of this protocol: {error}") from None
         if _input_bytes(submit.request) > INLINE_BYTES_MAX:
             return Rejected(submit.ref, too_large_inline().to_problem())
-        refusal = InvalidRequest(f"the body is not what this endpoint takes: {error}")
+        refusal = InvalidRequest(f"the body does not match the schema of this endpoint: {error}")
         return Rejected(submit.ref, refusal.to_problem())
     return frame
 

@@ -42,6 +42,6 @@ def attested_digests(payload: bytes) -> frozenset[bytes]:
         statement = msgspec.json.decode(payload, type=_Statement)
     except UNDECODABLE as error:
         raise InvalidBundle(
-            f"its statement does not say that a file was published (it may sign a directory): {error}"
+            f"its statement is not about publishing a file (it may sign a directory): {error}"
         ) from None
     return frozenset(bytes.fromhex(subject.digest.sha256) for subject in statement.subject)

@@ -99,7 +99,7 @@ def read_bundle(text: str, *, bytes_max: int = BUNDLE_BYTES_MAX) -> Bundle:
     """The one bundle in `text`. Nothing in it is verified. Raises as `read_bundles` does."""
     bundles = read_bundles(text, bytes_max=bytes_max)
     if len(bundles) != 1:
-        raise InvalidBundle(f"there are {len(bundles)} bundles; one is wanted")
+        raise InvalidBundle(f"there are {len(bundles)} bundles, but exactly one is required")
     return bundles[0]
 
 
@@ -164,7 +164,7 @@ def _refuse_envelope(artifact: bytes) -> None:
     """The formats that other tools read put nothing in front of a file's bytes to tell the two apart."""
     if artifact.startswith(ENVELOPE_START):
         raise InvalidArtifact(
-            "it begins as what the signature over a directory covers, so it is signed as no file"
+            "it begins like the statement in a signature over a directory, so it cannot be signed as a file"
         )
 
 
@@ -181,5 +181,5 @@ def _write_bundle(key_hint: str, **content: Any) -> str:
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     tree = dict(pairs)
     if len(tree) != len(pairs):
-        raise ValueError("a name stands twice in one object")
+        raise ValueError("an object has a duplicate name")
     return tree

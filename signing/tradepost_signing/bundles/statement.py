@@ -98,14 +98,14 @@ def decode_statement(payload: bytes) -> FileList:
     try:
         statement = msgspec.json.decode(payload, type=_Statement)
     except UNDECODABLE as error:
-        raise InvalidBundle(f"it does not hold a statement that this version reads: {error}") from None
+        raise InvalidBundle(f"it contains no statement that this version can read: {error}") from None
     resources = statement.predicate.resources
     files = {resource.name: resource.digest for resource in resources}
     if len(files) != len(resources):
         raise InvalidBundle("its statement lists a file twice")
     sha256 = statement.subject[0].digest.sha256
     if sha256 != _digest_of(resource.digest for resource in resources):
-        raise InvalidBundle("the digest of its subject is not that of the files it lists")
+        raise InvalidBundle("the digest of its subject does not match the listed files")
     ignored = statement.predicate.serialization.ignore_paths
     for path in ignored:
         parts = PurePosixPath(path).parts

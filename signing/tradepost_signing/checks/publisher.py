@@ -41,12 +41,12 @@ class Publisher:
     def _breaches(self, manifest: Manifest) -> Iterator[Breach]:
         fuel = sum(stage.fuel for stage in manifest.stages if isinstance(stage, KernelStage))
         if self.max_fuel is not None and fuel > self.max_fuel:
-            yield Breach("max_fuel", f"its kernels may use {fuel:,} fuel", f"max_fuel = {fuel:_}")
+            yield Breach("max_fuel", f"its kernels may use up to {fuel:,} fuel", f"max_fuel = {fuel:_}")
         for stage in manifest.stages:
             if self.max_memory_bytes is not None and stage.memory_bytes > self.max_memory_bytes:
                 yield Breach(
                     "max_memory_bytes",
-                    f"it asks for {stage.memory_bytes:,} bytes of memory",
+                    f"it requires {stage.memory_bytes:,} bytes of memory",
                     f"max_memory_bytes = {stage.memory_bytes:_}",
                     stage=stage.name,
                 )
@@ -56,7 +56,7 @@ class Publisher:
     def _model_breaches(self, stage: ModelStage) -> Iterator[Breach]:
         if not self.allowed_providers(stage):
             wanted = _words((*(self.providers or ()), *stage.providers))
-            asks = f"it runs on {', '.join(stage.providers)} only"
+            asks = f"it runs only on {', '.join(stage.providers)}"
             yield Breach("providers", asks, f"providers = {wanted}", stage=stage.name)
         allowed = self.conditional_operators
         if allowed is not None and (
@@ -64,7 +64,7 @@ class Publisher:
         ):
             yield Breach(
                 "conditional_operators",
-                f"its model may hold {', '.join(more)}",
+                f"its model may use {', '.join(more)}",
                 f"conditional_operators = {_words((*allowed, *more))}",
                 stage=stage.name,
             )

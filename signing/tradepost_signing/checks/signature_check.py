@@ -54,7 +54,7 @@ def claimed_signer(bundle: Bundle) -> str | SigstoreIdentity:
     if material.certificate is not None:
         return identity_of_certificate(material.certificate.raw_bytes)
     if material.public_key is None:
-        raise InvalidBundle("it holds a chain of certificates, as bundles before version 0.3 did")
+        raise InvalidBundle("it contains a certificate chain, the format before version 0.3")
     if not material.public_key.hint:
         raise InvalidBundle("it does not name the key that signed it")
     return material.public_key.hint
@@ -73,7 +73,7 @@ def check_message(bundle: Bundle, publisher: Publisher, digest: bytes, trust: Tr
     if isinstance(publisher.key, SigstoreIdentity):
         certificate_check.check_message(bundle, publisher.key, digest, trust.trusted_root)
     elif bundle.message_signature is None:
-        raise InvalidBundle("it holds no message signature")
+        raise InvalidBundle("it contains no message signature")
     else:
         publisher.key.verify(bundle.message_signature.signature, digest)
 
@@ -92,11 +92,13 @@ def envelope_of(bundle: Bundle) -> tuple[bytes, bytes]:
     """The in-toto statement in the bundle's DSSE envelope, and the one signature. Raises `InvalidBundle`."""
     envelope = bundle.dsse_envelope
     if envelope is None:
-        raise InvalidBundle("it holds a message signature, which signs a file, not a directory")
+        raise InvalidBundle("it contains a message signature, which is for a file, not for a directory")
     if envelope.payload_type != PAYLOAD_TYPE:
         raise InvalidBundle(f"its payload is {envelope.payload_type[:64]!r}, not an in-toto statement")
     if len(envelope.signatures) != 1:
-        raise InvalidBundle(f"its envelope holds {len(envelope.signatures)} signatures; one is wanted")
+        raise InvalidBundle(
+            f"its envelope has {len(envelope.signatures)} signatures, but exactly one is required"
+        )
     return envelope.payload, envelope.signatures[0].sig
 
 

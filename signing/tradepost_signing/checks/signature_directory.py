@@ -133,7 +133,7 @@ def _compare(directory: Path, listed: FileList, signature: Path) -> None:
     except InvalidArtifact as error:
         if listed.allows_links:
             raise InvalidArtifact(
-                f"{error.detail}. Its signature allows links, and links are not followed here",
+                f"{error.detail}. Its signature allows links, but Tradepost does not follow links",
                 hint="Replace each link by the file that it points to.",
             ) from None
         raise InvalidSignature(error.detail) from None
@@ -181,7 +181,7 @@ def _checked(path: PurePosixPath) -> str:
     try:
         name.encode()
     except UnicodeEncodeError:
-        raise InvalidArtifact(f"{name!r} is not a UTF-8 name, which a statement cannot carry") from None
+        raise InvalidArtifact(f"{name!r} is not a UTF-8 name, so it cannot be in a statement") from None
     return name
 
 

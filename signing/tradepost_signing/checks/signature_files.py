@@ -44,7 +44,9 @@ def read_signatures(paths: Iterable[Path], *, bytes_max: int) -> str:
     """
     texts = [_read(path, bytes_max) for path in paths]
     if not texts:
-        raise UnsignedArtifact("there is no signature beside it", hint="`tradepost sign` makes one.")
+        raise UnsignedArtifact(
+            "there is no signature file beside it", hint="Create one with `tradepost sign`."
+        )
     return join_bundles(texts)
 
 
@@ -81,7 +83,7 @@ def _further_suffix(path: Path) -> str:
 
 def _read(path: Path, bytes_max: int) -> str:
     if not path.exists():
-        raise UnsignedArtifact(f"there is no {path}", hint="`tradepost sign` makes one.")
+        raise UnsignedArtifact(f"there is no {path}", hint="Create one with `tradepost sign`.")
     with path.open("rb") as file:
         data = file.read(bytes_max + 1)
     if len(data) > bytes_max:

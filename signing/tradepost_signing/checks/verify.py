@@ -113,11 +113,11 @@ def claimed_publishers(artifact: bytes, bundles: str) -> tuple[str, ...]:
     ids: list[str] = []
     for bundle in read_bundles(bundles):
         if digest not in signed_digests(bundle):
-            raise InvalidSignature("a bundle is over other bytes than these")
+            raise InvalidSignature("a bundle signs other bytes than these")
         signer = claimed_signer(bundle)
         signer_id = signer.id if isinstance(signer, SigstoreIdentity) else key_id_of_hint(signer)
         if signer_id is None:
-            raise InvalidBundle("it names its key otherwise than by the key's SHA-256")
+            raise InvalidBundle("its key hint is not the key's SHA-256")
         ids.append(signer_id)
     return tuple(ids)
 

@@ -21,7 +21,7 @@ def inspect(
     path: Annotated[Path, typer.Argument(help="A file, a directory or a signature bundle.")],
     as_json: Json = False,
 ) -> None:
-    """Say what an artifact or a bundle is, and who says they signed it. Verifies nothing."""
+    """Show what an artifact or a bundle is, and the signer that it claims. Verifies nothing."""
     with reading():
         facts = inspect_path(path)
     show(facts, "\n".join(map(plain, _lines(facts))), as_json=as_json)
@@ -37,7 +37,7 @@ def _lines(facts: ArtifactFacts) -> Iterator[str]:
     if not facts.signatures:
         yield "  not signed"
     else:
-        yield "Nothing of this was verified: `tradepost verify` does that."
+        yield "Nothing here was verified. Verify it with `tradepost verify`."
 
 
 def _signature_lines(facts: SignatureFacts) -> Iterator[str]:
@@ -45,12 +45,12 @@ def _signature_lines(facts: SignatureFacts) -> Iterator[str]:
     for sha256 in facts.sha256:
         yield f"    sha256 {sha256}"
     if facts.subject:
-        yield f"    says it is by {facts.subject}"
-        yield f"    as {facts.issuer} names them (id {facts.identity_id})"
+        yield f"    claims the signer {facts.subject}"
+        yield f"    claims the issuer {facts.issuer} (id {facts.identity_id})"
     elif facts.key_id:
-        yield f"    says it is by key {facts.key_id}"
+        yield f"    claims the key {facts.key_id}"
     else:
-        yield f"    says it is by a key that it calls {facts.key_hint}"
+        yield f"    claims a key with the hint {facts.key_hint}"
     if facts.valid_from is not None and facts.valid_until is not None:
         yield f"    certificate valid from {_time(facts.valid_from)} until {_time(facts.valid_until)}"
     if facts.logged_at:

@@ -21,11 +21,13 @@ from tradepost_signing.keyless.signing import TOKEN_VARIABLE, KeylessSigner
 from tradepost_signing.keys import PublicKey, SigningKey
 
 PassphraseFile = Annotated[
-    Path | None, typer.Option(help="A file with the key's passphrase; else TRADEPOST_KEY_PASSPHRASE.")
+    Path | None, typer.Option(help="A file with the key's passphrase. Default: TRADEPOST_KEY_PASSPHRASE.")
 ]
 TokenFile = Annotated[
     Path | None,
-    typer.Option(help=f"With --keyless: a file with an identity token; else {TOKEN_VARIABLE}, or sign in."),
+    typer.Option(
+        help=f"With --keyless: a file with an identity token. Default: {TOKEN_VARIABLE}, or log in."
+    ),
 ]
 
 
@@ -34,7 +36,7 @@ def load_key(key: Path, passphrase_file: Path | None) -> SigningKey:
     loaded = SigningKey.load(key, passphrase=lambda: existing_passphrase(key, passphrase_file))
     for secret in (key, passphrase_file):
         if secret is not None and secret.exists() and secret.stat().st_mode & READABLE_BY_OTHERS:
-            typer.echo(f"Others may read {secret}: chmod 600 {secret}", err=True)
+            typer.echo(f"Other users may read {secret}. To fix it: chmod 600 {secret}", err=True)
     return loaded
 
 

@@ -15,7 +15,7 @@ import typer
 from tradepost.errors import InvalidKey
 
 VARIABLE: Final = "TRADEPOST_KEY_PASSPHRASE"
-_HINT: Final = f"Use a terminal, set {VARIABLE}, or give --passphrase-file."
+_HINT: Final = f"Use a terminal, set {VARIABLE}, or use --passphrase-file."
 
 
 def existing_passphrase(key: Path, file: Path | None) -> bytes:
@@ -48,6 +48,6 @@ def _given(file: Path | None) -> bytes | None:
 
 def _prompt(text: str, *, confirm: bool) -> bytes:
     if not sys.stdin.isatty():
-        raise InvalidKey("the key needs a passphrase, and there is no terminal to ask on", hint=_HINT)
+        raise InvalidKey("the key needs a passphrase, but there is no terminal for a prompt", hint=_HINT)
     passphrase: str = typer.prompt(text, hide_input=True, confirmation_prompt=confirm, err=True)
     return passphrase.encode()

@@ -31,13 +31,16 @@ def publish(
     pipeline: Annotated[Path, typer.Argument(help="The pipeline.toml.", metavar="PIPELINE.TOML")],
     key: Annotated[
         list[Path] | None,
-        typer.Option(help="The signing key; `tradepost keygen` makes one. Several sign each for itself."),
+        typer.Option(
+            help="The signing key (create one with `tradepost keygen`); repeatable for several signatures."
+        ),
     ] = None,
     keyless: Annotated[
-        bool, typer.Option("--keyless", help="Sign as whom you sign in, through Sigstore. Needs the network.")
+        bool,
+        typer.Option("--keyless", help="Sign with your identity through Sigstore. Requires the network."),
     ] = False,
     save: Annotated[
-        Path | None, typer.Option(help="Also write the manifest to this file, and the signatures beside it.")
+        Path | None, typer.Option(help="Also write the manifest to this file, with the signatures beside it.")
     ] = None,
     broker: BrokerUrl = None,
     api_key: ApiKey = None,
@@ -48,14 +51,14 @@ def publish(
         ),
     ] = None,
     no_broker: Annotated[
-        bool, typer.Option("--no-broker", help="Leave the broker out, even where TRADEPOST_URL names one.")
+        bool, typer.Option("--no-broker", help="Do not publish to a broker, even if TRADEPOST_URL is set.")
     ] = False,
     passphrase_file: PassphraseFile = None,
     identity_token_file: TokenFile = None,
-    dry_run: Annotated[bool, typer.Option(help="Validate, address and sign, but send nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Validate, hash and sign, but send nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Validate a pipeline, sign it, bring it to a broker, to Kubo nodes or both, and print its CID."""
+    """Validate and sign a pipeline, upload it to a broker, to Kubo nodes or both, and print its CID."""
     if not key and not keyless:
         raise typer.BadParameter("give --key, --keyless, or both")
     url = parse_broker_url(broker) if broker and not no_broker else None

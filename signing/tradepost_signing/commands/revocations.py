@@ -22,22 +22,22 @@ from tradepost_signing.policy.revocation_store import (
     write_revocations,
 )
 
-app = typer.Typer(no_args_is_help=True, help="The operator's lists of what nobody may run.")
+app = typer.Typer(no_args_is_help=True, help="The operator's revocation lists.")
 
-ListFile = Annotated[Path, typer.Argument(help="The signed list (JSON); its bundle stands beside it.")]
+ListFile = Annotated[Path, typer.Argument(help="The signed list (JSON), with its bundle beside it.")]
 
 
 @app.command()
 def sign(
-    source: Annotated[Path, typer.Argument(help="The list as you write it (TOML).", metavar="LIST.TOML")],
+    source: Annotated[Path, typer.Argument(help="Your list (TOML).", metavar="LIST.TOML")],
     key: Annotated[Path, typer.Option(help="The operator's signing key.")],
-    out: Annotated[Path, typer.Option(help="Where to write the list; the bundle goes beside it.")] = Path(
-        "revocations.json"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="The file to write the list to, with the bundle beside it.")
+    ] = Path("revocations.json"),
     passphrase_file: PassphraseFile = None,
     as_json: Json = False,
 ) -> None:
-    """Sign a list. Its version must be higher than that of the list which is at OUT already."""
+    """Sign a list. Its version must be higher than the version of an existing list at OUT."""
     try:
         text = source.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

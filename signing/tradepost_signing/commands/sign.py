@@ -32,16 +32,17 @@ from tradepost_signing.keys import SigningKey, public_path
 
 def keygen(
     out: Annotated[
-        Path, typer.Option(help="Where to write the private key; the public key goes beside it, as OUT.pub.")
+        Path,
+        typer.Option(help="The file for the private key; the public key is written beside it, as OUT.pub."),
     ] = Path("publisher.key"),
     passphrase_file: PassphraseFile = None,
     no_passphrase: Annotated[
         bool,
-        typer.Option("--no-passphrase", help="Leave the key unencrypted: file permissions alone protect it."),
+        typer.Option("--no-passphrase", help="Do not encrypt the key: only file permissions protect it."),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Make a P-256 signing key. Its passphrase comes from a prompt, the environment or a file."""
+    """Create a P-256 signing key. The passphrase is read from a prompt, the environment or a file."""
     made = SigningKey.generate()
     made.save(out, passphrase=None if no_passphrase else new_passphrase(passphrase_file))
     facts = {"key": str(out), "public_key": str(public_path(out)), "key_id": made.public_key.id}
@@ -52,15 +53,16 @@ def sign(
     path: Annotated[Path, typer.Argument(help="The file or directory to sign.")],
     key: Annotated[Path | None, typer.Option(help="The signing key.")] = None,
     keyless: Annotated[
-        bool, typer.Option("--keyless", help="Sign as whom you sign in, through Sigstore. Needs the network.")
+        bool,
+        typer.Option("--keyless", help="Sign with your identity through Sigstore. Requires the network."),
     ] = False,
     append: Annotated[
-        bool, typer.Option("--append", help="Keep the signatures that there are, and add one beside them.")
+        bool, typer.Option("--append", help="Keep existing signatures, and add one beside them.")
     ] = False,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Where to write the signature (default: PATH.sigstore.json, or DIRECTORY/model.sig)."
+            help="The file to write the signature to (default: PATH.sigstore.json, or DIRECTORY/model.sig)."
         ),
     ] = None,
     passphrase_file: PassphraseFile = None,
@@ -69,7 +71,7 @@ def sign(
 ) -> None:
     """Sign a file (as cosign does) or a directory (as OpenSSF Model Signing does)."""
     if append and out is not None:
-        raise typer.BadParameter("--append names the file itself; leave out --out")
+        raise typer.BadParameter("--append chooses the file name itself; remove --out")
     if (key is None) != keyless:
         raise typer.BadParameter("give either --key or --keyless")
     signer = keyless_signer(identity_token_file) if key is None else load_key(key, passphrase_file)

@@ -21,7 +21,10 @@ from tradepost_signing.policy.explanation import explain
 from tradepost_signing.policy.policy_file import PublisherLimits, policy_schema
 from tradepost_signing.policy.trust import TrustPolicy
 
-app = typer.Typer(no_args_is_help=True, help="Whose pipelines may run on a device, and how far.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="The trust policy: which publishers' pipelines may run on a device, and their limits.",
+)
 
 
 @app.command()
@@ -29,15 +32,15 @@ def check(
     policy: Annotated[Path, typer.Argument(help="The trust policy (TOML).")],
     pipeline: Annotated[
         str | None,
-        typer.Option(help="Whether this may run: a manifest's file with its signature beside it, or a CID."),
+        typer.Option(help="Check this pipeline: a manifest's file with its signature beside it, or a CID."),
     ] = None,
     broker: BrokerUrl = None,
     api_key: ApiKey = None,
     as_json: Json = False,
 ) -> None:
-    """Check a trust policy, and say in words what it allows. A CID is asked of the broker."""
+    """Check a trust policy, and print what it allows. A CID is fetched from the broker."""
     if not policy.exists():
-        raise InvalidTrustPolicy(f"{policy}: there is no such file")
+        raise InvalidTrustPolicy(f"{policy} does not exist")
     trust = TrustPolicy.load(policy)
     facts: dict[str, Any] = {
         "publishers": [_facts(publisher) for publisher in trust.publishers],
@@ -56,7 +59,7 @@ def check(
 
 @app.command()
 def schema() -> None:
-    """Print the JSON Schema of a trust policy, for editors that check TOML by one."""
+    """Print the JSON Schema of a trust policy, for editors that check TOML with it."""
     typer.echo(policy_schema().decode(), nl=False)
 
 

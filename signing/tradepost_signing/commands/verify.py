@@ -69,14 +69,15 @@ def verify(
     path: Annotated[Path, typer.Argument(help="The file or directory to verify.")],
     bundle: Annotated[
         Path | None,
-        typer.Option(help="The signature (default: every one that `sign` keeps for PATH)."),
+        typer.Option(help="The signature (default: all signatures of PATH that `sign` wrote)."),
     ] = None,
-    key: Annotated[Path | None, typer.Option(help="The public key that must have signed.")] = None,
+    key: Annotated[Path | None, typer.Option(help="The public key of the required signer.")] = None,
     identity: Annotated[
-        str | None, typer.Option(help="The e-mail address or URL that must have signed keyless.")
+        str | None,
+        typer.Option(help="The identity of the required keyless signer: an e-mail address or URL."),
     ] = None,
     issuer: Annotated[
-        str | None, typer.Option(help="The URL of the provider that must have vouched for --identity.")
+        str | None, typer.Option(help="The URL of the provider that confirmed --identity.")
     ] = None,
     trust: Annotated[Path | None, typer.Option(help="A trust policy that must name the signer.")] = None,
     trusted_root: Annotated[
@@ -93,13 +94,13 @@ def verify(
     Exit codes: 0 ok, 20 tampered, 21 untrusted, 22 unsigned, 23 revoked, 24 expired, 26 unreadable.
     """
     if sum(given is not None for given in (key, trust, identity)) != 1:
-        raise typer.BadParameter("give one of --key, --identity and --trust: whose signature counts")
+        raise typer.BadParameter("give exactly one of --key, --identity and --trust")
     if (identity is None) != (issuer is None):
-        raise typer.BadParameter("--identity and --issuer go together")
+        raise typer.BadParameter("give --identity and --issuer together")
     if trusted_root is not None and identity is None:
-        raise typer.BadParameter("--trusted-root goes with --identity; a policy names its own")
+        raise typer.BadParameter("use --trusted-root only with --identity; a policy names its own root")
     if (revocations is None) != (operator is None):
-        raise typer.BadParameter("--revocations and --operator go together")
+        raise typer.BadParameter("give --revocations and --operator together")
     try:
         with reading():
             policy = _policy(key, identity, issuer, trust, trusted_root)
@@ -117,7 +118,7 @@ def verify(
     name = "" if isinstance(publisher.key, SigstoreIdentity) and trust is None else f"{publisher.name}, "
     text = f"ok: signed by {name}{publisher.key}"
     if facts.get("left_out"):
-        text += f"\nnot signed, as the signature says: {', '.join(facts['left_out'])}"
+        text += f"\nnot covered by the signature: {', '.join(facts['left_out'])}"
     show(facts, text, as_json=as_json)
 
 
@@ -130,7 +131,7 @@ def _policy(
         wanted = SigstoreIdentity(issuer=issuer, subject=identity)
         return TrustPolicy.of_identity(wanted, trusted_root=None if root is None else read_trusted_root(root))
     if trust is None or not trust.exists():
-        raise InvalidArtifact(f"{trust}: there is no such trust policy")
+        raise InvalidArtifact(f"the trust policy {trust} does not exist")
     return TrustPolicy.load(trust)
 
 

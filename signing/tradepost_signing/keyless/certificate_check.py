@@ -90,4 +90,4 @@ def _was_out_of_time(bundle: models.Bundle) -> bool:
 
 
 def _detail(error: Exception) -> str:
-    return f"Sigstore's check failed: {error}"[:_DETAIL_CHARS_MAX]
+    return f"the verification by sigstore failed: {error}"[:_DETAIL_CHARS_MAX]

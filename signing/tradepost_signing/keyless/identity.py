@@ -81,7 +81,7 @@ def _issuer(extensions: x509.Extensions) -> str:
 def _value(extensions: x509.Extensions, oid: x509.ObjectIdentifier) -> bytes:
     extension = extensions.get_extension_for_oid(oid).value
     if not isinstance(extension, x509.UnrecognizedExtension):
-        raise ValueError(f"the extension {oid.dotted_string} is not what Fulcio writes")
+        raise ValueError(f"the extension {oid.dotted_string} is not in Fulcio's format")
     return extension.value
 
 

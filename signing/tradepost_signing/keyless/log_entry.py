@@ -31,22 +31,22 @@ def check_log_entry(entry: TransparencyLogEntry) -> None:
     proof = entry.inclusion_proof
     # Step 1
     if (entry.inclusion_promise is None) != (not entry.integrated_time):
-        raise InvalidSignature("its log entry has one of a time and the log's promise, not both")
+        raise InvalidSignature("its log entry must have both a time and the log's promise, or neither")
     # Step 2
     if entry.inclusion_promise is None and entry.log_index != proof.log_index:
         raise InvalidSignature(
-            f"its log entry has the index {entry.log_index}, and {proof.log_index} is proved"
+            f"its log entry has the index {entry.log_index}, but its proof is for {proof.log_index}"
         )
     # Step 3
     text, _, signatures = (proof.checkpoint.envelope if proof.checkpoint else "").partition("\n\n")
     if _key_hashes(signatures).count(entry.log_id.key_id[:_KEY_HASH_BYTES]) != 1:
-        raise InvalidSignature("its log's checkpoint is not signed once by the log")
+        raise InvalidSignature("its log's checkpoint must have exactly one signature by the log")
     # Step 4: the `sigstore` package compares the hashes alone, but which leaf a path of hashes belongs to
     # follows from the log's size (RFC 6962, section 2.1.1).
     signed = text.split("\n")[1]
     if str(proof.tree_size) != signed:
         raise InvalidSignature(
-            f"the inclusion proof is for a log of {proof.tree_size} entries, and the log signed {signed}"
+            f"the inclusion proof is for a log of {proof.tree_size} entries, but the log signed {signed}"
         )
 
 
@@ -60,5 +60,5 @@ def _key_hash(line: str) -> bytes:
     data = base64.b64decode(match[1]) if match else b""
     # Written again, only the canonical text gives itself.
     if match is None or base64.b64encode(data).decode() != match[1]:
-        raise InvalidSignature("below its log's checkpoint stands what is not a signature")
+        raise InvalidSignature("its log's checkpoint has lines that are not signatures")
     return data[:_KEY_HASH_BYTES]

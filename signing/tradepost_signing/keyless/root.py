@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # the package takes a third of a second to import, and most s
 _CARRIED_ROOT: Final = "https%3A%2F%2Ftuf-repo-cdn.sigstore.dev/trusted_root.json"
 _ROOT_BYTES_MAX: Final = 1 << 20
 _ALWAYS: Final = TimeRange(start=datetime.min.replace(tzinfo=UTC))
-OTHER_INSTANCE: Final = "If another instance of Sigstore issued the certificate, name its trusted root."
+OTHER_INSTANCE: Final = "If another instance of Sigstore issued the certificate, use its trusted root."
 
 
 def read_trusted_root(path: Path) -> bytes:
@@ -36,14 +36,14 @@ def read_trusted_root(path: Path) -> bytes:
         with path.open("rb") as file:
             data = file.read(_ROOT_BYTES_MAX + 1)
         if len(data) > _ROOT_BYTES_MAX:
-            raise InvalidTrustPolicy(f"{path} is larger than any trusted root")
+            raise InvalidTrustPolicy(f"{path} is too large for a trusted root")
         TrustedRoot.from_json(data)
     except OSError as error:
         raise InvalidTrustPolicy(f"{path}: {error.strerror}") from None
     except ValidationError as error:
         raise InvalidTrustPolicy(
             f"{path} is not a trusted root: {error.errors(include_url=False)[0]['msg']}",
-            hint="`cosign trusted-root create` writes one.",
+            hint="Create one with `cosign trusted-root create`.",
         ) from None
     return data
 
@@ -82,7 +82,7 @@ def root_for(bundle: models.Bundle, root: TrustedRoot) -> TrustedRoot:
     logs = _logs_at(signed_at, (log for log in root.tlogs if log.log_id == log_id))
     if not logs:
         raise InvalidSignature(
-            f"the trusted root names no log {log_id.key_id[:32].hex()} that was at work when this was signed",
+            f"the trusted root has no log {log_id.key_id[:32].hex()} that was valid when this was signed",
             hint=OTHER_INSTANCE,
         )
     return root.model_copy(

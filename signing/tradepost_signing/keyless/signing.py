@@ -44,7 +44,7 @@ class KeylessSigner:
             if (raw := token or detect_credential()) is not None:
                 return cls(context, IdentityToken(raw))
             if not interactive:
-                raise IdentityRefused("no identity token was given, and there is no terminal to sign in from")
+                raise IdentityRefused("there is no identity token, and no terminal for a login")
             return cls(context, Issuer(config.signing_config.get_oidc_url()).identity_token())
 
     def sign_digest(self, digest: bytes) -> str:
@@ -78,7 +78,7 @@ def _typed_errors() -> Iterator[None]:
     except (NetworkError, TUFError, requests.RequestException) as error:
         raise SigstoreUnavailable(_innermost(error)) from error
     except (Error, FulcioClientError, RekorClientError, IssuerError, ExpiredCertificate) as error:
-        raise SigstoreUnavailable(f"it answered, but not as it should: {_innermost(error)}") from error
+        raise SigstoreUnavailable(f"its answer is not valid: {_innermost(error)}") from error
 
 
 def _innermost(error: BaseException) -> str:

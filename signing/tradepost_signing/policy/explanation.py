@@ -16,27 +16,27 @@ def explain(policy: TrustPolicy) -> list[str]:
 def explain_publisher(publisher: Publisher) -> str:
     """How far a publisher is trusted."""
     limits = "; ".join(_limits(publisher))
-    return f"{publisher.name}, {publisher.key}, may run pipelines {limits or 'without limits of yours'}."
+    return f"{publisher.name} ({publisher.key}) may run pipelines {limits or 'without limits'}."
 
 
 def _sentences(policy: TrustPolicy) -> Iterator[str]:
     if not policy.publishers:
-        yield f"{policy.source} trusts nobody: no pipeline can run."
+        yield f"{policy.source} trusts no publisher, so no pipeline can run."
     for publisher in policy.publishers:
         denied = publisher.key.id in policy.deny
-        yield f"{publisher.name}, {publisher.key}, is denied." if denied else explain_publisher(publisher)
+        yield f"{publisher.name} ({publisher.key}) is denied." if denied else explain_publisher(publisher)
     others = sorted(policy.deny - {publisher.key.id for publisher in policy.publishers})
     if others:
-        yield f"Denied as well, whoever signs: {', '.join(others)}."
+        yield f"Also denied, for every signer: {', '.join(others)}."
     if policy.publishers:
-        yield "Nobody else's pipelines can run."
+        yield "Pipelines of other publishers cannot run."
 
 
 def _limits(publisher: Publisher) -> Iterator[str]:
     if publisher.max_fuel is not None:
-        yield f"whose kernels use at most {publisher.max_fuel:,} fuel a run"
+        yield f"whose kernels use at most {publisher.max_fuel:,} fuel in one run"
     if publisher.max_memory_bytes is not None:
-        yield f"with at most {publisher.max_memory_bytes:,} bytes of memory a stage"
+        yield f"with at most {publisher.max_memory_bytes:,} bytes of memory in each stage"
     if publisher.max_model_bytes is not None:
         yield f"with models of at most {publisher.max_model_bytes:,} bytes"
     if publisher.providers is not None:

@@ -114,7 +114,7 @@ class RevocationList:
         for name, floor in sorted(self._floors.items()):
             reported = engines.get(name)
             if reported is None:
-                reasons.append(f"{name} is not reported; {floor} or newer is needed")
+                reasons.append(f"the version of {name} is not reported; {floor} or newer is required")
             elif not _is_at_least(reported, floor):
                 reasons.append(f"{name} {reported[:64]} is older than {floor}")
         return reasons
@@ -137,9 +137,7 @@ def decode_revocations(data: bytes) -> RevocationList:
     except UNDECODABLE as error:
         raise InvalidRevocations(f"not a revocation list: {error}") from None
     if encode_revocations(document) != data:
-        raise InvalidRevocations(
-            "it is not in the one form that a list has; `tradepost revocations sign` writes it"
-        )
+        raise InvalidRevocations("it is not in canonical form; `tradepost revocations sign` writes that form")
     return RevocationList(document)
 
 

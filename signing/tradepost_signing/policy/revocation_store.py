@@ -93,7 +93,7 @@ class RevocationStore:
             return False
         if revocations.version <= self.version:
             raise RevocationRollback(
-                f"version {revocations.version} came, and version {self.version} is enforced",
+                f"the received version is {revocations.version}, the current version is {self.version}",
                 version=revocations.version,
                 enforced=self.version,
             )
@@ -107,7 +107,7 @@ class RevocationStore:
             with self._path.open("rb") as file:
                 data = file.read(_FILE_BYTES_MAX + 1)
             if len(data) > _FILE_BYTES_MAX:
-                raise InvalidRevocations(f"{self._path} is larger than any list")
+                raise InvalidRevocations(f"{self._path} is too large for a revocation list")
             return msgspec.json.decode(data, type=SignedRevocations)
         except (OSError, *UNDECODABLE) as error:
             raise InvalidRevocations(f"{self._path}: {error}") from None

@@ -86,7 +86,7 @@ class TrustPolicy:
             if publisher.key == identity:
                 return publisher
         raise UntrustedSigner(
-            f"it is signed by {identity}, whom {self.source} does not name",
+            f"it is signed by {identity}, which {self.source} does not name",
             hint=_lines_to_trust_identity(self.source, identity),
             rule="publisher",
             **identity.facts(),
@@ -110,7 +110,7 @@ class TrustPolicy:
         """
         # Step 1
         if encode_manifest(manifest) != manifest_block:
-            raise InvalidPipeline("the manifest is not the one in the block")
+            raise InvalidPipeline("the manifest does not match its block")
         pipeline = cid_of_block(manifest_block, "dag-cbor")
         try:
             # Step 2
@@ -127,7 +127,7 @@ class TrustPolicy:
         # Step 4
         if breach := publisher.first_breach(manifest):
             raise UntrustedPipeline(
-                f"{breach.rule} refuses it: {breach.asks}",
+                f"{breach.rule} does not allow it: {breach.asks}",
                 stage=breach.stage,
                 hint=f"To allow it, set for publisher {publisher.name!r} in {self.source}:\n\n{breach.line}",
                 rule=breach.rule,
@@ -153,7 +153,7 @@ def _lines_to_trust_key(source: str, key_id: str | None) -> str:
     if key_id is not None:
         lines.append(f'key_id = "{key_id}"')
     return "\n".join(
-        [f"To trust it, get the publisher's public key file from them and add to {source}:", "", *lines]
+        [f"To trust it, get the public key file from the publisher and add to {source}:", "", *lines]
     )
 
 
@@ -161,5 +161,5 @@ def _lines_to_trust_identity(source: str, identity: SigstoreIdentity) -> str:
     issuer, subject = (json.dumps(text, ensure_ascii=False) for text in (identity.issuer, identity.subject))
     lines = ["[[identity]]", 'name = "PUBLISHER"', f"issuer = {issuer}", f"subject = {subject}"]
     return "\n".join(
-        [f"To trust it, ask the publisher whether this is who they sign as, and add to {source}:", "", *lines]
+        [f"To trust it, ask the publisher to confirm this identity, and add to {source}:", "", *lines]
     )

@@ -29,6 +29,6 @@ def installed_kernel(reference: str) -> bytes | None:
     sources = entry_points(group=GROUP)
     if scheme not in sources.names:
         known = ", ".join(f"{known}:" for known in sorted(sources.names)) or "none"
-        raise InvalidPipeline(f"no installed package has {scheme}: kernels (there: {known})")
+        raise InvalidPipeline(f"no installed package provides {scheme}: kernels (available: {known})")
     load: Callable[[str], bytes] = sources[scheme].load()
     return load(name)

@@ -12,10 +12,10 @@ from tradepost.errors import InvalidPipeline
 from tradepost.pipeline.manifest import GraphName, Name, TensorName, Version
 
 _RULES: Final[dict[Any, str]] = {
-    Name: "It has lower-case letters, digits, - and _, begins with a letter, and has at most 64 characters.",
-    TensorName: "It has letters, digits and _.:/-, begins with a letter or _, and at most 128 characters.",
-    Version: "It has letters, digits, ., + and -, and at most 64 characters.",
-    GraphName: "It has 1 to 256 characters, and no control characters.",
+    Name: "Use lower-case letters, digits, - and _, beginning with a letter; at most 64 characters.",
+    TensorName: "Use letters, digits and _.:/-, beginning with a letter or _; at most 128 characters.",
+    Version: "Use letters, digits, ., + and -; at most 64 characters.",
+    GraphName: "Use 1 to 256 characters, and no control characters.",
 }
 
 
@@ -47,7 +47,7 @@ def check_stage_names(stage: dict[str, Any], kind: str, name: str) -> None:
     if not isinstance(outputs, list | dict):
         return
     for output in outputs:
-        renaming = f"Give it a name of your own: outputs = {{ NAME = {str(output)!r} }}."
+        renaming = f"Give the output another name: outputs = {{ NAME = {str(output)!r} }}."
         hint = renaming if kind == "model" and isinstance(outputs, list) else None
         check_name(output, TensorName, "the name of an output", stage=name, hint=hint)
     for graph_name in outputs.values() if isinstance(outputs, dict) else ():
@@ -63,4 +63,4 @@ def quoted_key(name: str) -> str:
 def among(name: str, names: Collection[str]) -> str:
     """A hint for an unknown `name`: the nearest of `names`, else all of them."""
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(names) or 'none'}."
+    return f"Did you mean {near[0]!r}?" if near else f"Available: {', '.join(names) or 'none'}."

@@ -69,7 +69,7 @@ def read_interface(
             model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # onnxruntime's own errors have no public base class
-        raise InvalidModel(f"onnxruntime does not load it: {error}") from error
+        raise InvalidModel(f"onnxruntime cannot load it: {error}") from error
     return ModelInterface(
         inputs={node.name: _describe(node) for node in session.get_inputs()},
         outputs={node.name: _describe(node) for node in session.get_outputs()},

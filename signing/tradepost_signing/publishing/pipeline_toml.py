@@ -98,9 +98,9 @@ class _Reader:
         kinds = [kind for kind in _STAGES if kind in stage]
         if len(kinds) != 1:
             raise InvalidPipeline(
-                "a stage has either a kernel or a model",
+                "a stage must have either a kernel or a model",
                 stage=name,
-                hint='Give it kernel = "builtin:NAME", kernel = "FILE.wasm" or model = "FILE.onnx".',
+                hint='Set kernel = "builtin:NAME", kernel = "FILE.wasm" or model = "FILE.onnx".',
             )
         kind = kinds[0]
         known = {*_STAGES[kind].__struct_fields__, kind} - {"artifact"}
@@ -109,7 +109,7 @@ class _Reader:
         check_stage_names(stage, kind, name)
         source = stage.pop(kind)
         if not isinstance(source, str):
-            raise InvalidPipeline(f"{kind} is {source!r}; it is a string", stage=name)
+            raise InvalidPipeline(f"{kind} is {source!r}; it must be a string", stage=name)
         artifact = self._artifact(kind, source, name)
         self.artifacts[artifact.cid] = artifact
         if isinstance(metadata := stage.get("metadata"), dict):
@@ -134,7 +134,7 @@ class _Reader:
             raise InvalidPipeline(
                 f"metadata.{key} is {value!r}",
                 stage=stage,
-                hint='Metadata values are strings, such as "255", or { file = "labels.txt" }.',
+                hint='Metadata values must be strings, such as "255", or { file = "labels.txt" }.',
             )
         try:
             text = (self._folder / value["file"]).read_text(encoding="utf-8")
@@ -149,7 +149,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         # Some editors begin a file with a byte order mark, which TOML does not have.
         return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
-        raise InvalidPipeline(f"{path}: {error.strerror}", hint="Give the path of a pipeline.toml.") from None
+        raise InvalidPipeline(f"{path}: {error.strerror}", hint="Use the path of a pipeline.toml.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidPipeline(f"{path} is not TOML: {error}") from None
 
@@ -175,7 +175,7 @@ def _check_keys(table: Any, known: Iterable[str], *, where: str, stage: str | No
     for key in table:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"It may have: {', '.join(known)}."
+            hint = f"Did you mean {near[0]!r}?" if near else f"Valid keys: {', '.join(known)}."
             raise InvalidPipeline(f"{where} has no key {key!r}", stage=stage, hint=hint)
 
 

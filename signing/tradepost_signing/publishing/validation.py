@@ -63,7 +63,7 @@ def _check_kernel(stage: KernelStage, artifact: Artifact) -> None:
         raise InvalidKernel(
             f"{artifact.source}: {error.detail}",
             stage=stage.name,
-            hint=error.hint or "Try it alone: `tradepost kernel run`.",
+            hint=error.hint or "Run it alone with `tradepost kernel run`.",
         ) from None
 
 
@@ -74,7 +74,7 @@ def _check_model(stage: ModelStage, artifact: Artifact, known: Known) -> None:
         raise InvalidModel(
             f"{artifact.source}: {error.detail}",
             stage=stage.name,
-            hint=error.hint or "Export it again; onnx.checker.check_model says more.",
+            hint=error.hint or "Export it again; onnx.checker.check_model reports details.",
         ) from None
     for name, reference in stage.inputs.items():
         wanted = _find("input", name, interface.inputs, stage, artifact)
@@ -102,22 +102,22 @@ def _find(
         raise InvalidPipeline(
             f"the {kind} {name!r} of {artifact.source} is a {tensor}",
             stage=stage.name,
-            hint="Only tensors of numbers flow between stages: export the model without it.",
+            hint="Stages can exchange only tensors of numbers: export the model without it.",
         )
     return tensor
 
 
 def _check_fit(stage: ModelStage, name: str, wanted: TensorSpec, reference: str, given: TensorSpec) -> None:
-    what = f"its input {name!r} takes {wanted}; {reference} is {given}"
+    what = f"its input {name!r} must be {wanted}; {reference} is {given}"
     if given.dtype != wanted.dtype:
         raise InvalidPipeline(
-            what, stage=stage.name, hint=f"Give it {wanted.dtype}, or put a kernel between that converts."
+            what, stage=stage.name, hint=f"Provide {wanted.dtype}, or add a kernel that converts it."
         )
     if not given.shape or not wanted.shape:
         return  # a scalar or of unknown rank
     if len(given.shape) != len(wanted.shape):
         raise InvalidPipeline(
-            what, stage=stage.name, hint=f"Give it {len(wanted.shape)} dimensions, not {len(given.shape)}."
+            what, stage=stage.name, hint=f"Provide {len(wanted.shape)} dimensions, not {len(given.shape)}."
         )
     for axis, (have, want) in enumerate(zip(given.shape, wanted.shape, strict=True)):
         if have is not None and want is not None and have != want:

@@ -46,3 +46,14 @@ def test_the_quietest_key_is_forgotten_first() -> None:
     for key in ("b", "c"):
         with pytest.raises(QuotaExceeded):
             limit.check(key, "tries")
+
+
+def test_a_key_that_is_checked_is_not_quiet() -> None:
+    limit = RateLimit(burst=1, per_s=0.0, monotonic=ManualClock(), keys_max=2)
+    limit.take("a", "tries")
+    limit.take("b", "tries")
+    with pytest.raises(QuotaExceeded):
+        limit.check("a", "tries")
+    limit.take("c", "tries")
+    with pytest.raises(QuotaExceeded):
+        limit.check("a", "tries")

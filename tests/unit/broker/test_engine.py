@@ -100,7 +100,9 @@ class FundingOnceReady:
     def decide(self, moment: Moment) -> Decision | Postponed:
         if not self.end.done():
             return Postponed(self._prepare)
-        return Decision(event=Funded(at=moment.at, transfer=self._name, account="alice", amount=1))
+        return Decision(
+            event=Funded(at=moment.at, transfer=self._name, account="alice", amount_microcredits=1)
+        )
 
     async def _prepare(self) -> None:
         self.started.set()

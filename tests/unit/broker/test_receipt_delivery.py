@@ -9,7 +9,7 @@ import pytest
 from tradepost.errors import UnknownCid
 from tradepost.pipeline.manifest import Tolerance
 from tradepost.protocol import Deliver
-from tradepost.receipts import Failed, Receipt, Result, Returned, SignedReceipt
+from tradepost.receipts import Failed, JobOutcome, Receipt, Returned, SignedReceipt
 from tradepost_broker.engine.engine import Decision, Moment, Postponed
 from tradepost_broker.jobs.receipt_delivery import ReceiptDelivery
 from tradepost_broker.market.model.entities import Lease, LeasePurpose, LeaseState
@@ -45,7 +45,7 @@ class Job:
         return lease in self.agreeing
 
     def delivery(
-        self, lease: Lease, result: Result | None = None, *, tolerance: Tolerance | None = TOLERANCE
+        self, lease: Lease, result: JobOutcome | None = None, *, tolerance: Tolerance | None = TOLERANCE
     ) -> ReceiptDelivery:
         outcome = result or Returned(output="ours", output_bytes=1)
         receipt = Receipt(
@@ -81,7 +81,7 @@ def lease(id_: str, outcome: str = "", state: LeaseState = LeaseState.DELIVERED)
         worker="w",
         attempt=1,
         purpose=LeasePurpose.AUCTION,
-        price=1,
+        price_microcredits=1,
         nonce=b"",
         granted_at=0.0,
         expires_at=9.0,
@@ -156,7 +156,7 @@ async def test_a_comparison_that_failed_is_made_again() -> None:
     ids=["same bytes", "no tolerance", "it failed", "ours failed", "both failed"],
 )
 def test_nothing_is_compared_where_outcomes_tell(
-    result: Result | None, earlier: str, tolerance: Tolerance | None, agreeing: tuple[str, ...]
+    result: JobOutcome | None, earlier: str, tolerance: Tolerance | None, agreeing: tuple[str, ...]
 ) -> None:
     work = Job([lease("a", earlier)]).delivery(ours(), result, tolerance=tolerance)
     assert agrees_with(work.decide(MOMENT)) == agreeing

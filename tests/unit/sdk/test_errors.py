@@ -19,7 +19,7 @@ SIGNALS = {
     "FuelSpent",  # of a kernel's run, which its sandbox turns into an error of the catalogue
     "InputUnseen",  # a sensor that this system does not have
     "KernelExit",  # the same as `FuelSpent`
-    "NotOwnersAlone",  # a file of compiled code that is not used
+    "NotPrivate",  # a file of compiled code that is not used
     "OutOfBounds",  # the same as `FuelSpent`
     "RunnerInterrupted",  # a run that can simply be tried again
     "_Unavailable",  # control groups that this system does not have

@@ -49,7 +49,7 @@ def test_a_file_with_a_keys_and_a_keyless_signature(tmp_path):
     assert keyless.valid_from <= keyless.logged_at <= keyless.valid_until
     assert by_key.sha256 == keyless.sha256 == (inspect(path).sha256,)
     text = shown(path)
-    for fact in (KEY.public_key.id, ALICE.subject, ALICE.issuer, "logged at", "Nothing of this was verified"):
+    for fact in (KEY.public_key.id, ALICE.subject, ALICE.issuer, "logged at", "Nothing here was verified"):
         assert fact in text
 
 

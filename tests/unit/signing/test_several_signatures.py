@@ -122,7 +122,7 @@ def test_there_are_at_most_eight_and_they_share_the_cap():
         read_bundles(signed(*[OLD] * (SIGNATURES_MAX + 1)))
     with pytest.raises(InvalidBundle, match="the limit is"):
         read_bundles(signed(OLD) + " " * BUNDLE_BYTES_MAX)
-    with pytest.raises(InvalidBundle, match="one is wanted"):
+    with pytest.raises(InvalidBundle, match="exactly one is required"):
         read_bundle(signed(OLD, NEW))
 
 

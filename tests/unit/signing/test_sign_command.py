@@ -244,7 +244,7 @@ def test_verify_says_what_the_signature_leaves_out(tmp_path):
     verify = ("verify", "model", "--key", "key.pub")
     assert "not signed" not in ok(*verify)
     (tmp_path / "model" / ".git").mkdir()
-    assert ok(*verify).endswith("not signed, as the signature says: .git\n")
+    assert ok(*verify).endswith("not covered by the signature: .git\n")
     assert json.loads(ok(*verify, "--json"))["left_out"] == [".git"]
 
 
@@ -278,7 +278,7 @@ def test_whose_key_others_may_read_is_warned(signed, tmp_path):
         (tmp_path / name).chmod(0o640)
         result = run("sign", "file", "--key", "key", "--passphrase-file", "passphrase")
         assert result.exit_code == 0
-        assert result.stderr == f"Others may read {name}: chmod 600 {name}\n"
+        assert result.stderr == f"Other users may read {name}. To fix it: chmod 600 {name}\n"
         (tmp_path / name).chmod(0o600)
 
 

@@ -50,7 +50,7 @@ ALICE = '[[publisher]]\nname = "alice"\nkey = "alice.pub"\n'
     [
         ("", "may run pipelines without limits of yours."),
         ("max_fuel = 5_000", "whose kernels use at most 5,000 fuel a run."),
-        ("max_memory_bytes = 1_024", "with at most 1,024 bytes of memory a stage."),
+        ("max_memory_bytes = 1_024", "with at most 1,024 bytes of memory in each stage."),
         ("max_model_bytes = 2_048", "with models of at most 2,048 bytes."),
         ('providers = ["cuda", "rocm", "cpu"]', "with models on cuda, rocm and cpu."),
         ("providers = []", "so without models."),
@@ -64,12 +64,12 @@ def test_every_limit_has_its_words(folder, limit, words):
     first, last = said().splitlines()
     assert first.startswith(f"alice, key {KEY.public_key.id}, may run pipelines ")
     assert first.endswith(words)
-    assert last == "Nobody else's pipelines can run."
+    assert last == "Pipelines of other publishers cannot run."
 
 
 def test_an_empty_policy_trusts_nobody(folder):
     policy(folder, "")
-    assert said() == "trust.toml trusts nobody: no pipeline can run.\n"
+    assert said() == "trust.toml trusts no publisher, so no pipeline can run.\n"
 
 
 def test_denials_and_identities_are_said(folder):
@@ -84,7 +84,7 @@ def test_denials_and_identities_are_said(folder):
     text = said()
     assert f"mallory, key {DENIED.public_key.id}, is denied." in text
     assert f"robot, {ROBOT}, may run pipelines whose kernels use at most 7 fuel a run." in text
-    assert f"Denied as well, whoever signs: {cid}." in text
+    assert f"Also denied, for every signer: {cid}." in text
     facts = json.loads(said("--json"))
     assert facts["publishers"][0] == {"name": "alice", "key_id": KEY.public_key.id}
     assert facts["publishers"][2] == {"name": "robot", "max_fuel": 7} | ROBOT.facts()

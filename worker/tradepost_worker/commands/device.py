@@ -101,7 +101,7 @@ def uninstall(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Take the worker off this device: its service, key, settings, cache and records."""
+    """Remove the worker from this device: its service, key, settings, cache and records."""
     settings = load_settings({"state_dir": state_dir})
     state = StateFolder(settings.state_dir)
     check_nothing_lost(state, discard=discard)

@@ -60,7 +60,7 @@ def resume(state_dir: StateDir = None) -> None:
 
 
 def drain(state_dir: StateDir = None) -> None:
-    """Take nothing new, finish what runs, deliver it, and stop."""
+    """Accept no new leases, finish and deliver the running ones, and stop."""
     state = _state(state_dir)
     if state.connection() is None:
         raise WrongMoment(

@@ -24,7 +24,8 @@ from tradepost_worker.device.governor import LastInput
 
 #: How often desktops are asked: that starts a process.
 ASK_S: Final = 2.0
-COMMAND_S_MAX = 1.0
+#: How long a command that is asked may take.
+COMMAND_S_MAX: Final = 1.0
 
 _DESKTOPS: Final = ("x11", "wayland", "mir")
 _ASKED: Final = tuple(
@@ -39,7 +40,10 @@ class InputUnseen(Exception):
 class InputSensor:
     """Reads when the device was last used."""
 
-    def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, *, command_s_max: float = COMMAND_S_MAX, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._command_s_max = command_s_max
         self._monotonic = monotonic
         self._asked_s = -math.inf
         self._idle_since: list[float] = []
@@ -55,16 +59,16 @@ class InputSensor:
         if now_s - self._asked_s >= ASK_S:
             self._asked_s = now_s
             try:
-                self._idle_since = ask_desktops()
+                self._idle_since = ask_desktops(command_s_max=self._command_s_max)
             except InputUnseen:  # a desktop of which nothing is heard any more may be in use
                 self._idle_since = [math.inf for _ in self._idle_since]
         return self._idle_since
 
 
-def unseen_input() -> str:
+def unseen_input(*, command_s_max: float = COMMAND_S_MAX) -> str:
     """Which input cannot be seen here, and why; empty if all can."""
     try:
-        ask_desktops()
+        ask_desktops(command_s_max=command_s_max)
     except InputUnseen as error:
         return f"only input in terminals can be detected ({error})"
     return ""
@@ -79,21 +83,25 @@ def terminals() -> Iterator[Path]:
             yield console
 
 
-def ask_desktops() -> list[float]:
-    """Since when each desktop has been idle (Unix seconds); infinity for one that is in use.
+def ask_desktops(
+    *, command_s_max: float = COMMAND_S_MAX, clock: Callable[[], float] = time.time
+) -> list[float]:
+    """Since when each desktop has been idle (Unix seconds, by `clock`); infinity for one that is in use.
 
     Raises `InputUnseen` where the system does not tell.
     """
     if sys.platform == "darwin":
-        counter = re.search(r'"HIDIdleTime" = (\d+)', _output("ioreg", "-c", "IOHIDSystem"))
+        counter = re.search(
+            r'"HIDIdleTime" = (\d+)', _output("ioreg", "-c", "IOHIDSystem", s_max=command_s_max)
+        )
         if counter is None:
             raise InputUnseen("ioreg: there is no HIDIdleTime")
-        return [time.time() - int(counter[1]) / 1e9]
-    listed = _output("loginctl", "list-sessions", "--no-legend").splitlines()
+        return [clock() - int(counter[1]) / 1e9]
+    listed = _output("loginctl", "list-sessions", "--no-legend", s_max=command_s_max).splitlines()
     sessions = [words[0] for line in listed if (words := line.split())]
     if not sessions:
         return []
-    shown = _output("loginctl", "show-session", *_ASKED, *sessions)
+    shown = _output("loginctl", "show-session", *_ASKED, *sessions, s_max=command_s_max)
     found = (dict(re.findall(r"(?m)^(\w+)=(.*)$", block)) for block in shown.split("\n\n"))
     return [_idle_since(session) for session in found if _is_desktop(session)]
 
@@ -123,9 +131,9 @@ def _status(path: Path) -> os.stat_result | None:
         return None
 
 
-def _output(*command: str) -> str:
+def _output(*command: str, s_max: float) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_S_MAX, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=s_max, check=False)
     except FileNotFoundError:
         raise InputUnseen(f"{command[0]} is not installed") from None
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -30,7 +30,7 @@ from tradepost.protocol import (
     ToWorker,
     UpdateOffer,
 )
-from tradepost_worker.leases.held_leases import Leases
+from tradepost_worker.leases.held_leases import HeldLeases
 from tradepost_worker.leases.pipelines import PipelineLibrary
 from tradepost_worker.link.connection import BrokerStream, reconnect_delays
 from tradepost_worker.link.joined_broker import JoinedBroker
@@ -70,7 +70,7 @@ class Agent:
         *,
         broker: JoinedBroker,
         offer: Offer,
-        leases: Leases,
+        leases: HeldLeases,
         pipelines: PipelineLibrary,
         hooks: AgentHooks,
         rng: random.Random,

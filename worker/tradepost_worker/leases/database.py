@@ -97,8 +97,8 @@ def _version(database: sqlite3.Connection) -> int:
 def _require_known_version(database: sqlite3.Connection, path: Path, *, known: int) -> None:
     if (version := _version(database)) > known:
         raise DatabaseTooNew(
-            f"{path} has schema version {version}; this program knows versions up to {known}",
-            hint="Upgrade the program that runs here: pip install --upgrade 'tradepost[worker]'",
+            f"{path} has schema version {version}; this program supports versions up to {known}",
+            hint="Upgrade this program: pip install --upgrade 'tradepost[worker]'",
             path=str(path),
             version=version,
             known_version=known,

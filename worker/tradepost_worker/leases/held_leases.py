@@ -37,7 +37,7 @@ class _Running(NamedTuple):
     progress: Progress
 
 
-class Leases:
+class HeldLeases:
     """Up to `capacity` running leases, and the ends of those that finished."""
 
     def __init__(

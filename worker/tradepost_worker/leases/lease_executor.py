@@ -33,7 +33,7 @@ from tradepost.errors import (
 from tradepost.protocol import INLINE_BYTES_MAX, Deliver, GiveBack, GiveBackReason, Grant
 from tradepost.receipts import (
     Failed,
-    Outcome,
+    LeaseOutcome,
     Preempted,
     Receipt,
     Returned,
@@ -164,7 +164,7 @@ class LeaseExecutor:
         return await read_file(cid, block, bytes_max=pipeline.manifest.limits.input_bytes), cid
 
     def _deliver(self, grant: Grant, run: PipelineRun, input_cid: Cid) -> LeaseEnd:
-        outcome: Outcome
+        outcome: LeaseOutcome
         if run.failure is None:
             outcome = Returned(output=add_bytes(run.output, put=None), output_bytes=len(run.output))
         else:
@@ -181,7 +181,7 @@ class LeaseExecutor:
         )
 
     def _sign(
-        self, grant: Grant, input_cid: Cid, outcome: Outcome, stages: tuple[StageReport, ...]
+        self, grant: Grant, input_cid: Cid, outcome: LeaseOutcome, stages: tuple[StageReport, ...]
     ) -> SignedReceipt:
         receipt = Receipt(
             broker=self._broker.broker_id,

@@ -16,7 +16,7 @@ from tradepost_worker.device.device_monitor import DeviceMonitor
 from tradepost_worker.device.governor import Cause, Decision
 from tradepost_worker.device.limits import DeviceLimits
 from tradepost_worker.device.owner_command import Mode
-from tradepost_worker.leases.held_leases import Leases
+from tradepost_worker.leases.held_leases import HeldLeases
 from tradepost_worker.supervision.cpu_throttle import CpuThrottle
 
 LOOK_S: Final = 0.1
@@ -36,7 +36,7 @@ class LimitsEnforcer:
         self,
         *,
         monitor: DeviceMonitor,
-        leases: Leases,
+        leases: HeldLeases,
         throttle: CpuThrottle,
         apply_limits: Callable[[DeviceLimits], None],
         offer_capacity: Callable[[int], None],

@@ -13,7 +13,7 @@ from tradepost.errors import InvalidRevocations, TradepostError
 from tradepost.protocol import Revocations
 from tradepost_signing.keys import PublicKey
 from tradepost_signing.policy.revocation_store import RevocationStore, SignedRevocations
-from tradepost_worker.leases.held_leases import Leases
+from tradepost_worker.leases.held_leases import HeldLeases
 from tradepost_worker.leases.pipelines import PipelineLibrary
 from tradepost_worker.state import Membership, StateFolder
 
@@ -39,7 +39,7 @@ class RevocationGuard:
         *,
         store: RevocationStore | None,
         pipelines: PipelineLibrary,
-        leases: Leases,
+        leases: HeldLeases,
         end_runners: Callable[[str], None],
     ) -> None:
         self._store = store

@@ -28,7 +28,7 @@ from typing import Final
 
 from tradepost.atomic_files import replace_file
 from tradepost_worker.runner.messages import COMPILED_BYTES_MAX, Ready
-from tradepost_worker.supervision.private_files import NotOwnersAlone, read_own_file, require_own_folder
+from tradepost_worker.supervision.private_files import NotPrivate, read_own_file, require_own_folder
 
 _KEY_NAME: Final = "key"
 #: The newest file that was not as the agent wrote it.
@@ -87,9 +87,9 @@ class CompileCache:
                 replace_file(path, secrets.token_bytes(_KEY_BYTES))
             key = read_own_file(path, bytes_max=_KEY_BYTES + 1)
             if len(key) != _KEY_BYTES:
-                raise NotOwnersAlone(f"{path} does not hold {_KEY_BYTES} bytes")
+                raise NotPrivate(f"{path} does not hold {_KEY_BYTES} bytes")
             self._evict(0)
-        except (OSError, NotOwnersAlone) as error:
+        except (OSError, NotPrivate) as error:
             self._say_unusable(error)
             return None
         return key
@@ -102,11 +102,11 @@ class CompileCache:
             data = read_own_file(path, bytes_max=_FILE_BYTES_MAX)
             mac, code = data[:_MAC_BYTES], data[_MAC_BYTES:]
             if not hmac.compare_digest(mac, self._mac(self._key, purpose, code)):
-                raise NotOwnersAlone(f"the MAC of {path} does not match this device's key")
+                raise NotPrivate(f"the MAC of {path} does not match this device's key")
             os.utime(path)
         except FileNotFoundError:
             return None
-        except NotOwnersAlone as error:
+        except NotPrivate as error:
             self._put_aside(path, error)
             return None
         except OSError as error:
@@ -175,7 +175,7 @@ def what_is_wrong(folder: Path) -> str:
         read_own_file(folder / _KEY_NAME, bytes_max=0)
     except FileNotFoundError:
         return ""
-    except (NotOwnersAlone, OSError) as error:
+    except (NotPrivate, OSError) as error:
         return str(error)
     return ""
 

@@ -10,25 +10,25 @@ from pathlib import Path
 from tradepost.file_status import access_problem
 
 
-class NotOwnersAlone(Exception):
+class NotPrivate(Exception):
     """Someone else may have had a hand in this file or folder."""
 
 
 def require_own_folder(path: Path) -> None:
-    """Raise `NotOwnersAlone` unless this is a folder, no link, of this user and closed to all others."""
+    """Raise `NotPrivate` unless this is a folder, no link, of this user and closed to all others."""
     _require_own(path.lstat(), stat.S_ISDIR, path)
 
 
 def read_own_file(path: Path, *, bytes_max: int) -> bytes:
     """At most `bytes_max` bytes of a file of this user that is closed to all others.
 
-    Raises `NotOwnersAlone`, also for a link, and `OSError`.
+    Raises `NotPrivate`, also for a link, and `OSError`.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         if path.is_symlink():
-            raise NotOwnersAlone(f"{path} is a link") from None
+            raise NotPrivate(f"{path} is a link") from None
         raise
     with os.fdopen(descriptor, "rb") as file:
         _require_own(os.fstat(file.fileno()), stat.S_ISREG, path)
@@ -37,6 +37,6 @@ def read_own_file(path: Path, *, bytes_max: int) -> bytes:
 
 def _require_own(status: os.stat_result, is_kind: Callable[[int], bool], path: Path) -> None:
     if not is_kind(status.st_mode):
-        raise NotOwnersAlone(f"{path} is of another kind")
+        raise NotPrivate(f"{path} is of another kind")
     if problem := access_problem(path, status):
-        raise NotOwnersAlone(problem)
+        raise NotPrivate(problem)

@@ -24,7 +24,7 @@ from tradepost.receipts import StageReport
 from tradepost_signing.checks.publisher import Publisher
 from tradepost_signing.policy.policy_file import add_publisher
 from tradepost_worker.leases.agent import Agent, AgentHooks
-from tradepost_worker.leases.held_leases import Leases
+from tradepost_worker.leases.held_leases import HeldLeases
 from tradepost_worker.leases.lease_executor import LeaseExecutor, PipelineRunner
 from tradepost_worker.leases.outbox import Outbox
 from tradepost_worker.leases.pipelines import PipelineLibrary
@@ -150,7 +150,7 @@ class AgentBench:
                         cores=1, memory_bytes=4 << 30, providers=("cpu",), engines=ENGINES
                     ),
                 ),
-                leases=Leases(
+                leases=HeldLeases(
                     executor=executor, outbox=outbox, broker=api, capacity=self.capacity, rng=Immediately()
                 ),
                 pipelines=pipelines,

@@ -287,7 +287,7 @@ class FakeBroker:
         try:
             join = msgspec.json.decode(await request.read(), type=JoinRequest)
         except UNDECODABLE as error:
-            raise InvalidRequest(f"the body is not what this endpoint takes: {error}") from None
+            raise InvalidRequest(f"the body does not match the schema of this endpoint: {error}") from None
         try:
             identity.verify(join.public_key, "join", join.token.encode(), join.signature)
         except InvalidKey as error:

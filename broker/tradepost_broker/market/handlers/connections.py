@@ -33,7 +33,7 @@ def join(state: MarketState, event: WorkerJoined) -> None:
     known = state.workers.get(event.worker)
     if known is not None:
         if known.record.owner != event.owner:
-            raise InvalidJoinToken(f"worker {event.worker} has joined for another owner")
+            raise InvalidJoinToken(f"worker {event.worker} already joined for another owner")
         return
     state.ledger.stake(event.worker, event.stake_microcredits, at=event.at)
     record = Worker(

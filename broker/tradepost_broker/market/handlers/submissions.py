@@ -46,7 +46,7 @@ def submit(state: MarketState, event: JobSubmitted) -> None:
     if known is not None and (known.expires_at is None or event.at < known.expires_at):
         if known.request_hash != event.request_hash:
             raise IdempotencyConflict(
-                f"key {event.idempotency_key!r} stands for job {known.job}", job=known.job
+                f"key {event.idempotency_key!r} belongs to job {known.job}", job=known.job
             )
         state.send(ReplySubmitted(known.job))
         return

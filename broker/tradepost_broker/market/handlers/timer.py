@@ -33,7 +33,7 @@ def _expire_lease(state: MarketState, lease_id: str) -> None:
 
 
 def _give_up_absent(state: MarketState, worker_id: str) -> None:
-    problem = WorkerLost(f"worker {worker_id} went away").to_problem()
+    problem = WorkerLost(f"worker {worker_id} disconnected").to_problem()
     for lease in in_order(state.workers[worker_id].open):
         late_receipts.lose(state, lease, problem)
 

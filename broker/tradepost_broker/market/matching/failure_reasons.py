@@ -36,7 +36,7 @@ def explain(state: MarketState, job: Job, log_odds_missing: float, prospect: Out
     refused = EligibleOffers(state, job, again=True).count_ineligible()["refused"]
     if refused and best is None and _is_trust(state, job):
         return UntrustedPipeline(
-            f"all {refused} workers that could run pipeline {job.pipeline} refuse it",
+            f"all {refused} workers that could run pipeline {job.pipeline} refused it",
             workers=refused,
             publisher=state.pipelines[job.pipeline].publisher,
         )
@@ -70,24 +70,26 @@ def deadline_exceeded(state: MarketState, job: Job) -> TradepostError:
     elif delivered:
         awaited = "its results were not confirmed yet"
     else:
-        awaited = "no worker had capacity for it"
+        awaited = "no worker had free capacity"
     return DeadlineExceeded(
         f"after {job.deadline_at - job.submitted_at:g} s {awaited}",
         results=delivered,
         open_leases=running,
-        hint="Give it a later deadline_s, or raise max_price to reach more workers.",
+        hint="Set a longer deadline_s, or raise max_price to reach more workers.",
     )
 
 
 def _not_confirmed(state: MarketState, job: Job, delivered: int, prospect: Outlook) -> TradepostError:
     left_microcredits = job.max_price_microcredits - job.committed_microcredits
     if prospect is Outlook.TOO_DEAR:
-        reason = f"the {format_credits(left_microcredits)} credits left of the cap do not pay for another"
+        reason = (
+            f"the {format_credits(left_microcredits)} credits left of the cap are too few for another result"
+        )
     else:
         counts = EligibleOffers(state, job).count_ineligible()
-        reason = f"no worker of another owner can give one more{_listed(counts)}"
+        reason = f"no worker of another owner can run it{_listed(counts)}"
     return NotVerified(
-        f"{delivered} results are in, confidence {job.confidence:g} needs more, and {reason}",
+        f"confidence {job.confidence:g} needs more than {delivered} results, and {reason}",
         results=delivered,
         confidence=job.confidence,
         left_of_cap_microcredits=left_microcredits,
@@ -97,7 +99,7 @@ def _not_confirmed(state: MarketState, job: Job, delivered: int, prospect: Outlo
 def _price_cap_too_low(job: Job, best: Plan) -> TradepostError:
     hints = [f"max_price {format_credits(best.cap_microcredits)} credits would match"]
     if fewer := best.affordable(job.max_price_microcredits):
-        hints.append(f"so would confidence {best.confidence(fewer):.4g}, which needs {_results(fewer)}")
+        hints.append(f"confidence {best.confidence(fewer):.4g} would match too; it needs {_results(fewer)}")
     return PriceCapTooLow(
         f"{_results(best.results)} would cost {format_credits(best.cap_microcredits)} credits at the "
         f"standing prices; the cap is {format_credits(job.max_price_microcredits)} credits",
@@ -113,9 +115,9 @@ def _no_eligible_worker(state: MarketState, job: Job, best: Plan | None, refused
     lacking = state.offers.lacking(need)
     memory = lacking.get("memory", 0) + EligibleOffers(state, job, again=True).count_ineligible()["memory"]
     counts = {
-        f"run no {' or '.join(need.providers)}": lacking.get("provider", 0),
-        f"lack memory ({need.memory_bytes / 2**30:.3g} GiB)": memory,
-        f"lack isolation ({', '.join(need.isolation)})": lacking.get("isolation", 0),
+        f"do not run {' or '.join(need.providers)}": lacking.get("provider", 0),
+        f"have too little memory ({need.memory_bytes / 2**30:.3g} GiB needed)": memory,
+        f"do not have the isolation ({', '.join(need.isolation)})": lacking.get("isolation", 0),
         "refused the pipeline": refused,
         "have engines older than the operator allows": len(state.too_old),
     }
@@ -137,8 +139,8 @@ def _too_few(state: MarketState, job: Job, best: Plan | None) -> str:
         return ""
     needed = f"confidence {job.confidence:g} needs {_results(best.results)} of different owners"
     if best.results > state.policy.results_max:
-        return f"; {needed}, and at most {state.policy.results_max} are leased"
-    return f"; {len(best.owner_bids_microcredits)} owners could take it, and {needed}"
+        return f"; {needed}, but the market leases at most {state.policy.results_max}"
+    return f"; {len(best.owner_bids_microcredits)} owners could run it, and {needed}"
 
 
 def _hint(state: MarketState, job: Job, best: Plan | None) -> str:
@@ -146,7 +148,7 @@ def _hint(state: MarketState, job: Job, best: Plan | None) -> str:
         owners = len(best.owner_bids_microcredits)
         return f"Confidence {best.confidence(owners):.4g} needs {_results(owners)}; or wait for more owners."
     if not len(state.offers):
-        return "No worker offers anything now: connect one, or give the job more patience_s."
+        return "No worker has an offer now: connect a worker, or set a longer patience_s."
     need = state.need(job)
     pipeline = state.pipelines[job.pipeline]
     relaxed = {
@@ -158,7 +160,7 @@ def _hint(state: MarketState, job: Job, best: Plan | None) -> str:
         matching = sum(len(bucket.standing) for bucket in state.offers.fitting(other))
         if other != need and matching and not state.offers.fitting(need):
             return f"Without {what}, {matching} offers would match."
-    return "A worker with what the pipeline itself needs would match; more patience_s would wait for it."
+    return "A worker with what the pipeline needs would match; set a longer patience_s to wait for one."
 
 
 def _is_trust(state: MarketState, job: Job) -> bool:

@@ -52,9 +52,9 @@ class Award(NamedTuple):
 class Outlook(Enum):
     """What a job that got no lease may hope for, as offers stand."""
 
-    POSSIBLE = "an offer could take it once it is idle"
-    TOO_DEAR = "those that could take it ask more than the cap allows"
-    NOBODY = "too few could take it at any price"
+    POSSIBLE = "an offer could run it when it is idle"
+    TOO_DEAR = "offers that could run it ask more than the cap allows"
+    NOBODY = "too few offers could run it at any price"
 
 
 def choose(state: MarketState, job: Job, log_odds_missing: float) -> Award | None:

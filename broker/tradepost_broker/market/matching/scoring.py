@@ -140,20 +140,25 @@ def explained(ranking: Sequence[Bidder], *, losers_max: int) -> tuple[Candidate,
 
 def why_lost(loser: Bidder, winner: Bidder) -> str:
     """The largest of the differences that made `loser` score less than `winner`, in words."""
-    names = ("bid_microcredits", *Costs._fields)
-    mine, theirs = (loser.bid_microcredits, *loser.costs), (winner.bid_microcredits, *winner.costs)
-    gaps = list(map(operator.sub, mine, theirs))
-    largest = max(gaps)
+    mine, theirs = loser.costs, winner.costs
+    gaps_microcredits = {
+        "bid": loser.bid_microcredits - winner.bid_microcredits,
+        "failure": mine.failure_microcredits - theirs.failure_microcredits,
+        "verification": mine.verification_microcredits - theirs.verification_microcredits,
+        "fetch": mine.fetch_microcredits - theirs.fetch_microcredits,
+        "lateness": mine.lateness_microcredits - theirs.lateness_microcredits,
+    }
+    reason, largest = max(gaps_microcredits.items(), key=operator.itemgetter(1))
     if largest <= 0:
         return "a tie, decided by bid and id"
-    match names[gaps.index(largest)]:
-        case "bid_microcredits":
+    match reason:
+        case "bid":
             return f"outbid by {largest} microcredits"
-        case "failure_microcredits":
+        case "failure":
             return f"reputation: {loser.belief.score:.2f} against {winner.belief.score:.2f}"
-        case "verification_microcredits":
-            return f"reputation: needs {loser.results} results where the winner needs {winner.results}"
-        case "fetch_microcredits":
+        case "verification":
+            return f"reputation: needs {loser.results} results, the winner needs {winner.results}"
+        case "fetch":
             return "not cached"
         case _:
             return "late"

@@ -20,7 +20,9 @@ class LeaseTrigger(StrEnum):
     ACCEPTED = "accepted"
     OUTVOTED = "outvoted"
     CONTRADICTED = "contradicted by a reference run"
-    UNDECIDED = "ended without a verdict"  # its job ended, or its worker was expelled for another result
+    UNDECIDED = (
+        "ended without a verdict"  # its job ended, or its worker was expelled because of another result
+    )
     GIVEN_BACK = "given back"
     PREEMPTED = "preempted by owner"
     EXPIRED = "expired"  # by its time, or because its worker was away for too long

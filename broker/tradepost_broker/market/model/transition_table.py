@@ -39,7 +39,7 @@ class TransitionTable(Generic[State, Trigger]):
         target = self.transitions.get((state, trigger))
         if target is None:
             raise InvariantBroken(
-                f"{self._record} {record_id} is {state.value}; {trigger.value!r} cannot happen to it"
+                f"{self._record} {record_id} is {state.value}; {trigger.value!r} is not allowed in this state"
             )
         return target
 

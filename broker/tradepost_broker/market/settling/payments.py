@@ -78,7 +78,7 @@ def claw_back_stages(state: MarketState, job: Job, audit: Lease) -> None:
             send_settled(
                 state,
                 lease,
-                f"a reference run does not confirm its stages; {amount} credits go back",
+                f"a reference run does not confirm its stages; {amount} credits are refunded",
             )
 
 

@@ -49,7 +49,7 @@ def accept(state: MarketState, job: Job, group: str, credibility: float) -> None
     for lease in disagreed:
         stage = blamed_stage(lease.stage_hashes, agreed[0].stage_hashes)
         state.learn(lease, EvidenceKind.OUTVOTED, stage=stage)
-        _reject(state, lease, f"outvoted by results with credibility {credibility:.4f}; it costs no stake")
+        _reject(state, lease, f"outvoted by results with credibility {credibility:.4f}; the stake is kept")
     _conclude(state, job, agreed, disagreed, credibility)
 
 
@@ -167,7 +167,7 @@ def _finish(state: MarketState, job: Job, trigger: JobTrigger, problem: Problem 
     job.spot_check = job.spot_check and verified
     for lease in list(state.live_leases(job)):
         if lease.state is LeaseState.DELIVERED:
-            _leave_undecided(state, lease, "the job ended before its results could be verified")
+            _leave_undecided(state, lease, "the job ended before its results were verified")
         elif lease.purpose is not LeasePurpose.AUDIT or not job.spot_check:
             _recall(state, lease)
     transition_job(job, trigger, at=state.at)
@@ -220,7 +220,7 @@ def _expel(state: MarketState, worker: WorkerState, lease: Lease, stage: str) ->
         if live.state is LeaseState.OPEN:
             _recall(state, live)
         else:
-            _leave_undecided(state, live, "its worker was expelled for another result")
+            _leave_undecided(state, live, "its worker was expelled because of another result")
         note_lost_lease(state, state.jobs[live.job])
     state.place(worker)
     where = f" in stage {stage}" if stage else ""

@@ -72,7 +72,7 @@ def test_a_cap_that_pays_for_less_confidence() -> None:
     assert problem.facts["results_needed"] == 3
     assert problem.facts["lowest_total_microcredits"] == 4500
     assert problem.hint == (
-        "max_price 0.0045 credits would match; so would confidence 0.941, which needs 2 results."
+        "max_price 0.0045 credits would match; confidence 0.941 would match too; it needs 2 results."
     )
     for cap, confidence in ((4_500, 0.95), (2_400, 0.941)):
         promised = driver.submit(max_price_microcredits=cap, confidence=confidence)
@@ -109,7 +109,7 @@ def test_nobody_offers_anything() -> None:
     problem = outlast_patience(driver, driver.submit())
     assert problem.code == "no-eligible-worker"
     assert problem.detail == "0 standing offers"
-    assert "connect one" in problem.hint
+    assert "connect a worker" in problem.hint
 
 
 def test_no_worker_has_the_capability() -> None:
@@ -130,7 +130,8 @@ def test_no_worker_has_the_capability() -> None:
     problem = outlast_patience(driver, job)
     assert problem.code == "no-eligible-worker"
     assert problem.detail == (
-        "5 standing offers: 2 run no cuda or tensorrt; 1 lack memory (6 GiB); 2 lack isolation (seccomp)"
+        "5 standing offers: 2 do not run cuda or tensorrt; 1 have too little memory (6 GiB needed); "
+        "2 do not have the isolation (seccomp)"
     )
     assert problem.facts == {
         "offers": 5,
@@ -150,7 +151,7 @@ def test_workers_of_the_right_size_class_may_still_lack_memory() -> None:
     job = driver.submit(requirements=Requirements(memory_bytes=6 * GIBIBYTE))
     problem = outlast_patience(driver, job)
     assert problem.facts["lack_memory"] == 1
-    assert "1 lack memory (6 GiB)" in problem.detail
+    assert "1 have too little memory (6 GiB needed)" in problem.detail
 
 
 def test_too_few_owners_for_the_confidence() -> None:
@@ -160,7 +161,7 @@ def test_too_few_owners_for_the_confidence() -> None:
     assert driver.open_leases(job) == [], "no work is wasted on what cannot be confirmed"
     problem = outlast_patience(driver, job)
     assert problem.code == "no-eligible-worker"
-    assert "2 owners could take it, and confidence 0.95 needs 3 results of different owners" in problem.detail
+    assert "2 owners could run it, and confidence 0.95 needs 3 results of different owners" in problem.detail
     assert problem.hint == "Confidence 0.941 needs 2 results; or wait for more owners."
 
 
@@ -175,7 +176,7 @@ def test_a_third_owner_in_time_starts_the_job() -> None:
 def test_more_confidence_than_policy_can_reach() -> None:
     driver = market_with(*[10] * 12)
     problem = outlast_patience(driver, driver.submit(confidence=0.999999))
-    assert "needs 10 results of different owners, and at most 9 are leased" in problem.detail
+    assert "needs 10 results of different owners, but the market leases at most 9" in problem.detail
     assert problem.hint.startswith("Confidence 0.999 needs 9 results")
 
 
@@ -254,7 +255,7 @@ def test_while_all_are_busy_a_job_waits_until_its_deadline() -> None:
     ended = driver.job(waiting)
     assert ended.problem is not None
     assert ended.problem.code == "deadline-exceeded"
-    assert ended.problem.detail == "after 60 s no worker had capacity for it"
+    assert ended.problem.detail == "after 60 s no worker had free capacity"
     assert driver.job(running).status is JobStatus.RUNNING
     driver.check()
 
@@ -333,7 +334,9 @@ def test_results_that_nobody_can_confirm(leaves: bool) -> None:
     problem = problem_of(driver, job)
     assert problem.code == "not-verified"
     assert problem.facts["results"] == 2
-    expected = "no worker of another owner" if leaves else "credits left of the cap do not pay for another"
+    expected = (
+        "no worker of another owner" if leaves else "credits left of the cap are too few for another result"
+    )
     assert expected in problem.detail
 
 

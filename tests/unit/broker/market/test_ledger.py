@@ -159,7 +159,7 @@ class Script:
         try:
             self.apply(words)
         except TradepostError as error:
-            assert not self.saved, f"{words} was refused after it changed something"
+            assert not self.saved, f"{words} was rejected after it changed the state"
             return type(error).__name__
         return "ok" if self.saved else "same"
 

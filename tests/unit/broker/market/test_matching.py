@@ -96,9 +96,7 @@ def test_a_proven_worker_wins_over_cheaper_ones_that_need_replicas() -> None:
     assert (worker, purpose) == ("w2", LeasePurpose.AUCTION)
     winner, *losers = match_of(driver, job).candidates
     # The others would have needed two more results, at the typical bid of 1000, to be as credible.
-    assert [loser.lost_because for loser in losers] == [
-        "reputation: needs 3 results where the winner needs 1"
-    ] * 2
+    assert [loser.lost_because for loser in losers] == ["reputation: needs 3 results, the winner needs 1"] * 2
     # It is paid its bid and what the market would lose without it.
     assert price == winner.bid_microcredits + winner.score_microcredits - losers[0].score_microcredits
 

@@ -44,7 +44,7 @@ def test_a_reference_run_decides_pays_and_expels() -> None:
             "rejected",
             0,
             "a reference run contradicts it in stage model; its stake of 1 credits is taken, and "
-            "0 credits of held earnings go back to submitters",
+            "0 credits of held earnings are refunded to submitters",
         ),
     ]
     ended = driver.job(job)

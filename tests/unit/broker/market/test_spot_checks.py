@@ -39,7 +39,7 @@ def test_a_spot_check_that_contradicts_an_accepted_result_refunds_and_slashes() 
     assert driver.market.account("credits:alice").available_microcredits == 10_000_000
     assert driver.market.account("stake:w0").available_microcredits == 0
     [_, told] = driver.told()
-    assert f"{price / 1e6:g} credits of held earnings go back" in told.reason
+    assert f"{price / 1e6:g} credits of held earnings are refunded" in told.reason
     driver.check()
 
 

@@ -199,7 +199,7 @@ def test_cancelling_recalls_and_refunds(driver: MarketDriver) -> None:
             delivered.worker,
             "inconclusive",
             0,
-            "the job ended before its results could be verified",
+            "the job ended before its results were verified",
         ),
         *(SendRecall(lease.id, lease.worker) for lease in driver.market.leases_of(job)[1:]),
         NotifyFinished(job),

@@ -82,7 +82,7 @@ def test_without_an_auditor_replicas_outvote_and_nothing_is_slashed() -> None:
     assert driver.market.worker(wrong.worker).standing is WorkerStanding.ACTIVE
     assert driver.job(job).verification.disagreed == (wrong.worker,)
     settled = [told for told in driver.told() if isinstance(told, SendSettled) and told.lease == wrong.id]
-    assert settled[0].reason.endswith("it costs no stake")
+    assert settled[0].reason.endswith("the stake is kept")
     driver.check()
 
 

@@ -17,6 +17,8 @@ from tradepost_worker.device.last_input import ASK_S, InputSensor, InputUnseen, 
 from tradepost_worker.testing.keyboard import Keyboard
 
 HOUR_S = 3600.0
+#: Tests run on busy machines.
+PATIENT_S = 30.0
 #: Linux tells a terminal's times to 8 seconds.
 GRAIN_S = 8.0
 SESSION = "Type={kind}\nClass={of}\nState={state}\nIdleHint={hint}\nIdleSinceHint={since}\n"
@@ -39,7 +41,7 @@ def keyboard() -> Iterator[Keyboard]:
 def alone(keyboard: Keyboard, monkeypatch: pytest.MonkeyPatch) -> Keyboard:
     """The only terminal of a device without a desktop."""
     monkeypatch.setattr(last_input, "terminals", lambda: [keyboard.path, Path("/dev/pts/gone")])
-    monkeypatch.setattr(last_input, "ask_desktops", list)
+    monkeypatch.setattr(last_input, "ask_desktops", lambda **_: [])
     return keyboard
 
 
@@ -47,7 +49,6 @@ def alone(keyboard: Keyboard, monkeypatch: pytest.MonkeyPatch) -> Keyboard:
 def loginctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
     """Sets what `loginctl list-sessions` and `loginctl show-session` do, in shell."""
     monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(last_input, "COMMAND_S_MAX", 30.0)  # tests run on busy machines
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
 
     def answer(lists: str, shows: str = "") -> None:
@@ -83,7 +84,7 @@ def test_consoles_that_nobody_logged_in_at_do_not_count() -> None:
 
 def test_a_device_that_nobody_uses_has_no_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(last_input, "terminals", list)
-    monkeypatch.setattr(last_input, "ask_desktops", list)
+    monkeypatch.setattr(last_input, "ask_desktops", lambda **_: [])
     assert InputSensor().read(time.time()) is None
 
 
@@ -109,20 +110,20 @@ def test_desktops_say_when_they_are_idle(
     shows = "\n".join(sessions)
     asked = "test \"$7 $8\" = '2 c3'"
     loginctl("echo '2 1000 ada seat0'; echo 'c3 1000 ada'", f"{asked} && echo '{shows}'")
-    assert ask_desktops() == idle_since
+    assert ask_desktops(command_s_max=PATIENT_S) == idle_since
 
 
 @pytest.mark.process
 def test_without_sessions_no_desktop_is_in_use(loginctl: Callable[..., None]) -> None:
     loginctl(":", "exit 1")
-    assert ask_desktops() == []
-    assert unseen_input() == ""
+    assert ask_desktops(command_s_max=PATIENT_S) == []
+    assert unseen_input(command_s_max=PATIENT_S) == ""
 
 
 @pytest.mark.process
 def test_a_session_that_has_just_ended_hides_no_other(loginctl: Callable[..., None]) -> None:
     loginctl("echo 2; echo 9", f"echo \"No session '9' known\" >&2; echo '{session()}'; exit 1")
-    assert ask_desktops() == [math.inf]
+    assert ask_desktops(command_s_max=PATIENT_S) == [math.inf]
 
 
 @pytest.mark.process
@@ -136,12 +137,11 @@ def test_a_session_that_has_just_ended_hides_no_other(loginctl: Callable[..., No
 def test_what_no_desktop_can_tell_is_said(
     loginctl: Callable[..., None], monkeypatch: pytest.MonkeyPatch, script: str, s_max: float, reason: str
 ) -> None:
-    monkeypatch.setattr(last_input, "COMMAND_S_MAX", s_max)
     loginctl(script)
     with pytest.raises(InputUnseen, match=reason):
-        ask_desktops()
-    assert "only input in terminals" in unseen_input()
-    assert reason in unseen_input()
+        ask_desktops(command_s_max=s_max)
+    assert "only input in terminals" in unseen_input(command_s_max=s_max)
+    assert reason in unseen_input(command_s_max=s_max)
 
 
 @pytest.mark.process
@@ -149,17 +149,17 @@ def test_a_system_without_logind_says_so(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputUnseen, match="loginctl"):
-        ask_desktops()
+        ask_desktops(command_s_max=PATIENT_S)
 
 
 @pytest.mark.process
 @pytest.mark.skipif(shutil.which("loginctl") is None, reason="needs loginctl")
 def test_the_real_loginctl_answers_or_says_why_not() -> None:
-    unseen = unseen_input()
+    unseen = unseen_input(command_s_max=PATIENT_S)
     if unseen:
         assert "(loginctl: " in unseen
     else:
-        assert all(since > 0 for since in ask_desktops())
+        assert all(since > 0 for since in ask_desktops(command_s_max=PATIENT_S))
 
 
 @pytest.mark.process
@@ -168,13 +168,12 @@ def test_macos_counts_the_time_without_input(tmp_path: Path, monkeypatch: pytest
     script.write_text("#!/bin/sh\necho '    | |   \"HIDIdleTime\" = 90000000000'\n")
     script.chmod(0o755)
     monkeypatch.setattr(sys, "platform", "darwin")
-    monkeypatch.setattr(last_input, "COMMAND_S_MAX", 30.0)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    (idle_since,) = ask_desktops()
+    (idle_since,) = ask_desktops(command_s_max=PATIENT_S)
     assert time.time() - idle_since == pytest.approx(90, abs=5)
     script.write_text("#!/bin/sh\necho '+-o Root'\n")
     with pytest.raises(InputUnseen, match="HIDIdleTime"):
-        ask_desktops()
+        ask_desktops(command_s_max=PATIENT_S)
 
 
 def test_desktops_are_asked_every_few_seconds_and_silence_counts_as_use(
@@ -185,7 +184,7 @@ def test_desktops_are_asked_every_few_seconds_and_silence_counts_as_use(
     asked: list[float] = []
     now_s = [0.0]
 
-    def ask() -> list[float]:
+    def ask(**_: float) -> list[float]:
         asked.append(now_s[0])
         if not answers:
             raise InputUnseen("no answer")

@@ -23,6 +23,7 @@ def niceness_with(session: int, *, pid: int) -> Niceness:
     return niceness
 
 
+@pytest.mark.process
 async def test_a_kernel_that_is_asked_too_often_is_asked_again() -> None:
     """A full pipe answers as the kernel does, with EAGAIN."""
     kernel, session = os.pipe()
