@@ -34,7 +34,7 @@ class DatabaseTooNew(TradepostError):
 
     fault = Fault.OPERATOR
     status = 500
-    default_hint = "Upgrade: pip install --upgrade 'tradepost[all]'"
+    default_hint = "Upgrade: pip install -U 'tradepost[all]'"
 
 
 class DatabaseDamaged(TradepostError):
