@@ -206,7 +206,7 @@ async def test_the_command_brings_a_signed_file(broker: LocalBroker, tmp_path: P
     path = tmp_path / "revocations.json"
     write_revocations(path, listed(7))
     done = await operate(tmp_path / "data", "revoke", str(path))
-    assert "Version 7 is enforced; 1 connected workers" in done.stdout
+    assert "Enforcing version 7; sent it to 1 connected workers" in done.stdout
     assert (await worker.expect(Revocations)).document == listed(7).document
     await worker.disconnect()
 
