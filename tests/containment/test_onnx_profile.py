@@ -130,7 +130,7 @@ def test_a_large_tree_ensemble_passes():
     forest = ensemble(100)
     assert forest.count(b"BRANCH_LEQ") == 158_400
     check_model(forest)
-    with pytest.raises(InvalidModel, match=r"in the middle of a number|longer than what holds it"):
+    with pytest.raises(InvalidModel, match=r"in the middle of a number|longer than its message"):
         check_model(forest[:-40])
 
 

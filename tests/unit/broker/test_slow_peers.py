@@ -88,7 +88,7 @@ async def test_somebody_who_hung_up_is_nobodys_error(caplog: pytest.LogCaptureFi
 def test_what_goes_on_at_once_is_bounded_in_all_and_for_each() -> None:
     at_once = ConcurrencyLimit("things", total=5, each=3)
     with at_once.take("a", 3):
-        with pytest.raises(QuotaExceeded, match="more than 3 for you or 5 in all"):
+        with pytest.raises(QuotaExceeded, match="more than 3 for one caller or 5 in total"):
             at_once.take("a").__enter__()
         with at_once.take("b", 2), pytest.raises(QuotaExceeded):
             at_once.take("c").__enter__()

@@ -155,4 +155,4 @@ def test_what_nobody_checked_is_shown_whatever_it_is(tmp_path):
     tree = json.loads(sign_bytes(b"content", KEY))
     tree["verificationMaterial"]["publicKey"]["hint"] = "x\n  not signed\x9b2J"
     path.write_text(json.dumps(tree))
-    assert r"calls x\n  not signed\x9b2J" in shown(path)
+    assert r"with the hint x\n  not signed\x9b2J" in shown(path)

@@ -231,7 +231,7 @@ def test_installed_packages_give_kernels_by_name():
     assert installed_kernel("./builtin:normalize") is None
     with pytest.raises(InvalidKernel, match="sobel"):
         installed_kernel("builtin:sobel")
-    with pytest.raises(InvalidPipeline, match="there: builtin:"):
+    with pytest.raises(InvalidPipeline, match="available: builtin:"):
         installed_kernel("bultin:normalize")
 
 

@@ -48,21 +48,21 @@ ALICE = '[[publisher]]\nname = "alice"\nkey = "alice.pub"\n'
 @pytest.mark.parametrize(
     ("limit", "words"),
     [
-        ("", "may run pipelines without limits of yours."),
-        ("max_fuel = 5_000", "whose kernels use at most 5,000 fuel a run."),
+        ("", "may run pipelines without limits."),
+        ("max_fuel = 5_000", "whose kernels use at most 5,000 fuel in one run."),
         ("max_memory_bytes = 1_024", "with at most 1,024 bytes of memory in each stage."),
         ("max_model_bytes = 2_048", "with models of at most 2,048 bytes."),
         ('providers = ["cuda", "rocm", "cpu"]', "with models on cuda, rocm and cpu."),
         ("providers = []", "so without models."),
         ("conditional_operators = []", "with no If, Loop or Scan in models."),
         ('conditional_operators = ["If"]', "with If in models."),
-        ('max_fuel = 1\nproviders = ["cpu"]', "at most 1 fuel a run; with models on cpu."),
+        ('max_fuel = 1\nproviders = ["cpu"]', "at most 1 fuel in one run; with models on cpu."),
     ],
 )
 def test_every_limit_has_its_words(folder, limit, words):
     policy(folder, ALICE + limit)
     first, last = said().splitlines()
-    assert first.startswith(f"alice, key {KEY.public_key.id}, may run pipelines ")
+    assert first.startswith(f"alice (key {KEY.public_key.id}) may run pipelines ")
     assert first.endswith(words)
     assert last == "Pipelines of other publishers cannot run."
 
@@ -82,8 +82,8 @@ def test_denials_and_identities_are_said(folder):
         f'subject = "{ROBOT.subject}"\nmax_fuel = 7\n',
     )
     text = said()
-    assert f"mallory, key {DENIED.public_key.id}, is denied." in text
-    assert f"robot, {ROBOT}, may run pipelines whose kernels use at most 7 fuel a run." in text
+    assert f"mallory (key {DENIED.public_key.id}) is denied." in text
+    assert f"robot ({ROBOT}) may run pipelines whose kernels use at most 7 fuel in one run." in text
     assert f"Also denied, for every signer: {cid}." in text
     facts = json.loads(said("--json"))
     assert facts["publishers"][0] == {"name": "alice", "key_id": KEY.public_key.id}
