@@ -21,7 +21,6 @@ SIGNALS = {
     "KernelExit",  # the same as `FuelSpent`
     "NotPrivate",  # a file of compiled code that is not used
     "OutOfBounds",  # the same as `FuelSpent`
-    "RunnerInterrupted",  # a run that can simply be tried again
     "_Unavailable",  # control groups that this system does not have
 }
 

@@ -98,7 +98,7 @@ def _require_known_version(database: sqlite3.Connection, path: Path, *, known: i
     if (version := _version(database)) > known:
         raise DatabaseTooNew(
             f"{path} has schema version {version}; this program supports versions up to {known}",
-            hint="Upgrade this program: pip install --upgrade 'tradepost[worker]'",
+            hint="Upgrade this program: pip install -U 'tradepost[worker]'",
             path=str(path),
             version=version,
             known_version=known,

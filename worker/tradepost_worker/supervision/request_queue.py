@@ -98,7 +98,9 @@ class RequestQueue:
 
     def fail(self, error: TradepostError) -> None:
         """End every request: the head with `error`, the others as interrupted by it."""
-        self._cancel_deadline()
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
         for position, request in enumerate(self._requests):
             if not request.reply.done():
                 to_blame = position == 0 and not isinstance(error, RunnerInterrupted)
@@ -116,7 +118,9 @@ class RequestQueue:
 
     def _watch_head(self) -> None:
         """Set the deadline of the request that now runs."""
-        self._cancel_deadline()
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
         if self._requests:
             head = self._requests[0]
             left_s = self._policy.abandoned_s if head.reply.cancelled() else head.killed_after_s
@@ -124,11 +128,6 @@ class RequestQueue:
 
     def _schedule(self, head: _Request, left_s: float) -> None:
         self._deadline = self._loop.call_later(left_s, self._pass_deadline, head, self._suspension.total_s)
-
-    def _cancel_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
 
     def _pass_deadline(self, head: _Request, suspended_s: float) -> None:
         if head.reply.cancelled():

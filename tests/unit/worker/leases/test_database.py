@@ -133,7 +133,7 @@ def test_a_newer_database_names_the_file_and_both_versions(path: Path) -> None:
     assert str(path) in error.detail
     assert f"version {SCHEMA_VERSION + 1}" in error.detail
     assert f"up to {SCHEMA_VERSION}" in error.detail
-    assert "pip install --upgrade" in error.hint
+    assert "pip install -U" in error.hint
     assert error.facts == {
         "path": str(path),
         "version": SCHEMA_VERSION + 1,
