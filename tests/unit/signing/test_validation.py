@@ -86,12 +86,12 @@ def test_a_pipeline_whose_parts_fit_is_valid(validate):
 @pytest.mark.parametrize(
     ("old", "new", "stage", "says"),
     [
-        ("x = ", "image = ", "model", "model.onnx has no input 'image'. There are: x"),
+        ("x = ", "image = ", "model", "model.onnx has no input 'image'. Available: x"),
         ("inputs = { x = ", 'inputs = { xx = "input.image", x = ', "model", "Did you mean 'x'"),
         ('outputs = ["y"]', 'outputs = ["yy"]', "model", "Did you mean 'y'"),
-        ('dtype = "F32"', 'dtype = "U8"', "model", "takes F32[?, 4]; input.image is U8[?, 4]. Give it F32"),
+        ('dtype = "F32"', 'dtype = "U8"', "model", "must be F32[?, 4]; input.image is U8[?, 4]. Provide F32"),
         ('dtype = "F32"', 'dtype = "F23"', None, "inputs.image has the dtype 'F23'. Did you mean 'F32'"),
-        ('["?", 4]', '["?", "?", 4]', "model", "Give it 2 dimensions, not 3"),
+        ('["?", 4]', '["?", "?", 4]', "model", "Provide 2 dimensions, not 3"),
         ('["?", 4]', "[1, 5]", "model", "Dimension 1 must be 4"),
     ],
 )
@@ -206,4 +206,4 @@ def test_a_graph_may_have_any_names(validate, name):
     validate(text, onnx_model=made)
     with pytest.raises(InvalidPipeline) as refused:
         validate(text.replace(f"y = {returned}", 'y = "other"'), onnx_model=made)
-    assert refused.value.hint == f"There are: {name}."
+    assert refused.value.hint == f"Available: {name}."
