@@ -23,9 +23,10 @@ from aiohttp import web
 from tradepost.atomic_files import replace_file
 from tradepost.errors import CannotListen, DataFolderInUse, InvalidSettings
 from tradepost_broker.assembly import Parts, assemble
-from tradepost_broker.engine.engine import TICK_S, Engine, Outcome
+from tradepost_broker.engine.engine import TICK_S, Outcome
 from tradepost_broker.engine.work import EventWork
-from tradepost_broker.market.model.events import Restarted, Tick
+from tradepost_broker.jobs.receipt_checks import tick_work
+from tradepost_broker.market.model.events import Restarted
 from tradepost_broker.settings import Settings
 from tradepost_broker.storage.store import Store
 
@@ -76,7 +77,7 @@ async def running_broker(
             await parts.engine.ask(EventWork(lambda moment: Restarted(at=moment.at)))
             await parts.revocations.enforce()
             background = [
-                asyncio.create_task(_tick(parts.engine), name="tradepost-tick"),
+                asyncio.create_task(_tick(parts), name="tradepost-tick"),
                 asyncio.create_task(parts.retention.run(), name="tradepost-retention"),
             ]
             host, port = await _listen(runner, settings)
@@ -108,7 +109,7 @@ def _locked(data_dir: Path) -> Iterator[None]:
         yield
 
 
-async def _tick(engine: Engine) -> None:
+async def _tick(parts: Parts) -> None:
     """Bring a tick every `TICK_S`; none while the one before it waits."""
     pending = False
 
@@ -120,7 +121,7 @@ async def _tick(engine: Engine) -> None:
         await asyncio.sleep(TICK_S)
         if not pending:
             pending = True
-            engine.submit(EventWork(lambda moment: Tick(at=moment.at, seed=moment.seed)), done)
+            parts.engine.submit(tick_work(parts.receipts), done)
 
 
 async def _listen(runner: web.AppRunner, settings: Settings) -> tuple[str, int]:

@@ -66,6 +66,7 @@ class Parts:
     market: Market
     engine: Engine
     uploads: Uploads
+    receipts: ReceiptChecks
     retention: Retention
     revocations: RevocationService
     endpoints: tuple[Endpoint, ...]
@@ -148,6 +149,7 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
         store=store, market=restored.market, sessions=streams.sessions, counts=counters.running
     )
     devices = DeviceReadings(clock=clock)
+    receipts = _build_receipts(restored, content)
     described = OpenApiEndpoints(
         (
             *_public_endpoints(restored, counters, standings),
@@ -156,7 +158,7 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
             *WorkerEndpoints(
                 joins=joins,
                 standings=standings,
-                streams=_build_worker_streams(restored, engine, streams, content, devices),
+                streams=_build_worker_streams(restored, engine, streams, receipts, devices),
                 failures=RateLimit(burst=30, per_s=1.0, monotonic=time.monotonic),
             ).endpoints(),
             *AdminEndpoints(engine=engine, store=store, credentials=credentials, clock=clock).endpoints(),
@@ -172,6 +174,7 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
         market=restored.market,
         engine=engine,
         uploads=content.uploads,
+        receipts=receipts,
         retention=Retention(
             engine=engine, uploads=content.uploads, kept_s=settings.documents_kept_s, clock=clock
         ),
@@ -288,17 +291,21 @@ def _job_endpoints(
     ).endpoints()
 
 
-def _build_worker_streams(
-    restored: Restored, engine: Engine, streams: Streams, content: Content, devices: DeviceReadings
-) -> WorkerStreams:
-    market, uploads = restored.market, content.uploads
-    receipts = ReceiptChecks(
+def _build_receipts(restored: Restored, content: Content) -> ReceiptChecks:
+    uploads = content.uploads
+    return ReceiptChecks(
         broker=restored.broker.id,
-        market=market,
+        market=restored.market,
         catalog=content.catalog,
         uploads=uploads,
         outputs=OutputComparison(store=restored.store, uploads=uploads, folder=restored.settings.data_dir),
     )
+
+
+def _build_worker_streams(
+    restored: Restored, engine: Engine, streams: Streams, receipts: ReceiptChecks, devices: DeviceReadings
+) -> WorkerStreams:
+    market = restored.market
     return WorkerStreams(
         broker=restored.broker,
         market=market,

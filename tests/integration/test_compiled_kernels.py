@@ -25,7 +25,7 @@ from tradepost_worker.testing.samples import SamplePipeline, kernel_pipeline, sa
 PIPELINE = kernel_pipeline(tradepost_kernels.load("noop"))
 _BOOT = """
 import json, os, sys; sys.path[:] = json.loads(sys.argv[1])
-from tradepost_worker.runner import kernel_sandbox, main
+from tradepost_worker.runner import executor, kernel_sandbox, main
 {patch}
 main.main(int(sys.argv[2]), int(sys.argv[3]))
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -48,7 +49,9 @@ async def test_the_doctor_ends_with_a_status_that_scripts_can_test(device: LentD
 
 async def test_a_service_comes_and_goes(device: LentDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = await device.say("service", "install", "--show")
-    assert f"{sys.executable} -m tradepost worker run --state-dir {device.folder}" in shown
+    (command,) = (line for line in shown.splitlines() if line.startswith("ExecStart="))
+    expected = [sys.executable, "-m", "tradepost", "worker", "run", "--state-dir", str(device.folder)]
+    assert shlex.split(command.removeprefix("ExecStart=")) == expected
     path = SystemdUnit().path
     assert not path.exists()
     said = await device.say("service", "install")

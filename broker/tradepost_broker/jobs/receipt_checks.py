@@ -25,10 +25,12 @@ from tradepost.receipts import (
 )
 from tradepost_broker.content.catalog import Catalog, loosest_tolerance
 from tradepost_broker.content.uploads import Uploads
+from tradepost_broker.engine.work import EventWork
 from tradepost_broker.jobs.output_comparison import OutputComparison
 from tradepost_broker.jobs.receipt_delivery import ReceiptDelivery
 from tradepost_broker.market import Market
 from tradepost_broker.market.model.entities import Job, Lease
+from tradepost_broker.market.model.events import Tick
 
 
 class ReceiptChecks:
@@ -48,6 +50,16 @@ class ReceiptChecks:
         self._catalog = catalog
         self._uploads = uploads
         self._outputs = outputs
+        self._arrived: set[str] = set()
+
+    @property
+    def arrived(self) -> tuple[str, ...]:
+        """The leases whose receipt has arrived and is not decided yet, in order."""
+        return tuple(sorted(self._arrived))
+
+    def decided(self, lease: str) -> None:
+        """Forget that a receipt had arrived, now that the market has decided on it."""
+        self._arrived.discard(lease)
 
     async def check(self, worker: str, frame: Deliver) -> ReceiptDelivery:
         """The work that delivers `frame`, once these steps have passed:
@@ -59,10 +71,19 @@ class ReceiptChecks:
         4. It reports stages of the pipeline, in order: all of them, or those before one that failed.
         5. The output is within the pipeline's limit, and its bytes have the CID that was signed.
 
+        From step 1 on the lease counts as `arrived`: until a later step fails, or `decided` is called.
         Raises `LeaseGone` (1) or `InvalidReceipt` (2 to 5).
         """
         # Step 1
         lease, job = self._lease_of(worker, frame.lease)
+        self._arrived.add(lease.id)
+        try:
+            return await self._check_content(frame, lease, job)
+        except BaseException:
+            self._arrived.discard(lease.id)
+            raise
+
+    async def _check_content(self, frame: Deliver, lease: Lease, job: Job) -> ReceiptDelivery:
         # Step 2
         receipt = verify_receipt(frame.receipt)
         # Step 3
@@ -183,3 +204,8 @@ def _names_reported(receipt: Receipt, manifest: Manifest) -> list[str]:
     if not are_first_stages(receipt.stages, names):
         raise InvalidReceipt(f"it reports the stages {reported}; the pipeline has {names}")
     return reported
+
+
+def tick_work(receipts: ReceiptChecks) -> EventWork:
+    """Work that lets time pass in the market, except for leases whose receipt is being checked."""
+    return EventWork(lambda moment: Tick(at=moment.at, seed=moment.seed, arrived=receipts.arrived))

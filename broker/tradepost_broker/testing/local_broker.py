@@ -15,8 +15,7 @@ import msgspec
 from tradepost.broker_url import raise_for_problem
 from tradepost.protocol import JobRequest, JobView
 from tradepost_broker.app import RunningBroker, running_broker
-from tradepost_broker.engine.work import EventWork
-from tradepost_broker.market.model.events import Tick
+from tradepost_broker.jobs.receipt_checks import tick_work
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.operator.messages import Funding, IssuedToken, NewAccount, NewApiKey, NewToken
 from tradepost_broker.settings import Settings
@@ -118,7 +117,8 @@ class LocalBroker:
 
     async def tick(self) -> None:
         """Have the market look at the time now, and wait until it has."""
-        await self.running.parts.engine.ask(EventWork(lambda moment: Tick(at=moment.at, seed=moment.seed)))
+        parts = self.running.parts
+        await parts.engine.ask(tick_work(parts.receipts))
 
     async def _admin(self, what: str, body: Any, reply: Any) -> Any:
         token = self.running.parts.operator_token

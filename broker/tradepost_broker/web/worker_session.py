@@ -80,7 +80,7 @@ class WorkerSession:
             failed = GiveBack(lease=frame.lease, reason=GiveBackReason.FAILED, problem=error.to_problem())
             self._give_back(failed, None, self._refusing(frame.lease, error))
         else:
-            self._engine.submit(work, ignore_outcome)
+            self._engine.submit(work, lambda _: self._receipts.decided(frame.lease))
 
     def _take_back(self, frame: GiveBack) -> None:
         """Take a lease back; a receipt that does not hold is as good as none."""

@@ -289,7 +289,7 @@ class FakeBroker:
         if view.status is not JobStatus.ACCEPTED:
             raise UnknownJob(
                 f"job {view.job} is {view.status.value} and has no output",
-                hint="Only an accepted job has one.",
+                hint="Only an accepted job has an output.",
                 job=view.job,
             )
         return _bytes(self._outputs[view.job])

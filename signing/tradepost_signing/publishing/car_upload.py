@@ -43,12 +43,16 @@ async def blocks_missing(
                 present.add(block.cid)
                 progress(block.size)
 
+    first: BaseException | None = None
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(_QUESTIONS):
                 group.create_task(ask())
     except* (TradepostError, aiohttp.ClientError, OSError, TimeoutError) as failures:
-        raise failures.exceptions[0] from None  # the others failed because it did, or in the same way
+        first = failures.exceptions[0]  # the others failed because it did, or in the same way
+    if first is not None:
+        # Not in the `except*`: the first versions of Python 3.11 make a group of what is raised there.
+        raise first from None
     return [one for one in blocks if one[1].cid not in present]
 
 

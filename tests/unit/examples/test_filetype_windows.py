@@ -109,6 +109,7 @@ def test_the_kernel_cuts_the_window_that_magika_does(
     assert window.tolist() == [magika_window(content)]
 
 
+@pytest.mark.slow
 def test_the_windows_of_the_corpus_are_magikas(
     window_kernel: Kernel, pipeline: Pipeline, corpus: list[Path]
 ) -> None:

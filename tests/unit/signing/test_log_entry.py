@@ -82,7 +82,7 @@ def test_what_no_promise_signs_is_no_time_and_no_index():
     timeless = ENTRY_READ.model_copy(update={"inclusion_promise": None, "integrated_time": None})
     check_log_entry(timeless)
     check_log_entry(timeless.model_copy(update={"integrated_time": 0}))
-    with pytest.raises(InvalidSignature, match="index 7, and 2 is proved"):
+    with pytest.raises(InvalidSignature, match="the index 7, but its proof is for 2"):
         check_log_entry(timeless.model_copy(update={"log_index": 7}))
     for change in ({"inclusion_promise": None}, {"integrated_time": None}, {"integrated_time": 0}):
         with pytest.raises(InvalidSignature, match="time"):

@@ -121,7 +121,7 @@ def runners() -> list[psutil.Process]:
     return found
 
 
-async def until(condition: Callable[[], object], *, s_max: float = 20.0) -> None:
+async def until(condition: Callable[[], object], *, s_max: float = 60.0) -> None:
     """Wait for something that only the system can tell, by looking."""
     looked = asyncio.Event()
     deadline_s = time.monotonic() + s_max

@@ -7,7 +7,7 @@ from typing import Final
 
 from tradepost.errors import LeaseGone, WorkerLost
 from tradepost_broker.market.matching import advance_job, failure_reasons
-from tradepost_broker.market.model.entities import EvidenceKind
+from tradepost_broker.market.model.entities import EvidenceKind, LeaseState
 from tradepost_broker.market.model.events import Tick
 from tradepost_broker.market.model.lease_states import LeaseTrigger
 from tradepost_broker.market.settling import late_receipts, payments, settlement
@@ -18,8 +18,17 @@ from tradepost_broker.market.state.worker_state import in_order
 
 def tick(state: MarketState, event: Tick) -> None:
     """Do what is due, and review what waiting jobs may hope for."""
+    arrived = frozenset(event.arrived)
+    kept: list[str] = []
     for purpose, subject in state.timers.due(event.at):
-        _HANDLERS[purpose](state, subject)
+        if purpose is TimerPurpose.LEASE_EXPIRY and subject in arrived:
+            kept.append(subject)
+        else:
+            _HANDLERS[purpose](state, subject)
+    for lease_id in kept:
+        # At the same time as before, so that a replay, which has no idle ticks, finds the timer due as well.
+        if (lease := state.leases[lease_id]).state is LeaseState.OPEN:
+            state.timers.put(TimerPurpose.LEASE_EXPIRY, lease_id, lease.expires_at)
     advance_job.review_waiting(state)
 
 

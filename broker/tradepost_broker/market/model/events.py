@@ -143,7 +143,12 @@ class Restarted(_Event, frozen=True, kw_only=True, tag="restarted"):
 
 
 class Tick(MatchingEvent, frozen=True, kw_only=True, tag="tick"):
-    """Time passed: leases, deadlines, patience and holds are reviewed."""
+    """Time passed: leases, deadlines, patience and holds are reviewed.
+
+    `arrived` are leases whose receipt the broker has, and is still checking: these do not expire meanwhile.
+    """
+
+    arrived: tuple[str, ...] = ()
 
 
 Event = (

@@ -9,7 +9,7 @@ import pytest
 from tradepost.protocol import GiveBackReason, JobStatus
 from tradepost_broker.market import Market
 from tradepost_broker.market.model.entities import Evidence, Lease, LeaseState
-from tradepost_broker.market.model.events import SendAcknowledged, SendGrant, SendRecall
+from tradepost_broker.market.model.events import SendAcknowledged, SendGrant, SendRecall, Tick
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.testing import MarketDriver, make_offer, make_pipeline
 
@@ -80,6 +80,43 @@ def test_running_out_of_time_is_no_evidence_where_the_time_was_over(
     driver.give_back(f"{job}.1", GiveBackReason.EXHAUSTED)
     assert kinds(driver) == found
     assert driver.job(job).failures == 1
+    driver.check()
+
+
+def test_a_lease_does_not_expire_while_its_receipt_is_checked(driver: MarketDriver) -> None:
+    """However long that takes the broker: the worker was in time."""
+    job = driver.submit()
+    lease = driver.open_leases(job)[0]
+    driver.at = lease.expires_at + 1
+    for _ in range(3):
+        driver.at += 1
+        driver.handle(Tick(at=driver.at, seed=driver.next_seed(), arrived=(lease.id,)))
+    assert driver.of(Lease, lease.id).state is LeaseState.OPEN
+    driver.deliver(lease.id)
+    assert driver.job(job).status is JobStatus.ACCEPTED
+    assert kinds(driver) == []
+    driver.check()
+
+
+def test_a_receipt_that_was_refused_lets_its_lease_expire(driver: MarketDriver) -> None:
+    job = driver.submit()
+    lease = driver.open_leases(job)[0]
+    driver.at = lease.expires_at
+    driver.handle(Tick(at=driver.at, seed=driver.next_seed(), arrived=(lease.id,)))
+    driver.tick()
+    assert driver.of(Lease, lease.id).state is LeaseState.EXPIRED
+    assert kinds(driver) == ["expired"]
+
+
+def test_a_jobs_deadline_waits_for_no_receipt(driver: MarketDriver) -> None:
+    job = driver.submit(deadline_s=5)
+    lease = driver.open_leases(job)[0]
+    driver.at += 10
+    driver.handle(Tick(at=driver.at, seed=driver.next_seed(), arrived=(lease.id,)))
+    driver.tick(100)
+    assert driver.of(Lease, lease.id).state is LeaseState.RECALLED
+    assert driver.job(job).status is JobStatus.FAILED
+    assert kinds(driver) == []
     driver.check()
 
 
