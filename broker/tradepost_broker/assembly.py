@@ -59,7 +59,7 @@ from tradepost_signing.keys import PublicKey
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """A broker that is built and does not run yet."""
+    """A broker that is built but not running yet."""
 
     broker: Identity
     store: Store
@@ -75,7 +75,7 @@ class Parts:
 
 @dataclass(frozen=True, kw_only=True)
 class Restored:
-    """What a start finds in the data folder, or makes there."""
+    """What a start reads from the data folder, or creates there."""
 
     settings: Settings
     store: Store
@@ -88,7 +88,7 @@ class Restored:
 
 @dataclass(frozen=True, kw_only=True)
 class Streams:
-    """Who is connected, and who waits for the end of a job."""
+    """The connected clients and workers, and the watchers of jobs."""
 
     sessions: Sessions
     watchers: Watchers
@@ -96,7 +96,7 @@ class Streams:
 
 @dataclass(frozen=True, kw_only=True)
 class Counters:
-    """What is counted from the market's instructions."""
+    """Counters of the market's instructions."""
 
     running: RunningCounts
     open_jobs: OpenJobs
@@ -113,7 +113,7 @@ class Content:
 
 @dataclass(frozen=True, kw_only=True)
 class InstructionRelease:
-    """Counts each durable instruction, then sends what it asks for."""
+    """Counts each durable instruction, then executes it."""
 
     counters: Counters
     sender: InstructionSender

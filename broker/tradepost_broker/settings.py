@@ -45,7 +45,7 @@ def default_data_dir() -> Path:
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What an operator may choose. Port 0 takes any free port.
+    """The operator's settings. Port 0 selects any free port.
 
     `public_url` is how others reach this broker, where that differs from what it listens on.
     `revocations_key` is the file of the public key with which the operator signs revocation lists.

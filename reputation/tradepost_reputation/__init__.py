@@ -1,4 +1,4 @@
-"""From evidence to belief: how far a worker, and a result, may be trusted. Pure functions of their arguments.
+"""Computes from evidence how far a worker and a result can be trusted. Pure functions of their arguments.
 
 `score` ranks workers (the low end of a Beta distribution over their record), `credibility` decides whether a
 result may be accepted (Sarmenta's formulas), and `explain` says in words where both numbers come from.

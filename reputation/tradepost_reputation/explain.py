@@ -1,4 +1,4 @@
-"""Why a score is what it is, in sentences that an owner can check against the evidence page."""
+"""Explains a score in sentences that an owner can check against the evidence page."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ def explain(tally: Tally, *, day: int, fault_fraction: float) -> list[str]:
     if not tally.counts:
         return [
             f"No evidence yet: a newcomer scores {record.score:.2f}.",
-            f"One result of an unchecked worker is believed to {1 - fault_fraction:.3f}.",
+            f"One result of an unchecked worker has credibility {1 - fault_fraction:.3f}.",
         ]
     counted = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in sorted(tally.counts.items()))
     lines = [
         f"Evidence: {counted}.",
-        f"Half is forgotten in {tally.half_life_days:g} days: {record.good:.1f} good, {record.bad:.1f} bad.",
+        f"After decay (half in {tally.half_life_days:g} days): {record.good:.1f} good, {record.bad:.1f} bad.",
     ]
     if record.fraud:
-        lines.append("Fraud was proven; it is never forgotten.")
+        lines.append("Fraud was proven; this evidence never decays.")
     lines.append(
-        f"Score {record.score:.2f}: {1 - QUANTILE:.0%} sure that leases go well at least that often."
+        f"Score {record.score:.2f}: at least {record.score:.0%} of leases succeed, "
+        f"with {1 - QUANTILE:.0%} confidence."
     )
     credibility = credibility_of_worker(record.checks, fault_fraction=fault_fraction)
     lines.append(
-        f"Checks that count: {record.checks:.1f}. One result alone is believed to {credibility:.4f}."
+        f"Checks that count: {record.checks:.1f}. One result alone has credibility {credibility:.4f}."
     )
     return lines

@@ -1,4 +1,4 @@
-"""A worker's score: the 5% quantile of Beta(good + 1, bad + 1), a bound that it very likely exceeds.
+"""A worker's score: the 5% quantile of Beta(good + 1, bad + 1), a bound that it exceeds with 95% confidence.
 
 Good and soft bad evidence is forgotten exponentially, by whole days, so that a score speaks of the worker as
 it is now; fraud is never forgotten. The caller says what each piece of evidence weighs and which day it is.
@@ -20,7 +20,7 @@ FRAUD_WEIGHT: Final = 1000.0
 
 
 class Weight(NamedTuple):
-    """What one piece of evidence adds to a record. `checks` may be negative: trust that has to be won again.
+    """What one piece of evidence adds to a record. `checks` may be negative: it cancels passed checks.
 
     Use multiples of 1/8, which floats add up exactly in any order.
     """
@@ -35,7 +35,7 @@ _NOTHING: Final = Weight()
 
 
 class TrackRecord(NamedTuple):
-    """A tally as of one day, after forgetting."""
+    """A tally as of one day, after decay."""
 
     good: float
     bad: float

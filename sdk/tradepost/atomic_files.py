@@ -1,4 +1,4 @@
-"""Files that outlast a crash whole: with the content they had or with the content they get.
+"""Atomic file writes: after a crash a file has either its old or its new content, complete.
 
 New content is written to a file aside, in the same folder, synced, and renamed over the name that it is for.
 The folder is synced as well, or the new name may be lost with the power. Files are readable by their owner

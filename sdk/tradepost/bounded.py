@@ -1,4 +1,4 @@
-"""Bounded types for what strangers send: no number and no text is larger than the code behind it can take.
+"""Bounded types for untrusted input: no number or text is larger than the code can handle.
 
 Every message, manifest and setting uses these. JSON numbers are exact up to 2^53 (RFC 8259, section 6).
 """

@@ -1,4 +1,4 @@
-"""Broker addresses: which are accepted, and how a reply that is an error becomes that error."""
+"""Broker URLs: which are accepted, and how an error reply is raised as that error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Publishers' P-256 keys: made, kept encrypted on disk, and used on artifacts' bytes.
+"""Publishers' P-256 keys: generate them, store them encrypted, sign and verify artifacts with them.
 
 A publisher's signature is over the SHA-256 of the artifact's raw bytes, with nothing in front, because that
 is what cosign and OpenSSL check. (Signatures between broker and worker are domain-separated instead; see

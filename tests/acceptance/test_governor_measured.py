@@ -158,7 +158,7 @@ async def test_the_owner_has_the_device_back_within_a_second(
             if device.broker.hellos[-1].offer.capacity == 0:  # how busy others are was not known yet
                 await device.capacity(2)
             for _ in range(PREEMPTIONS):
-                grant = await device.forever()
+                grant, _ = await device.forever()
                 pids = [runner.pid for runner in runners()]
                 started_s = time.monotonic()
                 begin()

@@ -418,5 +418,5 @@ async def test_a_stream_that_speaks_nonsense_is_closed(broker: LocalBroker, mess
 async def test_documents_over_the_pipelines_limit_are_refused(broker: LocalBroker) -> None:
     key = await broker.account()
     pipeline = await broker.publish(key, SamplePipeline(limits=PipelineLimits(input_bytes=100)))
-    with pytest.raises(InvalidInput, match="sample takes 100"):
+    with pytest.raises(InvalidInput, match="sample accepts at most 100"):
         await broker.submit(key, pipeline, input=sample_input(size=100))

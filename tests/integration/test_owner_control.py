@@ -28,7 +28,7 @@ async def home(tmp_path: Path) -> AsyncIterator[LentDevice]:
 
 async def test_pausing_returns_what_runs_and_resuming_offers_again(home: LentDevice) -> None:
     async with home.worker():
-        grant = await home.forever()
+        grant, _ = await home.forever()
         assert "paused until `tradepost worker resume`" in await home.say("pause")
         end = await home.broker.next(GiveBack)
         assert (end.lease, end.reason) == (grant.lease, GiveBackReason.PREEMPTED)
@@ -61,7 +61,7 @@ async def test_draining_finishes_what_runs_and_stops(home: LentDevice) -> None:
     with pytest.raises(WrongMoment, match="no worker is running"):
         await home.say("drain")
     async with home.worker() as running:
-        grant = await home.forever()
+        grant, _ = await home.forever()
         await home.say("drain")
         await home.capacity(0)
         late = home.broker.grant(NOOP, sample_input())
@@ -97,7 +97,7 @@ async def test_who_uses_the_device_has_it_alone(home: LentDevice, monkeypatch: p
     keyboard.rest(3600)
     save_settings(home.folder / FILE_NAME, {"idle_load_percent_max": 100, "idle_input_s_min": 600})
     async with home.worker():
-        grant = await home.forever()
+        grant, _ = await home.forever()
         keyboard.type()
         await home.say("limits", "set", "idle_only", "true")
         end = await home.broker.next(GiveBack)

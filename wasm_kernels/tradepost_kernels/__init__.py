@@ -1,4 +1,4 @@
-"""The project's own kernels, compiled, with a lock that says what each was built from."""
+"""The project's own compiled kernels, with a lock file of their sources."""
 
 from tradepost_kernels.index import KernelInfo, info, load, names
 

@@ -13,7 +13,7 @@ from tradepost.pipeline.kernel_abi import KernelForm
 
 
 class KernelInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the lock says of one kernel. `sources` are SHA-256 hashes by file name."""
+    """One kernel's entry in the lock file. `sources` are SHA-256 hashes by file name."""
 
     summary: str
     form: KernelForm

@@ -55,7 +55,7 @@ Decorate = Callable[[PipelineRunner], PipelineRunner]
 
 
 class Worker:
-    """An agent, and the enforcer that keeps it within its owner's limits. Neither works without the other."""
+    """An agent, and the enforcer of its owner's limits. Neither works without the other."""
 
     def __init__(self, *, agent: Agent, enforcer: LimitsEnforcer) -> None:
         self._agent = agent

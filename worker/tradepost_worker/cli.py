@@ -1,4 +1,4 @@
-"""`tradepost worker`: lend a device, and see what it does and earns."""
+"""`tradepost worker`: lend a device, and show its work and earnings."""
 
 from __future__ import annotations
 

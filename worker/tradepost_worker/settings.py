@@ -1,4 +1,4 @@
-"""The worker's settings: one frozen object, from four places.
+"""The worker's settings: one frozen object, merged from four sources.
 
 A command-line flag wins over the environment (`TRADEPOST_WORKER_CAPACITY`), which wins over `worker.toml` in
 the state folder, which wins over the default. `docs/worker.md` explains each.
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 
 class Settings(DeviceLimits, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the owner decided. Sizes are in bytes, the price in credits per work unit.
+    """The owner's settings. Sizes are in bytes, the price in credits per work unit.
 
     `gateways` are the URLs of IPFS trustless gateways that artifacts may come from, besides the broker.
     """

@@ -1,4 +1,4 @@
-"""The worker's state folder: its key, what it joined, its database and blocks, and who is using it.
+"""The worker's state folder: its key, membership, database, blocks, and the lock of its process.
 
 worker.key       the identity, readable by its owner only
 membership.json  the broker that it joined

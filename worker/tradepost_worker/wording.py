@@ -1,4 +1,4 @@
-"""How counts and times read in sentences."""
+"""Formats counts and times for sentences."""
 
 from __future__ import annotations
 

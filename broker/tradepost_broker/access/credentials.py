@@ -1,4 +1,4 @@
-"""Who may ask: API keys, join tokens and the operator's token. Only hashes of secrets are kept.
+"""API keys, join tokens and the operator's token. Only hashes of secrets are stored.
 
 Secrets are 256 random bits, so one SHA-256 is enough: there is nothing to guess that stretching would slow.
 """
@@ -27,7 +27,7 @@ def hash_of(secret: str) -> str:
 
 
 class Credentials:
-    """Checks credentials. API keys are looked up in the store once, then remembered."""
+    """Checks credentials. API keys are read from the store once, then cached."""
 
     def __init__(self, *, store: Store, operator_token: str) -> None:
         self._accounts = {key.id: key.account for key in store.find(ApiKey)}

@@ -1,4 +1,4 @@
-"""WorkerJoin: a device turns a single-use token into a standing as a worker.
+"""Joining: a device uses a single-use token to become a worker.
 
 The token is used up in the transaction that makes the worker, so it admits one device whatever happens; the
 same device may ask again and gets the same answer, in case the first one was lost on the way.
@@ -24,7 +24,7 @@ DOMAIN = "join"
 
 
 class WorkerJoin:
-    """Work that admits a worker on a token. Raises `InvalidJoinToken` in its turn."""
+    """Work that admits a worker with a token. Raises `InvalidJoinToken` in its turn."""
 
     def __init__(self, *, token: str, worker: str, request: JoinRequest) -> None:
         self._token_id = hash_of(token)
@@ -53,7 +53,7 @@ class WorkerJoin:
 
 
 class JoinService:
-    """Issues tokens and admits those who bring them. A token is `<secret>.<broker's key id>`.
+    """Issues tokens and admits workers that present them. A token is `<secret>.<broker's key id>`.
 
     `revocations_key` is the operator's public key (PEM) that workers take revocation lists from, if any.
     """

@@ -1,4 +1,4 @@
-"""The operator's revocation list: checked, kept, brought to the market and to every worker.
+"""The operator's revocation list: checked, stored, and sent to the market and to every worker.
 
 The list is signed with a key of the operator's own, of which the broker knows the public half only: whoever
 takes over the broker cannot revoke anything, and cannot take a revocation back on devices that have seen it.
@@ -73,7 +73,7 @@ class RevocationList:
 
 
 class RevocationService:
-    """Enforces the operator's lists in the market, which has them sent to the workers."""
+    """Enforces the operator's lists in the market, which sends them to the workers."""
 
     def __init__(self, *, revocations: RevocationList, engine: Engine) -> None:
         self._list = revocations

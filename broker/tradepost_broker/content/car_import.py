@@ -1,4 +1,4 @@
-"""A CAR that an account sends, taken apart as it arrives.
+"""Imports a CAR from an account block by block, as it arrives.
 
 Each block is hashed and kept as if it had been put by itself, and counts against the same quota. Some are
 written at once, so that they share commits; no more than these are in memory, some 6 MiB.

@@ -1,4 +1,4 @@
-"""The published pipelines: what the broker needs of each manifest, in memory.
+"""The published pipelines: the parts of each manifest that the broker needs, in memory.
 
 The broker judges no publisher. It checks that a manifest is whole, and that it carries a signature that says
 who made it over exactly these bytes; whether that publisher's pipelines may run is each worker's decision,

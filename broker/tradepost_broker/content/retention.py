@@ -1,4 +1,4 @@
-"""Forgetting documents: inputs, outputs and blocks go some time after they were last of use.
+"""Deletes documents: inputs, outputs and blocks, some time after their last use.
 
 Receipts, evidence, transfers and the journal are kept for ever; they are small, and they are what proves.
 Jobs cannot stay open for as long as documents are kept, so nothing goes that a worker may still ask for.
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class Retention:
-    """Forgets what is older than `kept_s`."""
+    """Deletes documents older than `kept_s`."""
 
     def __init__(
         self, *, engine: Engine, uploads: Uploads, kept_s: float, clock: Callable[[], float]

@@ -163,8 +163,33 @@ class Uploads:
     async def count_bytes(self, holder: str, root: str, *, bytes_max: int) -> int:
         """The size in bytes of the file at `root`, which is read whole. Raises as `read_file`."""
         await self.tree(holder, root)
-        async with aclosing(stream_file(parse_cid(root), self.read, bytes_max=bytes_max)) as parts:
-            return sum([len(part) async for part in parts])
+        return await asyncio.to_thread(self._copy_file, root, lambda _: None, bytes_max)
+
+    def copy_output(self, delivery: Delivery, write: Callable[[bytes], object]) -> None:
+        """Give each part of a delivered output to `write`. It waits for the disk: call it in a thread.
+
+        Raises `UnknownCid` or `ContentMismatch` if a block is lost or damaged.
+        """
+        if delivery.output is not None:
+            write(delivery.output)
+        else:
+            self._copy_file(delivery.output_cid, write, _OUTPUT_BYTES_MAX)
+
+    def _copy_file(self, root: str, write: Callable[[bytes], object], bytes_max: int) -> int:
+        """Give each part of a file to `write`; the size in bytes. It has an event loop of its own."""
+
+        async def get(cid: Cid) -> bytes:
+            return self._blocks.get(cid)
+
+        async def copy() -> int:
+            size_bytes = 0
+            async with aclosing(stream_file(parse_cid(root), get, bytes_max=bytes_max)) as parts:
+                async for part in parts:
+                    write(part)
+                    size_bytes += len(part)
+            return size_bytes
+
+        return asyncio.run(copy())
 
     def stream_output(self, delivery: Delivery) -> AsyncGenerator[bytes, None]:
         """A delivered output that was uploaded, part by part, for whoever may take long to read it."""

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class Core(Protocol):
-    """What the engine needs of the market."""
+    """The part of the market that the engine uses."""
 
     def handle(self, event: Event) -> list[Instruction]:
         """Decide."""
@@ -44,7 +44,7 @@ class Core(Protocol):
 
 
 class Records(Protocol):
-    """The records as all earlier work left them, whether committed yet or not."""
+    """The records after all earlier work, whether committed yet or not."""
 
     def get(self, kind: type[T], id_: str) -> T | None:
         """The record of this kind and id, or `None`."""
@@ -62,7 +62,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What one piece of work does, all in one transaction. Where the core refuses the event, nothing.
+    """The effects of one work, in one transaction. If the core rejects the event, there are none.
 
     `event` goes to the core, unless it is `None`. `records` and `deletions` are what the shell writes and
     deletes. `records_after` gives further records that depend on the core's instructions.
@@ -85,7 +85,7 @@ class Postponed:
 
 
 class Work(Protocol):
-    """Something that a session or a request wants done."""
+    """A change that a session or a request asks for."""
 
     def decide(self, moment: Moment) -> Decision | Postponed:
         """What is to be done, decided in the work's turn. Changes nothing itself, and does no I/O but for

@@ -1,4 +1,4 @@
-"""The plainest kinds of work: one event, some records of the shell, or some deletions."""
+"""The simplest kinds of work: one event, some records of the shell, or some deletions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Carries out the market's instructions, once they are durable: frames to workers, ends of jobs to watchers.
+"""Executes the market's durable instructions: sends frames to workers and ends of jobs to watchers.
 
 A worker that is not connected misses its frames, and nothing is lost: a grant is repeated when it reconnects
 (`Welcome` and the core say which leases it has), an acknowledgement when it delivers again.
@@ -28,7 +28,7 @@ from tradepost_broker.streams.watchers import Watchers
 
 
 class Records(Protocol):
-    """What the sender needs of the market."""
+    """The part of the market that the sender uses."""
 
     def job(self, id_: str) -> Job | None:
         """The job, while it is in memory."""

@@ -1,4 +1,4 @@
-"""What an account may do with its jobs, whether it asks by REST or on a stream."""
+"""What an account can do with its jobs, by REST or on a stream."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tradepost_broker.streams.watchers import Watcher, Watchers
 
 
 class JobService:
-    """Jobs as the store has them: what is shown is durable."""
+    """Jobs in the store, so everything that it returns is durable."""
 
     def __init__(self, *, store: Store, engine: Engine, watchers: Watchers) -> None:
         self._store = store

@@ -1,4 +1,4 @@
-"""How many jobs each account has open, and the bound on it."""
+"""The number of open jobs of each account, and its limit."""
 
 from __future__ import annotations
 

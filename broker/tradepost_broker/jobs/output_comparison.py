@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from contextlib import aclosing
 from pathlib import Path
 from typing import IO
 
 from tradepost.errors import InvalidTensorDocument
 from tradepost.pipeline.manifest import Tolerance
-from tradepost.pipeline.tensors import map_document
+from tradepost.pipeline.tensors import TensorDocument, map_document
 from tradepost_broker.content.uploads import Uploads
 from tradepost_broker.market.trust.verification import compare_documents
 from tradepost_broker.storage.shell_records import Delivery
@@ -40,27 +39,22 @@ class OutputComparison:
             earlier = self._store.get(Delivery, reference)
             if earlier is None:
                 return False
-            with (
-                tempfile.TemporaryFile(dir=self._folder) as ours,
-                tempfile.TemporaryFile(dir=self._folder) as theirs,
-            ):
-                await self._copy(delivery, ours)
-                await self._copy(earlier, theirs)
-                return await asyncio.to_thread(_agree, ours, theirs, tolerance)
+            return await asyncio.to_thread(self._agree, delivery, earlier, tolerance)
 
-    async def _copy(self, delivery: Delivery, file: IO[bytes]) -> None:
-        if delivery.output is not None:
-            await asyncio.to_thread(file.write, delivery.output)
-        else:
-            async with aclosing(self._uploads.stream_output(delivery)) as parts:
-                async for part in parts:
-                    await asyncio.to_thread(file.write, part)
-        await asyncio.to_thread(file.flush)
+    def _agree(self, delivery: Delivery, earlier: Delivery, tolerance: Tolerance) -> bool:
+        with (
+            tempfile.TemporaryFile(dir=self._folder) as ours,
+            tempfile.TemporaryFile(dir=self._folder) as theirs,
+        ):
+            for one, file in ((delivery, ours), (earlier, theirs)):
+                self._uploads.copy_output(one, file.write)
+                file.flush()
+            try:
+                document, reference = map(_map, (ours, theirs))
+            except InvalidTensorDocument:  # such bytes agree with nothing but themselves
+                return False
+            return compare_documents(document, reference, tolerance).agrees
 
 
-def _agree(ours: IO[bytes], theirs: IO[bytes], tolerance: Tolerance) -> bool:
-    try:
-        document, reference = (map_document(Path(f"/proc/self/fd/{one.fileno()}")) for one in (ours, theirs))
-    except InvalidTensorDocument:  # such bytes agree with nothing but themselves
-        return False
-    return compare_documents(document, reference, tolerance).agrees
+def _map(file: IO[bytes]) -> TensorDocument:
+    return map_document(Path(f"/proc/self/fd/{file.fileno()}"))

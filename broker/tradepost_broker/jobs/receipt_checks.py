@@ -1,4 +1,4 @@
-"""Every check of a receipt between a worker's frame and the work that delivers it."""
+"""All checks of a receipt, before the work that delivers it."""
 
 from __future__ import annotations
 

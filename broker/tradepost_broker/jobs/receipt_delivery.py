@@ -1,4 +1,4 @@
-"""A checked receipt on its way to the market, with the comparison to the earlier results of its job.
+"""Delivers a checked receipt to the market, with the comparison to the earlier results of its job.
 
 Results that arrive together must each be compared with those before them, and only the engine decides their
 order. So the delivery's turn names the earlier results that it was not compared with; these are compared
@@ -27,7 +27,7 @@ Agree = Callable[[Delivery, str, Tolerance], Awaitable[bool]]
 
 
 class Results(Protocol):
-    """What a delivery needs of the market."""
+    """The part of the market that a delivery uses."""
 
     def results_of(self, job: str) -> list[Lease]:
         """The leases that a new result of the job is to be compared with."""

@@ -1,4 +1,4 @@
-"""From a request to a job: every check of a submission that needs bytes, content or the catalog.
+"""All checks of a submission that need bytes, content or the catalog.
 
 What the market can decide (credits, prices, who could run it) is left to it.
 """

@@ -57,7 +57,7 @@ _HANDLERS: Final[dict[type[Any], Callable[[MarketState, Any], None]]] = {
 
 
 class Market:
-    """One market. `handle` is its only way to change; the rest looks, and gives records not to be changed."""
+    """One market. Only `handle` changes it; what the other methods return is read-only."""
 
     def __init__(self, *, policy: MarketPolicy) -> None:
         self._state = MarketState(policy=policy)

@@ -1,4 +1,4 @@
-"""The books: double entry in integer microcredits. No credit appears, vanishes, or moves twice.
+"""The ledger: double entry in integer microcredits. No credit is created, lost or moved twice.
 
 Accounts are `<purpose>:<owner>`. All credits start in the treasury; a transfer takes from one account what it
 gives to another, so the sum never changes, and none goes below zero. Escrow has two phases: `reserve` sets a
@@ -41,7 +41,7 @@ class Kind:
 
 
 class Reservation(NamedTuple):
-    """What is still set aside for one job."""
+    """The credits still reserved for one job."""
 
     account: str
     amount_microcredits: int

@@ -1,4 +1,4 @@
-"""How the operator's commands reach the broker that runs on this machine: by the files in its data folder."""
+"""The operator's client: finds the broker on this machine by the files in its data folder."""
 
 from __future__ import annotations
 

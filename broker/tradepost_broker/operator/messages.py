@@ -1,4 +1,4 @@
-"""What the operator's endpoints take and answer. Light to import, since every operator's command does."""
+"""Requests and replies of the operator's endpoints. Light to import, for the operator's commands."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
 
 
 class _Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A request or an answer of the operator's endpoints. Money is in microcredits."""
+    """A request or a reply of the operator's endpoints. Money is in microcredits."""
 
 
 class NewAccount(_Body, frozen=True, kw_only=True):
@@ -24,7 +24,7 @@ class NewAccount(_Body, frozen=True, kw_only=True):
 
 
 class NewApiKey(_Body, frozen=True, kw_only=True):
-    """The account's new key, which is shown this once."""
+    """The account's new key, which is never shown again."""
 
     account: str
     api_key: str
@@ -49,7 +49,7 @@ class NewToken(_Body, frozen=True, kw_only=True):
 
 
 class IssuedToken(_Body, frozen=True, kw_only=True):
-    """The token, which is shown this once: `<secret>.<broker's key id>`."""
+    """The token, which is never shown again: `<secret>.<broker's key id>`."""
 
     token: str
     owner: str
@@ -83,7 +83,7 @@ class JobSummary(_Body, frozen=True, kw_only=True):
 
 
 class DeviceView(_Body, frozen=True, kw_only=True):
-    """GET /v1/admin/devices: a worker's newest heartbeat, its own word, which came at `at` (Unix seconds).
+    """GET /v1/admin/devices: a worker's newest heartbeat, unverified, which arrived at `at` (Unix seconds).
 
     `health` is `None` if the worker sends none.
     """

@@ -1,4 +1,4 @@
-"""How workers' devices are, by their own word: the newest heartbeat of each.
+"""Readings of workers' devices, unverified: the newest heartbeat of each.
 
 It is for the operator alone, who looks after a fleet with it, and stays in memory: it is nobody's evidence,
 moves no money, and the market core never sees it. What a heartbeat may hold is bounded by the protocol.
@@ -18,7 +18,7 @@ READINGS_MAX: Final = 10_000
 
 
 class DeviceReadings:
-    """The newest reading of each of the `readings_max` workers heard last. `clock` gives Unix seconds."""
+    """The newest readings of the `readings_max` workers that reported last. `clock` gives Unix seconds."""
 
     def __init__(self, *, clock: Callable[[], float], readings_max: int = READINGS_MAX) -> None:
         self._clock = clock

@@ -1,4 +1,4 @@
-"""Why a job's leases went where they went, and what was found, from the records, for both sides to see."""
+"""Explains a job from the records: why each worker got its lease, and the evidence found."""
 
 from __future__ import annotations
 

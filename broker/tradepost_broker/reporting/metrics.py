@@ -1,4 +1,4 @@
-"""What the broker counts, for Prometheus. Its own registry: nothing of the process leaks in by accident."""
+"""The broker's metrics for Prometheus, in a registry of its own, without metrics of the process."""
 
 from __future__ import annotations
 

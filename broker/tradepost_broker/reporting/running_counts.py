@@ -1,4 +1,4 @@
-"""Running counts of what is durable, so that showing a standing never scans the tables.
+"""Running counts of durable records, so that showing a standing never scans the tables.
 
 Counted once from the tables at the start, then from each instruction that is released.
 """

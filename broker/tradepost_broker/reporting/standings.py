@@ -1,4 +1,4 @@
-"""Workers as everyone sees them: standing, score, money, and the evidence behind the score."""
+"""Public views of workers: standing, score, money, and the evidence behind the score."""
 
 from __future__ import annotations
 

@@ -34,11 +34,11 @@ def job_view(job: Job, delivery_of: Callable[[str], Delivery | None]) -> JobView
 
 
 class _View(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that is shown. Money is in microcredits, times are Unix seconds."""
+    """A view. Money is in microcredits, times are Unix seconds."""
 
 
 class BrokerInfo(_View, frozen=True, kw_only=True):
-    """GET /v1/info: who this broker is and what it takes."""
+    """GET /v1/info: the broker's identity and its limits."""
 
     broker: str
     public_key: bytes
@@ -61,7 +61,7 @@ class PipelineSummary(_View, frozen=True, kw_only=True):
 
 
 class ImportedCar(_View, frozen=True, kw_only=True):
-    """POST /v1/blocks: what the CAR held, repeated blocks included."""
+    """POST /v1/blocks: the content of the CAR, repeated blocks included."""
 
     roots: tuple[str, ...]
     blocks: Count
@@ -69,7 +69,7 @@ class ImportedCar(_View, frozen=True, kw_only=True):
 
 
 class Explanation(_View, frozen=True, kw_only=True):
-    """GET /v1/jobs/{job}/explanation: why each lease went where it went, what was found, how it ended."""
+    """GET /v1/jobs/{job}/explanation: why each worker got its lease, the evidence found, how it ended."""
 
     job: str
     status: str

@@ -1,4 +1,4 @@
-"""Documents that were committed a moment ago, in memory: they are almost always read again at once.
+"""A cache of recently committed documents, which are almost always read again at once.
 
 An input goes to each worker that gets a lease of its job, and an output to the client when the job ends. Both
 are written once and never change, so what is remembered cannot be out of date.

@@ -1,4 +1,4 @@
-"""How structs become rows and rows become structs again: one codec for each kind of record.
+"""Converts structs to rows and back: one codec for each kind of record.
 
 A table either has a `body` column, the whole struct as msgpack, beside the columns that queries filter by;
 or it has a column for every field. Columns have the stored names of fields (`stored_names`). The SQL is

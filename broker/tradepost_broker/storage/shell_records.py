@@ -1,4 +1,4 @@
-"""What the shell keeps beside the market's records: credentials, content and signed receipts.
+"""The shell's own records: credentials, content and signed receipts.
 
 The core never sees these. They are written in the same transaction as the event that they belong to, by the
 same path as the market's records: found by `id`, the last write of a transaction wins.

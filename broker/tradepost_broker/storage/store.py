@@ -1,4 +1,4 @@
-"""The broker's memory on disk: one writer, whose transactions are durable before anyone is told.
+"""The broker's store on disk: one writer, whose transactions are durable before replies are sent.
 
 A transaction collects what a batch of events changed, the last write of each record winning. `flush` writes
 the rows; `commit` makes them durable. They are apart because writing rows costs the processor, so it runs on
@@ -55,7 +55,7 @@ class Deletion(NamedTuple):
 
 
 class Reader:
-    """What is committed, as a connection sees it."""
+    """Reads committed records through one connection."""
 
     def __init__(self, connection: Connection) -> None:
         self._reader = connection

@@ -1,4 +1,4 @@
-"""Verifying the books: every balance follows from the transfers, and everything follows from the journal.
+"""Verifies the ledger: recomputes every balance from the transfers, and every record from the journal.
 
 Two independent ways to the same numbers. First the balances are recomputed from the immutable transfers. Then
 the journal is replayed from the first event, with a restart where the broker restarted, and every record that
@@ -47,7 +47,7 @@ Records = dict[type[Any], dict[str, Any]]
 
 
 class BooksReport(msgspec.Struct, kw_only=True):
-    """What was compared, by kind of record, and the first differences: none if the books are right."""
+    """What was compared, by kind of record, and the first differences: none if the ledger is right."""
 
     total_microcredits: int = 0
     transfers: int = 0

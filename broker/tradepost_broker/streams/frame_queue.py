@@ -1,4 +1,4 @@
-"""Frames on their way to one peer: encoded when posted, sent many to a message, bounded in bytes.
+"""A bounded queue of frames to one peer: frames are encoded when posted, and sent many in one message.
 
 Posting never waits, so the engine never waits for a network. A peer that reads too slowly is cut off: after
 it reconnects, whatever mattered is sent again.

@@ -1,4 +1,4 @@
-"""What the streams of workers and clients have in common: a reader, a writer, and how they end together."""
+"""The common part of the streams of workers and clients: a reader and a writer that end together."""
 
 from __future__ import annotations
 

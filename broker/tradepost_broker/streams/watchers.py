@@ -1,4 +1,4 @@
-"""Who wants to know when a job ends."""
+"""Callbacks for the ends of jobs."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ JOBS_SHOWN_MAX: Final = 1_000
 
 
 class AdminEndpoints:
-    """What only the operator may do."""
+    """Endpoints for the operator."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What one caller may do: a rate, as a token bucket for each key, and how much at the same time."""
+"""Limits on callers: a rate, as a token bucket for each key, and concurrency."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tradepost.errors import QuotaExceeded
 
 
 class RateLimit:
-    """Lets each key do `burst` things at once and `per_s` of them a second in the long run.
+    """Allows each key `burst` operations at once and `per_s` per second on average.
 
     Remembers `keys_max` keys; the one that was quiet for longest is forgotten first, with a full bucket.
     """

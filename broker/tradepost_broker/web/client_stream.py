@@ -1,4 +1,4 @@
-"""A client's stream: submissions in, their ends out, many of each in one message."""
+"""A client's stream: receives submissions and sends their ends, many in one message."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class ClientStreams:
 
 
 class _Session:
-    """One connection: what its frames mean."""
+    """One connection: handles its frames."""
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ from tradepost_signing.policy.revocation_store import SignedRevocations
 
 
 class FleetEndpoints:
-    """What the operator does about the workers' devices."""
+    """The operator's endpoints for workers' devices."""
 
     def __init__(
         self,

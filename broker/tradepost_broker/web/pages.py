@@ -1,4 +1,4 @@
-"""What is served about the broker itself: its pages, its health, its identity, its metrics."""
+"""Endpoints about the broker itself: its pages, health, identity and metrics."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _PAGE_HEADERS: Final = {
 
 
 class PageEndpoints:
-    """Public reading."""
+    """Public endpoints."""
 
     def __init__(
         self,

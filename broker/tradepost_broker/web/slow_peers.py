@@ -1,4 +1,4 @@
-"""Peers who take their time: how long the broker waits for them to read an answer, or to send a body.
+"""Slow peers: how long the broker waits for them to read an answer, or to send a body.
 
 Each wait for a peer may take `WAIT_S_MAX`, and all waits of one request together that and a second more for
 every `RATE_MIN_BYTES_S` bytes that went through. Then the connection is cut: what it holds in memory, and its

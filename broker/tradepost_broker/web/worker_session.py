@@ -1,4 +1,4 @@
-"""One admitted connection of a worker: what each of its frames means."""
+"""One admitted connection of a worker: handles its frames."""
 
 from __future__ import annotations
 

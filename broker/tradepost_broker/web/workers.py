@@ -15,7 +15,7 @@ from tradepost_reputation.dashboard import WorkerView
 
 
 class WorkerEndpoints:
-    """Workers. `failures` bounds how often one address may try to join in vain."""
+    """Workers. `failures` limits the failed attempts to join from one address."""
 
     def __init__(
         self, *, joins: JoinService, standings: Standings, streams: WorkerStreams, failures: RateLimit

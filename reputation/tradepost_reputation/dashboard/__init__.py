@@ -1,4 +1,4 @@
-"""The dashboard: pages on which every score opens its evidence and every allocation explains itself.
+"""The dashboard: pages with the evidence for every score and the reasons for every match.
 
 `views` are the structs that the pages, and the JSON beside them, are made from; `pages` renders them. Nothing
 is loaded from elsewhere, and every string that a stranger chose is escaped.

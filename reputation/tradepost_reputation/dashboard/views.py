@@ -1,4 +1,4 @@
-"""What the dashboard shows, as structs. Money is in microcredits, times are Unix seconds."""
+"""The dashboard's data, as structs. Money is in microcredits, times are Unix seconds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tradepost.bounded import Microcredits
 
 
 class _View(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that is shown."""
+    """A view."""
 
 
 class EvidenceView(_View, frozen=True, kw_only=True):
@@ -69,7 +69,7 @@ class CandidateView(_View, frozen=True, kw_only=True):
 
 
 class LeaseView(_View, frozen=True, kw_only=True):
-    """One attempt at a job: the worker, the price, what came of it, and how the match was decided.
+    """One attempt at a job: the worker, the price, the outcome, and how the match was decided.
 
     `left_out` counts, by reason, the offers that were not eligible.
     """
@@ -91,7 +91,7 @@ class LeaseView(_View, frozen=True, kw_only=True):
 
 
 class DashboardView(_View, frozen=True, kw_only=True):
-    """The market at a glance. `version` changes whenever something durable has.
+    """An overview of the market. `version` changes with every durable change.
 
     `jobs` counts jobs by status, `leases` are the newest first.
     """

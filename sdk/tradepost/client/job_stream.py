@@ -1,4 +1,4 @@
-"""The client's stream to the broker: submissions out, ends of jobs in, over reconnections.
+"""The client's stream to the broker: sends submissions, receives ends of jobs, and survives reconnections.
 
 Whatever the broker has not acknowledged is sent again after a reconnect under the same idempotency key, and
 unfinished jobs are watched again, so a broken connection or a restarted broker neither loses a job nor runs

@@ -1,4 +1,4 @@
-"""What a submitter gets: outputs, price and receipts, checked before they are handed over."""
+"""The result for a submitter: outputs, price and receipts, checked before they are returned."""
 
 from __future__ import annotations
 

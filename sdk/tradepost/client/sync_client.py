@@ -1,4 +1,4 @@
-"""The SDK for threads: `AsyncClient` on a loop in a thread of its own, its awaits made blocking calls."""
+"""The SDK for threads: `AsyncClient` on an event loop in its own thread, with blocking calls."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The commands of the bare install: submit a job, look at jobs, verify a receipt."""
+"""The commands of the bare install: submit a job, show jobs, verify a receipt."""

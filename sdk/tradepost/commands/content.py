@@ -1,4 +1,4 @@
-"""`tradepost content`: give files and trees their IPFS address, keep them, fetch them, verified."""
+"""`tradepost content`: compute CIDs of files and directories, store them, fetch and verify them."""
 
 from __future__ import annotations
 

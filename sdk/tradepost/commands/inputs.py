@@ -1,4 +1,4 @@
-"""Inputs that are named on the command line: tensors from files, or a whole document."""
+"""Inputs given on the command line: tensors from files, or a complete document."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tradepost jobs`: look at a job, cancel it, or see what a pipeline takes."""
+"""`tradepost jobs`: show a job, cancel it, or show a pipeline's inputs and outputs."""
 
 from __future__ import annotations
 

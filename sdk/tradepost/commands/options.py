@@ -1,4 +1,4 @@
-"""The options that commands of several packages share."""
+"""Options shared by the commands of several packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tradepost receipt`: check receipts offline, without asking any broker."""
+"""`tradepost receipt`: verify receipts offline."""
 
 from __future__ import annotations
 

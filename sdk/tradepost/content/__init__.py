@@ -1,4 +1,4 @@
-"""Content: bytes addressed by CID, as IPFS addresses them.
+"""Content: bytes addressed by CID, in IPFS's formats.
 
 The rooms, lowest first: `ipld` (blocks and their links), `storage` (the block store), `unixfs` (files and
 directories), `transfer` (sources, fetching, CARs, the gateway, Kubo).

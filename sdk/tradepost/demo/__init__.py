@@ -1,1 +1,1 @@
-"""`tradepost demo`: a whole market on this machine, one cheater included, and a report of what happened."""
+"""`tradepost demo`: a complete market on this machine, one cheater included, and a report."""

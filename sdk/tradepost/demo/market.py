@@ -1,4 +1,4 @@
-"""The demo's story: start a market, classify digits through it, and collect what happened."""
+"""The demo's steps: start a market, classify digits through it, and collect the facts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _WINDOW: Final = 16
 
 @dataclass(frozen=True, kw_only=True)
 class DemoPlan:
-    """How many jobs, honest workers and cheaters; and where to keep the state, if anywhere."""
+    """The numbers of jobs, honest workers and cheaters, and an optional folder for the state."""
 
     jobs: int
     workers: int
@@ -42,7 +42,7 @@ class DemoPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """One job's end: the digit that it asked about, and its result or its error."""
+    """One job's end: the true digit, and its result or its error."""
 
     index: int
     result: Result | None

@@ -1,4 +1,4 @@
-"""The demo's report: facts as one struct, and its rendering for a stranger."""
+"""The demo's report: facts as one struct, and its rendering for a newcomer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tradepost.money import format_credits, to_microcredits
 
 
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one worker. `why` says it in a sentence; `evidence` counts findings by kind."""
+    """The outcome of one worker. `why` explains it in a sentence; `evidence` counts findings by kind."""
 
     name: str
     worker: str
@@ -69,7 +69,7 @@ class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What the demo found. Latencies are from submission to acceptance, by the broker's clock."""
+    """The demo's figures. Latencies are from submission to acceptance, by the broker's clock."""
 
     jobs: int
     answered: int

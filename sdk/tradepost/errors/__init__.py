@@ -1,4 +1,4 @@
-"""Every error that Tradepost raises on purpose, from one root.
+"""Every error that Tradepost raises on purpose, with one base class.
 
 An error's docstring is its message. Its class states who is at fault, its HTTP status and its exit code;
 its attributes are the facts; `diagnostics()` is the text for people. Errors are sent as a

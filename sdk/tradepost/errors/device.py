@@ -1,4 +1,4 @@
-"""What a device's disk and system keep a worker, or a command, from doing."""
+"""Errors of a device's disk and system that stop a worker or a command."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class DatabaseDamaged(TradepostError):
     status = 500
     default_hint = (
         "Check the disk, then move the file away and start again. "
-        "What was not delivered and the local record of earnings are lost; the broker keeps what it paid."
+        "Undelivered results and the local record of earnings are lost; payments stay on the broker's ledger."
     )
 
 
@@ -69,7 +69,7 @@ class InvalidDuration(TradepostError):
 
     fault = Fault.OPERATOR
     status = 400
-    default_hint = "Write it like 2h, 1h30m or 45s."
+    default_hint = "Use a form such as 2h, 1h30m or 45s."
 
 
 class WrongMoment(TradepostError):

@@ -1,4 +1,4 @@
-"""Attestations that a file was published: in-toto statements, as package indexes and CI systems make them.
+"""Attestations of publishing: in-toto statements of package indexes and CI systems.
 
 Most keyless signatures in the wild are of this kind: a DSSE envelope around a statement whose subject is
 the file's SHA-256. What a statement says is its predicate type, so only those types count that say "this is

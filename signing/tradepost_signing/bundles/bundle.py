@@ -1,4 +1,4 @@
-"""Sigstore bundles v0.3: the JSON file that carries a signature beside what it signs.
+"""Sigstore bundles v0.3: the JSON file with a signature, stored beside the signed file.
 
 A file's bundle holds a `messageSignature`, which `cosign verify-blob` reads; a directory's holds a DSSE
 envelope, which `model_signing verify` reads. Reading is strict, because a bundle comes from a stranger: a

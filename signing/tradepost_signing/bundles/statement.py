@@ -60,7 +60,7 @@ class _Statement(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class FileList(msgspec.Struct, frozen=True, kw_only=True):
-    """What a statement says: each file's SHA-256 (hex) by its path, and the paths that it leaves out.
+    """The content of a statement: each file's SHA-256 (hex) by its path, and the paths that it leaves out.
 
     `allows_links` is whether its signer followed symbolic links.
     """

@@ -1,4 +1,4 @@
-"""Whether a signature over an artifact is valid, and whose it is.
+"""Checks whether a signature over an artifact is valid, and who made it.
 
 Imports `keys`, `keyless` and `bundles`.
 """

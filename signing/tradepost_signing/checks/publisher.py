@@ -1,4 +1,4 @@
-"""A publisher that a device's owner trusts: what it signs with, and the limits on its pipelines."""
+"""A publisher that a device's owner trusts: its key or identity, and the limits on its pipelines."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Publisher:
 
 @dataclass(frozen=True, slots=True)
 class Breach:
-    """A limit that a pipeline exceeds: the rule, what the pipeline asks, and the TOML line that allows it."""
+    """A limit that a pipeline exceeds: the rule, the pipeline's value, and the TOML line that allows it."""
 
     rule: str
     asks: str

@@ -1,4 +1,4 @@
-"""Whose signature a bundle holds, and whether it is valid: keys here, certificates in `keyless`."""
+"""Checks the signature in a bundle and finds its signer: keys here, certificates in `keyless`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MOST_TELLING_FIRST: Final = (Revoked, ExpiredSignature, InvalidSignature, Untru
 
 
 class Trust(Protocol):
-    """Who is trusted. Certificates are checked against `trusted_root`; see `keyless.certificate_check`."""
+    """The trusted signers. Certificates are checked with `trusted_root`; see `keyless.certificate_check`."""
 
     @property
     def trusted_root(self) -> bytes | None: ...

@@ -1,4 +1,4 @@
-"""Directories, signed as OpenSSF Model Signing v1.0 does it: `model_signing verify key` checks ours.
+"""Directory signatures of OpenSSF Model Signing v1.0; `model_signing verify key` can verify ours.
 
 The signature covers a list of every file with its SHA-256 and is kept as `model.sig` inside the directory.
 The files that git uses, and the signature itself, are not part of it. Symbolic links are refused, since what

@@ -1,4 +1,4 @@
-"""Where signatures are kept: each in a file of its own, as the tools that read them expect.
+"""The files of signatures: one file for each, as other tools expect.
 
 The first signature over `FILE` is `FILE.sigstore.json`, and over `DIRECTORY` it is `model.sig` in it. A
 further one has the first letters of its signer's id in its name, and is kept beside the directory, not in

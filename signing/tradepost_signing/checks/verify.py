@@ -1,4 +1,4 @@
-"""Verifying a signature over an artifact. What is empty, unknown or not understood is rejected.
+"""Verifies a signature over an artifact. Empty, unknown or unreadable input is rejected.
 
 The trust policy decides whose signature counts (`tradepost_signing.policy.trust`); this module finds out who
 signed what. It needs neither network nor clock.

@@ -1,4 +1,4 @@
-"""What an artifact or a bundle is, and who says they signed it. Nothing is verified, and nobody is judged."""
+"""Describes an artifact or a bundle, and the signer that it claims. Nothing is verified."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tradepost_signing.policy.revocation import REVOCATIONS_BYTES_MAX, decode_re
 
 
 class SignatureFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a bundle says of itself: what was signed, and by whom. Times are Unix seconds.
+    """The claims of a bundle: what was signed, and by which signer. Times are Unix seconds.
 
     `sha256` is that of a file, of each file that was published, or of a directory's list of files. A key that
     the bundle names otherwise than by its id is given as `key_hint`.
@@ -47,7 +47,7 @@ class SignatureFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
 
 class ArtifactFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is at a path, and the signatures that are kept for it; for a bundle, those in it.
+    """The artifact at a path and its signatures; for a bundle, the signatures in it.
 
     `name` is what a pipeline's manifest or a revocation list calls itself. A directory's `sha256` is the
     one by which signatures know it.

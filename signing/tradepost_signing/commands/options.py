@@ -1,4 +1,4 @@
-"""What the commands of this package share: options, and the signer that they name."""
+"""The common part of this package's commands: options, and the signer that they name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the passphrase of a key file comes from: a file, the environment, or a prompt; never an argument.
+"""Reads the passphrase of a key file from a file, the environment, or a prompt; never from an argument.
 
 An argument would be seen by every process on the machine and kept in the shell's history.
 """

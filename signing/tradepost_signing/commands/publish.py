@@ -1,4 +1,4 @@
-"""`tradepost publish`: from a `pipeline.toml` to a pipeline that jobs can name by its CID."""
+"""`tradepost publish`: publishes a `pipeline.toml` as a pipeline with a CID that jobs can use."""
 
 from __future__ import annotations
 

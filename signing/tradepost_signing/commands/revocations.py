@@ -1,4 +1,4 @@
-"""`tradepost revocations`: the operator's list of what nobody may run."""
+"""`tradepost revocations`: the operator's revocation list."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ from tradepost_signing.policy.trust import TrustPolicy
 
 
 class Verdict(IntEnum):
-    """What `verify` found, and the code that it exits with."""
+    """The verdict of `verify`, and its exit code."""
 
     OK = 0
     TAMPERED = 20

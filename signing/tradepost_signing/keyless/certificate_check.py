@@ -1,4 +1,4 @@
-"""Checking a keyless signature, offline: the certificate, its place in the logs, and the time of signing.
+"""Checks a keyless signature offline: the certificate, its log entries, and the time of signing.
 
 The work is done by the `sigstore` package. It builds the certificate's chain to a root that the trusted
 root names, checks that the certificate was logged, that the signature was logged while the certificate was

@@ -1,4 +1,4 @@
-"""Who a keyless signature is by: the identity in the short-lived certificate that Sigstore's Fulcio issued.
+"""The signer of a keyless signature: the identity in the short-lived certificate from Sigstore's Fulcio.
 
 An identity is a subject and the issuer that vouched for it, and means nothing without the issuer: anyone may
 run an OpenID Connect provider that calls its users what it likes.

@@ -1,4 +1,4 @@
-"""What the `sigstore` package leaves open in the entry of a transparency log, read strictly.
+"""Checks of a transparency log entry that the `sigstore` package does not make.
 
 It checks the path of hashes from the entry to the log's hash, and the log's signature over that hash. What
 is beside them in the bundle must be signed as well, or be a mere label; and it has one spelling.

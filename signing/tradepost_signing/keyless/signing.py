@@ -1,4 +1,4 @@
-"""Keyless signing: with a certificate of ten minutes that Sigstore issues to whoever proves an identity.
+"""Keyless signing, with a certificate of ten minutes that Sigstore issues for a proven identity.
 
 The proof is an OpenID Connect token: given, from the CI system that this runs in, or from signing in with a
 browser. Fulcio turns it into a certificate, and Rekor logs the signature; both are public, and for ever.
@@ -21,7 +21,7 @@ TOKEN_VARIABLE: Final = "SIGSTORE_IDENTITY_TOKEN"  # noqa: S105  (a name, not a 
 
 
 class KeylessSigner:
-    """Signs in the name of `token`, through the Sigstore instance of `context`."""
+    """Signs with the identity of `token`, through the Sigstore instance of `context`."""
 
     def __init__(self, context: SigningContext, token: IdentityToken) -> None:
         self._context = context

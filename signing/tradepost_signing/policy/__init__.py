@@ -1,4 +1,4 @@
-"""What a device's owner and a market's operator allow: trust policies and revocation lists.
+"""Trust policies of device owners, and revocation lists of market operators.
 
 Imports `checks`.
 """

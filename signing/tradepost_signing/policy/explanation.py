@@ -1,4 +1,4 @@
-"""A trust policy in words, so that an owner sees what the file really allows."""
+"""Explains a trust policy in sentences, so that an owner sees what the file allows."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ Place = Annotated[str, msgspec.Meta(min_length=1, max_length=4096, pattern=r"^[^
 
 
 class PublisherLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What stands in every entry: the owner's name for the publisher, and how far it is trusted."""
+    """The fields of every entry: the owner's name for the publisher, and the limits."""
 
     name: Annotated[str, msgspec.Meta(pattern=r'^[^\x00-\x1f\x7f"\\]{1,64}\Z')]
     max_fuel: Positive | None = None
@@ -68,7 +68,7 @@ class IdentityEntry(PublisherLimits, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class PolicyFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A trust policy as it stands in the file."""
+    """A trust policy as in the file."""
 
     deny: tuple[str, ...] = ()
     trusted_root: Place | None = None
@@ -77,7 +77,7 @@ class PolicyFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Policy(NamedTuple):
-    """What a policy file says: whom to trust, what to deny, and Sigstore's trusted root if it names one.
+    """A parsed policy file: trusted publishers, denied ids, and Sigstore's trusted root if it names one.
 
     `files` are those that say so: it, and the keys and the root that it names.
     """

@@ -1,4 +1,4 @@
-"""Revocation: what a market's operator forbids to everyone, as a list of one canonical form.
+"""The revocation list: what a market's operator forbids on all devices, in canonical form.
 
 A list names publishers, artifacts, and the oldest engines that are safe to run; each entry says why. It is
 a JSON document, and equal lists are equal bytes, so that a signature over the bytes is one over what they
@@ -30,7 +30,7 @@ IssuedAt = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799)]
 
 
 class RevokedIdentity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A keyless publisher whose signatures count no more."""
+    """A keyless publisher whose signatures no longer count."""
 
     issuer: Issuer
     subject: Subject
@@ -38,7 +38,7 @@ class RevokedIdentity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class RevocationDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A revocation list as it stands in the file.
+    """A revocation list as in the file.
 
     `publishers` and `cids` give the reason by key id and by the CID of a pipeline, kernel or model; `engines`
     gives the oldest safe version by engine (`wasmtime`, `onnxruntime`). `issued_at` is in Unix seconds.
@@ -64,7 +64,7 @@ class _WrittenList(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class RevocationList:
-    """A revocation list, ready to be asked. Raises `InvalidRevocations` if an entry names nothing."""
+    """A parsed revocation list. Raises `InvalidRevocations` if an entry names nothing."""
 
     def __init__(self, document: RevocationDocument) -> None:
         self.document = document

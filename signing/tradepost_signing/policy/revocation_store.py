@@ -1,4 +1,4 @@
-"""Signed revocation lists, and the newest that a device has seen, kept on its disk and enforced offline."""
+"""Signed revocation lists, and a device's newest one, stored on its disk and enforced offline."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FILE_BYTES_MAX: Final = 2 * (REVOCATIONS_BYTES_MAX + BUNDLE_BYTES_MAX)
 
 
 class SignedRevocations(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A revocation list's bytes and the bundle (JSON) over them, as they travel and are kept."""
+    """A revocation list's bytes and the bundle (JSON) over them, as sent and stored."""
 
     document: Annotated[bytes, msgspec.Meta(max_length=REVOCATIONS_BYTES_MAX)]
     bundle: Annotated[str, msgspec.Meta(max_length=BUNDLE_BYTES_MAX)]

@@ -1,4 +1,4 @@
-"""The trust policy: a device's owner decides whose pipelines may run, and how far.
+"""The trust policy: a device's owner decides which publishers' pipelines may run, within which limits.
 
 Nothing runs unless a publisher's entry allows it, and a denial wins over every entry. A refusal names the
 rule that refused and the lines of the policy file that would allow it, so that the owner need not guess.
@@ -23,7 +23,7 @@ from tradepost_signing.policy.revocation import RevocationList
 
 @dataclass(frozen=True, slots=True)
 class TrustPolicy:
-    """Whose artifacts are trusted. `source` is where the owner edits it, for messages.
+    """The trusted publishers. `source` is the file that the owner edits, for messages.
 
     `deny` holds ids of publishers, and CIDs. `trusted_root` is Sigstore's (JSON), against which
     certificates are checked; `None` stands for the one that the `sigstore` package carries. What is in

@@ -1,4 +1,4 @@
-"""Bringing blocks to a broker: asking which of them it has, and sending the others in one CAR."""
+"""Uploads blocks to a broker: asks which of them it has, and sends the others in one CAR."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where `builtin:NAME` and its like come from: installed packages that carry kernels.
+"""Finds `builtin:NAME` and similar kernels in installed packages.
 
 An entry point in the group `tradepost.kernel_sources` is named after the scheme (`builtin`). It loads a
 function from a kernel's name to its Wasm bytes, which raises `InvalidKernel` for a name it does not know.

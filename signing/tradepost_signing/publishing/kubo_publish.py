@@ -1,4 +1,4 @@
-"""Publishing to a Kubo node: the manifest, all that it links to, and the signatures, pinned there."""
+"""Publishes to a Kubo node: the manifest, all linked blocks and the signatures, pinned."""
 
 from __future__ import annotations
 

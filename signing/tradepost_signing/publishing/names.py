@@ -1,4 +1,4 @@
-"""What names in a `pipeline.toml` may be, in words: the schema would answer with a regular expression."""
+"""Checks names in a `pipeline.toml` with readable errors; the schema would report a regular expression."""
 
 from __future__ import annotations
 

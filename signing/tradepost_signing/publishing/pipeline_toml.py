@@ -1,4 +1,4 @@
-"""`pipeline.toml`, the form in which publishers write a pipeline: see `docs/pipelines.md`.
+"""`pipeline.toml`, the publisher's description of a pipeline: see `docs/pipelines.md`.
 
 The file is translated into the manifest's own shape and then decoded as a manifest from a stranger would be,
 so one schema holds for both. What this module adds is the way back: an error speaks of the stage and the
@@ -49,7 +49,7 @@ KernelSource = Callable[[str], bytes | None]
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """A pipeline as its author has it: the manifest, and the artifacts that it links to, by CID."""
+    """A pipeline before signing: the manifest, and the artifacts that it links to, by CID."""
 
     manifest: Manifest
     artifacts: Mapping[Cid, Artifact]

@@ -1,4 +1,4 @@
-"""Publishing: the signed manifest and every block that it links to, brought to a broker.
+"""Publishes a signed manifest and every block that it links to, on a broker.
 
 The broker is asked which blocks it has, and the others go in one CAR; after a break, publishing again goes on
 where it stopped. Blocks go first and the manifest last, so a broker never lists a pipeline that it cannot
@@ -53,7 +53,7 @@ class SignedPipeline:
 
 @dataclass(frozen=True, slots=True)
 class Uploaded:
-    """What publishing sent, and what the broker had already."""
+    """What publishing sent, and what the broker already had."""
 
     sent_blocks: int
     sent_bytes: int

@@ -1,4 +1,4 @@
-"""Checking a whole pipeline before it is signed, so that a mistake costs its author one line, not a job.
+"""Validates a complete pipeline before it is signed, so that its author sees mistakes before any job runs.
 
 Kernels are checked against `tradepost-kernel/1`, models are loaded, and where both ends of a connection are
 known (the pipeline's inputs and the models' inputs and outputs are; a kernel's outputs are not) they must

@@ -1,4 +1,4 @@
-"""An queue keeps order, fills messages, and gives up on a peer that does not read."""
+"""A queue keeps order, fills messages, and gives up on a peer that does not read."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,6 +47,7 @@ async def sent(queue: FrameQueue, frames: int) -> list[list[Any]]:
     return socket.messages
 
 
+@pytest.mark.slow
 @given(st.lists(st.text(max_size=40), min_size=1, max_size=600))
 def test_every_frame_arrives_once_and_in_order(names: list[str]) -> None:
     async def check() -> None:

@@ -74,11 +74,11 @@ def test_its_amounts_are_read(store: Store) -> None:
 
 
 def test_the_market_goes_on_from_it(store: Store) -> None:
-    [*_, run] = store.runs()
-    policy = msgspec.msgpack.decode(run.policy, type=MarketPolicy)
+    [*_, start] = store.starts()
+    policy = msgspec.msgpack.decode(start.policy, type=MarketPolicy)
     at = max(event.at for _, event in store.journal()) + 1.0
     market = Market.restore(store.load(at=at, policy=policy), policy)
-    store.record_run(at=at, version="next", policy=run.policy)
+    store.record_start(at=at, version="next", policy=start.policy)
     lease, *_ = [each for each in store.find(Lease) if each.state is LeaseState.OPEN]
     worker = market.worker(lease.worker)
     assert worker is not None

@@ -69,6 +69,7 @@ def test_the_shipped_model_is_accurate_on_what_was_held_out(normalise: train.Nor
     assert right.mean() >= ACCURACY_MIN
 
 
+@pytest.mark.slow
 def test_training_again_gives_the_same_bytes(
     digits: train.Digits, normalise: train.Normalisation, retrained: bytes
 ) -> None:

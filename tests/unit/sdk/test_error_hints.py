@@ -34,6 +34,7 @@ ERRORS = {name for name in errors.__all__ if isinstance(getattr(errors, name), t
 #: Names of other programs, and of the kernel ABI.
 FOREIGN = {
     "--force-reinstall",  # pip
+    "--upgrade",  # pip
     "proc_exit",  # WASI
     "save_as_external_data",  # `onnx.save`
     "wait_s",  # a parameter of a URL of the broker's
@@ -174,13 +175,13 @@ def _file_problems(text: str) -> Iterator[str]:
 
 
 def _key_problems(text: str) -> Iterator[str]:
+    in_file = "pipeline.toml" in text
     files = r"\b[\w/]+\.(?:py|h|md|toml|json|txt|token)\b"
     text = re.sub(rf"{files}|--[\w-]+|\btradepost[a-z_]*(?:\.\w+)*|\b\w+\(", " ", text)
-    yield from (
-        f"a stage has no key {key}"
-        for key in re.findall(r"\bstage's ([a-z_]+)\b", text)
-        if key not in STAGE_KEYS
-    )
+    # Elsewhere, "a stage's memory" is no key.
+    for key in re.findall(r"\bstage's ([a-z_]+)\b", text) if in_file else ():
+        if key not in STAGE_KEYS:
+            yield f"a stage has no key {key}"
     for key in re.findall(r"(?<![\w.{}-])[a-z_]+(?:\.[a-z_]+)+(?![\w{}])", text):
         if key.partition(".")[0] in TABLES and key not in KEYS:
             yield f"there is no key {key}"

@@ -1,9 +1,11 @@
 """Publishing against a broker that speaks the real protocol over a real socket."""
 
 import asyncio
+import io
 import json
 import os
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 
 import msgspec
 import pytest
@@ -11,6 +13,7 @@ import wasmtime
 from aiohttp import web
 from yarl import URL
 
+from tradepost.cli import main
 from tradepost.content import Cid, FolderStore, add_bytes, read_file
 from tradepost.content.transfer.car import CarDecoder
 from tradepost.content.transfer.gateway import CAR_TYPE
@@ -235,12 +238,12 @@ async def test_a_file_that_changed_meanwhile_is_not_sent(tmp_path, broker, url, 
 async def test_the_command_publishes_and_prints_the_cid_alone(tmp_path, broker, url):
     KEY.save(tmp_path / "key", passphrase=None)
     command = ["publish", str(source(tmp_path)), "--key", str(tmp_path / "key"), "--broker", str(url)]
-    code, out, err = await tradepost(*command, environment={"TRADEPOST_API_KEY": API_KEY})
+    code, out, err = await tradepost_process(*command, environment={"TRADEPOST_API_KEY": API_KEY})
     assert (code, err) == (0, "")
     cid = out.strip()
     assert cid == signed(tmp_path).cid
     assert len(broker.listed) == 1
-    code, out, _ = await tradepost(*command, "--api-key", API_KEY, "--json")
+    code, out, _ = await tradepost_process(*command, "--api-key", API_KEY, "--json")
     assert code == 0
     assert json.loads(out) == {
         "pipeline": cid,
@@ -254,7 +257,6 @@ async def test_the_command_publishes_and_prints_the_cid_alone(tmp_path, broker, 
     }
 
 
-@pytest.mark.process
 async def test_the_command_reports_a_refusal(tmp_path, url):
     KEY.save(tmp_path / "key", passphrase=None)
     command = ["publish", str(source(tmp_path)), "--key", str(tmp_path / "key"), "--broker", str(url)]
@@ -265,7 +267,6 @@ async def test_the_command_reports_a_refusal(tmp_path, url):
     assert "TRADEPOST_API_KEY" in err
 
 
-@pytest.mark.process
 async def test_a_dry_run_needs_no_broker(tmp_path):
     KEY.save(tmp_path / "key", passphrase=None)
     command = ["publish", str(source(tmp_path)), "--key", str(tmp_path / "key")]
@@ -275,7 +276,6 @@ async def test_a_dry_run_needs_no_broker(tmp_path):
         assert "Nothing was sent" in err
 
 
-@pytest.mark.process
 async def test_a_kubo_node_that_is_away_is_told_before_the_broker_gets_anything(tmp_path, broker, url):
     KEY.save(tmp_path / "key", passphrase=None)
     command = ["publish", str(source(tmp_path)), "--key", str(tmp_path / "key"), "--broker", str(url)]
@@ -287,7 +287,6 @@ async def test_a_kubo_node_that_is_away_is_told_before_the_broker_gets_anything(
     assert broker.cars == broker.listed == []
 
 
-@pytest.mark.process
 async def test_the_broker_can_be_left_out(tmp_path, broker, url):
     KEY.save(tmp_path / "key", passphrase=None)
     command = ["publish", str(source(tmp_path)), "--key", str(tmp_path / "key"), "--no-broker"]
@@ -297,7 +296,6 @@ async def test_the_broker_can_be_left_out(tmp_path, broker, url):
     assert broker.cars == broker.listed == []
 
 
-@pytest.mark.process
 async def test_several_keys_sign_one_pipeline_and_the_signatures_can_be_saved(tmp_path):
     other = SigningKey.generate()
     KEY.save(tmp_path / "key", passphrase=None)
@@ -315,7 +313,6 @@ async def test_several_keys_sign_one_pipeline_and_the_signatures_can_be_saved(tm
         assert trust.check_pipeline(decode_manifest(block), block, bundles).key == key.public_key
 
 
-@pytest.mark.process
 async def test_a_saved_signature_goes_through_no_link(tmp_path):
     KEY.save(tmp_path / "key", passphrase=None)
     precious = tmp_path / "precious"
@@ -328,13 +325,11 @@ async def test_a_saved_signature_goes_through_no_link(tmp_path):
     assert precious.read_text() == "mine"
 
 
-@pytest.mark.process
 async def test_somebody_must_sign(tmp_path):
     code, out, _ = await tradepost("publish", str(source(tmp_path)))
     assert (code, out) == (2, "")
 
 
-@pytest.mark.process
 async def test_plain_http_leaves_this_machine_for_nobody(tmp_path):
     KEY.save(tmp_path / "key", passphrase=None)
     command = ["publish", str(source(tmp_path)), "--key", str(tmp_path / "key"), "--api-key", "secret"]
@@ -342,7 +337,6 @@ async def test_plain_http_leaves_this_machine_for_nobody(tmp_path):
     assert (code, out, json.loads(err)["code"]) == (14, "", "insecure-transport")
 
 
-@pytest.mark.process
 async def test_an_invalid_pipeline_is_not_signed(tmp_path):
     toml = source(tmp_path, kernel=b"\0asm")
     code, out, err = await tradepost("publish", str(toml), "--key", str(tmp_path / "absent"))
@@ -351,6 +345,25 @@ async def test_an_invalid_pipeline_is_not_signed(tmp_path):
 
 
 async def tradepost(*arguments: str, environment: dict[str, str] | None = None) -> tuple[int, str, str]:
+    """The exit status and the output of a command, which runs in a thread: the broker has the event loop."""
+    out, err = io.StringIO(), io.StringIO()
+
+    def run() -> int:
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            patch.setattr(sys, "argv", ["tradepost", *arguments])
+            for name, value in (environment or {}).items():
+                patch.setenv(name, value)
+            with pytest.raises(SystemExit) as end:
+                main()
+            return int(end.value.code or 0)
+
+    return await asyncio.to_thread(run), out.getvalue(), err.getvalue()
+
+
+async def tradepost_process(
+    *arguments: str, environment: dict[str, str] | None = None
+) -> tuple[int, str, str]:
+    """The same of a command that runs as its users run it."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("TRADEPOST_")}
     process = await asyncio.create_subprocess_exec(
         sys.executable,

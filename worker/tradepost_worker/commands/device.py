@@ -1,4 +1,4 @@
-"""`tradepost worker doctor | service | uninstall`: the worker as a guest on this device."""
+"""`tradepost worker doctor | service | uninstall`: the worker's installation on this device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Examines a device for what keeps its worker from working: gathers the facts for `health_checks`."""
+"""Finds problems that keep a worker from working: gathers the facts for `health_checks`."""
 
 from __future__ import annotations
 

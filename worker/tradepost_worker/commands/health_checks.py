@@ -35,7 +35,7 @@ _JOIN: Final = "tradepost worker join URL --token TOKEN"
 
 
 class Health(StrEnum):
-    """How bad a finding is."""
+    """The severity of a finding."""
 
     OK = "ok"
     WARNING = "warning"

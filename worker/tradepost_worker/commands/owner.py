@@ -1,4 +1,4 @@
-"""`tradepost worker pause | resume | drain | limits`: what the owner tells a worker, running or not."""
+"""`tradepost worker pause | resume | drain | limits`: the owner's commands to a worker, running or not."""
 
 from __future__ import annotations
 

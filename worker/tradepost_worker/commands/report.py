@@ -1,4 +1,4 @@
-"""`tradepost worker status | earnings`: what the worker does, and what it earned."""
+"""`tradepost worker status | earnings`: the worker's state and its earnings."""
 
 from __future__ import annotations
 

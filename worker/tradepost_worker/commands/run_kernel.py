@@ -1,4 +1,4 @@
-"""`tradepost kernel`: run a kernel offline in the workers' sandbox, and look at what kernels are."""
+"""`tradepost kernel`: run a kernel offline in the workers' sandbox, and inspect kernels."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ _COMMAND_S_MAX: Final = 30
 
 
 class Service(Protocol):
-    """A way to run the worker in the background, described by one file at `path`."""
+    """A service that runs the worker in the background, defined by one file at `path`."""
 
     path: Path
 

@@ -1,4 +1,4 @@
-"""Why the worker works or does not, from its own files and from what the broker tells everybody."""
+"""Why the worker works or does not, from its own files and the broker's public data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _HOUR_S: Final = 3600
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker as `tradepost worker status` shows it; `standing` is the running worker's own word."""
+    """A worker as `tradepost worker status` shows it; `standing` is reported by the running worker."""
 
     state_dir: str
     at: float

@@ -1,4 +1,4 @@
-"""Takes the worker off a device: its service, and from its state folder every file that is its own.
+"""Removes the worker from a device: its service, and its own files in the state folder.
 
 Anything else in that folder stays, since a folder can be given by mistake, and is named.
 """
@@ -38,7 +38,7 @@ _OWN: Final = (
 
 
 class Removed(msgspec.Struct, frozen=True, kw_only=True):
-    """What was removed, and what of the folder stays because it is not the worker's."""
+    """The removed files, and those that stay because the worker did not create them."""
 
     paths: tuple[str, ...]
     freed_bytes: int

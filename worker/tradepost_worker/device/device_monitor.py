@@ -23,7 +23,7 @@ class Device(Protocol):
 
 
 class DeviceMonitor:
-    """The limits and readings that were read last, and the decision that is in force.
+    """The last limits and readings, and the current decision.
 
     `read_limits` gives the limits as they are now, and `runner_pids` the processes that count as runners.
     """

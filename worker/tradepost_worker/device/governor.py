@@ -50,7 +50,7 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cause(StrEnum):
-    """Why the worker does not take work."""
+    """Why the worker accepts no work."""
 
     OWNER = "owner"
     DRAIN = "drain"

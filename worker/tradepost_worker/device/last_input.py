@@ -1,4 +1,4 @@
-"""When somebody last used this device's keyboard, mouse or terminals, as far as its system tells.
+"""When somebody last used this device's keyboard, mouse or terminals, as far as the system reports it.
 
 Two places tell. A terminal's access time is when a program last read what was typed in it, which `w` goes by
 too; what programs print changes another time. Linux keeps it to 8 seconds, lest it tell how a password is
@@ -34,7 +34,7 @@ _ASKED: Final = tuple(
 
 
 class InputUnseen(Exception):
-    """This system does not tell when a desktop was used, for this reason."""
+    """This system does not report when a desktop was used; the text gives the reason."""
 
 
 class InputSensor:

@@ -1,4 +1,4 @@
-"""What the owner allows the worker to take of the device, as settings.
+"""The limits on the worker's use of the device, as settings.
 
 Each limit has a value that means "as much as there is", which is its default, except where a careful owner
 would not have to think of it: nothing runs on battery, nothing fills the disk or the memory.

@@ -26,7 +26,7 @@ _FILE_BYTES_MAX: Final = 4096
 
 
 class Mode(StrEnum):
-    """What the owner wants."""
+    """The owner's last command."""
 
     WORK = "work"
     PAUSE = "pause"

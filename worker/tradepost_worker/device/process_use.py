@@ -1,4 +1,4 @@
-"""What one process uses: processor time and resident memory."""
+"""Measures one process: processor time and resident memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the device says about itself, read through psutil; and which limits it cannot hold for lack of one.
+"""The device's sensors, read through psutil, and the limits that it cannot enforce without one.
 
 Loads are means over the last `LOAD_READINGS` readings, so the first one has none. The agent and its runners
 are subtracted from the device's load: what is left are others, the owner above all.

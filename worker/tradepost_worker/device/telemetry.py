@@ -1,4 +1,4 @@
-"""What a heartbeat says about the device: the last readings, and how long stages took. Small, whatever runs.
+"""The device's part of a heartbeat: the last readings, and how long stages took. Its size is bounded.
 
 Stage names are the publishers' choice, so they are cut, and only the stages that ran last are kept.
 """

@@ -1,4 +1,4 @@
-"""The agent: a worker's life. It keeps a connection to the broker and hands what comes to the leases.
+"""The agent keeps a connection to the broker and passes its frames to the leases.
 
 Leases (`held_leases`) outlive connections. After each reconnect both sides compare which leases they hold,
 the worker repeats what was not acknowledged, and nothing happens twice.

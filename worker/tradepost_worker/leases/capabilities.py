@@ -1,4 +1,4 @@
-"""What a device offers: probed, not assumed.
+"""Probes what a device can offer.
 
 Providers, engine versions and isolation are what a locked-down runner reports of itself, so a provider that
 works only outside the sandbox is not offered.

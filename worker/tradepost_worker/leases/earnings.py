@@ -11,7 +11,7 @@ from tradepost_worker.leases.database import read_row, read_rows
 
 
 class EarningsRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What was earned on one day (local, `2026-11-21`), or with one pipeline."""
+    """Earnings of one day (local, `2026-11-21`), or of one pipeline."""
 
     of: str
     leases: int

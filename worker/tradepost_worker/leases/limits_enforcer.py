@@ -1,4 +1,4 @@
-"""Keeps a running worker within what its owner allows, as `DeviceMonitor` finds it.
+"""Enforces the owner's limits on a running worker, as `DeviceMonitor` measures them.
 
 Stopping work has three steps, in this order: the offer is withdrawn, running leases are given back (which
 kills their runners), and the idle runners end, so that their memory is free too. The owner's command is read

@@ -1,4 +1,4 @@
-"""What a worker must not lose: the ends of leases until the broker acknowledges them, and what was earned.
+"""Durable records of a worker: the ends of leases until the broker acknowledges them, and earnings.
 
 An end is sent at once and written to SQLite a moment later, many in one transaction: on a good connection it
 is acknowledged before that and never touches the disk; on a bad one it survives a restart and is sent again.

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class TrustedPipeline:
-    """A pipeline that may run here. Its manifest is narrowed to the providers that the owner allows."""
+    """A pipeline allowed on this device. Its manifest lists only the providers that the owner allows."""
 
     cid: Cid
     manifest: Manifest
@@ -45,7 +45,7 @@ class TrustedPipeline:
 
 
 class PipelineLibrary:
-    """Finds pipelines by CID and decides whether they may run here.
+    """Fetches pipelines by CID and decides whether they may run on this device.
 
     `fetcher` gets artifacts, `providers` and `memory_bytes_max` are what this device has, and `revocations`
     is what the operator forbids. A long fetch is logged every `fetch_log_s` seconds.

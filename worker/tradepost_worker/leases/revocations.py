@@ -1,4 +1,4 @@
-"""What the operator forbids, enforced here from the moment it arrives, and offline from then on.
+"""Enforces the operator's revocation list from the moment it arrives, and offline afterwards.
 
 A list counts for the operator's signature alone, by the key that this device was given when it joined; that
 the broker sent it counts for nothing. It can only forbid, so a false refusal is the worst that it can do.
@@ -32,7 +32,7 @@ def open_revocations(state: StateFolder, membership: Membership) -> RevocationSt
 
 
 class RevocationGuard:
-    """Takes lists, and stops what a newer one revokes. `end_runners` ends those of one pipeline."""
+    """Accepts lists, and stops what a newer list revokes. `end_runners` ends the runners of one pipeline."""
 
     def __init__(
         self,

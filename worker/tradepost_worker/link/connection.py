@@ -50,7 +50,7 @@ def reconnect_delays(*, rng: random.Random) -> Iterator[float]:
 
 
 class BrokerStream:
-    """An admitted connection. Make it with `open`; `drain` must run beside whoever reads `messages`."""
+    """An admitted connection. Create it with `open`; run `drain` beside the reader of `messages`."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket

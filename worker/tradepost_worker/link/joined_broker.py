@@ -1,4 +1,4 @@
-"""The broker that this device joined, and who the device is to it."""
+"""The broker that this device joined, and the device's identity there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a device becomes a worker: it answers a join token with its public key, signed over the token.
+"""Joins a device: it sends its public key and a signature over the join token.
 
 A token is `<secret>.<broker's key id>`. The id comes from the operator together with the secret, so the
 worker knows which broker to expect on every later connection, whoever answers at its address.

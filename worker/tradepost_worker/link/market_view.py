@@ -1,4 +1,4 @@
-"""What a broker tells everybody about its market and about this worker: not believed further than shown."""
+"""Public data of a broker about its market and this worker. It is shown, and not used for any decision."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class PriceRange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MarketView(msgspec.Struct, frozen=True, kw_only=True):
-    """What the broker says; a part is `None` where it said nothing."""
+    """The broker's data; a part is `None` if the broker did not send it."""
 
     account: Account | None
     competition: Competition | None

@@ -1,4 +1,4 @@
-"""Holds what the agent moves over the network to a rate. Runners have no network, so there is nothing else.
+"""Limits the agent's network rate. Runners have no network, so there is no other traffic.
 
 Content counts, which is what there is much of: blocks fetched and blocks uploaded. Each is paid for after it
 came and before it goes, by waiting, so the mean holds and a block is never cut.
@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 
 
 class NetworkRate:
-    """At most `bytes_per_s_max` bytes per second in the mean; 0 means no limit."""
+    """At most `bytes_per_s_max` bytes per second on average; 0 means no limit."""
 
     def __init__(
         self,

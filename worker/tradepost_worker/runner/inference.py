@@ -1,4 +1,4 @@
-"""onnxruntime behind one adapter: loads models, runs them until a deadline, says which provider really ran.
+"""The onnxruntime adapter: loads models, runs them until a deadline, reports which provider ran.
 
 Models are loaded from bytes, with deterministic kernels where a provider has them and without spinning
 threads: the device has other things to do. Providers are named as manifests name them ("cpu", "cuda"); one

@@ -1,4 +1,4 @@
-"""The Wasm sandbox: runs a stranger's kernel as a pure function, within fuel, memory, output and time.
+"""The Wasm sandbox: runs an untrusted kernel as a pure function, within fuel, memory, output and time.
 
 Every run gets a fresh store and instance, so nothing survives from one job to the next, and the engine's
 profile (`wasm_profile`) gives one behaviour on every machine. Two outcomes still depend on the device, and

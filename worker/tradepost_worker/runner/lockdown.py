@@ -1,4 +1,4 @@
-"""The last thing a runner does before it meets a foreign byte: give up everything but its pipes.
+"""Drops a runner's rights to everything but its pipes, before it reads untrusted bytes.
 
 Layers, in this order, each of which is reported as achieved or as refused with the reason, never silently:
 

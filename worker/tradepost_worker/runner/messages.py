@@ -1,4 +1,4 @@
-"""What the agent and its runners say to each other over the runner's pipes.
+"""The messages between the agent and its runners over the runner's pipes.
 
 Each message is msgpack behind its length (4 bytes, little-endian). A request also states the length of the
 input document, which comes behind it as it is, so that the runner reads it to where it stays. The runner is
@@ -46,7 +46,7 @@ class RunPipeline(_Message, frozen=True, kw_only=True, tag="run"):
 
 
 class Ready(_Message, frozen=True, kw_only=True, tag="ready"):
-    """The first message: what isolation holds, which providers work within it, and the engines' versions.
+    """The first message: the working isolation layers and providers, and the engines' versions.
 
     `code` is `engine_hash`: what compiled kernels depend on.
     """

@@ -1,4 +1,4 @@
-"""What running a pipeline came to, as runners report it and receipts state it.
+"""The outcome of running a pipeline, as runners report it and receipts contain it.
 
 It stands apart from the code that runs pipelines, so that the agent loads no engine.
 """

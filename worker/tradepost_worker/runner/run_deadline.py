@@ -1,4 +1,4 @@
-"""Calls an interrupt when a run is still going at its deadline.
+"""Calls an interrupt when a run is still running at its deadline.
 
 One thread sleeps until a deadline and is woken only by an earlier one, so guarding a run that ends in time
 costs no context switch. The interrupt is called under the lock that ends a run: it never hits the next one.

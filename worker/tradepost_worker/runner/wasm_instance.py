@@ -1,4 +1,4 @@
-"""An instance of a kernel, called at the cost of the C API; and what only that API tells of a module.
+"""An instance of a kernel, called through the C API for speed; and facts that only that API reports.
 
 The binding's own `Func.__call__` looks the function's type up again at every call, and `Instance.exports`
 wraps every export: together more than half of the 180 us that an empty kernel took. The ABI check has

@@ -1,4 +1,4 @@
-"""The Wasm profile: an engine that behaves alike on every machine, with as little in it as kernels need.
+"""The Wasm profile: an engine that is the same on every machine, with only the features that kernels need.
 
 Cranelift alone, canonical NaNs (their bits are otherwise the processor's choice), and no proposal whose
 results may differ between machines (threads, relaxed SIMD) or that only adds surface.

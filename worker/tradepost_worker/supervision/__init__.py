@@ -1,4 +1,4 @@
-"""The agent's side of its runners: start, speak to, limit, suspend and kill them.
+"""The agent's side of its runners: start, message, limit, suspend and kill them.
 
 Imports `device`, and of `runner` only what needs no engine.
 """

@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 class CompileCache:
-    """Compiled code in `folder`, at most `bytes_max` bytes of it; what was used longest ago goes first.
+    """Compiled code in `folder`, at most `bytes_max` bytes; code used longest ago is evicted first.
 
     Nothing here raises: a cache that cannot be used is logged and does without. Its calls may block on the
     disk, and may come from several threads.

@@ -1,4 +1,4 @@
-"""Holds each runner in a control group of its own (cgroup v2), where the system lent one to this worker.
+"""Puts each runner into a control group of its own (cgroup v2), if the system delegates one to this worker.
 
 The kernel then enforces what is otherwise only looked at from time to time: memory, without swap, and the
 number of tasks; and it kills a runner with all that it may have started, whatever session that is in.

@@ -1,4 +1,4 @@
-"""Holds all runners together to a share of the processor, by measuring what they use and stopping them.
+"""Limits all runners together to a share of the processor, by measuring their use and stopping them.
 
 A budget of processor time grows with the clock, at `cpu_percent` of all cores, and shrinks by what the
 runners are measured to have used. While it is overdrawn every runner's process group is stopped (SIGSTOP);

@@ -1,4 +1,4 @@
-"""Notices a process that works although nobody asked it to.
+"""Detects a process that uses the processor without a request.
 
 A runner with nothing to do waits on its pipe. One that was taken over could wait for that, and then use the
 device for its own ends, where no deadline runs.

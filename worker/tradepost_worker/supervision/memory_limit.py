@@ -1,4 +1,4 @@
-"""Holds another process to a limit of memory and of threads from outside.
+"""Limits the memory and the threads of another process from outside.
 
 On Linux RLIMIT_DATA makes allocations fail at once; it counts private memory only, so resident memory is also
 looked at from time to time. (RLIMIT_AS would count wasmtime's reservations, which are no memory yet.)

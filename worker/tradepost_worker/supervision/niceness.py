@@ -1,4 +1,4 @@
-"""The niceness of a runner, set from outside, so that it gives way to other programs.
+"""Sets the niceness of a runner from outside, so that other programs have priority.
 
 Where Linux shares the processor among sessions first (autogroups), a process's niceness counts within its own
 session only, and every runner has a session to itself: the session's niceness is what counts then. It is

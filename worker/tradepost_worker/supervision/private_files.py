@@ -1,4 +1,4 @@
-"""Files that nobody but their owner could have read or written, checked on what was opened, not on a name."""
+"""Opens files that only their owner can read or write; checks the open file, not its name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tradepost.file_status import access_problem
 
 
 class NotPrivate(Exception):
-    """Someone else may have had a hand in this file or folder."""
+    """Another user may have changed this file or folder."""
 
 
 def require_own_folder(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Starts runners within the owner's limits, and knows which are alive, so that changed limits reach them.
+"""Starts runners within the owner's limits, and applies changed limits to running ones.
 
 Niceness and cores are set from outside, by thread, as soon as there is a process; threads that it starts
 later inherit both.

@@ -1,4 +1,4 @@
-"""The runners of a device: which process runs which pipeline, and which one gives way.
+"""The runners of a device: which process runs which pipeline, and which one is evicted.
 
 A runner loads one pipeline and stays warm for it. A job goes to a runner of its pipeline that is idle; else
 to a new one while there is room; else, where runs are so short that the way to the runner would show, behind
@@ -38,7 +38,7 @@ _LOAD_GRACE_S: Final = 15.0
 
 
 class RunnablePipeline(Protocol):
-    """What the pool needs of a pipeline that the owner trusts."""
+    """The parts of a trusted pipeline that the pool uses."""
 
     @property
     def cid(self) -> str:

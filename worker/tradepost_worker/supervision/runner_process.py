@@ -1,4 +1,4 @@
-"""One runner as the agent sees it: a process started bare, and the messages that pass over its pipes.
+"""One runner process, and the messages over its pipes.
 
 Requests may overlap: they are written as they come and answered in order (`RequestQueue`), so the next one is
 in the runner before the last one's reply is out. Limits are enforced from here, whatever runs inside: the

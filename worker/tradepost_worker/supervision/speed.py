@@ -1,4 +1,4 @@
-"""How fast this device is: one kernel and one reference model, run by a real runner inside its sandbox.
+"""Measures this device's speed: one kernel and one reference model, in a real runner inside its sandbox.
 
 It takes about a second, once: the figures are kept with what they were measured on, and measured again when
 the processor, the number of cores, an engine or a provider is another.

@@ -43,6 +43,8 @@ def spinning_kernel(rounds: int) -> bytes:
 
 FOREVER = kernel_pipeline(spinning_kernel(0), name="forever", fuel=1 << 50)
 NOOP = kernel_pipeline(tradepost_kernels.load("noop"))
+#: A runner that uses this much CPU time does more than start or end another lease.
+BUSY_S = 1.0
 
 
 class LentDevice:
@@ -86,12 +88,19 @@ class LentDevice:
                 stop.set()
                 await running
 
-    async def forever(self) -> Grant:
-        """A lease that runs until it is stopped, and a runner that is busy with it."""
+    async def forever(self) -> tuple[Grant, psutil.Process]:
+        """A lease that runs until it is stopped, and the runner that is busy with it."""
+        before_s = {one: one.cpu_times().user for one in runners()}
         grant = self.broker.grant(FOREVER, sample_input())
         await self.broker.send(grant)
-        await until(lambda: busy_runners() != [])
-        return grant
+        found: list[psutil.Process] = []
+
+        def is_busy() -> bool:
+            found[:] = [one for one in runners() if one.cpu_times().user - before_s.get(one, 0.0) > BUSY_S]
+            return found != []
+
+        await until(is_busy)
+        return grant, found[0]
 
     async def capacity(self, expected: int) -> None:
         """Wait until this much is offered."""
@@ -110,11 +119,6 @@ def runners() -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
-
-
-def busy_runners() -> list[psutil.Process]:
-    """Those that have done more than start."""
-    return [process for process in runners() if process.cpu_times().user > 1.0]
 
 
 async def until(condition: Callable[[], object], *, s_max: float = 20.0) -> None:

@@ -1,4 +1,4 @@
-"""Workers that join, come, change their offer and go.
+"""Workers that join, connect, change their offer and disconnect.
 
 A worker that connects names the leases that it works on. What the broker has open and the worker does not
 name is granted again: the grant was lost on the way, or with the worker's last process. What the worker names

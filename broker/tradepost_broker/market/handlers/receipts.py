@@ -1,4 +1,4 @@
-"""How a lease ends from the worker's side: with a receipt, or given back without one.
+"""The ends of leases that workers report: with a receipt, or given back without one.
 
 What comes for a lease that is not open any more harms nobody: a worker repeats what was not acknowledged, so
 a second receipt is answered like the first, and one that comes too late is told so.

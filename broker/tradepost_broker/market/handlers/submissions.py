@@ -1,4 +1,4 @@
-"""What submitters, publishers and the operator bring: credits, pipelines, jobs, and second thoughts.
+"""Events from submitters, publishers and the operator: credits, pipelines, jobs and cancellations.
 
 Each handler checks everything before it changes anything, and raises a typed error to refuse.
 """

@@ -1,4 +1,4 @@
-"""What time alone does: leases expire, absent workers are given up, payments mature, jobs run out of time."""
+"""Events caused by time: leases expire, workers stay absent, payments mature, deadlines of jobs pass."""
 
 from __future__ import annotations
 

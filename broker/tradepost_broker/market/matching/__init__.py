@@ -1,4 +1,4 @@
-"""Who gets a lease, at what price: eligible offers, the auction, the grant, and why a job found nobody.
+"""Which worker gets a lease, at what price: eligible offers, the auction, the grant, and failures.
 
 Imports `settling` and what is below it, since a job that finds nobody ends here.
 """

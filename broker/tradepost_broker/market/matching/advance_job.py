@@ -1,4 +1,4 @@
-"""Moving a job on: decide from its results what it needs, and lease, wait, audit, settle or give up.
+"""Advances a job: decides from its results to lease, wait, audit, settle or fail it.
 
 `advance` is called for every job whose leases changed, `serve` for every worker that has capacity again. Both
 run at the end of an event, so an event's own change is complete before anything is decided from it.

@@ -24,7 +24,7 @@ _DRAWS_MAX: Final = 32
 
 
 class EligibleOffers:
-    """The eligible offers for one job. Counts the ineligible ones that it meets in `left_out`, by reason."""
+    """The eligible offers for one job. Counts the ineligible ones in `left_out`, by reason."""
 
     def __init__(self, state: MarketState, job: Job, *, again: bool = False) -> None:
         """`again` admits workers that had a lease of this job and lost it."""

@@ -1,4 +1,4 @@
-"""Why a job found nobody, or no agreement: the typed error, with what would have matched.
+"""Why a job found no worker, or no agreement: the typed error, with what would have matched.
 
 Counts come from whole buckets where they can (so they cost nothing), and from at most `scan_max` offers where
 a worker's own state matters. Every hint names something that the submitter can change.

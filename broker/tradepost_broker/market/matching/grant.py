@@ -1,4 +1,4 @@
-"""Granting leases: ordinary ones to whom `matching` chose, and reference runs to auditors.
+"""Grants leases: ordinary ones to the workers that `matching` chose, and reference runs to auditors.
 
 A lease's id is `<job>.<attempt>`; its nonce is made from the event's seed, so a receipt cannot be prepared
 before its lease was granted.

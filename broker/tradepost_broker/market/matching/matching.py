@@ -1,4 +1,4 @@
-"""Who gets a lease: the auction for a job's first result, the draw for its replicas, the auditor for checks.
+"""Chooses workers: the auction for a job's first result, the draw for its replicas, the auditor for checks.
 
 An auction weighs the `candidates_max` cheapest eligible offers, and as many that have the pipeline cached. An
 offer further up the price list could only win by a reputation that makes up for its price, so leaving it out
@@ -50,7 +50,7 @@ class Award(NamedTuple):
 
 
 class Outlook(Enum):
-    """What a job that got no lease may hope for, as offers stand."""
+    """Whether a job without a lease could get one, with the standing offers."""
 
     POSSIBLE = "an offer could run it when it is idle"
     TOO_DEAR = "offers that could run it ask more than the cap allows"

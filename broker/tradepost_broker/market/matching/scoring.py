@@ -1,4 +1,4 @@
-"""What each bid is worth, who wins, and at what price: a second-score auction.
+"""Scores the bids and computes winner and price: a second-score auction.
 
 The score of bidder i is `v_i - b_i`. `b_i` is its price per unit times the job's units. `v_i` is what is left
 of the job's cap less what the broker, alone, expects bidder i to cost beyond its bid:
@@ -28,7 +28,7 @@ from tradepost_reputation import results_needed
 
 
 class Terms(NamedTuple):
-    """The job's side: what is left of its cap, the log odds it still needs, and what a run takes."""
+    """The job's values: the rest of its cap, the log odds it still needs, and the costs of a run."""
 
     cap_microcredits: int
     log_odds_missing: float

@@ -1,4 +1,4 @@
-"""What the market is about, as data: records, events and instructions, the policy, and the tables of states.
+"""The market's data: records, events and instructions, the policy, and the tables of states.
 
 Imports the shared contract alone.
 """

@@ -42,7 +42,7 @@ class Transfer(msgspec.Struct, kw_only=True, frozen=True, rename=without_unit):
 
 
 class Pipeline(msgspec.Struct, kw_only=True, frozen=True):
-    """What the market needs to know of a published pipeline.
+    """The facts about a published pipeline that the market uses.
 
     `artifact_bytes` is what a worker without it must fetch. `memory_bytes` is the most that a stage may use.
     `kernel_stages` are the stages that are compared bit for bit; the others by tolerance. `publishers` are
@@ -120,7 +120,7 @@ class Job(msgspec.Struct, kw_only=True, rename=without_unit):
 
 
 class LeasePurpose(StrEnum):
-    """Why a lease was granted. The worker is never told: checks look like ordinary work."""
+    """Why a lease was granted. It is never sent to the worker: checks look like ordinary work."""
 
     AUCTION = "auction"  # the winner of the job's auction
     REPLICA = "replica"  # drawn at random to confirm a result
@@ -185,7 +185,7 @@ class EvidenceKind(StrEnum):
 
 
 class Evidence(msgspec.Struct, kw_only=True, frozen=True):
-    """One verdict about one worker, kept for ever. `stage` is where blame falls, if anywhere."""
+    """One verdict about one worker, kept permanently. `stage` is the stage at fault, if there is one."""
 
     id: str
     worker: str
@@ -208,7 +208,7 @@ class Candidate(msgspec.Struct, kw_only=True, frozen=True, rename=without_unit):
 
 
 class Match(msgspec.Struct, kw_only=True, frozen=True, rename=without_unit):
-    """Why a lease went where it went: the best candidates, and how many were left out for which reason."""
+    """Why a worker got a lease: the best candidates, and how many offers were left out for which reason."""
 
     id: str  # the lease's
     job: str

@@ -1,4 +1,4 @@
-"""What the core is told and what it answers: `Market.handle(event) -> list[Instruction]`.
+"""The core's inputs and outputs: `Market.handle(event) -> list[Instruction]`.
 
 Every event carries its time, and a `MatchingEvent` the seed of its random choices, so the journal of events
 replays to the same state. The shell validates what needs I/O or cryptography first (signatures, hashes, API
@@ -37,7 +37,7 @@ class Funded(_Event, frozen=True, kw_only=True, tag="funded"):
 
 
 class PipelinePublished(_Event, frozen=True, kw_only=True, tag="pipeline_published"):
-    """A pipeline was checked and its blocks are here."""
+    """A pipeline was checked and the broker has its blocks."""
 
     pipeline: Pipeline
 
@@ -143,7 +143,7 @@ class Restarted(_Event, frozen=True, kw_only=True, tag="restarted"):
 
 
 class Tick(MatchingEvent, frozen=True, kw_only=True, tag="tick"):
-    """Time passed: leases, deadlines, patience and holds are looked at."""
+    """Time passed: leases, deadlines, patience and holds are reviewed."""
 
 
 Event = (
@@ -214,7 +214,7 @@ class ReplyRefused(msgspec.Struct, frozen=True):
 
 
 class NotifyFinished(msgspec.Struct, frozen=True):
-    """A job ended: tell whoever watches it."""
+    """A job ended: notify its watchers."""
 
     job: str
 

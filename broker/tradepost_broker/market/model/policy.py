@@ -1,4 +1,4 @@
-"""Every coefficient of the market in one frozen place. `docs/market.md` says how each is used.
+"""All coefficients of the market. `docs/market.md` explains how each is used.
 
 A quantity in `bids` is a multiple of the typical bid for the job at hand, so one policy fits cheap jobs and
 dear ones alike. Changing the policy changes no record: a journal can be replayed under another one.
@@ -18,7 +18,7 @@ Weight = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the market values, verifies, pays and waits. Defaults suit a market of strangers."""
+    """How the market values, verifies, pays and waits. The defaults suit a market of untrusted parties."""
 
     # Verification
     #: f: the share of workers believed faulty before any evidence.

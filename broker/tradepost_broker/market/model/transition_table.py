@@ -1,4 +1,4 @@
-"""What the state tables of jobs, leases and workers have in common.
+"""The common part of the state tables of jobs, leases and workers.
 
 A table holds every transition: which trigger moves a record from which state to which. A trigger that the
 table does not hold for a state is a defect of the broker. `docs/states.md` shows the diagrams that are drawn

@@ -1,4 +1,4 @@
-"""What work is worth that an owner broke off: pay by stage, once the job's result shows that it was right.
+"""Pays preempted work by stage, when the job's result confirms the stages.
 
 A lease that was preempted reports the stages that it had done. If the job ends with a verified result, it is
 paid for those from the first on whose hashes are the result's. The shares come from the clocks of the workers
@@ -20,7 +20,7 @@ from tradepost_broker.market.model.entities import Lease, LeasePurpose, LeaseSta
 
 
 class StagePayment(NamedTuple):
-    """What one preempted lease is due for its first `stages` stages, in microcredits."""
+    """The payment of one preempted lease for its first `stages` stages, in microcredits."""
 
     lease: Lease
     stages: int

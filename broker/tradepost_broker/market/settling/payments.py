@@ -1,4 +1,4 @@
-"""What leases are paid: posted from the job's reservation, held, and then the worker's own, or taken back.
+"""Payments of leases: posted from the job's reservation, held, then matured or clawed back.
 
 A lease is paid once: for its result, or for the stages that were done when its owner broke it off
 (`partial_pay` says how much). Every payment and every refusal to pay states its reason.

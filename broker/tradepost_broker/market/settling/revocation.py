@@ -1,4 +1,4 @@
-"""Enforcing the operator's revocation list: no lease for what it forbids, nor for engines below its floors.
+"""Enforces the operator's revocation list: no lease for revoked artifacts or for engines below its minimum.
 
 Work in hand on a revoked pipeline ends at once, with the reason; a finished job stays as it is. A worker
 whose engines are too old keeps what it has and gets no more: what it offers counts for nothing until it comes

@@ -1,4 +1,4 @@
-"""How a job ends: judging results, refunding, recording evidence, and taking the stake of a proven cheat.
+"""Ends jobs: verdicts, refunds, evidence, and slashing the stake of a proven cheater.
 
 Every end goes through `_finish`: what is left of the reservation is freed, open leases are recalled, and
 results without a verdict become inconclusive, so no path can forget one of them. Only a reference run proves
@@ -228,7 +228,7 @@ def _expel(state: MarketState, worker: WorkerState, lease: Lease, stage: str) ->
         state,
         lease,
         f"a reference run contradicts it{where}; its stake of {format_credits(stake_microcredits)} credits "
-        f"is taken, and {format_credits(returned_microcredits)} credits of held earnings go back to "
+        f"is taken, and {format_credits(returned_microcredits)} credits of held earnings are refunded to "
         "submitters",
     )
 

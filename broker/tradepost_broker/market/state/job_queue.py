@@ -1,4 +1,4 @@
-"""Jobs that wait for a worker: by what they need, and those that have results already before the others.
+"""Waiting jobs, by their requirements; jobs that already have results come first.
 
 When a worker has capacity again, only jobs whose need it fits are looked at. Within a need, jobs are served
 in the order in which they came, as far as that worker can take them.

@@ -1,4 +1,4 @@
-"""The market's memory: records by id, the indexes over them, and what the event at hand has changed.
+"""The market's memory: records by id, the indexes over them, and the changes of the current event.
 
 The modules that decide change records only together with the indexes, through the methods here. Every changed
 record is marked with `save`; when the event is done, `drain` gives the instructions in order, then one `Save`
@@ -50,7 +50,7 @@ class IdempotencyKey(NamedTuple):
 
 
 class MarketState:
-    """Everything that the market knows. `at`, `day` and `seed` are those of the event at hand."""
+    """The whole state of the market. `at`, `day` and `seed` are those of the current event."""
 
     def __init__(
         self, *, policy: MarketPolicy, accounts: Iterable[Account] = (), transfers: Iterable[Transfer] = ()

@@ -26,7 +26,7 @@ _AFTER_EVERY_ID: Final = "\U0010ffff"
 
 
 class Need(NamedTuple):
-    """What a job asks of a worker. No providers means any will do."""
+    """A job's requirements on a worker. No providers means that any provider is allowed."""
 
     providers: tuple[str, ...]
     memory_bytes: int
@@ -64,7 +64,7 @@ class PriceList:
 
 
 class Bucket:
-    """Offers of workers that can do the same, by price."""
+    """Offers of workers with the same capabilities, by price."""
 
     __slots__ = ("idle", "isolation", "memory_bits", "providers", "standing")
 
@@ -95,7 +95,7 @@ class Bucket:
 
 
 class Seat(NamedTuple):
-    """Where one worker's offer stands."""
+    """The bucket and position of one worker's offer."""
 
     offer: Offer
     bucket: Bucket

@@ -1,4 +1,4 @@
-"""Choices from an event's seed. The same seed and purpose always give the same choice, so journals replay.
+"""Random choices from an event's seed. The same seed and purpose give the same choice, for replays.
 
 A seed has 128 bits from the shell's secure random source. Each choice hashes it with the purpose, so that
 choices are independent and none reveals another: a worker that sees its nonce learns nothing about audits.

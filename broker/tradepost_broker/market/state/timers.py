@@ -1,4 +1,4 @@
-"""What is due when: one timer per purpose and id. Time comes from the caller; nothing here looks at a clock.
+"""Timers: one per purpose and id. The caller provides the time; this module reads no clock.
 
 A timer that was cancelled or moved leaves its old entry in the heap, which is skipped when its time comes;
 when such entries outnumber the live ones, the heap is built anew.

@@ -1,4 +1,4 @@
-"""What the market knows of each worker beyond its record: leases in hand, refusals, and what to believe.
+"""The state of each worker besides its record: open leases, refusals, and beliefs.
 
 Beliefs come from evidence, per capability class, through `tradepost_reputation`; they are cached until new
 evidence or a new day changes them. Nothing here is random or timed by itself: the day is an argument.
@@ -27,7 +27,7 @@ ANY_PROVIDER: Final = "any"
 
 
 class Belief(NamedTuple):
-    """What to expect of one worker in one capability class.
+    """The expectations of one worker in one capability class.
 
     `score` is for leases that go well, `credibility` for one result that is right, `checks` what it rests on.
     """

@@ -1,4 +1,4 @@
-"""Walking a DAG: which blocks belong to a root, found through the links of each, within limits.
+"""Walks a DAG: finds the blocks below a root through their links, within limits.
 
 `DagWalk` decides and does no I/O, so that the exporter and the fetcher share it, one block at a time or many
 at once; pins, which pass over what is missing, share `links_of`. Links are hashes, so an honest DAG has no

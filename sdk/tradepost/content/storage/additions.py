@@ -1,4 +1,4 @@
-"""Additions under way: what others must not forget before it can be pinned.
+"""Additions in progress: blocks that no process may evict before they are pinned.
 
 Each is an empty file that its process holds locked, dated when it began. The kernel drops the lock when the
 process dies, so that a dead one protects nothing, however long a live one takes.

@@ -1,4 +1,4 @@
-"""Blocks as files: whole under their name or absent, and one count of their bytes for all processes.
+"""Blocks as files: each complete or absent, with one byte count for all processes.
 
 A block is written to a file aside, synced, renamed to its CID under the lock, and its folder synced. The lock
 is `flock` on the folder: the kernel drops it when its holder dies. A file's modification time is when the
@@ -26,7 +26,7 @@ _ASIDE_NS_MAX: Final = 3600 * 1_000_000_000
 
 @dataclass(frozen=True, slots=True, order=True)
 class BlockFile:
-    """A block as it lies on disk, ordered by when it was last used."""
+    """A block on disk, ordered by its last use."""
 
     used_ns: int
     cid: Cid

@@ -1,4 +1,4 @@
-"""Pins: roots whose DAGs a store must not forget. A pin is an empty file named for its root.
+"""Pins: roots whose DAGs a store must not evict. A pin is an empty file named after its root.
 
 What a pin protects follows from the blocks, so it is found by walking them, and remembered until the set of
 pins changes; another process may change it, so the folder is listed each time.
@@ -18,7 +18,7 @@ from tradepost.errors import ContentMismatch, UnknownCid
 
 
 class PinFolder:
-    """The pins of one store. Whoever adds, removes or relies on `blocks` holds the store's lock."""
+    """The pins of one store. Code that adds, removes or relies on `blocks` must hold the store's lock."""
 
     def __init__(self, folder: Path, files: BlockFiles) -> None:
         self._folder = folder

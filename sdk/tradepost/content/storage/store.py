@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class BlockReader(Protocol):
-    """Anything that has blocks."""
+    """A source of blocks."""
 
     def get(self, cid: Cid) -> bytes:
         """The verified bytes of a block. Raises `UnknownCid`."""
@@ -42,7 +42,7 @@ class BlockReader(Protocol):
 
 
 class BlockStore(BlockReader, Protocol):
-    """Anything that keeps blocks."""
+    """A store of blocks."""
 
     def put(self, cid: Cid, data: bytes) -> None:
         """Keep a block, durably. Raises `ContentMismatch` or `ContentStoreFull`."""
@@ -50,7 +50,7 @@ class BlockStore(BlockReader, Protocol):
 
 
 class PinningStore(BlockStore, Protocol):
-    """A store that may forget blocks, except what is pinned."""
+    """A store that may evict blocks that are not pinned."""
 
     def pin(self, root: Cid) -> None:
         """Keep the whole DAG below `root`. Raises `UnknownCid` while a block of it is missing."""
@@ -67,7 +67,7 @@ class PinningStore(BlockStore, Protocol):
 
 @dataclass(slots=True)
 class Audit:
-    """What `FolderStore.verify` found: how many blocks are as they were, which are not, which a pin lacks."""
+    """The result of `FolderStore.verify`: intact blocks, changed ones, and those that pins lack."""
 
     blocks: int = 0
     bytes: int = 0

@@ -1,4 +1,4 @@
-"""Blocks between machines, none believed: sources, fetching, CARs, the trustless gateway, Kubo.
+"""Transfers of blocks, all verified: sources, fetching, CARs, the trustless gateway, Kubo.
 
 Imports `ipld`, `storage` and `unixfs`.
 """

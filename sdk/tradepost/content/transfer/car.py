@@ -48,7 +48,7 @@ def car_bytes(roots: Sequence[Cid], block_bytes: Iterable[int]) -> int:
 
 
 class CarDecoder:
-    """Takes the bytes of a CAR in any pieces and gives its blocks.
+    """Parses the bytes of a CAR in chunks of any size and returns its blocks.
 
     `source` is who is named when a block has another hash. Raises `InvalidCar`, `InvalidCid` for a CID that
     is not accepted here (an identity hash, another hash function), `ContentMismatch`, and `ContentTooLarge`
@@ -133,7 +133,7 @@ class CarReader:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What a CAR held: its roots, and how many blocks and bytes of blocks, repeated ones included."""
+    """The content of a CAR: its roots, and the number of blocks and bytes, repeated ones included."""
 
     roots: tuple[Cid, ...]
     blocks: int

@@ -1,4 +1,4 @@
-"""The blocks that answer a request for a path, in the order in which whoever verifies them needs them.
+"""The blocks that answer a request for a path, in the order in which a verifier needs them.
 
 First the blocks on the way, which prove the path; then, of what lies at its end, the `scope` of the Trustless
 Gateway specification: `block`, that block; `entity`, all of a file or the listing of a directory; `all`, the

@@ -1,4 +1,4 @@
-"""Fetching from several sources at once, none of them believed.
+"""Fetches from several sources at once and verifies every block.
 
 A block is asked of the source that is fastest so far, hashed as it arrives, and on any failure asked of the
 next: one that has not got it, that breaks off, stalls, trickles, sends without end or sends compressed is
@@ -42,7 +42,7 @@ _DIGEST: Final = slice(4, None)
 
 @dataclass(frozen=True, kw_only=True)
 class FetchLimits:
-    """How long a source may take, and how many blocks are asked for at once.
+    """Timeouts and rates of sources, and the number of parallel requests.
 
     A source that sends nothing for `stall_s`, or that after `grace_s` on one block has sent less than
     `rate_min_bytes_s`, is given up, and asked last for `aside_s`. One that sends other bytes is not asked for
@@ -60,7 +60,7 @@ class FetchLimits:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a fetch is. `bytes_total` is what the root declares, if it does: a claim, not a fact."""
+    """The progress of a fetch. `bytes_total` is the size that the root declares, which is not verified."""
 
     blocks: int
     bytes: int
@@ -252,7 +252,7 @@ async def _keep(store: BlockStore, cid: Cid, block: bytes) -> None:
 
 
 class _Counting:
-    """A `Get` that tells how far the file at `root` is."""
+    """A `Get` that reports the progress of the file at `root`."""
 
     def __init__(self, root: Cid, get: Get, on_progress: OnProgress) -> None:
         self._root = root

@@ -47,7 +47,7 @@ _CAR_OPTIONS: Final = {"version": ("1",), "order": ("dfs", "unk", ""), "dups": (
 
 @dataclass(frozen=True, slots=True)
 class GatewayRequest:
-    """What is asked for: a block or a CAR, at a path below a root."""
+    """A request for a block or a CAR at a path below a root."""
 
     root: Cid
     segments: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Kubo, the IPFS daemon, through `ipfshttpclient`: the one module that knows the library. (Extra: `ipfs`.)
+"""The Kubo adapter: the only module that uses `ipfshttpclient`. (Extra: `ipfs`.)
 
 The library is abandoned and refuses current daemons by their version in `connect()`, but `Client(…)` works.
 Three things it cannot do are done here instead: `dag import` without pinning, where it insists on an answer
@@ -177,7 +177,7 @@ class Kubo:
 
 
 class _Batch:
-    """Blocks on their way to the daemon, a few megabytes in one CAR."""
+    """Blocks to send to the daemon, a few megabytes in one CAR."""
 
     def __init__(self, send: Callable[[bytes], None]) -> None:
         self._send = send

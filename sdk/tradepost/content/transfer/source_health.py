@@ -1,4 +1,4 @@
-"""What is known about a source of blocks: how fast it is, and whether it can be believed to answer.
+"""The health of a source of blocks: its speed, its failures and its wrong answers.
 
 A source is timed twice: until its first byte, and by its rate from there on, since small blocks tell nothing
 of the rate and large ones little of the delay. One that was not tried yet counts as the fastest, so that each
@@ -25,7 +25,7 @@ _DOUBLINGS_MAX: Final = 64
 
 @dataclass(slots=True)
 class SourceHealth:
-    """A source as a `Fetcher` knows it, with times by the fetcher's clock, in seconds.
+    """The health of one source of a `Fetcher`; times are seconds of the fetcher's clock.
 
     It is asked last until `aside_until_s`, and not at all until `distrusted_until_s`. `lies` counts how often
     it was caught sending other bytes; requests that were under way together are caught once.

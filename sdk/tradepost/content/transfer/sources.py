@@ -1,4 +1,4 @@
-"""Where blocks come from: a trustless gateway, a store, a Kubo daemon. None of them is believed.
+"""Sources of blocks: a trustless gateway, a store, a Kubo daemon. Their blocks are untrusted.
 
 A source gives the bytes of one block as they arrive; whoever asked hashes them. (Spec of the gateway:
 specs.ipfs.tech/http-gateways/trustless-gateway.)
@@ -27,7 +27,7 @@ _UNKNOWN: Final = (HTTPStatus.NOT_FOUND, HTTPStatus.GONE, HTTPStatus.UNAVAILABLE
 
 
 class Source(Protocol):
-    """Anything that blocks can be asked of."""
+    """An interface for sources of blocks."""
 
     @property
     def name(self) -> str:
@@ -40,7 +40,7 @@ class Source(Protocol):
 
 
 class GatewaySource:
-    """A trustless gateway: the broker, a public one, or one's own Kubo.
+    """A trustless gateway: the broker's, a public one, or a Kubo node's.
 
     `url` is its base, `https://` or on loopback. `headers` go with every request, for those who ask who is
     there. Redirects are not followed, and compressed answers are refused: a small one may stand for any

@@ -1,4 +1,4 @@
-"""Files and directories as IPFS addresses them: write, read, resolve paths, extract.
+"""Files and directories in IPFS's format: write, read, resolve paths, extract.
 
 Imports `ipld` and `storage`.
 """

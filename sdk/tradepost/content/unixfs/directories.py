@@ -1,4 +1,4 @@
-"""Directory trees as IPFS addresses them: `add_path` gives the CID of `ipfs add -r --cid-version=1`.
+"""Directory trees in IPFS's format: `add_path` gives the CID of `ipfs add -r --cid-version=1`.
 
 The import profile is Kubo's default: hidden entries of a directory are left out unless asked for (`-H`),
 empty directories are kept, symbolic links are stored as links and never followed, modes and times are not
@@ -49,7 +49,7 @@ def add_path(path: Path, *, put: Put | None, hidden: bool = False, on_bytes: OnB
 
 @dataclass(slots=True)
 class _Open:
-    """A directory being added: what is left to do in it, and the entries that are done."""
+    """A directory being added: its remaining entries, and the entries that are done."""
 
     name: str
     path: str

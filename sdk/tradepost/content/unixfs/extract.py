@@ -1,4 +1,4 @@
-"""Writing a file or a directory tree to disk, from blocks that strangers made.
+"""Writes a file or a directory tree to disk, from untrusted blocks.
 
 A tree is a list of names, and each name is an attempt to write somewhere. So the tree is built beside its
 destination and moved there when it is whole; a name is one plain path component; and a symbolic link leads
@@ -29,7 +29,7 @@ _DEPTH_MAX: Final = 256
 
 @dataclass(slots=True)
 class Extracted:
-    """What was written."""
+    """The files that were written."""
 
     files: int = 0
     directories: int = 0

@@ -1,4 +1,4 @@
-"""Files as IPFS addresses them: fixed-size chunks as raw leaves under a balanced tree of dag-pb nodes.
+"""Files in IPFS's format: fixed-size chunks as raw leaves under a balanced tree of dag-pb nodes.
 
 The import profile is Kubo's for `ipfs add --cid-version=1`: `CHUNK_BYTES` per leaf, `LINKS_PER_NODE` children
 per node; a file of one chunk is its leaf. Memory stays constant: at most one open node per level of the tree.

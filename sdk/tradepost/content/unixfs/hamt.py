@@ -1,4 +1,4 @@
-"""Large directories, spread over many blocks: a hash array mapped trie, as Kubo builds it.
+"""Large directories over many blocks: a hash array mapped trie, the same as Kubo's.
 
 Each name is hashed with murmur3 (x64, 64 bits, big-endian); byte n of the hash is the slot in the shard at
 depth n. A slot holds an entry, or a further shard where several names share it. The trie depends on its names

@@ -1,4 +1,4 @@
-"""UnixFS: what the data of a dag-pb node says about it. (Spec: specs.ipfs.tech/unixfs.)
+"""UnixFS: the meaning of the data in a dag-pb node. (Spec: specs.ipfs.tech/unixfs.)
 
     message Data { required DataType Type = 1; optional bytes Data = 2; optional uint64 filesize = 3;
                    repeated uint64 blocksizes = 4; optional uint64 hashType = 5; optional uint64 fanout = 6;

@@ -28,18 +28,19 @@ SETTERS = frozenset({"setattr", "__setattr__", "force_setattr"})
 COPIERS = frozenset({"replace", "_replace", "__replace__"})
 
 MODEL = "broker/tradepost_broker/market/model"
-ALLOWED = {
+TABLES = {
     (f"{MODEL}/job_states.py", "job.status = JOB_STATES.target(job.id, job.status, trigger)"),
     (f"{MODEL}/lease_states.py", "lease.state = LEASE_STATES.target(lease.id, lease.state, trigger)"),
     (
         f"{MODEL}/worker_states.py",
         "worker.standing = WORKER_STATES.target(worker.id, worker.standing, trigger)",
     ),
+}
+#: Code that writes an attribute of the same name to something else.
+NO_RECORDS = {
     # The HTTP status of a problem document.
     ("broker/tradepost_broker/web/endpoints.py", "msgspec.structs.replace(problem, status=error.status)"),
     ("sdk/tradepost/testing/fake_endpoints.py", "msgspec.structs.replace(problem, status=error.status)"),
-    # The view of a job, in the fake of a broker that has no market.
-    ("sdk/tradepost/testing/fake_broker.py", "msgspec.structs.replace(ended, status=JobStatus.ACCEPTED)"),
 }
 
 
@@ -84,7 +85,7 @@ def test_only_the_tables_write_a_state() -> None:
     assert len(modules) > 200
     for path in modules:
         found |= {(str(path.relative_to(ROOT)), code) for code in writes(path.read_text(encoding="utf-8"))}
-    assert found == ALLOWED
+    assert found - NO_RECORDS == TABLES
 
 
 @pytest.mark.parametrize(

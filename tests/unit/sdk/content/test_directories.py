@@ -103,6 +103,7 @@ async def names_in(cid: Cid, blocks: Blocks) -> dict[str, Cid]:
 
 
 @pytest.mark.parametrize("count", [0, 1, 300])
+@pytest.mark.slow
 async def test_entries_are_listed_and_found_in_both_forms(count: int, blocks: Blocks) -> None:
     entries = {f"name {number}": blocks.keep(b"%d" % number, "raw") for number in range(count)}
     links = [PbLink(cid, name, 1) for name, cid in entries.items()]

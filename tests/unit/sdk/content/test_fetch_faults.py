@@ -265,6 +265,7 @@ async def test_each_fault_fails_over_and_alone_is_a_typed_error(fault: Script, s
         gzip_in_disguise,
     ],
 )
+@pytest.mark.slow
 async def test_a_server_that_never_ends_is_cut_off_within_a_few_megabytes(
     fault: Script, source_at: SourceAt
 ) -> None:
