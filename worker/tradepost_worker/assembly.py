@@ -92,6 +92,19 @@ class _Runners:
     ready: Ready
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """What the agent and the enforcer of limits share."""
+
+    state: StateFolder
+    link: _Link
+    runners: _Runners
+    capabilities: Capabilities
+    pipelines: PipelineLibrary
+    leases: HeldLeases
+    monitor: DeviceMonitor
+
+
 @asynccontextmanager
 async def worker_from_settings(
     settings: Settings, *, decorate: Decorate = lambda runners: runners, settle_s: float = SETTLE_S
@@ -113,45 +126,31 @@ async def worker_from_settings(
         capabilities = probe_capabilities(runners.ready, settings)
         revocations = open_revocations(state, membership)
         pipelines = await _open_pipelines(settings, state, link, capabilities, revocations, stack)
-        rng = random.Random()  # noqa: S311 - it spreads reconnects; nothing depends on it being secret
         latencies = StageLatencies()
-        executor = LeaseExecutor(
-            broker=link.broker,
+        rng = random.Random()  # noqa: S311 - it spreads reconnects; nothing depends on it being secret
+        parts = _Parts(
+            state=state,
+            link=link,
+            runners=runners,
+            capabilities=capabilities,
             pipelines=pipelines,
-            runners=decorate(runners.pool),
-            engines=capabilities.engines,
-            latencies=latencies,
+            leases=HeldLeases(
+                executor=LeaseExecutor(
+                    broker=link.broker,
+                    pipelines=pipelines,
+                    runners=decorate(runners.pool),
+                    engines=capabilities.engines,
+                    latencies=latencies,
+                ),
+                outbox=outbox,
+                broker=link.broker.api,
+                capacity=settings.capacity,
+                rng=rng,
+            ),
+            monitor=_monitor(settings, state, runners, settle_s),
         )
-        leases = HeldLeases(
-            executor=executor, outbox=outbox, broker=link.broker.api, capacity=settings.capacity, rng=rng
-        )
-        monitor = _monitor(settings, state, runners, settle_s)
-        guard = RevocationGuard(
-            store=revocations, pipelines=pipelines, leases=leases, end_runners=runners.pool.end
-        )
-        hooks = AgentHooks(
-            on_revocations=guard.take,
-            on_connection=state.set_connected,
-            health=partial(_health, monitor, latencies, leases),
-        )
-        agent = Agent(
-            broker=link.broker,
-            offer=_offer(settings, capabilities),
-            leases=leases,
-            pipelines=pipelines,
-            hooks=hooks,
-            rng=rng,
-        )
-        enforcer = LimitsEnforcer(
-            monitor=monitor,
-            leases=leases,
-            throttle=CpuThrottle(cores=available_cores(), runners=runners.limits.alive),
-            apply_limits=partial(_apply_limits, runners, link.rate, pipelines, agent),
-            offer_capacity=agent.offer_capacity,
-            end_runners=runners.pool.close,
-            on_change=partial(_write_status, state, monitor, leases, capabilities.isolation),
-        )
-        yield Worker(agent=agent, enforcer=enforcer)
+        agent = _agent(settings, parts, revocations, latencies, rng)
+        yield Worker(agent=agent, enforcer=_enforcer(parts, agent))
 
 
 def _require_membership(state: StateFolder) -> Membership:
@@ -245,6 +244,46 @@ def _offer(settings: Settings, capabilities: Capabilities) -> Offer:
     )
 
 
+def _agent(
+    settings: Settings,
+    parts: _Parts,
+    revocations: RevocationStore | None,
+    latencies: StageLatencies,
+    rng: random.Random,
+) -> Agent:
+    guard = RevocationGuard(
+        store=revocations,
+        pipelines=parts.pipelines,
+        leases=parts.leases,
+        end_runners=parts.runners.pool.end,
+    )
+    return Agent(
+        broker=parts.link.broker,
+        offer=_offer(settings, parts.capabilities),
+        leases=parts.leases,
+        pipelines=parts.pipelines,
+        hooks=AgentHooks(
+            on_revocations=guard.take,
+            on_connection=parts.state.set_connected,
+            health=partial(_health, parts.monitor, latencies, parts.leases),
+        ),
+        rng=rng,
+    )
+
+
+def _enforcer(parts: _Parts, agent: Agent) -> LimitsEnforcer:
+    runners = parts.runners
+    return LimitsEnforcer(
+        monitor=parts.monitor,
+        leases=parts.leases,
+        throttle=CpuThrottle(cores=available_cores(), runners=runners.limits.alive),
+        apply_limits=partial(_apply_limits, parts, agent),
+        offer_capacity=agent.offer_capacity,
+        end_runners=runners.pool.close,
+        on_change=partial(_write_status, parts),
+    )
+
+
 def _health(monitor: DeviceMonitor, latencies: StageLatencies, leases: HeldLeases) -> DeviceHealth:
     return device_health(
         monitor.readings,
@@ -255,31 +294,23 @@ def _health(monitor: DeviceMonitor, latencies: StageLatencies, leases: HeldLease
     )
 
 
-def _apply_limits(
-    runners: _Runners, rate: NetworkRate, pipelines: PipelineLibrary, agent: Agent, limits: DeviceLimits
-) -> None:
-    runners.limits.apply(limits)
-    rate.bytes_per_s_max = limits.network_bytes_per_s_max
-    runners.pool.memory_bytes_max = limits.memory_bytes_max
-    pipelines.limit_memory(limits.memory_bytes_max)
+def _apply_limits(parts: _Parts, agent: Agent, limits: DeviceLimits) -> None:
+    parts.runners.limits.apply(limits)
+    parts.link.rate.bytes_per_s_max = limits.network_bytes_per_s_max
+    parts.runners.pool.memory_bytes_max = limits.memory_bytes_max
+    parts.pipelines.limit_memory(limits.memory_bytes_max)
     agent.offer_memory(limits.memory_bytes_max)
 
 
-def _write_status(
-    state: StateFolder,
-    monitor: DeviceMonitor,
-    leases: HeldLeases,
-    isolation: tuple[str, ...],
-    clock: Callable[[], float] = time.time,
-) -> None:
-    state.set_status(
+def _write_status(parts: _Parts, clock: Callable[[], float] = time.time) -> None:
+    parts.state.set_status(
         WorkerStatus(
             at=clock(),
-            decision=monitor.decision,
-            readings=monitor.readings,
-            limits=monitor.limits,
-            running=leases.running,
-            preemptions=leases.preemptions,
-            isolation=isolation,
+            decision=parts.monitor.decision,
+            readings=parts.monitor.readings,
+            limits=parts.monitor.limits,
+            running=parts.leases.running,
+            preemptions=parts.leases.preemptions,
+            isolation=parts.capabilities.isolation,
         )
     )
