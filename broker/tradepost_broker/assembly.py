@@ -17,7 +17,7 @@ from tradepost.identity import Identity
 from tradepost.protocol import broker_codec_for_workers
 from tradepost_broker.access.credentials import Credentials, load_or_create_operator_token
 from tradepost_broker.access.joining import JoinService
-from tradepost_broker.access.revocations import FILE_NAME, RevocationList, RevocationService
+from tradepost_broker.access.revocations import FILE_NAME, IssuedRevocations, RevocationService
 from tradepost_broker.content.catalog import Catalog
 from tradepost_broker.content.retention import Retention
 from tradepost_broker.content.uploads import Uploads
@@ -83,7 +83,7 @@ class Restored:
     clock: Callable[[], float]
     broker: Identity
     operator_token: str
-    revocations: RevocationList
+    revocations: IssuedRevocations
     market: Market
 
 
@@ -189,7 +189,7 @@ def _restore(settings: Settings, store: Store, clock: Callable[[], float]) -> Re
     policy, folder = settings.market, settings.data_dir
     broker = Identity.load_or_create(folder / "identity.pem")
     operator_token = load_or_create_operator_token(folder / "operator.token")
-    revocations = RevocationList(path=folder / FILE_NAME, operator=_operator_key(settings))
+    revocations = IssuedRevocations(path=folder / FILE_NAME, operator=_operator_key(settings))
     started_at = clock()
     market = Market.restore(store.load(at=started_at, policy=policy), policy)
     store.record_start(at=started_at, version=version("tradepost"), policy=msgspec.msgpack.encode(policy))

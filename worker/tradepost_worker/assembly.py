@@ -54,7 +54,7 @@ log = logging.getLogger(__name__)
 Decorate = Callable[[PipelineRunner], PipelineRunner]
 
 
-class Worker:
+class AssembledWorker:
     """An agent, and the enforcer of its owner's limits. Neither works without the other."""
 
     def __init__(self, *, agent: Agent, enforcer: LimitsEnforcer) -> None:
@@ -108,7 +108,7 @@ class _Parts:
 @asynccontextmanager
 async def worker_from_settings(
     settings: Settings, *, decorate: Decorate = lambda runners: runners, settle_s: float = SETTLE_S
-) -> AsyncIterator[Worker]:
+) -> AsyncIterator[AssembledWorker]:
     """A worker with all its parts, for the broker that this device joined; they are closed at the end.
     `settle_s` is as `Governor` takes it.
 
@@ -150,7 +150,7 @@ async def worker_from_settings(
             monitor=_monitor(settings, state, runners, settle_s),
         )
         agent = _agent(settings, parts, revocations, latencies, rng)
-        yield Worker(agent=agent, enforcer=_enforcer(parts, agent))
+        yield AssembledWorker(agent=agent, enforcer=_enforcer(parts, agent))
 
 
 def _require_membership(state: StateFolder) -> Membership:

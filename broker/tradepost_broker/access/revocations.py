@@ -26,7 +26,7 @@ FILE_NAME: Final = "revocations.json"
 log = logging.getLogger(__name__)
 
 
-class RevocationList:
+class IssuedRevocations:
     """The newest list that the operator signed, on the disk.
 
     `operator` is the key that lists are signed with; `None` if nobody may revoke here. Raises
@@ -75,12 +75,12 @@ class RevocationList:
 class RevocationService:
     """Enforces the operator's lists in the market, which sends them to the workers."""
 
-    def __init__(self, *, revocations: RevocationList, engine: Engine) -> None:
+    def __init__(self, *, revocations: IssuedRevocations, engine: Engine) -> None:
         self._list = revocations
         self._engine = engine
 
     async def accept(self, signed: SignedRevocations) -> int:
-        """Enforce a list from now on; its version. Raises as `RevocationList.keep`."""
+        """Enforce a list from now on; its version. Raises as `IssuedRevocations.keep`."""
         version = self._list.keep(signed)
         # Also for a list that was here before: the broker may have stopped before the market knew of it.
         await self.enforce()

@@ -31,7 +31,7 @@ from tradepost.protocol import (
     Welcome,
     broker_codec_for_workers,
 )
-from tradepost_broker.access.revocations import RevocationList
+from tradepost_broker.access.revocations import IssuedRevocations
 from tradepost_broker.engine.engine import Engine
 from tradepost_broker.engine.work import EventWork
 from tradepost_broker.market import Market
@@ -73,7 +73,7 @@ class WorkerStreams:
         market: Market,
         engine: Engine,
         sessions: Sessions,
-        revocations: RevocationList,
+        revocations: IssuedRevocations,
         limits: ConnectionLimits,
         new_session: Callable[[str], WorkerSession],
     ) -> None:

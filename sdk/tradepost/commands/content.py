@@ -21,7 +21,7 @@ from tradepost.content import Cid, FolderStore, parse_cid
 from tradepost.content.storage.store import DISK_IS_FULL
 from tradepost.content.transfer.car import import_car
 from tradepost.content.transfer.export import export_car
-from tradepost.content.transfer.fetch import Fetcher, Progress
+from tradepost.content.transfer.fetch import Fetcher, FetchProgress
 from tradepost.content.transfer.kubo import Kubo
 from tradepost.content.transfer.sources import GatewaySource, KuboSource, Source
 from tradepost.content.unixfs.directories import add_path, list_directory
@@ -123,7 +123,7 @@ def get(
     if target != STDOUT:
         _check_free(Path(target))
 
-    async def run(opened: FolderStore) -> tuple[Cid, Progress]:
+    async def run(opened: FolderStore) -> tuple[Cid, FetchProgress]:
         async with _fetcher(opened, gateway, kubo) as fetcher:
             end = await resolve(root, segments, fetcher.get)
             fetched = await _fetch(fetcher, end, bytes_max)
@@ -253,11 +253,11 @@ async def _fetcher(
         yield Fetcher(sources, store=store)
 
 
-async def _fetch(fetcher: Fetcher, end: Cid, bytes_max: int) -> Progress:
+async def _fetch(fetcher: Fetcher, end: Cid, bytes_max: int) -> FetchProgress:
     with progress_bar("Fetching", None) as on_bytes:
         done = 0
 
-        def on_progress(progress: Progress) -> None:
+        def on_progress(progress: FetchProgress) -> None:
             nonlocal done
             on_bytes(progress.bytes - done)
             done = progress.bytes

@@ -24,11 +24,11 @@ _STALL_S_MAX: Final = 60.0
 
 #: A block, and where its bytes are.
 Located = tuple[Artifact, Block]
-Progress = Callable[[int], None]
+OnBytesSent = Callable[[int], None]
 
 
 async def blocks_missing(
-    session: aiohttp.ClientSession, broker: URL, blocks: Sequence[Located], progress: Progress
+    session: aiohttp.ClientSession, broker: URL, blocks: Sequence[Located], progress: OnBytesSent
 ) -> list[Located]:
     """Those of `blocks` that the account lacks at the broker; `progress` is told the bytes of the others.
 
@@ -61,7 +61,7 @@ async def send_car(
     broker: URL,
     roots: Sequence[Cid],
     blocks: Sequence[Located],
-    progress: Progress,
+    progress: OnBytesSent,
 ) -> None:
     """Send `blocks` in one CAR, read as it goes; `progress` is told the bytes of each.
 

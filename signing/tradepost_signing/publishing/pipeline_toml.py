@@ -48,14 +48,14 @@ KernelSource = Callable[[str], bytes | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Pipeline:
+class AuthoredPipeline:
     """A pipeline before signing: the manifest, and the artifacts that it links to, by CID."""
 
     manifest: Manifest
     artifacts: Mapping[Cid, Artifact]
 
 
-def load_pipeline(path: Path, *, kernel_source: KernelSource = installed_kernel) -> Pipeline:
+def load_pipeline(path: Path, *, kernel_source: KernelSource = installed_kernel) -> AuthoredPipeline:
     """The pipeline that the file at `path` describes; relative paths in it start at its folder.
 
     Raises `InvalidPipeline`, which names the stage and the mend, or what `kernel_source` raises.
@@ -64,7 +64,7 @@ def load_pipeline(path: Path, *, kernel_source: KernelSource = installed_kernel)
     reader = _Reader(folder=path.parent, kernel_source=kernel_source)
     manifest = _convert(reader.manifest(table))
     # Decoded again, it is what broker and workers will hold it to: canonical, within its cap, connected.
-    return Pipeline(decode_manifest(encode_manifest(manifest)), reader.artifacts)
+    return AuthoredPipeline(decode_manifest(encode_manifest(manifest)), reader.artifacts)
 
 
 class _Reader:

@@ -22,7 +22,7 @@ from tradepost.protocol import PublishRequest
 from tradepost_signing.bundles.bundle import Signer, join_bundles, sign_bytes
 from tradepost_signing.publishing.artifacts import Artifact, Block
 from tradepost_signing.publishing.car_upload import blocks_missing, send_car
-from tradepost_signing.publishing.pipeline_toml import Pipeline
+from tradepost_signing.publishing.pipeline_toml import AuthoredPipeline
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
 
@@ -60,7 +60,7 @@ class Uploaded:
     present_blocks: int
 
 
-def sign_pipeline(pipeline: Pipeline, *signers: Signer) -> SignedPipeline:
+def sign_pipeline(pipeline: AuthoredPipeline, *signers: Signer) -> SignedPipeline:
     """`pipeline`, signed by each: links make a signature over the manifest's block cover every artifact."""
     block = encode_manifest(pipeline.manifest)
     return SignedPipeline(

@@ -24,13 +24,13 @@ from tradepost.pipeline.tensors import DTYPES
 from tradepost_signing.publishing.artifacts import Artifact
 from tradepost_signing.publishing.names import among, quoted_key
 from tradepost_signing.publishing.onnx_interface import Described, read_interface
-from tradepost_signing.publishing.pipeline_toml import Pipeline
+from tradepost_signing.publishing.pipeline_toml import AuthoredPipeline
 
 #: What is known statically about the tensors so far, by reference (`stage.tensor`).
 Known = dict[str, TensorSpec]
 
 
-def validate_pipeline(pipeline: Pipeline) -> None:
+def validate_pipeline(pipeline: AuthoredPipeline) -> None:
     """Raise unless every stage of `pipeline` can work: `InvalidPipeline`, `InvalidKernel` or `InvalidModel`.
 
     The error names the stage, and its hint the mend.

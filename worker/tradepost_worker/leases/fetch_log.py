@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from tradepost.content import Cid
-from tradepost.content.transfer.fetch import Progress
+from tradepost.content.transfer.fetch import FetchProgress
 
 INTERVAL_S: Final = 5.0
 
@@ -32,7 +32,7 @@ class FetchLog:
         self._monotonic = monotonic
         self._logged_s = monotonic()
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: FetchProgress) -> None:
         """Log how far the artifact is, if it is time."""
         now_s = self._monotonic()
         if now_s - self._logged_s < self._interval_s:

@@ -16,7 +16,7 @@ from tradepost.content import Cid, add_bytes
 from tradepost.errors import BrokerUnavailable, QuotaExceeded, RunnerFailed, TradepostError
 from tradepost.money import format_credits
 from tradepost.protocol import Acknowledged, GiveBackReason, Grant, Settled
-from tradepost_worker.leases.lease_executor import LeaseExecutor, Progress, give_back, preempted
+from tradepost_worker.leases.lease_executor import LeaseExecutor, StageProgress, give_back, preempted
 from tradepost_worker.leases.outbox import LeaseEnd, Outbox
 from tradepost_worker.link.broker_api import BrokerApi
 from tradepost_worker.link.connection import BrokerStream, reconnect_delays
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 class _Running(NamedTuple):
     task: asyncio.Task[None]
     grant: Grant
-    progress: Progress
+    progress: StageProgress
 
 
 class HeldLeases:
@@ -119,7 +119,7 @@ class HeldLeases:
             self._finish(give_back(grant.lease, error, GiveBackReason.REFUSED))
             return
         self._outbox.note_pipeline(grant.lease, grant.pipeline)
-        progress = Progress()
+        progress = StageProgress()
         task = asyncio.create_task(self._run(grant, progress))
         self._running[grant.lease] = _Running(task, grant, progress)
 
@@ -192,7 +192,7 @@ class HeldLeases:
             },
         )
 
-    async def _run(self, grant: Grant, progress: Progress) -> None:
+    async def _run(self, grant: Grant, progress: StageProgress) -> None:
         try:
             end = await self._executor.run(grant, progress)
         except Exception as defect:  # one lease's defect must not keep its job waiting, nor end the others

@@ -75,7 +75,7 @@ class PipelineRunner(Protocol):
 
 
 @dataclass(slots=True)
-class Progress:
+class StageProgress:
     """The stages that a lease's run has finished so far, in order."""
 
     stages: tuple[StageReport, ...] = ()
@@ -109,7 +109,7 @@ class LeaseExecutor:
         self._latencies = latencies or StageLatencies()
         self._clock = clock
 
-    async def run(self, grant: Grant, progress: Progress) -> LeaseEnd:
+    async def run(self, grant: Grant, progress: StageProgress) -> LeaseEnd:
         """How the lease ended; `progress` tells how far it is before that.
 
         Raises no `TradepostError`: each becomes the reason of a given-back lease.
@@ -123,7 +123,7 @@ class LeaseExecutor:
         except TradepostError as error:
             return give_back(grant.lease, error)
 
-    def preempt(self, grant: Grant, progress: Progress, why: str) -> LeaseEnd:
+    def preempt(self, grant: Grant, progress: StageProgress, why: str) -> LeaseEnd:
         """The lease given back because its owner wants the device, with a receipt for the stages done."""
         receipt = None
         if progress.stages:
@@ -131,7 +131,7 @@ class LeaseExecutor:
             receipt = self._sign(grant, input_cid, Preempted(), progress.stages)
         return preempted(grant.lease, why, receipt)
 
-    async def _work(self, grant: Grant, left_s: float, progress: Progress) -> LeaseEnd:
+    async def _work(self, grant: Grant, left_s: float, progress: StageProgress) -> LeaseEnd:
         pipeline = await self._pipelines.get(grant.pipeline)
         document, input_cid = await self._input(grant, pipeline)
         wall_s_max = min(left_s, pipeline.manifest.limits.wall_ms / 1000)

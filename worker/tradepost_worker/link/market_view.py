@@ -13,7 +13,7 @@ from tradepost_worker.link.broker_api import BrokerApi
 _ANSWER_S_MAX = 3.0
 
 
-class Account(msgspec.Struct, frozen=True, kw_only=True):
+class MarketStanding(msgspec.Struct, frozen=True, kw_only=True):
     """This worker's standing. Earnings that are held have not matured; `score` is its reputation."""
 
     standing: str
@@ -68,7 +68,7 @@ class PriceRange(msgspec.Struct, frozen=True, kw_only=True):
 class MarketView(msgspec.Struct, frozen=True, kw_only=True):
     """The broker's data; a part is `None` if the broker did not send it."""
 
-    account: Account | None
+    account: MarketStanding | None
     competition: Competition | None
     prices: PriceRange | None
 
@@ -76,7 +76,7 @@ class MarketView(msgspec.Struct, frozen=True, kw_only=True):
 async def look_at_market(broker: BrokerApi, worker: str) -> MarketView | None:
     """The market as `worker` sees it; `None` if the broker does not answer in time."""
     try:
-        account = await broker.public(f"v1/workers/{worker}", Account, s_max=_ANSWER_S_MAX)
+        account = await broker.public(f"v1/workers/{worker}", MarketStanding, s_max=_ANSWER_S_MAX)
         market = await broker.public("v1/dashboard.json", _Market, s_max=_ANSWER_S_MAX)
     except TradepostError:
         return None

@@ -59,7 +59,7 @@ class FetchLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class FetchProgress:
     """The progress of a fetch. `bytes_total` is the size that the root declares, which is not verified."""
 
     blocks: int
@@ -68,7 +68,7 @@ class Progress:
 
 
 #: Is told after each block that came, from the store too. What it raises ends the fetch.
-OnProgress = Callable[[Progress], None]
+OnProgress = Callable[[FetchProgress], None]
 
 
 class Fetcher:
@@ -125,7 +125,9 @@ class Fetcher:
         async with aclosing(self.stream_file(cid, bytes_max=bytes_max, on_progress=on_progress)) as parts:
             return b"".join([part async for part in parts])
 
-    async def fetch(self, root: Cid, *, bytes_max: int, on_progress: OnProgress | None = None) -> Progress:
+    async def fetch(
+        self, root: Cid, *, bytes_max: int, on_progress: OnProgress | None = None
+    ) -> FetchProgress:
         """Bring the whole DAG below `root` into the store, with what is there already not asked for again.
 
         Raises `ContentTooLarge` beyond `bytes_max`, as declared or as it turns out, `InvalidDag`, and as
@@ -142,7 +144,7 @@ class Fetcher:
                 while len(running) < self._limits.parallel and (cid := walk.take()) is not None:
                     running.add(asyncio.create_task(self._get_named(cid)))
                 if not running:
-                    return Progress(walk.blocks, walk.bytes, total)
+                    return FetchProgress(walk.blocks, walk.bytes, total)
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     cid, block = task.result()
@@ -154,7 +156,7 @@ class Fetcher:
                             )
                     walk.visit(cid, block)
                     if on_progress is not None:
-                        on_progress(Progress(walk.blocks, walk.bytes, total))
+                        on_progress(FetchProgress(walk.blocks, walk.bytes, total))
         finally:
             for task in running:
                 task.cancel()
@@ -258,13 +260,13 @@ class _Counting:
         self._root = root
         self._get = get
         self._on_progress = on_progress
-        self._so_far = Progress(0, 0, None)
+        self._so_far = FetchProgress(0, 0, None)
 
     async def __call__(self, cid: Cid) -> bytes:
         block = await self._get(cid)
         so_far = self._so_far
         total = _declared(cid, block) if cid == self._root else so_far.bytes_total
-        self._so_far = Progress(so_far.blocks + 1, so_far.bytes + len(block), total)
+        self._so_far = FetchProgress(so_far.blocks + 1, so_far.bytes + len(block), total)
         self._on_progress(self._so_far)
         return block
 

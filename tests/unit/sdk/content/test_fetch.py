@@ -17,7 +17,7 @@ import pytest
 from multiformats import CID
 
 from tradepost.content import Cid, FolderStore, add_bytes, cid_of_block
-from tradepost.content.transfer.fetch import Fetcher, FetchLimits, Progress
+from tradepost.content.transfer.fetch import Fetcher, FetchLimits, FetchProgress
 from tradepost.content.transfer.sources import GatewaySource, KuboSource, StoreSource
 from tradepost.content.unixfs.files import CHUNK_BYTES
 from tradepost.content.unixfs.nodes import Link, encode_file_node
@@ -114,12 +114,12 @@ async def test_a_dag_is_brought_into_the_store(store: FolderStore) -> None:
     manifest = dag_cbor.encode({"kernel": CID.decode(cid), "name": "x"})
     root = cid_of_block(manifest, "dag-cbor")
     blocks[root] = manifest
-    seen: list[Progress] = []
+    seen: list[FetchProgress] = []
     fetched = await Fetcher([Scripted(blocks)], store=store).fetch(
         root, bytes_max=1 << 30, on_progress=seen.append
     )
     assert {file.cid for file in store.blocks()} == set(blocks)
-    assert fetched == seen[-1] == Progress(len(blocks), sum(map(len, blocks.values())), None)
+    assert fetched == seen[-1] == FetchProgress(len(blocks), sum(map(len, blocks.values())), None)
     assert [one.bytes for one in seen] == sorted(one.bytes for one in seen)
     store.pin(root)
 
@@ -134,7 +134,7 @@ async def test_progress_tells_what_the_root_declares(store: FolderStore) -> None
 async def test_reading_a_file_tells_how_far_it_is(size: int) -> None:
     cid, blocks = stored(CONTENT[:size])
     tree_bytes = sum(map(len, blocks.values()))
-    seen: list[Progress] = []
+    seen: list[FetchProgress] = []
     fetcher = Fetcher([Scripted(blocks)])
     assert await fetcher.read_file(cid, bytes_max=size, on_progress=seen.append) == CONTENT[:size]
     assert [one.blocks for one in seen] == list(range(1, len(blocks) + 1))
@@ -145,7 +145,7 @@ async def test_reading_a_file_tells_how_far_it_is(size: int) -> None:
 
 async def test_a_file_that_is_streamed_tells_as_it_goes() -> None:
     cid, blocks = stored()
-    seen: list[Progress] = []
+    seen: list[FetchProgress] = []
     fetcher = Fetcher([Scripted(blocks)], limits=FetchLimits(parallel=2))
     async with aclosing(fetcher.stream_file(cid, bytes_max=1 << 30, on_progress=seen.append)) as parts:
         assert await anext(parts) == CONTENT[:CHUNK_BYTES]

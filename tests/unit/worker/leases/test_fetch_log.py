@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from tradepost.content import cid_of_block
-from tradepost.content.transfer.fetch import Progress
+from tradepost.content.transfer.fetch import FetchProgress
 from tradepost_worker.leases.fetch_log import INTERVAL_S, FetchLog
 
 ARTIFACT = cid_of_block(b"model", "raw")
@@ -21,16 +21,16 @@ def test_a_line_is_written_at_most_every_few_seconds(caplog: pytest.LogCaptureFi
     caplog.set_level(logging.INFO)
     now_s = 100.0
     tell = FetchLog(ARTIFACT, stage="classify", monotonic=lambda: now_s)
-    tell(Progress(1, 10, 3000))
+    tell(FetchProgress(1, 10, 3000))
     now_s += INTERVAL_S - 1
-    tell(Progress(2, 20, 3000))
+    tell(FetchProgress(2, 20, 3000))
     assert told(caplog) == []
     now_s += 1
-    tell(Progress(3, 1030, 3000))
-    tell(Progress(4, 1040, 3000))
+    tell(FetchProgress(3, 1030, 3000))
+    tell(FetchProgress(4, 1040, 3000))
     assert told(caplog) == [1030]
     now_s += INTERVAL_S
-    tell(Progress(5, 2050, None))
+    tell(FetchProgress(5, 2050, None))
     assert told(caplog) == [1030, 2050]
     first = caplog.records[0]
     assert first.getMessage() == "Fetching stage classify: 1,030 of 3,000 bytes."
