@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol, TypeVar
 
 from tradepost.errors import BrokerUnavailable, TradepostError
@@ -227,11 +228,13 @@ class Engine:
         task = asyncio.create_task(self._prepare(work, reply, postponed), name="tradepost-preparation")
         self._preparations.add(task)
         self._update_room()
-        task.add_done_callback(self._end_preparation)
+        task.add_done_callback(partial(self._end_preparation, reply=reply))
 
-    def _end_preparation(self, task: asyncio.Task[None]) -> None:
+    def _end_preparation(self, task: asyncio.Task[None], *, reply: Reply) -> None:
         self._preparations.discard(task)
         self._update_room()
+        if task.cancelled():  # also before its first step, so this stands here and not in the task
+            reply(BrokerUnavailable("the broker stopped before this was durable"))
 
     async def _prepare(self, work: Work, reply: Reply, postponed: Postponed) -> None:
         try:
@@ -239,9 +242,6 @@ class Engine:
         except TradepostError as error:
             log.warning("Rejected a request: %s", error, extra={"action": "preparation_refused"})
             reply(error)
-        except asyncio.CancelledError:
-            reply(BrokerUnavailable("the broker stopped before this was durable"))
-            raise
         except Exception:
             log.exception("A request could not be prepared", extra={"action": "defect"})
             reply(BrokerUnavailable("the broker failed before this was durable"))

@@ -291,10 +291,10 @@ class MarketDriver:
 
     # What time and the operator do
 
-    def tick(self, after_s: float = 0.0) -> list[Instruction]:
-        """Let time pass, then let the market look at the clock."""
+    def tick(self, after_s: float = 0.0, *, arrived: tuple[str, ...] = ()) -> list[Instruction]:
+        """Let time pass, then let the market look at the clock, while receipts of `arrived` are checked."""
         self.at += after_s
-        return self.handle(Tick(at=self.at, seed=self.next_seed()))
+        return self.handle(Tick(at=self.at, seed=self.next_seed(), arrived=arrived))
 
     def restart(self) -> list[Instruction]:
         """Throw the market away and restore it from its records, as after a crash."""

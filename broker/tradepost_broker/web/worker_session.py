@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import Final
 
 import msgspec
 
-from tradepost.errors import LeaseGone, TradepostError
+from tradepost.errors import BrokerUnavailable, LeaseGone, TradepostError
 from tradepost.protocol import Acknowledged, Deliver, GiveBack, GiveBackReason, Heartbeat, Offer, UpdateOffer
 from tradepost.receipts import Receipt
 from tradepost_broker.engine.engine import Engine, Moment, Outcome, Reply
@@ -80,7 +81,14 @@ class WorkerSession:
             failed = GiveBack(lease=frame.lease, reason=GiveBackReason.FAILED, problem=error.to_problem())
             self._give_back(failed, None, self._refusing(frame.lease, error))
         else:
-            self._engine.submit(work, lambda _: self._receipts.decided(frame.lease))
+            self._engine.submit(work, partial(self._end_delivery, frame.lease))
+
+    def _end_delivery(self, lease: str, outcome: Outcome) -> None:
+        self._receipts.decided(lease)
+        if isinstance(outcome, BrokerUnavailable):
+            # It could not be compared, for lack of disk space for example, which is not the worker's fault:
+            # it reconnects, and delivers again.
+            self.queue.end()
 
     def _take_back(self, frame: GiveBack) -> None:
         """Take a lease back; a receipt that does not hold is as good as none."""

@@ -12,7 +12,7 @@ from tradepost.errors import Problem
 from tradepost.protocol.message import Inline, Message, Nonce
 from tradepost.receipts import SignedReceipt
 
-VERSION: Final = 1
+VERSION: Final = 2
 HEARTBEAT_S: Final = 10.0
 
 

@@ -104,6 +104,8 @@ class RunnerProcess(asyncio.SubprocessProtocol):
                 is_idle=lambda: runner._requests.is_empty,
                 on_excess=runner._kill_for,
             )
+            if runner._failure is not None:  # while it began: nobody else will stop the watch
+                runner._use.stop()
             if groups is not None:
                 isolation = groups.seen_in(runner.ready.isolation)
                 runner.ready = msgspec.structs.replace(runner.ready, isolation=isolation)

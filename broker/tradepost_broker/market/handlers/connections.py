@@ -7,7 +7,7 @@ and the broker does not hold open is recalled, or acknowledged if its result is 
 
 from __future__ import annotations
 
-from tradepost.errors import InvalidJoinToken, ProtocolError, Unauthorized
+from tradepost.errors import InvalidJoinToken, ProtocolError, Unauthorized, WorkerLost
 from tradepost.protocol import Offer
 from tradepost_broker.market.model.entities import LeaseState, Worker, WorkerStanding
 from tradepost_broker.market.model.events import (
@@ -20,9 +20,9 @@ from tradepost_broker.market.model.events import (
     WorkerDisconnected,
     WorkerJoined,
 )
-from tradepost_broker.market.model.lease_states import WITH_RECEIPT
+from tradepost_broker.market.model.lease_states import WITH_RECEIPT, LeaseTrigger
 from tradepost_broker.market.model.worker_states import WorkerTrigger, transition_worker
-from tradepost_broker.market.settling import late_receipts, revocation
+from tradepost_broker.market.settling import late_receipts, revocation, settlement
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
 from tradepost_broker.market.state.worker_state import WorkerState, in_order
@@ -113,9 +113,13 @@ def _take_offer(state: MarketState, worker: WorkerState, offer: Offer) -> None:
 
 
 def _reconcile(state: MarketState, worker: WorkerState, claimed: tuple[str, ...]) -> None:
-    for lease in in_order(worker.open):
-        if lease.id not in claimed:
-            state.send(SendGrant(lease.id, lease.worker))
+    unnamed = [lease for lease in in_order(worker.open) if lease.id not in claimed]
+    room = worker.capacity(state.day) - (len(worker.open) - len(unnamed))
+    for lease in unnamed[: max(0, room)]:
+        state.send(SendGrant(lease.id, lease.worker))
+    for lease in unnamed[max(0, room) :]:
+        problem = WorkerLost("the worker came back with room for fewer leases").to_problem()
+        settlement.lose(state, lease, LeaseTrigger.FORGOTTEN, problem)
     for lease_id in claimed:
         held = state.leases.get(lease_id)
         if held is None or held.worker != worker.record.id:

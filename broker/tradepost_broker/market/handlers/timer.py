@@ -17,19 +17,38 @@ from tradepost_broker.market.state.worker_state import in_order
 
 
 def tick(state: MarketState, event: Tick) -> None:
-    """Do what is due, and review what waiting jobs may hope for."""
+    """Do what is due, and review what waiting jobs may hope for.
+
+    What would end a lease whose receipt has arrived waits, and stays due since the same time: a replay, which
+    has no ticks that did nothing, then does it in the same order.
+    """
     arrived = frozenset(event.arrived)
-    kept: list[str] = []
-    for purpose, subject in state.timers.due(event.at):
-        if purpose is TimerPurpose.LEASE_EXPIRY and subject in arrived:
-            kept.append(subject)
+    kept: list[tuple[float, TimerPurpose, str]] = []
+    for at, purpose, subject in state.timers.due(event.at):
+        if arrived and not arrived.isdisjoint(_leases_ended_by(state, purpose, subject)):
+            kept.append((at, purpose, subject))
         else:
             _HANDLERS[purpose](state, subject)
-    for lease_id in kept:
-        # At the same time as before, so that a replay, which has no idle ticks, finds the timer due as well.
-        if (lease := state.leases[lease_id]).state is LeaseState.OPEN:
-            state.timers.put(TimerPurpose.LEASE_EXPIRY, lease_id, lease.expires_at)
+    for at, purpose, subject in kept:
+        # Unless a deadline that was due as well has ended the leases.
+        if not arrived.isdisjoint(_leases_ended_by(state, purpose, subject)):
+            state.timers.put(purpose, subject, at)
+        elif purpose is not TimerPurpose.LEASE_EXPIRY:
+            _HANDLERS[purpose](state, subject)
     advance_job.review_waiting(state)
+
+
+def _leases_ended_by(state: MarketState, purpose: TimerPurpose, subject: str) -> list[str]:
+    """The open leases that this timer would end, or that keep a finished job in memory."""
+    match purpose:
+        case TimerPurpose.LEASE_EXPIRY:
+            return [subject] if state.leases[subject].state is LeaseState.OPEN else []
+        case TimerPurpose.ABSENCE:
+            return list(state.workers[subject].open)
+        case TimerPurpose.RETIREMENT:
+            return [lease.id for lease in state.live_leases(state.jobs[subject])]
+        case _:
+            return []
 
 
 def _expire_lease(state: MarketState, lease_id: str) -> None:

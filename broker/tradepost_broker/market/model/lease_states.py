@@ -24,6 +24,7 @@ class LeaseTrigger(StrEnum):
         "ended without a verdict"  # its job ended, or its worker was expelled because of another result
     )
     GIVEN_BACK = "given back"
+    FORGOTTEN = "unknown to its worker, which has no room for it"
     PREEMPTED = "preempted by owner"
     EXPIRED = "expired"  # by its time, or because its worker was away for too long
     RECALLED = "recalled"
@@ -35,6 +36,7 @@ LEASE_STATES: Final = TransitionTable(
     transitions={
         (LeaseState.OPEN, LeaseTrigger.RECEIPT_DELIVERED): LeaseState.DELIVERED,
         (LeaseState.OPEN, LeaseTrigger.GIVEN_BACK): LeaseState.RETURNED,
+        (LeaseState.OPEN, LeaseTrigger.FORGOTTEN): LeaseState.RETURNED,
         (LeaseState.OPEN, LeaseTrigger.PREEMPTED): LeaseState.PREEMPTED,
         (LeaseState.OPEN, LeaseTrigger.EXPIRED): LeaseState.EXPIRED,
         (LeaseState.OPEN, LeaseTrigger.RECALLED): LeaseState.RECALLED,

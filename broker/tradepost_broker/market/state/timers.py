@@ -53,10 +53,10 @@ class Timers:
         """Unset the timer, if it is set."""
         self._due.pop((purpose.value, subject), None)
 
-    def due(self, now: float) -> Iterator[tuple[TimerPurpose, str]]:
-        """Take out, in order, the timers due by `now`, those set meanwhile included."""
+    def due(self, now: float) -> Iterator[tuple[float, TimerPurpose, str]]:
+        """Take out, in order, the timers due by `now`, those set meanwhile included, each with its time."""
         while self._heap and self._heap[0][0] <= now:
             at, purpose, subject = heapq.heappop(self._heap)
             if self._due.get((purpose, subject)) == at:
                 del self._due[purpose, subject]
-                yield TimerPurpose(purpose), subject
+                yield at, TimerPurpose(purpose), subject

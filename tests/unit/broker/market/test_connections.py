@@ -98,6 +98,46 @@ def test_a_lease_does_not_expire_while_its_receipt_is_checked(driver: MarketDriv
     driver.check()
 
 
+def test_a_worker_that_went_away_keeps_the_lease_whose_receipt_is_checked(driver: MarketDriver) -> None:
+    job = driver.submit()
+    driver.disconnect("w0")
+    driver.tick(10 * POLICY.reconnect_s, arrived=(f"{job}.1",))
+    assert driver.of(Lease, f"{job}.1").state is LeaseState.OPEN
+    driver.deliver(f"{job}.1", worker="w0")
+    driver.tick()
+    assert driver.job(job).status is JobStatus.ACCEPTED
+    assert kinds(driver) == []
+    driver.check()
+
+
+def test_a_finished_job_waits_for_the_receipt_of_its_audit() -> None:
+    """It is due to leave memory before its audit's receipt is decided: the tick must end all the same."""
+    driver = MarketDriver(policy=MarketPolicy(audit_rate=1.0))
+    driver.fund()
+    driver.publish(make_pipeline(wall_s=600))
+    driver.add_worker("w0")
+    driver.add_worker("a0", auditor=True)
+    job = driver.submit(confidence=0.5)
+    driver.deliver(f"{job}.1")
+    [audit] = [lease for lease in driver.open_leases(job) if lease.worker == "a0"]
+    driver.tick(audit.expires_at + 0.1 - driver.at, arrived=(audit.id,))
+    assert driver.of(Lease, audit.id).state is LeaseState.OPEN
+    driver.deliver(audit.id)
+    assert driver.of(Lease, audit.id).state is LeaseState.ACCEPTED
+    driver.check()
+
+
+def test_leases_for_which_a_worker_has_no_room_any_more_go_to_others(driver: MarketDriver) -> None:
+    jobs = [driver.submit() for _ in range(2)]
+    driver.add_worker("w1", 20)
+    driver.connect("w0", make_offer(capacity=1), open_leases=())
+    assert SendGrant(f"{jobs[0]}.1", "w0") in driver.told()
+    assert driver.of(Lease, f"{jobs[1]}.1").state is LeaseState.RETURNED
+    assert [lease.worker for lease in driver.open_leases(jobs[1])] == ["w1"]
+    assert kinds(driver) == []
+    driver.check()
+
+
 def test_a_receipt_that_was_refused_lets_its_lease_expire(driver: MarketDriver) -> None:
     job = driver.submit()
     lease = driver.open_leases(job)[0]

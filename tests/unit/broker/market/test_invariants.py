@@ -194,6 +194,11 @@ class MarketMachine(RuleBasedStateMachine):
     def tick(self, after_s: float) -> None:
         self.driver.tick(after_s)
 
+    @rule(after_s=st.sampled_from([0.0, 1.0, 20.0, 100.0]))
+    def tick_while_receipts_are_checked(self, after_s: float) -> None:
+        held = [lease for leases in self.driver.in_hand.values() for lease in leases]
+        self.driver.tick(after_s, arrived=tuple(sorted(held)))
+
     @precondition(lambda self: len(self.driver.events) % 5 == 0)
     @rule()
     def crash(self) -> None:

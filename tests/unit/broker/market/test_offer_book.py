@@ -136,7 +136,10 @@ def test_timers_come_in_order_and_only_if_they_still_stand() -> None:
     timers.put(TimerPurpose.DEADLINE, "cancelled", 5.0)
     timers.cancel(TimerPurpose.DEADLINE, "cancelled")
     assert list(timers.due(19.0)) == []
-    assert list(timers.due(20.0)) == [(TimerPurpose.DEADLINE, "moved"), (TimerPurpose.LEASE_EXPIRY, "second")]
+    assert list(timers.due(20.0)) == [
+        (20.0, TimerPurpose.DEADLINE, "moved"),
+        (20.0, TimerPurpose.LEASE_EXPIRY, "second"),
+    ]
     assert list(timers.due(20.0)) == []
     assert len(timers) == 1
 
