@@ -1,4 +1,4 @@
 """Who may do what: API keys, join tokens, the operator's token, and the revocation list.
 
-Imports `storage` and `engine`.
+Imports `engine` and the rooms below it.
 """

@@ -1,4 +1,4 @@
 """Blocks that accounts and workers upload, published pipelines, and when documents are deleted.
 
-Imports `storage` and `engine`.
+Imports `engine` and the rooms below it.
 """

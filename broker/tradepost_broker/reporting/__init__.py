@@ -1,4 +1,4 @@
 """How records look from outside: views, explanations, standings, counts and metrics.
 
-Imports `storage`.
+Imports `storage`, `operator` and `streams`, and the records of `market`.
 """

@@ -1,4 +1,4 @@
 """From `pipeline.toml` to signed blocks in a broker or a Kubo node.
 
-Imports `checks`. `onnx_interface` alone imports onnxruntime.
+Imports `bundles`. `onnx_interface` alone imports onnxruntime.
 """

@@ -103,6 +103,8 @@ def _require_known_version(database: sqlite3.Connection, path: Path, *, known: i
             version=version,
             known_version=known,
         )
+    if version < 0:
+        raise DatabaseDamaged(f"{path} has schema version {version}, which no program writes", path=str(path))
 
 
 def _migrate(database: sqlite3.Connection, statements: tuple[str, ...], *, to: int) -> None:

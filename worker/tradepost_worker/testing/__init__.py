@@ -1,1 +1,1 @@
-"""Workers that do not play fair, for demonstrations and tests of what a market does about them."""
+"""For tests and demonstrations: cheating workers, a hostile corpus, a scripted broker, a device on loan."""

@@ -1,4 +1,4 @@
 """The market's memory: records by id, and the indexes over offers, waiting jobs and timers.
 
-Imports `model`, `ledger` and `trust`.
+Imports `model` and `ledger`, and the formulas of `tradepost_reputation`.
 """

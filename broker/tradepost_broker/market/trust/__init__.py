@@ -1,4 +1,4 @@
 """Whether results can be believed.
 
-Imports `model`, and the formulas of `tradepost_reputation`.
+Imports the shared contract, and the formulas of `tradepost_reputation`.
 """

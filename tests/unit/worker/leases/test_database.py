@@ -125,6 +125,14 @@ def test_a_migration_that_fails_leaves_the_version_before(path: Path) -> None:
     assert version_of(path) == len(whole)
 
 
+def test_a_version_that_no_program_writes_is_damage(path: Path) -> None:
+    open_database(path).close()
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA user_version=-3")
+    with pytest.raises(DatabaseDamaged, match="schema version -3"):
+        open_database(path)
+
+
 def test_a_newer_database_names_the_file_and_both_versions(path: Path) -> None:
     make_newer(path)
     with pytest.raises(DatabaseTooNew) as caught:
