@@ -20,7 +20,7 @@ from magika.types import Seekable
 import tradepost_kernels
 from tradepost.pipeline.manifest import KernelStage
 from tradepost.pipeline.tensors import Tensor, TensorDocument, decode, encode
-from tradepost_signing.publishing.pipeline_toml import Pipeline, load_pipeline
+from tradepost_signing.publishing.pipeline_toml import AuthoredPipeline, load_pipeline
 from tradepost_signing.publishing.validation import validate_pipeline
 from tradepost_worker.runner.executor import Executor
 from tradepost_worker.runner.inference import Inference
@@ -44,7 +44,7 @@ def sandbox() -> Sandbox:
 
 
 @pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> AuthoredPipeline:
     return load_pipeline(make_pipeline.make_pipeline(tmp_path_factory.mktemp("pipeline")))
 
 
@@ -67,7 +67,7 @@ def magika_window(content: bytes) -> list[int]:
     return features.beg + features.end
 
 
-def kernel_window(kernel: Kernel, pipeline: Pipeline, content: bytes) -> Tensor:
+def kernel_window(kernel: Kernel, pipeline: AuthoredPipeline, content: bytes) -> Tensor:
     """The model's input for `content`, as the pipeline's first stage makes it, within that stage's limits."""
     stage = pipeline.manifest.stages[0]
     assert isinstance(stage, KernelStage)
@@ -82,7 +82,7 @@ def kernel_window(kernel: Kernel, pipeline: Pipeline, content: bytes) -> Tensor:
     return decode(run.output)["window"]
 
 
-def test_the_pipeline_is_valid(pipeline: Pipeline) -> None:
+def test_the_pipeline_is_valid(pipeline: AuthoredPipeline) -> None:
     validate_pipeline(pipeline)
 
 
@@ -102,7 +102,7 @@ def test_both_ends_of_a_file_have_the_window_of_the_whole(content: bytes) -> Non
 
 @given(content=CONTENTS)
 def test_the_kernel_cuts_the_window_that_magika_does(
-    window_kernel: Kernel, pipeline: Pipeline, content: bytes
+    window_kernel: Kernel, pipeline: AuthoredPipeline, content: bytes
 ) -> None:
     window = kernel_window(window_kernel, pipeline, content)
     assert window.dtype == np.int32
@@ -111,7 +111,7 @@ def test_the_kernel_cuts_the_window_that_magika_does(
 
 @pytest.mark.slow
 def test_the_windows_of_the_corpus_are_magikas(
-    window_kernel: Kernel, pipeline: Pipeline, corpus: list[Path]
+    window_kernel: Kernel, pipeline: AuthoredPipeline, corpus: list[Path]
 ) -> None:
     for path in corpus:
         with path.open("rb") as file:
@@ -122,7 +122,7 @@ def test_the_windows_of_the_corpus_are_magikas(
 
 @pytest.mark.slow
 def test_the_stages_give_the_models_own_labels(
-    sandbox: Sandbox, pipeline: Pipeline, corpus: list[Path]
+    sandbox: Sandbox, pipeline: AuthoredPipeline, corpus: list[Path]
 ) -> None:
     artifacts = {str(cid): artifact.read_all() for cid, artifact in pipeline.artifacts.items()}
     executor = Executor(pipeline.manifest, artifacts, sandbox=sandbox, inference=Inference())
