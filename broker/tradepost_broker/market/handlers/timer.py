@@ -42,7 +42,9 @@ def _leases_ended_by(state: MarketState, purpose: TimerPurpose, subject: str) ->
     """The open leases that this timer would end, or that keep a finished job in memory."""
     match purpose:
         case TimerPurpose.LEASE_EXPIRY:
-            return [subject] if state.leases[subject].state is LeaseState.OPEN else []
+            # With a policy that retains nothing, its job may have left memory in this very tick.
+            lease = state.leases.get(subject)
+            return [subject] if lease is not None and lease.state is LeaseState.OPEN else []
         case TimerPurpose.ABSENCE:
             return list(state.workers[subject].open)
         case TimerPurpose.RETIREMENT:
