@@ -30,7 +30,7 @@ async def stream(url: str, cid: Cid, size: int) -> None:
 
 
 def peak_mib() -> float:
-    """The peak of this process. (Not `ru_maxrss`, which a child inherits from whoever started it.)"""
+    """The peak of this process. (Not `ru_maxrss`, which a child inherits from its parent process.)"""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
 

@@ -2,7 +2,7 @@
 
     python benchmarks/content.py [--mib 1024] [--rounds 3]
 
-The gateway is a broker's, in a process of its own, to which the artifact is published. Whoever fetches is a
+The gateway is a broker's, in a process of its own, to which the artifact is published. The fetching side is a
 process of its own too: its peak memory is all that it has, the interpreter included. Rounds of what is
 compared take turns, and the best of each is printed: other work on the machine only ever makes a round
 slower. What has a target has it beside its figure.

@@ -94,7 +94,7 @@ async def running_broker(
             parts.engine.stop()
             await asyncio.wait([engine])
             if not engine.cancelled():
-                engine.exception()  # raised by whoever watches `failed`; here it is only retrieved
+                engine.exception()  # raised by the code that watches `failed`; here it is only retrieved
             parts.uploads.close()
 
 

@@ -137,7 +137,7 @@ def create_account(
     as_json: Json = False,
 ) -> None:
     """Create an account and print its API key. The key is never shown again."""
-    body = NewAccount(name=name, credits_microcredits=to_microcredits(credits_))
+    body = NewAccount(name=name, funds_microcredits=to_microcredits(credits_))
     made = _client(data_dir, config).post("v1/admin/accounts", body, NewApiKey)
     people = (
         f"Account {made.account} has {format_credits(made.available_microcredits)} credits.\n"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 from aiohttp.test_utils import TestServer
 
+import http_answers
 from tradepost.client.results import check_result
 from tradepost.content import BLOCK_BYTES_MAX, Cid, add_bytes
 from tradepost.errors import (
@@ -83,20 +83,11 @@ class Side:
     ) -> tuple[aiohttp.ClientResponse, bytes]:
         """The response with its body."""
         headers = {"Authorization": f"Bearer {self.key if key is None else key}"}
-        data = None if body is None else io.BytesIO(body)
-        async with self.session.request(method, self.url + path, headers=headers, data=data) as response:
-            return response, await response.read()
+        return await http_answers.ask(self.session, method, self.url + path, headers=headers, body=body)
 
     async def refusal(self, method: str, path: str, **options: Any) -> TradepostError:
         """The error with which a request is refused, once its response is what RFC 9457 says."""
-        response, body = await self.ask(method, path, **options)
-        problem = msgspec.json.decode(body, type=Problem)
-        assert response.content_type == "application/problem+json"
-        assert response.status == problem.status
-        assert response.headers.get("WWW-Authenticate") == ("Bearer" if problem.status == 401 else None)
-        error = TradepostError.from_problem(problem)
-        assert (error.title(), error.fault.value) == (problem.title, problem.fault)
-        return error
+        return http_answers.refusal(*await self.ask(method, path, **options))
 
     def request(self, **changes: Any) -> JobRequest:
         return job_request(self.pipeline, **changes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 from aiohttp.test_utils import TestServer
 
+import http_answers
 from tradepost import identity
 from tradepost.content import BLOCK_BYTES_MAX, add_bytes, cid_of_block
 from tradepost.errors import (
@@ -29,7 +29,6 @@ from tradepost.errors import (
     InvalidSignature,
     LeaseGone,
     NotAcceptable,
-    Problem,
     ProtocolError,
     RunnerFailed,
     TradepostError,
@@ -97,20 +96,11 @@ class Side(ABC):
         """The response with its body."""
         headers = {"Authorization": authorization} if authorization else {}
         headers |= {"Accept": accept} if accept else {}
-        data = None if body is None else io.BytesIO(body)
-        async with self.session.request(method, self.url + path, headers=headers, data=data) as response:
-            return response, await response.read()
+        return await http_answers.ask(self.session, method, self.url + path, headers=headers, body=body)
 
     async def refusal(self, method: str, path: str, **options: Any) -> TradepostError:
         """The error with which a request is refused, once its response is what RFC 9457 says."""
-        response, body = await self.ask(method, path, **options)
-        problem = msgspec.json.decode(body, type=Problem)
-        assert response.content_type == "application/problem+json"
-        assert response.status == problem.status
-        assert response.headers.get("WWW-Authenticate") == ("Bearer" if problem.status == 401 else None)
-        error = TradepostError.from_problem(problem)
-        assert (error.title(), error.fault.value) == (problem.title, problem.fault)
-        return error
+        return http_answers.refusal(*await self.ask(method, path, **options))
 
     def device(self) -> FakeWorker:
         """A device that has not joined."""

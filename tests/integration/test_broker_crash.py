@@ -94,7 +94,7 @@ async def set_up(
     broker: Subprocess, session: aiohttp.ClientSession
 ) -> tuple[str, SamplePipeline, list[FakeWorker]]:
     made = await broker.admin(
-        session, "accounts", NewAccount(name="alice", credits_microcredits=10**9), NewApiKey
+        session, "accounts", NewAccount(name="alice", funds_microcredits=10**9), NewApiKey
     )
     assert isinstance(made, NewApiKey)
     workers = []

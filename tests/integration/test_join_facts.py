@@ -14,7 +14,7 @@ from yarl import URL
 
 from tradepost_worker.commands.join_report import JoinFacts
 from tradepost_worker.commands.status import Status
-from tradepost_worker.device.governor import Cause, Decision, Readings
+from tradepost_worker.device.governor import Allowance, Cause, Readings
 from tradepost_worker.device.owner_command import WORK
 from tradepost_worker.leases.earnings import Earnings
 from tradepost_worker.link.broker_api import BrokerApi
@@ -175,7 +175,7 @@ def status(tmp_path: Path, **changes: object) -> str:
         "connection": Connection(is_connected=True, since=0.0),
         "standing": WorkerStatus(
             at=0,
-            decision=Decision(capacity=2, cpu_percent=100, cause=cause, why="because", until=None),
+            decision=Allowance(capacity=2, cpu_percent=100, cause=cause, why="because", until=None),
             readings=Readings(at=0, minute_of_day=0),
             limits=limits,
             running=running,
@@ -252,7 +252,7 @@ def test_idleness_is_explained_by_the_market(
 
 
 def test_a_clock_is_local(tmp_path: Path) -> None:
-    decision = Decision(capacity=0, cpu_percent=100, cause=Cause.OWNER, why="because", until=0.0)
+    decision = Allowance(capacity=0, cpu_percent=100, cause=Cause.OWNER, why="because", until=0.0)
     standing = WorkerStatus(
         at=0,
         decision=decision,

@@ -22,7 +22,7 @@ class Clock:
 
 @dataclass
 class Peer:
-    """One scripted answer: writes what it likes to whoever connected."""
+    """One scripted answer: writes what it likes to the peer that connected."""
 
     writer: asyncio.StreamWriter
     clock: Clock

@@ -25,7 +25,7 @@ import msgspec
 from tradepost.atomic_files import replace_file
 from tradepost.errors import UNDECODABLE, StateFileDamaged, StateFolderUnusable, WrongMoment
 from tradepost.identity import Identity
-from tradepost_worker.device.governor import Decision, Readings
+from tradepost_worker.device.governor import Allowance, Readings
 from tradepost_worker.device.limits import DeviceLimits
 
 
@@ -55,7 +55,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What the worker may do, at a time (Unix seconds), what it does, and the isolation of its runners."""
 
     at: float
-    decision: Decision
+    decision: Allowance
     readings: Readings
     limits: DeviceLimits
     running: int

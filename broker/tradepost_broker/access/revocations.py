@@ -1,8 +1,8 @@
 """The operator's revocation list: checked, stored, and sent to the market and to every worker.
 
-The list is signed with a key of the operator's own, of which the broker knows the public half only: whoever
-takes over the broker cannot revoke anything, and cannot take a revocation back on devices that have seen it.
-It is on the disk before the market decides by it, so a restart at any moment enforces it again.
+The list is signed with a key of the operator's own, of which the broker knows the public half only: an
+attacker who takes over the broker cannot revoke anything, and cannot take a revocation back on devices that
+have seen it. It is on the disk before the market decides by it, so a restart at any moment enforces it again.
 """
 
 from __future__ import annotations

@@ -192,7 +192,7 @@ class Uploads:
         return asyncio.run(copy())
 
     def stream_output(self, delivery: Delivery) -> AsyncGenerator[bytes, None]:
-        """A delivered output that was uploaded, part by part, for whoever may take long to read it."""
+        """A delivered output that was uploaded, part by part, for a reader that may take long."""
         return stream_file(Cid(delivery.output_cid), self.read, bytes_max=_OUTPUT_BYTES_MAX)
 
     async def tree(self, holder: str, root: str) -> dict[str, int]:

@@ -27,7 +27,7 @@ from tradepost_broker.streams.sessions import Sessions
 from tradepost_broker.streams.watchers import Watchers
 
 
-class Records(Protocol):
+class RecordsInMemory(Protocol):
     """The part of the market that the sender uses."""
 
     def job(self, id_: str) -> Job | None:
@@ -45,7 +45,7 @@ class InstructionSender:
     def __init__(
         self,
         *,
-        records: Records,
+        records: RecordsInMemory,
         store: Store,
         sessions: Sessions,
         watchers: Watchers,

@@ -20,7 +20,7 @@ class NewAccount(_Body, frozen=True, kw_only=True):
     """POST /v1/admin/accounts: a name, and credits from the treasury to start with."""
 
     name: Name
-    credits_microcredits: Microcredits = 0
+    funds_microcredits: Microcredits = 0
 
 
 class NewApiKey(_Body, frozen=True, kw_only=True):

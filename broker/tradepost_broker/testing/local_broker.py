@@ -57,7 +57,7 @@ class LocalBroker:
 
     async def account(self, name: str = "alice", *, funds: int = 100_000_000) -> str:
         """A new account's API key; `funds` in microcredits."""
-        body = NewAccount(name=name, credits_microcredits=funds)
+        body = NewAccount(name=name, funds_microcredits=funds)
         made: NewApiKey = await self._admin("accounts", body, NewApiKey)
         return made.api_key
 

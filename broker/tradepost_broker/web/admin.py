@@ -87,8 +87,8 @@ class AdminEndpoints:
         secret = new_secret("tpk")
         key = ApiKey(id=hash_of(secret), account=body.name, created_at=self._clock())
         await self._engine.ask(
-            self._funding(body.name, body.credits_microcredits, f"start:{secrets.token_hex(16)}", key)
-            if body.credits_microcredits
+            self._funding(body.name, body.funds_microcredits, f"start:{secrets.token_hex(16)}", key)
+            if body.funds_microcredits
             else Keep(key)
         )
         self._credentials.add(key)

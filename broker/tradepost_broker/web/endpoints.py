@@ -151,7 +151,7 @@ async def errors_as_problems(request: web.Request, handler: Handler) -> web.Stre
         problem = InvalidRequest(f"{request.method} {request.path}: {error.reason}").to_problem()
         return problem_response(msgspec.structs.replace(problem, status=error.status))
     except ConnectionError:
-        # Whoever asked hung up, so this goes nowhere.
+        # The client hung up, so this goes nowhere.
         return problem_response(InvalidRequest("the connection broke").to_problem())
     except Exception:
         log.exception("Request failed: %s %s", request.method, request.path, extra={"action": "defect"})

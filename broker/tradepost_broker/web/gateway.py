@@ -2,7 +2,7 @@
 
 What is public is decided for each block by itself, also for those on the way along a path: a link to a block
 opens nothing. CARs are made block by block, as fast as they are read. Readers may be slow and many, so what
-is on its way to them is bounded, in all and to each address; whoever reads too slowly is cut off.
+is on its way to them is bounded, in all and to each address; a peer that reads too slowly is cut off.
 """
 
 from __future__ import annotations

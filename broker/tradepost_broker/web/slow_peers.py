@@ -69,7 +69,7 @@ async def body_pieces(http: web.Request) -> AsyncIterator[bytes]:
 
 
 async def send(http: web.Request, response: web.Response) -> None:
-    """Send a whole answer; whoever does not read it in time is cut off."""
+    """Send a whole answer; a peer that does not read it in time is cut off."""
     try:
         async with asyncio.timeout(WAIT_S_MAX + (response.content_length or 0) / RATE_MIN_BYTES_S):
             await response.prepare(http)
@@ -77,7 +77,7 @@ async def send(http: web.Request, response: web.Response) -> None:
     except TimeoutError:
         cut(http, "the client did not read it")
     except ConnectionError:
-        pass  # whoever asked is gone
+        pass  # the peer is gone
 
 
 async def send_pieces(
@@ -85,7 +85,7 @@ async def send_pieces(
 ) -> None:
     """Send an answer as it is made. Raises what the first piece raises; nothing has been sent then.
 
-    Whoever reads too slowly is cut off, and so is an answer that turns out not to be whole.
+    A peer that reads too slowly is cut off, and so is an answer that turns out not to be whole.
     """
     async with aclosing(pieces):
         first = await anext(pieces)
@@ -99,7 +99,7 @@ async def send_pieces(
         except TimeoutError:
             cut(http, "the client did not read it")
         except ConnectionError:
-            pass  # whoever asked is gone
+            pass  # the peer is gone
 
 
 async def _write_all(response: web.StreamResponse, first: bytes, rest: AsyncGenerator[bytes, None]) -> None:

@@ -174,7 +174,7 @@ class JobStream:
         if accepted is None or accepted.done():
             return
         if isinstance(frame, Submitted):
-            # Known before whoever submitted runs again: the end may follow in the same message.
+            # Known before the caller of `submit` runs again: the end may follow in the same message.
             end = self._ends.setdefault(frame.job, asyncio.get_running_loop().create_future())
             accepted.set_result((frame.job, end))
         else:

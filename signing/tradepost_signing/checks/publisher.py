@@ -17,8 +17,8 @@ class Publisher:
 
     `key` is what its signatures are checked with: a public key, or the identity that a certificate must name.
     `max_fuel` bounds the fuel of all kernels of one run together, `max_memory_bytes` any stage's memory.
-    `max_model_bytes` bounds a model's file: whoever fetches artifacts passes it on as the fetch's cap, since
-    a manifest carries no sizes. `providers` are the execution providers that models may run on, and
+    `max_model_bytes` bounds a model's file: the code that fetches artifacts passes it on as the fetch's cap,
+    since a manifest carries no sizes. `providers` are the execution providers that models may run on, and
     `conditional_operators` those of If, Loop and Scan that may be in a model.
     """
 

@@ -44,7 +44,7 @@ class Trust(Protocol):
         ...
 
     def refuse_denied(self, cid: Cid) -> None:
-        """Raise `UntrustedSigner` if the artifact at `cid` is denied or revoked, whoever signed it."""
+        """Raise `UntrustedSigner` if the artifact at `cid` is denied or revoked, no matter who signed it."""
         ...
 
 

@@ -1,7 +1,7 @@
 """Sigstore's trusted root: the keys of its authorities and logs, and when each was valid.
 
 The `sigstore` package takes every key, at any time. So the part of a root that one bundle is checked against
-is cut out here first: whoever gets hold of a key that was retired can sign nothing with it any more.
+is cut out here first: a person who gets hold of a retired key can sign nothing with it any more.
 (Spec: github.com/sigstore/protobuf-specs, `sigstore_trustroot.proto`.)
 """
 

@@ -135,7 +135,7 @@ def test_an_attestation_of_publication_is_a_signature():
 
 
 def test_a_statement_that_something_else_is_so_is_no_signature():
-    """Whoever attests that a scan found a file wanting has not published it."""
+    """A person who attests that a scan found a fault in a file has not published it."""
     for kind in ("https://cosign.sigstore.dev/attestation/vuln/v1", "", "https://slsa.dev/provenance/v0.2"):
         with pytest.raises(InvalidBundle, match="not about publishing"):
             verify_artifact(ARTIFACT, attestation(kind), TRUST)

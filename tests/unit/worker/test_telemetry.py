@@ -19,7 +19,7 @@ from tradepost.protocol import (
 )
 from tradepost.receipts import StageReport
 from tradepost_worker.device import sensors
-from tradepost_worker.device.governor import Cause, Decision, Readings
+from tradepost_worker.device.governor import Allowance, Cause, Readings
 from tradepost_worker.device.last_input import InputSensor
 from tradepost_worker.device.telemetry import STAGES_MAX, StageLatencies, device_health
 from tradepost_worker.link.network_rate import NetworkRate
@@ -77,7 +77,7 @@ def test_a_heartbeat_is_small_and_valid(
     readings = Readings(
         at=0, minute_of_day=0, load_percent=load, temperature_celsius=temperature, battery_percent=battery
     )
-    decision = Decision(capacity=1, cpu_percent=100, cause=cause)
+    decision = Allowance(capacity=1, cpu_percent=100, cause=cause)
     health = device_health(readings, decision, latencies, queue=1, preemptions=2)
     message = worker_codec().encode([Heartbeat(running=1, health=health)])
     assert len(message) <= HEARTBEAT_BYTES_MAX + 4 * sum(len(name) for name in names)

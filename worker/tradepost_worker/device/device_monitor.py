@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from tradepost_worker.device.governor import Decision, Governor, Readings
+from tradepost_worker.device.governor import Allowance, Governor, Readings
 from tradepost_worker.device.limits import DeviceLimits
 from tradepost_worker.device.owner_command import OwnerCommand, OwnerCommandFile
 
@@ -44,15 +44,15 @@ class DeviceMonitor:
         self._runner_pids = runner_pids
         self.limits = read_limits()
         self.readings = device.read(with_input=self.limits.looks_at_input)
-        #: Set by whoever carries it out; until the first one, nothing is allowed.
-        self.decision = Decision(capacity=-1, cpu_percent=self.limits.cpu_percent)
+        #: Set by the code that carries it out; until the first one, nothing is allowed.
+        self.decision = Allowance(capacity=-1, cpu_percent=self.limits.cpu_percent)
 
     def limits_changed(self) -> bool:
         """Read the limits again; whether they are others."""
         before, self.limits = self.limits, self._read_limits()
         return self.limits != before
 
-    def decide(self) -> tuple[Decision, OwnerCommand]:
+    def decide(self) -> tuple[Allowance, OwnerCommand]:
         """What is allowed now, and the owner's command from which that follows."""
         command = self._command_file.read()
         return self._governor.decide(self.readings, self.limits, command), command

@@ -64,7 +64,7 @@ class Cause(StrEnum):
     DISK = "disk"
 
 
-class Decision(msgspec.Struct, frozen=True, kw_only=True):
+class Allowance(msgspec.Struct, frozen=True, kw_only=True):
     """What is allowed: up to `capacity` leases at `cpu_percent` of all cores.
 
     With a `cause`, nothing new is taken, and `why` says it to the owner; what runs is stopped, unless it may
@@ -93,7 +93,7 @@ class Governor:
         self._breach: tuple[Cause, str] | None = None
         self._breached_at = 0.0
 
-    def decide(self, readings: Readings, limits: DeviceLimits, command: OwnerCommand) -> Decision:
+    def decide(self, readings: Readings, limits: DeviceLimits, command: OwnerCommand) -> Allowance:
         """What the worker may do at the time of `readings`."""
         command = command.at(readings.at)
         breach = next(_breaches(readings, limits), None)
@@ -113,10 +113,10 @@ class Governor:
         if command.mode is Mode.DRAIN:
             return self._nothing(limits, Cause.DRAIN, "running leases are finished first")
         capacity = max(1, self._capacity * limits.cpu_percent // 100)
-        return Decision(capacity=capacity, cpu_percent=limits.cpu_percent)
+        return Allowance(capacity=capacity, cpu_percent=limits.cpu_percent)
 
-    def _nothing(self, limits: DeviceLimits, cause: Cause, why: str, until: float | None = None) -> Decision:
-        return Decision(capacity=0, cpu_percent=limits.cpu_percent, cause=cause, why=why, until=until)
+    def _nothing(self, limits: DeviceLimits, cause: Cause, why: str, until: float | None = None) -> Allowance:
+        return Allowance(capacity=0, cpu_percent=limits.cpu_percent, cause=cause, why=why, until=until)
 
 
 def _breaches(now: Readings, limits: DeviceLimits) -> Iterator[tuple[Cause, str]]:

@@ -13,7 +13,7 @@ from cachetools import FIFOCache
 
 from tradepost.protocol import LATENCY_BUCKETS_MS, DeviceHealth
 from tradepost.receipts import StageReport
-from tradepost_worker.device.governor import Decision, Readings
+from tradepost_worker.device.governor import Allowance, Readings
 
 STAGES_MAX: Final = 16
 _NAME_CHARS_MAX: Final = 120
@@ -40,7 +40,7 @@ class StageLatencies:
 
 
 def device_health(
-    readings: Readings, decision: Decision, latencies: StageLatencies, *, queue: int, preemptions: int
+    readings: Readings, decision: Allowance, latencies: StageLatencies, *, queue: int, preemptions: int
 ) -> DeviceHealth:
     """What a heartbeat carries. A sensor that reads nonsense is left out."""
     return DeviceHealth(

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from tradepost_worker.device.device_monitor import DeviceMonitor
-from tradepost_worker.device.governor import Cause, Decision
+from tradepost_worker.device.governor import Allowance, Cause
 from tradepost_worker.device.limits import DeviceLimits
 from tradepost_worker.device.owner_command import Mode
 from tradepost_worker.leases.held_leases import HeldLeases
@@ -82,7 +82,7 @@ class LimitsEnforcer:
         self._monitor.finish_drain()
         return True
 
-    async def _carry_out(self, decision: Decision) -> None:
+    async def _carry_out(self, decision: Allowance) -> None:
         before, self._monitor.decision = self._monitor.decision, decision
         self._throttle.percent = decision.cpu_percent
         self._offer_capacity(decision.capacity)
@@ -109,12 +109,12 @@ class LimitsEnforcer:
                 self._on_change()
 
 
-def _reason_for_broker(decision: Decision) -> str:
+def _reason_for_broker(decision: Allowance) -> str:
     """Why leases come back. When somebody uses the device is the owner's business."""
     return "the device is in use" if decision.cause is Cause.OTHERS else decision.why
 
 
-def _log(decision: Decision) -> None:
+def _log(decision: Allowance) -> None:
     if decision.cause is None:
         log.info("Accepting leases again.", extra={"action": "resumed", "capacity": decision.capacity})
     elif decision.cause is Cause.DRAIN:

@@ -1,7 +1,7 @@
 """Joins a device: it sends its public key and a signature over the join token.
 
 A token is `<secret>.<broker's key id>`. The id comes from the operator together with the secret, so the
-worker knows which broker to expect on every later connection, whoever answers at its address.
+worker knows which broker to expect on every later connection, no matter who answers at its address.
 """
 
 from __future__ import annotations

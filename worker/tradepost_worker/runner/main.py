@@ -32,7 +32,7 @@ from tradepost_worker.runner.messages import (
     Ran,
     Reached,
     Ready,
-    Refused,
+    RunnerRefused,
     RunPipeline,
     ToRunner,
     pack,
@@ -81,7 +81,7 @@ class Runner:
                 return self._load(request)
             return self._run(request, send)
         except TradepostError as error:
-            return Refused(problem=error.to_problem())
+            return RunnerRefused(problem=error.to_problem())
 
     def _load(self, request: Load) -> Loaded:
         self._executor = Executor(

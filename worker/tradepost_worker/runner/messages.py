@@ -77,14 +77,14 @@ class Ran(_Message, frozen=True, kw_only=True, tag="ran"):
     wall_us: LongCount
 
 
-class Refused(_Message, frozen=True, kw_only=True, tag="refused"):
+class RunnerRefused(_Message, frozen=True, kw_only=True, tag="refused"):
     """The request could not be answered; the runner is still fit."""
 
     problem: Problem
 
 
 ToRunner = Load | RunPipeline
-FromRunner = Ready | Loaded | Reached | Ran | Refused
+FromRunner = Ready | Loaded | Reached | Ran | RunnerRefused
 
 _encoder = msgspec.msgpack.Encoder()
 _to_runner: msgspec.msgpack.Decoder[ToRunner] = msgspec.msgpack.Decoder(ToRunner)

@@ -5,8 +5,8 @@ Compiled code is native code that runs as it is, so nobody but this agent may ha
 1. The folder is its owner's alone (0700), and so is every file in it (0600); else it is not used.
 2. Each file carries an HMAC-SHA256 under a random key that lies in the folder and that no runner ever gets.
 3. The MAC covers what the code is for: the engines and all else that code depends on, the pipeline, and the
-   kernel. What a pipeline's runner hands over goes back to runners of that very pipeline only, so whoever
-   took that runner over, while it compiled, gains no other pipeline by it.
+   kernel. What a pipeline's runner hands over goes back to runners of that very pipeline only, so a kernel
+   that took its runner over, while it compiled, gains no other pipeline by it.
 
 Whatever is wrong, the kernel is compiled afresh. A file that is not as this agent wrote it is put aside for
 the owner to look at, and `doctor` says so.

@@ -27,7 +27,7 @@ from tradepost_worker.runner.messages import (
     MessageBuffer,
     Ran,
     Ready,
-    Refused,
+    RunnerRefused,
     RunPipeline,
     ToRunner,
     pack_request,
@@ -137,7 +137,7 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         message = Load(manifest=manifest, artifacts=dict(artifacts), compiled=dict(compiled or {}))
         reply = await self._ask(message, load_s_max, phase="load")
         self._received.bytes_max = output_bytes_max + _CONTROL_BYTES_MAX
-        if isinstance(reply, Refused):
+        if isinstance(reply, RunnerRefused):
             raise refusal(reply.problem, LOAD_REFUSALS)
         if not isinstance(reply, Loaded):
             raise self._fail(RunnerFailed(f"the runner answered a load with {type(reply).__name__}"))
@@ -151,7 +151,7 @@ class RunnerProcess(asyncio.SubprocessProtocol):
         """
         message = RunPipeline(document=document, wall_s_max=wall_s_max * self.wall_stretch)
         reply = await self._ask(message, wall_s_max, phase="run", on_stages=on_stages)
-        if isinstance(reply, Refused):
+        if isinstance(reply, RunnerRefused):
             raise refusal(reply.problem, RUN_REFUSALS)
         if not isinstance(reply, Ran):
             raise self._fail(RunnerFailed(f"the runner answered a run with {type(reply).__name__}"))

@@ -8,7 +8,7 @@ price all the same: a worker that happens to be idle alone is no monopolist.
 Replicas are not auctioned: bidders who underbid together would take both places. They are drawn uniformly at
 random from all idle eligible offers of other owners within a price: the auction's clearing price, raised as
 far as it takes to have `draw_owners_min` owners in the draw, but never above an equal share of what is left
-of the cap. Whoever is drawn is paid that price. The functions here only choose; nothing is changed.
+of the cap. The worker that is drawn is paid that price. The functions here only choose; nothing is changed.
 """
 
 from __future__ import annotations

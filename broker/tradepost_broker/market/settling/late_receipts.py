@@ -1,7 +1,7 @@
 """Leases lost while their worker's stream was closed: they become evidence only if no receipt arrives.
 
 The lease goes to another worker at once. Whether its worker was idle or only out of reach is told by the
-receipt: it is refused, since the lease is gone, but whoever brings it in time has done the work. So the
+receipt: it is refused, since the lease is gone, but a worker that brings it in time has done the work. So the
 evidence waits, and nothing that was recorded ever has to be withdrawn.
 """
 

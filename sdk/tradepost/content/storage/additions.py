@@ -38,7 +38,7 @@ class AdditionFolder:
             os.close(descriptor)
 
     def since_ns(self) -> int | None:
-        """When the oldest that is under way began, if one is. Whoever calls this holds the store's lock."""
+        """When the oldest that is under way began, if one is. The caller holds the store's lock."""
         try:
             paths = list(self._folder.iterdir())
         except FileNotFoundError:

@@ -136,7 +136,7 @@ class FolderStore:
     def adding(self) -> Iterator[None]:
         """Until this ends, no process forgets what is put from now on, be it to make room or in `gc`.
 
-        Whoever puts blocks to pin what they make up does both within it, since a block alone is nobody's.
+        A caller that puts blocks to pin what they make up does both in it, since a block alone is nobody's.
         """
         with self._additions.begin(self._clock()):
             yield
@@ -189,7 +189,7 @@ class FolderStore:
         return audit
 
     def _may_go(self) -> Callable[[BlockFile], bool]:
-        """Tells the blocks that nothing protects, as of now. Whoever asks holds the lock."""
+        """Tells the blocks that nothing protects, as of now. The caller holds the lock."""
         keep, since_ns = self._pins.blocks(), self._additions.since_ns()
         return lambda file: file.cid not in keep and (since_ns is None or file.used_ns < since_ns)
 

@@ -79,7 +79,7 @@ async def _read_entity(
     if isinstance(node, FileNode):
         within = None if entity_bytes is None else entity_bytes.within(node.file_bytes)
         if within is not None and not within:
-            return  # no byte of the file: its root, which is sent, tells whoever asked why
+            return  # no byte of the file: its root, which is sent, tells the asking side why
         async with aclosing(stream_file(end, get, bytes_max=_BYTES_MAX, within=within)) as parts:
             async for part in parts:
                 yield part

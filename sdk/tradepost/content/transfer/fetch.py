@@ -75,7 +75,7 @@ class Fetcher:
     """Gets verified blocks, files and DAGs from `sources`, keeping them in `store` if there is one.
 
     `clock` tells the seconds that sources are measured by. `pace` is awaited with the size of each block that
-    came, before the next takes its place: whoever holds the network to a rate waits there.
+    came, before the next takes its place: a caller that holds the network to a rate waits there.
     """
 
     def __init__(

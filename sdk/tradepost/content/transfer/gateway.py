@@ -115,7 +115,7 @@ def only_if_cached(headers: Mapping[str, str]) -> bool:
 
 
 def is_unchanged(if_none_match: str | None, etag: str) -> bool:
-    """Whether whoever asks with this `If-None-Match` has the answer already."""
+    """Whether the client that asks with this `If-None-Match` has the answer already."""
     if if_none_match is None:
         return False
     known = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}

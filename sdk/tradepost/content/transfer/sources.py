@@ -1,6 +1,6 @@
 """Sources of blocks: a trustless gateway, a store, a Kubo daemon. Their blocks are untrusted.
 
-A source gives the bytes of one block as they arrive; whoever asked hashes them. (Spec of the gateway:
+A source gives the bytes of one block as they arrive; the caller hashes them. (Spec of the gateway:
 specs.ipfs.tech/http-gateways/trustless-gateway.)
 """
 
@@ -72,7 +72,7 @@ class GatewaySource:
 class KuboSource:
     """A Kubo daemon at its RPC API, which asks its peers for what it does not have. (Needs no extra.)
 
-    `address` is as in `Kubo`. Whoever stops waiting closes the connection, so that the daemon stops asking.
+    `address` is as in `Kubo`. To stop waiting closes the connection, so that the daemon stops asking.
     """
 
     def __init__(self, address: str = DEFAULT_ADDRESS, *, session: aiohttp.ClientSession) -> None:

@@ -31,7 +31,7 @@ from tradepost.errors import InvalidDag, UnknownPath, UnreadableContent
 SHARDING_BYTES: Final = 256 << 10
 #: Entries of one directory that are listed; a directory of more is refused.
 ENTRIES_MAX: Final = 1 << 20
-#: Bytes of the names of one directory that are listed: whoever lists it may have to remember them.
+#: Bytes of the names of one directory that are listed: a reader that lists it may have to remember them.
 NAMES_BYTES_MAX: Final = 64 << 20
 
 

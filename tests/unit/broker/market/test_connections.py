@@ -160,6 +160,22 @@ def test_a_jobs_deadline_waits_for_no_receipt(driver: MarketDriver) -> None:
     driver.check()
 
 
+def test_a_lease_may_be_kept_whose_job_leaves_memory_in_the_same_tick() -> None:
+    """The policy retains nothing, and the broker slept: expiry, deadline and retirement are due at once."""
+    driver = MarketDriver(policy=MarketPolicy(audit_rate=0.0, lease_grace_s=20.0, retain_s=0.0))
+    driver.fund()
+    driver.publish()
+    driver.add_worker("w0")
+    job = driver.submit(deadline_s=500)
+    lease = driver.open_leases(job)[0]
+    assert lease.expires_at < driver.job(job).deadline_at
+    driver.tick(1000, arrived=(lease.id,))
+    assert driver.job(job).status is JobStatus.FAILED
+    assert driver.market.lease(lease.id) is None
+    assert kinds(driver) == []
+    driver.check()
+
+
 def test_a_worker_that_comes_back_in_time_keeps_its_leases(driver: MarketDriver) -> None:
     job = driver.submit()
     driver.disconnect("w0")

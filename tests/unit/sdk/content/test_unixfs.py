@@ -1,4 +1,4 @@
-"""dag-pb and UnixFS: written as Kubo writes them, read strictly, whoever made them."""
+"""dag-pb and UnixFS: written as Kubo writes them, read strictly, no matter who made them."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tradepost.errors import InvalidSettings
-from tradepost_worker.device.governor import SETTLE_S, Cause, Decision, Governor, LastInput, Readings
+from tradepost_worker.device.governor import SETTLE_S, Allowance, Cause, Governor, LastInput, Readings
 from tradepost_worker.device.limits import MINUTES_PER_DAY, DeviceLimits, is_within, parse_hours
 from tradepost_worker.device.owner_command import WORK, Mode, OwnerCommand
 
@@ -30,12 +30,14 @@ def limits(**changes: Any) -> DeviceLimits:
     return DeviceLimits(**({"memory_bytes_max": 1 << 30} | changes))
 
 
-def decide(now: Readings, allowed: DeviceLimits, word: OwnerCommand = WORK, *, capacity: int = 8) -> Decision:
+def decide(
+    now: Readings, allowed: DeviceLimits, word: OwnerCommand = WORK, *, capacity: int = 8
+) -> Allowance:
     return Governor(capacity=capacity).decide(now, allowed, word)
 
 
 def test_a_device_without_sensors_works() -> None:
-    assert decide(readings(), limits()) == Decision(capacity=8, cpu_percent=100)
+    assert decide(readings(), limits()) == Allowance(capacity=8, cpu_percent=100)
 
 
 @pytest.mark.parametrize(("percent", "capacity"), [(100, 8), (50, 4), (30, 2), (1, 1)])

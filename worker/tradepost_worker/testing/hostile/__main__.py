@@ -24,7 +24,7 @@ from tradepost_worker.testing.hostile.hunt import Catch, hunt
 from tradepost_worker.testing.hostile.models import onnx_cases
 from tradepost_worker.testing.hostile.module_builders import reactor
 from tradepost_worker.testing.hostile.modules import wasm_cases
-from tradepost_worker.testing.hostile.trial import Verdict, attempt
+from tradepost_worker.testing.hostile.trial import TrialOutcome, attempt
 
 AGENT_GROWTH_BYTES_MAX: Final = 16 << 20
 #: Cases that run side by side. More would measure the scheduler instead of the deadlines.
@@ -51,7 +51,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class _Outcome:
-    verdict: Verdict | None
+    verdict: TrialOutcome | None
     breaches: tuple[str, ...]
 
 

@@ -24,7 +24,7 @@ ONNX_OVERRUN_S_MAX: Final = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class TrialOutcome:
     """What came of a case. `said` is everything that it could tell the world."""
 
     case: Case
@@ -108,7 +108,7 @@ class _Watch:
         return runner
 
 
-async def attempt(case: Case) -> Verdict:
+async def attempt(case: Case) -> TrialOutcome:
     """Run `case` on the sample input, in a runner of its own, which is gone afterwards."""
     watch = _Watch(case)
     pool = RunnerPool(runners_max=1, start=watch.start)
@@ -120,7 +120,7 @@ async def attempt(case: Case) -> Verdict:
         code, said = error.code(), error.diagnostics().encode()
     finally:
         await pool.close()
-    return Verdict(
+    return TrialOutcome(
         case=case,
         code=code,
         said=said,
