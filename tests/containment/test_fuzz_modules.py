@@ -20,7 +20,7 @@ from tradepost.errors import InvalidKernel, Problem, StageFailure
 from tradepost_worker.runner.executor import Executor
 from tradepost_worker.runner.inference import Inference
 from tradepost_worker.runner.kernel_sandbox import Sandbox
-from tradepost_worker.runner.messages import Load, Refused
+from tradepost_worker.runner.messages import Load, RunnerRefused
 from tradepost_worker.runner.pipeline_run import PipelineRun
 from tradepost_worker.supervision.runner_policy import LOAD_S_MAX
 from tradepost_worker.supervision.runner_process import RunnerProcess
@@ -44,7 +44,7 @@ class ReloadingRunner(RunnerProcess):
         """Load another pipeline within the limits of the first; why it was refused, if it was."""
         message = Load(manifest=pipeline.manifest, artifacts=pipeline.artifacts)
         reply = await self._ask(message, LOAD_S_MAX, phase="load")
-        return reply.problem if isinstance(reply, Refused) else None
+        return reply.problem if isinstance(reply, RunnerRefused) else None
 
 
 async def start_runner() -> ReloadingRunner:
