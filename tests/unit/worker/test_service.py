@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import plistlib
+import shlex
 import shutil
 import subprocess
 import sys
@@ -57,10 +58,13 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     assert bad.returncode != 0 or bad.stderr  # so it does judge
 
 
-def test_the_unit_runs_this_python(tmp_path: Path) -> None:
+@pytest.mark.parametrize("python", ["/opt/python3", "/home/a b/50%/python3"])
+def test_the_unit_runs_this_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: str) -> None:
+    monkeypatch.setattr(sys, "executable", python)
     text = SystemdUnit(tmp_path).text(tmp_path / "st%ate dir")
     (line,) = [line for line in text.splitlines() if line.startswith("ExecStart=")]
-    assert line.startswith(f"ExecStart={sys.executable} -m tradepost worker run --state-dir ")
+    words = shlex.split(line.removeprefix("ExecStart=").replace("%%", "%"))
+    assert words[:6] == [python, "-m", "tradepost", "worker", "run", "--state-dir"]
     assert '/st%%ate dir"' in line
 
 

@@ -16,13 +16,14 @@ MEMORY_OVERHEAD_BYTES: Final = 256 << 20
 class RunnerPolicy:
     """The limits of one runner that do not depend on its pipeline.
 
-    `start_s_max` is how long the process may take until it is ready. `grace_s` is how much longer than its
+    `start_s_max` is how long the process may take until it is ready: a niced
+    process on a busy device gets little of it. `grace_s` is how much longer than its
     own deadline a run may take before the process is killed. `abandoned_s` is how long a run may go on after
     its caller gave it up: less than starting a runner costs. `look_s` is the interval at which memory,
     threads and idle work are checked. `idle_window_s` and `idle_cpu_s_max` are those of `IdleWatch`.
     """
 
-    start_s_max: float = 60.0
+    start_s_max: float = 300.0
     grace_s: float = 0.5
     abandoned_s: float = 0.1
     look_s: float = 0.05
