@@ -168,6 +168,7 @@ def status(tmp_path: Path, **changes: object) -> str:
     limits = load_settings({"state_dir": tmp_path}, {}).limits
     cause = changes.pop("cause", None)
     running = changes.pop("leases_running", 0)
+    skew_s = changes.pop("clock_skew_s", None)
     facts: dict[str, object] = {
         "state_dir": str(tmp_path),
         "at": 7200.0,
@@ -176,7 +177,7 @@ def status(tmp_path: Path, **changes: object) -> str:
         "standing": WorkerStatus(
             at=0,
             decision=Allowance(capacity=2, cpu_percent=100, cause=cause, why="because", until=None),
-            readings=Readings(at=0, minute_of_day=0),
+            readings=Readings(at=0, minute_of_day=0, clock_skew_s=skew_s),
             limits=limits,
             running=running,
             preemptions=0,
@@ -222,6 +223,14 @@ def status(tmp_path: Path, **changes: object) -> str:
             "earned 2 credits for 1 of 1 lease.",
         ),
         ({"connection": Connection(is_connected=False, since=7140.0)}, "not connected for 1 minute;"),
+        (
+            {"connection": Connection(is_connected=False, since=7140.0, problem="refused")},
+            "not connected for 1 minute (refused);",
+        ),
+        # This device's clock was set back by an hour since.
+        ({"connection": Connection(is_connected=True, since=10_800.0)}, "Idle at https://b for 0 minutes:"),
+        ({"clock_skew_s": -3600.0}, "; this device's clock is 60 min behind the broker's clock."),
+        ({"clock_skew_s": 30.0}, "earned 0 credits for 0 of 0 leases."),
     ],
 )
 def test_each_state_is_one_sentence_with_a_number(

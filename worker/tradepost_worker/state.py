@@ -45,10 +45,11 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether the running worker is connected, and since when (Unix seconds)."""
+    """Whether the running worker is connected, since when (Unix seconds), and if not, why."""
 
     is_connected: bool
     since: float
+    problem: str = ""
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,10 +114,13 @@ class StateFolder:
         """The file of the newest revocation list of the operator whose key has this id."""
         return self.path / f"revocations-{operator}.json"
 
-    def set_connected(self, is_connected: bool) -> None:
-        """Tell `status` whether the running worker is connected."""
-        connection = Connection(is_connected=is_connected, since=self._clock())
-        replace_file(self._connection, msgspec.json.encode(connection))
+    def set_connected(self, is_connected: bool, problem: str = "") -> None:
+        """Tell `status` whether the running worker is connected, and if not, why."""
+        before = self._written_connection()
+        is_same = before is not None and before.is_connected == is_connected
+        since = before.since if before is not None and is_same else self._clock()
+        connection = Connection(is_connected=is_connected, since=since, problem=problem)
+        replace_file(self._connection, msgspec.json.encode(connection), durable=False)
 
     def connection(self) -> Connection | None:
         """The running worker's connection; `None` if no worker runs from this folder."""
@@ -126,11 +130,14 @@ class StateFolder:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                try:
-                    return msgspec.json.decode(self._connection.read_bytes(), type=Connection)
-                except FileNotFoundError:
-                    return Connection(is_connected=False, since=self._clock())
+                return self._written_connection() or Connection(is_connected=False, since=self._clock())
         return None
+
+    def _written_connection(self) -> Connection | None:
+        try:
+            return msgspec.json.decode(self._connection.read_bytes(), type=Connection)
+        except (FileNotFoundError, *UNDECODABLE):  # absent, or of another version
+            return None
 
     def set_status(self, status: WorkerStatus) -> None:
         """Tell `status` what the running worker may do."""

@@ -115,6 +115,7 @@ from tradepost.errors.worker import (
     RunnerInterrupted,
     SandboxUnavailable,
     UnknownWorker,
+    WorkerKeyInUse,
     WorkerLost,
 )
 
@@ -210,6 +211,7 @@ __all__ = [
     "UnsignedArtifact",
     "UntrustedPipeline",
     "UntrustedSigner",
+    "WorkerKeyInUse",
     "WorkerLost",
     "WrongMoment",
     "invariant",

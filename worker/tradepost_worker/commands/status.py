@@ -11,7 +11,7 @@ import msgspec
 from tradepost.money import format_credits
 from tradepost_signing.policy.trust import TrustPolicy
 from tradepost_worker.device import limits
-from tradepost_worker.device.governor import Cause
+from tradepost_worker.device.governor import CLOCK_SKEW_S_SHOWN, Cause
 from tradepost_worker.device.owner_command import Mode, OwnerCommand, OwnerCommandFile
 from tradepost_worker.device.sensors import not_enforceable
 from tradepost_worker.leases.earnings import Earnings, read_earnings
@@ -19,7 +19,7 @@ from tradepost_worker.leases.outbox import read_pending
 from tradepost_worker.link.market_view import MarketView
 from tradepost_worker.settings import Settings
 from tradepost_worker.state import Connection, Membership, StateFolder, WorkerStatus
-from tradepost_worker.wording import counted, local_time
+from tradepost_worker.wording import counted, local_time, skewed
 
 _HOUR_S: Final = 3600
 
@@ -54,6 +54,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
             "running": self.connection is not None,
             "connected": self.connection is not None and self.connection.is_connected,
             "connected_since": self.connection and self.connection.since,
+            "not_connected_because": self.connection and self.connection.problem,
+            "clock_skew_s": self.clock_skew_s,
             "owner": msgspec.to_builtins(self.word),
             "paused_by": decision and decision.cause,
             "capacity": decision and decision.capacity,
@@ -80,7 +82,18 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         earned = f"earned {credits_} credits for {self.ever.paid_leases:,} of {leases}"
         wait = counted(self.unacknowledged, "result waits", "results wait")
         waiting = f"; {wait} for the broker" if self.unacknowledged else ""
-        return f"{self._doing(self.membership)}; {earned}{waiting}."
+        return f"{self._doing(self.membership)}; {earned}{waiting}{self._skew()}."
+
+    def _skew(self) -> str:
+        skew_s = self.clock_skew_s
+        if skew_s is None or abs(skew_s) <= CLOCK_SKEW_S_SHOWN:
+            return ""
+        return f"; this device's clock is {skewed(skew_s)}"
+
+    @property
+    def clock_skew_s(self) -> float | None:
+        """How far this device's clock is ahead of the broker's, if the running worker knows."""
+        return self.standing.readings.clock_skew_s if self.standing is not None else None
 
     def _doing(self, membership: Membership) -> str:
         if self.connection is None:
@@ -90,9 +103,11 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         return self._working(membership.broker_url, self.connection)
 
     def _working(self, url: str, connection: Connection) -> str:
-        minutes = counted(int((self.at - connection.since) / 60), "minute")
+        # A clock that was set back must not make it negative.
+        minutes = counted(int(max(0.0, self.at - connection.since) / 60), "minute")
         if not connection.is_connected:
-            return f"Trying to reach {url}, not connected for {minutes}"
+            why = f" ({connection.problem})" if connection.problem else ""
+            return f"Trying to reach {url}, not connected for {minutes}{why}"
         if not self.publishers_trusted:
             return f"Connected to {url}, but 0 publishers are trusted, so nothing can run"
         if self.standing is not None and self.standing.running:

@@ -91,6 +91,8 @@ class FakeBroker:
         self.acknowledges = True
         self.impostor: Identity | None = None
         self.refusal: TradepostError | None = None
+        #: By how much the time that welcomes state is wrong.
+        self.clock_ahead_s = 0.0
         self.upload_errors: list[TradepostError] = []
         self.held: set[str] = set()
         #: What a welcome names although the worker did not, as a broker of another version could.
@@ -137,6 +139,7 @@ class FakeBroker:
             pipeline=sample.cid,
             nonce=nonce,
             expires_at=int(time.time()) + 60,
+            left_s=60.0,
             price_microcredits=1000,
             input=document,
         )
@@ -223,7 +226,11 @@ class FakeBroker:
     async def _welcome(self, socket: web.WebSocketResponse, hello: Hello) -> None:
         """Name the leases that the worker and this broker hold, grant the others again, recall the ended."""
         named = [lease for lease in hello.open_leases if lease in self.held]
-        welcome = Welcome(worker=identity.key_id(hello.public_key), leases=(*named, *self.named_besides))
+        welcome = Welcome(
+            worker=identity.key_id(hello.public_key),
+            leases=(*named, *self.named_besides),
+            at=time.time() + self.clock_ahead_s,
+        )
         await socket.send_bytes(self._codec.encode([welcome]))
         frames: list[ToWorker] = [
             self._grants[lease] for lease in sorted(self.held) if lease not in hello.open_leases
