@@ -17,7 +17,6 @@ from typing import Annotated, Final
 
 import msgspec
 import platformdirs
-import psutil
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
@@ -34,6 +33,7 @@ from tradepost.settings_loader import (
     settings_from_file,
 )
 from tradepost_worker.device import limits
+from tradepost_worker.device.capacity import DeviceCapacity, schedulable_cores
 from tradepost_worker.device.limits import DeviceLimits
 
 ENVIRONMENT_PREFIX: Final = "TRADEPOST_WORKER_"
@@ -100,7 +100,8 @@ def load_settings(
     tree = merge_settings(settings_from_file(state_dir / FILE_NAME), chosen, {"state_dir": state_dir})
     if isinstance(gateways := tree.get("gateways"), str):
         tree["gateways"] = [one.strip() for one in gateways.split(",") if one.strip()]
-    return build_settings(Settings, merge_settings(_defaults(tree), tree), guide=GUIDE)
+    settings = build_settings(Settings, merge_settings(_defaults(tree), tree), guide=GUIDE)
+    return _within_device(settings)
 
 
 class LiveLimits:
@@ -181,16 +182,23 @@ def default_state_dir() -> Path:
 
 
 def available_cores() -> int:
-    """The processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """The processor cores that this process may use, by its quota too."""
+    return DeviceCapacity().cores
+
+
+def _within_device(settings: Settings) -> Settings:
+    """The settings, lending no more memory than there is: what is offered would fail when it is used."""
+    memory_bytes = DeviceCapacity().memory_bytes
+    if settings.memory_bytes_max <= memory_bytes:
+        return settings
+    return msgspec.structs.replace(settings, memory_bytes_max=memory_bytes)
 
 
 def _defaults(tree: Tree) -> Tree:
     """What follows from the device, and from how much of it the owner gives, where they did not choose."""
     given = build_settings(_Shares, tree, guide=GUIDE)
-    cores_max = given.cores_max or available_cores()
+    # A quota bounds how much of the cores is used, and not which: runners are bound to none because of it.
+    cores_max = given.cores_max or schedulable_cores()
     cores = max(1, min(available_cores(), cores_max))
     capacity = given.capacity or cores
     runners_max = given.runners_max or min(capacity, cores)
@@ -200,5 +208,5 @@ def _defaults(tree: Tree) -> Tree:
         "cores_max": cores_max,
         "runners_max": runners_max,
         "threads_per_runner": max(1, cores // max(1, runners_max)),
-        "memory_bytes_max": psutil.virtual_memory().total // 2,
+        "memory_bytes_max": DeviceCapacity().memory_bytes // 2,
     }

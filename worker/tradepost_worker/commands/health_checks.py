@@ -177,6 +177,13 @@ def check_limits(not_enforceable: Mapping[str, str]) -> list[Check]:
     ] or [ok("limits", "every limit that is set can be enforced")]
 
 
+def check_capacity(*, cores: int, memory_bytes: int, is_limited: bool, memory_bytes_lent: int) -> Check:
+    """How large the device is for the worker, and what of its memory the runners may use."""
+    by = ", limited by a control group (a container)" if is_limited else ""
+    size = f"{counted(cores, 'core')} and {memory_bytes >> 20:,} MiB of memory{by}"
+    return ok("device", f"{size}; runners may use {memory_bytes_lent >> 20:,} MiB")
+
+
 def check_linger(*, is_on: bool, user: str) -> Check:
     """Whether the service runs while its owner is not logged in."""
     if is_on:
