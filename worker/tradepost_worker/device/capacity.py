@@ -1,6 +1,6 @@
 """What this device has for the worker: its memory and cores, or less where a control group limits them.
 
-A container's limits are those of control groups, of version 1 or 2; inside one, psutil shows the whole machine.
+A container has the limits of control groups, of version 1 or 2; inside one, psutil shows the whole machine.
 A group's limits hold for all groups below it, so those of every ancestor count, as far as they can be seen.
 Sources: Linux, `Documentation/admin-guide/cgroup-v2.rst` and `cgroup-v1/memory.rst`; proc(5).
 """

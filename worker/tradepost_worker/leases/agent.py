@@ -20,6 +20,7 @@ from tradepost.protocol import (
     HEARTBEAT_S,
     Acknowledged,
     DeviceHealth,
+    Finding,
     Grant,
     Heartbeat,
     Offer,
@@ -31,6 +32,7 @@ from tradepost.protocol import (
     UpdateOffer,
     Welcome,
 )
+from tradepost_worker.leases.findings import fetch_findings
 from tradepost_worker.leases.held_leases import HeldLeases
 from tradepost_worker.leases.pipelines import PipelineLibrary
 from tradepost_worker.link.connection import BrokerStream, contended_delays, reconnect_delays
@@ -155,6 +157,7 @@ class Agent:
             asyncio.create_task(work)
             for work in (stream.drain(), self._receive(stream), self._beat(stream), stop.wait())
         ]
+        catching_up = asyncio.create_task(self._catch_up())
         end = _End(was_admitted=True)
         try:
             self._stream = stream
@@ -171,14 +174,19 @@ class Agent:
         finally:
             self._stream = None
             await self._leases.detach()
-            for task in tasks:
+            for task in (*tasks, catching_up):
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, catching_up, return_exceptions=True)
             await stream.close()
             self._hooks.on_disconnected("" if end.error is None else str(end.error))
         if end.error is not None:
             _report_failure(end.error)
         return end
+
+    async def _catch_up(self) -> None:
+        """Learn what the broker found while this worker was not connected."""
+        for finding in await fetch_findings(self._broker.api, self._broker.worker.id):
+            self._leases.note_finding(finding)
 
     async def _receive(self, stream: BrokerStream) -> None:
         async for frames in stream.messages():
@@ -199,6 +207,8 @@ class Agent:
             self._leases.acknowledge(frame)
         elif isinstance(frame, Settled):
             self._leases.settle(frame)
+        elif isinstance(frame, Finding):
+            self._leases.note_finding(frame)
         elif isinstance(frame, Recall):
             self._leases.recall(frame.lease, "the broker recalled it")
         elif isinstance(frame, Revocations):

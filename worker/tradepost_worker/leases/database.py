@@ -1,4 +1,4 @@
-"""The worker's SQLite database: ends of leases that the broker has not acknowledged, and settlements.
+"""The worker's SQLite database: ends of leases that the broker has not acknowledged, settlements, findings.
 
 Its schema has a version, `PRAGMA user_version`. Opening it for writing runs the migrations that it lacks,
 each in one transaction with the new version, so a crash leaves the version before or the version after. A
@@ -26,6 +26,13 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             earned_microcredits INTEGER NOT NULL, reason TEXT NOT NULL
         ) STRICT""",
         "CREATE TABLE IF NOT EXISTS lease_pipeline (lease TEXT PRIMARY KEY, pipeline TEXT NOT NULL) STRICT",
+    ),
+    (
+        """CREATE TABLE finding (
+            lease TEXT NOT NULL, kind TEXT NOT NULL, at REAL NOT NULL, stage TEXT NOT NULL,
+            detail TEXT NOT NULL,
+            PRIMARY KEY (lease, kind)
+        ) STRICT""",
     ),
 )
 SCHEMA_VERSION: Final = len(MIGRATIONS)
@@ -59,15 +66,20 @@ def read_row(path: Path, query: str, values: tuple[object, ...]) -> tuple[int, .
     return next(iter(read_rows(path, query, values)), None)
 
 
-def read_rows(path: Path, query: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
+def read_rows(
+    path: Path, query: str, values: tuple[object, ...], *, since_version: int = 0
+) -> list[tuple[Any, ...]]:
     """The rows of a query, read beside a worker that may be running; none if there is no database.
 
-    Raises `DatabaseTooNew`, `DatabaseDamaged` or `DatabaseUnusable`.
+    A database before `since_version`, which has what is asked for, has no rows either: the next worker to run
+    upgrades it. Raises `DatabaseTooNew`, `DatabaseDamaged` or `DatabaseUnusable`.
     """
     if not path.exists():
         return []
     with typed_errors(path), closing(_connect_to_read(path)) as database:
         _require_known_version(database, path, known=SCHEMA_VERSION)
+        if _version(database) < since_version:
+            return []
         if not database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
             return []  # a worker has made the file and not yet its tables
         return database.execute(query, values).fetchall()

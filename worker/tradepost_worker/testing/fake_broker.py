@@ -91,6 +91,8 @@ class FakeBroker:
         self.acknowledges = True
         self.impostor: Identity | None = None
         self.refusal: TradepostError | None = None
+        #: The evidence that it shows of every worker, newest first.
+        self.evidence: list[dict[str, Any]] = []
         #: By how much the time that welcomes state is wrong.
         self.clock_ahead_s = 0.0
         self.upload_errors: list[TradepostError] = []
@@ -110,6 +112,7 @@ class FakeBroker:
             [
                 web.get("/v1/worker", self._stream),
                 web.post("/v1/workers", self._join),
+                web.get("/v1/workers/{worker}", self._show_worker),
                 web.get("/healthz", self._healthy),
                 web.get("/v1/pipelines/{cid}", self._pipeline),
                 web.get("/ipfs/{path:.+}", self._gateway),
@@ -312,6 +315,9 @@ class FakeBroker:
             revocations_key=self.operator.public_key.pem.decode() if self.operator else "",
         )
         return json_response(reply, status=201)
+
+    async def _show_worker(self, _: web.Request) -> web.Response:
+        return json_response({"evidence": self.evidence})
 
     async def _healthy(self, _: web.Request) -> web.Response:
         return json_response({"status": "ok"})
