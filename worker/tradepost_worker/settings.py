@@ -22,7 +22,7 @@ from tomlkit.exceptions import TOMLKitError
 
 from tradepost.atomic_files import replace_file
 from tradepost.errors import FileNotWritten, InvalidRequest, InvalidSettings, StateFolderUnusable
-from tradepost.file_status import stamp_of
+from tradepost.file_status import dangling_link, stamp_of
 from tradepost.http_url import parse_http_url
 from tradepost.money import to_microcredits
 from tradepost.settings_loader import (
@@ -97,6 +97,7 @@ def load_settings(
         settings_from_environment(Settings, ENVIRONMENT_PREFIX, variables, guide=GUIDE), flags or {}
     )
     state_dir = Path(chosen.get("state_dir") or default_state_dir()).expanduser().absolute()
+    _require_folder(state_dir)
     tree = merge_settings(settings_from_file(state_dir / FILE_NAME), chosen, {"state_dir": state_dir})
     if isinstance(gateways := tree.get("gateways"), str):
         tree["gateways"] = [one.strip() for one in gateways.split(",") if one.strip()]
@@ -119,7 +120,7 @@ class LiveLimits:
             self._stamp = stamp
             try:
                 self._limits = load_settings({"state_dir": self._state_dir}).limits
-            except InvalidSettings as error:
+            except (InvalidSettings, StateFolderUnusable) as error:
                 log.warning(
                     "The settings file is not valid, so the limits were not changed: %s",
                     error,
@@ -184,6 +185,20 @@ def default_state_dir() -> Path:
 def available_cores() -> int:
     """The processor cores that this process may use, by its quota too."""
     return DeviceCapacity().cores
+
+
+def _require_folder(path: Path) -> None:
+    """Raise `StateFolderUnusable` for what cannot be, or become, the state folder."""
+    try:
+        for place in (path, *path.parents):
+            if problem := dangling_link(place):
+                raise StateFolderUnusable(problem)
+            if place.exists():
+                if not place.is_dir():
+                    raise StateFolderUnusable(f"{place} is a file, not a folder")
+                return
+    except OSError as error:
+        raise StateFolderUnusable(f"{path}: {error.strerror}") from None
 
 
 def _within_device(settings: Settings) -> Settings:

@@ -37,6 +37,7 @@ from tradepost.errors.content import (
 )
 from tradepost.errors.device import (
     DatabaseDamaged,
+    DatabaseForeign,
     DatabaseTooNew,
     DatabaseUnusable,
     FileNotWritten,
@@ -133,6 +134,7 @@ __all__ = [
     "ContentUnavailable",
     "DataFolderInUse",
     "DatabaseDamaged",
+    "DatabaseForeign",
     "DatabaseTooNew",
     "DatabaseUnusable",
     "DeadlineExceeded",

@@ -79,7 +79,7 @@ def earnings(state_dir: StateDir = None, as_json: Json = False) -> None:
             **sums,
             "by_day": by_day,
             "by_pipeline": by_pipeline,
-            "broker": account,
+            "account": account,
             "findings": findings,
         }
         show_json(report)

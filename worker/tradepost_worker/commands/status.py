@@ -53,7 +53,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         return {
             "sentence": self.sentence(),
             "state_dir": self.state_dir,
-            "broker": membership and membership.broker_url,
+            "broker_url": membership and membership.broker_url,
+            "broker_id": membership and membership.broker,
             "worker": membership and membership.worker,
             "device": membership and membership.device,
             "running": self.connection is not None,
