@@ -221,6 +221,7 @@ def _build_engine(restored: Restored, streams: Streams, counters: Counters) -> E
         store=restored.store,
         sessions=streams.sessions,
         watchers=streams.watchers,
+        clock=restored.clock,
         revocations=restored.revocations.frame,
     )
     return Engine(

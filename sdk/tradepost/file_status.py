@@ -29,6 +29,16 @@ def stamp(status: os.stat_result) -> Stamp:
     return status.st_mtime_ns, status.st_size, status.st_ino, status.st_mode
 
 
+def dangling_link(path: Path) -> str:
+    """That `path` is a link to something that does not exist, in words; empty if it is not.
+
+    To a reader such a link looks like an absent file, while its owner believes that there is one.
+    """
+    if path.is_symlink() and not path.exists():
+        return f"{path} is a link to {path.readlink()}, which does not exist"
+    return ""
+
+
 def access_problem(path: Path, status: os.stat_result, *, forbidden: int = USABLE_BY_OTHERS) -> str:
     """Why the file with this status may not be this user's alone, in words; empty if it is.
 

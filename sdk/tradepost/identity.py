@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tradepost.atomic_files import create_file
 from tradepost.errors import InvalidKey, InvalidSignature
+from tradepost.file_status import dangling_link
 
 _ECDSA = ec.ECDSA(hashes.SHA256())
 
@@ -70,7 +71,12 @@ class Identity:
 
     @classmethod
     def load_or_create(cls, path: Path) -> Identity:
-        """The identity in the PKCS#8 PEM file at `path`, made there (mode 0600) if the file is absent."""
+        """The identity in the PKCS#8 PEM file at `path`, made there (mode 0600) if the file is absent.
+
+        Raises `InvalidKey`.
+        """
+        if problem := dangling_link(path):
+            raise InvalidKey(problem)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             identity = cls.generate()

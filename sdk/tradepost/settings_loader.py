@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from tradepost.errors import UNDECODABLE, InvalidSettings
+from tradepost.file_status import dangling_link
 
 Tree = dict[str, Any]
 SettingsT = TypeVar("SettingsT", bound=msgspec.Struct)
@@ -25,8 +26,13 @@ def settings_from_file(path: Path) -> Tree:
     try:
         return msgspec.toml.decode(path.read_bytes().removeprefix(BOM_UTF8), type=Tree)
     except FileNotFoundError:
+        if problem := dangling_link(path):
+            raise InvalidSettings(problem, hint="Correct the link, or remove it.") from None
         return {}
-    except (OSError, *UNDECODABLE) as error:
+    except OSError as error:
+        hint = "Make it a file that this user can read, or remove it."
+        raise InvalidSettings(f"{path}: {error.strerror}", hint=hint) from None
+    except UNDECODABLE as error:
         raise InvalidSettings(f"{path}: {error}", hint="Correct this file: it must be TOML.") from None
 
 
@@ -53,14 +59,21 @@ def settings_from_environment(
 
 
 def merge_settings(*sources: Mapping[str, Any]) -> Tree:
-    """One tree, in which a later source wins; what is `None` was not given."""
+    """One tree, in which a later source wins; what is `None` was not given.
+
+    Raises `InvalidSettings` where one source has a table and another a value: neither may hide the other.
+    """
     merged: Tree = {}
     for source in sources:
         for name, value in source.items():
+            if value is None:
+                continue
+            before = merged.get(name)
+            if before is not None and isinstance(before, Mapping) != isinstance(value, Mapping):
+                raise InvalidSettings(f"{name} is a table of settings in one place, and a value in another")
             if isinstance(value, Mapping):
-                table = merged.get(name)
-                merged[name] = merge_settings(table if isinstance(table, Mapping) else {}, value)
-            elif value is not None:
+                merged[name] = merge_settings(before or {}, value)
+            else:
                 merged[name] = value
     return merged
 

@@ -67,12 +67,13 @@ async def test_a_model_runs_only_on_providers_that_the_owner_allows(bench: Agent
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
-        ({"expires_at": 1}, "deadline-exceeded"),
+        ({"left_s": 0.0}, "deadline-exceeded"),
+        ({"left_s": None}, "protocol-error"),
         ({"input": None}, "protocol-error"),
         ({"input_cid": "x"}, "protocol-error"),
         ({"pipeline": "no-cid"}, "invalid-cid"),
     ],
-    ids=["expired", "no input", "two inputs", "no pipeline"],
+    ids=["expired", "no time left stated", "no input", "two inputs", "no pipeline"],
 )
 async def test_a_grant_that_makes_no_sense_is_given_back(
     bench: AgentBench, changes: dict[str, Any], code: str

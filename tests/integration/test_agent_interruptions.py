@@ -8,10 +8,11 @@ import logging
 import pytest
 
 from tradepost.content import add_bytes
-from tradepost.errors import LeaseGone
-from tradepost.protocol import Acknowledged, Deliver, GiveBack
+from tradepost.errors import LeaseGone, WorkerKeyInUse
+from tradepost.protocol import Acknowledged, Deliver, GiveBack, Refused
 from tradepost.receipts import Preempted, verify_receipt
 from tradepost_worker.testing.agent_bench import NOOP, REPORT, WORKER, AgentBench
+from tradepost_worker.testing.lent_device import until
 from tradepost_worker.testing.samples import sample_input
 
 
@@ -32,6 +33,21 @@ async def test_a_result_without_acknowledgement_is_delivered_again_on_reconnecti
         await bench.connected()
         assert bench.broker.hellos[-1].open_leases == ()
     assert bench.connections == [True, False] * 3
+
+
+async def test_a_device_whose_key_another_one_uses_stops_connecting(
+    bench: AgentBench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Otherwise two devices with one copied state folder replace each other for ever."""
+    caplog.set_level(logging.WARNING)
+    async with bench.agent():
+        await bench.connected()
+        in_use = WorkerKeyInUse("another device connected with the key of worker x")
+        await bench.broker.send(Refused(in_use.to_problem()))
+        await until(lambda: "another device connected" in caplog.text)
+        await until(lambda: bench.rng.asked == [(60.0, 120.0)])  # and not at once, as after any other end
+    assert bench.connections == [True, False]
+    assert "Its state folder was copied" in caplog.text
 
 
 async def test_a_result_survives_the_workers_restart(bench: AgentBench) -> None:

@@ -63,12 +63,19 @@ async def test_a_stack_overflow_is_never_signed(bench: AgentBench) -> None:
 
 async def test_a_lease_that_expires_while_it_runs_is_given_back(bench: AgentBench) -> None:
     bench.runners.hold = True
-    bench.clock = lambda: 999.0  # enough to be running before it is over
     async with bench.agent():
         await bench.connected()
-        end = await bench.given_back(expires_at=1000)
+        end = await bench.given_back(left_s=1.0)  # enough to be running before it is over
     assert (end.reason, end.problem.code) == (GiveBackReason.EXHAUSTED, "deadline-exceeded")
     assert bench.runners.stopped.is_set()
+
+
+async def test_a_lease_whose_end_is_long_past_by_this_devices_clock_runs(bench: AgentBench) -> None:
+    """The broker states the time that is left: its clock and the device's may differ by hours."""
+    async with bench.agent():
+        await bench.connected()
+        await bench.broker.send(bench.broker.grant(NOOP, sample_input(), expires_at=1000))
+        assert verify_receipt((await bench.broker.next(Deliver)).receipt).expires_at == 1000
 
 
 async def test_large_documents_travel_as_blocks(bench: AgentBench) -> None:

@@ -20,15 +20,18 @@ from tradepost.errors import (
     LeaseGone,
     ProtocolError,
     QuotaExceeded,
+    RunnerFailed,
     TradepostError,
     Unauthorized,
     UnknownCid,
+    WorkerKeyInUse,
 )
 from tradepost.identity import Identity
 from tradepost.protocol import (
     VERSION,
     Acknowledged,
     Challenge,
+    Finding,
     GiveBack,
     GiveBackReason,
     Grant,
@@ -164,6 +167,41 @@ async def test_a_worker_that_does_not_prove_its_key_is_refused(
     hello = handshake.hello(await handshake.challenge(), **changes)
     assert await handshake.refusal(hello) == error.code()
     assert not (await broker.standing(worker)).connected
+
+
+async def test_a_worker_of_the_version_before_gets_frames_that_it_knows(broker: LocalBroker) -> None:
+    """It rejects unknown fields, so a frame that it does not know would end its connection."""
+    key = await broker.account()
+    pipeline = await broker.publish(key)
+    for version, knows in ((2, False), (VERSION, True)):
+        worker = await broker.worker(f"owner-{version}", version=version, capacity=1)
+        assert worker.welcome is not None
+        assert (worker.welcome.at is not None) is knows
+        await broker.submit(key, pipeline)
+        grant = await worker.expect(Grant)
+        assert (grant.left_s is not None) is knows
+        failed = GiveBack(
+            lease=grant.lease, reason=GiveBackReason.FAILED, problem=RunnerFailed("it crashed").to_problem()
+        )
+        await worker.send(failed)
+        await worker.expect(Acknowledged)
+        assert (await broker.standing(worker)).evidence_counts == {"failed": 1}
+        if knows:
+            finding = await worker.expect(Finding)
+            assert (finding.lease, finding.kind, finding.detail) == (grant.lease, "failed", "it crashed")
+        assert not any(isinstance(frame, Finding) for frame in worker.frames)
+        await worker.disconnect()
+
+
+async def test_the_replaced_one_of_two_devices_with_one_key_is_told_why(broker: LocalBroker) -> None:
+    first = await broker.worker()
+    second = FakeWorker(broker.session, broker.url, key=first.key)
+    second.broker = first.broker
+    await second.connect()
+    refused = await first.expect(Refused)
+    assert refused.problem.code == WorkerKeyInUse.code()
+    await first.closed()
+    assert (await broker.standing(second)).connected
 
 
 async def test_a_recorded_hello_does_not_work_again(broker: LocalBroker) -> None:

@@ -12,13 +12,20 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from yarl import URL
 
+from tradepost.protocol import Finding
 from tradepost_worker.commands.join_report import JoinFacts
 from tradepost_worker.commands.status import Status
 from tradepost_worker.device.governor import Allowance, Cause, Readings
 from tradepost_worker.device.owner_command import WORK
 from tradepost_worker.leases.earnings import Earnings
 from tradepost_worker.link.broker_api import BrokerApi
-from tradepost_worker.link.market_view import Competition, MarketView, PriceRange, look_at_market
+from tradepost_worker.link.market_view import (
+    Competition,
+    MarketStanding,
+    MarketView,
+    PriceRange,
+    look_at_market,
+)
 from tradepost_worker.runner.lockdown import Isolation
 from tradepost_worker.runner.messages import Ready
 from tradepost_worker.settings import load_settings
@@ -164,10 +171,22 @@ async def test_a_broker_that_does_not_answer_says_nothing() -> None:
         assert await look_at_market(broker, "me") is None
 
 
+SUSPENDED = MarketStanding(
+    standing="suspended",
+    score=0.31,
+    accepted=4,
+    stake_microcredits=1,
+    held_microcredits=0,
+    earned_microcredits=0,
+    slashed_microcredits=0,
+)
+
+
 def status(tmp_path: Path, **changes: object) -> str:
     limits = load_settings({"state_dir": tmp_path}, {}).limits
     cause = changes.pop("cause", None)
     running = changes.pop("leases_running", 0)
+    skew_s = changes.pop("clock_skew_s", None)
     facts: dict[str, object] = {
         "state_dir": str(tmp_path),
         "at": 7200.0,
@@ -176,7 +195,7 @@ def status(tmp_path: Path, **changes: object) -> str:
         "standing": WorkerStatus(
             at=0,
             decision=Allowance(capacity=2, cpu_percent=100, cause=cause, why="because", until=None),
-            readings=Readings(at=0, minute_of_day=0),
+            readings=Readings(at=0, minute_of_day=0, clock_skew_s=skew_s),
             limits=limits,
             running=running,
             preemptions=0,
@@ -222,6 +241,26 @@ def status(tmp_path: Path, **changes: object) -> str:
             "earned 2 credits for 1 of 1 lease.",
         ),
         ({"connection": Connection(is_connected=False, since=7140.0)}, "not connected for 1 minute;"),
+        (
+            {"connection": Connection(is_connected=False, since=7140.0, problem="refused")},
+            "not connected for 1 minute (refused);",
+        ),
+        # This device's clock was set back by an hour since.
+        ({"connection": Connection(is_connected=True, since=10_800.0)}, "Idle at https://b for 0 minutes:"),
+        (
+            {"findings": (Finding("j.1", "failed", 7000.0, "resize", "it crashed"),)},
+            "; 1 lease lowered its reputation in the last day (j.1: this device failed (stage resize): it",
+        ),
+        (
+            {"findings": (Finding("j.2", "outvoted", 7000.0), Finding("j.1", "expired", 6000.0))},
+            "; 2 leases lowered its reputation in the last day (j.2: results of other owners agree on",
+        ),
+        (
+            {"market": MarketView(account=SUSPENDED, competition=None, prices=None)},
+            "but this device is suspended there (score 0.31), so it gets no leases",
+        ),
+        ({"clock_skew_s": -3600.0}, "; this device's clock is 60 min behind the broker's clock."),
+        ({"clock_skew_s": 30.0}, "earned 0 credits for 0 of 0 leases."),
     ],
 )
 def test_each_state_is_one_sentence_with_a_number(

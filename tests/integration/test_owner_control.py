@@ -75,6 +75,21 @@ async def test_draining_finishes_what_runs_and_stops(home: LentDevice) -> None:
         assert home.broker.hellos[-1].offer.capacity == 2
 
 
+async def test_a_clock_that_was_never_set_withdraws_the_offer_until_it_is_set(home: LentDevice) -> None:
+    home.settle_s = 0.0
+    home.broker.clock_ahead_s = 3 * 86400.0
+    async with home.worker():
+        await home.capacity(0)
+        status = await home.say("status")
+        assert "Paused: this device's clock is 3.0 days behind the broker's clock" in status
+        home.broker.clock_ahead_s = 3600.0
+        await home.broker.drop()
+        await home.capacity(2)
+        await home.broker.send(home.broker.grant(NOOP, sample_input()))
+        assert (await home.broker.next(Deliver)).output is not None
+        assert "; this device's clock is 60 min behind the broker's clock." in await home.say("status")
+
+
 async def test_a_limit_that_changes_holds_at_once(home: LentDevice) -> None:
     async with home.worker():
         await home.forever()

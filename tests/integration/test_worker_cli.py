@@ -119,7 +119,7 @@ async def test_a_workers_life(owner: Owner, broker: tuple[FakeBroker, str], tmp_
     assert "This device has not joined" in owner.says("earnings")
     joined = await join(owner, broker, "--price", "0.002")
     assert joined["worker"] == StateFolder(owner.folder).identity().id
-    assert (joined["owner"], joined["device"], joined["broker"]) == ("owner", "lab", fake.identity.id)
+    assert (joined["owner"], joined["device"], joined["broker_id"]) == ("owner", "lab", fake.identity.id)
     assert owner.says_json("status")["running"] is False
     assert "may now run on this device" in owner.trust(fake.publisher)
 

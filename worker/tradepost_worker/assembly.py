@@ -18,10 +18,10 @@ from tradepost.content import FolderStore
 from tradepost.content.transfer.fetch import Fetcher
 from tradepost.content.transfer.sources import GatewaySource
 from tradepost.errors import WrongMoment
-from tradepost.protocol import Capabilities, DeviceHealth, Offer
+from tradepost.protocol import Capabilities, DeviceHealth, Offer, Welcome
 from tradepost_signing.policy.revocation_store import RevocationStore
 from tradepost_worker.device.device_monitor import DeviceMonitor
-from tradepost_worker.device.governor import SETTLE_S, Governor
+from tradepost_worker.device.governor import CLOCK_SKEW_S_SHOWN, SETTLE_S, Governor
 from tradepost_worker.device.limits import DeviceLimits
 from tradepost_worker.device.owner_command import OwnerCommandFile
 from tradepost_worker.device.sensors import Sensors
@@ -35,6 +35,7 @@ from tradepost_worker.leases.outbox import Outbox
 from tradepost_worker.leases.pipelines import PipelineLibrary
 from tradepost_worker.leases.revocations import RevocationGuard, open_revocations
 from tradepost_worker.link.broker_api import BrokerApi
+from tradepost_worker.link.broker_clock import BrokerClock
 from tradepost_worker.link.joined_broker import JoinedBroker
 from tradepost_worker.link.network_rate import NetworkRate
 from tradepost_worker.runner.messages import Ready
@@ -47,6 +48,7 @@ from tradepost_worker.supervision.runner_limits import RunnerLimits
 from tradepost_worker.supervision.runner_pool import RunnerPool
 from tradepost_worker.supervision.runner_process import RunnerProcess
 from tradepost_worker.supervision.speed import measured_again
+from tradepost_worker.wording import skewed
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +105,7 @@ class _Parts:
     pipelines: PipelineLibrary
     leases: HeldLeases
     monitor: DeviceMonitor
+    clock: BrokerClock
 
 
 @asynccontextmanager
@@ -127,6 +130,7 @@ async def worker_from_settings(
         revocations = open_revocations(state, membership)
         pipelines = await _open_pipelines(settings, state, link, capabilities, revocations, stack)
         latencies = StageLatencies()
+        clock = BrokerClock()
         rng = random.Random()  # noqa: S311 - it spreads reconnects; nothing depends on it being secret
         parts = _Parts(
             state=state,
@@ -147,7 +151,8 @@ async def worker_from_settings(
                 capacity=settings.capacity,
                 rng=rng,
             ),
-            monitor=_monitor(settings, state, runners, settle_s),
+            monitor=_monitor(settings, state, runners, clock, settle_s),
+            clock=clock,
         )
         agent = _agent(settings, parts, revocations, latencies, rng)
         yield AssembledWorker(agent=agent, enforcer=_enforcer(parts, agent))
@@ -226,13 +231,16 @@ async def _open_pipelines(
     return pipelines
 
 
-def _monitor(settings: Settings, state: StateFolder, runners: _Runners, settle_s: float) -> DeviceMonitor:
+def _monitor(
+    settings: Settings, state: StateFolder, runners: _Runners, clock: BrokerClock, settle_s: float
+) -> DeviceMonitor:
     return DeviceMonitor(
         command_file=OwnerCommandFile(state.owner_command),
         read_limits=LiveLimits(settings).read,
         device=Sensors(state.path),
         governor=Governor(capacity=settings.capacity, settle_s=settle_s),
         runner_pids=runners.limits.pids,
+        clock_skew_s=clock.skew_s,
     )
 
 
@@ -264,11 +272,28 @@ def _agent(
         pipelines=parts.pipelines,
         hooks=AgentHooks(
             on_revocations=guard.take,
-            on_connection=parts.state.set_connected,
+            on_connected=partial(_note_connected, parts),
+            on_disconnected=partial(_note_disconnected, parts),
             health=partial(_health, parts.monitor, latencies, parts.leases),
         ),
         rng=rng,
     )
+
+
+def _note_connected(parts: _Parts, welcome: Welcome) -> None:
+    parts.clock.note(welcome.at)
+    skew_s = parts.clock.skew_s()
+    if skew_s is not None and abs(skew_s) > CLOCK_SKEW_S_SHOWN:
+        log.warning(
+            "This device's clock is %s. Leases do not depend on it; set it right.",
+            skewed(skew_s),
+            extra={"action": "clock_skew", "skew_s": round(skew_s)},
+        )
+    parts.state.set_connected(True)
+
+
+def _note_disconnected(parts: _Parts, problem: str) -> None:
+    parts.state.set_connected(False, problem)
 
 
 def _enforcer(parts: _Parts, agent: Agent) -> LimitsEnforcer:

@@ -111,8 +111,9 @@ def create_app(*, decorate: Decorate = lambda runners: runners) -> typer.Typer:
         key = _key(public_key_file, identity, issuer)
         settings = load_settings({"state_dir": state_dir})
         path = settings.trust_path
-        if path.parent == settings.state_dir:
-            StateFolder(settings.state_dir).make()  # trusting may come first, and the folder is private
+        # Trusting may come before joining, and the folder is private.
+        if path.parent == settings.state_dir and StateFolder(settings.state_dir).make():
+            typer.echo(f"Created the state folder {settings.state_dir}.", err=True)
         add_publisher(path, Publisher(name=name, key=key))
         facts = {"name": name, "policy": str(path)} | key.facts()
         text = f"Pipelines of {name} ({key}) may now run on this device. Set limits for them in {path}"

@@ -17,13 +17,12 @@ from typing import Annotated, Final
 
 import msgspec
 import platformdirs
-import psutil
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from tradepost.atomic_files import replace_file
 from tradepost.errors import FileNotWritten, InvalidRequest, InvalidSettings, StateFolderUnusable
-from tradepost.file_status import stamp_of
+from tradepost.file_status import dangling_link, stamp_of
 from tradepost.http_url import parse_http_url
 from tradepost.money import to_microcredits
 from tradepost.settings_loader import (
@@ -34,6 +33,7 @@ from tradepost.settings_loader import (
     settings_from_file,
 )
 from tradepost_worker.device import limits
+from tradepost_worker.device.capacity import DeviceCapacity, schedulable_cores
 from tradepost_worker.device.limits import DeviceLimits
 
 ENVIRONMENT_PREFIX: Final = "TRADEPOST_WORKER_"
@@ -97,10 +97,12 @@ def load_settings(
         settings_from_environment(Settings, ENVIRONMENT_PREFIX, variables, guide=GUIDE), flags or {}
     )
     state_dir = Path(chosen.get("state_dir") or default_state_dir()).expanduser().absolute()
+    _require_folder(state_dir)
     tree = merge_settings(settings_from_file(state_dir / FILE_NAME), chosen, {"state_dir": state_dir})
     if isinstance(gateways := tree.get("gateways"), str):
         tree["gateways"] = [one.strip() for one in gateways.split(",") if one.strip()]
-    return build_settings(Settings, merge_settings(_defaults(tree), tree), guide=GUIDE)
+    settings = build_settings(Settings, merge_settings(_defaults(tree), tree), guide=GUIDE)
+    return _within_device(settings)
 
 
 class LiveLimits:
@@ -118,7 +120,7 @@ class LiveLimits:
             self._stamp = stamp
             try:
                 self._limits = load_settings({"state_dir": self._state_dir}).limits
-            except InvalidSettings as error:
+            except (InvalidSettings, StateFolderUnusable) as error:
                 log.warning(
                     "The settings file is not valid, so the limits were not changed: %s",
                     error,
@@ -181,16 +183,37 @@ def default_state_dir() -> Path:
 
 
 def available_cores() -> int:
-    """The processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """The processor cores that this process may use, by its quota too."""
+    return DeviceCapacity().cores
+
+
+def _require_folder(path: Path) -> None:
+    """Raise `StateFolderUnusable` for what cannot be, or become, the state folder."""
+    try:
+        for place in (path, *path.parents):
+            if problem := dangling_link(place):
+                raise StateFolderUnusable(problem)
+            if place.exists():
+                if not place.is_dir():
+                    raise StateFolderUnusable(f"{place} is a file, not a folder")
+                return
+    except OSError as error:
+        raise StateFolderUnusable(f"{path}: {error.strerror}") from None
+
+
+def _within_device(settings: Settings) -> Settings:
+    """The settings, lending no more memory than there is: what is offered would fail when it is used."""
+    memory_bytes = DeviceCapacity().memory_bytes
+    if settings.memory_bytes_max <= memory_bytes:
+        return settings
+    return msgspec.structs.replace(settings, memory_bytes_max=memory_bytes)
 
 
 def _defaults(tree: Tree) -> Tree:
     """What follows from the device, and from how much of it the owner gives, where they did not choose."""
     given = build_settings(_Shares, tree, guide=GUIDE)
-    cores_max = given.cores_max or available_cores()
+    # A quota bounds how much of the cores is used, and not which: runners are bound to none because of it.
+    cores_max = given.cores_max or schedulable_cores()
     cores = max(1, min(available_cores(), cores_max))
     capacity = given.capacity or cores
     runners_max = given.runners_max or min(capacity, cores)
@@ -200,5 +223,5 @@ def _defaults(tree: Tree) -> Tree:
         "cores_max": cores_max,
         "runners_max": runners_max,
         "threads_per_runner": max(1, cores // max(1, runners_max)),
-        "memory_bytes_max": psutil.virtual_memory().total // 2,
+        "memory_bytes_max": DeviceCapacity().memory_bytes // 2,
     }

@@ -19,11 +19,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
 from tradepost.atomic_files import replace_file
 from tradepost.errors import UNDECODABLE, StateFileDamaged, StateFolderUnusable, WrongMoment
+from tradepost.file_status import dangling_link
 from tradepost.identity import Identity
 from tradepost_worker.device.governor import Allowance, Readings
 from tradepost_worker.device.limits import DeviceLimits
@@ -45,10 +47,11 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether the running worker is connected, and since when (Unix seconds)."""
+    """Whether the running worker is connected, since when (Unix seconds), and if not, why."""
 
     is_connected: bool
     since: float
+    problem: str = ""
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,17 +82,27 @@ class StateFolder:
         self._status = path / "standing.json"
         self.owner_command = path / "owner.json"
 
-    def make(self) -> None:
-        """Make the folder if it is absent, for its owner alone.
+    def make(self) -> bool:
+        """Make the folder if it is absent, for its owner alone; whether it was.
 
         Raises `StateFolderUnusable` if this user cannot make it, or cannot write into it.
         """
+        was_absent = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise StateFolderUnusable(f"{self.path} cannot be created: {error.strerror}") from None
         if not os.access(self.path, os.W_OK | os.X_OK):
             raise StateFolderUnusable(f"this user cannot write to {self.path}")
+        return was_absent
+
+    def require(self) -> None:
+        """Raise `StateFolderUnusable` if there is no such folder: a command for a worker makes none."""
+        if not self.path.is_dir():
+            raise StateFolderUnusable(
+                f"{self.path} does not exist",
+                hint="Correct --state-dir. `tradepost worker join` creates the folder.",
+            )
 
     def identity(self) -> Identity:
         """The worker's identity, made on first use. Raises `StateFolderUnusable` or `InvalidKey`."""
@@ -101,7 +114,11 @@ class StateFolder:
         try:
             return msgspec.json.decode(self._membership.read_bytes(), type=Membership)
         except FileNotFoundError:
+            if problem := dangling_link(self._membership):
+                raise StateFileDamaged(problem) from None
             return None
+        except OSError as error:
+            raise StateFileDamaged(f"{self._membership}: {error.strerror}") from None
         except UNDECODABLE as error:
             raise StateFileDamaged(f"{self._membership}: {error}", hint="Join again.") from None
 
@@ -113,24 +130,43 @@ class StateFolder:
         """The file of the newest revocation list of the operator whose key has this id."""
         return self.path / f"revocations-{operator}.json"
 
-    def set_connected(self, is_connected: bool) -> None:
-        """Tell `status` whether the running worker is connected."""
-        connection = Connection(is_connected=is_connected, since=self._clock())
-        replace_file(self._connection, msgspec.json.encode(connection))
+    def set_connected(self, is_connected: bool, problem: str = "") -> None:
+        """Tell `status` whether the running worker is connected, and if not, why."""
+        before = self._written_connection()
+        is_same = before is not None and before.is_connected == is_connected
+        since = before.since if before is not None and is_same else self._clock()
+        connection = Connection(is_connected=is_connected, since=since, problem=problem)
+        replace_file(self._connection, msgspec.json.encode(connection), durable=False)
 
     def connection(self) -> Connection | None:
         """The running worker's connection; `None` if no worker runs from this folder."""
-        if not self._lock.exists():
-            return None
-        with self._lock.open("rb") as file:
+        with self._open_lock() as file:
+            if file is None:
+                return None
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                try:
-                    return msgspec.json.decode(self._connection.read_bytes(), type=Connection)
-                except FileNotFoundError:
-                    return Connection(is_connected=False, since=self._clock())
+                return self._written_connection() or Connection(is_connected=False, since=self._clock())
         return None
+
+    @contextmanager
+    def _open_lock(self) -> Iterator[BinaryIO | None]:
+        """The lock file, to look whether it is held; `None` if no worker ever ran here."""
+        try:
+            file = self._lock.open("rb")
+        except FileNotFoundError:
+            yield None
+            return
+        except OSError as error:
+            raise StateFolderUnusable(f"{self._lock}: {error.strerror}") from None
+        with file:
+            yield file
+
+    def _written_connection(self) -> Connection | None:
+        try:
+            return msgspec.json.decode(self._connection.read_bytes(), type=Connection)
+        except (OSError, *UNDECODABLE):  # absent, or of another version
+            return None
 
     def set_status(self, status: WorkerStatus) -> None:
         """Tell `status` what the running worker may do."""
@@ -140,7 +176,7 @@ class StateFolder:
         """What the worker that runs, or ran last, was allowed to do; `None` if it never said."""
         try:
             return msgspec.json.decode(self._status.read_bytes(), type=WorkerStatus)
-        except (FileNotFoundError, *UNDECODABLE):  # absent, or of another version
+        except (OSError, *UNDECODABLE):  # absent, or of another version
             return None
 
     @contextmanager
@@ -148,7 +184,11 @@ class StateFolder:
         """Hold this folder for one running worker. Raises `WrongMoment` if another one runs from it, and
         `StateFolderUnusable` as `make` does."""
         self.make()
-        with self._lock.open("wb") as file:
+        try:
+            lock = self._lock.open("wb")
+        except OSError as error:
+            raise StateFolderUnusable(f"{self._lock}: {error.strerror}") from None
+        with lock as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

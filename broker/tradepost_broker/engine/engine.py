@@ -137,6 +137,10 @@ class Engine:
         self._failed = False
         self._at = 0.0
 
+    def now(self) -> float:
+        """The time in Unix seconds, by the clock that stamps events."""
+        return self._clock()
+
     def submit(self, work: Work, reply: Reply) -> None:
         """Have `work` done; `reply` is told the outcome. Never waits: see `ready`."""
         if self._stopping or self._failed:

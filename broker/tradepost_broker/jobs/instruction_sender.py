@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from tradepost.protocol import Acknowledged, Grant, Recall, Revocations, Settled
-from tradepost_broker.market.model.entities import Job, Lease
+from tradepost.protocol import Acknowledged, Finding, Grant, Recall, Revocations, Settled
+from tradepost_broker.market.model.entities import Evidence, Job, Lease
 from tradepost_broker.market.model.events import (
     Instruction,
     NotifyFinished,
+    Save,
     SendAcknowledged,
     SendGrant,
     SendRecall,
@@ -40,7 +41,7 @@ class RecordsInMemory(Protocol):
 
 
 class InstructionSender:
-    """Sends what instructions ask for. `revocations` gives the newest list."""
+    """Sends what instructions ask for. `revocations` gives the newest list, `clock` Unix seconds."""
 
     def __init__(
         self,
@@ -49,16 +50,21 @@ class InstructionSender:
         store: Store,
         sessions: Sessions,
         watchers: Watchers,
+        clock: Callable[[], float],
         revocations: Callable[[], Revocations | None] = lambda: None,
     ) -> None:
         self._records = records
         self._store = store
         self._sessions = sessions
         self._watchers = watchers
+        self._clock = clock
         self._revocations = revocations
 
     def send(self, instruction: Instruction) -> None:
-        """Carry out one instruction. Replies and saves are the engine's business."""
+        """Carry out one instruction. The engine sends replies and saves records.
+
+        A worker is told of evidence that lowers its score.
+        """
         match instruction:
             case SendGrant(lease=lease, worker=worker):
                 self._grant(lease, worker)
@@ -77,6 +83,8 @@ class InstructionSender:
             case SendRevocations():
                 if (newest := self._revocations()) is not None:
                     self._sessions.post_to_all(newest)
+            case Save(record=Evidence() as evidence) if evidence.kind.lowers_score:
+                self._report(evidence)
             case NotifyFinished(job=job):
                 self._finish(job)
             case _:
@@ -98,8 +106,19 @@ class InstructionSender:
             price_microcredits=lease.price_microcredits,
             input=None if inline is None else inline.document,
             input_cid=job.input if inline is None else None,
+            left_s=lease.expires_at - self._clock(),
         )
         self._sessions.post(worker, grant)
+
+    def _report(self, evidence: Evidence) -> None:
+        finding = Finding(
+            lease=evidence.lease,
+            kind=evidence.kind.value,
+            at=evidence.at,
+            stage=evidence.stage,
+            detail=evidence.detail,
+        )
+        self._sessions.post(evidence.worker, finding)
 
     def _finish(self, job_id: str) -> None:
         job = self._records.job(job_id)

@@ -41,6 +41,8 @@ class FrameQueue:
         self._bytes = 0
         self._arrived = asyncio.Event()
         self.has_ended = False
+        #: The message to send before the connection is closed; empty if it is just cut.
+        self.last_message = b""
 
     def post(self, frame: Any) -> None:
         """Send `frame` soon, after those posted before it."""
@@ -54,8 +56,10 @@ class FrameQueue:
         self._bytes += len(data)
         self._arrived.set()
 
-    def end(self) -> None:
-        """Drop what was not sent, and have `run` return."""
+    def end(self, last: Any = None) -> None:
+        """Drop what was not sent, and have `run` return. `last` is a frame for the peer that says why."""
+        if last is not None and not self.has_ended:
+            self.last_message = self._codec.join([self._codec.encode_frame(last)])
         self.has_ended = True
         self._frames.clear()
         self._bytes = 0

@@ -78,8 +78,12 @@ async def converse(
 async def _write(request: web.Request, socket: web.WebSocketResponse, queue: FrameQueue) -> None:
     # A broken connection ends the reader as well, which reports it; a queue that is full or was replaced
     # ends here, without waiting for a peer that does not read.
-    with contextlib.suppress(ConnectionError):
+    with contextlib.suppress(ConnectionError, TimeoutError):
         await queue.run(socket)
+        if queue.last_message:
+            async with asyncio.timeout(CLOSE_S_MAX):
+                await socket.send_bytes(queue.last_message)
+                await socket.close(code=WSCloseCode.POLICY_VIOLATION)
     if request.transport is not None:
         request.transport.abort()
 

@@ -89,12 +89,14 @@ class FakeWorker:
         capacity: int = 64,
         key: Identity | None = None,
         stages: tuple[str, ...] = STAGES,
+        version: int = VERSION,
     ) -> None:
         self._session = session
         self._url = URL(url)
         self.script = script
         self.key = key or Identity.generate()
         self.stages = stages
+        self.version = version
         self.offer = Offer(
             price_per_unit_microcredits=price,
             capacity=capacity,
@@ -147,7 +149,7 @@ class FakeWorker:
         challenge = await self._first(Challenge)
         identity.verify(challenge.public_key, "challenge", nonce + challenge.nonce, challenge.signature)
         hello = Hello(
-            version=VERSION,
+            version=self.version,
             public_key=self.key.public_key,
             signature=self.key.sign("hello", challenge.nonce + nonce),
             offer=self.offer,

@@ -21,15 +21,17 @@ from tradepost.errors import (
     ProtocolError,
     TradepostError,
     Unauthorized,
+    WorkerKeyInUse,
 )
 from tradepost.identity import Identity
 from tradepost.protocol import (
-    VERSION,
+    VERSIONS_ACCEPTED,
     Challenge,
     Hello,
     Refused,
     Welcome,
     broker_codec_for_workers,
+    for_version,
 )
 from tradepost_broker.access.revocations import IssuedRevocations
 from tradepost_broker.engine.engine import Engine
@@ -142,8 +144,9 @@ class WorkerStreams:
         frames = self._codec.decode(message.data) if message.type is WSMsgType.BINARY else []
         if len(frames) != 1 or not isinstance(hello := frames[0], Hello):
             raise ProtocolError("the first message must be exactly one hello")
-        if hello.version != VERSION:
-            raise ProtocolError(f"protocol version {hello.version}; this broker supports {VERSION}")
+        if hello.version not in VERSIONS_ACCEPTED:
+            accepted = " and ".join(map(str, VERSIONS_ACCEPTED))
+            raise ProtocolError(f"protocol version {hello.version}; this broker supports {accepted}")
         # Step 3
         if hello.public_key != worker.public_key:
             raise Unauthorized(f"this is not the key that worker {worker.id} joined with")
@@ -160,9 +163,10 @@ class WorkerStreams:
         worker = session.worker
         if (revocations := self._revocations.frame()) is not None:
             session.queue.post(revocations)  # the first frame, so that no lease is worked on without it
-        replaced = self._sessions.open(worker, session.queue)
+        replaced = self._sessions.open(worker, session.queue, version=hello.version)
         if replaced is not None:
-            replaced.end()
+            in_use = WorkerKeyInUse(f"another device connected with the key of worker {worker}")
+            replaced.end(Refused(in_use.to_problem()))
         try:
             await self._engine.ask(
                 EventWork(
@@ -180,7 +184,7 @@ class WorkerStreams:
             # by this very connection are on their way in the queue.
             claimed = frozenset(hello.open_leases)
             still_open = (lease.id for lease in self._market.open_leases_of(worker) if lease.id in claimed)
-            welcome = Welcome(worker, tuple(still_open))
+            welcome = for_version(Welcome(worker, tuple(still_open), self._engine.now()), hello.version)
             # Before any frame of the queue, in a message of its own.
             await socket.send_bytes(self._codec.encode([welcome]))
             await converse(request, socket, session.queue, session.take)

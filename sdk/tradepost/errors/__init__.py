@@ -37,6 +37,7 @@ from tradepost.errors.content import (
 )
 from tradepost.errors.device import (
     DatabaseDamaged,
+    DatabaseForeign,
     DatabaseTooNew,
     DatabaseUnusable,
     FileNotWritten,
@@ -115,6 +116,7 @@ from tradepost.errors.worker import (
     RunnerInterrupted,
     SandboxUnavailable,
     UnknownWorker,
+    WorkerKeyInUse,
     WorkerLost,
 )
 
@@ -132,6 +134,7 @@ __all__ = [
     "ContentUnavailable",
     "DataFolderInUse",
     "DatabaseDamaged",
+    "DatabaseForeign",
     "DatabaseTooNew",
     "DatabaseUnusable",
     "DeadlineExceeded",
@@ -210,6 +213,7 @@ __all__ = [
     "UnsignedArtifact",
     "UntrustedPipeline",
     "UntrustedSigner",
+    "WorkerKeyInUse",
     "WorkerLost",
     "WrongMoment",
     "invariant",

@@ -48,6 +48,14 @@ class DatabaseDamaged(TradepostError):
     )
 
 
+class DatabaseForeign(TradepostError):
+    """The file is a database of another program."""
+
+    fault = Fault.OPERATOR
+    status = 500
+    default_hint = "Move the file away, or set another state folder with --state-dir FOLDER."
+
+
 class DatabaseUnusable(TradepostError):
     """The database cannot be opened or written."""
 

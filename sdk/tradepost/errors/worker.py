@@ -29,6 +29,17 @@ class InvalidReceipt(TradepostError):
     default_hint = "Do not rely on it. Get the job's receipts from the broker again."
 
 
+class WorkerKeyInUse(TradepostError):
+    """Another device is connected with this worker's key."""
+
+    fault = Fault.OPERATOR
+    status = 409
+    default_hint = (
+        "Its state folder was copied. Stop one of the devices, and join it anew: "
+        "tradepost worker uninstall, then tradepost worker join with a new token."
+    )
+
+
 class LeaseGone(TradepostError):
     """The lease is no longer open, so its result is not accepted."""
 

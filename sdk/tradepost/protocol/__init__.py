@@ -42,15 +42,18 @@ from tradepost.protocol.rest import (
     Verification,
 )
 from tradepost.protocol.salvage import salvage, too_large_inline
+from tradepost.protocol.versions import for_version
 from tradepost.protocol.worker_frames import (
     HEARTBEAT_S,
     LATENCY_BUCKETS_MS,
     VERSION,
+    VERSIONS_ACCEPTED,
     Acknowledged,
     Capabilities,
     Challenge,
     Deliver,
     DeviceHealth,
+    Finding,
     GiveBack,
     GiveBackReason,
     Grant,
@@ -74,6 +77,7 @@ __all__ = [
     "LATENCY_BUCKETS_MS",
     "MESSAGE_BYTES_MAX",
     "VERSION",
+    "VERSIONS_ACCEPTED",
     "AccountView",
     "Acknowledged",
     "CancelJob",
@@ -81,6 +85,7 @@ __all__ = [
     "Challenge",
     "Deliver",
     "DeviceHealth",
+    "Finding",
     "Finished",
     "GiveBack",
     "GiveBackReason",
@@ -116,6 +121,7 @@ __all__ = [
     "broker_codec_for_clients",
     "broker_codec_for_workers",
     "client_codec",
+    "for_version",
     "salvage",
     "too_large_inline",
     "worker_codec",

@@ -12,7 +12,9 @@ from tradepost.errors import Problem
 from tradepost.protocol.message import Inline, Message, Nonce
 from tradepost.receipts import SignedReceipt
 
-VERSION: Final = 2
+VERSION: Final = 3
+#: The versions of workers that a broker accepts. `versions` says what each of them knows.
+VERSIONS_ACCEPTED: Final = (2, VERSION)
 HEARTBEAT_S: Final = 10.0
 
 
@@ -60,14 +62,16 @@ class Hello(Message, frozen=True, tag="hello"):
     open_leases: Annotated[tuple[Short, ...], msgspec.Meta(max_length=4096)] = ()
 
 
-class Welcome(Message, frozen=True, tag="welcome"):
+class Welcome(Message, frozen=True, tag="welcome", omit_defaults=True):
     """The worker is admitted. Of the leases that its hello named, `leases` are those that are still open.
 
-    Open leases that the hello did not name follow as grants.
+    Open leases that the hello did not name follow as grants. `at` is the broker's time in Unix seconds, from
+    version 3 on.
     """
 
     worker: Short
     leases: tuple[Short, ...] = ()
+    at: float | None = None
 
 
 class Refused(Message, frozen=True, tag="refused"):
@@ -116,8 +120,12 @@ class Heartbeat(Message, frozen=True, tag="heartbeat"):
     health: DeviceHealth | None = None
 
 
-class Grant(Message, frozen=True, tag="grant"):
-    """A lease: run this job, once, before `expires_at`. Exactly one of `input` and `input_cid` is given."""
+class Grant(Message, frozen=True, tag="grant", omit_defaults=True):
+    """A lease: run this job, once, before `expires_at`. Exactly one of `input` and `input_cid` is given.
+
+    `expires_at` is by the broker's clock, and is what a receipt names. `left_s`, from version 3 on, is how
+    long that is from when the broker sends the grant: a worker's clock may be wrong, so it counts from there.
+    """
 
     lease: Short
     job: Short
@@ -128,6 +136,7 @@ class Grant(Message, frozen=True, tag="grant"):
     price_microcredits: Microcredits
     input: bytes | None = None
     input_cid: CidText | None = None
+    left_s: float | None = None
 
 
 class Deliver(Message, frozen=True, tag="deliver"):
@@ -175,6 +184,21 @@ class Settled(Message, frozen=True, tag="settled"):
     reason: str
 
 
+class Finding(Message, frozen=True, tag="finding"):
+    """Evidence that lowers this worker's score: about which lease, of which kind, and why.
+
+    `at` is in Unix seconds; `stage` is the stage at fault, if there is one. From version 3 on.
+    `GET /v1/workers/{worker}` lists it as well: a worker that was not connected reads it there.
+    There is at most one finding of each kind about a lease.
+    """
+
+    lease: Short
+    kind: Short
+    at: float
+    stage: str = ""
+    detail: str = ""
+
+
 class Recall(Message, frozen=True, tag="recall"):
     """Stop a lease: its job was cancelled or decided without it."""
 
@@ -195,4 +219,4 @@ class Revocations(Message, frozen=True, tag="revocations"):
 ToBrokerFromWorker = Hello | UpdateOffer | Heartbeat | Deliver | GiveBack
 
 
-ToWorker = Challenge | Welcome | Refused | Grant | Acknowledged | Settled | Recall | Revocations
+ToWorker = Challenge | Welcome | Refused | Grant | Acknowledged | Settled | Finding | Recall | Revocations

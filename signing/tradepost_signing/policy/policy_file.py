@@ -29,6 +29,7 @@ from tradepost.atomic_files import replace_file
 from tradepost.bounded import Positive
 from tradepost.content import parse_cid
 from tradepost.errors import UNDECODABLE, InvalidCid, InvalidKey, InvalidTrustPolicy
+from tradepost.file_status import dangling_link
 from tradepost.pipeline.manifest import ConditionalOperator, Provider
 from tradepost_signing.checks.publisher import Publisher
 from tradepost_signing.keyless.identity import Issuer, SigstoreIdentity, Subject
@@ -97,6 +98,8 @@ def read_policy_file(path: Path) -> Policy:
         with path.open("rb") as file:
             data = file.read(_FILE_BYTES_MAX + 1)
     except FileNotFoundError:
+        if problem := dangling_link(path):
+            raise InvalidTrustPolicy(problem) from None
         return Policy(files=(path,))
     except OSError as error:
         raise InvalidTrustPolicy(f"{path}: {error.strerror}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -43,6 +44,29 @@ def test_a_later_source_wins_name_by_name_and_none_is_not_given() -> None:
         {"tills_max": None, "folder": None},
     )
     assert tree == {"tills_max": 2, "till": {"drawers": 2, "float_credits": 1}}
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [({"till": 3}, {"till": {"slots": 4}}), ({"till": {"slots": 4}}, {"till": 3})],
+    ids=["value, then table", "table, then value"],
+)
+def test_a_value_where_another_source_has_a_table_is_refused(sources: tuple[dict[str, Any], ...]) -> None:
+    """Either would hide what the other sets."""
+    with pytest.raises(InvalidSettings, match="till is a table of settings in one place"):
+        merge_settings(*sources)
+
+
+def test_a_settings_file_that_is_a_link_to_nothing_is_not_an_absent_one(tmp_path: Path) -> None:
+    (tmp_path / "shop.toml").symlink_to(tmp_path / "elsewhere.toml")
+    with pytest.raises(InvalidSettings, match="which does not exist"):
+        settings_from_file(tmp_path / "shop.toml")
+
+
+def test_a_settings_file_that_cannot_be_read_is_not_blamed_on_its_form(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSettings, match="Is a directory") as caught:
+        settings_from_file(tmp_path)
+    assert "TOML" not in caught.value.hint
 
 
 def test_merging_leaves_the_sources_alone() -> None:

@@ -125,7 +125,16 @@ def test_disk(tmp_path: Path) -> None:
     assert found(doctor.examine_disk(tmp_path, 1 << 60)) is Health.BROKEN
 
 
-@pytest.mark.parametrize(("skew_s", "health"), [(0, Health.OK), (-29, Health.OK), (31, Health.BROKEN)])
+@pytest.mark.parametrize(
+    ("skew_s", "health"),
+    [
+        (0, Health.OK),
+        (-29, Health.OK),
+        (31, Health.WARNING),
+        (-3600, Health.WARNING),
+        (90_000, Health.BROKEN),
+    ],
+)
 def test_the_clock(skew_s: float, health: Health) -> None:
     assert found(checks.check_clock(skew_s)) is health
 

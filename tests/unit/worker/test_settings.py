@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tomllib
 from codecs import BOM_UTF8
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,8 +13,19 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from tradepost.errors import FileNotWritten, InsecureTransport, InvalidSettings, StateFolderUnusable
+from tradepost.errors import (
+    FileNotWritten,
+    InsecureTransport,
+    InvalidSettings,
+    StateFolderUnusable,
+    TradepostError,
+    WrongMoment,
+)
+from tradepost_signing.policy.trust import TrustPolicy
+from tradepost_worker.cli import app
+from tradepost_worker.device.owner_command import OwnerCommandFile
 from tradepost_worker.settings import (
     ENVIRONMENT_PREFIX,
     FILE_NAME,
@@ -71,6 +84,89 @@ def test_a_state_folder_that_cannot_be_made_is_named(tmp_path):
     with pytest.raises(StateFolderUnusable, match="cannot be created") as caught:
         StateFolder(tmp_path / "file" / "state").identity()
     assert "--state-dir" in caught.value.hint
+
+
+def a_file(path: Path) -> Path:
+    path.write_bytes(b"")
+    return path
+
+
+def below_a_file(path: Path) -> Path:
+    return a_file(path) / "state"
+
+
+def a_link_to_nothing(path: Path) -> Path:
+    path.symlink_to(path.parent / "nothing")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [(a_file, "is a file, not a folder"), (below_a_file, "is a file"), (a_link_to_nothing, "does not exist")],
+)
+def test_what_cannot_be_a_state_folder_is_refused_as_that(
+    tmp_path: Path, spoil: Callable[[Path], Path], why: str
+) -> None:
+    """It is not the settings file in it that is wrong."""
+    with pytest.raises(StateFolderUnusable, match=why):
+        settings(spoil(tmp_path / "here"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        (("pause",), StateFolderUnusable),
+        (("resume",), StateFolderUnusable),
+        (("limits", "set", "nice", "5"), StateFolderUnusable),
+        (("service", "install", "--no-start"), StateFolderUnusable),
+        (("drain",), WrongMoment),
+        (("run",), WrongMoment),
+        (("status",), None),
+        (("earnings",), None),
+        (("limits", "show"), None),
+        (("trust", "list"), None),
+        (("uninstall", "--yes"), None),
+    ],
+)
+def test_a_state_folder_that_is_mistyped_is_not_created(
+    tmp_path: Path, arguments: tuple[str, ...], kind: type[TradepostError] | None
+) -> None:
+    mistyped = tmp_path / "sttae"
+    result = CliRunner().invoke(app, [*arguments, "--state-dir", str(mistyped)])
+    if kind is None:
+        assert result.exception is None
+    else:
+        assert isinstance(result.exception, kind)
+        assert "sttae" in str(result.exception)
+    assert not mistyped.exists()
+
+
+@pytest.mark.parametrize("name", ["worker.toml", "membership.json", "worker.key", "trust.toml"])
+@pytest.mark.parametrize("spoil", [Path.mkdir, a_link_to_nothing])
+def test_a_file_of_the_state_folder_that_is_none_is_a_typed_error(
+    tmp_path: Path, name: str, spoil: Callable[[Path], object]
+) -> None:
+    spoil(tmp_path / name)
+
+    def read() -> None:
+        found = settings(tmp_path)
+        state = StateFolder(tmp_path)
+        state.membership()
+        TrustPolicy.load(found.trust_path)
+        state.identity()
+
+    with pytest.raises(TradepostError, match=name.replace(".", r"\.")):
+        read()
+
+
+@pytest.mark.parametrize("name", ["connection.json", "standing.json", "owner.json"])
+def test_a_record_of_the_running_worker_that_is_unreadable_is_no_obstacle(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    state = StateFolder(tmp_path)
+    with state.in_use() if name != "connection.json" else nullcontext():
+        assert state.status() is None
+        state.connection()
+        OwnerCommandFile(state.owner_command).read()
 
 
 @pytest.mark.parametrize("price", ["0.001", "1e-3", "0.0010"])

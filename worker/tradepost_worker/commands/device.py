@@ -53,6 +53,8 @@ def install_service(
 ) -> None:
     """Run the worker in the background from now on, as this user."""
     settings = load_settings({"state_dir": state_dir})
+    if not show:
+        StateFolder(settings.state_dir).require()
     here = service.service_here()
     if show:
         typer.echo(here.text(settings.state_dir), nl=False)

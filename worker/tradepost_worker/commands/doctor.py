@@ -23,6 +23,7 @@ from tradepost_signing.policy.trust import TrustPolicy
 from tradepost_worker.commands import health_checks as checks
 from tradepost_worker.commands import service
 from tradepost_worker.commands.health_checks import Check, Health
+from tradepost_worker.device.capacity import DeviceCapacity
 from tradepost_worker.device.sensors import not_enforceable
 from tradepost_worker.leases.database import SCHEMA_VERSION, check_database
 from tradepost_worker.link.broker_api import BrokerApi
@@ -46,6 +47,7 @@ async def examine(settings: Settings, *, clock: Callable[[], float] = time.time)
         checks.check_compiled(state.compiled, what_is_wrong(state.compiled)),
         examine_trust(settings.trust_path),
         checks.check_authorities(found_authorities(ssl.get_default_verify_paths())),
+        _examine_capacity(settings),
         examine_disk(state.path, settings.disk_free_bytes_min),
         examine_database(state.database),
         *examine_limits(settings, wheels),
@@ -109,6 +111,16 @@ def examine_limits(settings: Settings, wheels: list[str]) -> list[Check]:
     """Limits that the owner set and that nothing here can enforce."""
     gpus = [checks.WHEELS[name] for name in wheels if checks.WHEELS[name] != "cpu"]
     return checks.check_limits(not_enforceable(msgspec.structs.asdict(settings), gpu_providers=gpus))
+
+
+def _examine_capacity(settings: Settings) -> Check:
+    device = DeviceCapacity()
+    return checks.check_capacity(
+        cores=device.cores,
+        memory_bytes=device.memory_bytes,
+        is_limited=device.is_limited,
+        memory_bytes_lent=settings.memory_bytes_max,
+    )
 
 
 async def _examine_runner(settings: Settings, wheels: list[str]) -> list[Check]:

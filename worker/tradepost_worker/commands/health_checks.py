@@ -15,11 +15,11 @@ from typing import Final
 import msgspec
 
 from tradepost.pipeline.manifest import Provider
+from tradepost_worker.device.governor import CLOCK_SKEW_S_MAX, CLOCK_SKEW_S_SHOWN
 from tradepost_worker.runner.messages import Ready
-from tradepost_worker.wording import counted
+from tradepost_worker.wording import counted, skewed
 
 _GLIBC_MIN: Final = (2, 28)
-_SKEW_S_MAX: Final = 30.0
 #: The wheels of onnxruntime, and the provider that each is installed for, of those that pipelines can name.
 WHEELS: Final[Mapping[str, Provider]] = {
     "onnxruntime": "cpu",
@@ -177,6 +177,13 @@ def check_limits(not_enforceable: Mapping[str, str]) -> list[Check]:
     ] or [ok("limits", "every limit that is set can be enforced")]
 
 
+def check_capacity(*, cores: int, memory_bytes: int, is_limited: bool, memory_bytes_lent: int) -> Check:
+    """How large the device is for the worker, and what of its memory the runners may use."""
+    by = ", limited by a control group (a container)" if is_limited else ""
+    size = f"{counted(cores, 'core')} and {memory_bytes >> 20:,} MiB of memory{by}"
+    return ok("device", f"{size}; runners may use {memory_bytes_lent >> 20:,} MiB")
+
+
 def check_linger(*, is_on: bool, user: str) -> Check:
     """Whether the service runs while its owner is not logged in."""
     if is_on:
@@ -244,13 +251,15 @@ def check_control_groups(*, held: bool, why_not: str) -> Check:
 
 
 def check_clock(skew_s: float) -> Check:
-    """Whether this device's clock agrees with the broker's: leases expire by the clock."""
-    if abs(skew_s) <= _SKEW_S_MAX:
+    """Whether this device's clock agrees with the broker's. Leases are counted by another clock; what is
+    dated, such as hours, earnings by day and certificates, is not."""
+    if abs(skew_s) <= CLOCK_SKEW_S_SHOWN:
         return ok("clock", f"within {abs(skew_s):.0f} s of the broker's clock")
-    way = "ahead of" if skew_s > 0 else "behind"
+    accepts_work = abs(skew_s) <= CLOCK_SKEW_S_MAX
+    effect = "dates and hours are wrong" if accepts_work else "the worker accepts no work"
     return Check(
         name="clock",
-        health=Health.BROKEN,
-        says=f"the clock is {abs(skew_s):,.0f} s {way} the broker's; leases will expire early or late here",
+        health=Health.WARNING if accepts_work else Health.BROKEN,
+        says=f"the clock is {skewed(skew_s)}; {effect}",
         fix="sudo timedatectl set-ntp true",
     )

@@ -41,6 +41,7 @@ class JoinFacts(msgspec.Struct, frozen=True, kw_only=True):
         """For programs: the membership's fields, and the facts beside them."""
         facts: dict[str, Any] = msgspec.to_builtins(self)
         membership = facts.pop("membership")
+        membership["broker_id"] = membership.pop("broker")  # as `status` names it
         return {**membership, **facts, "stop": STOP, "uninstall": UNINSTALL}
 
     def lines(self) -> list[str]:

@@ -45,7 +45,7 @@ def pause(
 ) -> None:
     """Stop now and return running leases; reputation is unaffected. A worker started later is paused too."""
     state = _state(state_dir)
-    state.make()
+    state.require()
     until = None if duration is None else time.time() + parse_duration(duration)
     OwnerCommandFile(state.owner_command).write(OwnerCommand(mode=Mode.PAUSE, until=until))
     end = "`tradepost worker resume`" if until is None else local_time(until)
@@ -55,7 +55,9 @@ def pause(
 
 def resume(state_dir: StateDir = None) -> None:
     """Work again, after `pause` or `drain`."""
-    OwnerCommandFile(_state(state_dir).owner_command).clear()
+    state = _state(state_dir)
+    state.require()
+    OwnerCommandFile(state.owner_command).clear()
     typer.echo("The worker may work again, within its limits. Show its state with: tradepost worker status")
 
 
@@ -94,6 +96,7 @@ def set_limit(
     if key not in limits.names():
         raise InvalidSettings(f"{key!r} is not a limit", hint=f"Limits are: {', '.join(limits.names())}.")
     settings = load_settings({"state_dir": state_dir, key: value})  # raises before anything is written
+    StateFolder(settings.state_dir).require()
     plain = getattr(settings, key)
     save_settings(settings.state_dir / FILE_NAME, {key: plain})
     if (in_force := getattr(load_settings({"state_dir": state_dir}), key)) != plain:

@@ -24,11 +24,12 @@ from tradepost_worker.leases.earnings import (
     read_earnings_by_day,
     read_earnings_by_pipeline,
 )
+from tradepost_worker.leases.findings import describe_finding, read_findings
 from tradepost_worker.link.broker_api import BrokerApi
 from tradepost_worker.link.market_view import MarketView, look_at_market
 from tradepost_worker.settings import Settings, load_settings
 from tradepost_worker.state import StateFolder
-from tradepost_worker.wording import counted
+from tradepost_worker.wording import counted, local_time
 
 _DAY_S = 24 * 3600
 WATCH_S = 2.0
@@ -70,10 +71,17 @@ def earnings(state_dir: StateDir = None, as_json: Json = False) -> None:
     periods = {"last_day": time.time() - _DAY_S, "last_week": time.time() - 7 * _DAY_S, "ever": 0.0}
     sums = {name: read_earnings(database, since=since) for name, since in periods.items()}
     by_day, by_pipeline = read_earnings_by_day(database), read_earnings_by_pipeline(database)
+    findings = read_findings(database)
     market = look(settings)
     account = None if market is None else market.account
     if as_json:
-        report: dict[str, Any] = {**sums, "by_day": by_day, "by_pipeline": by_pipeline, "broker": account}
+        report: dict[str, Any] = {
+            **sums,
+            "by_day": by_day,
+            "by_pipeline": by_pipeline,
+            "account": account,
+            "findings": findings,
+        }
         show_json(report)
         return
     for name, total in sums.items():
@@ -83,6 +91,10 @@ def earnings(state_dir: StateDir = None, as_json: Json = False) -> None:
             typer.echo(f"\n{title}")
         for row in rows:
             typer.echo(_line(row.of, row))
+    if findings:
+        typer.echo("\nlowered this device's reputation, newest first")
+    for finding in findings:
+        typer.echo(f"{local_time(finding.at)}  {finding.lease}  {describe_finding(finding)}")
     if StateFolder(settings.state_dir).membership() is None:
         typer.echo("\nThis device has not joined. To join: tradepost worker join URL --token TOKEN")
     elif account is None:

@@ -9,19 +9,23 @@ from typing import Any, Final
 import msgspec
 
 from tradepost.money import format_credits
+from tradepost.protocol import Finding
 from tradepost_signing.policy.trust import TrustPolicy
 from tradepost_worker.device import limits
-from tradepost_worker.device.governor import Cause
+from tradepost_worker.device.governor import CLOCK_SKEW_S_SHOWN, Cause
 from tradepost_worker.device.owner_command import Mode, OwnerCommand, OwnerCommandFile
 from tradepost_worker.device.sensors import not_enforceable
 from tradepost_worker.leases.earnings import Earnings, read_earnings
+from tradepost_worker.leases.findings import describe_finding, read_findings
 from tradepost_worker.leases.outbox import read_pending
 from tradepost_worker.link.market_view import MarketView
 from tradepost_worker.settings import Settings
 from tradepost_worker.state import Connection, Membership, StateFolder, WorkerStatus
-from tradepost_worker.wording import counted, local_time
+from tradepost_worker.wording import counted, local_time, skewed
 
 _HOUR_S: Final = 3600
+_DAY_S: Final = 24 * _HOUR_S
+_FINDINGS_MAX: Final = 100
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +40,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     unacknowledged: int
     last_hour: Earnings
     ever: Earnings
+    findings: tuple[Finding, ...] = ()
     publishers_trusted: int
     limits: dict[str, Any]
     not_enforceable: dict[str, str]
@@ -48,12 +53,15 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         return {
             "sentence": self.sentence(),
             "state_dir": self.state_dir,
-            "broker": membership and membership.broker_url,
+            "broker_url": membership and membership.broker_url,
+            "broker_id": membership and membership.broker,
             "worker": membership and membership.worker,
             "device": membership and membership.device,
             "running": self.connection is not None,
             "connected": self.connection is not None and self.connection.is_connected,
             "connected_since": self.connection and self.connection.since,
+            "not_connected_because": self.connection and self.connection.problem,
+            "clock_skew_s": self.clock_skew_s,
             "owner": msgspec.to_builtins(self.word),
             "paused_by": decision and decision.cause,
             "capacity": decision and decision.capacity,
@@ -65,6 +73,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
             "earned_microcredits": self.ever.earned_microcredits,
             "leases_last_hour": self.last_hour.leases,
             "earned_last_hour_microcredits": self.last_hour.earned_microcredits,
+            "findings_last_day": msgspec.to_builtins(self.findings),
             "publishers_trusted": self.publishers_trusted,
             "limits": self.limits,
             "not_enforceable": self.not_enforceable,
@@ -80,7 +89,29 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         earned = f"earned {credits_} credits for {self.ever.paid_leases:,} of {leases}"
         wait = counted(self.unacknowledged, "result waits", "results wait")
         waiting = f"; {wait} for the broker" if self.unacknowledged else ""
-        return f"{self._doing(self.membership)}; {earned}{waiting}."
+        return f"{self._doing(self.membership)}; {earned}{waiting}{self._found()}{self._skew()}."
+
+    def _found(self) -> str:
+        if not self.findings:
+            return ""
+        newest = self.findings[0]
+        many = f"{_FINDINGS_MAX} or more" if len(self.findings) == _FINDINGS_MAX else f"{len(self.findings)}"
+        leases = "lease" if many == "1" else "leases"
+        return (
+            f"; {many} {leases} lowered its reputation in the last day "
+            f"({newest.lease}: {describe_finding(newest)})"
+        )
+
+    def _skew(self) -> str:
+        skew_s = self.clock_skew_s
+        if skew_s is None or abs(skew_s) <= CLOCK_SKEW_S_SHOWN:
+            return ""
+        return f"; this device's clock is {skewed(skew_s)}"
+
+    @property
+    def clock_skew_s(self) -> float | None:
+        """How far this device's clock is ahead of the broker's, if the running worker knows."""
+        return self.standing.readings.clock_skew_s if self.standing is not None else None
 
     def _doing(self, membership: Membership) -> str:
         if self.connection is None:
@@ -90,11 +121,19 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         return self._working(membership.broker_url, self.connection)
 
     def _working(self, url: str, connection: Connection) -> str:
-        minutes = counted(int((self.at - connection.since) / 60), "minute")
+        # A clock that was set back must not make it negative.
+        minutes = counted(int(max(0.0, self.at - connection.since) / 60), "minute")
         if not connection.is_connected:
-            return f"Trying to reach {url}, not connected for {minutes}"
+            why = f" ({connection.problem})" if connection.problem else ""
+            return f"Trying to reach {url}, not connected for {minutes}{why}"
         if not self.publishers_trusted:
             return f"Connected to {url}, but 0 publishers are trusted, so nothing can run"
+        account = self.market and self.market.account
+        if account and account.standing != "active":
+            return (
+                f"Connected to {url}, but this device is {account.standing} there "
+                f"(score {account.score:.2f}), so it gets no leases"
+            )
         if self.standing is not None and self.standing.running:
             capacity = counted(self.standing.decision.capacity, "lease runs", "leases run")
             return f"Working for {url}: {self.standing.running} of {capacity}"
@@ -145,6 +184,7 @@ def read_status(settings: Settings, *, clock: Callable[[], float] = time.time) -
         unacknowledged=read_pending(state.database),
         last_hour=read_earnings(state.database, since=at - _HOUR_S),
         ever=read_earnings(state.database),
+        findings=tuple(read_findings(state.database, since=at - _DAY_S, rows_max=_FINDINGS_MAX)),
         publishers_trusted=len(TrustPolicy.load(settings.trust_path).publishers),
         limits=limits_in_force(settings),
         not_enforceable=not_enforceable(msgspec.structs.asdict(settings)),

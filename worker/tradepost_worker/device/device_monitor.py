@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+import msgspec
+
 from tradepost_worker.device.governor import Allowance, Governor, Readings
 from tradepost_worker.device.limits import DeviceLimits
 from tradepost_worker.device.owner_command import OwnerCommand, OwnerCommandFile
@@ -25,7 +27,8 @@ class Device(Protocol):
 class DeviceMonitor:
     """The last limits and readings, and the current decision.
 
-    `read_limits` gives the limits as they are now, and `runner_pids` the processes that count as runners.
+    `read_limits` gives the limits as they are now, `runner_pids` the processes that count as runners, and
+    `clock_skew_s` how far this device's clock is ahead of the broker's, if that is known.
     """
 
     def __init__(
@@ -36,12 +39,14 @@ class DeviceMonitor:
         device: Device,
         governor: Governor,
         runner_pids: Callable[[], tuple[int, ...]],
+        clock_skew_s: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._command_file = command_file
         self._read_limits = read_limits
         self._device = device
         self._governor = governor
         self._runner_pids = runner_pids
+        self._clock_skew_s = clock_skew_s
         self.limits = read_limits()
         self.readings = device.read(with_input=self.limits.looks_at_input)
         #: Set by the code that carries it out; until the first one, nothing is allowed.
@@ -62,7 +67,8 @@ class DeviceMonitor:
         readings = await asyncio.to_thread(
             self._device.read, self._runner_pids(), with_input=self.limits.looks_at_input
         )
-        before, self.readings = self.readings, readings
+        before = self.readings
+        self.readings = msgspec.structs.replace(readings, clock_skew_s=self._clock_skew_s())
         return int(before.at) != int(readings.at)
 
     def finish_drain(self) -> None:

@@ -15,10 +15,14 @@ import msgspec
 
 from tradepost_worker.device.limits import DeviceLimits, is_within
 from tradepost_worker.device.owner_command import Mode, OwnerCommand
-from tradepost_worker.wording import lasting
+from tradepost_worker.wording import lasting, skewed
 
 #: How long readings must be within limits before work starts again.
 SETTLE_S: Final = 10.0
+#: A clock that is further than this from the broker's is not set at all, and nothing it dates means anything.
+CLOCK_SKEW_S_MAX: Final = 24 * 3600.0
+#: A clock that is closer than this to the broker's is not worth mentioning.
+CLOCK_SKEW_S_SHOWN: Final = 30.0
 _MIB: Final = 1 << 20
 
 
@@ -33,7 +37,8 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True):
     """The device at one time; `None` where there is no sensor.
 
     Loads are percent of all cores; `others_load_percent` leaves this worker out. `minute_of_day` is local.
-    `last_input` is looked for only if a limit needs it.
+    `last_input` is looked for only if a limit needs it. `clock_skew_s` is how far this device's clock is
+    ahead of the broker's, as soon as a broker has stated its time.
     """
 
     at: float
@@ -47,6 +52,7 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True):
     on_mains: bool | None = None
     battery_percent: float | None = None
     last_input: LastInput | None = None
+    clock_skew_s: float | None = None
 
 
 class Cause(StrEnum):
@@ -62,6 +68,7 @@ class Cause(StrEnum):
     MEMORY_FREE = "memory_free"
     MEMORY = "memory"
     DISK = "disk"
+    CLOCK = "clock"
 
 
 class Allowance(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,6 +145,8 @@ def _breaches(now: Readings, limits: DeviceLimits) -> Iterator[tuple[Cause, str]
         yield Cause.MEMORY_FREE, f"only {now.memory_free_bytes // _MIB:,} MiB of memory is free"
     if now.disk_free_bytes is not None and now.disk_free_bytes < limits.disk_free_bytes_min:
         yield Cause.DISK, f"only {now.disk_free_bytes // _MIB:,} MiB of disk is free"
+    if now.clock_skew_s is not None and abs(now.clock_skew_s) > CLOCK_SKEW_S_MAX:
+        yield Cause.CLOCK, f"this device's clock is {skewed(now.clock_skew_s)}"
     if limits.looks_at_input and now.last_input is not None:
         silent_s = max(0.0, now.at - now.last_input.at)
         if silent_s < limits.idle_input_s_min:

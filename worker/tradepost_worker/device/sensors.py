@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import psutil
 
+from tradepost_worker.device.capacity import DeviceCapacity
 from tradepost_worker.device.governor import Readings
 from tradepost_worker.device.last_input import InputSensor, unseen_input
 from tradepost_worker.device.process_use import cpu_s, resident_bytes
@@ -41,6 +42,7 @@ class Sensors:
         self._measure = measure
         self._clock = clock
         self._agent_pid = os.getpid()
+        self._capacity = DeviceCapacity()
         self._input = InputSensor()
         # Device busy, device total, own: seconds.
         self._times: deque[tuple[float, float, float]] = deque(maxlen=LOAD_READINGS)
@@ -59,7 +61,7 @@ class Sensors:
             minute_of_day=60 * local.tm_hour + local.tm_min,
             load_percent=load,
             others_load_percent=others,
-            memory_free_bytes=psutil.virtual_memory().available,
+            memory_free_bytes=self._capacity.memory_free_bytes,
             runners_memory_bytes=sum(_resident_bytes(pid) for pid in runners),
             disk_free_bytes=_disk_free_bytes(self._folder),
             temperature_celsius=temperature_celsius(),

@@ -11,15 +11,16 @@ import logging
 import random
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
-from tradepost.errors import BrokerUnavailable, TradepostError
+from tradepost.errors import BrokerUnavailable, TradepostError, WorkerKeyInUse
 from tradepost.protocol import (
     HEARTBEAT_S,
     Acknowledged,
     DeviceHealth,
+    Finding,
     Grant,
     Heartbeat,
     Offer,
@@ -29,10 +30,12 @@ from tradepost.protocol import (
     Settled,
     ToWorker,
     UpdateOffer,
+    Welcome,
 )
+from tradepost_worker.leases.findings import fetch_findings
 from tradepost_worker.leases.held_leases import HeldLeases
 from tradepost_worker.leases.pipelines import PipelineLibrary
-from tradepost_worker.link.connection import BrokerStream, reconnect_delays
+from tradepost_worker.link.connection import BrokerStream, contended_delays, reconnect_delays
 from tradepost_worker.link.joined_broker import JoinedBroker
 
 _WARM_MAX: Final = 256
@@ -44,17 +47,25 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
+class _End(NamedTuple):
+    """How a connection, or the attempt at one, ended."""
+
+    was_admitted: bool
+    error: TradepostError | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class AgentHooks:
     """What connects an agent with the rest of the worker.
 
-    `on_revocations` is called with the operator's revocation lists, `on_connection` whenever the worker is
-    admitted (`True`) or the connection ends (`False`), and `health` returns what a heartbeat reports of the
-    device.
+    `on_revocations` is called with the operator's revocation lists, `on_connected` whenever the worker is
+    admitted, `on_disconnected` when the connection ends or an attempt fails, with the reason (empty if the
+    worker stops), and `health` returns what a heartbeat reports of the device.
     """
 
     on_revocations: Callable[[Revocations], None]
-    on_connection: Callable[[bool], None] = lambda _: None
+    on_connected: Callable[[Welcome], None] = lambda _: None
+    on_disconnected: Callable[[str], None] = lambda _: None
     health: Callable[[], DeviceHealth | None] = lambda: None
 
 
@@ -107,21 +118,23 @@ class Agent:
         """
         keeping = asyncio.create_task(self._leases.keep())
         try:
-            delays = reconnect_delays(rng=self._rng)
+            delays, contended = reconnect_delays(rng=self._rng), contended_delays(rng=self._rng)
             while not stop.is_set():
-                if await self._serve(stop):
+                end = await self._serve(stop)
+                if end.was_admitted:
                     delays = reconnect_delays(rng=self._rng)
                 if keeping.done():
                     await keeping  # the disk failed: what is finished would not survive
-                await _wait(stop, seconds=next(delays))
+                is_contended = isinstance(end.error, WorkerKeyInUse)
+                await _wait(stop, seconds=next(contended if is_contended else delays))
         finally:
             await self._leases.give_back_all()
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)
             await self._leases.flush()
 
-    async def _serve(self, stop: asyncio.Event) -> bool:
-        """Serve one connection to its end; whether the worker was admitted."""
+    async def _serve(self, stop: asyncio.Event) -> _End:
+        """Serve one connection to its end. Raises the error of a broker that refuses this worker for good."""
         opening_offer = self._offer
         opening = BrokerStream.open(
             self._broker.api,
@@ -133,16 +146,19 @@ class Agent:
         try:
             stream = await _unless(stop, opening)
         except TradepostError as error:
+            self._hooks.on_disconnected(str(error))
             _report_failure(error)
-            return False
+            return _End(was_admitted=False, error=error)
         if stream is None:
-            return False
+            return _End(was_admitted=False)
         log.info("Connected to %s.", self._broker.api.url, extra={"action": "connected"})
-        self._hooks.on_connection(True)
+        self._hooks.on_connected(stream.welcome)
         tasks = [
             asyncio.create_task(work)
             for work in (stream.drain(), self._receive(stream), self._beat(stream), stop.wait())
         ]
+        catching_up = asyncio.create_task(self._catch_up())
+        end = _End(was_admitted=True)
         try:
             self._stream = stream
             if opening_offer != self._offer:  # it changed during the handshake
@@ -154,16 +170,23 @@ class Agent:
             for task in done:
                 task.result()
         except TradepostError as error:
-            _report_failure(error)
+            end = _End(was_admitted=True, error=error)
         finally:
             self._stream = None
-            self._hooks.on_connection(False)
             await self._leases.detach()
-            for task in tasks:
+            for task in (*tasks, catching_up):
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, catching_up, return_exceptions=True)
             await stream.close()
-        return True
+            self._hooks.on_disconnected("" if end.error is None else str(end.error))
+        if end.error is not None:
+            _report_failure(end.error)
+        return end
+
+    async def _catch_up(self) -> None:
+        """Learn what the broker found while this worker was not connected."""
+        for finding in await fetch_findings(self._broker.api, self._broker.worker.id):
+            self._leases.note_finding(finding)
 
     async def _receive(self, stream: BrokerStream) -> None:
         async for frames in stream.messages():
@@ -184,6 +207,8 @@ class Agent:
             self._leases.acknowledge(frame)
         elif isinstance(frame, Settled):
             self._leases.settle(frame)
+        elif isinstance(frame, Finding):
+            self._leases.note_finding(frame)
         elif isinstance(frame, Recall):
             self._leases.recall(frame.lease, "the broker recalled it")
         elif isinstance(frame, Revocations):
@@ -216,7 +241,8 @@ def _report_failure(error: TradepostError) -> None:
     """Log why there is no connection; raise it if trying again cannot help."""
     if error.status in _FINAL_STATUSES:
         raise error
-    log.warning("Not connected: %s", error, extra={"action": "disconnected", "code": error.code()})
+    what = f"{error}. {error.hint}" if isinstance(error, WorkerKeyInUse) else str(error)
+    log.warning("Not connected: %s", what, extra={"action": "disconnected", "code": error.code()})
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:

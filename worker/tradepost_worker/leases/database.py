@@ -1,4 +1,4 @@
-"""The worker's SQLite database: ends of leases that the broker has not acknowledged, and settlements.
+"""The worker's SQLite database: ends of leases that the broker has not acknowledged, settlements, findings.
 
 Its schema has a version, `PRAGMA user_version`. Opening it for writing runs the migrations that it lacks,
 each in one transaction with the new version, so a crash leaves the version before or the version after. A
@@ -8,13 +8,16 @@ running worker and migrate nothing.
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from tradepost.errors import DatabaseDamaged, DatabaseTooNew, DatabaseUnusable
+from tradepost.atomic_files import ASIDE_PREFIX, OWNER_ONLY, sync_folder
+from tradepost.errors import DatabaseDamaged, DatabaseForeign, DatabaseTooNew, DatabaseUnusable
+from tradepost.file_status import dangling_link
 
 #: The statements that lead to version 1, 2 and so on. Released ones are never edited: devices have run them.
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
@@ -27,8 +30,17 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         ) STRICT""",
         "CREATE TABLE IF NOT EXISTS lease_pipeline (lease TEXT PRIMARY KEY, pipeline TEXT NOT NULL) STRICT",
     ),
+    (
+        """CREATE TABLE finding (
+            lease TEXT NOT NULL, kind TEXT NOT NULL, at REAL NOT NULL, stage TEXT NOT NULL,
+            detail TEXT NOT NULL,
+            PRIMARY KEY (lease, kind)
+        ) STRICT""",
+    ),
 )
 SCHEMA_VERSION: Final = len(MIGRATIONS)
+#: In a worker's database of every version.
+_OLDEST_TABLE: Final = "lease_end"
 
 #: SQLite's primary result codes (the low byte of the extended ones) for a file that is not a sound database.
 _DAMAGED_CODES: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -37,13 +49,15 @@ _DAMAGED_CODES: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 def open_database(path: Path, *, migrations: tuple[tuple[str, ...], ...] = MIGRATIONS) -> sqlite3.Connection:
     """Open the database for writing, at the newest version; it and its folder are made if they are absent.
 
-    Raises `DatabaseTooNew`, `DatabaseDamaged` or `DatabaseUnusable`.
+    Raises `DatabaseTooNew`, `DatabaseDamaged`, `DatabaseForeign` or `DatabaseUnusable`.
     """
     with typed_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not _exists(path):
+            _create(path)
         database = sqlite3.connect(path, check_same_thread=False)
         try:
-            _require_known_version(database, path, known=len(migrations))
+            _require_known(database, path, known=len(migrations))
             database.execute("PRAGMA journal_mode=WAL")
             database.execute("PRAGMA synchronous=FULL")
             for version in range(_version(database) + 1, len(migrations) + 1):
@@ -59,30 +73,70 @@ def read_row(path: Path, query: str, values: tuple[object, ...]) -> tuple[int, .
     return next(iter(read_rows(path, query, values)), None)
 
 
-def read_rows(path: Path, query: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
+def read_rows(
+    path: Path, query: str, values: tuple[object, ...], *, since_version: int = 0
+) -> list[tuple[Any, ...]]:
     """The rows of a query, read beside a worker that may be running; none if there is no database.
 
-    Raises `DatabaseTooNew`, `DatabaseDamaged` or `DatabaseUnusable`.
+    A database before `since_version`, which has what is asked for, has no rows either: the next worker to run
+    upgrades it. Raises `DatabaseTooNew`, `DatabaseDamaged` or `DatabaseUnusable`.
     """
-    if not path.exists():
+    if not _exists(path):
         return []
     with typed_errors(path), closing(_connect_to_read(path)) as database:
-        _require_known_version(database, path, known=SCHEMA_VERSION)
-        if not database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-            return []  # a worker has made the file and not yet its tables
+        _require_known(database, path, known=SCHEMA_VERSION)
+        if _version(database) < since_version or not _tables(database):
+            return []
         return database.execute(query, values).fetchall()
 
 
 def check_database(path: Path) -> None:
-    """Raise `DatabaseTooNew`, `DatabaseDamaged` or `DatabaseUnusable` unless every page of the database is
-    sound and its version is known. One that does not exist is sound."""
-    if not path.exists():
+    """Raise `DatabaseTooNew`, `DatabaseDamaged`, `DatabaseForeign` or `DatabaseUnusable` unless every page of
+    the database is sound and its version is known. One that does not exist is sound."""
+    if not _exists(path):
         return
     with typed_errors(path), closing(_connect_to_read(path)) as database:
-        _require_known_version(database, path, known=SCHEMA_VERSION)
+        _require_known(database, path, known=SCHEMA_VERSION)
         found = [row[0] for row in database.execute("PRAGMA quick_check(3)")]
     if found != ["ok"]:
         raise _damaged(path, "; ".join(found))
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is a database.
+
+    Raises `DatabaseUnusable` for a link to nothing, and `DatabaseDamaged` for a file without a byte: a
+    database is created complete, so what was in it has been lost.
+    """
+    if problem := dangling_link(path):
+        raise DatabaseUnusable(problem, path=str(path))
+    try:
+        size_bytes = path.stat().st_size
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise DatabaseUnusable(f"{path}: {error.strerror}", path=str(path)) from None
+    if not size_bytes:
+        raise _damaged(path, "the file is empty")
+    return True
+
+
+def _create(path: Path) -> None:
+    """Create a database with its first tables, complete or not at all."""
+    aside = path.with_name(f"{ASIDE_PREFIX}{secrets.token_hex(8)}")
+    try:
+        with closing(sqlite3.connect(aside)) as database:
+            database.execute("PRAGMA journal_mode=WAL")
+            database.execute("PRAGMA synchronous=FULL")
+            _migrate(database, MIGRATIONS[0], to=1)
+        aside.chmod(OWNER_ONLY)
+        # What a database left that is not there any more, SQLite would apply to this one.
+        for suffix in ("-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    sync_folder(path.parent)
 
 
 def _connect_to_read(path: Path) -> sqlite3.Connection:
@@ -94,7 +148,16 @@ def _version(database: sqlite3.Connection) -> int:
     return version
 
 
-def _require_known_version(database: sqlite3.Connection, path: Path, *, known: int) -> None:
+def _tables(database: sqlite3.Connection) -> set[str]:
+    rows = database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()
+    return {name for (name,) in rows}
+
+
+def _require_known(database: sqlite3.Connection, path: Path, *, known: int) -> None:
+    """Raise unless this is a worker's database, of a version up to `known`."""
+    tables = _tables(database)
+    if _OLDEST_TABLE not in tables and (tables or _version(database)):
+        raise DatabaseForeign(f"{path} has no table {_OLDEST_TABLE}", path=str(path))
     if (version := _version(database)) > known:
         raise DatabaseTooNew(
             f"{path} has schema version {version}; this program supports versions up to {known}",

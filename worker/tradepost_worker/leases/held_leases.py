@@ -15,7 +15,9 @@ from typing import Final, NamedTuple
 from tradepost.content import Cid, add_bytes
 from tradepost.errors import BrokerUnavailable, QuotaExceeded, RunnerFailed, TradepostError
 from tradepost.money import format_credits
-from tradepost.protocol import Acknowledged, GiveBackReason, Grant, Settled
+from tradepost.protocol import Acknowledged, Finding, GiveBack, GiveBackReason, Grant, Settled
+from tradepost.untrusted_text import plain
+from tradepost_worker.leases.findings import describe_finding
 from tradepost_worker.leases.lease_executor import LeaseExecutor, StageProgress, give_back, preempted
 from tradepost_worker.leases.outbox import LeaseEnd, Outbox
 from tradepost_worker.link.broker_api import BrokerApi
@@ -27,6 +29,8 @@ _HELD_MAX: Final = 4096
 
 #: Within this time a broker has taken in that an offer was withdrawn.
 WITHDRAWAL_S: Final = 0.2
+
+_REASON_CHARS_MAX: Final = 500
 
 log = logging.getLogger(__name__)
 
@@ -192,6 +196,16 @@ class HeldLeases:
             },
         )
 
+    def note_finding(self, finding: Finding) -> None:
+        """Record what lowers this device's reputation, and log it the first time."""
+        if self._outbox.record_finding(finding):
+            log.warning(
+                "Lease %s lowers this device's reputation: %s.",
+                finding.lease,
+                describe_finding(finding),
+                extra={"action": "finding", "lease": finding.lease, "kind": finding.kind},
+            )
+
     async def _run(self, grant: Grant, progress: StageProgress) -> None:
         try:
             end = await self._executor.run(grant, progress)
@@ -223,6 +237,8 @@ class HeldLeases:
             self._deliver(end)
 
     def _finish(self, end: LeaseEnd) -> None:
+        if isinstance(end.frame, GiveBack):
+            _log_return(end.frame)
         self._outbox.add(end)
         self._deliver(end)
 
@@ -252,3 +268,18 @@ class HeldLeases:
             else:
                 stream.send(end.frame)
                 return
+
+
+def _log_return(frame: GiveBack) -> None:
+    """Log why a lease is given back: as a warning if the broker may hold it against this device."""
+    problem = frame.problem
+    where = f" (stage {problem.stage})" if problem.stage else ""
+    log.log(
+        logging.WARNING if frame.reason is GiveBackReason.FAILED else logging.INFO,
+        "Gave back lease %s, %s%s: %s",
+        frame.lease,
+        frame.reason.value,
+        where,
+        plain(f"{problem.title} {problem.detail}", chars_max=_REASON_CHARS_MAX),
+        extra={"action": "lease_returned", "lease": frame.lease, "code": problem.code},
+    )

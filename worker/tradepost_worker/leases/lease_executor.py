@@ -8,8 +8,7 @@ it, a receipt says which stages were done: they may be paid.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -88,8 +87,7 @@ class StageProgress:
 class LeaseExecutor:
     """Works on the leases of `broker`.
 
-    `engines` are the versions that receipts state, `latencies` is told how long stages took, and `clock`
-    gives Unix seconds.
+    `engines` are the versions that receipts state, and `latencies` is told how long stages took.
     """
 
     def __init__(
@@ -100,14 +98,12 @@ class LeaseExecutor:
         runners: PipelineRunner,
         engines: Mapping[str, str],
         latencies: StageLatencies | None = None,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self._broker = broker
         self._pipelines = pipelines
         self._runners = runners
         self._engines = dict(engines)
         self._latencies = latencies or StageLatencies()
-        self._clock = clock
 
     async def run(self, grant: Grant, progress: StageProgress) -> LeaseEnd:
         """How the lease ended; `progress` tells how far it is before that.
@@ -115,7 +111,7 @@ class LeaseExecutor:
         Raises no `TradepostError`: each becomes the reason of a given-back lease.
         """
         try:
-            left_s = self._check(grant)
+            left_s = _check(grant)
             async with asyncio.timeout(left_s):
                 return await self._work(grant, left_s, progress)
         except TimeoutError:
@@ -142,15 +138,6 @@ class LeaseExecutor:
         self._latencies.note(pipeline.manifest.name, run.stages)
         _refuse_device_dependent(run)
         return self._deliver(grant, run, input_cid)
-
-    def _check(self, grant: Grant) -> float:
-        """The seconds that the lease still has. Raises `ProtocolError` or `DeadlineExceeded`."""
-        if (grant.input is None) == (grant.input_cid is None):
-            raise ProtocolError("a grant must have its input either inline or as a CID")
-        left_s = grant.expires_at - self._clock()
-        if left_s <= 0:
-            raise DeadlineExceeded(f"the lease expired {-left_s:.0f} s before it arrived")
-        return left_s
 
     async def _input(self, grant: Grant, pipeline: TrustedPipeline) -> tuple[bytes, Cid]:
         """The input document and the CID under which the receipt names it."""
@@ -198,6 +185,20 @@ class LeaseExecutor:
             expires_at=grant.expires_at,
         )
         return sign_receipt(receipt, self._broker.worker)
+
+
+def _check(grant: Grant) -> float:
+    """The seconds that the lease still has, by the broker's count: this device's clock may be wrong.
+
+    Raises `ProtocolError` or `DeadlineExceeded`.
+    """
+    if (grant.input is None) == (grant.input_cid is None):
+        raise ProtocolError("a grant must have its input either inline or as a CID")
+    if grant.left_s is None:
+        raise ProtocolError("a grant must state how much time is left")
+    if grant.left_s <= 0:
+        raise DeadlineExceeded("the lease expired before the broker sent it")
+    return grant.left_s
 
 
 def give_back(lease: str, error: TradepostError, reason: GiveBackReason | None = None) -> LeaseEnd:

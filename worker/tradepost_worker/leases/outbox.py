@@ -17,13 +17,15 @@ import msgspec
 from cachetools import FIFOCache
 
 from tradepost.errors import UNDECODABLE, DatabaseDamaged
-from tradepost.protocol import Deliver, GiveBack, Settled
+from tradepost.protocol import Deliver, Finding, GiveBack, Settled
 from tradepost_worker.leases.database import open_database, read_row, typed_errors
 
 #: How long an end waits for its acknowledgement before it is written.
 LINGER_S: Final = 0.02
 
 _PIPELINES_MAX: Final = 1 << 16
+#: More than a broker shows of one worker.
+_FINDINGS_MAX: Final = 1 << 12
 
 
 class LeaseEnd(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,8 +42,10 @@ class LeaseEnd(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outbox:
-    """Ends of leases and settlements, in the SQLite file at `path`. `keep` must run beside its users; `clock`
-    gives Unix seconds."""
+    """Ends of leases, settlements and findings, in the SQLite file at `path`.
+
+    `keep` must run beside its users; `clock` gives Unix seconds.
+    """
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -49,12 +53,17 @@ class Outbox:
         self._database = open_database(path)
         with typed_errors(path):
             rows = self._database.execute("SELECT end FROM lease_end ORDER BY rowid").fetchall()
+            newest = "SELECT lease, kind FROM finding ORDER BY at DESC LIMIT ?"
+            known = self._database.execute(newest, (_FINDINGS_MAX,)).fetchall()
         ends = [_decode(path, row[0]) for row in rows]
         self._pending = {end.lease: end for end in ends}
         self._written = set(self._pending)
         self._unwritten: set[str] = set()
         #: Bounded, since a broker may never settle some leases.
         self._pipelines: FIFOCache[str, str] = FIFOCache(_PIPELINES_MAX)
+        self._known_findings: FIFOCache[tuple[str, str], None] = FIFOCache(_FINDINGS_MAX)
+        self._known_findings.update(dict.fromkeys(reversed(known)))
+        self._found: list[tuple[str, str, float, str, str]] = []
         self._settled: list[tuple[str, float, str, int, str]] = []
         self._ran: list[tuple[str, str]] = []
         self._writing: asyncio.Task[None] | None = None
@@ -84,6 +93,15 @@ class Outbox:
             (settled.lease, self._clock(), settled.verdict, settled.earned_microcredits, settled.reason)
         )
         self._changed.set()
+
+    def record_finding(self, finding: Finding) -> bool:
+        """Keep what lowers the reputation; whether it is new."""
+        if (key := (finding.lease, finding.kind)) in self._known_findings:
+            return False
+        self._known_findings[key] = None
+        self._found.append((*key, finding.at, finding.stage, finding.detail))
+        self._changed.set()
+        return True
 
     def __contains__(self, lease: str) -> bool:
         return lease in self._pending
@@ -120,11 +138,12 @@ class Outbox:
         removed = [lease for lease in self._written if lease not in self._pending]
         settled, self._settled = self._settled, []
         ran, self._ran = self._ran, []
+        found, self._found = self._found, []
         self._unwritten.clear()
         self._written.difference_update(removed)
         self._written.update(end.lease for end in added)
-        if added or removed or settled:
-            writing = self._write_after(self._writing, added, removed, settled, ran)
+        if added or removed or settled or found:
+            writing = self._write_after(self._writing, added, removed, settled, ran, found)
             self._writing = asyncio.create_task(writing)
         if self._writing is not None:
             await asyncio.shield(self._writing)
@@ -145,6 +164,7 @@ class Outbox:
         removed: Iterable[str],
         settled: Iterable[tuple[object, ...]],
         ran: Iterable[tuple[str, str]],
+        found: Iterable[tuple[object, ...]],
     ) -> None:
         rows = [(end.lease, msgspec.msgpack.encode(end)) for end in added]
         with typed_errors(self._path), self._database as database:
@@ -152,6 +172,7 @@ class Outbox:
             database.executemany("DELETE FROM lease_end WHERE lease = ?", [(lease,) for lease in removed])
             database.executemany("INSERT OR REPLACE INTO settled VALUES (?, ?, ?, ?, ?)", settled)
             database.executemany("INSERT OR REPLACE INTO lease_pipeline VALUES (?, ?)", ran)
+            database.executemany("INSERT OR REPLACE INTO finding VALUES (?, ?, ?, ?, ?)", found)
 
 
 def _decode(path: Path, row: bytes) -> LeaseEnd:

@@ -37,6 +37,8 @@ from tradepost_worker.link.broker_api import BrokerApi
 NONCE_BYTES: Final = 16
 _HANDSHAKE_S_MAX: Final = 10.0
 _DELAY_S_MAX: Final = 30.0
+_CONTENDED_S_MIN: Final = 60.0
+_CONTENDED_S_MAX: Final = 3600.0
 _MESSAGE_OVERHEAD_BYTES: Final = 16
 
 
@@ -47,6 +49,17 @@ def reconnect_delays(*, rng: random.Random) -> Iterator[float]:
     while True:
         yield rng.uniform(0, ceiling)
         ceiling = min(2 * ceiling, _DELAY_S_MAX)
+
+
+def contended_delays(*, rng: random.Random) -> Iterator[float]:
+    """Seconds to wait before connecting again after another device connected with this one's key.
+
+    Doubling from about one minute up to an hour: whoever connects next replaces the other.
+    """
+    ceiling = 2 * _CONTENDED_S_MIN
+    while True:
+        yield rng.uniform(ceiling / 2, ceiling)
+        ceiling = min(2 * ceiling, _CONTENDED_S_MAX)
 
 
 class BrokerStream:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -44,9 +43,17 @@ REPORT = StageReport(stage="kernel", output="0" * 64)
 
 
 class Immediately(random.Random):
-    """Chance that always says: at once."""
+    """Chance that always gives the least: at once, where a wait may be that short.
+
+    `asked` are the bounds of each wait.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[float, float]] = []
 
     def uniform(self, a: float, b: float) -> float:
+        self.asked.append((a, b))
         return a
 
 
@@ -95,7 +102,7 @@ class AgentBench:
         self.folder = folder
         self.runners = PretendedRunners()
         self.capacity = 2
-        self.clock: Callable[[], float] = time.time
+        self.rng = Immediately()
         self.fetch_log_s = 5.0
         self.memory_bytes_max = 4 << 30
         self.providers: tuple[str, ...] = ("cpu",)
@@ -139,7 +146,6 @@ class AgentBench:
                 pipelines=pipelines,
                 runners=runners or self.runners,
                 engines=ENGINES,
-                clock=self.clock,
             )
             agent = Agent(
                 broker=broker,
@@ -151,13 +157,15 @@ class AgentBench:
                     ),
                 ),
                 leases=HeldLeases(
-                    executor=executor, outbox=outbox, broker=api, capacity=self.capacity, rng=Immediately()
+                    executor=executor, outbox=outbox, broker=api, capacity=self.capacity, rng=self.rng
                 ),
                 pipelines=pipelines,
                 hooks=AgentHooks(
-                    on_revocations=self.revocations.append, on_connection=self.connections.append
+                    on_revocations=self.revocations.append,
+                    on_connected=lambda _: self.connections.append(True),
+                    on_disconnected=lambda _: self.connections.append(False),
                 ),
-                rng=Immediately(),
+                rng=self.rng,
                 stop_s_max=0.2,
             )
             stop = asyncio.Event()

@@ -91,6 +91,10 @@ class FakeBroker:
         self.acknowledges = True
         self.impostor: Identity | None = None
         self.refusal: TradepostError | None = None
+        #: The evidence that it shows of every worker, newest first.
+        self.evidence: list[dict[str, Any]] = []
+        #: By how much the time that welcomes state is wrong.
+        self.clock_ahead_s = 0.0
         self.upload_errors: list[TradepostError] = []
         self.held: set[str] = set()
         #: What a welcome names although the worker did not, as a broker of another version could.
@@ -108,6 +112,7 @@ class FakeBroker:
             [
                 web.get("/v1/worker", self._stream),
                 web.post("/v1/workers", self._join),
+                web.get("/v1/workers/{worker}", self._show_worker),
                 web.get("/healthz", self._healthy),
                 web.get("/v1/pipelines/{cid}", self._pipeline),
                 web.get("/ipfs/{path:.+}", self._gateway),
@@ -137,6 +142,7 @@ class FakeBroker:
             pipeline=sample.cid,
             nonce=nonce,
             expires_at=int(time.time()) + 60,
+            left_s=60.0,
             price_microcredits=1000,
             input=document,
         )
@@ -223,7 +229,11 @@ class FakeBroker:
     async def _welcome(self, socket: web.WebSocketResponse, hello: Hello) -> None:
         """Name the leases that the worker and this broker hold, grant the others again, recall the ended."""
         named = [lease for lease in hello.open_leases if lease in self.held]
-        welcome = Welcome(worker=identity.key_id(hello.public_key), leases=(*named, *self.named_besides))
+        welcome = Welcome(
+            worker=identity.key_id(hello.public_key),
+            leases=(*named, *self.named_besides),
+            at=time.time() + self.clock_ahead_s,
+        )
         await socket.send_bytes(self._codec.encode([welcome]))
         frames: list[ToWorker] = [
             self._grants[lease] for lease in sorted(self.held) if lease not in hello.open_leases
@@ -305,6 +315,9 @@ class FakeBroker:
             revocations_key=self.operator.public_key.pem.decode() if self.operator else "",
         )
         return json_response(reply, status=201)
+
+    async def _show_worker(self, _: web.Request) -> web.Response:
+        return json_response({"evidence": self.evidence})
 
     async def _healthy(self, _: web.Request) -> web.Response:
         return json_response({"status": "ok"})

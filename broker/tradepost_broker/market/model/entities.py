@@ -183,6 +183,11 @@ class EvidenceKind(StrEnum):
     FAILED = "failed"  # it gave the lease back because the device failed
     EXPIRED = "expired"  # it let the lease expire
 
+    @property
+    def lowers_score(self) -> bool:
+        """Whether it counts against its worker."""
+        return self not in (EvidenceKind.AGREED, EvidenceKind.AUDIT_PASSED)
+
 
 class Evidence(msgspec.Struct, kw_only=True, frozen=True):
     """One verdict about one worker, kept permanently. `stage` is the stage at fault, if there is one."""

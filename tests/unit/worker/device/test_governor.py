@@ -54,6 +54,8 @@ def test_less_processor_takes_fewer_leases(percent: int, capacity: int) -> None:
         ({"memory_free_bytes": 100 << 20}, {}, Cause.MEMORY_FREE, "100 MiB"),
         ({"runners_memory_bytes": 2 << 30}, {}, Cause.MEMORY, "2,048 MiB"),
         ({"disk_free_bytes": 10 << 20}, {}, Cause.DISK, "10 MiB"),
+        ({"clock_skew_s": 3 * 86400.0}, {}, Cause.CLOCK, "3.0 days ahead of the broker's clock"),
+        ({"clock_skew_s": -50 * 3600.0}, {}, Cause.CLOCK, "2.1 days behind the broker's clock"),
         ({"others_load_percent": 60.0}, {"idle_only": True}, Cause.OTHERS, "60%"),
         ({}, {"idle_only": True}, Cause.OTHERS, "not known yet"),
         (

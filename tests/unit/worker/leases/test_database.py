@@ -10,7 +10,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tradepost.errors import DatabaseDamaged, DatabaseTooNew, DatabaseUnusable, RunnerFailed, TradepostError
+from tradepost.atomic_files import ASIDE_PREFIX
+from tradepost.errors import (
+    DatabaseDamaged,
+    DatabaseForeign,
+    DatabaseTooNew,
+    DatabaseUnusable,
+    RunnerFailed,
+    TradepostError,
+)
 from tradepost_worker.commands.doctor import examine_database
 from tradepost_worker.commands.health_checks import Health
 from tradepost_worker.commands.status import read_status
@@ -23,6 +31,7 @@ from tradepost_worker.leases.database import (
     read_rows,
 )
 from tradepost_worker.leases.earnings import read_earnings, read_earnings_by_pipeline
+from tradepost_worker.leases.findings import read_findings
 from tradepost_worker.leases.lease_executor import give_back
 from tradepost_worker.leases.outbox import Outbox, read_pending
 from tradepost_worker.settings import load_settings
@@ -39,7 +48,7 @@ CREATE TABLE IF NOT EXISTS settled (
 CREATE TABLE IF NOT EXISTS lease_pipeline (lease TEXT PRIMARY KEY, pipeline TEXT NOT NULL) STRICT;
 """
 END = give_back("l1", RunnerFailed("x"))
-TABLES = ["lease_end", "lease_pipeline", "settled"]
+TABLES = ["finding", "lease_end", "lease_pipeline", "settled"]
 
 
 @pytest.fixture
@@ -76,6 +85,16 @@ def make_newer(path: Path) -> None:
 
 def fill_with_garbage(path: Path) -> None:
     path.write_bytes(b"not a database at all" * 500)
+
+
+def make_foreign(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE bookmarks (url TEXT)")
+        database.execute("PRAGMA user_version = 1")
+
+
+def link_to_nothing(path: Path) -> None:
+    path.symlink_to(path.parent / "a disk that is not mounted" / "worker.sqlite")
 
 
 def overwrite_pages(path: Path) -> None:
@@ -157,6 +176,9 @@ def test_a_newer_database_names_the_file_and_both_versions(path: Path) -> None:
         (fill_with_garbage, DatabaseDamaged),
         (overwrite_pages, DatabaseDamaged),
         (Path.mkdir, DatabaseUnusable),
+        (Path.touch, DatabaseDamaged),
+        (make_foreign, DatabaseForeign),
+        (link_to_nothing, DatabaseUnusable),
     ],
 )
 def test_every_command_that_reads_it_fails_with_a_typed_error(
@@ -189,12 +211,37 @@ def test_an_end_of_a_lease_that_cannot_be_decoded_is_damage(path: Path) -> None:
         Outbox(path)
 
 
-def test_a_database_that_is_absent_or_empty_has_no_rows(path: Path) -> None:
+def test_a_database_that_is_absent_has_no_rows(path: Path) -> None:
     check_database(path)
     assert read_rows(path, "SELECT * FROM settled", ()) == []
-    path.touch()
-    assert read_rows(path, "SELECT * FROM settled", ()) == []
     assert examine_database(path).health is Health.OK
+    assert not path.exists()
+
+
+def test_a_database_before_a_table_has_no_rows_of_it(path: Path) -> None:
+    write_unversioned(path)
+    assert read_findings(path) == []
+
+
+def test_a_database_is_created_complete_and_apart_from_what_another_left(path: Path) -> None:
+    """A log without its database would be applied to the new one."""
+    outbox = Outbox(path)
+    left = path.with_name("worker.sqlite-wal").read_bytes()
+    outbox.close()
+    path.unlink()
+    path.with_name("worker.sqlite-wal").write_bytes(left)
+    open_database(path).close()
+    check_database(path)
+    assert not list(path.parent.glob(f"{ASIDE_PREFIX}*"))
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_foreign_database_is_left_as_it_is(path: Path) -> None:
+    make_foreign(path)
+    before = path.read_bytes()
+    with pytest.raises(DatabaseForeign):
+        open_database(path)
+    assert path.read_bytes() == before
 
 
 async def test_a_full_disk_is_a_typed_error(path: Path) -> None:
