@@ -36,6 +36,7 @@ from tradepost_broker.reporting.metrics import Metrics
 from tradepost_broker.reporting.running_counts import RunningCounts
 from tradepost_broker.reporting.standings import Standings
 from tradepost_broker.settings import Settings
+from tradepost_broker.storage.data_folder import IDENTITY_FILE
 from tradepost_broker.storage.store import Store
 from tradepost_broker.streams.sessions import Sessions
 from tradepost_broker.streams.watchers import Watchers
@@ -187,12 +188,13 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
 
 def _restore(settings: Settings, store: Store, clock: Callable[[], float]) -> Restored:
     policy, folder = settings.market, settings.data_dir
-    broker = Identity.load_or_create(folder / "identity.pem")
     operator_token = load_or_create_operator_token(folder / "operator.token")
     revocations = IssuedRevocations(path=folder / FILE_NAME, operator=_operator_key(settings))
     started_at = clock()
     market = Market.restore(store.load(at=started_at, policy=policy), policy)
     store.record_start(at=started_at, version=version("tradepost"), policy=msgspec.msgpack.encode(policy))
+    # Only after a start is recorded: a database without one, beside an identity, is not that market's.
+    broker = Identity.load_or_create(folder / IDENTITY_FILE)
     return Restored(
         settings=settings,
         store=store,

@@ -24,9 +24,13 @@ def settings_from_file(path: Path) -> Tree:
     """What the file at `path` sets, nothing if it is absent. Raises `InvalidSettings`."""
     try:
         return msgspec.toml.decode(path.read_bytes().removeprefix(BOM_UTF8), type=Tree)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, *UNDECODABLE) as error:
+    except OSError as error:
+        raise InvalidSettings(
+            f"{path}: {error.strerror}", hint="Make this file readable for this user."
+        ) from None
+    except UNDECODABLE as error:
         raise InvalidSettings(f"{path}: {error}", hint="Correct this file: it must be TOML.") from None
 
 
