@@ -14,12 +14,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from aiohttp import web
 
 from tradepost.atomic_files import replace_file
-from tradepost.errors import CannotListen, InvalidSettings
+from tradepost.errors import CannotListen, DiskFull, InvalidSettings
 from tradepost_broker.assembly import Parts, assemble
 from tradepost_broker.engine.engine import TICK_S, Outcome
 from tradepost_broker.engine.work import EventWork
@@ -48,11 +49,13 @@ class RunningBroker:
     port: int
     url: str
     tasks: tuple[asyncio.Task[None], ...]
+    database_path: Path
 
     async def failed(self) -> None:
         """Wait until something that must go on fails, and raise why. Never returns while all is well."""
         done, _ = await asyncio.wait(self.tasks, return_when=asyncio.FIRST_COMPLETED)
-        done.pop().result()
+        with typed_errors(self.database_path):
+            done.pop().result()
 
 
 @asynccontextmanager
@@ -88,8 +91,16 @@ async def running_broker(
             url = settings.public_url or here
             with typed_folder_errors(folder):
                 replace_file(folder / URL_FILE, here.encode(), durable=False)
+            _warn_of_little_space(parts)
             log.info("Broker %s is listening at %s", parts.broker.id, url, extra={"action": "listening"})
-            yield RunningBroker(parts=parts, host=host, port=port, url=url, tasks=(engine, *background))
+            yield RunningBroker(
+                parts=parts,
+                host=host,
+                port=port,
+                url=url,
+                tasks=(engine, *background),
+                database_path=settings.database_path,
+            )
         finally:
             for task in background:
                 task.cancel()
@@ -109,6 +120,17 @@ def _opened_store(settings: Settings) -> Iterator[Store]:
     database.require_own_market(path, settings.data_dir / IDENTITY_FILE)
     with typed_errors(path), contextlib.closing(Store(path)) as store:
         yield store
+
+
+def _warn_of_little_space(parts: Parts) -> None:
+    try:
+        parts.space.require_for_new_work()
+    except DiskFull as error:
+        log.warning(
+            "The broker accepts no new work until disk space is freed: %s",
+            error.detail,
+            extra={"action": "disk_almost_full"},
+        )
 
 
 async def _tick(parts: Parts) -> None:

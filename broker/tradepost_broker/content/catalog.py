@@ -25,6 +25,7 @@ from tradepost_broker.engine.engine import Engine
 from tradepost_broker.engine.work import EventWork
 from tradepost_broker.market.model.entities import Pipeline
 from tradepost_broker.market.model.events import PipelinePublished
+from tradepost_broker.storage.disk_space import DiskSpace
 from tradepost_broker.storage.rows import CODECS
 from tradepost_broker.storage.shell_records import Publication, Upload
 from tradepost_broker.storage.store import Store
@@ -37,7 +38,10 @@ PIPELINES_MAX: Final = 1_000
 class Catalog:
     """The published pipelines. `document_bytes_max` bounds what their inputs and outputs may declare."""
 
-    def __init__(self, *, store: Store, uploads: Uploads, engine: Engine, document_bytes_max: int) -> None:
+    def __init__(
+        self, *, store: Store, uploads: Uploads, engine: Engine, space: DiskSpace, document_bytes_max: int
+    ) -> None:
+        self._space = space
         self._store = store
         self._uploads = uploads
         self._engine = engine
@@ -71,8 +75,9 @@ class Catalog:
         5. The operator has revoked neither it, nor an artifact in it, nor all who signed it.
 
         Raises `InvalidPipeline` (1, 4), `UnsignedArtifact`, `InvalidBundle` or `InvalidSignature` (2),
-        `UnknownCid` (3), `Revoked` (5) or `QuotaExceeded`.
+        `UnknownCid` (3), `Revoked` (5), `QuotaExceeded` or `DiskFull`.
         """
+        self._space.require_for_new_work(len(request.manifest))
         # Step 1
         manifest = decode_manifest(request.manifest)
         self._check_limits(manifest)

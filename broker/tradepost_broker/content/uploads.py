@@ -22,12 +22,15 @@ from tradepost.content.unixfs.nodes import decode_file_node
 from tradepost.errors import ContentMismatch, InvalidCid, QuotaExceeded, UnknownCid
 from tradepost_broker.engine.engine import Engine
 from tradepost_broker.engine.work import Delete, Keep
+from tradepost_broker.storage.disk_space import DiskSpace
 from tradepost_broker.storage.rows import CODECS
 from tradepost_broker.storage.shell_records import Delivery, Publication, Upload
 from tradepost_broker.storage.store import Deletion, Store
 
 #: What a block takes of a disk at least, and is counted as: of a few bytes each there could be too many.
 BLOCK_BYTES_MIN: Final = 4096
+#: What begins the name of a holder that is a lease.
+LEASE: Final = "lease:"
 _TREES_KEPT: Final = 256
 _DROPPED_AT_ONCE: Final = 1_000
 _HOLDERS_KEPT: Final = 10_000
@@ -39,8 +42,9 @@ _OUTPUT_BYTES_MAX: Final = 1 << 53
 class Uploads:
     """The content store, by holder: `account:<name>` or `lease:<id>`."""
 
-    def __init__(self, *, blocks: FolderStore, store: Store, engine: Engine) -> None:
+    def __init__(self, *, blocks: FolderStore, store: Store, engine: Engine, space: DiskSpace) -> None:
         self._blocks = blocks
+        self._space = space
         self._store = store
         self._engine = engine
         self._used: dict[str, int] = {}
@@ -61,7 +65,7 @@ class Uploads:
     async def put(self, holder: str, text: str, data: bytes, *, quota_bytes: int, at: float) -> Cid:
         """Keep a block for `holder`, durably. It is counted as `BLOCK_BYTES_MIN` at least.
 
-        Raises `QuotaExceeded` or what the content store raises.
+        Raises `QuotaExceeded`, `DiskFull`, or what the content store raises.
         """
         cid = parse_cid(text)
         verify_block(cid, data, source="the request")
@@ -81,7 +85,7 @@ class Uploads:
         self._used[holder] = used + counted
         done = self._putting[key] = asyncio.Event()
         try:
-            await self._in_thread(self._blocks.put, cid, data)
+            await self._in_thread(self._write, holder, cid, data)
             upload = Upload(id=key, holder=holder, cid=cid, size_bytes=len(data), at=at)
             await self._engine.ask(Keep(upload))
         except BaseException:
@@ -91,6 +95,14 @@ class Uploads:
             del self._putting[key]
             done.set()
         return cid
+
+    def _write(self, holder: str, cid: Cid, data: bytes) -> None:
+        # In the one thread that writes, so that what was measured is still free.
+        if holder.startswith(LEASE):
+            self._space.require_for_outputs(len(data))
+        else:
+            self._space.require_for_new_work(len(data))
+        self._blocks.put(cid, data)
 
     async def drop_unused(self, *, before: float) -> int:
         """Forget blocks last used before a time, unless they are public; how many uploads that were."""
