@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import ssl
 import time
@@ -21,13 +20,16 @@ from typing import Final
 from aiohttp import web
 
 from tradepost.atomic_files import replace_file
-from tradepost.errors import CannotListen, DataFolderInUse, InvalidSettings
+from tradepost.errors import CannotListen, DiskFull, InvalidSettings
 from tradepost_broker.assembly import Parts, assemble
 from tradepost_broker.engine.engine import TICK_S, Outcome
 from tradepost_broker.engine.work import EventWork
 from tradepost_broker.jobs.receipt_checks import tick_work
 from tradepost_broker.market.model.events import Restarted
 from tradepost_broker.settings import Settings
+from tradepost_broker.storage import database
+from tradepost_broker.storage.data_folder import IDENTITY_FILE, locked_data_folder, typed_folder_errors
+from tradepost_broker.storage.database_checks import typed_errors
 from tradepost_broker.storage.store import Store
 
 #: How long a clean stop waits for requests that are under way.
@@ -47,11 +49,13 @@ class RunningBroker:
     port: int
     url: str
     tasks: tuple[asyncio.Task[None], ...]
+    database_path: Path
 
     async def failed(self) -> None:
         """Wait until something that must go on fails, and raise why. Never returns while all is well."""
         done, _ = await asyncio.wait(self.tasks, return_when=asyncio.FIRST_COMPLETED)
-        done.pop().result()
+        with typed_errors(self.database_path):
+            done.pop().result()
 
 
 @asynccontextmanager
@@ -60,11 +64,13 @@ async def running_broker(
 ) -> AsyncIterator[RunningBroker]:
     """A broker with these settings, until the context ends.
 
-    Raises `DataFolderInUse`, `CannotListen`, or `InvalidSettings`.
+    Raises `DataFolderInUse`, `DataFolderUnusable`, `MissingDatabase`, `DatabaseTooNew`, `DatabaseDamaged`,
+    `DatabaseUnusable`, `DiskFull`, `CannotListen`, or `InvalidSettings`.
     """
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _locked(settings.data_dir), contextlib.closing(Store(settings.database_path)) as store:
-        parts = assemble(settings, store, clock=clock)
+    folder = settings.data_dir
+    with locked_data_folder(folder), _opened_store(settings) as store:
+        with typed_folder_errors(folder):
+            parts = assemble(settings, store, clock=clock)
         engine = asyncio.create_task(parts.engine.run(), name="tradepost-engine")
         background: list[asyncio.Task[None]] = []
         runner = web.AppRunner(
@@ -83,9 +89,18 @@ async def running_broker(
             host, port = await _listen(runner, settings)
             here = _url(settings, host, port)
             url = settings.public_url or here
-            replace_file(settings.data_dir / URL_FILE, here.encode(), durable=False)
+            with typed_folder_errors(folder):
+                replace_file(folder / URL_FILE, here.encode(), durable=False)
+            _warn_of_little_space(parts)
             log.info("Broker %s is listening at %s", parts.broker.id, url, extra={"action": "listening"})
-            yield RunningBroker(parts=parts, host=host, port=port, url=url, tasks=(engine, *background))
+            yield RunningBroker(
+                parts=parts,
+                host=host,
+                port=port,
+                url=url,
+                tasks=(engine, *background),
+                database_path=settings.database_path,
+            )
         finally:
             for task in background:
                 task.cancel()
@@ -99,14 +114,23 @@ async def running_broker(
 
 
 @contextmanager
-def _locked(data_dir: Path) -> Iterator[None]:
-    """Hold the data folder: two brokers on one database would each believe that it is alone."""
-    with (data_dir / "lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataFolderInUse(f"another broker is running with the data folder {data_dir}") from None
-        yield
+def _opened_store(settings: Settings) -> Iterator[Store]:
+    """The market's database. What SQLite raises while it is open is typed: it stops the broker."""
+    path = settings.database_path
+    database.require_own_market(path, settings.data_dir / IDENTITY_FILE)
+    with typed_errors(path), contextlib.closing(Store(path)) as store:
+        yield store
+
+
+def _warn_of_little_space(parts: Parts) -> None:
+    try:
+        parts.space.require_for_new_work()
+    except DiskFull as error:
+        log.warning(
+            "The broker accepts no new work until disk space is freed: %s",
+            error.detail,
+            extra={"action": "disk_almost_full"},
+        )
 
 
 async def _tick(parts: Parts) -> None:

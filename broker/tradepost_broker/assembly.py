@@ -36,6 +36,8 @@ from tradepost_broker.reporting.metrics import Metrics
 from tradepost_broker.reporting.running_counts import RunningCounts
 from tradepost_broker.reporting.standings import Standings
 from tradepost_broker.settings import Settings
+from tradepost_broker.storage.data_folder import IDENTITY_FILE
+from tradepost_broker.storage.disk_space import DiskSpace
 from tradepost_broker.storage.store import Store
 from tradepost_broker.streams.sessions import Sessions
 from tradepost_broker.streams.watchers import Watchers
@@ -66,6 +68,7 @@ class Parts:
     market: Market
     engine: Engine
     uploads: Uploads
+    space: DiskSpace
     receipts: ReceiptChecks
     retention: Retention
     revocations: RevocationService
@@ -110,6 +113,7 @@ class Content:
 
     uploads: Uploads
     catalog: Catalog
+    space: DiskSpace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +178,7 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
         market=restored.market,
         engine=engine,
         uploads=content.uploads,
+        space=content.space,
         receipts=receipts,
         retention=Retention(
             engine=engine, uploads=content.uploads, kept_s=settings.documents_kept_s, clock=clock
@@ -187,12 +192,13 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
 
 def _restore(settings: Settings, store: Store, clock: Callable[[], float]) -> Restored:
     policy, folder = settings.market, settings.data_dir
-    broker = Identity.load_or_create(folder / "identity.pem")
     operator_token = load_or_create_operator_token(folder / "operator.token")
     revocations = IssuedRevocations(path=folder / FILE_NAME, operator=_operator_key(settings))
     started_at = clock()
     market = Market.restore(store.load(at=started_at, policy=policy), policy)
     store.record_start(at=started_at, version=version("tradepost"), policy=msgspec.msgpack.encode(policy))
+    # Only after a start is recorded: a database without one, beside an identity, is not that market's.
+    broker = Identity.load_or_create(folder / IDENTITY_FILE)
     return Restored(
         settings=settings,
         store=store,
@@ -237,11 +243,16 @@ def _build_engine(restored: Restored, streams: Streams, counters: Counters) -> E
 def _build_content(restored: Restored, engine: Engine) -> Content:
     settings, store = restored.settings, restored.store
     blocks = FolderStore(settings.data_dir / "blocks", bytes_max=settings.content_bytes_max, evict=False)
-    uploads = Uploads(blocks=blocks, store=store, engine=engine)
+    space = DiskSpace(settings.data_dir, reserve_bytes=settings.disk_reserve_bytes)
+    uploads = Uploads(blocks=blocks, store=store, engine=engine, space=space)
     catalog = Catalog(
-        store=store, uploads=uploads, engine=engine, document_bytes_max=settings.document_bytes_max
+        store=store,
+        uploads=uploads,
+        engine=engine,
+        space=space,
+        document_bytes_max=settings.document_bytes_max,
     )
-    return Content(uploads=uploads, catalog=catalog)
+    return Content(uploads=uploads, catalog=catalog, space=space)
 
 
 def _public_endpoints(restored: Restored, counters: Counters, standings: Standings) -> list[Endpoint]:
@@ -280,6 +291,7 @@ def _job_endpoints(
         catalog=content.catalog,
         uploads=content.uploads,
         open_jobs=counters.open_jobs,
+        space=content.space,
         clock=restored.clock,
     )
     return JobEndpoints(

@@ -21,7 +21,7 @@ from rich.table import Table
 from tradepost.atomic_files import replace_file
 from tradepost.commands.options import Json, LogJson
 from tradepost.commands.terminal import show, show_json
-from tradepost.errors import InvariantBroken, MissingDatabase
+from tradepost.errors import InvariantBroken
 from tradepost.logs import set_up_logging
 from tradepost.money import format_credits, to_credits, to_microcredits
 from tradepost.protocol import AccountView
@@ -122,8 +122,11 @@ async def _run(settings: Settings, port_file: Path | None) -> None:
 def migrate(data_dir: DataDir = None, config: Config = None) -> None:
     """Create the database, or upgrade its schema. `run` does this automatically."""
     from tradepost_broker.storage import database
+    from tradepost_broker.storage.data_folder import IDENTITY_FILE, make_data_folder
 
     settings = _settings(data_dir, config)
+    make_data_folder(settings.data_dir)
+    database.require_own_market(settings.database_path, settings.data_dir / IDENTITY_FILE)
     database.migrate(settings.database_path)
     typer.echo(f"{settings.database_path} has this version's schema.")
 
@@ -266,13 +269,14 @@ def explain(
 def verify(data_dir: DataDir = None, config: Config = None, as_json: Json = False) -> None:
     """Recompute every balance, replay the journal, and compare. The broker may be running."""
     from tradepost_broker.storage import database
+    from tradepost_broker.storage.database_checks import require_starts, typed_errors
     from tradepost_broker.storage.store import Reader
     from tradepost_broker.storage.verify_books import verify_books
 
     settings = _settings(data_dir, config)
-    if not settings.database_path.exists():
-        raise MissingDatabase(f"{settings.database_path} does not exist")
-    with contextlib.closing(Reader(database.open_snapshot(settings.database_path))) as reader:
+    path = settings.database_path
+    with typed_errors(path), contextlib.closing(Reader(database.open_snapshot(path))) as reader:
+        require_starts(path, len(reader.starts()))
         report = verify_books(reader)
     compared = ", ".join(f"{count} {kind}" for kind, count in report.compared.items())
     people = (

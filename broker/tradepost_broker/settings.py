@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, Literal, Self
 import msgspec
 from platformdirs import user_data_path
 
-from tradepost.bounded import Positive
+from tradepost.bounded import Count, Positive
 from tradepost.errors import InsecureTransport, InvalidSettings
 from tradepost.http_url import is_loopback
 from tradepost.settings_loader import (
@@ -59,6 +59,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     tls_key: Path | None = None
     revocations_key: Path | None = None
     content_bytes_max: Positive = 20 << 30
+    disk_reserve_bytes: Count = 256 << 20
     upload_bytes_max: Positive = 4 << 30
     document_bytes_max: Positive = 256 << 20
     open_jobs_max: Positive = 10_000

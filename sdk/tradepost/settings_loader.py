@@ -25,7 +25,7 @@ def settings_from_file(path: Path) -> Tree:
     """What the file at `path` sets, nothing if it is absent. Raises `InvalidSettings`."""
     try:
         return msgspec.toml.decode(path.read_bytes().removeprefix(BOM_UTF8), type=Tree)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         if problem := dangling_link(path):
             raise InvalidSettings(problem, hint="Correct the link, or remove it.") from None
         return {}

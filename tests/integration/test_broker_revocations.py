@@ -174,10 +174,11 @@ async def test_publishers_may_be_several_and_keyless(broker: LocalBroker) -> Non
     await broker.publish(key, sample)
     request = PublishRequest(manifest=block, bundle=join_bundles(bundles))
     await broker.call("POST", "/v1/pipelines", key=key, body=request)
-    await revoke(broker, listed(1, publishers={old.public_key.id: ""}))
+    first = sample.key.public_key.id
+    await revoke(broker, listed(1, publishers={old.public_key.id: "", first: ""}))
     await broker.submit(key, sample.cid)
     identity = RevokedIdentity(issuer=robot.issuer, subject=robot.subject)
-    await revoke(broker, listed(2, publishers={old.public_key.id: ""}, identities=(identity,)))
+    await revoke(broker, listed(2, publishers={old.public_key.id: "", first: ""}, identities=(identity,)))
     with pytest.raises(Revoked):
         await broker.submit(key, sample.cid)
 

@@ -1,14 +1,16 @@
 """The published pipelines: the parts of each manifest that the broker needs, in memory.
 
-The broker judges no publisher. It checks that a manifest is whole, and that it carries a signature that says
-who made it over exactly these bytes; whether that publisher's pipelines may run is each worker's decision,
-made against the key that only the worker's owner chooses.
+The broker judges no publisher. It checks that a manifest is whole, and that it carries a signature that names
+who made it over exactly these bytes; `signatures` has those that other accounts add. Whether that publisher's
+pipelines may run is each worker's decision, made against the key that only the worker's owner chooses.
 """
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
+from cachetools import LRUCache
 from sqlalchemy import func, select
 
 from tradepost.content import Cid, cid_of_block
@@ -20,11 +22,13 @@ from tradepost.errors import (
 )
 from tradepost.pipeline.manifest import KernelStage, Manifest, ModelStage, Tolerance, decode_manifest
 from tradepost.protocol import PipelineView, PublishRequest
+from tradepost_broker.content.signatures import add_signatures, served_signatures
 from tradepost_broker.content.uploads import Uploads
 from tradepost_broker.engine.engine import Engine
 from tradepost_broker.engine.work import EventWork
 from tradepost_broker.market.model.entities import Pipeline
 from tradepost_broker.market.model.events import PipelinePublished
+from tradepost_broker.storage.disk_space import DiskSpace
 from tradepost_broker.storage.rows import CODECS
 from tradepost_broker.storage.shell_records import Publication, Upload
 from tradepost_broker.storage.store import Store
@@ -32,16 +36,23 @@ from tradepost_signing.checks.verify import claimed_publishers
 
 #: Pipelines that one account may publish.
 PIPELINES_MAX: Final = 1_000
+_VIEWS_KEPT: Final = 256
 
 
 class Catalog:
     """The published pipelines. `document_bytes_max` bounds what their inputs and outputs may declare."""
 
-    def __init__(self, *, store: Store, uploads: Uploads, engine: Engine, document_bytes_max: int) -> None:
+    def __init__(
+        self, *, store: Store, uploads: Uploads, engine: Engine, space: DiskSpace, document_bytes_max: int
+    ) -> None:
+        self._space = space
         self._store = store
         self._uploads = uploads
         self._engine = engine
         self._document_bytes_max = document_bytes_max
+        self._views: LRUCache[str, PipelineView] = LRUCache(_VIEWS_KEPT)
+        #: One at a time, since each reads the signatures that it adds to.
+        self._publishing = asyncio.Lock()
         self._manifests = {one.id: decode_manifest(one.manifest) for one in store.find(Publication)}
 
     def manifest(self, pipeline: str) -> Manifest:
@@ -55,10 +66,13 @@ class Catalog:
 
     def view(self, pipeline: str) -> PipelineView:
         """A published pipeline, with what a worker needs to check it. Raises `UnknownPipeline`."""
+        if (view := self._views.get(pipeline)) is not None:
+            return view
         publication = self._store.get(Publication, pipeline)
         if publication is None:
             raise UnknownPipeline(f"pipeline {pipeline} is not published on this broker", pipeline=pipeline)
-        return _view(publication)
+        view = self._views[pipeline] = _view(publication)
+        return view
 
     async def publish(self, account: str, request: PublishRequest, *, at: float) -> PipelineView:
         """Publish a pipeline for `account`, once these steps have passed:
@@ -67,23 +81,42 @@ class Catalog:
         2. Each signature names its key or identity, over exactly this manifest. (Whether it is good is the
            workers' to find.)
         3. Every block of every artifact was uploaded by this account.
-        4. The pipeline is new, or was published by this account before.
+        4. If the pipeline was published before, by whatever account, its signatures are those of before and
+           these: `signatures.add_signatures`.
         5. The operator has revoked neither it, nor an artifact in it, nor all who signed it.
 
         Raises `InvalidPipeline` (1, 4), `UnsignedArtifact`, `InvalidBundle` or `InvalidSignature` (2),
-        `UnknownCid` (3), `Revoked` (5) or `QuotaExceeded`.
+        `UnknownCid` (3), `Revoked` (5), `QuotaExceeded` or `DiskFull`.
         """
+        self._space.require_for_new_work(len(request.manifest))
         # Step 1
         manifest = decode_manifest(request.manifest)
         self._check_limits(manifest)
         # Step 2
-        publishers = claimed_publishers(request.manifest, request.bundle)
+        claimed_publishers(request.manifest, request.bundle)
         # Step 3
         blocks = await self._artifact_blocks(account, manifest)
-        # Step 4
-        cid = cid_of_block(request.manifest, "dag-cbor")
-        self._check_owner(account, cid)
-        publication = Publication(
+        async with self._publishing:
+            # Step 4
+            cid = cid_of_block(request.manifest, "dag-cbor")
+            publication = self._signed(account, cid, request, tuple(blocks), at=at)
+            publishers, _ = served_signatures(publication)
+            pipeline = _for_market(cid, manifest, publishers, sum(blocks.values()))
+            # Step 5 is the market's, which knows the list.
+            await self._keep(account, publication, pipeline, at=at)
+            self._manifests[cid] = manifest
+            self._uploads.publish(publication)
+            view = self._views[cid] = _view(publication)
+        return view
+
+    def _signed(
+        self, account: str, cid: Cid, request: PublishRequest, blocks: tuple[str, ...], *, at: float
+    ) -> Publication:
+        earlier = self._store.get(Publication, cid)
+        if earlier is not None:
+            return add_signatures(earlier, account, request.bundle)
+        self._check_count(account)
+        return Publication(
             id=cid,
             account=account,
             at=at,
@@ -91,21 +124,18 @@ class Catalog:
             bundle=request.bundle,
             blocks=(cid, *blocks),
         )
-        pipeline = _for_market(cid, manifest, publishers, sum(blocks.values()))
+
+    async def _keep(self, account: str, publication: Publication, pipeline: Pipeline, *, at: float) -> None:
         # The manifest is a block as well, so that a gateway serves the whole pipeline. Its bytes are in the
-        # publication, so it is kept in the transaction of step 5 or not at all.
-        holder = f"account:{account}"
-        block = Upload(
-            id=Upload.key(holder, cid), holder=holder, cid=cid, size_bytes=len(request.manifest), at=at
-        )
-        is_manifest_new = not self._uploads.holds(holder, cid)
-        # Step 5 is the market's, which knows the list.
-        await self._engine.ask(
-            EventWork(lambda moment: PipelinePublished(at=moment.at, pipeline=pipeline), publication, block)
-        )
-        self._manifests[cid] = manifest
-        self._uploads.publish(publication, is_manifest_new=is_manifest_new)
-        return _view(publication)
+        # publication, so it is kept in the same transaction or not at all.
+        holder, cid, size_bytes = f"account:{account}", Cid(publication.id), len(publication.manifest)
+        block = Upload(id=Upload.key(holder, cid), holder=holder, cid=cid, size_bytes=size_bytes, at=at)
+        async with self._uploads.counted(holder, cid, size_bytes):
+            await self._engine.ask(
+                EventWork(
+                    lambda moment: PipelinePublished(at=moment.at, pipeline=pipeline), publication, block
+                )
+            )
 
     def _check_limits(self, manifest: Manifest) -> None:
         for name in ("input_bytes", "output_bytes"):
@@ -125,16 +155,10 @@ class Catalog:
                 raise UnknownCid(error.detail, stage=stage.name, hint=error.hint, **error.facts) from None
         return blocks
 
-    def _check_owner(self, account: str, cid: Cid) -> None:
-        earlier = self._store.get(Publication, cid)
-        if earlier is not None and earlier.account != account:
-            raise InvalidPipeline(
-                f"{cid} was published by another account",
-                hint="You can submit jobs with its CID; do not publish it again.",
-            )
+    def _check_count(self, account: str) -> None:
         table = CODECS[Publication].table
         count = self._store.query(select(func.count()).where(table.c.account == account))[0][0]
-        if earlier is None and count >= PIPELINES_MAX:
+        if count >= PIPELINES_MAX:
             raise QuotaExceeded(f"{account} has published {count} pipelines", limit=PIPELINES_MAX)
 
 
@@ -179,4 +203,5 @@ def _for_market(cid: Cid, manifest: Manifest, publishers: tuple[str, ...], artif
 
 
 def _view(publication: Publication) -> PipelineView:
-    return PipelineView(pipeline=publication.id, manifest=publication.manifest, bundle=publication.bundle)
+    _, bundle = served_signatures(publication)
+    return PipelineView(pipeline=publication.id, manifest=publication.manifest, bundle=bundle)

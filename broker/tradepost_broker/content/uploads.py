@@ -8,9 +8,9 @@ The exception are the blocks of published pipelines, which are public.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from typing import Final
 
 from cachetools import LRUCache
@@ -22,12 +22,15 @@ from tradepost.content.unixfs.nodes import decode_file_node
 from tradepost.errors import ContentMismatch, InvalidCid, QuotaExceeded, UnknownCid
 from tradepost_broker.engine.engine import Engine
 from tradepost_broker.engine.work import Delete, Keep
+from tradepost_broker.storage.disk_space import DiskSpace
 from tradepost_broker.storage.rows import CODECS
 from tradepost_broker.storage.shell_records import Delivery, Publication, Upload
 from tradepost_broker.storage.store import Deletion, Store
 
 #: What a block takes of a disk at least, and is counted as: of a few bytes each there could be too many.
 BLOCK_BYTES_MIN: Final = 4096
+#: What begins the name of a holder that is a lease.
+LEASE: Final = "lease:"
 _TREES_KEPT: Final = 256
 _DROPPED_AT_ONCE: Final = 1_000
 _HOLDERS_KEPT: Final = 10_000
@@ -39,8 +42,9 @@ _OUTPUT_BYTES_MAX: Final = 1 << 53
 class Uploads:
     """The content store, by holder: `account:<name>` or `lease:<id>`."""
 
-    def __init__(self, *, blocks: FolderStore, store: Store, engine: Engine) -> None:
+    def __init__(self, *, blocks: FolderStore, store: Store, engine: Engine, space: DiskSpace) -> None:
         self._blocks = blocks
+        self._space = space
         self._store = store
         self._engine = engine
         self._used: dict[str, int] = {}
@@ -61,19 +65,37 @@ class Uploads:
     async def put(self, holder: str, text: str, data: bytes, *, quota_bytes: int, at: float) -> Cid:
         """Keep a block for `holder`, durably. It is counted as `BLOCK_BYTES_MIN` at least.
 
-        Raises `QuotaExceeded` or what the content store raises.
+        Raises `QuotaExceeded`, `DiskFull`, or what the content store raises.
         """
         cid = parse_cid(text)
         verify_block(cid, data, source="the request")
+        async with self.counted(holder, cid, len(data), quota_bytes=quota_bytes) as is_new:
+            if is_new:
+                await self._in_thread(self._write, holder, cid, data)
+                upload = Upload(
+                    id=Upload.key(holder, cid), holder=holder, cid=cid, size_bytes=len(data), at=at
+                )
+                await self._engine.ask(Keep(upload))
+        return cid
+
+    @asynccontextmanager
+    async def counted(
+        self, holder: str, cid: Cid, size_bytes: int, *, quota_bytes: int | None = None
+    ) -> AsyncIterator[bool]:
+        """Count a block for `holder`, who puts it until this ends; whether it is new, and so counted at all.
+
+        Of several at once, one is new. If it fails, it is not counted. Raises `QuotaExceeded`.
+        """
         key = Upload.key(holder, cid)
         while (earlier := self._putting.get(key)) is not None:
             await earlier.wait()
         if self.holds(holder, cid):
-            return cid
+            yield False
+            return
         if not self._putting and len(self._used) > _HOLDERS_KEPT:
             self._used.clear()
-        used, counted = self.used_bytes(holder), max(len(data), BLOCK_BYTES_MIN)
-        if used + counted > quota_bytes:
+        used, counted = self.used_bytes(holder), max(size_bytes, BLOCK_BYTES_MIN)
+        if quota_bytes is not None and used + counted > quota_bytes:
             raise QuotaExceeded(
                 f"{used:,} of {quota_bytes:,} bytes are used; this block counts as {counted:,}",
                 limit_bytes=quota_bytes,
@@ -81,16 +103,21 @@ class Uploads:
         self._used[holder] = used + counted
         done = self._putting[key] = asyncio.Event()
         try:
-            await self._in_thread(self._blocks.put, cid, data)
-            upload = Upload(id=key, holder=holder, cid=cid, size_bytes=len(data), at=at)
-            await self._engine.ask(Keep(upload))
+            yield True
         except BaseException:
             self._used[holder] -= counted
             raise
         finally:
             del self._putting[key]
             done.set()
-        return cid
+
+    def _write(self, holder: str, cid: Cid, data: bytes) -> None:
+        # In the one thread that writes, so that what was measured is still free.
+        if holder.startswith(LEASE):
+            self._space.require_for_outputs(len(data))
+        else:
+            self._space.require_for_new_work(len(data))
+        self._blocks.put(cid, data)
 
     async def drop_unused(self, *, before: float) -> int:
         """Forget blocks last used before a time, unless they are public; how many uploads that were."""
@@ -104,7 +131,9 @@ class Uploads:
             if not in_use and not any(key.endswith(f"/{cid}") for key in self._putting):
                 await self._in_thread(self._blocks.discard, Cid(cid))
         for upload in uploads:
-            self._used.pop(upload.holder, None)
+            # Not forgotten: what is being put now is counted here alone.
+            if upload.holder in self._used:
+                self._used[upload.holder] -= max(upload.size_bytes, BLOCK_BYTES_MIN)
         return len(uploads)
 
     async def _in_thread(self, function: Callable[..., object], *arguments: object) -> None:
@@ -134,12 +163,9 @@ class Uploads:
         self.require_public(cid)
         return await self.read(cid)
 
-    def publish(self, publication: Publication, *, is_manifest_new: bool) -> None:
-        """Make the blocks of a publication public, once it is durable. A new manifest counts as a block."""
+    def publish(self, publication: Publication) -> None:
+        """Make the blocks of a publication public, once it is durable."""
         self._public.update(publication.blocks)
-        holder = f"account:{publication.account}"
-        if is_manifest_new and holder in self._used:
-            self._used[holder] += max(len(publication.manifest), BLOCK_BYTES_MIN)
 
     async def read(self, cid: Cid) -> bytes:
         """The verified bytes of a block. Raises `UnknownCid`."""

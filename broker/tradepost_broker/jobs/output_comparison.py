@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
-from tradepost.errors import InvalidTensorDocument
+from tradepost.content.storage.store import DISK_IS_FULL
+from tradepost.errors import BrokerUnavailable, InvalidTensorDocument
 from tradepost.pipeline.manifest import Tolerance
 from tradepost.pipeline.tensors import TensorDocument, map_document
 from tradepost_broker.content.uploads import Uploads
@@ -33,13 +34,19 @@ class OutputComparison:
     async def agree(self, delivery: Delivery, reference: str, tolerance: Tolerance) -> bool:
         """Whether the output in `delivery` agrees with that of the lease `reference`, which is durable.
 
-        Raises `UnknownCid` or `ContentMismatch` if a block of an output is lost or damaged.
+        Raises `UnknownCid` or `ContentMismatch` if a block of an output is lost or damaged, and
+        `BrokerUnavailable` if there is no room on the disk.
         """
         async with self._one_at_a_time:
             earlier = self._store.get(Delivery, reference)
             if earlier is None:
                 return False
-            return await asyncio.to_thread(self._agree, delivery, earlier, tolerance)
+            try:
+                return await asyncio.to_thread(self._agree, delivery, earlier, tolerance)
+            except OSError as error:
+                if error.errno not in DISK_IS_FULL:
+                    raise
+                raise BrokerUnavailable(f"there is no room to compare outputs: {error.strerror}") from None
 
     def _agree(self, delivery: Delivery, earlier: Delivery, tolerance: Tolerance) -> bool:
         with (

@@ -25,6 +25,7 @@ from tradepost_broker.engine.engine import Decision, Moment, Outcome
 from tradepost_broker.jobs.open_jobs import OpenJobs
 from tradepost_broker.market import Market
 from tradepost_broker.market.model.events import Instruction, JobSubmitted, ReplySubmitted
+from tradepost_broker.storage.disk_space import DiskSpace
 from tradepost_broker.storage.shell_records import InlineInput, ShellRecord, Upload
 
 _RANDOM_BYTES: Final = 10
@@ -54,9 +55,12 @@ class JobSubmission:
         self._blocks = blocks
 
     def decide(self, moment: Moment) -> Decision:
-        """The request, as the market sees it, and the input of a new job. Raises `QuotaExceeded`."""
+        """The request, as the market sees it, and the input of a new job.
+
+        Raises `QuotaExceeded` or `DiskFull`.
+        """
         request = self._request
-        self._checks.check_quota(self._account, request.idempotency_key)
+        self._checks.check_new(self._account, request.idempotency_key)
         submitted = JobSubmitted(
             at=moment.at,
             job=self.job,
@@ -98,9 +102,11 @@ class SubmissionChecks:
         catalog: Catalog,
         uploads: Uploads,
         open_jobs: OpenJobs,
+        space: DiskSpace,
         clock: Callable[[], float],
     ) -> None:
         self._open_jobs = open_jobs
+        self._space = space
         self._market = market
         self._catalog = catalog
         self._uploads = uploads
@@ -135,10 +141,11 @@ class SubmissionChecks:
         manifest.check_input(document, document_bytes=len(data))
         return self._submission(account, request, request.input_cid, len(data), blocks)
 
-    def check_quota(self, account: str, idempotency_key: str) -> None:
-        """Raise `QuotaExceeded` for a new job too many. A repeated request opens none."""
+    def check_new(self, account: str, idempotency_key: str) -> None:
+        """Raise `QuotaExceeded` for a new job too many, `DiskFull` for any. A repeated request opens none."""
         if not self._market.knows_key(account, idempotency_key):
             self._open_jobs.check(account)
+            self._space.require_for_new_work()
 
     def _submission(
         self, account: str, request: JobRequest, cid: str, size_bytes: int, blocks: Mapping[str, int]

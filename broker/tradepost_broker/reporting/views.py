@@ -52,11 +52,12 @@ class BrokerInfo(_View, frozen=True, kw_only=True):
 
 
 class PipelineSummary(_View, frozen=True, kw_only=True):
-    """A published pipeline in a list."""
+    """A published pipeline in a list. `publishers` are all who signed it, and `publisher` is the first."""
 
     pipeline: str
     name: str
     publisher: str
+    publishers: tuple[str, ...]
     work_units_base: int
 
 

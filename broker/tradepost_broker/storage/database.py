@@ -6,6 +6,7 @@ until the disk has it. Transactions begin where SQLAlchemy begins them, not wher
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from pathlib import Path
 from typing import Any, Final
@@ -13,9 +14,18 @@ from typing import Any, Final
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, Engine, create_engine, event
+from alembic.script import ScriptDirectory
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 
-from tradepost.errors import invariant
+from tradepost.errors import MissingDatabase, invariant
+from tradepost_broker.storage.database_checks import (
+    require_current_schema,
+    require_database,
+    require_known_schema,
+    require_sound_pages,
+    require_starts,
+    typed_errors,
+)
 
 _BUSY_MS: Final = 5_000
 #: A transaction that writes takes the lock first, so that it never has to give up in its middle.
@@ -42,11 +52,46 @@ def open_reader(path: Path) -> Connection:
 
 
 def open_snapshot(path: Path) -> Connection:
-    """A connection that cannot write, and sees what is committed now for as long as it is open."""
-    connection = _engine(path, (*_PRAGMAS, "query_only=ON")).connect()
-    connection.exec_driver_sql("BEGIN")
-    connection.exec_driver_sql("SELECT 1 FROM journal LIMIT 1")  # a snapshot starts at its first read
+    """A connection that cannot write, and sees what is committed now for as long as it is open.
+
+    Raises `MissingDatabase`, `DatabaseTooNew`, `DatabaseDamaged` or `DatabaseUnusable` unless the database is
+    sound and has this version's schema.
+    """
+    require_database(path)
+    with typed_errors(path):
+        connection = _reading_engine(path).connect()
+        try:
+            require_current_schema(connection, path, ScriptDirectory.from_config(_alembic()))
+            require_sound_pages(connection, path)
+            connection.exec_driver_sql("BEGIN")
+            connection.exec_driver_sql("SELECT 1 FROM journal LIMIT 1")  # a snapshot starts at its first read
+        except BaseException:
+            close(connection)
+            raise
     return connection
+
+
+def require_own_market(path: Path, identity: Path) -> None:
+    """Find out, where the file `identity` shows that a market has run, that `path` is its database.
+
+    A new one in its place would be a market without the accounts, jobs and reputations of the old one. Raises
+    `MissingDatabase`, `DatabaseTooNew`, `DatabaseDamaged` or `DatabaseUnusable`.
+    """
+    if not identity.exists():
+        return
+    try:
+        require_database(path)
+        with typed_errors(path), contextlib.closing(_reading_engine(path).connect()) as connection:
+            if require_known_schema(connection, path, ScriptDirectory.from_config(_alembic())) is None:
+                raise MissingDatabase(f"{path} has no tables", path=str(path))
+            require_starts(path, connection.exec_driver_sql("SELECT count(*) FROM runs").scalar_one())
+    except MissingDatabase as error:
+        raise MissingDatabase(
+            f"{error.detail}, but {identity.name} beside it shows that a market has run here",
+            hint=f"Restore a backup, {path.name}-wal included if there is one. To open a new market, use an "
+            "empty folder as --data-dir.",
+            path=str(path),
+        ) from None
 
 
 def driver_of(connection: Connection) -> sqlite3.Connection:
@@ -64,32 +109,57 @@ def close(connection: Connection) -> None:
 def migrate(path: Path) -> None:
     """Create the database at `path`, or upgrade its schema, in one transaction.
 
-    Raises `InvariantBroken` if a migration leaves a row that refers to no row.
+    Raises `DatabaseTooNew`, `DatabaseDamaged`, `DatabaseUnusable` or `DiskFull`, or `InvariantBroken` if a
+    migration leaves a row that refers to no row. Nothing has changed then.
     """
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if path.exists() or path.is_symlink():
+        with contextlib.suppress(MissingDatabase):  # an empty file becomes a database
+            require_database(path)
+    with typed_errors(path):
+        _upgrade(path)
+
+
+def _upgrade(path: Path) -> None:
+    config = _alembic()
     # Rebuilding a table drops the old one, which foreign keys forbid where other tables refer to it.
-    engine = _engine(path, (*_PRAGMAS, "foreign_keys=OFF"))
-    with engine.connect() as connection:
-        connection.exec_driver_sql("BEGIN EXCLUSIVE")
-        config = Config()
-        config.set_main_option("script_location", "tradepost_broker.storage:migrations")
-        config.attributes["connection"] = connection
-        before = _revision(connection)
-        command.upgrade(config, "head")
-        if _revision(connection) != before:
-            dangling = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
-            invariant(not dangling, f"{len(dangling)} rows refer to rows that a migration removed")
-        connection.commit()
-    engine.dispose()
+    # What the file is is found out before the first pragma that may write into it.
+    engine = _engine(path, (f"busy_timeout={_BUSY_MS}", "foreign_keys=OFF"))
+    try:
+        with engine.connect() as connection:
+            before = require_known_schema(connection, path, ScriptDirectory.from_config(config))
+            for pragma in ("journal_mode=WAL", "synchronous=FULL"):
+                connection.exec_driver_sql(f"PRAGMA {pragma}")
+            connection.exec_driver_sql("BEGIN EXCLUSIVE")
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            if _revision(connection) != before:
+                dangling = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
+                invariant(not dangling, f"{len(dangling)} rows refer to rows that a migration removed")
+            connection.commit()
+    finally:
+        engine.dispose()
+
+
+def _alembic() -> Config:
+    config = Config()
+    config.set_main_option("script_location", "tradepost_broker.storage:migrations")
+    return config
 
 
 def _revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
+def _reading_engine(path: Path) -> Engine:
+    """For what may be no database of ours: no pragma that could write into it."""
+    return _engine(path, (f"busy_timeout={_BUSY_MS}", "query_only=ON"))
+
+
 def _engine(path: Path, pragmas: tuple[str, ...]) -> Engine:
     # One connection for each engine; the committing thread borrows the writer's while nobody else uses it.
-    engine = create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False})
+    # The path is a part of its own: in the text of a URL, `?`, `#` and `%` in it would have a meaning.
+    url = URL.create("sqlite", database=str(path.absolute()))
+    engine = create_engine(url, connect_args={"check_same_thread": False})
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _: Any) -> None:

@@ -35,7 +35,11 @@ class JoinToken(msgspec.Struct, frozen=True, kw_only=True, rename=without_unit):
 
 
 class Publication(msgspec.Struct, frozen=True, kw_only=True):
-    """A published pipeline as its publisher sent it, and every block of it, which are public from then on."""
+    """A published pipeline, and every block of it, which are public from then on.
+
+    `account` is the one that published it first, `bundle` holds that account's signatures, and `added` those
+    of others, by account.
+    """
 
     id: str
     account: str
@@ -43,6 +47,7 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
     manifest: bytes
     bundle: str
     blocks: tuple[str, ...]
+    added: dict[str, str] = {}
 
 
 class Upload(msgspec.Struct, frozen=True, kw_only=True):

@@ -110,7 +110,11 @@ class Store(Reader):
     def __init__(self, path: Path) -> None:
         self._writer = database.open_writer(path)
         self._write = database.driver_of(self._writer)
-        super().__init__(database.open_reader(path))
+        try:
+            super().__init__(database.open_reader(path))
+        except BaseException:
+            database.close(self._writer)
+            raise
         self._last_seq: int = self._reader.scalar(select(func.max(JOURNAL.c.seq))) or 0
         self._committed_seq = self._last_seq
         self._documents = DocumentCache()

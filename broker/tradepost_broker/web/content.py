@@ -10,10 +10,19 @@ from aiohttp import web
 
 from tradepost.content import Cid, parse_cid
 from tradepost.content.transfer.gateway import CAR_TYPE
-from tradepost.errors import ContentTooLarge, InvalidRequest, LeaseGone, Unauthorized, UnknownCid
+from tradepost.errors import (
+    BrokerUnavailable,
+    ContentStoreFull,
+    ContentTooLarge,
+    DiskFull,
+    InvalidRequest,
+    LeaseGone,
+    Unauthorized,
+    UnknownCid,
+)
 from tradepost_broker.content.car_import import import_pieces
 from tradepost_broker.content.catalog import Catalog
-from tradepost_broker.content.uploads import BLOCK_BYTES_MIN, Uploads
+from tradepost_broker.content.uploads import BLOCK_BYTES_MIN, LEASE, Uploads
 from tradepost_broker.market import Market
 from tradepost_broker.market.model.entities import Job, Lease, LeaseState
 from tradepost_broker.reporting.views import ImportedCar
@@ -137,7 +146,12 @@ class ContentEndpoints:
         """Keep one block of an open lease's output, within the pipeline's limit."""
         lease, job = self._open_lease(request)
         limit = self._catalog.manifest(job.pipeline).limits.output_bytes
-        return await self._put(request, f"lease:{lease.id}", limit + limit // _TREE_SHARE + _TREE_BYTES)
+        quota = limit + limit // _TREE_SHARE + _TREE_BYTES
+        try:
+            return await self._put(request, f"{LEASE}{lease.id}", quota)
+        except (ContentStoreFull, DiskFull) as error:
+            # Not the worker's fault: it keeps its output, and tries again.
+            raise BrokerUnavailable(f"the broker has no room for this output: {error.detail}") from None
 
     async def _put(self, request: web.Request, holder: str, quota_bytes: int) -> web.StreamResponse:
         with self._blocks.take(holder):

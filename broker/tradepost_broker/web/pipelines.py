@@ -53,6 +53,7 @@ class PipelineEndpoints:
                     pipeline=one.id,
                     name=one.name,
                     publisher=one.publisher,
+                    publishers=one.publishers or (one.publisher,),
                     work_units_base=one.work_units_base,
                 )
                 for one in self._store.find(Pipeline)

@@ -29,6 +29,22 @@ class DataFolderInUse(TradepostError):
     default_hint = "Stop the other process, or use another --data-dir."
 
 
+class DataFolderUnusable(TradepostError):
+    """The data folder cannot be used."""
+
+    fault = Fault.OPERATOR
+    status = 500
+    default_hint = "Use another folder with --data-dir, or make this one writable for this user."
+
+
+class DiskFull(TradepostError):
+    """The disk of the broker is almost full."""
+
+    fault = Fault.OPERATOR
+    status = 507
+    default_hint = "Try again later: the operator has to free disk space."
+
+
 class CannotListen(TradepostError):
     """The broker cannot listen on its address."""
 

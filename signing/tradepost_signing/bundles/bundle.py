@@ -34,6 +34,9 @@ _MEDIA_TYPES: Final = (MEDIA_TYPE, "application/vnd.dev.sigstore.bundle+json;ver
 #: Of all signatures over one artifact together, since a pipeline's travel in one message.
 BUNDLE_BYTES_MAX: Final = 64 << 10
 SIGNATURES_MAX: Final = 8
+#: Of a published pipeline, to which several accounts may add signatures.
+PIPELINE_BUNDLES_BYTES_MAX: Final = 512 << 10
+PIPELINE_SIGNATURES_MAX: Final = 64
 _SPACE: Final = " \t\r\n"
 BUNDLE_SUFFIX: Final = ".sigstore.json"
 
@@ -108,23 +111,54 @@ def read_bundles(text: str, *, bytes_max: int = BUNDLE_BYTES_MAX) -> tuple[Bundl
 
     Raises `UnsignedArtifact` for an empty text, and `InvalidBundle` unless all are canonical v0.3 bundles.
     """
+    pieces = _split(text, bytes_max=bytes_max, signatures_max=SIGNATURES_MAX)
+    return tuple(_bundle(tree) for _, tree in pieces)
+
+
+def split_bundles(text: str) -> tuple[tuple[str, Bundle], ...]:
+    """The bundles in `text`, each with its own text. Raises as `read_bundles` does."""
+    pieces = _split(text, bytes_max=BUNDLE_BYTES_MAX, signatures_max=SIGNATURES_MAX)
+    return tuple((piece, _bundle(tree)) for piece, tree in pieces)
+
+
+def read_pipeline_bundles(text: str) -> tuple[Bundle, ...]:
+    """Those bundles over a published pipeline that this version reads. Nothing in them is verified.
+
+    Several accounts add them, so one that is unreadable must not hide the others: it counts as absent.
+    Raises `UnsignedArtifact` for an empty text, and `InvalidBundle` if none is readable, or if there are more
+    than `PIPELINE_SIGNATURES_MAX`.
+    """
+    bundles: list[Bundle] = []
+    problem: InvalidBundle | None = None
+    for _, tree in _split(text, bytes_max=PIPELINE_BUNDLES_BYTES_MAX, signatures_max=PIPELINE_SIGNATURES_MAX):
+        try:
+            bundles.append(_bundle(tree))
+        except InvalidBundle as error:
+            problem = problem or error
+    if problem is not None and not bundles:
+        raise problem
+    return tuple(bundles)
+
+
+def _split(text: str, *, bytes_max: int, signatures_max: int) -> list[tuple[str, Any]]:
+    """Each JSON value in `text`: as text, and decoded."""
     if len(text) > bytes_max:
         raise InvalidBundle(f"{len(text):,} characters; the limit is {bytes_max:,}")
     rest = text.strip(_SPACE)
     if not rest:
         raise UnsignedArtifact("there is no signature bundle")
-    bundles: list[Bundle] = []
+    pieces: list[tuple[str, Any]] = []
     decoder = json.JSONDecoder(object_pairs_hook=_without_duplicates)
     while rest:
-        if len(bundles) == SIGNATURES_MAX:
-            raise InvalidBundle(f"there are more than {SIGNATURES_MAX} signatures")
+        if len(pieces) == signatures_max:
+            raise InvalidBundle(f"there are more than {signatures_max} signatures")
         try:
             tree, end = decoder.raw_decode(rest)
         except (ValueError, RecursionError) as error:
             raise InvalidBundle(f"not a Sigstore bundle: {error}") from None
-        bundles.append(_bundle(tree))
+        pieces.append((rest[:end], tree))
         rest = rest[end:].lstrip(_SPACE)
-    return tuple(bundles)
+    return pieces
 
 
 def _bundle(tree: Any) -> Bundle:

@@ -7,7 +7,7 @@ signed what. It needs neither network nor clock.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from sigstore_models.common.v1 import HashAlgorithm
 from tradepost.content import Cid, add_bytes, add_file
 from tradepost.errors import InvalidBundle, InvalidSignature
 from tradepost_signing.bundles.attestation import attested_digests
-from tradepost_signing.bundles.bundle import read_bundles
+from tradepost_signing.bundles.bundle import read_bundles, read_pipeline_bundles, split_bundles
 from tradepost_signing.checks.publisher import Publisher
 from tradepost_signing.checks.signature_check import (
     Trust,
@@ -56,19 +56,25 @@ def verify_artifact(artifact: bytes, bundles: str, trust: Trust) -> Verified:
     (3, 6), `InvalidSignature` (4, 5) or `ExpiredSignature` (5).
     """
     digest = hashlib.sha256(artifact).digest()
-    return _verify(digest, bundles, trust, cid=lambda: add_bytes(artifact, put=None))
+    return _verify(digest, read_bundles(bundles), trust, cid=lambda: add_bytes(artifact, put=None))
+
+
+def verify_pipeline(manifest_block: bytes, bundles: str, trust: Trust) -> Verified:
+    """As `verify_artifact`, for a pipeline as a broker serves it. Step 1 is `read_pipeline_bundles`."""
+    digest = hashlib.sha256(manifest_block).digest()
+    read = read_pipeline_bundles(bundles)
+    return _verify(digest, read, trust, cid=lambda: add_bytes(manifest_block, put=None))
 
 
 def verify_file(path: Path, bundles: str, trust: Trust) -> Verified:
     """As `verify_artifact`, for a file that is read as a stream."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").digest()
-    return _verify(digest, bundles, trust, cid=lambda: add_file(path, put=None))
+    return _verify(digest, read_bundles(bundles), trust, cid=lambda: add_file(path, put=None))
 
 
-def _verify(digest: bytes, bundles: str, trust: Trust, *, cid: Callable[[], Cid]) -> Verified:
-    # Step 1
-    read = read_bundles(bundles)
+def _verify(digest: bytes, read: Sequence[Bundle], trust: Trust, *, cid: Callable[[], Cid]) -> Verified:
+    # Step 1 is the caller's.
     # Steps 2 to 5
     publisher = first_that_passes(read, lambda bundle: _signer_of(bundle, digest, trust))
     # Step 6
@@ -106,20 +112,28 @@ def signed_digests(bundle: Bundle) -> frozenset[bytes]:
 def claimed_publishers(artifact: bytes, bundles: str) -> tuple[str, ...]:
     """The ids of the keys and identities whose signatures over `artifact` the bundles claim to hold.
 
+    Raises as `claimed_signatures` does.
+    """
+    return tuple(signer for signer, _ in claimed_signatures(artifact, bundles))
+
+
+def claimed_signatures(artifact: bytes, bundles: str) -> tuple[tuple[str, str], ...]:
+    """Each signature over `artifact` that the bundles claim to hold: the signer's id, and the bundle's text.
+
     For one who has no trust policy, such as a broker: no signature is checked. Raises `UnsignedArtifact`,
     `InvalidBundle`, or `InvalidSignature` where a bundle is over other bytes.
     """
     digest = hashlib.sha256(artifact).digest()
-    ids: list[str] = []
-    for bundle in read_bundles(bundles):
+    signatures: list[tuple[str, str]] = []
+    for text, bundle in split_bundles(bundles):
         if digest not in signed_digests(bundle):
             raise InvalidSignature("a bundle signs other bytes than these")
         signer = claimed_signer(bundle)
         signer_id = signer.id if isinstance(signer, SigstoreIdentity) else key_id_of_hint(signer)
         if signer_id is None:
             raise InvalidBundle("its key hint is not the key's SHA-256")
-        ids.append(signer_id)
-    return tuple(ids)
+        signatures.append((signer_id, text))
+    return tuple(signatures)
 
 
 def _check_attestation(bundle: Bundle, publisher: Publisher, _digest: bytes, trust: Trust) -> None:

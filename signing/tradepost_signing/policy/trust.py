@@ -14,7 +14,7 @@ from tradepost.content import Cid, cid_of_block
 from tradepost.errors import InvalidPipeline, Revoked, UntrustedPipeline, UntrustedSigner
 from tradepost.pipeline.manifest import Manifest, encode_manifest
 from tradepost_signing.checks.publisher import Publisher
-from tradepost_signing.checks.verify import verify_artifact
+from tradepost_signing.checks.verify import verify_pipeline
 from tradepost_signing.keyless.identity import SigstoreIdentity
 from tradepost_signing.keys import PublicKey, key_id_of_hint
 from tradepost_signing.policy.policy_file import read_policy_file
@@ -101,11 +101,11 @@ class TrustPolicy:
 
         1. `manifest` is what `manifest_block` says.
         2. Neither the pipeline nor any kernel or model in it is denied or revoked.
-        3. A trusted publisher signed the block: the steps of `verify_artifact`.
+        3. A trusted publisher signed the block: the steps of `verify_pipeline`.
         4. The pipeline stays within that publisher's limits.
 
         Raises `InvalidPipeline` (1), `UntrustedPipeline` (2, 3, 4), `Revoked` (2, 3) or another error of
-        `verify_artifact` (3).
+        `verify_pipeline` (3).
         The error says which rule refused; its hint gives the TOML lines that would allow it.
         """
         # Step 1
@@ -117,7 +117,7 @@ class TrustPolicy:
             for cid in (pipeline, *manifest.artifacts()):
                 self.refuse_denied(cid)
             # Step 3
-            publisher = verify_artifact(manifest_block, bundle, self).publisher
+            publisher = verify_pipeline(manifest_block, bundle, self).publisher
         except Revoked:
             raise
         except UntrustedSigner as error:

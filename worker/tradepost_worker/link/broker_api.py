@@ -17,14 +17,15 @@ from tradepost.content import BLOCK_BYTES_MAX, Cid, verify_block
 from tradepost.errors import UNDECODABLE, BrokerUnavailable, ContentTooLarge, ProtocolError
 from tradepost.pipeline.manifest import MANIFEST_BYTES_MAX
 from tradepost.protocol import MESSAGE_BYTES_MAX, JoinReply, JoinRequest, PipelineView
+from tradepost_signing.bundles.bundle import PIPELINE_BUNDLES_BYTES_MAX
 from tradepost_worker.link.network_rate import NetworkRate
 
 T = TypeVar("T")
 
 _CONNECT_S_MAX: Final = 10.0
 _READ_S_MAX: Final = 30.0
-#: A pipeline view is a manifest in base64 and its bundle.
-_JSON_BYTES_MAX: Final = 2 * MANIFEST_BYTES_MAX + (128 << 10)
+#: A pipeline view is a manifest in base64 and its bundles, in which every quote is escaped.
+_JSON_BYTES_MAX: Final = 2 * (MANIFEST_BYTES_MAX + PIPELINE_BUNDLES_BYTES_MAX)
 
 
 class BrokerApi:

@@ -28,13 +28,20 @@ def fund(state: MarketState, event: Funded) -> None:
 
 
 def publish(state: MarketState, event: PipelinePublished) -> None:
-    """Take in a pipeline. Its CID says what it is, so a second time can change only who signed it."""
+    """Take in a pipeline. Its CID says what it is, so a second time can change only who signed it.
+
+    Then those who refused it are asked again: the signature that they lacked may be there now.
+    """
     revocation.check(state, event.pipeline)
     new, known = event.pipeline, state.pipelines.get(event.pipeline.id)
     if known is not None:
         new = msgspec.structs.replace(
             known, publisher=new.publisher, publishers=new.publishers, artifacts=new.artifacts
         )
+        refused = [worker for worker in state.workers.values() if worker.refused.pop(new.id, None)]
+        state.supply_changed |= bool(refused)
+        if refused:
+            state.save(new)  # so that the journal has the event
     if new != known:
         state.pipelines[new.id] = new
         state.save(new)

@@ -6,6 +6,8 @@ a worker's own state matters. Every hint names something that the submitter can 
 
 from __future__ import annotations
 
+from typing import Final
+
 from tradepost.errors import (
     DeadlineExceeded,
     NoEligibleWorker,
@@ -22,6 +24,9 @@ from tradepost_broker.market.model.entities import Job, LeaseState
 from tradepost_broker.market.model.lease_states import LOST
 from tradepost_broker.market.state.market_state import MarketState
 
+#: Of those who signed a pipeline, as the facts of an error list them.
+_PUBLISHERS_SHOWN: Final = 16
+
 
 def explain(state: MarketState, job: Job, log_odds_missing: float, prospect: Outlook) -> TradepostError:
     """The error of a job whose patience is over while nobody could take it."""
@@ -35,10 +40,11 @@ def explain(state: MarketState, job: Job, log_odds_missing: float, prospect: Out
         return _price_cap_too_low(job, best)
     refused = EligibleOffers(state, job, again=True).count_ineligible()["refused"]
     if refused and best is None and _is_trust(state, job):
+        pipeline = state.pipelines[job.pipeline]
         return UntrustedPipeline(
             f"all {refused} workers that could run pipeline {job.pipeline} refused it",
             workers=refused,
-            publisher=state.pipelines[job.pipeline].publisher,
+            publishers=list(pipeline.publishers or (pipeline.publisher,))[:_PUBLISHERS_SHOWN],
         )
     return _no_eligible_worker(state, job, best, refused)
 

@@ -194,7 +194,7 @@ def test_every_worker_refuses_the_publisher() -> None:
     refuse_all(driver, job, UntrustedPipeline("unknown publisher").to_problem())
     problem = outlast_patience(driver, job)
     assert problem.code == "untrusted-pipeline"
-    assert problem.facts == {"workers": 2, "publisher": "publisher"}
+    assert problem.facts == {"workers": 2, "publishers": ["publisher"]}
     assert driver.job(job).failures == 0
 
 

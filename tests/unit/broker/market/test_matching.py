@@ -321,6 +321,18 @@ def test_who_refused_a_pipeline_is_not_asked_again_until_it_reconnects() -> None
     assert leases(driver, driver.submit())[0][0] == "w0"
 
 
+def test_who_refused_a_pipeline_is_asked_again_once_somebody_has_signed_it() -> None:
+    driver = market_with(10)
+    job = driver.submit(patience_s=100.0)
+    driver.give_back(f"{job}.1", GiveBackReason.REFUSED, UntrustedPipeline("unknown publisher").to_problem())
+    driver.tick(1.0)
+    assert driver.open_leases(job) == []
+    driver.publish(make_pipeline(publishers=("publisher", "another")))
+    driver.tick(1.0)
+    assert [lease.worker for lease in driver.open_leases(job)] == ["w0"]
+    driver.check()
+
+
 def test_who_lost_a_lease_gets_the_job_again_only_if_there_is_nobody_else() -> None:
     driver = market_with(10, 20)
     job = driver.submit()

@@ -1,0 +1,188 @@
+"""The broker's data folder: any name will do, what cannot be used is a typed error, and nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tradepost.errors import (
+    DatabaseDamaged,
+    DatabaseTooNew,
+    DatabaseUnusable,
+    DataFolderUnusable,
+    MissingDatabase,
+    TradepostError,
+)
+from tradepost_broker.app import running_broker
+from tradepost_broker.cli import app
+from tradepost_broker.settings import Settings
+from tradepost_broker.testing import local_broker
+
+DATABASE = "broker.sqlite3"
+WRITE_AHEAD_LOG = "broker.sqlite3-wal"
+
+
+async def run_once(folder: Path) -> str:
+    """Start a broker on `folder`, give alice credits, and stop it; the broker's id."""
+    async with local_broker(folder) as broker:
+        await broker.account(funds=1_000_000)
+        return broker.running.parts.broker.id
+
+
+async def command(*arguments: str) -> str:
+    """What `tradepost broker …` prints. Raises what it raises. `run` stops as soon as it answers."""
+    if arguments[0] == "run":  # it waits for signals, which only the main thread may do
+        async with running_broker(Settings.load(options={"data_dir": Path(arguments[-1]), "port": 0})):
+            return ""
+    result = await asyncio.to_thread(CliRunner().invoke, app, arguments)
+    if result.exception is not None:
+        raise result.exception
+    return result.stdout
+
+
+@pytest.fixture
+async def folder(tmp_path: Path) -> Path:
+    """The data folder of a broker that ran and stopped."""
+    await run_once(tmp_path / "data")
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("name", ["market?a", "feature%2Fx", "a#b", "50% off", "größe", "file:x?mode=memory"])
+async def test_a_folder_of_any_name_holds_the_whole_market(tmp_path: Path, name: str) -> None:
+    await run_once(tmp_path / name)
+    assert os.listdir(tmp_path) == [name]
+    with closing(sqlite3.connect(tmp_path / name / DATABASE)) as ledger:
+        assert ledger.execute("SELECT count(*) FROM runs").fetchone() == (1,)
+    assert "1 starts" in await command("verify-books", "--data-dir", str(tmp_path / name))
+
+
+@pytest.mark.parametrize("arguments", [("run",), ("migrate",)])
+@pytest.mark.parametrize("place", ["/proc/x", "file", "file/below"])
+async def test_a_folder_that_cannot_be_made_is_a_typed_error(
+    tmp_path: Path, arguments: tuple[str, ...], place: str
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(DataFolderUnusable) as caught:
+        await command(*arguments, "--data-dir", str(tmp_path / place))
+    assert place in caught.value.detail
+    assert "--data-dir" in caught.value.hint
+    with pytest.raises(TradepostError):
+        await command("verify-books", "--data-dir", str(tmp_path / place))
+
+
+def make_newer(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+
+
+def fill_with_garbage(path: Path) -> None:
+    path.write_bytes(b"not a database, but as long as one. " * 1000)
+
+
+def overwrite_pages(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[4096:] = b"\xa5" * (len(data) - 4096)
+    path.write_bytes(data)
+
+
+def drop_a_table(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("DROP TABLE deliveries")
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def make_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def empty_the_schema(path: Path) -> None:
+    path.unlink()
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA journal_mode=WAL")
+
+
+def forget_the_starts(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("DELETE FROM runs")
+
+
+def forget_the_version(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("DELETE FROM alembic_version")
+
+
+@pytest.mark.parametrize("arguments", [("run",), ("migrate",), ("verify-books",)])
+@pytest.mark.parametrize(
+    ("harm", "error"),
+    [
+        (make_newer, DatabaseTooNew),
+        (fill_with_garbage, DatabaseDamaged),
+        (overwrite_pages, DatabaseDamaged),
+        (drop_a_table, DatabaseDamaged),
+        (make_folder, DatabaseUnusable),
+        (truncate, MissingDatabase),
+        (Path.unlink, MissingDatabase),
+        (empty_the_schema, MissingDatabase),
+        (forget_the_starts, DatabaseDamaged),
+        (forget_the_version, DatabaseDamaged),
+    ],
+    ids=lambda value: getattr(value, "__name__", None) or value[0],
+)
+async def test_a_database_that_cannot_be_used_is_a_typed_error_and_stays_as_it_is(
+    folder: Path, harm: Callable[[Path], None], error: type[TradepostError], arguments: tuple[str, ...]
+) -> None:
+    path = folder / DATABASE
+    harm(path)
+    before = path.read_bytes() if path.is_file() else None
+    with pytest.raises(error) as caught:
+        await command(*arguments, "--data-dir", str(folder))
+    assert str(path) in caught.value.detail
+    assert caught.value.hint
+    assert (path.read_bytes() if path.is_file() else None) == before
+
+
+async def test_an_empty_file_does_not_discard_the_write_ahead_log_beside_it(tmp_path: Path) -> None:
+    """SQLite deletes the log of an empty database, and with it the only copy of what was committed."""
+    async with local_broker(tmp_path / "data") as broker:
+        await broker.account(funds=1_000_000)
+        shutil.copytree(tmp_path / "data", tmp_path / "copy")
+    log = tmp_path / "copy" / WRITE_AHEAD_LOG
+    before = log.read_bytes()
+    assert before
+    for keep_identity in (True, False):
+        if not keep_identity:
+            (tmp_path / "copy" / "identity.pem").unlink()
+        truncate(tmp_path / "copy" / DATABASE)
+        with pytest.raises(TradepostError):
+            await command("run", "--data-dir", str(tmp_path / "copy"))
+        assert log.read_bytes() == before
+
+
+async def test_a_copy_without_its_write_ahead_log_is_not_accepted(tmp_path: Path) -> None:
+    async with local_broker(tmp_path / "data") as broker:
+        await broker.account(funds=1_000_000)
+        shutil.copytree(tmp_path / "data", tmp_path / "copy")
+    (tmp_path / "copy" / WRITE_AHEAD_LOG).unlink()
+    (tmp_path / "copy" / "broker.sqlite3-shm").unlink()
+    for arguments in (("verify-books",), ("run",)):
+        with pytest.raises((DatabaseDamaged, MissingDatabase)) as caught:
+            await command(*arguments, "--data-dir", str(tmp_path / "copy"))
+        assert "broker.sqlite3-wal" in caught.value.detail + caught.value.hint
+
+
+async def test_a_market_goes_on_in_its_own_folder(tmp_path: Path) -> None:
+    first = await run_once(tmp_path / "data")
+    assert await run_once(tmp_path / "data") == first
+    assert "2 starts" in await command("verify-books", "--data-dir", str(tmp_path / "data"))
