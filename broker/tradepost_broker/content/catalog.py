@@ -91,7 +91,7 @@ class Catalog:
             bundle=request.bundle,
             blocks=(cid, *blocks),
         )
-        pipeline = _for_market(cid, manifest, publishers, sum(blocks.values()))
+        pipeline = facts_for_market(cid, manifest, publishers, sum(blocks.values()))
         # The manifest is a block as well, so that a gateway serves the whole pipeline. Its bytes are in the
         # publication, so it is kept in the transaction of step 5 or not at all.
         holder = f"account:{account}"
@@ -161,7 +161,10 @@ def common_providers(manifest: Manifest) -> tuple[str, ...]:
     return tuple(common)
 
 
-def _for_market(cid: Cid, manifest: Manifest, publishers: tuple[str, ...], artifact_bytes: int) -> Pipeline:
+def facts_for_market(
+    cid: Cid, manifest: Manifest, publishers: tuple[str, ...], artifact_bytes: int
+) -> Pipeline:
+    """What the market needs to know about a pipeline. Raises `InvalidPipeline` as `common_providers` does."""
     return Pipeline(
         id=cid,
         name=manifest.name,
