@@ -101,7 +101,7 @@ class Catalog:
             cid = cid_of_block(request.manifest, "dag-cbor")
             publication = self._signed(account, cid, request, tuple(blocks), at=at)
             publishers, _ = served_signatures(publication)
-            pipeline = _for_market(cid, manifest, publishers, sum(blocks.values()))
+            pipeline = facts_for_market(cid, manifest, publishers, sum(blocks.values()))
             # Step 5 is the market's, which knows the list.
             await self._keep(account, publication, pipeline, at=at)
             self._manifests[cid] = manifest
@@ -185,7 +185,10 @@ def common_providers(manifest: Manifest) -> tuple[str, ...]:
     return tuple(common)
 
 
-def _for_market(cid: Cid, manifest: Manifest, publishers: tuple[str, ...], artifact_bytes: int) -> Pipeline:
+def facts_for_market(
+    cid: Cid, manifest: Manifest, publishers: tuple[str, ...], artifact_bytes: int
+) -> Pipeline:
+    """What the market needs to know about a pipeline. Raises `InvalidPipeline` as `common_providers` does."""
     return Pipeline(
         id=cid,
         name=manifest.name,

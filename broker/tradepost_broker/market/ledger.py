@@ -21,11 +21,12 @@ from typing import Final, NamedTuple
 
 from tradepost.errors import IdempotencyConflict, InsufficientFunds, InvalidRequest, invariant
 from tradepost.money import format_credits
+from tradepost_broker.market.model.amounts import AMOUNT_MAX_MICROCREDITS
 from tradepost_broker.market.model.entities import Account, Transfer
 
 TREASURY: Final = "treasury:operator"
-#: All the microcredits that there are: a million million credits. Fits a signed 64-bit column.
-SUPPLY_MICROCREDITS: Final = 10**18
+#: All the microcredits that there are.
+SUPPLY_MICROCREDITS: Final = AMOUNT_MAX_MICROCREDITS
 
 
 class Kind:

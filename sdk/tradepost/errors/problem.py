@@ -11,6 +11,8 @@ from tradepost.untrusted_text import plain, plain_lines
 _CHARS_MAX: Final = {"code": 64, "title": 2000, "detail": 2000, "fault": 64, "stage": 64}
 _HINT_CHARS_MAX: Final = 2000
 
+#: An HTTP status, as RFC 9110 allows it.
+Status = Annotated[int, msgspec.Meta(ge=100, le=599)]
 _Scalar = str | int | float | bool | None
 _Many = msgspec.Meta(max_length=256)
 #: A fact is flat and small: what nests freely takes 64 times the memory that it takes on the wire.
@@ -27,7 +29,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     code: str
     title: str
     detail: str = ""
-    status: int = 500
+    status: Status = 500
     fault: str = ""
     stage: str | None = None
     hint: str = ""

@@ -21,6 +21,8 @@ from tradepost.errors import InvalidCid, InvalidInput, InvalidPipeline
 from tradepost.pipeline.tensors import TensorDocument, dtype_name
 
 FORMAT: Final = "tradepost-pipeline/1"
+#: A job counts at most so many work units.
+UNITS_MAX: Final = 1 << 53
 MANIFEST_BYTES_MAX: Final = 256 << 10
 STAGES_MAX: Final = 32
 
@@ -144,8 +146,8 @@ class WorkUnits(_Part, frozen=True, kw_only=True):
     per_mebibyte: Count = 0
 
     def count(self, input_bytes: int) -> int:
-        """The work units of a job whose input document has this many bytes."""
-        return self.base + self.per_mebibyte * -(-input_bytes // (1 << 20))
+        """The work units of a job whose input document has this many bytes, at most `UNITS_MAX`."""
+        return min(UNITS_MAX, self.base + self.per_mebibyte * -(-input_bytes // (1 << 20)))
 
 
 class PipelineLimits(_Part, frozen=True, kw_only=True):

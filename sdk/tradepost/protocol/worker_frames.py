@@ -55,7 +55,7 @@ class Challenge(Message, frozen=True, tag="challenge"):
 class Hello(Message, frozen=True, tag="hello"):
     """The worker's first frame, signed in the domain `hello` over `challenge.nonce + worker_nonce`."""
 
-    version: int
+    version: Count
     public_key: Annotated[bytes, msgspec.Meta(max_length=256)]
     signature: Annotated[bytes, msgspec.Meta(max_length=256)]
     offer: Offer

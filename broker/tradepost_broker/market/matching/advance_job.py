@@ -10,6 +10,7 @@ from tradepost_broker.market.matching import failure_reasons
 from tradepost_broker.market.matching.eligible_offers import EligibleOffers
 from tradepost_broker.market.matching.grant import grant, request_audit
 from tradepost_broker.market.matching.matching import Outlook, auditor_available, choose, outlook
+from tradepost_broker.market.model.amounts import bid_for
 from tradepost_broker.market.model.entities import Job, LeasePurpose, LeaseState
 from tradepost_broker.market.model.job_states import FINAL
 from tradepost_broker.market.settling import settlement
@@ -213,7 +214,7 @@ def _may_take(state: MarketState, worker: WorkerState, job: Job, *, is_new: bool
     """Whether it is worth matching a waiting job again, now that this worker is idle."""
     if worker.seat is None or (job.unmatched_since is not None and not is_new):
         return False
-    bid_microcredits = worker.seat.offer.price_per_unit_microcredits * job.units
+    bid_microcredits = bid_for(worker.seat.offer.price_per_unit_microcredits, job.units)
     if bid_microcredits > job.max_price_microcredits - job.committed_microcredits:
         return False
     return not EligibleOffers(state, job, again=True).why_ineligible(worker)

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Final
 
 from tradepost_broker.market.matching.scoring import Bidder
+from tradepost_broker.market.model.amounts import bid_for
 from tradepost_broker.market.model.entities import Job
 from tradepost_broker.market.model.lease_states import LOST
 from tradepost_broker.market.state import seeded_random
@@ -41,7 +42,8 @@ class EligibleOffers:
         """Up to `limit` idle bidders, cheapest first, that bid at most `bid_microcredits_max`."""
         found: list[Bidder] = []
         for price_per_unit_microcredits, worker in self._eligible(busy_too=False, counted=True):
-            if price_per_unit_microcredits * self._job.units > bid_microcredits_max or len(found) >= limit:
+            bid_microcredits = bid_for(price_per_unit_microcredits, self._job.units)
+            if bid_microcredits > bid_microcredits_max or len(found) >= limit:
                 break
             found.append(self._bidder(worker, price_per_unit_microcredits))
         return found
@@ -52,7 +54,7 @@ class EligibleOffers:
         return [
             self._bidder(worker, price_per_unit_microcredits)
             for price_per_unit_microcredits, worker in eligible
-            if price_per_unit_microcredits * self._job.units <= bid_microcredits_max
+            if bid_for(price_per_unit_microcredits, self._job.units) <= bid_microcredits_max
         ]
 
     def cheapest_by_owner(self, *, owners_max: int, busy_too: bool) -> list[Bidder]:
@@ -75,7 +77,7 @@ class EligibleOffers:
             self._state.offers.warm(self._job.pipeline)
         ):
             if (
-                price_per_unit_microcredits * self._job.units > bid_microcredits_max
+                bid_for(price_per_unit_microcredits, self._job.units) > bid_microcredits_max
                 or len(found) >= limit
                 or looks >= self._state.policy.scan_max
             ):
@@ -176,7 +178,7 @@ class EligibleOffers:
         seat = worker.seat
         return Bidder(
             worker,
-            price_per_unit_microcredits * self._job.units,
+            bid_for(price_per_unit_microcredits, self._job.units),
             worker.belief(self._capability, self._state.day),
             seat is not None and self._job.pipeline in seat.offer.warm,
         )

@@ -26,6 +26,8 @@ from tradepost_broker.market.state.market_state import MarketState
 
 #: Of those who signed a pipeline, as the facts of an error list them.
 _PUBLISHERS_SHOWN: Final = 16
+#: The highest cap that a request may have (`tradepost.bounded.Microcredits`).
+_CAP_MAX_MICROCREDITS: Final = 1 << 53
 
 
 def explain(state: MarketState, job: Job, log_odds_missing: float, prospect: Outlook) -> TradepostError:
@@ -103,13 +105,15 @@ def _not_confirmed(state: MarketState, job: Job, delivered: int, prospect: Outlo
 
 
 def _price_cap_too_low(job: Job, best: Plan) -> TradepostError:
-    hints = [f"max_price {format_credits(best.cap_microcredits)} credits would match"]
+    hints = []
+    if best.cap_microcredits <= _CAP_MAX_MICROCREDITS:
+        hints.append(f"max_price {format_credits(best.cap_microcredits)} credits would match")
     if fewer := best.affordable(job.max_price_microcredits):
         hints.append(f"confidence {best.confidence(fewer):.4g} would match too; it needs {_results(fewer)}")
     return PriceCapTooLow(
         f"{_results(best.results)} would cost {format_credits(best.cap_microcredits)} credits at the "
         f"standing prices; the cap is {format_credits(job.max_price_microcredits)} credits",
-        hint="; ".join(hints) + ".",
+        hint="; ".join(hints or ["No cap is high enough"]) + ".",
         lowest_total_microcredits=best.cap_microcredits,
         cap_microcredits=job.max_price_microcredits,
         results_needed=best.results,

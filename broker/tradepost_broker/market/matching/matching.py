@@ -17,7 +17,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from enum import Enum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from tradepost_broker.market.matching.eligible_offers import EligibleOffers
 from tradepost_broker.market.matching.scoring import (
@@ -29,6 +29,7 @@ from tradepost_broker.market.matching.scoring import (
     ranked,
     weigh,
 )
+from tradepost_broker.market.model.amounts import saturated
 from tradepost_broker.market.model.entities import Candidate, Job, LeasePurpose
 from tradepost_broker.market.model.lease_states import LOST
 from tradepost_broker.market.settling import partial_pay
@@ -37,6 +38,9 @@ from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.offer_book import fits
 from tradepost_broker.market.state.worker_state import WorkerState
 from tradepost_reputation import results_needed
+
+#: Beyond any doubt that a float could express, and far below what `math.exp` overflows at.
+_LOG_ODDS_MAX: Final = 100.0
 
 
 class Award(NamedTuple):
@@ -135,7 +139,7 @@ class Plan(NamedTuple):
 
     def confidence(self, results: int) -> float:
         """What so many typical results that agree can be believed to, rounded down to three digits."""
-        odds = math.exp(results * self.typical_log_odds)
+        odds = math.exp(min(_LOG_ODDS_MAX, results * self.typical_log_odds))
         return math.floor(1000 * odds / (1 + odds)) / 1000
 
 
@@ -149,8 +153,12 @@ def plan(state: MarketState, job: Job, log_odds_missing: float) -> Plan | None:
     bids_microcredits = tuple(owner.bid_microcredits for owner in owners)
     costs_microcredits = [
         (
-            owner.results
-            * max(owner.bid_microcredits, bids_microcredits[min(owner.results, len(bids_microcredits)) - 1]),
+            saturated(
+                owner.results
+                * max(
+                    owner.bid_microcredits, bids_microcredits[min(owner.results, len(bids_microcredits)) - 1]
+                )
+            ),
             owner.results,
         )
         for owner in owners

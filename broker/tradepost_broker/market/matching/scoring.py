@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from tradepost_broker.market.model.amounts import saturated
 from tradepost_broker.market.model.entities import Candidate
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.state.worker_state import Belief, WorkerState
@@ -76,10 +77,10 @@ def weigh(bidders: Sequence[Bidder], terms: Terms, policy: MarketPolicy) -> None
     typical_log_odds = median([bidder.belief.log_odds for bidder in bidders])
     delay_cost_microcredits_per_s = policy.delay_cost_bids_per_s * typical_bid_microcredits
     failure_cost_microcredits = policy.failure_cost_bids * typical_bid_microcredits
-    fetch_cost_microcredits = int(
+    fetch_cost_microcredits = saturated(
         terms.artifact_bytes / policy.fetch_bytes_per_s * delay_cost_microcredits_per_s
     )
-    lateness_cost_microcredits = int(
+    lateness_cost_microcredits = saturated(
         max(0.0, terms.wall_s - terms.time_left_s) * delay_cost_microcredits_per_s
     )
     for bidder in bidders:
@@ -88,12 +89,12 @@ def weigh(bidders: Sequence[Bidder], terms: Terms, policy: MarketPolicy) -> None
         bidder.results = 1 + more
         bidder.ceiling_microcredits = terms.cap_microcredits // bidder.results
         bidder.costs = costs = Costs(
-            int((1 - belief.score) * failure_cost_microcredits),
-            int(more * typical_bid_microcredits),
+            saturated((1 - belief.score) * failure_cost_microcredits),
+            saturated(more * typical_bid_microcredits),
             0 if bidder.warm else fetch_cost_microcredits,
             lateness_cost_microcredits,
         )
-        bidder.score_microcredits = terms.cap_microcredits - sum(costs) - bidder.bid_microcredits
+        bidder.score_microcredits = saturated(terms.cap_microcredits - sum(costs) - bidder.bid_microcredits)
 
 
 def ranked(bidders: Sequence[Bidder]) -> list[Bidder]:
