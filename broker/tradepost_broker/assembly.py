@@ -125,7 +125,7 @@ class InstructionRelease:
         if isinstance(instruction, Save) and not isinstance(instruction.record, Evidence | Transfer):
             return  # most instructions are records that nobody counts
         self.counters.running.observe(instruction)
-        self.counters.metrics.observe(instruction, self.market.job)
+        self.counters.metrics.observe(instruction, self.market)
         self.sender.send(instruction)
 
 
@@ -235,7 +235,9 @@ def _build_engine(restored: Restored, streams: Streams, counters: Counters) -> E
 
 def _build_content(restored: Restored, engine: Engine) -> Content:
     settings, store = restored.settings, restored.store
-    blocks = FolderStore(settings.data_dir / "blocks", bytes_max=settings.content_bytes_max, evict=False)
+    blocks = FolderStore(
+        settings.data_dir / "blocks", bytes_max=settings.content_bytes_max, evict=False, discreet=True
+    )
     uploads = Uploads(blocks=blocks, store=store, engine=engine)
     catalog = Catalog(
         store=store, uploads=uploads, engine=engine, document_bytes_max=settings.document_bytes_max
