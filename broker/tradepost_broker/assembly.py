@@ -129,7 +129,7 @@ class InstructionRelease:
         if isinstance(instruction, Save) and not isinstance(instruction.record, Evidence | Transfer):
             return  # most instructions are records that nobody counts
         self.counters.running.observe(instruction)
-        self.counters.metrics.observe(instruction, self.market.job)
+        self.counters.metrics.observe(instruction, self.market)
         self.sender.send(instruction)
 
 
@@ -242,7 +242,9 @@ def _build_engine(restored: Restored, streams: Streams, counters: Counters) -> E
 
 def _build_content(restored: Restored, engine: Engine) -> Content:
     settings, store = restored.settings, restored.store
-    blocks = FolderStore(settings.data_dir / "blocks", bytes_max=settings.content_bytes_max, evict=False)
+    blocks = FolderStore(
+        settings.data_dir / "blocks", bytes_max=settings.content_bytes_max, evict=False, discreet=True
+    )
     space = DiskSpace(settings.data_dir, reserve_bytes=settings.disk_reserve_bytes)
     uploads = Uploads(blocks=blocks, store=store, engine=engine, space=space)
     catalog = Catalog(

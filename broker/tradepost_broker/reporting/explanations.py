@@ -1,33 +1,112 @@
-"""Explains a job from the records: why each worker got its lease, and the evidence found."""
+"""Explains leases and evidence from the records, to those whom they concern, once they are decided.
+
+Nothing of a job that has not ended is shown to anyone. Somebody who knows an outcome, the purpose of a lease
+or the other workers of a job can copy a result, or cheat where nobody checks. An output stays its
+submitter's. Its CID is not shown where the job ended without a verdict on it: a small output can be guessed from its CID,
+and the job cancelled.
+"""
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from collections.abc import Iterable
 
-from tradepost_broker.market.model.entities import Candidate, Evidence, Job, Lease, Match
+import msgspec
+from sqlalchemy import Select, select
+
+from tradepost_broker.market.model.entities import (
+    Candidate,
+    Evidence,
+    EvidenceKind,
+    Job,
+    Lease,
+    LeaseState,
+    Match,
+)
+from tradepost_broker.market.model.job_states import FINAL
+from tradepost_broker.market.model.lease_states import LIVE
 from tradepost_broker.reporting.views import Explanation
 from tradepost_broker.storage.rows import CODECS
-from tradepost_broker.storage.store import Store
-from tradepost_reputation.dashboard import CandidateView, EvidenceView, LeaseView
+from tradepost_broker.storage.store import Reader
+from tradepost_reputation.dashboard import CandidateView, EvidenceView, LeaseView, SettledLeaseView
+
+#: Leases whose outcome had a verdict.
+_JUDGED = (LeaseState.ACCEPTED, LeaseState.REJECTED)
 
 
-def explain_job(store: Store, job: Job) -> Explanation:
-    """The leases of a job in the order in which they were granted, and the evidence that came of it."""
-    leases, evidence = CODECS[Lease].table, CODECS[Evidence].table
-    granted = select(leases).where(leases.c.job == job.id).order_by(leases.c.id)
-    found = select(evidence).where(evidence.c.job == job.id).order_by(evidence.c.at)
-    ordered = sorted(store.find(Lease, granted), key=lambda lease: lease.attempt)
+def explain_job(store: Reader, job: Job, *, with_outcomes: bool) -> Explanation:
+    """The leases of a job that has ended, in the order in which they were granted, and their evidence.
+
+    Before its end there are none, and the reference run of a spot check appears with its verdict.
+    `with_outcomes` is for the submitter.
+    """
+    leases: list[LeaseView] = []
+    evidence: list[EvidenceView] = []
+    if job.status in FINAL:
+        leases = [
+            _lease_view(lease, store.get(Match, lease.id), with_outcome=with_outcomes)
+            for lease in sorted(_settled(store, _of_job(Lease, job)), key=lambda lease: lease.attempt)
+        ]
+        found = _of_job(Evidence, job).order_by(CODECS[Evidence].table.c.at)
+        evidence = [evidence_view(one) for one in store.find(Evidence, found)]
     return Explanation(
         job=job.id,
         status=job.status.value,
-        leases=tuple(lease_view(lease, store.get(Match, lease.id)) for lease in ordered),
-        evidence=tuple(evidence_view(one) for one in store.find(Evidence, found)),
+        leases=tuple(leases),
+        evidence=tuple(evidence),
         problem="" if job.problem is None else f"{job.problem.title} {job.problem.detail}".strip(),
     )
 
 
-def lease_view(lease: Lease, match: Match | None) -> LeaseView:
-    """A lease and the match that gave it."""
+def newest_settled(store: Reader, *, count: int) -> tuple[SettledLeaseView, ...]:
+    """The newest leases of jobs that have ended, as everyone may see them."""
+    leases, jobs = CODECS[Lease].table, CODECS[Job].table
+    newest = (
+        select(leases)
+        .join(jobs, jobs.c.id == leases.c.job)
+        .where(jobs.c.finished_at.is_not(None), leases.c.state.not_in([state.value for state in LIVE]))
+        .order_by(leases.c.id.desc())
+        .limit(count)
+    )
+    return tuple(_public_view(lease, store.get(Match, lease.id)) for lease in store.find(Lease, newest))
+
+
+def newest_evidence(store: Reader, worker: str, *, count: int) -> tuple[EvidenceView, ...]:
+    """The newest findings about a worker, of jobs that have ended, as everyone may see them."""
+    evidence, jobs = CODECS[Evidence].table, CODECS[Job].table
+    newest = (
+        select(evidence)
+        .join(jobs, jobs.c.id == evidence.c.job)
+        .where(evidence.c.worker == worker, jobs.c.finished_at.is_not(None))
+        .order_by(evidence.c.at.desc())
+        .limit(count)
+    )
+    return tuple(_public_evidence(one) for one in store.find(Evidence, newest))
+
+
+def evidence_view(evidence: Evidence) -> EvidenceView:
+    """A finding as it is shown to those whom it concerns."""
+    return EvidenceView(
+        kind=evidence.kind.value,
+        capability=evidence.capability,
+        job=evidence.job,
+        lease=evidence.lease,
+        at=evidence.at,
+        stage=evidence.stage,
+        detail=evidence.detail,
+    )
+
+
+def _of_job(kind: type[Lease] | type[Evidence], job: Job) -> Select[tuple[object, ...]]:
+    table = CODECS[kind].table
+    return select(table).where(table.c.job == job.id)
+
+
+def _settled(store: Reader, statement: Select[tuple[object, ...]]) -> Iterable[Lease]:
+    return (lease for lease in store.find(Lease, statement) if lease.state not in LIVE)
+
+
+def _lease_view(lease: Lease, match: Match | None, *, with_outcome: bool) -> LeaseView:
+    is_judged = lease.state in _JUDGED
     return LeaseView(
         lease=lease.id,
         job=lease.job,
@@ -38,25 +117,36 @@ def lease_view(lease: Lease, match: Match | None) -> LeaseView:
         granted_at=lease.granted_at,
         price_microcredits=lease.price_microcredits,
         paid_microcredits=lease.paid_microcredits,
-        outcome=lease.outcome,
-        agrees_with=lease.group,
+        outcome=lease.outcome if is_judged and with_outcome else "",
+        agrees_with=lease.group if is_judged else "",
         problem="" if lease.problem is None else f"{lease.problem.title} {lease.problem.detail}".strip(),
-        candidates=tuple(_candidate(one) for one in match.candidates) if match is not None else (),
+        candidates=_candidates(match),
         left_out={} if match is None else match.left_out,
     )
 
 
-def evidence_view(evidence: Evidence) -> EvidenceView:
-    """A finding as it is shown."""
-    return EvidenceView(
-        kind=evidence.kind.value,
-        capability=evidence.capability,
-        job=evidence.job,
-        lease=evidence.lease,
-        at=evidence.at,
-        stage=evidence.stage,
-        detail=evidence.detail,
+def _public_view(lease: Lease, match: Match | None) -> SettledLeaseView:
+    return SettledLeaseView(
+        lease=lease.id,
+        job=lease.job,
+        worker=lease.worker,
+        state=lease.state.value,
+        granted_at=lease.granted_at,
+        price_microcredits=lease.price_microcredits,
+        paid_microcredits=lease.paid_microcredits,
+        candidates=_candidates(match),
+        left_out={} if match is None else match.left_out,
     )
+
+
+def _public_evidence(evidence: Evidence) -> EvidenceView:
+    """As `evidence_view`, without a worker's own text about its failure, which may quote the input."""
+    view = evidence_view(evidence)
+    return msgspec.structs.replace(view, detail="") if evidence.kind is EvidenceKind.FAILED else view
+
+
+def _candidates(match: Match | None) -> tuple[CandidateView, ...]:
+    return tuple(_candidate(one) for one in match.candidates) if match is not None else ()
 
 
 def _candidate(candidate: Candidate) -> CandidateView:

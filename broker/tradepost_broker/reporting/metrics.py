@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from tradepost_broker.market.model.entities import Evidence, Job, Transfer
-from tradepost_broker.market.model.events import Instruction, NotifyFinished, ReplySubmitted, Save, SendGrant
+from tradepost_broker.market.model.entities import Evidence, Job, Lease, Transfer
+from tradepost_broker.market.model.events import Instruction, NotifyFinished, ReplySubmitted, Save
+from tradepost_broker.market.model.lease_states import LIVE
 
 _COMMIT_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
 _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Jobs(Protocol):
+    """The part of the market that metrics use."""
+
+    def job(self, job: str) -> Job | None:
+        """The job, while it is in memory."""
+        ...
+
+    def leases_of(self, job: str) -> Sequence[Lease]:
+        """Its leases."""
+        ...
 
 
 class Metrics:
@@ -20,7 +34,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._submitted = self._counter("jobs_submitted", "Submissions answered with a job.")
         self._finished = self._counter("jobs_finished", "Jobs that ended, by status.", ("status",))
-        self._grants = self._counter("leases_granted", "Leases that were granted.")
+        self._grants = self._counter("leases_granted", "Leases of jobs that have ended, as of their end.")
         self._evidence = self._counter("evidence", "Findings about workers, by kind.", ("kind",))
         self._moved = self._counter("microcredits_moved", "Microcredits moved, by kind.", ("kind",))
         self._batch_s = Histogram(
@@ -40,19 +54,18 @@ class Metrics:
         """Show a value that is read when metrics are."""
         Gauge(f"tradepost_{name}", description, registry=self.registry).set_function(read)
 
-    def observe(self, instruction: Instruction, finished: Callable[[str], Job | None]) -> None:
-        """Count one durable instruction."""
+    def observe(self, instruction: Instruction, market: Jobs) -> None:
+        """Count one durable instruction. A job's leases are counted at its end, so they reveal no result."""
         match instruction:
             case Save(record=Evidence(kind=kind)):
                 self._evidence.labels(kind.value).inc()
             case Save(record=Transfer(kind=kind, amount_microcredits=amount_microcredits)):
                 self._moved.labels(kind).inc(amount_microcredits)
-            case SendGrant():
-                self._grants.inc()
             case ReplySubmitted():
                 self._submitted.inc()
             case NotifyFinished(job=job):
-                ended = finished(job)
+                ended = market.job(job)
+                self._grants.inc(sum(lease.state not in LIVE for lease in market.leases_of(job)))
                 self._finished.labels(ended.status.value if ended is not None else "unknown").inc()
             case _:
                 pass

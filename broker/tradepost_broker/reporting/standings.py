@@ -6,20 +6,17 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from sqlalchemy import select
-
 from tradepost_broker.market import Market
 from tradepost_broker.market.ledger import earned_of, held_of, stake_of
-from tradepost_broker.market.model.entities import Account, Evidence, Worker
-from tradepost_broker.reporting.explanations import evidence_view
+from tradepost_broker.market.model.entities import Account, Worker
+from tradepost_broker.reporting.explanations import newest_evidence
 from tradepost_broker.reporting.running_counts import RunningCounts
-from tradepost_broker.storage.rows import CODECS
 from tradepost_broker.storage.store import Store
 from tradepost_broker.streams.sessions import Sessions
 from tradepost_reputation import score
 from tradepost_reputation.dashboard import EvidenceView, ReputationView, WorkerView
 
-#: The newest findings that are shown of one worker; all are kept, and all count.
+#: The newest findings that are shown of one worker, of jobs that have ended; all are kept, and all count.
 EVIDENCE_SHOWN_MAX: Final = 200
 #: How old a list of all workers may be.
 CACHE_S: Final = 1.0
@@ -57,10 +54,7 @@ class Standings:
         worker = self._store.get(Worker, worker_id)
         if worker is None:
             return None
-        table = CODECS[Evidence].table
-        newest = select(table).where(table.c.worker == worker_id).order_by(table.c.at.desc())
-        found = self._store.find(Evidence, newest.limit(EVIDENCE_SHOWN_MAX))
-        return self._view(worker, tuple(evidence_view(one) for one in found))
+        return self._view(worker, newest_evidence(self._store, worker_id, count=EVIDENCE_SHOWN_MAX))
 
     def _view(self, worker: Worker, evidence: tuple[EvidenceView, ...]) -> WorkerView:
         reputations = self._market.reputation_of(worker.id).values()

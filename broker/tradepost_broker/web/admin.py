@@ -119,11 +119,11 @@ class AdminEndpoints:
         return reply([_summary(job) for job in self._store.find(Job, newest)])
 
     async def explanation(self, request: web.Request) -> web.StreamResponse:
-        """Why each lease of any job went where it went."""
+        """Why each lease of any job that has ended went where it went; what it gave is its submitter's."""
         job = self._store.get(Job, request.match_info["job"])
         if job is None:
             raise UnknownJob(f"there is no job {request.match_info['job']}")
-        return reply(explain_job(self._store, job))
+        return reply(explain_job(self._store, job, with_outcomes=False))
 
     def _funding(self, account: str, amount_microcredits: int, transfer: str, *records: ApiKey) -> EventWork:
         return EventWork(

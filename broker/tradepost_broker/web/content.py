@@ -41,6 +41,7 @@ _CARS_EACH_MAX: Final = 4
 #: Blocks that are taken at once, each of at most 2 MiB; from one account or for one lease.
 _BLOCKS_MAX: Final = 512
 _BLOCKS_EACH_MAX: Final = 64
+_NO_NONCE: Final = b"-" * 32
 
 
 class ContentEndpoints:
@@ -168,10 +169,13 @@ class ContentEndpoints:
         """The lease whose nonce the request brings. Raises `Unauthorized` or `LeaseGone`."""
         scheme, _, nonce = request.headers.get("Authorization", "").partition(" ")
         lease = self._market.lease(request.match_info["lease"])
-        if scheme.lower() != "lease" or lease is None:
-            raise Unauthorized("there is no such lease, or no `Authorization: Lease` header")
-        if not hmac.compare_digest(nonce.strip().encode(), lease.nonce.hex().encode()):
-            raise Unauthorized("this is not the lease's nonce")
+        # One answer for an unknown lease and for a wrong nonce: nobody learns how many leases a job has.
+        expected = _NO_NONCE if lease is None else lease.nonce.hex().encode()
+        is_right = hmac.compare_digest(nonce.strip().encode(), expected)
+        if scheme.lower() != "lease" or lease is None or not is_right:
+            raise Unauthorized(
+                "there is no such lease, or the `Authorization: Lease` header is not its nonce"
+            )
         job = self._market.job(lease.job)
         if lease.state is not LeaseState.OPEN or lease.expires_at <= self._clock() or job is None:
             raise LeaseGone(f"lease {lease.id} is {lease.state.value}", lease=lease.id)

@@ -130,8 +130,9 @@ class JobEndpoints:
         return response
 
     async def explanation(self, request: web.Request) -> web.StreamResponse:
-        """Why each lease of a job went where it went, why others lost, and what was found."""
-        return reply(explain_job(self._store, self._jobs.job(request[ACCOUNT], request.match_info["job"])))
+        """Of a job that has ended: why each lease went where it went, why others lost, and what was found."""
+        job = self._jobs.job(request[ACCOUNT], request.match_info["job"])
+        return reply(explain_job(self._store, job, with_outcomes=True))
 
     async def account(self, request: web.Request) -> web.StreamResponse:
         """What the account may spend, and what is reserved for its open jobs."""

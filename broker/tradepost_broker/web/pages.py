@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Final
 
+import msgspec
 from aiohttp import web
 from sqlalchemy import func, select
 
@@ -14,8 +16,8 @@ from tradepost import protocol
 from tradepost.content import BLOCK_BYTES_MAX
 from tradepost.errors import UnknownWorker
 from tradepost.identity import Identity
-from tradepost_broker.market.model.entities import Job, Lease, Match
-from tradepost_broker.reporting.explanations import lease_view
+from tradepost_broker.market.model.entities import Job
+from tradepost_broker.reporting.explanations import newest_settled
 from tradepost_broker.reporting.metrics import Metrics
 from tradepost_broker.reporting.running_counts import RunningCounts
 from tradepost_broker.reporting.standings import CACHE_S, Standings
@@ -27,7 +29,6 @@ from tradepost_broker.web.endpoints import Endpoint, reply
 from tradepost_reputation.dashboard import (
     CONTENT_SECURITY_POLICY,
     DashboardView,
-    LeaseView,
     Pages,
     static_file,
 )
@@ -36,6 +37,8 @@ LEASES_SHOWN: Final = 30
 #: Workers on the first page; each has a page of its own.
 WORKERS_SHOWN: Final = 200
 
+#: The largest integer that every reader of JSON keeps exactly.
+_SAFE_INTEGER_MAX: Final = (1 << 53) - 1
 _PAGE_HEADERS: Final = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -95,7 +98,7 @@ class PageEndpoints:
         worker = self._standings.one(request.match_info["worker"])
         if worker is None:
             raise UnknownWorker(f"no worker {request.match_info['worker']} has joined this broker")
-        return _page(self._pages.worker(worker, version=self._store.last_seq))
+        return _page(self._pages.worker(worker, version=self._current()[0].version))
 
     async def static(self, request: web.Request) -> web.StreamResponse:
         """The dashboard's style and script."""
@@ -105,9 +108,8 @@ class PageEndpoints:
 
     async def dashboard(self, request: web.Request) -> web.StreamResponse:
         """What the dashboard shows, as JSON; with `fields=version`, only whether it has changed."""
-        if request.query.get("fields") == "version":
-            return reply({"version": self._store.last_seq})
-        return reply(self._current()[0])
+        view = self._current()[0]
+        return reply({"version": view.version} if request.query.get("fields") == "version" else view)
 
     async def info(self, request: web.Request) -> web.StreamResponse:
         """Who this broker is, and the sizes that it takes."""
@@ -150,19 +152,20 @@ class PageEndpoints:
             self._standings.all(),
             key=lambda one: (one.standing != "active", -one.earned_microcredits - one.held_microcredits),
         )
+        leases = newest_settled(self._store, count=LEASES_SHOWN)
         return DashboardView(
-            version=self._store.last_seq,
+            version=_version_of(counts, workers, leases),
             broker=self._broker.id,
             jobs=counts,
             workers=tuple(workers[:WORKERS_SHOWN]),
-            leases=self._newest_leases(),
+            leases=leases,
         )
 
-    def _newest_leases(self) -> tuple[LeaseView, ...]:
-        table = CODECS[Lease].table
-        newest = select(table).order_by(table.c.id.desc()).limit(LEASES_SHOWN)
-        leases = list(self._store.find(Lease, newest))
-        return tuple(lease_view(lease, self._store.get(Match, lease.id)) for lease in leases)
+
+def _version_of(*shown: object) -> int:
+    """A number that follows from what is shown alone: how many events there were would tell of deliveries."""
+    digest = hashlib.sha256(msgspec.msgpack.encode(shown)).digest()
+    return int.from_bytes(digest[:8], "big") & _SAFE_INTEGER_MAX
 
 
 def _page(html: str) -> web.Response:

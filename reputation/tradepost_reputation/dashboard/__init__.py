@@ -11,6 +11,7 @@ from tradepost_reputation.dashboard.views import (
     EvidenceView,
     LeaseView,
     ReputationView,
+    SettledLeaseView,
     WorkerView,
 )
 
@@ -22,6 +23,7 @@ __all__ = [
     "LeaseView",
     "Pages",
     "ReputationView",
+    "SettledLeaseView",
     "WorkerView",
     "static_file",
 ]

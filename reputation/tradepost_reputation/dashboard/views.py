@@ -68,9 +68,28 @@ class CandidateView(_View, frozen=True, kw_only=True):
     lost_because: str
 
 
-class LeaseView(_View, frozen=True, kw_only=True):
-    """One attempt at a job: the worker, the price, the outcome, and how the match was decided.
+class SettledLeaseView(_View, frozen=True, kw_only=True):
+    """One attempt at a job that has ended, as everyone may see it: the worker, the price, the match.
 
+    What was delivered belongs to the job's submitter, so it is not here. `left_out` counts, by reason, the
+    offers that were not eligible.
+    """
+
+    lease: str
+    job: str
+    worker: str
+    state: str
+    granted_at: float
+    price_microcredits: Microcredits
+    paid_microcredits: Microcredits
+    candidates: tuple[CandidateView, ...]
+    left_out: dict[str, int]
+
+
+class LeaseView(_View, frozen=True, kw_only=True):
+    """One attempt at a job that has ended, for those whom the job concerns.
+
+    `outcome` is what was delivered: for the submitter alone, and empty unless there was a verdict on it.
     `left_out` counts, by reason, the offers that were not eligible.
     """
 
@@ -91,13 +110,13 @@ class LeaseView(_View, frozen=True, kw_only=True):
 
 
 class DashboardView(_View, frozen=True, kw_only=True):
-    """An overview of the market. `version` changes with every durable change.
+    """An overview of the market. `version` follows from the content, and changes with it.
 
-    `jobs` counts jobs by status, `leases` are the newest first.
+    `jobs` counts jobs by status; `leases` are those of jobs that have ended, the newest first.
     """
 
     version: int
     broker: str
     jobs: dict[str, int]
     workers: tuple[WorkerView, ...]
-    leases: tuple[LeaseView, ...]
+    leases: tuple[SettledLeaseView, ...]

@@ -79,17 +79,26 @@ class FolderStore:
     """A `PinningStore` in a folder, holding at most `bytes_max` bytes of blocks.
 
     With `evict=False` a full store refuses a block instead of forgetting others: for blocks that exist
-    nowhere else. `clock` gives the time in nanoseconds; what was used at an earlier time is forgotten first.
+    nowhere else. With `discreet=True`, putting a block takes the same work and room whether it is here or
+    not: for a store whose users must not learn what others have put. `clock` gives the time in nanoseconds;
+    what was used at an earlier time is forgotten first.
     """
 
     def __init__(
-        self, folder: Path, *, bytes_max: int, evict: bool = True, clock: Callable[[], int] = time.time_ns
+        self,
+        folder: Path,
+        *,
+        bytes_max: int,
+        evict: bool = True,
+        discreet: bool = False,
+        clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self._files = BlockFiles(folder)
         self._pins = PinFolder(folder / "pins", self._files)
         self._additions = AdditionFolder(folder / "adding", self._files)
         self._bytes_max = bytes_max
         self._evict = evict
+        self._discreet = discreet
         self._clock = clock
         self._oldest: deque[BlockFile] = deque()
 
@@ -118,7 +127,7 @@ class FolderStore:
         Raises `ContentMismatch`, or `ContentStoreFull` if it cannot fit.
         """
         verify_block(parse_cid(cid), data, source="the caller")
-        if self._has_whole(cid) and self._reuse(cid):
+        if not self._discreet and self._has_whole(cid) and self._reuse(cid):
             return
         try:
             self._write(cid, data)
@@ -225,9 +234,10 @@ class FolderStore:
         aside = self._files.write_aside(cid, data, self._clock())
         try:
             with self._files.lock():
-                if not self.has(cid):
+                is_new = not self.has(cid)
+                if is_new or self._discreet:
                     self._reserve(len(data))
-                    self._files.commit(cid, aside, len(data))
+                    self._files.commit(cid, aside, len(data) if is_new else 0)
         finally:
             aside.unlink(missing_ok=True)
         self._files.sync(cid)

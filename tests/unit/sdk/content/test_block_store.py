@@ -316,6 +316,29 @@ def start(folder: Path, first: int, stop: int) -> subprocess.Popen[str]:
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
 
 
+def test_a_discreet_store_puts_a_block_again_with_the_same_work_and_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FolderStore(tmp_path, bytes_max=250, evict=False, discreet=True)
+    put(store, 1, 2)
+    with pytest.raises(ContentStoreFull):
+        put(store, 3)
+    with pytest.raises(ContentStoreFull):
+        put(store, 2)
+    store = FolderStore(tmp_path, bytes_max=1000, evict=False, discreet=True)
+    synced: list[int] = []
+    fsync = os.fsync
+
+    def count(descriptor: int) -> None:
+        synced.append(descriptor)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", count)
+    put(store, 2)
+    assert len(synced) == 2, "the file and its folder, as for a new block"
+    assert store.bytes_used == sum(file.bytes for file in store.blocks()) == 200
+
+
 @pytest.mark.process
 def test_two_processes_share_one_store(tmp_path: Path) -> None:
     processes = [start(tmp_path, 0, 100), start(tmp_path, 60, 160)]
