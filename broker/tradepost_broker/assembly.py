@@ -243,7 +243,7 @@ def _build_engine(restored: Restored, streams: Streams, counters: Counters) -> E
 def _build_content(restored: Restored, engine: Engine) -> Content:
     settings, store = restored.settings, restored.store
     blocks = FolderStore(
-        settings.data_dir / "blocks", bytes_max=settings.content_bytes_max, evict=False, discreet=True
+        settings.data_dir / "blocks", bytes_max=settings.content_bytes_max, evict=False, conceal_held=True
     )
     space = DiskSpace(settings.data_dir, reserve_bytes=settings.disk_reserve_bytes)
     uploads = Uploads(blocks=blocks, store=store, engine=engine, space=space)

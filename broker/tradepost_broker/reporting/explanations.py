@@ -2,8 +2,8 @@
 
 Nothing of a job that has not ended is shown to anyone. Somebody who knows an outcome, the purpose of a lease
 or the other workers of a job can copy a result, or cheat where nobody checks. An output stays its
-submitter's. Its CID is not shown where the job ended without a verdict on it: a small output can be guessed from its CID,
-and the job cancelled.
+submitter's. Its CID is not shown where the job ended without a verdict on it: a small output can be guessed
+from its CID, and the job cancelled.
 """
 
 from __future__ import annotations

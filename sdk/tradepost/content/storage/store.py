@@ -79,7 +79,7 @@ class FolderStore:
     """A `PinningStore` in a folder, holding at most `bytes_max` bytes of blocks.
 
     With `evict=False` a full store refuses a block instead of forgetting others: for blocks that exist
-    nowhere else. With `discreet=True`, putting a block takes the same work and room whether it is here or
+    nowhere else. With `conceal_held=True`, putting a block takes the same work and room whether it is here or
     not: for a store whose users must not learn what others have put. `clock` gives the time in nanoseconds;
     what was used at an earlier time is forgotten first.
     """
@@ -90,7 +90,7 @@ class FolderStore:
         *,
         bytes_max: int,
         evict: bool = True,
-        discreet: bool = False,
+        conceal_held: bool = False,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self._files = BlockFiles(folder)
@@ -98,7 +98,7 @@ class FolderStore:
         self._additions = AdditionFolder(folder / "adding", self._files)
         self._bytes_max = bytes_max
         self._evict = evict
-        self._discreet = discreet
+        self._conceal_held = conceal_held
         self._clock = clock
         self._oldest: deque[BlockFile] = deque()
 
@@ -127,7 +127,7 @@ class FolderStore:
         Raises `ContentMismatch`, or `ContentStoreFull` if it cannot fit.
         """
         verify_block(parse_cid(cid), data, source="the caller")
-        if not self._discreet and self._has_whole(cid) and self._reuse(cid):
+        if not self._conceal_held and self._has_whole(cid) and self._reuse(cid):
             return
         try:
             self._write(cid, data)
@@ -235,7 +235,7 @@ class FolderStore:
         try:
             with self._files.lock():
                 is_new = not self.has(cid)
-                if is_new or self._discreet:
+                if is_new or self._conceal_held:
                     self._reserve(len(data))
                     self._files.commit(cid, aside, len(data) if is_new else 0)
         finally:

@@ -316,16 +316,16 @@ def start(folder: Path, first: int, stop: int) -> subprocess.Popen[str]:
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
 
 
-def test_a_discreet_store_puts_a_block_again_with_the_same_work_and_room(
+def test_a_store_that_conceals_what_it_holds_puts_a_block_again_with_the_same_work_and_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = FolderStore(tmp_path, bytes_max=250, evict=False, discreet=True)
+    store = FolderStore(tmp_path, bytes_max=250, evict=False, conceal_held=True)
     put(store, 1, 2)
     with pytest.raises(ContentStoreFull):
         put(store, 3)
     with pytest.raises(ContentStoreFull):
         put(store, 2)
-    store = FolderStore(tmp_path, bytes_max=1000, evict=False, discreet=True)
+    store = FolderStore(tmp_path, bytes_max=1000, evict=False, conceal_held=True)
     synced: list[int] = []
     fsync = os.fsync
 
