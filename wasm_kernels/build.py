@@ -24,6 +24,8 @@ from typing import Any, Final
 
 SOURCES: Final = Path(__file__).parent / "kernel-sources"
 PACKAGE: Final = Path(__file__).parent / "tradepost_kernels"
+#: In the package, so that everybody who installs it can compile kernels.
+HEADERS: Final = PACKAGE / "include"
 ZIGLANG: Final = "0.17.0"
 LICENCE: Final = "Apache-2.0"
 
@@ -59,7 +61,17 @@ def _build_one(
 ) -> dict[str, Any]:
     target = (folder / f"{name}.wasm").resolve()
     flags = [*_FLAGS, *_FORM_FLAGS[form]]
-    command = [sys.executable, "-m", "ziglang", "cc", *flags, f"{name}.c", "-o", str(target)]
+    command = [
+        sys.executable,
+        "-m",
+        "ziglang",
+        "cc",
+        *flags,
+        f"-I{HEADERS.resolve()}",
+        f"{name}.c",
+        "-o",
+        str(target),
+    ]
     subprocess.run(command, cwd=sources, env=environment, check=True)
     target.chmod(0o644)
     wasm = target.read_bytes()
@@ -69,7 +81,9 @@ def _build_one(
         "sha256": hashlib.sha256(wasm).hexdigest(),
         "bytes": len(wasm),
         "flags": " ".join(flags),
-        "sources": {file: _sha256(sources / file) for file in sorted(_sources_of(f"{name}.c", sources))},
+        "sources": {
+            file: _sha256(_located(file, sources)) for file in sorted(_sources_of(f"{name}.c", sources))
+        },
         "licence": LICENCE,
     }
 
@@ -77,9 +91,13 @@ def _build_one(
 def _sources_of(file: str, folder: Path) -> set[str]:
     """The file and the headers of ours that it includes, however deep."""
     found = {file}
-    for header in re.findall(r'^#include "(.+)"', (folder / file).read_text(), flags=re.MULTILINE):
+    for header in re.findall(r'^#include "(.+)"', _located(file, folder).read_text(), flags=re.MULTILINE):
         found |= _sources_of(header, folder)
     return found
+
+
+def _located(file: str, sources: Path) -> Path:
+    return (HEADERS if file.endswith(".h") else sources) / file
 
 
 def _summary(source: Path) -> str:

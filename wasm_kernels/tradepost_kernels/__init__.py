@@ -1,5 +1,5 @@
-"""The project's own compiled kernels, with a lock file of their sources."""
+"""The project's compiled kernels, with a lock file of their sources, and the C headers to write others."""
 
-from tradepost_kernels.index import KernelInfo, info, load, names
+from tradepost_kernels.index import KernelInfo, headers, info, load, names
 
-__all__ = ["KernelInfo", "info", "load", "names"]
+__all__ = ["KernelInfo", "headers", "info", "load", "names"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 
 import msgspec
 
@@ -33,6 +34,11 @@ class _Lock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def _lock() -> _Lock:
     text = files(__package__).joinpath("kernels.lock.json").read_bytes()
     return msgspec.json.decode(text, type=_Lock)
+
+
+def headers() -> Path:
+    """The folder of the C headers for kernels, for a compiler's `-I`."""
+    return Path(str(files(__package__).joinpath("include")))
 
 
 def names() -> list[str]:

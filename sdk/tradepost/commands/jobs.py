@@ -54,15 +54,22 @@ def pipeline(
     """Show a published pipeline: its inputs, stages, outputs and limits."""
     with Client(broker, api_key=api_key) as client:
         manifest = decode_manifest(client.pipeline(cid).manifest)
-    show_view(manifest, "\n".join(_described(manifest)), as_json=as_json)
+    show_view(manifest, "\n".join(describe_pipeline(manifest)), as_json=as_json)
 
 
-def _described(manifest: Manifest) -> Iterator[str]:
+def describe_pipeline(manifest: Manifest) -> Iterator[str]:
+    """A pipeline for people, line by line."""
     yield f"{manifest.name} {manifest.version}: {manifest.description}"
     for name, spec in manifest.inputs.items():
         yield f"  input   {name}: {spec}"
     for stage in manifest.stages:
         kind = "kernel" if isinstance(stage, KernelStage) else "model"
-        yield f"  {kind:7} {stage.name}: {stage.artifact}"
+        fuel = f", {stage.fuel:,} fuel" if isinstance(stage, KernelStage) else ""
+        yield f"  {kind:7} {stage.name}: {stage.artifact} ({stage.memory_bytes:,} bytes of memory{fuel})"
     for name, source in manifest.outputs.items():
         yield f"  output  {name}: {source}"
+    limits = manifest.limits
+    yield (
+        f"  limits  {limits.wall_ms / 1000:g} s, an input of {limits.input_bytes:,} bytes, "
+        f"an output of {limits.output_bytes:,} bytes"
+    )

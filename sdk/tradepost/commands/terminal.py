@@ -1,7 +1,8 @@
 """What a command prints: one line of JSON for programs, plain text for people, errors to stderr.
 
 JSON is ASCII: a file's name may be any bytes, and some have no other spelling. It has no number that is not
-finite (RFC 8259, section 6): `null` stands for NaN and for the infinities. Money is in integers, under names
+finite (RFC 8259, section 6): the texts "NaN", "Infinity" and "-Infinity" stand for these, as in the JSON of
+protobuf, and Python's `float` reads them. Money is in integers, under names
 that end in `_microcredits`.
 """
 
@@ -59,4 +60,6 @@ def _finite(tree: Any) -> Any:
         return {key: _finite(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
         return [_finite(value) for value in tree]
-    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
+    if isinstance(tree, float) and not math.isfinite(tree):
+        return "NaN" if math.isnan(tree) else "Infinity" if tree > 0 else "-Infinity"
+    return tree

@@ -59,6 +59,15 @@ def test_the_index_knows_every_kernel() -> None:
     assert "topk" in caught.value.hint
 
 
+def test_the_headers_are_those_that_the_kernels_were_built_with() -> None:
+    assert {path.name for path in tradepost_kernels.headers().iterdir()} == {
+        name
+        for kernel in tradepost_kernels.names()
+        for name in tradepost_kernels.info(kernel).sources
+        if name.endswith(".h")
+    }
+
+
 def test_bytes_that_are_not_locked_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(ROOT / "tradepost_kernels", tmp_path / "package")
     (tmp_path / "package" / "compiled" / "noop.wasm").write_bytes(tradepost_kernels.load("topk"))

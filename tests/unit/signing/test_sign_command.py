@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import stat
 from datetime import timedelta
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +18,8 @@ from tradepost_signing.commands.passphrase import VARIABLE, existing_passphrase,
 from tradepost_signing.keyless.identity import SigstoreIdentity
 from tradepost_signing.keys import PublicKey, SigningKey
 from tradepost_signing.testing import FakeSigstore
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +50,16 @@ def signed(tmp_path):
     ok("keygen", "--out", "key", "--no-passphrase")
     ok("sign", "file", "--key", "key")
     return tmp_path / "file"
+
+
+def test_keygen_and_the_documents_agree_on_the_names_of_the_files(tmp_path):
+    ok("keygen", "--no-passphrase")
+    assert {path.name for path in tmp_path.iterdir()} == {"publisher.key", "publisher.key.pub"}
+    for document in ("README.md", "docs/signing.md", "docs/pipelines.md"):
+        text = (ROOT / document).read_text(encoding="utf-8")
+        named = set(re.findall(r"--key (\S+)", text)) | set(re.findall(r"keygen --out (\S+)", text))
+        assert "publisher.key" in named, document
+    assert "writes `publisher.key` " in (ROOT / "docs/signing.md").read_text(encoding="utf-8")
 
 
 def test_keygen_says_what_it_made(tmp_path):

@@ -85,6 +85,13 @@ def list_kernels(as_json: Json = False) -> None:
 
 
 @app.command()
+def headers(as_json: Json = False) -> None:
+    """Print the folder of the C headers for kernels, for a compiler's -I."""
+    folder = str(tradepost_kernels.headers())
+    show({"headers": folder}, folder, as_json=as_json)
+
+
+@app.command()
 def inspect(kernel: KernelName, as_json: Json = False) -> None:
     """Check a module against the kernel ABI and show its interface. Exit 0 only if it is a kernel."""
     wasm = read_kernel(kernel)

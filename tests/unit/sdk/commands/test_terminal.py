@@ -40,8 +40,10 @@ def test_json_holds_the_name_of_any_file() -> None:
     assert json.loads(json_line({"path": "\udcff"})) == {"path": "\udcff"}
 
 
-@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
-def test_a_number_that_is_not_finite_is_null(number: float) -> None:
+@pytest.mark.parametrize(
+    ("number", "text"), [(math.nan, "NaN"), (math.inf, "Infinity"), (-math.inf, "-Infinity")]
+)
+def test_numbers_that_are_not_finite_are_texts_and_stay_apart(number: float, text: str) -> None:
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
@@ -51,9 +53,10 @@ def test_a_number_that_is_not_finite_is_null(number: float) -> None:
         "view": View(name="a"),
     }
     tree = json.loads(json_line(value), parse_constant=refuse)
-    assert tree["score"] is None
-    assert tree["tensors"] == {"a": [[1.0, None]], "b": [None, 2]}
+    assert tree["score"] == text
+    assert tree["tensors"] == {"a": [[1.0, text]], "b": [text, 2]}
     assert tree["view"]["score"] == 0.5
+    assert repr(float(text)) == repr(number)
 
 
 def test_text_of_a_stranger_moves_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:
