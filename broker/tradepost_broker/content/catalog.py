@@ -7,6 +7,7 @@ made against the key that only the worker's owner chooses.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from sqlalchemy import func, select
@@ -25,6 +26,7 @@ from tradepost_broker.engine.engine import Engine
 from tradepost_broker.engine.work import EventWork
 from tradepost_broker.market.model.entities import Pipeline
 from tradepost_broker.market.model.events import PipelinePublished
+from tradepost_broker.market.sifting import LeftOut
 from tradepost_broker.storage.rows import CODECS
 from tradepost_broker.storage.shell_records import Publication, Upload
 from tradepost_broker.storage.store import Store
@@ -42,7 +44,7 @@ class Catalog:
         self._uploads = uploads
         self._engine = engine
         self._document_bytes_max = document_bytes_max
-        self._manifests = {one.id: decode_manifest(one.manifest) for one in store.find(Publication)}
+        self._manifests = dict(_readable_manifests(store))
 
     def manifest(self, pipeline: str) -> Manifest:
         """The manifest of a published pipeline. Raises `UnknownPipeline`."""
@@ -136,6 +138,15 @@ class Catalog:
         count = self._store.query(select(func.count()).where(table.c.account == account))[0][0]
         if earlier is None and count >= PIPELINES_MAX:
             raise QuotaExceeded(f"{account} has published {count} pipelines", limit=PIPELINES_MAX)
+
+
+def _readable_manifests(store: Store) -> Iterator[tuple[str, Manifest]]:
+    """The manifests by pipeline. One that cannot be read is noted in `store.unreadable`."""
+    for publication in store.find_readable(Publication):
+        try:
+            yield publication.id, decode_manifest(publication.manifest)
+        except InvalidPipeline as error:
+            store.note_unreadable(LeftOut("publication", publication.id, f"its manifest: {error}"))
 
 
 def loosest_tolerance(manifest: Manifest) -> Tolerance | None:

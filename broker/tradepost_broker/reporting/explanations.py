@@ -16,12 +16,12 @@ def explain_job(store: Store, job: Job) -> Explanation:
     leases, evidence = CODECS[Lease].table, CODECS[Evidence].table
     granted = select(leases).where(leases.c.job == job.id).order_by(leases.c.id)
     found = select(evidence).where(evidence.c.job == job.id).order_by(evidence.c.at)
-    ordered = sorted(store.find(Lease, granted), key=lambda lease: lease.attempt)
+    ordered = sorted(store.find_readable(Lease, granted), key=lambda lease: lease.attempt)
     return Explanation(
         job=job.id,
         status=job.status.value,
         leases=tuple(lease_view(lease, store.get(Match, lease.id)) for lease in ordered),
-        evidence=tuple(evidence_view(one) for one in store.find(Evidence, found)),
+        evidence=tuple(evidence_view(one) for one in store.find_readable(Evidence, found)),
         problem="" if job.problem is None else f"{job.problem.title} {job.problem.detail}".strip(),
     )
 

@@ -49,7 +49,7 @@ class Standings:
         """Every worker, without the single pieces of evidence; up to `CACHE_S` old."""
         now = self._monotonic()
         if self._all is None or now - self._all[0] >= CACHE_S:
-            self._all = (now, [self._view(worker, ()) for worker in self._store.find(Worker)])
+            self._all = (now, [self._view(worker, ()) for worker in self._store.find_readable(Worker)])
         return self._all[1]
 
     def one(self, worker_id: str) -> WorkerView | None:
@@ -59,7 +59,7 @@ class Standings:
             return None
         table = CODECS[Evidence].table
         newest = select(table).where(table.c.worker == worker_id).order_by(table.c.at.desc())
-        found = self._store.find(Evidence, newest.limit(EVIDENCE_SHOWN_MAX))
+        found = self._store.find_readable(Evidence, newest.limit(EVIDENCE_SHOWN_MAX))
         return self._view(worker, tuple(evidence_view(one) for one in found))
 
     def _view(self, worker: Worker, evidence: tuple[EvidenceView, ...]) -> WorkerView:

@@ -28,6 +28,7 @@ from tradepost_broker.market.model.entities import (
 from tradepost_broker.market.model.events import ReplyRefused, Save
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.recovery import select_needed
+from tradepost_broker.market.sifting import sift
 from tradepost_broker.storage.rows import CODECS
 from tradepost_broker.storage.store import BrokerStart, Reader
 
@@ -148,4 +149,4 @@ def _restarted(records: Records, start: BrokerStart) -> Market:
     policy = msgspec.msgpack.decode(start.policy, type=MarketPolicy)
     # Copies: the market changes its own.
     loaded = [msgspec.structs.replace(record) for record in select_needed(records, start.at, policy)]
-    return Market.restore(loaded, policy)
+    return Market.restore(sift(loaded, without=start.without).records, policy, left_out=start.without)

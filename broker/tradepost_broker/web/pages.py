@@ -161,7 +161,7 @@ class PageEndpoints:
     def _newest_leases(self) -> tuple[LeaseView, ...]:
         table = CODECS[Lease].table
         newest = select(table).order_by(table.c.id.desc()).limit(LEASES_SHOWN)
-        leases = list(self._store.find(Lease, newest))
+        leases = list(self._store.find_readable(Lease, newest))
         return tuple(lease_view(lease, self._store.get(Match, lease.id)) for lease in leases)
 
 

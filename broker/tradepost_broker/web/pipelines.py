@@ -55,7 +55,7 @@ class PipelineEndpoints:
                     publisher=one.publisher,
                     work_units_base=one.work_units_base,
                 )
-                for one in self._store.find(Pipeline)
+                for one in self._store.find_readable(Pipeline)
             ]
         )
 
