@@ -110,10 +110,6 @@ CASES: dict[str, tuple[Callable[[Damaged], None], Callable[[Damaged], str]]] = {
         ),
         lambda d: "evidence e",
     ),
-    "an upload": (
-        lambda d: d.execute("INSERT INTO uploads VALUES ('u', 'h', 'c', 'many', 'never')"),
-        lambda d: "upload u",
-    ),
     "an API key": (
         lambda d: d.execute("INSERT INTO api_keys VALUES ('k', 'mallory', 'never')"),
         lambda d: "apikey k",
@@ -153,9 +149,8 @@ async def test_a_pipeline_that_is_damaged_can_be_published_again(damaged: Damage
         assert {f"pipeline {damaged.pipeline}", f"job {damaged.running}"} <= await names(broker)
         with pytest.raises(TradepostError):
             await broker.submit(damaged.key, damaged.pipeline)
-        other = await broker.account("bob")
-        await broker.publish(other)
-        worker = await works(broker, other, damaged.pipeline)
+        await broker.publish(damaged.key)
+        worker = await works(broker, damaged.key, damaged.pipeline)
         await worker.disconnect()
 
 
@@ -179,3 +174,14 @@ async def test_only_a_ledger_that_is_wrong_keeps_a_broker_from_starting(damaged:
     with pytest.raises(InvariantBroken, match="treasury:operator"):
         async with started(damaged):
             pass
+
+
+async def test_a_damaged_event_is_named_by_the_verification(damaged: Damaged) -> None:
+    damaged.execute("UPDATE journal SET body = ? WHERE kind = 'pipeline_published'", GARBAGE)
+    async with started(damaged) as broker:
+        worker = await works(broker, damaged.key, damaged.pipeline)
+        await worker.disconnect()
+    reader = Reader(database.open_snapshot(damaged.folder / "broker.sqlite3"))
+    report = verify_books(reader)
+    reader.close()
+    assert any("cannot be read" in one and one.startswith("event ") for one in report.differences)

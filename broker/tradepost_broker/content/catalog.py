@@ -128,15 +128,16 @@ class Catalog:
         return blocks
 
     def _check_owner(self, account: str, cid: Cid) -> None:
-        earlier = self._store.get(Publication, cid)
-        if earlier is not None and earlier.account != account:
+        table = CODECS[Publication].table
+        # The column alone: a damaged record is published again like this.
+        earlier = self._store.query(select(table.c.account).where(table.c.id == cid))
+        if earlier and earlier[0][0] != account:
             raise InvalidPipeline(
                 f"{cid} was published by another account",
                 hint="You can submit jobs with its CID; do not publish it again.",
             )
-        table = CODECS[Publication].table
         count = self._store.query(select(func.count()).where(table.c.account == account))[0][0]
-        if earlier is None and count >= PIPELINES_MAX:
+        if not earlier and count >= PIPELINES_MAX:
             raise QuotaExceeded(f"{account} has published {count} pipelines", limit=PIPELINES_MAX)
 
 

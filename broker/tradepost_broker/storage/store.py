@@ -17,9 +17,9 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 from msgspec.structs import replace
-from sqlalchemy import ColumnElement, Connection, Select, Table, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, Table, func, or_, select
 
-from tradepost.errors import invariant
+from tradepost.errors import UNDECODABLE, invariant
 from tradepost_broker.market import recovery
 from tradepost_broker.market.model import entities
 from tradepost_broker.market.model.events import Event, MatchingEvent
@@ -101,7 +101,11 @@ class Reader:
 
     def find_readable(self, kind: type[T], statement: Select[Any] | None = None) -> Iterator[T]:
         """As `find`, but skips a row that cannot be read, and notes it in `unreadable`."""
-        return self._readable(kind, statement, self.note_unreadable)
+        return (record for _, record in self._readable(kind, statement, self.note_unreadable))
+
+    def readable_rows(self, kind: type[T]) -> Iterator[tuple[Row[Any], T]]:
+        """Every row of a kind with its record; one that cannot be read is skipped, as by `find_readable`."""
+        return self._readable(kind, None, self.note_unreadable)
 
     def note_unreadable(self, one: LeftOut) -> None:
         """Note, and log once, that a record cannot be read."""
@@ -113,7 +117,7 @@ class Reader:
 
     def _readable(
         self, kind: type[T], statement: Select[Any] | None, note: Callable[[LeftOut], None]
-    ) -> Iterator[T]:
+    ) -> Iterator[tuple[Row[Any], T]]:
         codec = CODECS[kind]
         for row in self._reader.execute(select(codec.table) if statement is None else statement):
             try:
@@ -122,7 +126,7 @@ class Reader:
                 reason = f"its row cannot be read: {type(error).__name__}: {error}"
                 note(LeftOut(kind_of(kind), str(row.id), reason))
             else:
-                yield record
+                yield row, record
 
     def query(self, statement: Select[Any]) -> list[Any]:
         """The rows of any other read."""
@@ -141,7 +145,7 @@ class Reader:
         records = [
             record
             for kind, conditions in recovery.needed(at, policy).items()
-            for record in self._readable(kind, _selecting(kind, conditions), unreadable.append)
+            for _, record in self._readable(kind, _selecting(kind, conditions), unreadable.append)
         ]
         for one in unreadable:
             invariant(one.kind != kind_of(entities.Account), f"account {one.id}: {one.reason}")
@@ -151,11 +155,20 @@ class Reader:
             self.note_unreadable(one)
         return Sifted(sifted.records, left_out)
 
-    def journal(self) -> Iterator[tuple[int, Event]]:
-        """Every journalled event with its number, in order."""
+    def journal(self, note_unreadable: Callable[[str], None] | None = None) -> Iterator[tuple[int, Event]]:
+        """Every journalled event with its number, in order.
+
+        One that cannot be read is skipped and noted; without `note_unreadable` it raises an error of msgspec.
+        """
         statement = select(JOURNAL.c.seq, JOURNAL.c.seed, JOURNAL.c.body).order_by(JOURNAL.c.seq)
         for seq, seed, body in self._reader.execute(statement.execution_options(yield_per=1000)):
-            event = _decode_event(body)
+            try:
+                event = _decode_event(body)
+            except UNDECODABLE as error:
+                if note_unreadable is None:
+                    raise
+                note_unreadable(f"event {seq} cannot be read: {error}")
+                continue
             if isinstance(event, MatchingEvent):
                 event = replace(event, seed=int.from_bytes(seed, "big"))
             yield seq, event
