@@ -21,6 +21,7 @@ from tradepost_broker.access.revocations import FILE_NAME, IssuedRevocations, Re
 from tradepost_broker.content.catalog import Catalog
 from tradepost_broker.content.retention import Retention
 from tradepost_broker.content.uploads import Uploads
+from tradepost_broker.engine.core_recovery import CoreRecovery
 from tradepost_broker.engine.engine import Engine
 from tradepost_broker.jobs.instruction_sender import InstructionSender
 from tradepost_broker.jobs.job_service import JobService
@@ -53,6 +54,7 @@ from tradepost_broker.web.jobs import JobEndpoints
 from tradepost_broker.web.openapi import OpenApiEndpoints
 from tradepost_broker.web.pages import PageEndpoints
 from tradepost_broker.web.pipelines import PipelineEndpoints
+from tradepost_broker.web.set_aside import SetAsideEndpoints
 from tradepost_broker.web.worker_session import WorkerSession
 from tradepost_broker.web.worker_stream import ConnectionLimits, WorkerStreams
 from tradepost_broker.web.workers import WorkerEndpoints
@@ -88,6 +90,7 @@ class Restored:
     operator_token: str
     revocations: IssuedRevocations
     market: Market
+    left_out: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +141,8 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
     restored = _restore(settings, store, clock)
     streams = Streams(sessions=Sessions(), watchers=Watchers())
     counters = _build_counters(restored, streams)
-    engine = _build_engine(restored, streams, counters)
+    recovery = _build_recovery(restored, counters)
+    engine = _build_engine(restored, streams, counters, recovery)
     content = _build_content(restored, engine)
     credentials = Credentials(store=store, operator_token=restored.operator_token)
     revocations = RevocationService(revocations=restored.revocations, engine=engine)
@@ -166,12 +170,14 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
                 failures=RateLimit(burst=30, per_s=1.0, monotonic=time.monotonic),
             ).endpoints(),
             *AdminEndpoints(engine=engine, store=store, credentials=credentials, clock=clock).endpoints(),
+            *SetAsideEndpoints(engine=engine, store=store, recovery=recovery).endpoints(),
             *FleetEndpoints(
                 joins=joins, revocations=revocations, sessions=streams.sessions, devices=devices
             ).endpoints(),
         ),
         version=version("tradepost"),
     )
+    store.set_aside_unreadable(at=clock())
     return Parts(
         broker=restored.broker,
         store=store,
@@ -195,8 +201,16 @@ def _restore(settings: Settings, store: Store, clock: Callable[[], float]) -> Re
     operator_token = load_or_create_operator_token(folder / "operator.token")
     revocations = IssuedRevocations(path=folder / FILE_NAME, operator=_operator_key(settings))
     started_at = clock()
-    market = Market.restore(store.load(at=started_at, policy=policy), policy)
-    store.record_start(at=started_at, version=version("tradepost"), policy=msgspec.msgpack.encode(policy))
+    without = store.left_out()
+    sifted = store.sift(at=started_at, policy=policy, without=without)
+    left_out = [(one.kind, one.id) for one in sifted.left_out] + without
+    market = Market.restore(sifted.records, policy, left_out=left_out)
+    store.record_start(
+        at=started_at,
+        version=version("tradepost"),
+        policy=msgspec.msgpack.encode(policy),
+        left_out=left_out,
+    )
     # Only after a start is recorded: a database without one, beside an identity, is not that market's.
     broker = Identity.load_or_create(folder / IDENTITY_FILE)
     return Restored(
@@ -207,6 +221,7 @@ def _restore(settings: Settings, store: Store, clock: Callable[[], float]) -> Re
         operator_token=operator_token,
         revocations=revocations,
         market=market,
+        left_out=tuple(left_out),
     )
 
 
@@ -221,7 +236,18 @@ def _build_counters(restored: Restored, streams: Streams) -> Counters:
     )
 
 
-def _build_engine(restored: Restored, streams: Streams, counters: Counters) -> Engine:
+def _build_recovery(restored: Restored, counters: Counters) -> CoreRecovery:
+    return CoreRecovery(
+        core=restored.market,
+        store=restored.store,
+        policy=restored.settings.market,
+        version=version("tradepost"),
+        left_out=restored.left_out,
+        observe_restored=counters.open_jobs.recount,
+    )
+
+
+def _build_engine(restored: Restored, streams: Streams, counters: Counters, recovery: CoreRecovery) -> Engine:
     sender = InstructionSender(
         records=restored.market,
         store=restored.store,
@@ -233,6 +259,7 @@ def _build_engine(restored: Restored, streams: Streams, counters: Counters) -> E
     return Engine(
         core=restored.market,
         store=restored.store,
+        recovery=recovery,
         release=InstructionRelease(counters=counters, sender=sender, market=restored.market),
         clock=restored.clock,
         observe_decided=counters.open_jobs.observe,

@@ -37,6 +37,8 @@ from tradepost_broker.operator.messages import (
     NewApiKey,
     NewRevocations,
     NewToken,
+    Readmission,
+    SetAsideView,
 )
 from tradepost_broker.reporting.views import Explanation
 from tradepost_broker.settings import MARKET, Settings
@@ -263,6 +265,32 @@ def explain(
     """Show why each lease of a job went to its worker, and the evidence found."""
     view = _client(data_dir, config).get(f"v1/admin/jobs/{job}/explanation", Explanation)
     show(view, "\n".join(_explained(view)), as_json=as_json)
+
+
+@app.command("set-aside")
+def set_aside(
+    readmit: Annotated[
+        str, typer.Option(help="Let this be tried again: a request when it is sent again, a job at a start.")
+    ] = "",
+    data_dir: DataDir = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a defect or a damaged record kept the broker from processing."""
+    client = _client(data_dir, config)
+    if readmit:
+        view = client.post("v1/admin/set-aside", Readmission(id=readmit), SetAsideView)
+        show(view, f"{view.id} is no longer set aside.", as_json=as_json)
+        return
+    views = client.get("v1/admin/set-aside", list[SetAsideView])
+    if as_json:
+        show_json(views)
+        return
+    table = Table("what", "kind", "when", "reason")
+    for one in views:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.at))
+        table.add_row(one.id, one.kind, when, one.reason)
+    _show_table(table)
 
 
 @app.command("verify-books")

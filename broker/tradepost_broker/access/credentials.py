@@ -30,7 +30,7 @@ class Credentials:
     """Checks credentials. API keys are read from the store once, then cached."""
 
     def __init__(self, *, store: Store, operator_token: str) -> None:
-        self._accounts = {key.id: key.account for key in store.find(ApiKey)}
+        self._accounts = {key.id: key.account for key in store.find_readable(ApiKey)}
         self._operator = hash_of(operator_token)
 
     def add(self, key: ApiKey) -> None:

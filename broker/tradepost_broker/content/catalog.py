@@ -8,6 +8,7 @@ pipelines may run is each worker's decision, made against the key that only the 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Final
 
 from cachetools import LRUCache
@@ -28,6 +29,7 @@ from tradepost_broker.engine.engine import Engine
 from tradepost_broker.engine.work import EventWork
 from tradepost_broker.market.model.entities import Pipeline
 from tradepost_broker.market.model.events import PipelinePublished
+from tradepost_broker.market.sifting import LeftOut
 from tradepost_broker.storage.disk_space import DiskSpace
 from tradepost_broker.storage.rows import CODECS
 from tradepost_broker.storage.shell_records import Publication, Upload
@@ -53,7 +55,7 @@ class Catalog:
         self._views: LRUCache[str, PipelineView] = LRUCache(_VIEWS_KEPT)
         #: One at a time, since each reads the signatures that it adds to.
         self._publishing = asyncio.Lock()
-        self._manifests = {one.id: decode_manifest(one.manifest) for one in store.find(Publication)}
+        self._manifests = dict(_readable_manifests(store))
 
     def manifest(self, pipeline: str) -> Manifest:
         """The manifest of a published pipeline. Raises `UnknownPipeline`."""
@@ -112,7 +114,10 @@ class Catalog:
     def _signed(
         self, account: str, cid: Cid, request: PublishRequest, blocks: tuple[str, ...], *, at: float
     ) -> Publication:
-        earlier = self._store.get(Publication, cid)
+        table = CODECS[Publication].table
+        # One that is damaged is published again like this.
+        found = self._store.find_readable(Publication, select(table).where(table.c.id == cid))
+        earlier = next(found, None)
         if earlier is not None:
             return add_signatures(earlier, account, request.bundle)
         self._check_count(account)
@@ -160,6 +165,15 @@ class Catalog:
         count = self._store.query(select(func.count()).where(table.c.account == account))[0][0]
         if count >= PIPELINES_MAX:
             raise QuotaExceeded(f"{account} has published {count} pipelines", limit=PIPELINES_MAX)
+
+
+def _readable_manifests(store: Store) -> Iterator[tuple[str, Manifest]]:
+    """The manifests by pipeline. One that cannot be read is noted in `store.unreadable`."""
+    for publication in store.find_readable(Publication):
+        try:
+            yield publication.id, decode_manifest(publication.manifest)
+        except InvalidPipeline as error:
+            store.note_unreadable(LeftOut("publication", publication.id, f"its manifest: {error}"))
 
 
 def loosest_tolerance(manifest: Manifest) -> Tolerance | None:

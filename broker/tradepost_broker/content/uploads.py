@@ -50,7 +50,7 @@ class Uploads:
         self._used: dict[str, int] = {}
         #: What is being put now, by upload id; a second request for the same waits for the first.
         self._putting: dict[str, asyncio.Event] = {}
-        self._public: set[str] = {cid for one in store.find(Publication) for cid in one.blocks}
+        self._public: set[str] = {cid for one in store.find_readable(Publication) for cid in one.blocks}
         self._trees: LRUCache[str, dict[str, int]] = LRUCache(_TREES_KEPT)
         # Writing a block waits for the disk twice; one thread keeps the store's byte count right.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="tradepost-blocks")
@@ -123,7 +123,7 @@ class Uploads:
         """Forget blocks last used before a time, unless they are public; how many uploads that were."""
         table = CODECS[Upload].table
         old = select(table).where(table.c.at < before).order_by(table.c.at).limit(_DROPPED_AT_ONCE)
-        uploads = [one for one in self._store.find(Upload, old) if one.cid not in self._public]
+        uploads = [one for one in self._store.find_readable(Upload, old) if one.cid not in self._public]
         await self._engine.ask(Delete([Deletion(_DELETE_UPLOAD, (one.id,)) for one in uploads]))
         for cid in {one.cid for one in uploads}:
             in_use = self._store.query(select(func.count()).where(table.c.cid == cid))[0][0]

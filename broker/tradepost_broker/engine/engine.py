@@ -3,15 +3,21 @@
 Work that arrives while one batch commits becomes the next batch, so batches grow with the load and an idle
 broker answers at the disk's own speed. For each batch: the core handles its events, journal and records go to
 the database in one transaction, and only after the commit are replies given and instructions released. What
-anyone is told is therefore durable. If a commit or the core fails, the state in memory is ahead of the disk:
-the engine stops, and the process with it; a restart continues from the last commit.
+anyone is told is therefore durable. If a commit fails, the state in memory is ahead of the disk: the engine
+stops, and the process with it; a restart continues from the last commit.
+
+A piece of work that makes the core fail must not do that. The core is restored from the last commit, the
+piece is set aside and rejected, and the rest of its batch, whose replies were not given, is decided again, in
+order. Only what would break the ledger stops the engine.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
+import sqlite3
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,7 +26,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
-from tradepost.errors import BrokerUnavailable, TradepostError
+from tradepost.errors import BrokerDefect, BrokerUnavailable, TradepostError
+from tradepost_broker.engine.core_recovery import CoreRecovery, WorkFailed
+from tradepost_broker.engine.pieces import delivery_of
 from tradepost_broker.market.model.events import Event, Instruction, ReplyRefused, Save, Tick
 from tradepost_broker.market.state.seeded_random import SEED_BITS
 from tradepost_broker.storage.shell_records import ShellRecord
@@ -37,7 +45,7 @@ log = logging.getLogger(__name__)
 
 
 class Core(Protocol):
-    """The part of the market that the engine uses."""
+    """The part of the market that decides."""
 
     def handle(self, event: Event) -> list[Instruction]:
         """Decide."""
@@ -79,10 +87,13 @@ class Decision:
 class Postponed:
     """The work cannot be decided before `prepare` has run, outside the turn; then it gets another turn.
 
-    `prepare` starts when all earlier work is durable. A `TradepostError` that it raises refuses the work.
+    `prepare` starts when all earlier work is durable. A `TradepostError` that it raises refuses the work; so
+    does an error of the disk, for the time being. With any other exception the work, which delivers what came
+    for `lease`, is set aside: to try it again would fail again.
     """
 
     prepare: Callable[[], Awaitable[None]]
+    lease: str = ""
 
 
 class Work(Protocol):
@@ -106,6 +117,7 @@ Reply = Callable[[Outcome], None]
 class Engine:
     """Handles work in batches. `run` does it, until `stop`; `submit` and `ask` bring it work.
 
+    `recovery` restores the core; without it, whatever makes the core fail stops the engine.
     `release` carries out one instruction that is durable. `observe_decided` is called in the turn of each
     event that the core accepted, before the commit. `clock` gives Unix seconds.
     """
@@ -116,6 +128,7 @@ class Engine:
         core: Core,
         store: Store,
         release: Callable[[Instruction], None],
+        recovery: CoreRecovery | None = None,
         clock: Callable[[], float] = time.time,
         observe_decided: Callable[[Event, Sequence[Instruction]], None] = lambda _event, _instructions: None,
         observe_batch: Callable[[int, float], None] = lambda _works, _seconds: None,
@@ -124,6 +137,7 @@ class Engine:
         self._backlog_max = backlog_max
         self._core = core
         self._store = store
+        self._recovery = recovery
         self._release = release
         self._clock = clock
         self._observe_decided = observe_decided
@@ -149,6 +163,14 @@ class Engine:
         self._queue.append((work, reply))
         self._arrived.set()
         self._update_room()
+
+    def set_aside_delivery(self, lease: str, cause: Exception, reply: Reply) -> None:
+        """End a lease without blame, as what came for it cannot be processed; then `reply` is told."""
+        if self._recovery is None:
+            raise cause
+        self.submit(
+            _SetAsideDelivery(self._recovery, lease, cause), lambda outcome: reply(_defect(outcome, lease))
+        )
 
     async def ready(self) -> None:
         """Wait while the backlog is full."""
@@ -206,27 +228,72 @@ class Engine:
 
     async def _do_batch(self, batch: list[tuple[Work, Reply]], committer: ThreadPoolExecutor) -> None:
         began = time.perf_counter()
-        transaction = self._store.begin()
         try:
-            outcomes = [(work, reply, self._handle(work, transaction)) for work, reply in batch]
-            if not transaction.is_empty:
-                transaction.flush()
-                await asyncio.get_running_loop().run_in_executor(committer, transaction.commit)
-                transaction.remember()
+            outcomes = await self._decide_all([work for work, _ in batch], committer)
         except BaseException as error:
             log.critical("The engine failed and stops: %s", error, extra={"action": "engine_failed"})
             for _, reply in batch:
                 reply(BrokerUnavailable("the broker failed before this was durable"))
             raise
         self._observe_batch(len(batch), time.perf_counter() - began)
-        for work, reply, outcome in outcomes:
+        for (work, reply), outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Postponed):
                 self._start_preparation(work, reply, outcome)
                 continue
-            reply(outcome)
+            _tell(reply, outcome)
             if not isinstance(outcome, TradepostError):
-                for instruction in outcome:
-                    self._release(instruction)
+                self._release_all(outcome)
+
+    async def _decide_all(
+        self, works: Sequence[Work], committer: ThreadPoolExecutor
+    ) -> list[Outcome | Postponed]:
+        """Decide works in one transaction and commit it; what makes the core fail is set aside."""
+        refusals: dict[int, BrokerDefect] = {}
+        while True:
+            transaction = self._store.begin()
+            outcomes: list[Outcome | Postponed] = []
+            try:
+                for place, work in enumerate(works):
+                    outcomes.append(refusals[place] if place in refusals else self._handle(work, transaction))
+                place = len(works) - 1
+                _flush(transaction, only=len(works) == 1)
+            except WorkFailed as failed:
+                refusal = await self._restore(failed, committer)
+                if failed.event is None and len(works) > 1:
+                    # Which of them it was shows when each has a transaction of its own.
+                    return [(await self._decide_all([work], committer))[0] for work in works]
+                if refusal is not None:
+                    refusals[place] = refusal
+                continue
+            if not transaction.is_empty:
+                await asyncio.get_running_loop().run_in_executor(committer, transaction.commit)
+                transaction.remember()
+            if self._recovery is not None:
+                self._recovery.note_committed(transaction.events)
+            return outcomes
+
+    async def _restore(self, failed: WorkFailed, committer: ThreadPoolExecutor) -> BrokerDefect | None:
+        """Restore the core without what made it fail; the refusal of the work, if that is at fault."""
+        self._store.begin().discard()
+        if self._recovery is None:
+            raise failed.cause
+        if not failed.leaves_the_ledger_right:
+            with contextlib.suppress(sqlite3.Error):  # if the disk is at fault, it stops all the same
+                self._recovery.record_before_stop(failed, at=self._now())
+            raise failed.cause
+        log.critical("Work is set aside: %s", failed.reason, exc_info=failed, extra={"action": "set_aside"})
+        restored = self._recovery.restore(failed, at=self._now())
+        await asyncio.get_running_loop().run_in_executor(committer, restored.transaction.commit)
+        self._recovery.observe_restored()
+        self._release_all(restored.instructions)
+        return restored.refusal
+
+    def _release_all(self, instructions: Sequence[Instruction]) -> None:
+        for instruction in instructions:
+            try:
+                self._release(instruction)
+            except Exception:  # it is durable: whom it concerns learns of it when they ask again
+                log.exception("An instruction could not be carried out", extra={"action": "defect"})
 
     def _start_preparation(self, work: Work, reply: Reply, postponed: Postponed) -> None:
         task = asyncio.create_task(self._prepare(work, reply, postponed), name="tradepost-preparation")
@@ -246,9 +313,12 @@ class Engine:
         except TradepostError as error:
             log.warning("Rejected a request: %s", error, extra={"action": "preparation_refused"})
             reply(error)
-        except Exception:
+        except Exception as error:
             log.exception("A request could not be prepared", extra={"action": "defect"})
-            reply(BrokerUnavailable("the broker failed before this was durable"))
+            if postponed.lease and not isinstance(error, OSError | sqlite3.Error):
+                self.set_aside_delivery(postponed.lease, error, reply)
+            else:
+                reply(BrokerUnavailable("the broker failed before this was durable"))
         else:
             self.submit(work, reply)
 
@@ -258,16 +328,31 @@ class Engine:
             task.cancel()
         await asyncio.gather(*preparations, return_exceptions=True)
 
-    def _handle(self, work: Work, transaction: Transaction) -> Outcome | Postponed:
+    def _now(self) -> float:
         # Time never runs backwards in the journal, whatever the system's clock does.
         self._at = max(self._at, self._clock())
-        moment = Moment(self._at, secrets.randbits(SEED_BITS), transaction)
+        return self._at
+
+    def _handle(self, work: Work, transaction: Transaction) -> Outcome | Postponed:
+        moment = Moment(self._now(), secrets.randbits(SEED_BITS), transaction)
         try:
             decision = work.decide(moment)
         except TradepostError as error:
             return error
+        except Exception:  # nothing has changed yet
+            log.exception("A request could not be decided", extra={"action": "defect"})
+            return BrokerDefect("the request could not be decided")
         if isinstance(decision, Postponed):
             return decision
+        event = decision.event
+        if event is not None and self._recovery is not None and (refusal := self._recovery.refusal(event)):
+            return refusal
+        try:
+            return self._apply(decision, transaction)
+        except Exception as error:
+            raise WorkFailed(event, error) from error
+
+    def _apply(self, decision: Decision, transaction: Transaction) -> Outcome:
         event = decision.event
         instructions: Sequence[Instruction] = () if event is None else self._core.handle(event)
         for instruction in instructions:
@@ -293,3 +378,40 @@ class Engine:
         while self._queue:
             _, reply = self._queue.popleft()
             reply(error)
+
+
+def _flush(transaction: Transaction, *, only: bool) -> None:
+    """Write the rows. Raises `WorkFailed`, with the event if `only` one work can be at fault."""
+    if transaction.is_empty:
+        return
+    try:
+        transaction.flush()
+    except Exception as error:
+        event = transaction.events[0] if only and transaction.events else None
+        raise WorkFailed(event, error) from error
+
+
+class _SetAsideDelivery:
+    """Work that ends a lease whose delivery cannot be processed."""
+
+    def __init__(self, recovery: CoreRecovery, lease: str, cause: Exception) -> None:
+        self._recovery = recovery
+        self._lease = lease
+        self._cause = cause
+
+    def decide(self, moment: Moment) -> Decision:
+        """The lease's end, and the record of why."""
+        event, record = self._recovery.set_aside_delivery(self._lease, self._cause, at=moment.at)
+        return Decision(event=event, records=(record,))
+
+
+def _defect(outcome: Outcome, lease: str) -> TradepostError:
+    """What is replied to work that was set aside with this outcome."""
+    return outcome if isinstance(outcome, TradepostError) else BrokerDefect(delivery_of(lease))
+
+
+def _tell(reply: Reply, outcome: Outcome) -> None:
+    try:
+        reply(outcome)
+    except Exception:  # it is durable all the same
+        log.exception("A reply could not be given", extra={"action": "defect"})

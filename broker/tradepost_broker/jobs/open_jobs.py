@@ -30,9 +30,15 @@ class OpenJobs:
     def __init__(self, *, store: Reader, jobs_max: int, find_job: Callable[[str], Job | None]) -> None:
         self._jobs_max = jobs_max
         self._find_job = find_job
+        self._store = store
+        self._open: Counter[str] = Counter()
+        self.recount()
+
+    def recount(self) -> None:
+        """Count anew what is durable: the market was restored from it."""
         jobs = CODECS[Job].table.c
         is_open = select(jobs.account, func.count()).where(jobs.finished_at.is_(None))
-        self._open = Counter(dict(map(tuple, store.query(is_open.group_by(jobs.account)))))
+        self._open = Counter(dict(map(tuple, self._store.query(is_open.group_by(jobs.account)))))
 
     def check(self, account: str) -> None:
         """Raise `QuotaExceeded` if the account can open no more."""

@@ -101,6 +101,7 @@ class ReceiptChecks:
             result=result,
             frame=frame,
             tolerance=loosest_tolerance(manifest),
+            find_lease=self._market.lease,
         )
 
     def check_stages_done(self, worker: str, frame: GiveBack) -> Receipt | None:

@@ -38,6 +38,7 @@ class ReceiptDelivery:
     """Work that delivers a checked receipt.
 
     `agree` compares outputs that are not the same bytes within `tolerance`; with `None`, they never agree.
+    `find_lease` gives the lease as it is in a later turn.
     """
 
     def __init__(
@@ -50,7 +51,9 @@ class ReceiptDelivery:
         result: JobOutcome,
         frame: Deliver,
         tolerance: Tolerance | None,
+        find_lease: Callable[[str], Lease | None] = lambda _: None,
     ) -> None:
+        self._find_lease = find_lease
         self._results = results
         self._agree = agree
         self._lease = lease
@@ -69,12 +72,14 @@ class ReceiptDelivery:
 
     def decide(self, moment: Moment) -> Decision | Postponed:
         """The outcome, and with which earlier ones it agrees; receipt and output of a lease still open."""
+        # As it is now: the market may have been restored since the receipt was checked.
+        self._lease = self._find_lease(self._lease.id) or self._lease
         earlier = self._earlier_results()
         uncompared = [
             other.id for other in earlier if other.id not in self._agrees and self._needs_comparison(other)
         ]
         if uncompared:
-            return Postponed(partial(self._compare, uncompared))
+            return Postponed(partial(self._compare, uncompared), lease=self._lease.id)
         delivered = ReceiptDelivered(
             at=moment.at,
             worker=self._lease.worker,

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from tradepost.errors import InvariantBroken, TradepostError, invariant
+from tradepost.errors import InvariantBroken, StateBroken, TradepostError, invariant
 from tradepost_broker.market import recovery
-from tradepost_broker.market.handlers import connections, receipts, submissions, timer
+from tradepost_broker.market.handlers import connections, defects, receipts, submissions, timer
 from tradepost_broker.market.matching import advance_job
 from tradepost_broker.market.model.entities import Account, Job, Lease, Pipeline, Record, Worker
 from tradepost_broker.market.model.events import (
     CancelRequested,
+    DefectFound,
     Event,
     Funded,
     Instruction,
@@ -52,8 +53,20 @@ _HANDLERS: Final[dict[type[Any], Callable[[MarketState, Any], None]]] = {
     ReceiptDelivered: receipts.deliver,
     LeaseGivenBack: receipts.give_back,
     RevocationsIssued: revocation.enforce,
+    DefectFound: defects.end,
     Tick: timer.tick,
 }
+
+
+class HandlerFailed(Exception):
+    """A handler raised what it should not, and may have changed the market: it must be restored.
+
+    `job` is the job that was being looked at, or "" if it was the event itself.
+    """
+
+    def __init__(self, job: str) -> None:
+        super().__init__(f"while job {job} was looked at" if job else "while the event was handled")
+        self.job = job
 
 
 class Market:
@@ -63,31 +76,43 @@ class Market:
         self._state = MarketState(policy=policy)
 
     @classmethod
-    def restore(cls, records: Iterable[Record], policy: MarketPolicy) -> Market:
+    def restore(
+        cls, records: Iterable[Record], policy: MarketPolicy, *, left_out: Iterable[tuple[str, str]] = ()
+    ) -> Market:
         """The market that these records describe; `recovery.needed` says which there must be.
 
-        The first event after it must be `Restarted`.
+        `left_out` are records (kind and id) that it goes on without. The first event after it must be
+        `Restarted`.
         """
-        market = cls.__new__(cls)
-        market._state = recovery.restore(records, policy)
+        market = cls(policy=policy)
+        market.recover(records, left_out=left_out)
         return market
+
+    def recover(self, records: Iterable[Record], *, left_out: Iterable[tuple[str, str]] = ()) -> None:
+        """Become the market that these records describe, as `restore` gives it. The policy stays.
+
+        Raises `InvariantBroken`, and then nothing has changed.
+        """
+        self._state = recovery.restore(records, self._state.policy, left_out=left_out)
 
     def handle(self, event: Event) -> list[Instruction]:
         """Decide what an event means. A refusal is one `ReplyRefused`, and then nothing has changed.
 
-        Raises `InvariantBroken` for a defect: the market must then be thrown away and restored.
+        Raises `InvariantBroken` if the ledger would be wrong, and `HandlerFailed` for any other defect. The
+        market must then be restored.
         """
         state = self._state
         state.begin(event.at, event.seed if isinstance(event, MatchingEvent) else 0)
         try:
-            _HANDLERS[type(event)](state, event)
-        except InvariantBroken:
-            raise
-        except TradepostError as refusal:
-            invariant(not state.drain(), f"{type(event).__name__} was rejected after it changed the state")
-            return [ReplyRefused(refusal.to_problem())]
-        if isinstance(event, MatchingEvent):
-            advance_job.advance_all(state)
+            refusal = _refusal(state, event)
+            if refusal is not None:
+                return [ReplyRefused(refusal.to_problem())]
+            if isinstance(event, MatchingEvent):
+                advance_job.advance_all(state)
+        except Exception as error:
+            if isinstance(error, InvariantBroken) and not isinstance(error, StateBroken):
+                raise
+            raise HandlerFailed(state.job_at_hand) from error
         return state.drain()
 
     def job(self, job: str) -> Job | None:
@@ -145,3 +170,17 @@ class Market:
     def accounts(self) -> list[Account]:
         """Every account that ever moved."""
         return list(self._state.ledger.accounts())
+
+
+def _refusal(state: MarketState, event: Event) -> TradepostError | None:
+    """Let the event's handler decide; why it refuses the event, if it does."""
+    try:
+        _HANDLERS[type(event)](state, event)
+    except InvariantBroken:
+        raise
+    except TradepostError as refusal:
+        invariant(
+            not state.drain(), f"{type(event).__name__} was rejected after it changed the state", StateBroken
+        )
+        return refusal
+    return None

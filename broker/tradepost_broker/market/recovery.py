@@ -27,6 +27,7 @@ from tradepost_broker.market.model.entities import (
 )
 from tradepost_broker.market.model.job_states import FINAL
 from tradepost_broker.market.model.policy import MarketPolicy
+from tradepost_broker.market.sifting import kind_of
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
 
@@ -127,10 +128,14 @@ def _test(records: RecordsById, condition: Condition) -> Callable[[Any], bool]:
     return lambda record: getattr(record, condition.field) in keys
 
 
-def restore(records: Iterable[Record], policy: MarketPolicy) -> MarketState:
+def restore(
+    records: Iterable[Record], policy: MarketPolicy, *, left_out: Iterable[tuple[str, str]] = ()
+) -> MarketState:
     """The state that these records describe, in any order; `needed` says which there must be.
 
-    Raises `InvariantBroken` if the records contradict each other.
+    `left_out` are the records that it goes on without, as pairs of kind and id (`sifting.sift`): what open
+    jobs among them have reserved stays reserved. Raises `InvariantBroken` if the records contradict each
+    other, or the ledger is wrong.
     """
     known = list(records)
 
@@ -156,7 +161,8 @@ def restore(records: Iterable[Record], policy: MarketPolicy) -> MarketState:
             f"job {job.id} commits {job.committed_microcredits}, leases {committed_microcredits}",
         )
     state.ledger.restore_reservations(
-        {job.id: Reservation(job.account, job.max_price_microcredits) for job in open_jobs}
+        {job.id: Reservation(job.account, job.max_price_microcredits) for job in open_jobs},
+        may_be_more=any(kind == kind_of(Job) for kind, _ in left_out),
     )
     return state
 

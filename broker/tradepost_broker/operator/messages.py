@@ -70,6 +70,21 @@ class EnforcedRevocations(_Body, frozen=True, kw_only=True):
     workers: int
 
 
+class SetAsideView(_Body, frozen=True, kw_only=True):
+    """Something that the broker could not process, what kind of thing it is, when that was, and why."""
+
+    id: str
+    kind: str
+    at: float
+    reason: str
+
+
+class Readmission(_Body, frozen=True, kw_only=True):
+    """POST /v1/admin/set-aside: what is to be tried again, by the id in the list."""
+
+    id: Annotated[str, msgspec.Meta(max_length=1024)]
+
+
 class JobSummary(_Body, frozen=True, kw_only=True):
     """One job in the operator's list."""
 

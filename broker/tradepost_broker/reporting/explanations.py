@@ -47,7 +47,7 @@ def explain_job(store: Reader, job: Job, *, with_outcomes: bool) -> Explanation:
             for lease in sorted(_settled(store, _of_job(Lease, job)), key=lambda lease: lease.attempt)
         ]
         found = _of_job(Evidence, job).order_by(CODECS[Evidence].table.c.at)
-        evidence = [evidence_view(one) for one in store.find(Evidence, found)]
+        evidence = [evidence_view(one) for one in store.find_readable(Evidence, found)]
     return Explanation(
         job=job.id,
         status=job.status.value,
@@ -67,7 +67,9 @@ def newest_settled(store: Reader, *, count: int) -> tuple[SettledLeaseView, ...]
         .order_by(leases.c.id.desc())
         .limit(count)
     )
-    return tuple(_public_view(lease, store.get(Match, lease.id)) for lease in store.find(Lease, newest))
+    return tuple(
+        _public_view(lease, store.get(Match, lease.id)) for lease in store.find_readable(Lease, newest)
+    )
 
 
 def newest_evidence(store: Reader, worker: str, *, count: int) -> tuple[EvidenceView, ...]:
@@ -80,7 +82,7 @@ def newest_evidence(store: Reader, worker: str, *, count: int) -> tuple[Evidence
         .order_by(evidence.c.at.desc())
         .limit(count)
     )
-    return tuple(_public_evidence(one) for one in store.find(Evidence, newest))
+    return tuple(_public_evidence(one) for one in store.find_readable(Evidence, newest))
 
 
 def evidence_view(evidence: Evidence) -> EvidenceView:
@@ -102,7 +104,7 @@ def _of_job(kind: type[Lease] | type[Evidence], job: Job) -> Select[tuple[object
 
 
 def _settled(store: Reader, statement: Select[tuple[object, ...]]) -> Iterable[Lease]:
-    return (lease for lease in store.find(Lease, statement) if lease.state not in LIVE)
+    return (lease for lease in store.find_readable(Lease, statement) if lease.state not in LIVE)
 
 
 def _lease_view(lease: Lease, match: Match | None, *, with_outcome: bool) -> LeaseView:

@@ -46,7 +46,7 @@ class Standings:
         """Every worker, without the single pieces of evidence; up to `CACHE_S` old."""
         now = self._monotonic()
         if self._all is None or now - self._all[0] >= CACHE_S:
-            self._all = (now, [self._view(worker, ()) for worker in self._store.find(Worker)])
+            self._all = (now, [self._view(worker, ()) for worker in self._store.find_readable(Worker)])
         return self._all[1]
 
     def one(self, worker_id: str) -> WorkerView | None:

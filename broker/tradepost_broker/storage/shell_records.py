@@ -6,10 +6,17 @@ same path as the market's records: found by `id`, the last write of a transactio
 
 from __future__ import annotations
 
+from enum import StrEnum
+from typing import Final
+
 import msgspec
 
 from tradepost.receipts import SignedReceipt
 from tradepost_broker.market.model.stored_names import without_unit
+from tradepost_broker.market.sifting import LeftOut
+
+#: So much of a reason is kept.
+REASON_CHARS_MAX: Final = 2000
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,4 +102,34 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
         return SignedReceipt(payload=self.payload, public_key=self.public_key, signature=self.signature)
 
 
-ShellRecord = ApiKey | JoinToken | Publication | Upload | InlineInput | Delivery
+class SetAsideKind(StrEnum):
+    """What was set aside."""
+
+    EVENT = "event"  # work that made the market fail: it is rejected when it comes again
+    JOB = "job"  # a job that made the market fail, which ended because of that
+    LEFT_OUT = "left out"  # a record that made it fail again, and that the market goes on without
+    UNREADABLE = "unreadable"  # a damaged record, or one that refers to what is missing; judged at each start
+
+
+class SetAside(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that a defect, or damage, kept the broker from processing. `reason` says what happened.
+
+    `id` names it: an event as `pieces.piece_of` does, a job or another record as `<kind> <id>`. `event` is
+    the event as it would be in the journal (msgpack), for whoever finds the defect.
+    """
+
+    id: str
+    kind: SetAsideKind
+    at: float
+    reason: str
+    event: bytes | None = None
+
+
+def unreadable(one: LeftOut, at: float) -> SetAside:
+    """How a record that cannot be read is set aside."""
+    return SetAside(
+        id=f"{one.kind} {one.id}", kind=SetAsideKind.UNREADABLE, at=at, reason=one.reason[:REASON_CHARS_MAX]
+    )
+
+
+ShellRecord = SetAside | ApiKey | JoinToken | Publication | Upload | InlineInput | Delivery

@@ -10,41 +10,61 @@ statement costs more than SQLite's work on it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 from msgspec.structs import replace
-from sqlalchemy import ColumnElement, Connection, Select, Table, func, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, Table, func, or_, select
 
+from tradepost.errors import UNDECODABLE, invariant
 from tradepost_broker.market import recovery
 from tradepost_broker.market.model import entities
 from tradepost_broker.market.model.events import Event, MatchingEvent
 from tradepost_broker.market.model.policy import MarketPolicy
+from tradepost_broker.market.sifting import LeftOut, Sifted, kind_of, sift
 from tradepost_broker.storage import database, tables
 from tradepost_broker.storage.document_cache import DocumentCache
 from tradepost_broker.storage.rows import CODECS, AnyRecord
-from tradepost_broker.storage.shell_records import Delivery, InlineInput
+from tradepost_broker.storage.shell_records import Delivery, InlineInput, SetAside, SetAsideKind, unreadable
 
 T = TypeVar("T")
 
 JOURNAL: Final[Table] = tables.metadata.tables["journal"]
 _RUNS: Final[Table] = tables.metadata.tables["runs"]
 _INSERT_EVENT: Final = "INSERT INTO journal (seq, at, kind, seed, body) VALUES (?, ?, ?, ?, ?)"
+_INSERT_START: Final = (
+    "INSERT OR REPLACE INTO runs (first_seq, at, version, policy, left_out) VALUES (?, ?, ?, ?, ?)"
+)
+_FORGET_UNREADABLE: Final = "DELETE FROM set_aside WHERE kind = ?"
 _SEED_BYTES: Final = 16
+
+log = logging.getLogger(__name__)
 
 _encode_event: Final = msgspec.msgpack.Encoder().encode
 _decode_event: Final = msgspec.msgpack.Decoder(Event).decode
 
 
 class BrokerStart(msgspec.Struct, frozen=True, kw_only=True):
-    """One start of the broker: events from `first_seq` on were decided under `policy` (msgpack)."""
+    """One start of the market: events from `first_seq` on were decided under `policy` (msgpack).
+
+    `left_out` are the records that it started without (msgpack).
+    """
 
     first_seq: int
     at: float
     version: str
     policy: bytes
+    left_out: bytes | None = None
+
+    @property
+    def without(self) -> list[tuple[str, str]]:
+        """The records that the market started without, as pairs of kind and id."""
+        if self.left_out is None:
+            return []
+        return msgspec.msgpack.decode(self.left_out, type=list[tuple[str, str]])
 
 
 class Deletion(NamedTuple):
@@ -60,6 +80,8 @@ class Reader:
     def __init__(self, connection: Connection) -> None:
         self._reader = connection
         self._read = database.driver_of(connection)
+        #: The records that could not be read since the start, by kind and id.
+        self.unreadable: dict[tuple[str, str], LeftOut] = {}
 
     def close(self) -> None:
         """Close the connection."""
@@ -77,23 +99,76 @@ class Reader:
         rows = self._reader.execute(select(codec.table) if statement is None else statement)
         return (codec.from_row(row) for row in rows)
 
+    def find_readable(self, kind: type[T], statement: Select[Any] | None = None) -> Iterator[T]:
+        """As `find`, but skips a row that cannot be read, and notes it in `unreadable`."""
+        return (record for _, record in self._readable(kind, statement, self.note_unreadable))
+
+    def readable_rows(self, kind: type[T]) -> Iterator[tuple[Row[Any], T]]:
+        """Every row of a kind with its record; one that cannot be read is skipped, as by `find_readable`."""
+        return self._readable(kind, None, self.note_unreadable)
+
+    def note_unreadable(self, one: LeftOut) -> None:
+        """Note, and log once, that a record cannot be read."""
+        if (one.kind, one.id) not in self.unreadable:
+            self.unreadable[one.kind, one.id] = one
+            log.error(
+                "The %s %s is left out: %s", one.kind, one.id, one.reason, extra={"action": "record_left_out"}
+            )
+
+    def _readable(
+        self, kind: type[T], statement: Select[Any] | None, note: Callable[[LeftOut], None]
+    ) -> Iterator[tuple[Row[Any], T]]:
+        codec = CODECS[kind]
+        for row in self._reader.execute(select(codec.table) if statement is None else statement):
+            try:
+                record = codec.from_row(row)
+            except Exception as error:  # damage takes any form
+                reason = f"its row cannot be read: {type(error).__name__}: {error}"
+                note(LeftOut(kind_of(kind), str(row.id), reason))
+            else:
+                yield row, record
+
     def query(self, statement: Select[Any]) -> list[Any]:
         """The rows of any other read."""
         return list(self._reader.execute(statement))
 
     def load(self, *, at: float, policy: MarketPolicy) -> list[entities.Record]:
         """The records that `Market.restore` needs at time `at`, as `recovery.needed` declares them."""
-        return [
+        return self.sift(at=at, policy=policy).records
+
+    def sift(self, *, at: float, policy: MarketPolicy, without: Iterable[tuple[str, str]] = ()) -> Sifted:
+        """As `load`, less those that cannot be read or refer to what is missing, and less those in `without`.
+
+        Raises `InvariantBroken` if it is an account, without which the ledger cannot be right.
+        """
+        unreadable: list[LeftOut] = []
+        records = [
             record
             for kind, conditions in recovery.needed(at, policy).items()
-            for record in self.find(kind, _selecting(kind, conditions))
+            for _, record in self._readable(kind, _selecting(kind, conditions), unreadable.append)
         ]
+        for one in unreadable:
+            invariant(one.kind != kind_of(entities.Account), f"account {one.id}: {one.reason}")
+        sifted = sift(records, without=[*without, *((one.kind, one.id) for one in unreadable)])
+        left_out = [*unreadable, *sifted.left_out]
+        for one in left_out:
+            self.note_unreadable(one)
+        return Sifted(sifted.records, left_out)
 
-    def journal(self) -> Iterator[tuple[int, Event]]:
-        """Every journalled event with its number, in order."""
+    def journal(self, note_unreadable: Callable[[str], None] | None = None) -> Iterator[tuple[int, Event]]:
+        """Every journalled event with its number, in order.
+
+        One that cannot be read is skipped and noted; without `note_unreadable` it raises an error of msgspec.
+        """
         statement = select(JOURNAL.c.seq, JOURNAL.c.seed, JOURNAL.c.body).order_by(JOURNAL.c.seq)
         for seq, seed, body in self._reader.execute(statement.execution_options(yield_per=1000)):
-            event = _decode_event(body)
+            try:
+                event = _decode_event(body)
+            except UNDECODABLE as error:
+                if note_unreadable is None:
+                    raise
+                note_unreadable(f"event {seq} cannot be read: {error}")
+                continue
             if isinstance(event, MatchingEvent):
                 event = replace(event, seed=int.from_bytes(seed, "big"))
             yield seq, event
@@ -129,6 +204,21 @@ class Store(Reader):
         database.close(self._writer)
         super().close()
 
+    def set_aside_unreadable(self, *, at: float) -> None:
+        """Keep, durably, which records cannot be read now, in place of what an earlier start found."""
+        transaction = self.begin()
+        transaction.delete_first(Deletion(_FORGET_UNREADABLE, (SetAsideKind.UNREADABLE.value,)))
+        for one in self.unreadable.values():
+            transaction.save(unreadable(one, at))
+        transaction.flush()
+        transaction.commit()
+
+    def left_out(self) -> list[tuple[str, str]]:
+        """The jobs that the market goes on without, because they made it fail: pairs of kind and id."""
+        table = CODECS[SetAside].table
+        ids = select(table.c.id).where(table.c.kind == SetAsideKind.LEFT_OUT)
+        return [(kind, id_) for kind, _, id_ in (row[0].partition(" ") for row in self.query(ids))]
+
     @property
     def last_seq(self) -> int:
         """The number of the newest committed event."""
@@ -138,13 +228,19 @@ class Store(Reader):
         """A new transaction; the one before it must have been committed."""
         return Transaction(self)
 
-    def record_start(self, *, at: float, version: str, policy: bytes) -> None:
-        """Note, durably, that events from here on are decided under `policy`."""
-        # A start that decided nothing leaves no trace: the next one has the same first event.
-        statement = insert(_RUNS).prefix_with("OR REPLACE")
-        values = {"first_seq": self._last_seq + 1, "at": at, "version": version, "policy": policy}
-        with self._writer.begin():
-            self._writer.execute(statement, values)
+    def record_start(
+        self,
+        *,
+        at: float,
+        version: str,
+        policy: bytes,
+        left_out: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        """Note, durably, that events from here on are decided under `policy`, without `left_out`."""
+        transaction = self.begin()
+        transaction.start(at=at, version=version, policy=policy, left_out=left_out)
+        transaction.flush()
+        transaction.commit()
 
 
 def _selecting(kind: type[Any], conditions: Sequence[recovery.Condition] | None) -> Select[Any]:
@@ -181,10 +277,27 @@ class Transaction:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._events: list[tuple[int, float, str, bytes | None, bytes]] = []
+        #: The events that were journalled, in order.
+        self.events: list[Event] = []
+        self._rows: list[tuple[int, float, str, bytes | None, bytes]] = []
         self._records: dict[type[Any], dict[str, Any]] = {kind: {} for kind in CODECS}
         self._deletions: list[Deletion] = []
+        self._deletions_first: list[Deletion] = []
+        self._start: BrokerStart | None = None
         self.is_empty = True
+
+    def start(
+        self, *, at: float, version: str, policy: bytes, left_out: Iterable[tuple[str, str]] = ()
+    ) -> None:
+        """Note that events from here on are decided by a market that was restored."""
+        self._start = BrokerStart(
+            first_seq=self._store._last_seq + 1,
+            at=at,
+            version=version,
+            policy=policy,
+            left_out=_encode_event(sorted(set(left_out))),
+        )
+        self.is_empty = False
 
     def journal(self, event: Event) -> None:
         """Add an event to the journal, with the next number."""
@@ -193,14 +306,14 @@ class Transaction:
         if isinstance(event, MatchingEvent):
             # Apart from the body: 128 bits do not fit into msgpack's integers.
             seed = event.seed.to_bytes(_SEED_BYTES, "big")
-            event = replace(event, seed=0)
-        self._events.append(
+        self.events.append(event)
+        self._rows.append(
             (
                 self._store._last_seq,
                 event.at,
                 str(event.__struct_config__.tag),
                 seed,
-                _encode_event(event),
+                _encode_event(replace(event, seed=0) if seed is not None else event),
             )
         )
         self.is_empty = False
@@ -220,17 +333,32 @@ class Transaction:
         record: T | None = self._records[kind].get(id_)
         return self._store.get(kind, id_) if record is None else record
 
+    def delete_first(self, deletion: Deletion) -> None:
+        """Run a deletion before the records are written."""
+        self._deletions_first.append(deletion)
+        self.is_empty = False
+
     def flush(self) -> None:
         """Write the rows. Nothing is durable, and no reader sees anything, before `commit`."""
         write = self._store._write
         write.execute(database.BEGIN)
-        write.executemany(_INSERT_EVENT, self._events)
+        for statement, parameters in self._deletions_first:
+            write.execute(statement, parameters)
+        if self._start is not None:
+            # A start that decided nothing leaves no trace: the next one has the same first event.
+            write.execute(_INSERT_START, msgspec.structs.astuple(self._start))
+        write.executemany(_INSERT_EVENT, self._rows)
         for kind, records in self._records.items():
             if records:
                 codec = CODECS[kind]
                 write.executemany(codec.insert, [codec.to_row(record) for record in records.values()])
         for statement, parameters in self._deletions:
             write.execute(statement, parameters)
+
+    def discard(self) -> None:
+        """Undo what was flushed, and forget the rest: the numbers of its events are free again."""
+        self._store._write.rollback()
+        self._store._last_seq = self._store._committed_seq
 
     def commit(self) -> None:
         """Make what was flushed durable. May run in another thread than `flush`, but not at the same time."""

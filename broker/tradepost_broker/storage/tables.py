@@ -58,13 +58,17 @@ class JournalTable(_Table, table=True):
 
 
 class RunTable(_Table, table=True):
-    """Each start of the broker: the policy (msgpack) under which events from `first_seq` on were decided."""
+    """Each start of the market: the policy (msgpack) under which events from `first_seq` on were decided.
+
+    `left_out` are the records (msgpack, pairs of kind and id) that it started without.
+    """
 
     __tablename__ = "runs"
     first_seq: int = _key()
     at: float
     version: str
     policy: bytes = _blob()
+    left_out: bytes | None = _blob(nullable=True)
 
 
 # The market's records, in the order in which foreign keys allow them to be written
@@ -238,3 +242,14 @@ class DeliveryTable(_Table, table=True):
     signature: bytes = _blob()
     output: bytes | None = _blob(nullable=True)
     output_cid: str
+
+
+class SetAsideTable(_Table, table=True):
+    """`shell_records.SetAside`."""
+
+    __tablename__ = "set_aside"
+    id: str = _key()
+    kind: str
+    at: float
+    reason: str
+    event: bytes | None = _blob(nullable=True)

@@ -116,7 +116,7 @@ class AdminEndpoints:
             raise InvalidRequest(f"limit is {text!r}; it must be 1 to {JOBS_SHOWN_MAX}")
         table = CODECS[Job].table
         newest = select(table).order_by(table.c.id.desc()).limit(int(text))
-        return reply([_summary(job) for job in self._store.find(Job, newest)])
+        return reply([_summary(job) for job in self._store.find_readable(Job, newest)])
 
     async def explanation(self, request: web.Request) -> web.StreamResponse:
         """Why each lease of any job that has ended went where it went; what it gave is its submitter's."""

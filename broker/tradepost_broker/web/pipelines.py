@@ -56,7 +56,7 @@ class PipelineEndpoints:
                     publishers=one.publishers or (one.publisher,),
                     work_units_base=one.work_units_base,
                 )
-                for one in self._store.find(Pipeline)
+                for one in self._store.find_readable(Pipeline)
             ]
         )
 

@@ -9,7 +9,14 @@ from typing import Final
 
 import msgspec
 
-from tradepost.errors import BrokerUnavailable, LeaseGone, TradepostError
+from tradepost.errors import (
+    BrokerDefect,
+    BrokerUnavailable,
+    Fault,
+    LeaseGone,
+    TradepostError,
+    UnknownPipeline,
+)
 from tradepost.protocol import Acknowledged, Deliver, GiveBack, GiveBackReason, Heartbeat, Offer, UpdateOffer
 from tradepost.receipts import Receipt
 from tradepost_broker.engine.engine import Engine, Moment, Outcome, Reply
@@ -77,15 +84,30 @@ class WorkerSession:
             work = await self._receipts.check(self.worker, frame)
         except LeaseGone as error:
             self.queue.post(Acknowledged(frame.lease, error.to_problem()))
-        except TradepostError as error:
-            failed = GiveBack(lease=frame.lease, reason=GiveBackReason.FAILED, problem=error.to_problem())
-            self._give_back(failed, None, self._refusing(frame.lease, error))
+        except OSError:  # no disk space, for example: not the worker's fault, so it delivers again
+            log.exception("A delivery could not be checked", extra={"action": "defect"})
+            self.queue.end()
+        except Exception as error:
+            if isinstance(error, TradepostError) and not _is_ours(error):
+                self._refuse(frame, error)
+            else:
+                self._set_aside(frame.lease, error)
         else:
             self._engine.submit(work, partial(self._end_delivery, frame.lease))
 
+    def _refuse(self, frame: Deliver, error: TradepostError) -> None:
+        failed = GiveBack(lease=frame.lease, reason=GiveBackReason.FAILED, problem=error.to_problem())
+        self._give_back(failed, None, self._refusing(frame.lease, error))
+
+    def _set_aside(self, lease: str, error: Exception) -> None:
+        log.error("A delivery could not be checked", exc_info=error, extra={"action": "defect"})
+        self._engine.set_aside_delivery(lease, error, partial(self._end_delivery, lease))
+
     def _end_delivery(self, lease: str, outcome: Outcome) -> None:
         self._receipts.decided(lease)
-        if isinstance(outcome, BrokerUnavailable):
+        if isinstance(outcome, BrokerDefect):
+            self.queue.post(Acknowledged(lease, outcome.to_problem()))
+        elif isinstance(outcome, BrokerUnavailable):
             # It could not be compared, for lack of disk space for example, which is not the worker's fault:
             # it reconnects, and delivers again.
             self.queue.end()
@@ -116,7 +138,13 @@ class WorkerSession:
     def _give_back(self, frame: GiveBack, receipt: Receipt | None, reply: Reply) -> None:
         frame = msgspec.structs.replace(frame, problem=frame.problem.of_a_stranger())
         work = LeaseReturn(market=self._market, worker=self.worker, frame=frame, receipt=receipt)
-        self._engine.submit(work, reply)
+        self._engine.submit(work, partial(self._end_return, frame.lease, reply))
+
+    def _end_return(self, lease: str, reply: Reply, outcome: Outcome) -> None:
+        if isinstance(outcome, BrokerDefect):
+            self.queue.post(Acknowledged(lease, outcome.to_problem()))
+        else:
+            reply(outcome)
 
     def _update_offer(self, offer: Offer) -> None:
         self._offer = offer
@@ -130,6 +158,11 @@ class WorkerSession:
     def _offer_event(self, moment: Moment) -> Event:
         assert self._offer is not None
         return OfferUpdated(at=moment.at, worker=self.worker, offer=self._offer, seed=moment.seed)
+
+
+def _is_ours(error: TradepostError) -> bool:
+    """Whether it is the broker that cannot check a delivery: its catalog or its content lacks something."""
+    return isinstance(error, UnknownPipeline) or error.fault is Fault.BROKER
 
 
 def ignore_outcome(outcome: Outcome) -> None:

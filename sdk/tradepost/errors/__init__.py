@@ -12,11 +12,12 @@ from tradepost.errors.base import (
     UNDECODABLE,
     Fault,
     InvariantBroken,
+    StateBroken,
     TradepostError,
     UnknownProblem,
     invariant,
 )
-from tradepost.errors.connection import BrokerUnavailable, InsecureTransport, ProtocolError
+from tradepost.errors.connection import BrokerDefect, BrokerUnavailable, InsecureTransport, ProtocolError
 from tradepost.errors.content import (
     ContentMismatch,
     ContentStoreFull,
@@ -126,6 +127,7 @@ __all__ = [
     "EXIT_CODES",
     "STAGE_FAILURES",
     "UNDECODABLE",
+    "BrokerDefect",
     "BrokerUnavailable",
     "CannotListen",
     "ClientClosed",
@@ -202,6 +204,7 @@ __all__ = [
     "SigstoreUnavailable",
     "SourceFailed",
     "StageFailure",
+    "StateBroken",
     "StateFileDamaged",
     "StateFolderUnusable",
     "TradepostError",

@@ -129,7 +129,11 @@ class InvariantBroken(TradepostError):
     default_hint = "This is a defect in Tradepost: stop the broker, and report the defect with its journal."
 
 
-def invariant(holds: bool, what: str) -> None:
-    """Crash with `InvariantBroken` unless `holds`. `assert` would vanish under `python -O`."""
+class StateBroken(InvariantBroken):
+    """A record cannot change from its state in this way. Nothing was written."""
+
+
+def invariant(holds: bool, what: str, error: type[InvariantBroken] = InvariantBroken) -> None:
+    """Crash with `error` unless `holds`. `assert` would vanish under `python -O`."""
     if not holds:
-        raise InvariantBroken(what)
+        raise error(what)

@@ -15,6 +15,15 @@ class BrokerUnavailable(TradepostError):
     )
 
 
+class BrokerDefect(TradepostError):
+    """A defect in the broker prevented this. It was set aside, and nothing was charged."""
+
+    default_hint = (
+        "Do not send it again: it would be rejected again. Report it to the market's operator, whom "
+        "`tradepost broker set-aside` shows it."
+    )
+
+
 class ProtocolError(TradepostError):
     """The peer sent a message that violates the protocol."""
 

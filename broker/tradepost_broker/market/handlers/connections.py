@@ -118,6 +118,7 @@ def _reconcile(state: MarketState, worker: WorkerState, claimed: tuple[str, ...]
     for lease in unnamed[: max(0, room)]:
         state.send(SendGrant(lease.id, lease.worker))
     for lease in unnamed[max(0, room) :]:
+        state.job_at_hand = lease.job
         problem = WorkerLost("the worker came back with room for fewer leases").to_problem()
         settlement.lose(state, lease, LeaseTrigger.FORGOTTEN, problem)
     for lease_id in claimed:

@@ -25,17 +25,26 @@ def tick(state: MarketState, event: Tick) -> None:
     arrived = frozenset(event.arrived)
     kept: list[tuple[float, TimerPurpose, str]] = []
     for at, purpose, subject in state.timers.due(event.at):
+        state.job_at_hand = _job_of(state, purpose, subject)
         if arrived and not arrived.isdisjoint(_leases_ended_by(state, purpose, subject)):
             kept.append((at, purpose, subject))
         else:
             _HANDLERS[purpose](state, subject)
     for at, purpose, subject in kept:
+        state.job_at_hand = _job_of(state, purpose, subject)
         # Unless a deadline that was due as well has ended the leases.
         if not arrived.isdisjoint(_leases_ended_by(state, purpose, subject)):
             state.timers.put(purpose, subject, at)
         elif purpose is not TimerPurpose.LEASE_EXPIRY:
             _HANDLERS[purpose](state, subject)
     advance_job.review_waiting(state)
+
+
+def _job_of(state: MarketState, purpose: TimerPurpose, subject: str) -> str:
+    """The job that a timer is about; "" if it is about a worker or a key."""
+    if subject in state.leases:
+        return state.leases[subject].job
+    return subject if subject in state.jobs and purpose is not TimerPurpose.KEY_EXPIRY else ""
 
 
 def _leases_ended_by(state: MarketState, purpose: TimerPurpose, subject: str) -> list[str]:
@@ -65,6 +74,7 @@ def _expire_lease(state: MarketState, lease_id: str) -> None:
 def _give_up_absent(state: MarketState, worker_id: str) -> None:
     problem = WorkerLost(f"worker {worker_id} disconnected").to_problem()
     for lease in in_order(state.workers[worker_id].open):
+        state.job_at_hand = lease.job
         late_receipts.lose(state, lease, problem)
 
 

@@ -44,6 +44,7 @@ def advance_all(state: MarketState) -> None:
 
 def advance(state: MarketState, job: Job) -> None:
     """Bring a job as far as it can get now."""
+    state.job_at_hand = job.id
     if job.status in FINAL:
         if job.spot_check:
             request_audit(state, job)
@@ -83,6 +84,7 @@ def serve(state: MarketState, worker: WorkerState, *, is_new: bool) -> None:
     for job in waiting:
         if worker.seat is None or not worker.seat.idle or tries_left == 0:
             return
+        state.job_at_hand = job
         if job in state.job_queue and _may_take(state, worker, state.jobs[job], is_new=is_new):
             attempts = state.jobs[job].attempts
             advance(state, state.jobs[job])
@@ -99,6 +101,7 @@ def review_waiting(state: MarketState) -> None:
     seen: dict[tuple[object, ...], bool] = {}
     for job_id in state.job_queue:
         job = state.jobs[job_id]
+        state.job_at_hand = job_id
         if state.ordinary_leases(job, LeaseState.OPEN):
             continue
         # Fresh jobs that ask the same have the same outlook, and there may be very many of them.

@@ -138,6 +138,16 @@ class RevocationsIssued(MatchingEvent, frozen=True, kw_only=True, tag="revocatio
     document: RevocationDocument
 
 
+class DefectFound(MatchingEvent, frozen=True, kw_only=True, tag="defect_found"):
+    """The core failed with an exception because of this job, or of what a worker sent for this lease.
+
+    One of the two is empty. The core has been restored since; the work at fault was set aside.
+    """
+
+    job: str = ""
+    lease: str = ""
+
+
 class Restarted(_Event, frozen=True, kw_only=True, tag="restarted"):
     """The broker started again on its records: every stream is closed until its worker comes back."""
 
@@ -163,6 +173,7 @@ Event = (
     | ReceiptDelivered
     | LeaseGivenBack
     | RevocationsIssued
+    | DefectFound
     | Restarted
     | Tick
 )

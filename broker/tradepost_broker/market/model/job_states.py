@@ -46,7 +46,7 @@ FINAL: Final = JOB_STATES.final
 
 
 def transition_job(job: Job, trigger: JobTrigger, *, at: float) -> None:
-    """Move `job`, and note when it finished. Raises `InvariantBroken` for what the table does not have."""
+    """Move `job`, and note when it finished. Raises `StateBroken` for what the table does not have."""
     job.status = JOB_STATES.target(job.id, job.status, trigger)
     if job.status in FINAL:
         job.finished_at = at

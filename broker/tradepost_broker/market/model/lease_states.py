@@ -61,5 +61,5 @@ WITH_RECEIPT: Final = frozenset(
 
 
 def transition_lease(lease: Lease, trigger: LeaseTrigger) -> None:
-    """Move `lease`. Raises `InvariantBroken` for what the table does not have."""
+    """Move `lease`. Raises `StateBroken` for what the table does not have."""
     lease.state = LEASE_STATES.target(lease.id, lease.state, trigger)

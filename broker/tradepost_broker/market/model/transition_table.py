@@ -12,7 +12,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final, Generic, TypeVar
 
-from tradepost.errors import InvariantBroken
+from tradepost.errors import StateBroken
 
 State = TypeVar("State", bound=StrEnum)
 Trigger = TypeVar("Trigger", bound=StrEnum)
@@ -34,11 +34,11 @@ class TransitionTable(Generic[State, Trigger]):
     def target(self, record_id: str, state: State, trigger: Trigger) -> State:
         """The state that `trigger` moves a record in `state` to.
 
-        Raises `InvariantBroken`, which names the record, if the table holds no such transition.
+        Raises `StateBroken`, which names the record, if the table holds no such transition.
         """
         target = self.transitions.get((state, trigger))
         if target is None:
-            raise InvariantBroken(
+            raise StateBroken(
                 f"{self._record} {record_id} is {state.value}; {trigger.value!r} is not allowed in this state"
             )
         return target

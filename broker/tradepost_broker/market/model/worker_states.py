@@ -35,5 +35,5 @@ WORKER_STATES: Final = TransitionTable(
 
 
 def transition_worker(worker: Worker, trigger: WorkerTrigger) -> None:
-    """Change the standing of `worker`. Raises `InvariantBroken` for what the table does not have."""
+    """Change the standing of `worker`. Raises `StateBroken` for what the table does not have."""
     worker.standing = WORKER_STATES.target(worker.id, worker.standing, trigger)

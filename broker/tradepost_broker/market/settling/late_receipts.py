@@ -40,9 +40,15 @@ def forgive(state: MarketState, lease: Lease, event: ReceiptDelivered) -> None:
     results = [other for other in state.leases_of[lease.job] if settlement.is_result(other)]
     if results and not any(other.id in event.agrees_with for other in results):
         return
-    lease.blame_at = None
-    state.timers.cancel(TimerPurpose.BLAME, lease.id)
-    state.save(lease)
+    excuse(state, lease)
+
+
+def excuse(state: MarketState, lease: Lease) -> None:
+    """Await no receipt for a lease any more, and hold its loss against nobody."""
+    if lease.blame_at is not None:
+        lease.blame_at = None
+        state.timers.cancel(TimerPurpose.BLAME, lease.id)
+        state.save(lease)
 
 
 def blame(state: MarketState, lease: Lease) -> None:

@@ -26,6 +26,7 @@ def enforce(state: MarketState, event: RevocationsIssued) -> None:
         pipeline.id: error for pipeline in state.pipelines.values() if (error := _refusal(state, pipeline))
     }
     for job in [job for job in state.jobs.values() if job.pipeline in revoked]:
+        state.job_at_hand = job.id
         _end(state, job, revoked[job.pipeline])
     for worker in state.workers.values():
         if worker.connected:

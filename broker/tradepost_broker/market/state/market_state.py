@@ -13,7 +13,7 @@ import copy
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from tradepost.errors import Problem, invariant
+from tradepost.errors import Problem, StateBroken, invariant
 from tradepost_broker.market.ledger import Ledger
 from tradepost_broker.market.model.entities import (
     Account,
@@ -80,6 +80,8 @@ class MarketState:
         self.at = 0.0
         self.day = 0
         self.seed = 0
+        #: The job that is being looked at, which a failure is put down to; "" for the event itself.
+        self.job_at_hand = ""
         #: What this event still has to look at: jobs whose leases changed, and workers that have capacity
         #: again, with whether their offer is new.
         self.jobs_to_advance: dict[str, None] = {}
@@ -94,6 +96,7 @@ class MarketState:
         self.supply_changed |= self.day != (day := worker_state.day_of(at))
         self.day = day
         self.seed = seed
+        self.job_at_hand = ""
 
     # What the event at hand gives
 
@@ -163,7 +166,8 @@ class MarketState:
             self.timers.cancel(TimerPurpose.LEASE_EXPIRY, lease.id)
             self.place(worker)
         else:
-            invariant(worker.delivered.pop(lease.id, None) is not None, f"lease {lease.id} is not live")
+            delivered = worker.delivered.pop(lease.id, None)
+            invariant(delivered is not None, f"lease {lease.id} is not live", StateBroken)
         transition_lease(lease, trigger)
         if lease.state is LeaseState.DELIVERED:
             worker.delivered[lease.id] = lease
