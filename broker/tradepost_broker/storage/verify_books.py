@@ -27,7 +27,7 @@ from tradepost_broker.market.model.entities import (
     Worker,
 )
 from tradepost_broker.market.model.events import Event, Instruction, ReplyRefused, Save
-from tradepost_broker.market.model.policy import MarketPolicy
+from tradepost_broker.market.model.policy import MarketPolicy, recorded_policy
 from tradepost_broker.market.recovery import select_needed
 from tradepost_broker.market.sifting import kind_of, sift
 from tradepost_broker.storage.rows import CODECS
@@ -162,7 +162,7 @@ def _handled(market: Market, seq: int, event: Event, report: BooksReport) -> lis
 
 
 def _restarted(records: Records, start: BrokerStart) -> Market:
-    policy = msgspec.msgpack.decode(start.policy, type=MarketPolicy)
+    policy = recorded_policy(start.policy)
     # Copies: the market changes its own.
     loaded = [msgspec.structs.replace(record) for record in select_needed(records, start.at, policy)]
     return Market.restore(sift(loaded, without=start.without).records, policy, left_out=start.without)

@@ -25,7 +25,7 @@ from tradepost_broker.market.model.events import (
     WorkerConnected,
     WorkerJoined,
 )
-from tradepost_broker.market.model.policy import MarketPolicy
+from tradepost_broker.market.model.policy import recorded_policy
 from tradepost_broker.storage.shell_records import JoinToken
 from tradepost_broker.storage.store import Store
 from tradepost_broker.storage.verify_books import verify_books
@@ -75,7 +75,7 @@ def test_its_amounts_are_read(store: Store) -> None:
 
 def test_the_market_goes_on_from_it(store: Store) -> None:
     [*_, start] = store.starts()
-    policy = msgspec.msgpack.decode(start.policy, type=MarketPolicy)
+    policy = recorded_policy(start.policy)
     at = max(event.at for _, event in store.journal()) + 1.0
     market = Market.restore(store.load(at=at, policy=policy), policy)
     store.record_start(at=at, version="next", policy=start.policy)

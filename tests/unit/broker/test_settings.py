@@ -109,4 +109,6 @@ def test_the_docs_list_every_setting_with_its_default() -> None:
 def _written(value: object) -> str:
     if value is None or value == "":
         return "none"
+    if isinstance(value, bool):
+        return str(value).lower()  # as TOML has it
     return f"{value:,}" if isinstance(value, int) and value >= 10_000 else str(value)

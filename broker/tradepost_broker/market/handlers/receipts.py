@@ -83,8 +83,18 @@ def give_back(state: MarketState, event: LeaseGivenBack) -> None:
         LeaseTrigger.PREEMPTED if event.reason is GiveBackReason.PREEMPTED else LeaseTrigger.GIVEN_BACK,
         problem,
         evidence=EvidenceKind.FAILED if _has_failed(state, lease, event) else None,
-        counts=not refused,
+        counts=_counts(state, lease, event.reason),
     )
+
+
+def _counts(state: MarketState, lease: Lease, reason: GiveBackReason) -> bool:
+    """Whether the job has one attempt less. The first time, an owner who wants the device costs it none.
+
+    Else a few owners who underbid, and preempt each lease, would fail every job that others can do.
+    """
+    if reason is GiveBackReason.PREEMPTED and state.policy.losses_by_owner:
+        return state.loser(state.workers[lease.worker]) in state.losers(state.jobs[lease.job])
+    return reason is not GiveBackReason.REFUSED
 
 
 def _has_failed(state: MarketState, lease: Lease, event: LeaseGivenBack) -> bool:

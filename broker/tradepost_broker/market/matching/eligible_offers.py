@@ -1,8 +1,8 @@
 """Which standing offers are eligible for one job's next lease, at this moment.
 
 Eligible is an offer that can do what the job needs, whose worker may have it: its owner has no live lease of
-the job, the worker did not refuse the pipeline since it connected, and did not lose a lease of the job before
-(unless there is nobody else). Looking is bounded: `scan_max` offers that are not eligible end a search.
+the job and did not lose one before (unless there is nobody else), and the worker did not refuse the pipeline
+since it connected. Looking is bounded: `scan_max` offers that are not eligible end a search.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Final
 from tradepost_broker.market.matching.scoring import Bidder
 from tradepost_broker.market.model.amounts import bid_for
 from tradepost_broker.market.model.entities import Job
-from tradepost_broker.market.model.lease_states import LOST
 from tradepost_broker.market.state import seeded_random
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.offer_book import PriceList, fits
@@ -28,14 +27,13 @@ class EligibleOffers:
     """The eligible offers for one job. Counts the ineligible ones in `left_out`, by reason."""
 
     def __init__(self, state: MarketState, job: Job, *, again: bool = False) -> None:
-        """`again` admits workers that had a lease of this job and lost it."""
+        """`again` admits owners that had a lease of this job and lost it."""
         self._state = state
         self._job = job
         self._need = state.need(job)
         self._capability = state.capability(job)
         self._owners = {state.workers[lease.worker].record.owner for lease in state.live_leases(job)}
-        leases = () if again else state.leases_of[job.id]
-        self._lost = {lease.worker for lease in leases if lease.state in LOST}
+        self._losers = set() if again else state.losers(job)
         self.left_out: dict[str, int] = {}
 
     def cheapest(self, *, bid_microcredits_max: int, limit: int) -> list[Bidder]:
@@ -116,7 +114,7 @@ class EligibleOffers:
             return "same owner"
         if self._job.pipeline in worker.refused:
             return "refused"
-        if worker.record.id in self._lost:
+        if self._state.loser(worker) in self._losers:
             return "lost it before"
         seat = worker.seat
         if seat is None or seat.offer.capabilities.memory_bytes < self._need.memory_bytes:

@@ -35,7 +35,7 @@ def explain(state: MarketState, job: Job, log_odds_missing: float, prospect: Out
     delivered = len(state.ordinary_leases(job, LeaseState.DELIVERED))
     if delivered:
         return _not_confirmed(state, job, delivered, prospect)
-    if job.failures:
+    if _losses(state, job):
         return worker_lost(state, job)
     best = plan(state, job, log_odds_missing)
     if prospect is Outlook.TOO_DEAR and best is not None:
@@ -55,7 +55,21 @@ def worker_lost(state: MarketState, job: Job) -> TradepostError:
     """The error of a job whose leases were all lost."""
     problems = [lease.problem for lease in state.leases_of[job.id] if lease.state in LOST and lease.problem]
     last = f"; the last: {problems[-1].detail or problems[-1].title}" if problems else ""
-    return WorkerLost(f"{job.failures} leases were lost{last}", leases_lost=job.failures)
+    losses = _losses(state, job)
+    return WorkerLost(f"{losses} leases were lost{last}", leases_lost=losses)
+
+
+def _losses(state: MarketState, job: Job) -> int:
+    """How many leases were lost, those included that cost the job no attempt."""
+    if not state.policy.losses_by_owner:
+        return job.failures
+    forgiven, known = 0, set[str]()
+    for lease in state.leases_of[job.id]:
+        if lease.state in LOST:
+            loser = state.loser(state.workers[lease.worker])
+            forgiven += lease.state is LeaseState.PREEMPTED and loser not in known
+            known.add(loser)
+    return job.failures + forgiven
 
 
 def not_verified(state: MarketState, job: Job, credibility: float) -> TradepostError:

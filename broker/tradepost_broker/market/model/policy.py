@@ -6,7 +6,7 @@ dear ones alike. Changing the policy changes no record: a journal can be replaye
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -64,6 +64,9 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     late_receipt_s: Seconds = 600.0
     #: Leases of one job that may be lost before it fails.
     attempts_max: Positive = 5
+    #: Whether a lost lease excludes all devices of its owner, and an owner's first preemption of a job costs
+    #: the job no attempt.
+    losses_by_owner: bool = True
     #: Open leases of a worker that has not passed `proven_checks` checks.
     exposure_leases_max: Positive = 4
     proven_checks: Weight = 10.0
@@ -89,3 +92,16 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     retain_s: Seconds = 300.0
     #: How long after its job has finished an idempotency key is honoured. At least `retain_s`.
     idempotency_s: Seconds = 1_800.0
+
+
+#: The rules of starts that were recorded before these settings existed.
+_EARLIER_RULES: Final = {"losses_by_owner": False}
+
+
+def recorded_policy(recorded: bytes) -> MarketPolicy:
+    """The policy of an earlier start as it was recorded (msgpack), so that a replay decides by its rules.
+
+    Raises an error of msgspec if it is damaged.
+    """
+    settings = msgspec.msgpack.decode(recorded, type=dict[str, Any])
+    return msgspec.convert(_EARLIER_RULES | settings, MarketPolicy)

@@ -30,7 +30,7 @@ from tradepost_broker.market.model.entities import (
     WorkerStanding,
 )
 from tradepost_broker.market.model.events import Instruction, Save
-from tradepost_broker.market.model.lease_states import LIVE, LeaseTrigger, transition_lease
+from tradepost_broker.market.model.lease_states import LIVE, LOST, LeaseTrigger, transition_lease
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.model.worker_states import WorkerTrigger, transition_worker
 from tradepost_broker.market.state import worker_state
@@ -252,6 +252,18 @@ class MarketState:
         pipeline = self.pipelines[job.pipeline]
         memory_bytes = max(pipeline.memory_bytes, job.requirements.memory_bytes)
         return Need(pipeline.providers, memory_bytes, job.requirements.isolation)
+
+    def loser(self, worker: WorkerState) -> str:
+        """The id under which a worker's lost leases of a job are remembered: its owner's, or else its own."""
+        return worker.record.owner if self.policy.losses_by_owner else worker.record.id
+
+    def losers(self, job: Job) -> set[str]:
+        """The ids, as `loser` gives them, of those that lost an ordinary lease of a job."""
+        return {
+            self.loser(self.workers[lease.worker])
+            for lease in self.leases_of[job.id]
+            if lease.state in LOST and lease.purpose is not LeasePurpose.AUDIT
+        }
 
     def capability(self, job: Job) -> str:
         """The capability class that a job's evidence belongs to."""
