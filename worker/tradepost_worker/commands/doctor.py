@@ -12,6 +12,7 @@ from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import psutil
@@ -26,12 +27,16 @@ from tradepost_worker.commands.health_checks import Check, Health
 from tradepost_worker.device.capacity import DeviceCapacity
 from tradepost_worker.device.sensors import not_enforceable
 from tradepost_worker.leases.database import SCHEMA_VERSION, check_database
+from tradepost_worker.leases.outbox import read_refusals
 from tradepost_worker.link.broker_api import BrokerApi
 from tradepost_worker.settings import Settings
 from tradepost_worker.state import StateFolder
 from tradepost_worker.supervision import control_group
 from tradepost_worker.supervision.compile_cache import what_is_wrong
 from tradepost_worker.supervision.runner_process import RunnerProcess
+
+#: How long `doctor` mentions that a pipeline was refused.
+_REFUSALS_S: Final = 7 * 24 * 3600.0
 
 
 async def examine(settings: Settings, *, clock: Callable[[], float] = time.time) -> list[Check]:
@@ -50,6 +55,7 @@ async def examine(settings: Settings, *, clock: Callable[[], float] = time.time)
         _examine_capacity(settings),
         examine_disk(state.path, settings.disk_free_bytes_min),
         examine_database(state.database),
+        *examine_refusals(state.database, since=clock() - _REFUSALS_S),
         *examine_limits(settings, wheels),
         *await _examine_runner(settings, wheels),
         _examine_control_groups(state),
@@ -105,6 +111,14 @@ def examine_database(path: Path) -> Check:
     except TradepostError as error:
         return Check(name="database", health=Health.BROKEN, says=str(error), fix=error.hint)
     return checks.ok("database", f"{path}, schema version {SCHEMA_VERSION} or before")
+
+
+def examine_refusals(path: Path, *, since: float) -> list[Check]:
+    """Pipelines that this device refused since a time, because of its own size or limits."""
+    try:
+        return [checks.refused_pipeline(*refusal) for refusal in read_refusals(path, since=since)]
+    except TradepostError:  # which `examine_database` reports
+        return []
 
 
 def examine_limits(settings: Settings, wheels: list[str]) -> list[Check]:
