@@ -19,6 +19,7 @@ from yarl import URL
 
 from tradepost.errors import EXIT_CODES, Fault
 from tradepost_broker.testing import LocalBroker
+from tradepost_signing.keys import SigningKey
 from tradepost_worker.testing.lent_device import until
 
 #: Nobody resolves this name: what reaches it went through the proxy.
@@ -35,6 +36,22 @@ with Client(sys.argv[1], api_key=sys.argv[2], give_up_s=20) as client:
     inputs = {"x": np.float32([1, 2, 3, 4])}
     result = client.submit(sys.argv[3], inputs, max_price="1", confidence=0.5).result()
     print(result["y"].tolist())
+"""
+
+
+PIPELINE = """
+name = "noop"
+version = "1"
+[inputs.x]
+dtype = "F32"
+shape = ["?"]
+[[stage]]
+name = "noop"
+kernel = "builtin:noop"
+inputs = { x = "input.x" }
+outputs = ["x"]
+[outputs]
+x = "noop.x"
 """
 
 
@@ -113,6 +130,18 @@ async def test_the_sdk_submits_through_the_proxy(site: Site) -> None:
     status, out, err = await site.run("-c", SUBMIT, URL_, key, pipeline)
     assert status == 0, err
     assert out.splitlines()[1] == "[2.0, 4.0, 6.0, 8.0]"
+    assert set(site.proxy.tunnels) == {f"{HOST}:443"}
+
+
+async def test_a_pipeline_is_published_through_the_proxy(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "pipeline.toml").write_text(PIPELINE)
+    SigningKey.generate().save(tmp_path / "a.key", passphrase=None)
+    publish = ("publish", str(tmp_path / "pipeline.toml"), "--key", str(tmp_path / "a.key"), "--broker", URL_)
+    status, out, err = await site.run(
+        "-m", "tradepost", *publish, TRADEPOST_API_KEY=await site.broker.account()
+    )
+    assert status == 0, err
+    assert out.startswith("bafy")
     assert set(site.proxy.tunnels) == {f"{HOST}:443"}
 
 
