@@ -5,12 +5,13 @@ A process of its own, since the peak of a process's memory never falls again. It
 
 from __future__ import annotations
 
-import json
 import resource
 import sys
 import time
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from tradepost_worker.runner.kernel_sandbox import Sandbox
 
@@ -38,4 +39,5 @@ def _peak_bytes() -> int:
 
 if __name__ == "__main__":
     memory_bytes, cpu_s = measure_compile_cost(sys.stdin.buffer.read())
-    print(json.dumps({"memory_bytes": memory_bytes, "cpu_s": round(cpu_s, 3)}))
+    measured = {"memory_bytes": memory_bytes, "cpu_s": round(cpu_s, 3)}
+    sys.stdout.buffer.write(msgspec.json.encode(measured))
