@@ -63,7 +63,7 @@ class RunnablePipeline(Protocol):
 class _Slot:
     pipeline: str
     memory_bytes_max: int
-    starting: asyncio.Task[RunnerProcess]
+    starting: asyncio.Task[RunnerProcess] = field(init=False)
     in_use: int = 0
     idle_since_s: float = 0.0
     mean_run_s: float = 1.0  # long, until a run was measured
@@ -226,7 +226,8 @@ class RunnerPool:
             return least_used
         memory_bytes = bytes_of(pipeline.manifest) + MEMORY_OVERHEAD_BYTES
         if self._make_room(memory_bytes, has_one=bool(own)):
-            slot = _Slot(pipeline.cid, memory_bytes, asyncio.create_task(self._start_loaded(pipeline)))
+            slot = _Slot(pipeline.cid, memory_bytes)
+            slot.starting = asyncio.create_task(self._start_loaded(pipeline, slot))
             self._slots.append(slot)
             return slot
         if least_used is not None and least_used.in_use < least_used.depth:
@@ -251,17 +252,17 @@ class RunnerPool:
     def _has_memory(self, more_bytes: int) -> bool:
         return sum(slot.may_use_bytes for slot in self._slots) + more_bytes <= self.memory_bytes_max
 
-    async def _start_loaded(self, pipeline: RunnablePipeline) -> RunnerProcess:
+    async def _start_loaded(self, pipeline: RunnablePipeline, slot: _Slot) -> RunnerProcess:
         artifacts = await pipeline.read_artifacts()
         process, self._spare = self._spare, None
         if process is None:
             process = await self._start()
         try:
-            compiled = await self._load(process, pipeline, artifacts)
+            compiled = await self._load(process, pipeline, artifacts, slot)
             if compiled:  # by more memory than a run may use: a fresh process has none of it
                 await process.close()
                 process = await self._start()
-                await self._load(process, pipeline, artifacts, compiled=compiled)
+                await self._load(process, pipeline, artifacts, slot, compiled=compiled)
         except BaseException as error:
             await process.close()
             if isinstance(error, StageFailure):  # which will be signed
@@ -274,6 +275,7 @@ class RunnerPool:
         process: RunnerProcess,
         pipeline: RunnablePipeline,
         artifacts: dict[str, bytes],
+        slot: _Slot,
         *,
         compiled: Mapping[str, bytes] | None = None,
     ) -> dict[str, bytes]:
@@ -290,6 +292,7 @@ class RunnerPool:
         run_bytes = min(bytes_of(manifest), self.memory_bytes_max)
         missing = kernels - known.keys()
         load_bytes = _bytes_to_load(run_bytes, [artifacts[cid] for cid in missing], self.memory_bytes_max)
+        self._reserve(slot, load_bytes)
         new = await process.load(
             manifest,
             artifacts,
@@ -298,6 +301,7 @@ class RunnerPool:
             compiled=known,
             load_s_max=min(LOAD_S_MAX, manifest.limits.wall_ms / 1000 + _LOAD_GRACE_S),
         )
+        self._reserve(slot, bytes_of(manifest))
         if not new:
             return {}
         if not new.keys() <= kernels:
@@ -306,6 +310,16 @@ class RunnerPool:
             await asyncio.to_thread(cache.write, process.ready, pipeline.cid, new, known)
         has_all = new.keys() >= missing
         return known | new if load_bytes > run_bytes and has_all else {}
+
+    def _reserve(self, slot: _Slot, memory_bytes: int) -> None:
+        """Count this much for a slot; idle runners end if there is not enough."""
+        slot.memory_bytes_max = memory_bytes + MEMORY_OVERHEAD_BYTES
+        idle = sorted((other for other in self._slots if other.in_use == 0), key=lambda one: one.idle_since_s)
+        for other in idle:
+            if self._has_memory(0):
+                return
+            self._slots.remove(other)
+            self._end(other)
 
     def _end(self, slot: _Slot) -> None:
         closing = asyncio.create_task(_close(slot.starting))

@@ -119,6 +119,22 @@ async def test_a_large_kernel_may_use_more_memory_for_compiling_and_runs_in_a_fr
     await device.pool.close()
 
 
+async def test_compiling_a_large_kernel_ends_idle_runners_that_would_leave_too_little_memory() -> None:
+    device = Device(runners_max=2)
+    device.pool.memory_bytes_max = (1 << 30) + MEMORY_OVERHEAD_BYTES
+    asked = device.ask(A, b"1")
+    await device.settle()
+    device.finish(b"1")
+    await asked
+    device.runners[0].memory_bytes = 300 << 20
+    asked = device.ask(LARGE, b"2")
+    await device.settle()
+    assert not device.runners[0].is_alive
+    device.finish(b"2")
+    await asked
+    await device.pool.close()
+
+
 async def test_compiling_never_uses_more_than_the_owner_lends() -> None:
     device = Device(runners_max=1)
     device.pool.memory_bytes_max = 700 << 20
