@@ -158,6 +158,14 @@ async def test_a_pipeline_that_this_device_refused_is_mentioned_until_it_has_run
     assert doctor.examine_refusals(path, since=500.0) == []
 
 
+def test_a_key_that_is_a_link_to_nothing_is_not_an_absent_one(tmp_path: Path) -> None:
+    (tmp_path / "worker.key").symlink_to(tmp_path / "a disk that is not mounted")
+    folder, key = doctor.examine_files(tmp_path)
+    assert found(folder) is Health.OK
+    assert found(key) is Health.BROKEN
+    assert "which does not exist" in key.says
+
+
 def test_linger_is_what_needs_root() -> None:
     assert found(checks.check_linger(is_on=True, user="ada")) is Health.OK
     check = checks.check_linger(is_on=False, user="ada")

@@ -19,7 +19,7 @@ import psutil
 
 from tradepost.broker_url import parse_broker_url
 from tradepost.errors import InvalidTrustPolicy, StateFileDamaged, TradepostError
-from tradepost.file_status import USABLE_BY_OTHERS, WRITABLE_BY_OTHERS, access_problem
+from tradepost.file_status import USABLE_BY_OTHERS, WRITABLE_BY_OTHERS, access_problem, dangling_link
 from tradepost_signing.policy.trust import TrustPolicy
 from tradepost_worker.commands import health_checks as checks
 from tradepost_worker.commands import service
@@ -173,7 +173,8 @@ def _examine_file(name: str, path: Path, folder: Path, *, forbidden: int, mode: 
     try:
         status = path.stat()
     except FileNotFoundError:
-        return checks.check_file(name, path, None, fix="")
+        problem = dangling_link(path) or None
+        return checks.check_file(name, path, problem, fix="Correct the link, or remove it.")
     is_own = status.st_uid == os.getuid()
     fix = f"chmod {mode} {path}" if is_own else f"sudo chown -R {service.user_name()} {folder}"
     return checks.check_file(name, path, access_problem(path, status, forbidden=forbidden), fix=fix)
