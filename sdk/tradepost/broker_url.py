@@ -41,4 +41,13 @@ def raise_unavailable(url: URL, error: Exception) -> NoReturn:
             hint="Install the system's certificate authorities (on Debian: ca-certificates), or set "
             "SSL_CERT_FILE to the operator's own.",
         ) from error
+    if isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
+        # Not the whole of an answer's text, which has the proxy's URL with its password.
+        what = str(error)
+        if isinstance(error, aiohttp.ClientHttpProxyError):
+            what = f"it answered {error.status} {error.message}"
+        raise BrokerUnavailable(
+            f"{url}: the proxy that the environment names: {what}",
+            hint="Correct HTTPS_PROXY, or exempt the broker's host with NO_PROXY.",
+        ) from None
     raise BrokerUnavailable(f"{url}: {error or type(error).__name__}") from error

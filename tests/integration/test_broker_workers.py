@@ -18,6 +18,8 @@ from tradepost.errors import (
     InvalidRequest,
     InvalidSignature,
     LeaseGone,
+    NoEligibleWorker,
+    PipelineTooCostly,
     ProtocolError,
     QuotaExceeded,
     RunnerFailed,
@@ -44,6 +46,7 @@ from tradepost.protocol import (
 )
 from tradepost_broker.market.model.entities import Evidence, EvidenceKind
 from tradepost_broker.market.model.policy import MarketPolicy
+from tradepost_broker.reporting.views import Explanation
 from tradepost_broker.storage import database
 from tradepost_broker.storage.store import Reader
 from tradepost_broker.storage.verify_books import verify_books
@@ -191,6 +194,25 @@ async def test_a_worker_of_the_version_before_gets_frames_that_it_knows(broker: 
             assert (finding.lease, finding.kind, finding.detail) == (grant.lease, "failed", "it crashed")
         assert not any(isinstance(frame, Finding) for frame in worker.frames)
         await worker.disconnect()
+
+
+async def test_why_workers_refuse_a_pipeline_reaches_its_submitter_and_the_explanation(
+    broker: LocalBroker,
+) -> None:
+    key = await broker.account()
+    pipeline = await broker.publish(key)
+    worker = await broker.worker()
+    job = (await broker.submit(key, pipeline, patience_s=0.0)).job
+    grant = await worker.expect(Grant)
+    too_costly = PipelineTooCostly("killed because it used 1,150,000,000 bytes of memory").to_problem()
+    await worker.send(GiveBack(lease=grant.lease, reason=GiveBackReason.REFUSED, problem=too_costly))
+    view = await broker.result(key, job)
+    assert view.problem is not None
+    assert view.problem.code == NoEligibleWorker.code()
+    assert "killed because it used 1,150,000,000 bytes of memory" in view.problem.detail
+    explained = await broker.call("GET", f"/v1/jobs/{job}/explanation", key=key, reply=Explanation)
+    assert "killed because it used 1,150,000,000 bytes of memory" in explained.leases[0].problem
+    assert (await broker.standing(worker)).evidence_counts == {}
 
 
 async def test_the_replaced_one_of_two_devices_with_one_key_is_told_why(broker: LocalBroker) -> None:

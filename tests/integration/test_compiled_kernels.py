@@ -15,10 +15,11 @@ from tradepost.protocol import Deliver
 from tradepost_worker.runner import wasm_profile
 from tradepost_worker.runner.pipeline_run import PipelineRun
 from tradepost_worker.state import StateFolder
-from tradepost_worker.supervision import control_group
+from tradepost_worker.supervision import control_group, runner_pool
 from tradepost_worker.supervision.compile_cache import CompileCache
 from tradepost_worker.supervision.runner_pool import RunnerPool
 from tradepost_worker.supervision.runner_process import RunnerProcess
+from tradepost_worker.supervision.runner_spawn import BOOT
 from tradepost_worker.testing.lent_device import lent_device
 from tradepost_worker.testing.samples import SamplePipeline, kernel_pipeline, sample_input
 
@@ -53,6 +54,20 @@ def run(cache: CompileCache) -> Run:
             await pool.close()
 
     return run
+
+
+async def test_what_needed_more_memory_to_compile_runs_in_a_process_that_did_not_compile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runner_pool, "COMPILE_BYTES_PER_BYTE", 1 << 26)
+    boots = iter([BOOT, NO_COMPILER])
+    pool = RunnerPool(runners_max=1, start=lambda: RunnerProcess.start(boot=next(boots)))
+    try:
+        run = await pool.run(PIPELINE, sample_input(1, 2), wall_s_max=20)
+    finally:
+        await pool.close()
+    assert run.failure is None
+    assert next(boots, None) is None
 
 
 def file_of(cache_folder: Path) -> Path:

@@ -12,6 +12,7 @@ import msgspec
 
 from tradepost.broker_url import parse_broker_url, raise_for_problem, raise_unavailable
 from tradepost.errors import BrokerUnavailable, Unauthorized
+from tradepost.proxies import proxy_for
 from tradepost_broker.settings import Settings
 
 T = TypeVar("T")
@@ -40,7 +41,7 @@ class OperatorClient:
         data = None if body is None else msgspec.json.encode(body)
         try:
             async with (
-                aiohttp.ClientSession(headers=headers) as session,
+                aiohttp.ClientSession(headers=headers, proxy=proxy_for(url)) as session,
                 session.request(method, url / path % query, data=data, ssl=self._tls()) as response,
             ):
                 await raise_for_problem(response)

@@ -30,6 +30,7 @@ from tradepost.protocol import (
     PipelineView,
     Requirements,
 )
+from tradepost.proxies import proxy_for
 
 DEFAULT_URL: Final = "http://127.0.0.1:8700"
 #: How many jobs `map` keeps submitted and unfinished.
@@ -102,7 +103,7 @@ class AsyncClient:
         self._stream: JobStream | None = None
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+        self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), proxy=proxy_for(self.url))
         self._stream = JobStream(
             session=self._session, url=self.url, headers=self._headers, give_up_s=self._give_up_s
         )

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 from yarl import URL
 
@@ -20,6 +21,7 @@ from tradepost_signing.bundles.bundle import Signer, bundle_path
 from tradepost_signing.checks.signature_files import write_signature
 from tradepost_signing.checks.verify import claimed_publishers
 from tradepost_signing.commands.options import PassphraseFile, TokenFile, keyless_signer, load_key, reading
+from tradepost_signing.publishing.compile_cost import CompileCost, compile_warnings, measure_kernels
 from tradepost_signing.publishing.kubo_publish import publish_to_kubo
 from tradepost_signing.publishing.pipeline_toml import load_pipeline
 from tradepost_signing.publishing.publish import SignedPipeline, Uploaded, sign_pipeline
@@ -65,6 +67,9 @@ def publish(
     nodes = [Kubo(address) for address in kubo or ()]
     loaded = load_pipeline(pipeline)
     validate_pipeline(loaded)
+    costs = measure_kernels(loaded)
+    for warning in compile_warnings(costs, wall_s=loaded.manifest.limits.wall_ms / 1000):
+        typer.echo(f"Warning: {warning}", err=True)
     signers: list[Signer] = [load_key(one, passphrase_file) for one in key or []]
     if keyless:
         signers.append(keyless_signer(identity_token_file))
@@ -81,7 +86,7 @@ def publish(
     api_key = _require_key(api_key) if url else ""
     pinned = [{"kubo": node.address, "bundle": _send_to_kubo(signed, node)} for node in nodes]
     uploaded = _send_to_broker(signed, url, api_key) if url else None
-    show(_report(signed, uploaded, pinned), signed.cid, as_json=as_json)
+    show(_report(signed, uploaded, pinned, costs), signed.cid, as_json=as_json)
 
 
 def _require_key(api_key: str | None) -> str:
@@ -101,7 +106,10 @@ def _send_to_kubo(signed: SignedPipeline, node: Kubo) -> Cid:
 
 
 def _report(
-    signed: SignedPipeline, uploaded: Uploaded | None, pinned: list[dict[str, str]]
+    signed: SignedPipeline,
+    uploaded: Uploaded | None,
+    pinned: list[dict[str, str]],
+    costs: list[CompileCost],
 ) -> dict[str, object]:
     return {
         "pipeline": signed.cid,
@@ -112,4 +120,5 @@ def _report(
         "sent_bytes": uploaded.sent_bytes if uploaded else 0,
         "present_blocks": uploaded.present_blocks if uploaded else 0,
         "pinned": pinned,
+        "compile_costs": msgspec.to_builtins(costs),
     }

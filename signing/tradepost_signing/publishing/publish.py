@@ -19,6 +19,7 @@ from tradepost.broker_url import raise_for_problem, raise_unavailable
 from tradepost.content import Cid, cid_of_block
 from tradepost.pipeline.manifest import encode_manifest
 from tradepost.protocol import PublishRequest
+from tradepost.proxies import proxy_for
 from tradepost_signing.bundles.bundle import Signer, join_bundles, sign_bytes
 from tradepost_signing.publishing.artifacts import Artifact, Block
 from tradepost_signing.publishing.car_upload import blocks_missing, send_car
@@ -82,7 +83,7 @@ async def publish(
     """
     blocks = list(signed.blocks())
     async with aiohttp.ClientSession(
-        headers={"Authorization": f"Bearer {api_key}"}, timeout=_TIMEOUT
+        headers={"Authorization": f"Bearer {api_key}"}, timeout=_TIMEOUT, proxy=proxy_for(broker)
     ) as session:
         try:
             missing = await blocks_missing(session, broker, blocks, progress)

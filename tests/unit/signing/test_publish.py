@@ -254,6 +254,7 @@ async def test_the_command_publishes_and_prints_the_cid_alone(tmp_path, broker, 
         "sent_bytes": 0,
         "present_blocks": 1,
         "pinned": [],
+        "compile_costs": [],
     }
 
 

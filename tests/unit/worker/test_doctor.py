@@ -8,12 +8,13 @@ from typing import NoReturn, get_args
 
 import pytest
 
-from tradepost.errors import RunnerFailed
+from tradepost.errors import PipelineTooCostly, RunnerFailed, UntrustedSigner
 from tradepost.pipeline.manifest import Provider
 from tradepost_signing.keys import SigningKey
 from tradepost_worker.commands import doctor, service
 from tradepost_worker.commands import health_checks as checks
 from tradepost_worker.commands.health_checks import Check, Health
+from tradepost_worker.leases.outbox import Outbox
 from tradepost_worker.runner.inference import PROVIDERS
 from tradepost_worker.runner.lockdown import Isolation
 from tradepost_worker.runner.messages import Ready
@@ -137,6 +138,32 @@ def test_disk(tmp_path: Path) -> None:
 )
 def test_the_clock(skew_s: float, health: Health) -> None:
     assert found(checks.check_clock(skew_s)) is health
+
+
+async def test_a_pipeline_that_this_device_refused_is_mentioned_until_it_has_run(tmp_path: Path) -> None:
+    path = tmp_path / "worker.sqlite"
+    outbox = Outbox(path, clock=lambda: 1000.0)
+    too_costly = PipelineTooCostly("killed because it used 1,150,000,000 bytes of memory").to_problem()
+    outbox.note_refusal("bafylarge", too_costly)
+    outbox.note_refusal("bafyother", UntrustedSigner("no").to_problem())  # which the owner wants so
+    await outbox.flush()
+    (check,) = doctor.examine_refusals(path, since=500.0)
+    assert found(check) is Health.WARNING
+    assert "bafylarge: This pipeline needs more memory" in check.says
+    assert "1,150,000,000 bytes" in check.says
+    assert doctor.examine_refusals(path, since=2000.0) == []
+    outbox.note_refusal("bafylarge", None)
+    await outbox.flush()
+    outbox.close()
+    assert doctor.examine_refusals(path, since=500.0) == []
+
+
+def test_a_key_that_is_a_link_to_nothing_is_not_an_absent_one(tmp_path: Path) -> None:
+    (tmp_path / "worker.key").symlink_to(tmp_path / "a disk that is not mounted")
+    folder, key = doctor.examine_files(tmp_path)
+    assert found(folder) is Health.OK
+    assert found(key) is Health.BROKEN
+    assert "which does not exist" in key.says
 
 
 def test_linger_is_what_needs_root() -> None:

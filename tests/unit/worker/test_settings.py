@@ -24,6 +24,7 @@ from tradepost.errors import (
     WrongMoment,
 )
 from tradepost_signing.policy.trust import TrustPolicy
+from tradepost_worker.assembly import worker_from_settings
 from tradepost_worker.cli import app
 from tradepost_worker.device.owner_command import OwnerCommandFile
 from tradepost_worker.settings import (
@@ -120,7 +121,6 @@ def test_what_cannot_be_a_state_folder_is_refused_as_that(
         (("limits", "set", "nice", "5"), StateFolderUnusable),
         (("service", "install", "--no-start"), StateFolderUnusable),
         (("drain",), WrongMoment),
-        (("run",), WrongMoment),
         (("status",), None),
         (("earnings",), None),
         (("limits", "show"), None),
@@ -139,6 +139,13 @@ def test_a_state_folder_that_is_mistyped_is_not_created(
         assert isinstance(result.exception, kind)
         assert "sttae" in str(result.exception)
     assert not mistyped.exists()
+
+
+async def test_a_worker_that_did_not_join_creates_no_state_folder(tmp_path: Path) -> None:
+    with pytest.raises(WrongMoment, match="contains no joined device"):
+        async with worker_from_settings(settings(tmp_path / "sttae")):
+            pytest.fail("it runs")
+    assert not (tmp_path / "sttae").exists()
 
 
 @pytest.mark.parametrize("name", ["worker.toml", "membership.json", "worker.key", "trust.toml"])

@@ -12,13 +12,14 @@ from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import psutil
 
 from tradepost.broker_url import parse_broker_url
 from tradepost.errors import InvalidTrustPolicy, StateFileDamaged, TradepostError
-from tradepost.file_status import USABLE_BY_OTHERS, WRITABLE_BY_OTHERS, access_problem
+from tradepost.file_status import USABLE_BY_OTHERS, WRITABLE_BY_OTHERS, access_problem, dangling_link
 from tradepost_signing.policy.trust import TrustPolicy
 from tradepost_worker.commands import health_checks as checks
 from tradepost_worker.commands import service
@@ -26,12 +27,16 @@ from tradepost_worker.commands.health_checks import Check, Health
 from tradepost_worker.device.capacity import DeviceCapacity
 from tradepost_worker.device.sensors import not_enforceable
 from tradepost_worker.leases.database import SCHEMA_VERSION, check_database
+from tradepost_worker.leases.outbox import read_refusals
 from tradepost_worker.link.broker_api import BrokerApi
 from tradepost_worker.settings import Settings
 from tradepost_worker.state import StateFolder
 from tradepost_worker.supervision import control_group
 from tradepost_worker.supervision.compile_cache import what_is_wrong
 from tradepost_worker.supervision.runner_process import RunnerProcess
+
+#: How long `doctor` mentions that a pipeline was refused.
+_REFUSALS_S: Final = 7 * 24 * 3600.0
 
 
 async def examine(settings: Settings, *, clock: Callable[[], float] = time.time) -> list[Check]:
@@ -50,6 +55,7 @@ async def examine(settings: Settings, *, clock: Callable[[], float] = time.time)
         _examine_capacity(settings),
         examine_disk(state.path, settings.disk_free_bytes_min),
         examine_database(state.database),
+        *examine_refusals(state.database, since=clock() - _REFUSALS_S),
         *examine_limits(settings, wheels),
         *await _examine_runner(settings, wheels),
         _examine_control_groups(state),
@@ -107,6 +113,14 @@ def examine_database(path: Path) -> Check:
     return checks.ok("database", f"{path}, schema version {SCHEMA_VERSION} or before")
 
 
+def examine_refusals(path: Path, *, since: float) -> list[Check]:
+    """Pipelines that this device refused since a time, because of its own size or limits."""
+    try:
+        return [checks.refused_pipeline(*refusal) for refusal in read_refusals(path, since=since)]
+    except TradepostError:  # which `examine_database` reports
+        return []
+
+
 def examine_limits(settings: Settings, wheels: list[str]) -> list[Check]:
     """Limits that the owner set and that nothing here can enforce."""
     gpus = [checks.WHEELS[name] for name in wheels if checks.WHEELS[name] != "cpu"]
@@ -159,7 +173,8 @@ def _examine_file(name: str, path: Path, folder: Path, *, forbidden: int, mode: 
     try:
         status = path.stat()
     except FileNotFoundError:
-        return checks.check_file(name, path, None, fix="")
+        problem = dangling_link(path) or None
+        return checks.check_file(name, path, problem, fix="Correct the link, or remove it.")
     is_own = status.st_uid == os.getuid()
     fix = f"chmod {mode} {path}" if is_own else f"sudo chown -R {service.user_name()} {folder}"
     return checks.check_file(name, path, access_problem(path, status, forbidden=forbidden), fix=fix)

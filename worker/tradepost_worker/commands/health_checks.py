@@ -15,10 +15,12 @@ from typing import Final
 import msgspec
 
 from tradepost.pipeline.manifest import Provider
+from tradepost.untrusted_text import plain
 from tradepost_worker.device.governor import CLOCK_SKEW_S_MAX, CLOCK_SKEW_S_SHOWN
 from tradepost_worker.runner.messages import Ready
 from tradepost_worker.wording import counted, skewed
 
+_REASON_CHARS_MAX: Final = 400
 _GLIBC_MIN: Final = (2, 28)
 #: The wheels of onnxruntime, and the provider that each is installed for, of those that pipelines can name.
 WHEELS: Final[Mapping[str, Provider]] = {
@@ -182,6 +184,16 @@ def check_capacity(*, cores: int, memory_bytes: int, is_limited: bool, memory_by
     by = ", limited by a control group (a container)" if is_limited else ""
     size = f"{counted(cores, 'core')} and {memory_bytes >> 20:,} MiB of memory{by}"
     return ok("device", f"{size}; runners may use {memory_bytes_lent >> 20:,} MiB")
+
+
+def refused_pipeline(pipeline: str, why: str) -> Check:
+    """A pipeline that this device refused because of its own size or limits."""
+    return Check(
+        name="refused pipeline",
+        health=Health.WARNING,
+        says=plain(f"{pipeline}: {why}", chars_max=_REASON_CHARS_MAX),
+        fix="To run it, raise memory_bytes_max (tradepost worker limits set); else there is nothing to do.",
+    )
 
 
 def check_linger(*, is_on: bool, user: str) -> Check:

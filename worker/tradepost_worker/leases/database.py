@@ -37,6 +37,11 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             PRIMARY KEY (lease, kind)
         ) STRICT""",
     ),
+    (
+        """CREATE TABLE refusal (
+            pipeline TEXT PRIMARY KEY, at REAL NOT NULL, code TEXT NOT NULL, detail TEXT NOT NULL
+        ) STRICT""",
+    ),
 )
 SCHEMA_VERSION: Final = len(MIGRATIONS)
 #: In a worker's database of every version.

@@ -215,6 +215,10 @@ class HeldLeases:
             )
             end = give_back(grant.lease, RunnerFailed(f"a defect in the worker: {type(defect).__name__}"))
         del self._running[grant.lease]
+        if not isinstance(end.frame, GiveBack):
+            self._outbox.note_refusal(grant.pipeline, None)
+        elif end.frame.reason is GiveBackReason.REFUSED:
+            self._outbox.note_refusal(grant.pipeline, end.frame.problem)
         self._finish(end)
 
     async def _preempt_all(self, why: str) -> list[LeaseEnd]:

@@ -16,14 +16,16 @@ from typing import Any, Final
 import msgspec
 from cachetools import FIFOCache
 
-from tradepost.errors import UNDECODABLE, DatabaseDamaged
+from tradepost.errors import UNDECODABLE, DatabaseDamaged, NoEligibleWorker, PipelineTooCostly, Problem
 from tradepost.protocol import Deliver, Finding, GiveBack, Settled
-from tradepost_worker.leases.database import open_database, read_row, typed_errors
+from tradepost_worker.leases.database import open_database, read_row, read_rows, typed_errors
 
 #: How long an end waits for its acknowledgement before it is written.
 LINGER_S: Final = 0.02
 
 _PIPELINES_MAX: Final = 1 << 16
+#: Refusals that another setting of this device could change, by the codes of their errors.
+_DEVICES_REFUSALS: Final = (PipelineTooCostly.code(), NoEligibleWorker.code())
 #: More than a broker shows of one worker.
 _FINDINGS_MAX: Final = 1 << 12
 
@@ -64,6 +66,7 @@ class Outbox:
         self._known_findings: FIFOCache[tuple[str, str], None] = FIFOCache(_FINDINGS_MAX)
         self._known_findings.update(dict.fromkeys(reversed(known)))
         self._found: list[tuple[str, str, float, str, str]] = []
+        self._refusals: dict[str, tuple[str, float, str, str] | None] = {}
         self._settled: list[tuple[str, float, str, int, str]] = []
         self._ran: list[tuple[str, str]] = []
         self._writing: asyncio.Task[None] | None = None
@@ -93,6 +96,13 @@ class Outbox:
             (settled.lease, self._clock(), settled.verdict, settled.earned_microcredits, settled.reason)
         )
         self._changed.set()
+
+    def note_refusal(self, pipeline: str, problem: Problem | None) -> None:
+        """Keep why a pipeline (by CID) was refused here, for `doctor`; `None` once it has run."""
+        row = None
+        if problem is not None:
+            row = (pipeline, self._clock(), problem.code, f"{problem.title} {problem.detail}".strip())
+        self._refusals[pipeline] = row
 
     def record_finding(self, finding: Finding) -> bool:
         """Keep what lowers the reputation; whether it is new."""
@@ -139,11 +149,12 @@ class Outbox:
         settled, self._settled = self._settled, []
         ran, self._ran = self._ran, []
         found, self._found = self._found, []
+        refusals, self._refusals = self._refusals, {}
         self._unwritten.clear()
         self._written.difference_update(removed)
         self._written.update(end.lease for end in added)
-        if added or removed or settled or found:
-            writing = self._write_after(self._writing, added, removed, settled, ran, found)
+        if added or removed or settled or found or refusals:
+            writing = self._write_after(self._writing, added, removed, settled, ran, found, refusals.items())
             self._writing = asyncio.create_task(writing)
         if self._writing is not None:
             await asyncio.shield(self._writing)
@@ -165,6 +176,7 @@ class Outbox:
         settled: Iterable[tuple[object, ...]],
         ran: Iterable[tuple[str, str]],
         found: Iterable[tuple[object, ...]],
+        refusals: Iterable[tuple[str, tuple[object, ...] | None]],
     ) -> None:
         rows = [(end.lease, msgspec.msgpack.encode(end)) for end in added]
         with typed_errors(self._path), self._database as database:
@@ -173,6 +185,10 @@ class Outbox:
             database.executemany("INSERT OR REPLACE INTO settled VALUES (?, ?, ?, ?, ?)", settled)
             database.executemany("INSERT OR REPLACE INTO lease_pipeline VALUES (?, ?)", ran)
             database.executemany("INSERT OR REPLACE INTO finding VALUES (?, ?, ?, ?, ?)", found)
+            gone = [(pipeline,) for pipeline, row in refusals if row is None]
+            database.executemany("DELETE FROM refusal WHERE pipeline = ?", gone)
+            kept = [row for _, row in refusals if row is not None]
+            database.executemany("INSERT OR REPLACE INTO refusal VALUES (?, ?, ?, ?)", kept)
 
 
 def _decode(path: Path, row: bytes) -> LeaseEnd:
@@ -186,3 +202,13 @@ def read_pending(path: Path) -> int:
     """How many ends of leases wait for the broker, read beside a worker that may be running."""
     row = read_row(path, "SELECT count(*) FROM lease_end", ())
     return row[0] if row else 0
+
+
+def read_refusals(path: Path, *, since: float, rows_max: int = 10) -> list[tuple[str, str]]:
+    """The pipelines (CIDs) that were refused since a time (Unix seconds) and have not run after it, and why.
+
+    Newest first, read beside a worker that may run.
+    """
+    query = "SELECT pipeline, code, detail FROM refusal WHERE at >= ? ORDER BY at DESC LIMIT ?"
+    rows = read_rows(path, query, (since, rows_max), since_version=3)
+    return [(pipeline, detail) for pipeline, code, detail in rows if code in _DEVICES_REFUSALS]

@@ -17,6 +17,7 @@ from tradepost.content import BLOCK_BYTES_MAX, Cid, verify_block
 from tradepost.errors import UNDECODABLE, BrokerUnavailable, ContentTooLarge, ProtocolError
 from tradepost.pipeline.manifest import MANIFEST_BYTES_MAX
 from tradepost.protocol import MESSAGE_BYTES_MAX, JoinReply, JoinRequest, PipelineView
+from tradepost.proxies import proxy_for
 from tradepost_signing.bundles.bundle import PIPELINE_BUNDLES_BYTES_MAX
 from tradepost_worker.link.network_rate import NetworkRate
 
@@ -41,7 +42,9 @@ class BrokerApi:
 
     async def __aenter__(self) -> BrokerApi:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S_MAX, sock_read=_READ_S_MAX)
-        self._session = aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar())
+        self._session = aiohttp.ClientSession(
+            timeout=timeout, cookie_jar=aiohttp.DummyCookieJar(), proxy=proxy_for(self.url)
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -7,7 +7,10 @@ from typing import Final
 
 from tradepost_worker.supervision.idle_watch import IDLE_CPU_S_MAX, WINDOW_S
 
-LOAD_S_MAX: Final = 60.0
+#: A kernel of Go's standard library (4 MB) takes 31 s of processor time to compile on a slow core.
+LOAD_S_MAX: Final = 120.0
+#: What compiling may use, by the kernel's size: measured were 308 bytes for each byte of that kernel.
+COMPILE_BYTES_PER_BYTE: Final = 512
 #: What the engines may use beyond the pipeline's own limits.
 MEMORY_OVERHEAD_BYTES: Final = 256 << 20
 

@@ -14,7 +14,7 @@ import asyncio
 import sys
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -24,7 +24,11 @@ from tradepost.receipts import StageReport, are_first_stages, is_stage_failure
 from tradepost_worker.runner.pipeline_run import PipelineRun
 from tradepost_worker.supervision.compile_cache import CompileCache
 from tradepost_worker.supervision.request_queue import OnStages, ignore_stages
-from tradepost_worker.supervision.runner_policy import LOAD_S_MAX, MEMORY_OVERHEAD_BYTES
+from tradepost_worker.supervision.runner_policy import (
+    COMPILE_BYTES_PER_BYTE,
+    LOAD_S_MAX,
+    MEMORY_OVERHEAD_BYTES,
+)
 from tradepost_worker.supervision.runner_process import RunnerProcess
 
 #: How many runs a runner may have at once, by how long they take: a run that is there already when the one
@@ -59,7 +63,7 @@ class RunnablePipeline(Protocol):
 class _Slot:
     pipeline: str
     memory_bytes_max: int
-    starting: asyncio.Task[RunnerProcess]
+    starting: asyncio.Task[RunnerProcess] = field(init=False)
     in_use: int = 0
     idle_since_s: float = 0.0
     mean_run_s: float = 1.0  # long, until a run was measured
@@ -222,7 +226,8 @@ class RunnerPool:
             return least_used
         memory_bytes = bytes_of(pipeline.manifest) + MEMORY_OVERHEAD_BYTES
         if self._make_room(memory_bytes, has_one=bool(own)):
-            slot = _Slot(pipeline.cid, memory_bytes, asyncio.create_task(self._start_loaded(pipeline)))
+            slot = _Slot(pipeline.cid, memory_bytes)
+            slot.starting = asyncio.create_task(self._start_loaded(pipeline, slot))
             self._slots.append(slot)
             return slot
         if least_used is not None and least_used.in_use < least_used.depth:
@@ -247,13 +252,17 @@ class RunnerPool:
     def _has_memory(self, more_bytes: int) -> bool:
         return sum(slot.may_use_bytes for slot in self._slots) + more_bytes <= self.memory_bytes_max
 
-    async def _start_loaded(self, pipeline: RunnablePipeline) -> RunnerProcess:
+    async def _start_loaded(self, pipeline: RunnablePipeline, slot: _Slot) -> RunnerProcess:
         artifacts = await pipeline.read_artifacts()
         process, self._spare = self._spare, None
         if process is None:
             process = await self._start()
         try:
-            await self._load(process, pipeline, artifacts)
+            compiled = await self._load(process, pipeline, artifacts, slot)
+            if compiled:  # by more memory than a run may use: a fresh process has none of it
+                await process.close()
+                process = await self._start()
+                await self._load(process, pipeline, artifacts, slot, compiled=compiled)
         except BaseException as error:
             await process.close()
             if isinstance(error, StageFailure):  # which will be signed
@@ -262,32 +271,66 @@ class RunnerPool:
         return process
 
     async def _load(
-        self, process: RunnerProcess, pipeline: RunnablePipeline, artifacts: dict[str, bytes]
-    ) -> None:
+        self,
+        process: RunnerProcess,
+        pipeline: RunnablePipeline,
+        artifacts: dict[str, bytes],
+        slot: _Slot,
+        *,
+        compiled: Mapping[str, bytes] | None = None,
+    ) -> dict[str, bytes]:
+        """Load the pipeline, given what was compiled of it.
+
+        If a kernel was allowed more memory for compiling than runs may use, the compiled code of all kernels
+        is returned, for another process; else nothing.
+        """
         manifest, cache = pipeline.manifest, self._compile_cache
         kernels = {stage.artifact for stage in manifest.stages if isinstance(stage, KernelStage)}
-        known: dict[str, bytes] = {}
-        if cache is not None:
+        known = dict(compiled or {})
+        if cache is not None and not known:
             known = await asyncio.to_thread(cache.read, process.ready, pipeline.cid, kernels)
-        compiled = await process.load(
+        run_bytes = min(bytes_of(manifest), self.memory_bytes_max)
+        missing = kernels - known.keys()
+        load_bytes = _bytes_to_load(run_bytes, [artifacts[cid] for cid in missing], self.memory_bytes_max)
+        self._reserve(slot, load_bytes)
+        new = await process.load(
             manifest,
             artifacts,
-            memory_bytes_max=min(bytes_of(manifest), self.memory_bytes_max),
+            memory_bytes_max=load_bytes,
             output_bytes_max=manifest.limits.output_bytes,
             compiled=known,
             load_s_max=min(LOAD_S_MAX, manifest.limits.wall_ms / 1000 + _LOAD_GRACE_S),
         )
-        if cache is not None and compiled:
-            if not compiled.keys() <= kernels:
-                raise RunnerFailed(
-                    "the runner returned compiled code for kernels that are not in its pipeline"
-                )
-            await asyncio.to_thread(cache.write, process.ready, pipeline.cid, compiled, known)
+        self._reserve(slot, bytes_of(manifest))
+        if not new:
+            return {}
+        if not new.keys() <= kernels:
+            raise RunnerFailed("the runner returned compiled code for kernels that are not in its pipeline")
+        if cache is not None:
+            await asyncio.to_thread(cache.write, process.ready, pipeline.cid, new, known)
+        has_all = new.keys() >= missing
+        return known | new if load_bytes > run_bytes and has_all else {}
+
+    def _reserve(self, slot: _Slot, memory_bytes: int) -> None:
+        """Count this much for a slot; idle runners end if there is not enough."""
+        slot.memory_bytes_max = memory_bytes + MEMORY_OVERHEAD_BYTES
+        idle = sorted((other for other in self._slots if other.in_use == 0), key=lambda one: one.idle_since_s)
+        for other in idle:
+            if self._has_memory(0):
+                return
+            self._slots.remove(other)
+            self._end(other)
 
     def _end(self, slot: _Slot) -> None:
         closing = asyncio.create_task(_close(slot.starting))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
+
+
+def _bytes_to_load(run_bytes: int, kernels: Iterable[bytes], bytes_max: int) -> int:
+    """How much memory loading may use beyond what the engines take: more than a run if a kernel needs it."""
+    compile_bytes = min(COMPILE_BYTES_PER_BYTE * max(map(len, kernels), default=0), bytes_max)
+    return compile_bytes if compile_bytes > run_bytes + MEMORY_OVERHEAD_BYTES else run_bytes
 
 
 def bytes_of(manifest: Manifest) -> int:

@@ -142,7 +142,7 @@ def _no_eligible_worker(state: MarketState, job: Job, best: Plan | None, refused
         f"do not run {' or '.join(need.providers)}": lacking.get("provider", 0),
         f"have too little memory ({need.memory_bytes / 2**30:.3g} GiB needed)": memory,
         f"do not have the isolation ({', '.join(need.isolation)})": lacking.get("isolation", 0),
-        "refused the pipeline": refused,
+        f"refused the pipeline{_why_refused(state, job)}": refused,
         "have engines older than the operator allows": len(state.too_old),
     }
     detail = f"{len(state.offers)} standing offers{_listed(counts)}{_too_few(state, job, best)}"
@@ -191,6 +191,15 @@ def _is_trust(state: MarketState, job: Job) -> bool:
     """Whether it is the owners' trust policies that keep all workers from the pipeline."""
     problems = [worker.refused.get(job.pipeline) for worker in state.workers.values() if worker.connected]
     return all(problem.code == UntrustedPipeline.code() for problem in problems if problem is not None)
+
+
+def _why_refused(state: MarketState, job: Job) -> str:
+    """The most common reason with which workers refused the job's pipeline."""
+    problems = (worker.refused.get(job.pipeline) for worker in state.workers.values() if worker.connected)
+    reasons = [f"{problem.title} {problem.detail}".strip() for problem in problems if problem is not None]
+    if not reasons:
+        return ""
+    return f" ({max(sorted(set(reasons)), key=reasons.count)})"
 
 
 def _listed(counts: dict[str, int]) -> str:

@@ -19,6 +19,7 @@ from tradepost.content.storage.store import BlockReader
 from tradepost.content.transfer.kubo import DEFAULT_ADDRESS, is_unknown, rpc_url
 from tradepost.errors import ContentMismatch, SourceFailed, UnknownCid
 from tradepost.http_url import parse_http_url
+from tradepost.proxies import proxy_for
 
 _READ_BYTES: Final = 512 << 10
 _PROBLEM_BYTES: Final = 1000
@@ -51,7 +52,7 @@ class GatewaySource:
         self, url: str, *, session: aiohttp.ClientSession, headers: Mapping[str, str] | None = None
     ) -> None:
         self._base = parse_http_url(url, of="gateway")
-        self._ask = session.get
+        self._ask = partial(session.get, proxy=proxy_for(self._base))
         self._headers = {"Accept": "application/vnd.ipld.raw", **(headers or {})}
 
     @property
@@ -78,7 +79,7 @@ class KuboSource:
     def __init__(self, address: str = DEFAULT_ADDRESS, *, session: aiohttp.ClientSession) -> None:
         self.name = f"kubo {address}"
         self._url = rpc_url(address) / "api/v0/block/get"
-        self._ask = session.post
+        self._ask = partial(session.post, proxy=proxy_for(self._url))
 
     def block(self, cid: Cid) -> AsyncGenerator[bytes, None]:
         """The bytes of a block as they arrive, unverified. Raises `UnknownCid` or `SourceFailed`."""

@@ -205,6 +205,9 @@ def test_every_worker_refuses_for_another_reason() -> None:
     problem = outlast_patience(driver, job)
     assert problem.code == "no-eligible-worker"
     assert problem.facts["refused"] == 2
+    assert "2 refused the pipeline (This device cannot provide the required isolation. no seccomp here)" in (
+        problem.detail
+    )
 
 
 def test_one_that_refuses_does_not_stop_the_others() -> None:

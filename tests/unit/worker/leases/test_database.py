@@ -48,7 +48,7 @@ CREATE TABLE IF NOT EXISTS settled (
 CREATE TABLE IF NOT EXISTS lease_pipeline (lease TEXT PRIMARY KEY, pipeline TEXT NOT NULL) STRICT;
 """
 END = give_back("l1", RunnerFailed("x"))
-TABLES = ["finding", "lease_end", "lease_pipeline", "settled"]
+TABLES = ["finding", "lease_end", "lease_pipeline", "refusal", "settled"]
 
 
 @pytest.fixture
