@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from typing import NoReturn
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
 from yarl import URL
 
-from tradepost.errors import UNDECODABLE, BrokerUnavailable, Problem, TradepostError
+from tradepost.errors import UNDECODABLE, BrokerUnavailable, InvalidRequest, Problem, TradepostError
 from tradepost.http_url import parse_http_url
 
 _PROBLEM_BYTES_MAX = 64 << 10
@@ -17,6 +18,21 @@ _PROBLEM_BYTES_MAX = 64 << 10
 def parse_broker_url(text: str) -> URL:
     """The base URL of a broker. Raises `InvalidSettings` or `InsecureTransport` as `parse_http_url` does."""
     return parse_http_url(text, of="broker")
+
+
+def endpoint(broker: URL, path: str, *ids: str) -> URL:
+    """The URL of an endpoint: `path` as the documents write it, with an id for each `{}` in it.
+
+    An id is quoted, so that one with `/`, `..` or `?` names nothing else. Raises `InvalidRequest` for an
+    empty one.
+    """
+    if not all(ids):
+        raise InvalidRequest("an id is empty", hint="Give the id as the command that made it printed it.")
+    # A dot is never quoted, but a path of dots would lead elsewhere.
+    quoted = [
+        quote(one, safe="").replace(".", "%2E") if not one.strip(".") else quote(one, safe="") for one in ids
+    ]
+    return URL(f"{str(broker).rstrip('/')}/{path.format(*quoted)}", encoded=True)
 
 
 async def raise_for_problem(response: aiohttp.ClientResponse) -> None:

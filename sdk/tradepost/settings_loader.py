@@ -16,6 +16,7 @@ import msgspec
 
 from tradepost.errors import UNDECODABLE, InvalidSettings
 from tradepost.file_status import dangling_link
+from tradepost.schema_errors import describe_mismatch
 
 Tree = dict[str, Any]
 SettingsT = TypeVar("SettingsT", bound=msgspec.Struct)
@@ -86,7 +87,7 @@ def build_settings(kind: type[SettingsT], tree: Mapping[str, Any], *, guide: str
     try:
         return msgspec.convert(tree, kind, strict=False, dec_hook=_path)
     except msgspec.ValidationError as error:
-        raise InvalidSettings(str(error), hint=_hint(guide)) from None
+        raise InvalidSettings(describe_mismatch(error, whole="the settings"), hint=_hint(guide)) from None
 
 
 def _places(kind: type[msgspec.Struct]) -> list[tuple[str, ...]]:
@@ -101,7 +102,7 @@ def _places(kind: type[msgspec.Struct]) -> list[tuple[str, ...]]:
 
 def _path(kind: type, value: object) -> Path:
     if kind is not Path or not isinstance(value, str | Path):
-        raise ValueError(f"Expected a {kind.__name__.lower()}, got {value!r}")  # msgspec adds where
+        raise ValueError(f"must be a path, not {value!r}")  # msgspec adds where
     return Path(value).expanduser()
 
 
