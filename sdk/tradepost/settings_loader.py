@@ -103,7 +103,18 @@ def _places(kind: type[msgspec.Struct]) -> list[tuple[str, ...]]:
 def _path(kind: type, value: object) -> Path:
     if kind is not Path or not isinstance(value, str | Path):
         raise ValueError(f"must be a path, not {value!r}")  # msgspec adds where
-    return Path(value).expanduser()
+    try:
+        return expand_home(value)
+    except InvalidSettings as error:
+        raise ValueError(f"must be a path: {error.detail}") from None
+
+
+def expand_home(path: str | Path) -> Path:
+    """The path, with a home folder in place of `~`. Raises `InvalidSettings` for a user without one."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InvalidSettings(f"{path}: this user has no home folder", hint="Write the whole path.") from None
 
 
 def _hint(guide: str) -> str:
