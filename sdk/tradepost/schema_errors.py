@@ -37,6 +37,8 @@ _PATTERN: Final = re.compile(r"Expected `str` matching regex '(?P<pattern>.*)'",
 _UNKNOWN: Final = re.compile(r"Object contains unknown field `(?P<field>.*)`", re.DOTALL)
 _MISSING: Final = re.compile(r"Object missing required field `(?P<field>.*)`", re.DOTALL)
 _CHOICE: Final = re.compile(r"Invalid (?:enum )?value (?P<value>.*)", re.DOTALL)
+_JSON: Final = re.compile(r"JSON is malformed: .* \((?P<at>byte \d+)\)", re.DOTALL)
+_TOML: Final = re.compile(r".* \(at (?P<at>line \d+, column \d+|end of document)\)", re.DOTALL)
 _OWN: Final = re.compile(r"(?:must|may) .+", re.DOTALL)
 
 
@@ -65,7 +67,10 @@ def _place(where: str) -> str:
 
 
 def _wrong_type(match: re.Match[str], place: str) -> str:
-    wanted = " or ".join(_TYPES.get(name, name) for name in match["wanted"].split(" | "))
+    names = match["wanted"].split(" | ")
+    if len(names) > 1:
+        names = [name for name in names if name != "null"]  # which leaving the field out gives
+    wanted = " or ".join(_TYPES.get(name, name) for name in names)
     given = _TYPES.get(match["given"], match["given"])
     return f"{place} must be {wanted}, not {given}"
 
@@ -84,6 +89,8 @@ def _wrong_pattern(match: re.Match[str], place: str) -> str:
 
 
 _FORMS: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str], str], str]], ...]] = (
+    (_JSON, lambda match, place: f"{place} is not valid JSON at {match['at']}"),
+    (_TOML, lambda match, place: f"{place} is not valid TOML at {match['at']}"),
     (_GOT, _wrong_type),
     (_BOUND, lambda match, place: f"{place} must be {_COMPARISONS[match['than']]} {match['limit']}"),
     (_LENGTH, _wrong_length),

@@ -34,7 +34,8 @@ def settings_from_file(path: Path) -> Tree:
         hint = "Make it a file that this user can read, or remove it."
         raise InvalidSettings(f"{path}: {error.strerror}", hint=hint) from None
     except UNDECODABLE as error:
-        raise InvalidSettings(f"{path}: {error}", hint="Correct this file: it must be TOML.") from None
+        problem = describe_mismatch(error, whole="the file")
+        raise InvalidSettings(f"{path}: {problem}", hint="Correct this file: it must be TOML.") from None
 
 
 def settings_from_environment(

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from tradepost.errors import InsufficientFunds, InvalidRequest, TransferConflict, TreasuryExhausted, invariant
-from tradepost.money import format_credits
+from tradepost.money import MICROCREDITS_MAX, format_credits
 from tradepost_broker.market.model.amounts import AMOUNT_MAX_MICROCREDITS
 from tradepost_broker.market.model.entities import Account, Transfer
 
@@ -104,7 +104,18 @@ class Ledger:
             raise TransferConflict(f"{transfer.removeprefix('fund:')} gave {target} {earlier} credits")
         if known is None:
             self._require(TREASURY, amount_microcredits)
+            self._require_countable(account, amount_microcredits)
             self._apply(wanted)
+
+    def _require_countable(self, account: str, amount_microcredits: int) -> None:
+        entry = self.account(credits_of(account))
+        total_microcredits = entry.available_microcredits + entry.reserved_microcredits + amount_microcredits
+        if total_microcredits > MICROCREDITS_MAX:
+            raise InvalidRequest(
+                f"{account} would have {format_credits(total_microcredits)} credits; an account may have "
+                f"{format_credits(MICROCREDITS_MAX)}",
+                hint="Fund it with less.",
+            )
 
     def stake(self, worker: str, amount_microcredits: int, *, at: float) -> None:
         """Set up a worker's stake from the treasury. Raises `TreasuryExhausted`."""

@@ -40,7 +40,9 @@ def salvage(message: bytes) -> list[Submit | Watch | CancelJob | Rejected]:
     try:
         parts = _raw_frames.decode(message)
     except UNDECODABLE as error:
-        raise ProtocolError(f"not a message of this protocol: {error}") from None
+        raise ProtocolError(
+            f"not a message of this protocol: {describe_mismatch(error, whole='the message')}"
+        ) from None
     return [_salvage_one(part) for part in parts]
 
 
@@ -58,7 +60,9 @@ def _salvage_one(part: msgspec.Raw) -> Submit | Watch | CancelJob | Rejected:
         try:
             submit = _submit.decode(part)
         except UNDECODABLE:
-            raise ProtocolError(f"not a frame of this protocol: {error}") from None
+            raise ProtocolError(
+                f"not a frame of this protocol: {describe_mismatch(error, whole='the frame')}"
+            ) from None
         if _input_bytes(submit.request) > INLINE_BYTES_MAX:
             return Rejected(submit.ref, too_large_inline().to_problem())
         refusal = InvalidRequest(describe_mismatch(error, whole="the request"))

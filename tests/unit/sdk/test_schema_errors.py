@@ -50,7 +50,7 @@ def describe(text: str | bytes, kind: Any = Outer) -> str:
         ('{"count":9}', "inner.count must be at most 5"),
         ('{"share":0}', "inner.share must be more than 0.0"),
         ('{"count":"x"}', "inner.count must be a whole number, not text"),
-        ('{"at":"x"}', "inner.at must be a whole number or nothing, not text"),
+        ('{"at":"x"}', "inner.at must be a whole number, not text"),
         ('{"items":[1,2,3]}', "inner.items must have at most 2 entries"),
         ('{"items":[1,"2"]}', "inner.items[1] must be a whole number, not text"),
         ('{"table":{"a":"b"}}', "an entry of inner.table must be a whole number, not text"),
@@ -82,6 +82,14 @@ def test_the_whole_is_named() -> None:
     with pytest.raises(msgspec.ValidationError) as caught:
         msgspec.convert(3, Outer)
     assert describe_mismatch(caught.value, whole="market").startswith("market must be ")
+
+
+def test_the_place_of_a_syntax_error_is_given() -> None:
+    assert describe('{"inner": nope}') == "the data is not valid JSON at byte 14"
+    for text, at in (("x = ", "end of document"), ("\nx = = 3", "line 2, column 5")):
+        with pytest.raises(msgspec.DecodeError) as caught:
+            msgspec.toml.decode(text)
+        assert describe_mismatch(caught.value, whole="the file") == f"the file is not valid TOML at {at}"
 
 
 JSON = st.recursive(
