@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import NoReturn
 from urllib.parse import quote
 
@@ -57,4 +58,12 @@ def raise_unavailable(url: URL, error: Exception) -> NoReturn:
             hint="Install the system's certificate authorities (on Debian: ca-certificates), or set "
             "SSL_CERT_FILE to the operator's own.",
         ) from error
-    raise BrokerUnavailable(f"{url}: {error or type(error).__name__}") from error
+    raise BrokerUnavailable(f"{url}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorError):
+        number = error.os_error.errno or 0
+        # The names of hosts have errors of their own, with numbers below 0.
+        return os.strerror(number) if number > 0 else error.os_error.strerror or str(error)
+    return str(error) or type(error).__name__
