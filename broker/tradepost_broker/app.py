@@ -166,8 +166,14 @@ def _tls(settings: Settings) -> ssl.SSLContext | None:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     try:
         context.load_cert_chain(settings.tls_cert, settings.tls_key)
-    except (OSError, ssl.SSLError) as error:
-        raise InvalidSettings(f"the certificate or its key: {error}") from None
+    except ssl.SSLError:
+        raise InvalidSettings(
+            f"tls_cert {settings.tls_cert} and tls_key {settings.tls_key} are no certificate and its key",
+            hint="Both files must be PEM, and the key must not be encrypted.",
+        ) from None
+    except OSError as error:
+        files = f"tls_cert {settings.tls_cert} or tls_key {settings.tls_key}"
+        raise InvalidSettings(f"{files} cannot be read: {error.strerror}") from None
     return context
 
 

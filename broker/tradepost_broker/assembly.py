@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 
 import msgspec
 from aiohttp import web
 
 from tradepost.content import FolderStore
-from tradepost.errors import InvalidKey, InvalidSettings
+from tradepost.errors import DataFolderUnusable, InvalidKey, InvalidSettings
 from tradepost.identity import Identity
 from tradepost.protocol import broker_codec_for_workers
 from tradepost_broker.access.credentials import Credentials, load_or_create_operator_token
@@ -212,7 +213,7 @@ def _restore(settings: Settings, store: Store, clock: Callable[[], float]) -> Re
         left_out=left_out,
     )
     # Only after a start is recorded: a database without one, beside an identity, is not that market's.
-    broker = Identity.load_or_create(folder / IDENTITY_FILE)
+    broker = _load_identity(folder / IDENTITY_FILE)
     return Restored(
         settings=settings,
         store=store,
@@ -223,6 +224,17 @@ def _restore(settings: Settings, store: Store, clock: Callable[[], float]) -> Re
         market=market,
         left_out=tuple(left_out),
     )
+
+
+def _load_identity(path: Path) -> Identity:
+    try:
+        return Identity.load_or_create(path)
+    except InvalidKey:
+        raise DataFolderUnusable(
+            f"{path} is not the private key of a broker",
+            hint="Restore it from a backup: workers refuse a broker that has another key.",
+            path=str(path),
+        ) from None
 
 
 def _build_counters(restored: Restored, streams: Streams) -> Counters:

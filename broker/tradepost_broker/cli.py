@@ -14,20 +14,24 @@ import time
 from pathlib import Path
 from typing import Annotated, Final
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from tradepost.atomic_files import replace_file
+from tradepost.bounded import AccountName
 from tradepost.commands.options import Json, LogJson
 from tradepost.commands.terminal import show, show_json
-from tradepost.errors import InvariantBroken
+from tradepost.errors import InvalidCommandLine, InvalidRequest, InvariantBroken
 from tradepost.logs import set_up_logging
 from tradepost.money import format_credits, to_credits, to_microcredits
 from tradepost.protocol import AccountView
+from tradepost.schema_errors import describe_mismatch
 from tradepost_broker.operator.client import OperatorClient
 from tradepost_broker.operator.device_table import device_table
 from tradepost_broker.operator.messages import (
+    TTL_S_MAX,
     DeviceView,
     EnforcedRevocations,
     Funding,
@@ -45,7 +49,7 @@ from tradepost_broker.settings import MARKET, Settings
 from tradepost_reputation.dashboard import WorkerView
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Run and operate a market.")
-account = typer.Typer(no_args_is_help=True, help="Submitters' accounts.")
+account = typer.Typer(no_args_is_help=True, add_completion=False, help="Submitters' accounts.")
 app.add_typer(account, name="account")
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The broker's data folder.")]
@@ -142,7 +146,8 @@ def create_account(
     as_json: Json = False,
 ) -> None:
     """Create an account and print its API key. The key is never shown again."""
-    body = NewAccount(name=name, funds_microcredits=to_microcredits(credits_))
+    _check_name(name, "the account's name")
+    body = NewAccount(name=name, funds_microcredits=_microcredits(credits_))
     made = _client(data_dir, config).post("v1/admin/accounts", body, NewApiKey)
     people = (
         f"Account {made.account} has {format_credits(made.available_microcredits)} credits.\n"
@@ -161,7 +166,11 @@ def fund(
     as_json: Json = False,
 ) -> None:
     """Give an account credits from the treasury."""
-    body = Funding(account=name, amount_microcredits=to_microcredits(amount), transfer=transfer)
+    _check_name(name, "the account's name")
+    amount_microcredits = _microcredits(amount)
+    if not amount_microcredits:
+        raise InvalidCommandLine(f"{amount} credits: give more than 0")
+    body = Funding(account=name, amount_microcredits=amount_microcredits, transfer=transfer)
     view = _client(data_dir, config).post("v1/admin/fund", body, AccountView)
     show(view, f"{name} has {format_credits(view.available_microcredits)} credits.", as_json=as_json)
 
@@ -179,7 +188,10 @@ def token(
     as_json: Json = False,
 ) -> None:
     """Create and print a single-use token for one device to join. It is never shown again."""
-    body = NewToken(owner=owner, stake_microcredits=to_microcredits(stake), auditor=auditor, ttl_s=ttl)
+    _check_name(owner, "the owner's name")
+    if not 0 < ttl <= TTL_S_MAX:  # NaN is not
+        raise InvalidCommandLine(f"--ttl is {ttl:g} seconds; give more than 0 and at most {TTL_S_MAX:,}")
+    body = NewToken(owner=owner, stake_microcredits=_microcredits(stake), auditor=auditor, ttl_s=ttl)
     issued = _client(data_dir, config).post("v1/admin/tokens", body, IssuedToken)
     show(issued, issued.token, as_json=as_json)
 
@@ -263,7 +275,7 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Show why each lease of a job went to its worker, and the evidence found."""
-    view = _client(data_dir, config).get(f"v1/admin/jobs/{job}/explanation", Explanation)
+    view = _client(data_dir, config).get("v1/admin/jobs/{}/explanation", Explanation, job)
     show(view, "\n".join(_explained(view)), as_json=as_json)
 
 
@@ -316,6 +328,20 @@ def verify(data_dir: DataDir = None, config: Config = None, as_json: Json = Fals
         show(report, "\n".join(report.differences), as_json=as_json)
         raise InvariantBroken(f"the ledger and the records differ in {report.differences_count} places")
     show(report, people, as_json=as_json)
+
+
+def _check_name(name: str, what: str) -> None:
+    try:
+        msgspec.convert(name, AccountName)
+    except msgspec.ValidationError as error:
+        raise InvalidCommandLine(f"{name!r}: {describe_mismatch(error, whole=what)}") from None
+
+
+def _microcredits(amount: str) -> int:
+    try:
+        return to_microcredits(amount)
+    except InvalidRequest as error:
+        raise InvalidCommandLine(error.detail) from None
 
 
 def _show_table(table: Table) -> None:

@@ -19,6 +19,7 @@ from tradepost.errors import InsecureTransport, InvalidSettings
 from tradepost.http_url import is_loopback
 from tradepost.settings_loader import (
     build_settings,
+    expand_home,
     merge_settings,
     settings_from_environment,
     settings_from_file,
@@ -79,8 +80,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
         `options` are those given on the command line; a value of `None` was not given.
         """
-        variables = {name: value for name, value in environment.items() if name != CONFIG}
-        chosen = merge_settings(settings_from_environment(cls, PREFIX, variables, guide=GUIDE), options or {})
+        # An empty variable or option is one that is not set, as it is for other programs.
+        variables = {name: value for name, value in environment.items() if name != CONFIG and value}
+        given = {name: value for name, value in (options or {}).items() if value != ""}
+        chosen = merge_settings(settings_from_environment(cls, PREFIX, variables, guide=GUIDE), given)
         path = _config_path(config, environment, chosen)
         settings = build_settings(cls, merge_settings(settings_from_file(path), chosen), guide=GUIDE)
         return settings._checked()
@@ -111,7 +114,7 @@ def _config_path(config: Path | None, environment: Mapping[str, str], chosen: Ma
     if config is None and environment.get(CONFIG):
         config = Path(environment[CONFIG])
     if config is None:
-        return Path(chosen.get("data_dir") or default_data_dir()).expanduser() / FILE_NAME
+        return expand_home(chosen.get("data_dir") or default_data_dir()) / FILE_NAME
     if not config.exists():
         raise InvalidSettings(f"{config} does not exist", hint="Use the path of an existing settings file.")
     return config

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import NoReturn
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
 from yarl import URL
 
-from tradepost.errors import UNDECODABLE, BrokerUnavailable, Problem, TradepostError
+from tradepost.errors import UNDECODABLE, BrokerUnavailable, InvalidRequest, Problem, TradepostError
 from tradepost.http_url import parse_http_url
 
 _PROBLEM_BYTES_MAX = 64 << 10
@@ -17,6 +19,21 @@ _PROBLEM_BYTES_MAX = 64 << 10
 def parse_broker_url(text: str) -> URL:
     """The base URL of a broker. Raises `InvalidSettings` or `InsecureTransport` as `parse_http_url` does."""
     return parse_http_url(text, of="broker")
+
+
+def endpoint(broker: URL, path: str, *ids: str) -> URL:
+    """The URL of an endpoint: `path` as the documents write it, with an id for each `{}` in it.
+
+    An id is quoted, so that one with `/`, `..` or `?` names nothing else. Raises `InvalidRequest` for an
+    empty one.
+    """
+    if not all(ids):
+        raise InvalidRequest("an id is empty", hint="Give the id as the command that made it printed it.")
+    # A dot is never quoted, but a path of dots would lead elsewhere.
+    quoted = [
+        quote(one, safe="").replace(".", "%2E") if not one.strip(".") else quote(one, safe="") for one in ids
+    ]
+    return URL(f"{str(broker).rstrip('/')}/{path.format(*quoted)}", encoded=True)
 
 
 async def raise_for_problem(response: aiohttp.ClientResponse) -> None:
@@ -50,4 +67,12 @@ def raise_unavailable(url: URL, error: Exception) -> NoReturn:
             f"{url}: the proxy that the environment names: {what}",
             hint="Correct HTTPS_PROXY, or exempt the broker's host with NO_PROXY.",
         ) from None
-    raise BrokerUnavailable(f"{url}: {error or type(error).__name__}") from error
+    raise BrokerUnavailable(f"{url}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorError):
+        number = error.os_error.errno or 0
+        # The names of hosts have errors of their own, with numbers below 0.
+        return os.strerror(number) if number > 0 else error.os_error.strerror or str(error)
+    return str(error) or type(error).__name__

@@ -16,9 +16,12 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from tradepost.commands.terminal import report
-from tradepost.errors import MissingExtra, TradepostError
+from tradepost.errors import InvalidCommandLine, MissingExtra, TradepostError
 
 GROUP = "tradepost.commands"
+_MISUSE_STATUS = 2
+#: What all errors about the command line derive from; Typer exports it under no name of its own.
+_Misuse: type[Exception] = typer.BadParameter.__bases__[0]
 _EXTRAS = {"tradepost_broker": "broker", "tradepost_worker": "worker", "tradepost_signing": "signing"}
 
 
@@ -97,8 +100,22 @@ def root(
 
 def main() -> None:
     """Run the command line and exit: 0 success, 2 misuse, 10 and above by fault (`errors.EXIT_CODES`)."""
+    as_json = "--json" in sys.argv[1:]
     try:
-        app(prog_name="tradepost")
+        status = app(prog_name="tradepost", standalone_mode=not as_json)
+        # Not reached without --json: then Typer exits itself.
+        sys.exit(status if isinstance(status, int) else 0)
+    except _Misuse as error:  # only with --json: otherwise Typer has shown it to people
+        _report_misuse(error)
+        sys.exit(_MISUSE_STATUS)
+    except typer.Abort:
+        sys.exit(1)
     except TradepostError as error:
-        report(error, as_json="--json" in sys.argv[1:])
+        report(error, as_json=as_json)
         sys.exit(error.exit_code)
+
+
+def _report_misuse(error: Any) -> None:
+    command = error.ctx.command_path if error.ctx is not None else "tradepost"
+    hint = f"`{command} --help` lists the arguments and options."
+    report(InvalidCommandLine(error.format_message(), hint=hint), as_json=True)

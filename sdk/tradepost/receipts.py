@@ -18,6 +18,7 @@ from tradepost import identity
 from tradepost.bounded import LongCount, Short
 from tradepost.content.ipld.cids import Cid, cid_of_block
 from tradepost.errors import STAGE_FAILURES, UNDECODABLE, InvalidReceipt, InvalidSignature, TradepostError
+from tradepost.schema_errors import describe_mismatch
 
 FORMAT: Final = "tradepost-receipt/1"
 RECEIPT_BYTES_MAX: Final = 64 << 10
@@ -149,7 +150,7 @@ def _decode(payload: bytes) -> Receipt:
     try:
         receipt = _decoder.decode(payload)
     except UNDECODABLE as error:
-        raise InvalidReceipt(f"the payload is not a receipt: {error}") from None
+        raise InvalidReceipt(f"not a receipt: {describe_mismatch(error, whole='the payload')}") from None
     if receipt.format != FORMAT:
         raise InvalidReceipt(f"its format is {receipt.format!r}; this version reads {FORMAT!r}")
     if _encoder.encode(receipt) != payload:

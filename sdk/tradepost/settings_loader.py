@@ -16,6 +16,7 @@ import msgspec
 
 from tradepost.errors import UNDECODABLE, InvalidSettings
 from tradepost.file_status import dangling_link
+from tradepost.schema_errors import describe_mismatch
 
 Tree = dict[str, Any]
 SettingsT = TypeVar("SettingsT", bound=msgspec.Struct)
@@ -33,7 +34,8 @@ def settings_from_file(path: Path) -> Tree:
         hint = "Make it a file that this user can read, or remove it."
         raise InvalidSettings(f"{path}: {error.strerror}", hint=hint) from None
     except UNDECODABLE as error:
-        raise InvalidSettings(f"{path}: {error}", hint="Correct this file: it must be TOML.") from None
+        problem = describe_mismatch(error, whole="the file")
+        raise InvalidSettings(f"{path}: {problem}", hint="Correct this file: it must be TOML.") from None
 
 
 def settings_from_environment(
@@ -86,7 +88,7 @@ def build_settings(kind: type[SettingsT], tree: Mapping[str, Any], *, guide: str
     try:
         return msgspec.convert(tree, kind, strict=False, dec_hook=_path)
     except msgspec.ValidationError as error:
-        raise InvalidSettings(str(error), hint=_hint(guide)) from None
+        raise InvalidSettings(describe_mismatch(error, whole="the settings"), hint=_hint(guide)) from None
 
 
 def _places(kind: type[msgspec.Struct]) -> list[tuple[str, ...]]:
@@ -101,8 +103,19 @@ def _places(kind: type[msgspec.Struct]) -> list[tuple[str, ...]]:
 
 def _path(kind: type, value: object) -> Path:
     if kind is not Path or not isinstance(value, str | Path):
-        raise ValueError(f"Expected a {kind.__name__.lower()}, got {value!r}")  # msgspec adds where
-    return Path(value).expanduser()
+        raise ValueError(f"must be a path, not {value!r}")  # msgspec adds where
+    try:
+        return expand_home(value)
+    except InvalidSettings as error:
+        raise ValueError(f"must be a path: {error.detail}") from None
+
+
+def expand_home(path: str | Path) -> Path:
+    """The path, with a home folder in place of `~`. Raises `InvalidSettings` for a user without one."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InvalidSettings(f"{path}: this user has no home folder", hint="Write the whole path.") from None
 
 
 def _hint(guide: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,19 @@ from tradepost.errors import (
     BrokerUnavailable,
     CannotListen,
     DataFolderInUse,
+    Fault,
+    InvalidCommandLine,
     InvalidOperatorToken,
     InvalidRequest,
+    InvalidSettings,
     InvariantBroken,
     MissingDatabase,
+    TransferConflict,
     UnknownJob,
 )
 from tradepost_broker.app import running_broker
 from tradepost_broker.cli import app
-from tradepost_broker.settings import Settings
+from tradepost_broker.settings import MARKET, Settings
 from tradepost_broker.testing import FakeWorker, LocalBroker, local_broker
 
 
@@ -116,14 +121,62 @@ async def test_books_that_were_tampered_with_do_not_verify(tmp_path: Path, tampe
 
 
 async def test_refusals_are_typed(broker: LocalBroker, tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest):
-        await command(tmp_path, "account", "create", "alice", "--credits", "0.0000001")
-    with pytest.raises(InvalidRequest):
-        await command(tmp_path, "account", "create", "Not A Name")
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(InvalidRequest, match="there is no account nobody"):
         await command(tmp_path, "fund", "nobody", "1")
-    with pytest.raises(UnknownJob):
-        await command(tmp_path, "explain", "nope")
+    for job in ("nope", "../../healthz", "..", "a/b?c=d#e", "%2e%2e", "größe"):
+        with pytest.raises(UnknownJob, match=re.escape(job)) as caught:
+            await command(tmp_path, "explain", job)
+        assert "`tradepost broker jobs`" in caught.value.hint
+    with pytest.raises(InvalidRequest, match="empty"):
+        await command(tmp_path, "explain", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "detail"),
+    [
+        (("account", "create", "alice", "--credits", "0.0000001"), "at most 6 decimal places"),
+        (
+            ("account", "create", "Not A Name"),
+            "'Not A Name': the account's name does not have the right form",
+        ),
+        (("account", "create", ""), "use lower-case letters, digits"),
+        (("fund", "alice", "0"), "0 credits: give more than 0"),
+        (("fund", "alice", "nan"), "'nan' is not an amount of credits"),
+        (("fund", "ALICE", "1"), "the account's name"),
+        (("token", "--ttl", "nan"), "--ttl is nan seconds; give more than 0 and at most 2,592,000"),
+        (("token", "--ttl", "0"), "--ttl is 0 seconds"),
+        (("token", "--ttl", "inf"), "--ttl is inf seconds"),
+        (("token", "--owner", ""), "the owner's name"),
+    ],
+)
+async def test_arguments_are_checked_in_plain_words(
+    tmp_path: Path, arguments: tuple[str, ...], detail: str
+) -> None:
+    """Also without a broker: the command line is wrong wherever it would be sent."""
+    with pytest.raises(InvalidCommandLine) as caught:
+        await command(tmp_path, *arguments)
+    assert detail in caught.value.detail
+    assert caught.value.fault is Fault.OPERATOR
+
+
+async def test_a_transfer_id_that_is_used_again_says_what_it_did(broker: LocalBroker, tmp_path: Path) -> None:
+    for name in ("alice", "bob"):
+        await command(tmp_path, "account", "create", name)
+    for _ in range(2):
+        funded = await as_json(tmp_path, "fund", "alice", "0.25", "--transfer", "invoice-17")
+        assert funded["available_microcredits"] == 250_000
+    for arguments in (("alice", "0.5"), ("bob", "0.25")):
+        with pytest.raises(TransferConflict, match=r"invoice-17 gave alice 0\.25 credits") as caught:
+            await command(tmp_path, "fund", *arguments, "--transfer", "invoice-17")
+        assert "--transfer" in caught.value.hint
+
+
+async def test_a_table_that_is_none_in_the_settings_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "broker.toml").write_text("market = 3\n")
+    for options in ({}, {MARKET: {"hold_s": None}}, {MARKET: {"hold_s": 3.0}}):
+        with pytest.raises(InvalidSettings, match=r"market (must be|is) a table"):
+            Settings.load(options={"data_dir": tmp_path / "data", **options})
 
 
 async def test_without_a_broker_the_commands_say_so(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from tradepost.errors import (
     DatabaseTooNew,
     DatabaseUnusable,
     DataFolderUnusable,
+    InvalidSettings,
     MissingDatabase,
     TradepostError,
 )
@@ -186,3 +187,37 @@ async def test_a_market_goes_on_in_its_own_folder(tmp_path: Path) -> None:
     first = await run_once(tmp_path / "data")
     assert await run_once(tmp_path / "data") == first
     assert "2 starts" in await command("verify-books", "--data-dir", str(tmp_path / "data"))
+
+
+async def test_a_damaged_identity_says_what_to_restore(folder: Path) -> None:
+    (folder / "identity.pem").write_text("damaged")
+    with pytest.raises(
+        DataFolderUnusable, match=r"identity\.pem is not the private key of a broker"
+    ) as caught:
+        await command("run", "--data-dir", str(folder))
+    assert "backup" in caught.value.hint
+
+
+async def test_a_certificate_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cert.pem").write_text("no certificate")
+    for name in ("cert.pem", "absent.pem"):
+        path = tmp_path / name
+        settings = Settings(data_dir=tmp_path / "data", port=0, tls_cert=path, tls_key=path)
+        with pytest.raises(InvalidSettings, match=name) as caught:
+            async with running_broker(settings):
+                pass
+        assert not any(word in caught.value.detail for word in ("Errno", "_ssl"))
+
+
+def test_a_home_folder_that_does_not_exist_is_a_typed_error(tmp_path: Path) -> None:
+    (tmp_path / "broker.toml").write_text("")
+    for variables in ({}, {"TRADEPOST_BROKER_CONFIG": str(tmp_path / "broker.toml")}):
+        with pytest.raises(InvalidSettings, match="nobody-has-this-name"):
+            Settings.load(environment=variables, options={"data_dir": "~nobody-has-this-name/x"})
+
+
+def test_an_empty_option_or_variable_is_not_given() -> None:
+    """Else the folder would be the one that the command happens to run in."""
+    usual = Settings.load(environment={}).data_dir
+    assert Settings.load(environment={"TRADEPOST_BROKER_DATA_DIR": ""}).data_dir == usual
+    assert Settings.load(environment={}, options={"data_dir": ""}).data_dir == usual

@@ -19,8 +19,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
-from tradepost.errors import IdempotencyConflict, InsufficientFunds, InvalidRequest, invariant
-from tradepost.money import format_credits
+from tradepost.errors import InsufficientFunds, InvalidRequest, TransferConflict, TreasuryExhausted, invariant
+from tradepost.money import MICROCREDITS_MAX, format_credits
 from tradepost_broker.market.model.amounts import AMOUNT_MAX_MICROCREDITS
 from tradepost_broker.market.model.entities import Account, Transfer
 
@@ -93,20 +93,32 @@ class Ledger:
     def fund(self, transfer: str, account: str, amount_microcredits: int, *, at: float) -> None:
         """Move credits from the treasury to a submitter, once per `transfer` id.
 
-        Raises `InvalidRequest`, `InsufficientFunds`, or `IdempotencyConflict` for an id used otherwise.
+        Raises `InvalidRequest`, `TreasuryExhausted`, or `TransferConflict` for an id used otherwise.
         """
         if amount_microcredits <= 0:
-            raise InvalidRequest(f"cannot fund {account} with {amount_microcredits} microcredits")
+            raise InvalidRequest(f"cannot fund {account} with {format_credits(amount_microcredits)} credits")
         wanted = _entry(transfer, TREASURY, credits_of(account), amount_microcredits, Kind.FUND, at)
         known = self._applied.get(transfer)
         if known is not None and known != _what(wanted):
-            raise IdempotencyConflict(f"transfer {transfer} moved {known[2]} from {known[0]} to {known[1]}")
+            earlier, target = format_credits(known[2]), known[1].removeprefix(credits_of(""))
+            raise TransferConflict(f"{transfer.removeprefix('fund:')} gave {target} {earlier} credits")
         if known is None:
             self._require(TREASURY, amount_microcredits)
+            self._require_countable(account, amount_microcredits)
             self._apply(wanted)
 
+    def _require_countable(self, account: str, amount_microcredits: int) -> None:
+        entry = self.account(credits_of(account))
+        total_microcredits = entry.available_microcredits + entry.reserved_microcredits + amount_microcredits
+        if total_microcredits > MICROCREDITS_MAX:
+            raise InvalidRequest(
+                f"{account} would have {format_credits(total_microcredits)} credits; an account may have "
+                f"{format_credits(MICROCREDITS_MAX)}",
+                hint="Fund it with less.",
+            )
+
     def stake(self, worker: str, amount_microcredits: int, *, at: float) -> None:
-        """Set up a worker's stake from the treasury. Raises `InsufficientFunds`."""
+        """Set up a worker's stake from the treasury. Raises `TreasuryExhausted`."""
         if amount_microcredits:
             self._require(TREASURY, amount_microcredits)
             self._apply(
@@ -258,7 +270,8 @@ class Ledger:
     def _require(self, account: str, amount_microcredits: int) -> None:
         available_microcredits = self.account(account).available_microcredits
         if amount_microcredits > available_microcredits:
-            raise InsufficientFunds(
+            kind = TreasuryExhausted if account == TREASURY else InsufficientFunds
+            raise kind(
                 f"{format_credits(amount_microcredits)} credits needed, "
                 f"{format_credits(available_microcredits)} available",
                 needed_microcredits=amount_microcredits,

@@ -9,10 +9,18 @@ from typing import Any, TypeVar
 
 import aiohttp
 import msgspec
+from yarl import URL
 
-from tradepost.broker_url import parse_broker_url, raise_for_problem, raise_unavailable
-from tradepost.errors import BrokerUnavailable, Unauthorized
+from tradepost.broker_url import endpoint, parse_broker_url, raise_for_problem, raise_unavailable
+from tradepost.errors import (
+    UNDECODABLE,
+    BrokerUnavailable,
+    InvalidSettings,
+    ProtocolError,
+    Unauthorized,
+)
 from tradepost.proxies import proxy_for
+from tradepost.schema_errors import describe_mismatch
 from tradepost_broker.settings import Settings
 
 T = TypeVar("T")
@@ -24,15 +32,26 @@ class OperatorClient:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def get(self, path: str, reply: type[T], **query: int) -> T:
-        """The answer to a GET. Raises `BrokerUnavailable` or what the broker answers."""
-        return asyncio.run(self._call("GET", path, None, reply, query))
+    def get(self, path: str, reply: type[T], *ids: str, **query: int) -> T:
+        """The answer to a GET; `ids` are for the `{}` in `path`.
+
+        Raises `BrokerUnavailable`, `Unauthorized`, `InvalidSettings`, or what the broker answers.
+        """
+        return asyncio.run(self._call("GET", path, ids, None, reply, query))
 
     def post(self, path: str, body: Any, reply: type[T]) -> T:
         """The answer to a POST of a struct as JSON."""
-        return asyncio.run(self._call("POST", path, body, reply, {}))
+        return asyncio.run(self._call("POST", path, (), body, reply, {}))
 
-    async def _call(self, method: str, path: str, body: Any, reply: type[T], query: dict[str, int]) -> T:
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        ids: tuple[str, ...],
+        body: Any,
+        reply: type[T],
+        query: dict[str, int],
+    ) -> T:
         url = parse_broker_url(self._read("url"))
         try:
             headers = {"Authorization": f"Bearer {self._read('operator.token')}"}
@@ -42,10 +61,12 @@ class OperatorClient:
         try:
             async with (
                 aiohttp.ClientSession(headers=headers, proxy=proxy_for(url)) as session,
-                session.request(method, url / path % query, data=data, ssl=self._tls()) as response,
+                session.request(
+                    method, endpoint(url, path, *ids) % query, data=data, ssl=self._tls()
+                ) as response,
             ):
                 await raise_for_problem(response)
-                return msgspec.json.decode(await response.read(), type=reply)
+                return _decoded(await response.read(), reply, url)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise_unavailable(url, error)
 
@@ -53,9 +74,9 @@ class OperatorClient:
         path: Path = self._settings.data_dir / name
         try:
             return path.read_text().strip()
-        except OSError:
+        except (OSError, UnicodeDecodeError):
             raise BrokerUnavailable(
-                f"{path} does not exist: no broker has run with this data folder",
+                f"{path} cannot be read: no broker has run with this data folder, or another user's",
                 hint="Start a broker with `tradepost broker run`, or set its --data-dir.",
             ) from None
 
@@ -67,5 +88,15 @@ class OperatorClient:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        context.load_verify_locations(cafile=certificate)
+        try:
+            context.load_verify_locations(cafile=certificate)
+        except OSError as error:  # an `SSLError` is one
+            raise InvalidSettings(f"tls_cert {certificate}: {error}") from None
         return context
+
+
+def _decoded(answer: bytes, reply: type[T], url: URL) -> T:
+    try:
+        return msgspec.json.decode(answer, type=reply)
+    except UNDECODABLE as error:
+        raise ProtocolError(f"{url}: {describe_mismatch(error, whole='the answer')}") from None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 
-from tradepost.bounded import Count, Microcredits, Positive, Short
+from tradepost.bounded import AccountName, Count, Microcredits, Positive, Short
 from tradepost.protocol import DeviceHealth
 
-Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
+#: How long a join token may be valid, in seconds.
+TTL_S_MAX: Final = 30 * 24 * 3600
 
 
 class _Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -19,7 +20,7 @@ class _Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class NewAccount(_Body, frozen=True, kw_only=True):
     """POST /v1/admin/accounts: a name, and credits from the treasury to start with."""
 
-    name: Name
+    name: AccountName
     funds_microcredits: Microcredits = 0
 
 
@@ -34,7 +35,7 @@ class NewApiKey(_Body, frozen=True, kw_only=True):
 class Funding(_Body, frozen=True, kw_only=True):
     """POST /v1/admin/fund: credits from the treasury, once for each `transfer` id."""
 
-    account: Name
+    account: AccountName
     amount_microcredits: Positive
     transfer: Short = ""
 
@@ -42,10 +43,10 @@ class Funding(_Body, frozen=True, kw_only=True):
 class NewToken(_Body, frozen=True, kw_only=True):
     """POST /v1/admin/tokens: a single-use join token; `stake` comes from the treasury when it is used."""
 
-    owner: Name
+    owner: AccountName
     stake_microcredits: Microcredits = 0
     auditor: bool = False
-    ttl_s: Annotated[float, msgspec.Meta(gt=0, le=30 * 24 * 3600)] = 3600.0
+    ttl_s: Annotated[float, msgspec.Meta(gt=0, le=TTL_S_MAX)] = 3600.0
 
 
 class IssuedToken(_Body, frozen=True, kw_only=True):

@@ -122,7 +122,10 @@ class AdminEndpoints:
         """Why each lease of any job that has ended went where it went; what it gave is its submitter's."""
         job = self._store.get(Job, request.match_info["job"])
         if job is None:
-            raise UnknownJob(f"there is no job {request.match_info['job']}")
+            raise UnknownJob(
+                f"there is no job {request.match_info['job']}",
+                hint="List the jobs with `tradepost broker jobs`.",
+            )
         return reply(explain_job(self._store, job, with_outcomes=False))
 
     def _funding(self, account: str, amount_microcredits: int, transfer: str, *records: ApiKey) -> EventWork:

@@ -25,7 +25,8 @@ from tradepost.errors import (
     TradepostError,
     Unauthorized,
 )
-from tradepost.protocol import too_large_inline
+from tradepost.protocol import INLINE_BYTES_MAX, JobRequest, too_large_inline
+from tradepost.schema_errors import describe_mismatch
 from tradepost_broker.access.credentials import Credentials
 
 T = TypeVar("T")
@@ -89,7 +90,9 @@ async def read_body(request: web.Request, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(data, type=kind)
     except UNDECODABLE as error:
-        raise invalid_message(error) from None
+        if kind is JobRequest and _is_inline_too_large(data):
+            raise too_large_inline() from None
+        raise InvalidRequest(describe_mismatch(error, whole="the body")) from None
 
 
 async def read_bytes(request: web.Request) -> bytes:
@@ -101,13 +104,17 @@ async def read_bytes(request: web.Request) -> bytes:
         raise InvalidRequest(f"the body did not arrive within {BODY_S_MAX:g} s") from None
 
 
-def invalid_message(error: Exception) -> TradepostError:
-    """The error for a message that does not decode; an inline input over its cap has an error of its own."""
-    text = str(error)
-    # msgspec names the place of a length that is over its bound, as in "… - at `$.input`".
-    if "length <=" in text and text.endswith(("`$.input`", "request.input`")):
-        return too_large_inline()
-    return InvalidRequest(f"the body does not match the schema of this endpoint: {text}")
+class _Inline(msgspec.Struct):
+    """The part of a `JobRequest` whose excess has an error of its own."""
+
+    input: bytes | None = None
+
+
+def _is_inline_too_large(data: bytes) -> bool:
+    try:
+        return len(msgspec.json.decode(data, type=_Inline).input or b"") > INLINE_BYTES_MAX
+    except UNDECODABLE:
+        return False
 
 
 def reply(body: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

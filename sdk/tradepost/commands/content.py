@@ -39,7 +39,9 @@ from tradepost.untrusted_text import plain
 BYTES_MAX: Final = 10 << 30
 STDOUT: Final = "-"
 
-app = typer.Typer(help="Add, fetch and verify content in IPFS's format.", no_args_is_help=True)
+app = typer.Typer(
+    help="Add, fetch and verify content in IPFS's format.", no_args_is_help=True, add_completion=False
+)
 
 LocalPath = Annotated[Path, typer.Argument(metavar="PATH", help="A file, a directory or a symbolic link.")]
 Hidden = Annotated[bool, typer.Option("--hidden", "-H", help="Include entries whose names begin with a dot.")]

@@ -13,7 +13,9 @@ from tradepost.commands.terminal import show as show_view
 from tradepost.money import format_credits
 from tradepost.pipeline.manifest import KernelStage, Manifest, decode_manifest
 
-app = typer.Typer(help="Show jobs, and the inputs and outputs of pipelines.", no_args_is_help=True)
+app = typer.Typer(
+    help="Show jobs, and the inputs and outputs of pipelines.", no_args_is_help=True, add_completion=False
+)
 
 
 @app.command()

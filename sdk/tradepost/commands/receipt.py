@@ -13,8 +13,9 @@ from tradepost.commands.terminal import show
 from tradepost.content import add_file
 from tradepost.errors import UNDECODABLE, InvalidReceipt
 from tradepost.receipts import LeaseOutcome, Preempted, Receipt, Returned, SignedReceipt, verify_receipt
+from tradepost.schema_errors import describe_mismatch
 
-app = typer.Typer(help="Verify receipts offline.", no_args_is_help=True)
+app = typer.Typer(help="Verify receipts offline.", no_args_is_help=True, add_completion=False)
 
 
 @app.command()
@@ -47,8 +48,10 @@ def _group() -> None:
 def _read(file: Path) -> list[SignedReceipt]:
     try:
         return msgspec.json.decode(file.read_bytes(), type=list[SignedReceipt])
-    except (OSError, *UNDECODABLE) as error:
-        raise InvalidReceipt(f"{file}: {error}") from None
+    except OSError as error:
+        raise InvalidReceipt(f"{file}: {error.strerror}") from None
+    except UNDECODABLE as error:
+        raise InvalidReceipt(f"{file}: {describe_mismatch(error, whole='the file')}") from None
 
 
 def _for_people(receipt: Receipt) -> str:

@@ -53,6 +53,7 @@ from tradepost.errors.installation import (
     DataFolderInUse,
     DataFolderUnusable,
     DiskFull,
+    InvalidCommandLine,
     InvalidOperatorToken,
     InvalidSettings,
     MissingDatabase,
@@ -67,6 +68,8 @@ from tradepost.errors.market import (
     NotVerified,
     PriceCapTooLow,
     ResultTimeout,
+    TransferConflict,
+    TreasuryExhausted,
     UnknownJob,
 )
 from tradepost.errors.pipeline import (
@@ -157,6 +160,7 @@ __all__ = [
     "InvalidCall",
     "InvalidCar",
     "InvalidCid",
+    "InvalidCommandLine",
     "InvalidDag",
     "InvalidDuration",
     "InvalidInput",
@@ -208,6 +212,8 @@ __all__ = [
     "StateFileDamaged",
     "StateFolderUnusable",
     "TradepostError",
+    "TransferConflict",
+    "TreasuryExhausted",
     "Unauthorized",
     "UnknownCid",
     "UnknownJob",

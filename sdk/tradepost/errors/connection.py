@@ -10,9 +10,7 @@ class BrokerUnavailable(TradepostError):
 
     fault = Fault.NETWORK
     status = 503
-    default_hint = (
-        "Check that it is running and try again: the same idempotency key makes a second submission safe."
-    )
+    default_hint = "Check that the broker is running and that its URL is right, then try again."
 
 
 class BrokerDefect(TradepostError):

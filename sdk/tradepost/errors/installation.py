@@ -13,6 +13,14 @@ class MissingExtra(TradepostError):
     default_hint = "Install everything: pip install 'tradepost[all]'"
 
 
+class InvalidCommandLine(TradepostError):
+    """The command line is not valid."""
+
+    fault = Fault.OPERATOR
+    status = 400
+    default_hint = "Add --help to the command to see its arguments and options."
+
+
 class InvalidSettings(TradepostError):
     """A setting is not valid."""
 

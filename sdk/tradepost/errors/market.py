@@ -21,6 +21,24 @@ class IdempotencyConflict(TradepostError):
     default_hint = "Use a new key for each different job; without a key, the client generates one."
 
 
+class TransferConflict(TradepostError):
+    """This transfer id was already used for another account or amount."""
+
+    fault = Fault.OPERATOR
+    status = 409
+    default_hint = (
+        "Use a new --transfer id for each payment; repeat one only with the same account and amount."
+    )
+
+
+class TreasuryExhausted(TradepostError):
+    """The treasury does not hold this many credits."""
+
+    fault = Fault.OPERATOR
+    status = 409
+    default_hint = "Give a smaller amount, or create join tokens with a smaller --stake."
+
+
 class InsufficientFunds(TradepostError):
     """The account's available credits do not cover the price cap."""
 

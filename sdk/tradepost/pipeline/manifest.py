@@ -19,6 +19,7 @@ from tradepost.bounded import CidText, Count, Positive, Short
 from tradepost.content.ipld.cids import Cid, cid_from_bytes, cid_of_block, cid_to_bytes, parse_cid
 from tradepost.errors import InvalidCid, InvalidInput, InvalidPipeline
 from tradepost.pipeline.tensors import TensorDocument, dtype_name
+from tradepost.schema_errors import describe_mismatch
 
 FORMAT: Final = "tradepost-pipeline/1"
 #: A job counts at most so many work units.
@@ -221,7 +222,7 @@ def decode_manifest(block: bytes) -> Manifest:
             stage["artifact"] = cid_from_bytes(bytes(stage["artifact"]))
         manifest = msgspec.convert(tree, Manifest)
     except msgspec.ValidationError as error:
-        raise InvalidPipeline(f"the manifest does not match its schema: {error}") from None
+        raise InvalidPipeline(describe_mismatch(error, whole="the manifest")) from None
     except InvalidCid as error:
         raise InvalidPipeline(f"a stage's artifact: {error}") from None
     except _UNREADABLE as error:

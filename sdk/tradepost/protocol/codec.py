@@ -9,6 +9,7 @@ import msgspec
 from tradepost.errors import UNDECODABLE, ProtocolError
 from tradepost.protocol.client_frames import ToBrokerFromClient, ToClient
 from tradepost.protocol.worker_frames import ToBrokerFromWorker, ToWorker
+from tradepost.schema_errors import describe_mismatch
 
 #: A WebSocket message beyond this size is refused before it is read.
 MESSAGE_BYTES_MAX: Final = 8 << 20
@@ -45,7 +46,9 @@ class _Codec:
         try:
             frames: list[Any] = self._decoder.decode(message)
         except UNDECODABLE as error:
-            raise ProtocolError(f"not a message of this protocol: {error}") from None
+            raise ProtocolError(
+                f"not a message of this protocol: {describe_mismatch(error, whole='the message')}"
+            ) from None
         return frames
 
 

@@ -10,6 +10,7 @@ from tradepost.errors import UNDECODABLE, InlineInputTooLarge, InvalidRequest, P
 from tradepost.protocol.client_frames import CancelJob, Rejected, Submit, Watch
 from tradepost.protocol.codec import FRAMES_MAX
 from tradepost.protocol.message import INLINE_BYTES_MAX
+from tradepost.schema_errors import describe_mismatch
 
 
 class _Request(msgspec.Struct):
@@ -39,7 +40,9 @@ def salvage(message: bytes) -> list[Submit | Watch | CancelJob | Rejected]:
     try:
         parts = _raw_frames.decode(message)
     except UNDECODABLE as error:
-        raise ProtocolError(f"not a message of this protocol: {error}") from None
+        raise ProtocolError(
+            f"not a message of this protocol: {describe_mismatch(error, whole='the message')}"
+        ) from None
     return [_salvage_one(part) for part in parts]
 
 
@@ -57,10 +60,12 @@ def _salvage_one(part: msgspec.Raw) -> Submit | Watch | CancelJob | Rejected:
         try:
             submit = _submit.decode(part)
         except UNDECODABLE:
-            raise ProtocolError(f"not a frame of this protocol: {error}") from None
+            raise ProtocolError(
+                f"not a frame of this protocol: {describe_mismatch(error, whole='the frame')}"
+            ) from None
         if _input_bytes(submit.request) > INLINE_BYTES_MAX:
             return Rejected(submit.ref, too_large_inline().to_problem())
-        refusal = InvalidRequest(f"the body does not match the schema of this endpoint: {error}")
+        refusal = InvalidRequest(describe_mismatch(error, whole="the request"))
         return Rejected(submit.ref, refusal.to_problem())
     return frame
 

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from tradepost.errors import UNDECODABLE, InvalidBundle
+from tradepost.schema_errors import describe_mismatch
 from tradepost_signing.bundles.statement import Sha256
 
 #: The statements that count, by their predicate type.
@@ -42,6 +43,7 @@ def attested_digests(payload: bytes) -> frozenset[bytes]:
         statement = msgspec.json.decode(payload, type=_Statement)
     except UNDECODABLE as error:
         raise InvalidBundle(
-            f"its statement is not about publishing a file (it may sign a directory): {error}"
+            "its statement is not about publishing a file (it may sign a directory): "
+            f"{describe_mismatch(error, whole='the statement')}"
         ) from None
     return frozenset(bytes.fromhex(subject.digest.sha256) for subject in statement.subject)

@@ -15,6 +15,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from tradepost.errors import UNDECODABLE, InvalidBundle
+from tradepost.schema_errors import describe_mismatch
 
 #: How the bytes begin that the signature in an envelope covers.
 ENVELOPE_START: Final = b"DSSEv1 "
@@ -98,7 +99,8 @@ def decode_statement(payload: bytes) -> FileList:
     try:
         statement = msgspec.json.decode(payload, type=_Statement)
     except UNDECODABLE as error:
-        raise InvalidBundle(f"it contains no statement that this version can read: {error}") from None
+        problem = describe_mismatch(error, whole="the statement")
+        raise InvalidBundle(f"it contains no statement that this version can read: {problem}") from None
     resources = statement.predicate.resources
     files = {resource.name: resource.digest for resource in resources}
     if len(files) != len(resources):

@@ -22,7 +22,7 @@ from tradepost_signing.policy.revocation_store import (
     write_revocations,
 )
 
-app = typer.Typer(no_args_is_help=True, help="The operator's revocation lists.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="The operator's revocation lists.")
 
 ListFile = Annotated[Path, typer.Argument(help="The signed list (JSON), with its bundle beside it.")]
 

@@ -23,6 +23,7 @@ from tradepost_signing.policy.trust import TrustPolicy
 
 app = typer.Typer(
     no_args_is_help=True,
+    add_completion=False,
     help="The trust policy: which publishers' pipelines may run on a device, and their limits.",
 )
 

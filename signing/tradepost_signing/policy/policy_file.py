@@ -31,6 +31,7 @@ from tradepost.content import parse_cid
 from tradepost.errors import UNDECODABLE, InvalidCid, InvalidKey, InvalidTrustPolicy
 from tradepost.file_status import dangling_link
 from tradepost.pipeline.manifest import ConditionalOperator, Provider
+from tradepost.schema_errors import describe_mismatch
 from tradepost_signing.checks.publisher import Publisher
 from tradepost_signing.keyless.identity import Issuer, SigstoreIdentity, Subject
 from tradepost_signing.keyless.root import read_trusted_root
@@ -151,7 +152,7 @@ def _parse(data: bytes, path: Path) -> Policy:
     try:
         file = msgspec.toml.decode(data, type=PolicyFile)
     except UNDECODABLE as error:
-        raise InvalidTrustPolicy(f"{path}: {error}") from None
+        raise InvalidTrustPolicy(f"{path}: {describe_mismatch(error, whole='the file')}") from None
     publishers = (
         *(Publisher(key=_key(entry, path), **_limits(entry)) for entry in file.publisher),
         *(

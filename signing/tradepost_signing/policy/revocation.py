@@ -16,6 +16,7 @@ from packaging.version import InvalidVersion, Version
 from tradepost.bounded import CidText, Positive
 from tradepost.content.ipld.cids import parse_cid
 from tradepost.errors import UNDECODABLE, InvalidCid, InvalidRevocations, Revoked
+from tradepost.schema_errors import describe_mismatch
 from tradepost_signing.keyless.identity import Issuer, SigstoreIdentity, Subject
 from tradepost_signing.keys import PublisherId
 
@@ -78,7 +79,7 @@ class RevocationList:
                 parse_cid(cid)
             self._floors = {name: Version(text) for name, text in document.engines.items()}
         except (InvalidCid, InvalidVersion) as error:
-            raise InvalidRevocations(str(error)) from None
+            raise InvalidRevocations(describe_mismatch(error, whole="the list")) from None
 
     def refuse(self, entry: str, what: str) -> None:
         """Raise `Revoked` if `entry`, a publisher's id or a CID, is revoked; the error says `what` it is."""
@@ -135,7 +136,9 @@ def decode_revocations(data: bytes) -> RevocationList:
     try:
         document = msgspec.json.decode(data, type=RevocationDocument)
     except UNDECODABLE as error:
-        raise InvalidRevocations(f"not a revocation list: {error}") from None
+        raise InvalidRevocations(
+            f"not a revocation list: {describe_mismatch(error, whole='the list')}"
+        ) from None
     if encode_revocations(document) != data:
         raise InvalidRevocations("it is not in canonical form; `tradepost revocations sign` writes that form")
     return RevocationList(document)

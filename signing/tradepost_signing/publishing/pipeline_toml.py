@@ -34,6 +34,7 @@ from tradepost.pipeline.manifest import (
     encode_manifest,
 )
 from tradepost.pipeline.tensors import DTYPES
+from tradepost.schema_errors import describe_mismatch
 from tradepost_signing.publishing.artifacts import Artifact
 from tradepost_signing.publishing.kernel_sources import installed_kernel
 from tradepost_signing.publishing.names import among, check_connections, check_name, check_stage_names
@@ -183,11 +184,8 @@ def _convert(tree: dict[str, Any]) -> Manifest:
     try:
         return msgspec.convert(tree, Manifest)
     except msgspec.ValidationError as error:
-        # msgspec gives the place in its text alone. A text of another form is shown as it is.
-        what, _, path = str(error).partition(" - at ")
-        field = re.sub(r"^`key` in (.*)", r"the keys of \1", path).replace("`", "").replace("$.", "")
-        stage = None
-        if match := re.search(r"stages\[(\d+)\]\.?", field):
+        problem, stage = describe_mismatch(error, whole="pipeline.toml"), None
+        if match := re.search(r"stages\[(\d+)\](\.?)", problem):
             stage = str(tree["stages"][int(match[1])].get("name", f"number {int(match[1]) + 1}"))
-            field = field.replace(match[0], "")
-        raise InvalidPipeline(f"{field}: {what}" if field else what, stage=stage) from None
+            problem = problem.replace(match[0], "" if match[2] else "the stage")
+        raise InvalidPipeline(problem, stage=stage) from None

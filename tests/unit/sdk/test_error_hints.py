@@ -34,6 +34,7 @@ ERRORS = {name for name in errors.__all__ if isinstance(getattr(errors, name), t
 #: Names of other programs, and of the kernel ABI.
 FOREIGN = {
     "--force-reinstall",  # pip
+    "--help",  # every command has it, but does not list it
     "--upgrade",  # pip
     "proc_exit",  # WASI
     "save_as_external_data",  # `onnx.save`

@@ -27,7 +27,7 @@ _BUILTIN = "builtin:"
 
 KernelName = Annotated[str, typer.Argument(help="A .wasm file, or the name of a built-in kernel.")]
 
-app = typer.Typer(help="Run and inspect kernels offline.", no_args_is_help=True)
+app = typer.Typer(help="Run and inspect kernels offline.", no_args_is_help=True, add_completion=False)
 
 
 @app.command()

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
 from tradepost.errors import (
-    IdempotencyConflict,
     InsufficientFunds,
     InvariantBroken,
     TradepostError,
+    TransferConflict,
 )
 from tradepost_broker.market.ledger import (
     SUPPLY_MICROCREDITS,
@@ -36,11 +36,11 @@ TABLES = {
         treasury:operator: {SUPPLY_MICROCREDITS - 100} 0
         credits:alice: 100 0
         fund f1 alice 100                 => same
-        fund f1 alice 101                 => IdempotencyConflict
-        fund f1 bob 100                   => IdempotencyConflict
+        fund f1 alice 101                 => TransferConflict
+        fund f1 bob 100                   => TransferConflict
         fund f2 alice 0                   => InvalidRequest
         fund f2 alice -5                  => InvalidRequest
-        fund f2 alice {SUPPLY_MICROCREDITS} => InsufficientFunds
+        fund f2 alice {SUPPLY_MICROCREDITS} => TreasuryExhausted
         credits:alice: 100 0
     """,
     "a reservation is set aside, and freed when voided": """
@@ -126,7 +126,7 @@ TABLES = {
         stake w1 500                      => ok
         stake:w1: 500 0
         stake w1 500                      => same
-        stake w2 {SUPPLY_MICROCREDITS} => InsufficientFunds
+        stake w2 {SUPPLY_MICROCREDITS} => TreasuryExhausted
         stake w3 0                        => same
         slash w1                          => ok
         slash w1                          => same
@@ -272,7 +272,7 @@ class LedgerAuditor(RuleBasedStateMachine):
     def fund(self, account: str, amount: int, name: str) -> None:
         try:
             self.ledger.fund(name, account, amount, at=0.0)
-        except IdempotencyConflict:
+        except TransferConflict:
             assert name in self.transfers
 
     @rule(target=jobs, account=st.sampled_from("ab"), amount=st.integers(1, 1000))

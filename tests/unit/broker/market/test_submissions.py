@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tradepost.money import MICROCREDITS_MAX
 from tradepost.protocol import JobStatus
 from tradepost_broker.market.model.entities import Account, Job, LeaseState, Pipeline, Transfer
 from tradepost_broker.market.model.events import (
@@ -81,9 +82,20 @@ def test_funding_happens_once_per_transfer(driver: MarketDriver) -> None:
     assert driver.fund("bob", 100, transfer="t1") == []
     assert driver.market.account("credits:bob").available_microcredits == 100
     driver.fund("bob", 101, transfer="t1")
-    assert driver.refusal().code == "idempotency-conflict"
+    assert driver.refusal().code == "transfer-conflict"
     driver.fund("bob", 2 * 10**18)
-    assert driver.refusal().code == "insufficient-funds"
+    assert driver.refusal().code == "treasury-exhausted"
+    driver.check()
+
+
+def test_no_account_has_more_than_every_reader_can_count(driver: MarketDriver) -> None:
+    driver.fund("bob", MICROCREDITS_MAX - 1, transfer="t1")
+    driver.fund("bob", 2, transfer="t2")
+    refusal = driver.refusal()
+    assert refusal.code == "invalid-request"
+    assert "an account may have 9,007,199,254.740992" in refusal.detail
+    driver.fund("bob", 1, transfer="t2")
+    assert driver.market.account("credits:bob").available_microcredits == MICROCREDITS_MAX
     driver.check()
 
 
@@ -263,7 +275,7 @@ def test_a_worker_joins_once_with_one_stake(driver: MarketDriver) -> None:
     driver.join("w0", owner="ben", stake_microcredits=500)
     assert driver.refusal().code == "invalid-join-token"
     driver.join("w1", stake_microcredits=10**19)
-    assert driver.refusal().code == "insufficient-funds"
+    assert driver.refusal().code == "treasury-exhausted"
     assert driver.market.account("stake:w0").available_microcredits == 500
     assert driver.market.worker("w1") is None
     driver.check()

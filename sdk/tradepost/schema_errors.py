@@ -1,0 +1,102 @@
+"""Words for data that does not match its schema: which field, and what it must be.
+
+The library that decodes gives both in a text of its own, about types of Python and regular expressions. This
+module puts the field's name and a rule in its place. A text of unknown form becomes a general one, never the
+library's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+from tradepost.bounded import NAME_PATTERN, SHORT_PATTERN
+
+_TYPES: Final = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "bytes": "bytes",
+    "array": "a list",
+    "object": "a table of fields",
+    "null": "nothing",
+}
+_PATTERNS: Final = {
+    NAME_PATTERN: "use lower-case letters, digits, '.', '_' and '-', beginning with a letter or digit; "
+    "1 to 64 characters",
+    SHORT_PATTERN: "control characters are not allowed",
+}
+_COMPARISONS: Final = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
+
+_GOT: Final = re.compile(r"Expected `(?P<wanted>[^`]+)`, got `(?P<given>[^`]+)`")
+_BOUND: Final = re.compile(r"Expected `[^`]+` (?P<than>>=|<=|>|<) (?P<limit>[-+\d.e]+)")
+_LENGTH: Final = re.compile(r"Expected `(?P<type>[^`]+)` of length (?P<than>>=|<=|) ?(?P<limit>\d+)")
+_PATTERN: Final = re.compile(r"Expected `str` matching regex '(?P<pattern>.*)'", re.DOTALL)
+_UNKNOWN: Final = re.compile(r"Object contains unknown field `(?P<field>.*)`", re.DOTALL)
+_MISSING: Final = re.compile(r"Object missing required field `(?P<field>.*)`", re.DOTALL)
+_CHOICE: Final = re.compile(r"Invalid (?:enum )?value (?P<value>.*)", re.DOTALL)
+_JSON: Final = re.compile(r"JSON is malformed: .* \((?P<at>byte \d+)\)", re.DOTALL)
+_TOML: Final = re.compile(r".* \(at (?P<at>line \d+, column \d+|end of document)\)", re.DOTALL)
+_OWN: Final = re.compile(r"(?:must|may) .+", re.DOTALL)
+
+
+def describe_mismatch(error: Exception, *, whole: str = "the data") -> str:
+    """What is wrong and where, such as `limits.wall_ms must be at least 1`; `whole` names all of the data.
+
+    `error` is what msgspec raised for data that it decoded or converted. A `ValueError` of a hook of ours is
+    used as it is if it begins with "must" or "may".
+    """
+    what, _, where = str(error).rpartition(" - at ")
+    if not what:
+        what, where = where, ""
+    place = _place(where) or whole
+    for form, describe in _FORMS:
+        if match := form.fullmatch(what):
+            return describe(match, place)
+    return f"{place} cannot be read"
+
+
+def _place(where: str) -> str:
+    is_key = where.startswith("`key` in ")
+    path = where.removeprefix("`key` in ").strip("`").removeprefix("$").removeprefix(".")
+    path, is_entry = path.removesuffix("[...]"), path.endswith("[...]")
+    path = path.replace("[...]", "")
+    return f"a name in {path}" if is_key else f"an entry of {path}" if is_entry else path
+
+
+def _wrong_type(match: re.Match[str], place: str) -> str:
+    names = match["wanted"].split(" | ")
+    if len(names) > 1:
+        names = [name for name in names if name != "null"]  # which leaving the field out gives
+    wanted = " or ".join(_TYPES.get(name, name) for name in names)
+    given = _TYPES.get(match["given"], match["given"])
+    return f"{place} must be {wanted}, not {given}"
+
+
+def _wrong_length(match: re.Match[str], place: str) -> str:
+    unit = {"str": "character", "bytes": "byte"}.get(match["type"], "entry")
+    than, limit = _COMPARISONS.get(match["than"], "exactly"), int(match["limit"])
+    units = unit if limit == 1 else "entries" if unit == "entry" else f"{unit}s"
+    return f"{place} must have {than} {limit:,} {units}"
+
+
+def _wrong_pattern(match: re.Match[str], place: str) -> str:
+    pattern = match["pattern"].replace("\\\\", "\\")
+    rule = _PATTERNS.get(pattern, "it has characters that are not allowed there, or is empty or too long")
+    return f"{place} does not have the right form: {rule}"
+
+
+_FORMS: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str], str], str]], ...]] = (
+    (_JSON, lambda match, place: f"{place} is not valid JSON at {match['at']}"),
+    (_TOML, lambda match, place: f"{place} is not valid TOML at {match['at']}"),
+    (_GOT, _wrong_type),
+    (_BOUND, lambda match, place: f"{place} must be {_COMPARISONS[match['than']]} {match['limit']}"),
+    (_LENGTH, _wrong_length),
+    (_PATTERN, _wrong_pattern),
+    (_UNKNOWN, lambda match, place: f"{place} has no field {match['field'][:200]!r}"),
+    (_MISSING, lambda match, place: f"{place} lacks the field {match['field']!r}"),
+    (_CHOICE, lambda match, place: f"{place} cannot be {match['value'][:200]}"),
+    (_OWN, lambda match, place: f"{place} {match[0]}"),
+)
