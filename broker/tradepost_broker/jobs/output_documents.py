@@ -15,7 +15,7 @@ from tradepost.pipeline.tensors import TensorDocument, map_document
 
 
 class OutputDocuments:
-    """Maps outputs. `folder` is on a disk with room for two of them."""
+    """Maps outputs. `folder` is on a disk with room for three of them."""
 
     def __init__(self, *, folder: Path) -> None:
         self._folder = folder
