@@ -27,7 +27,9 @@ from tradepost_broker.engine.engine import Engine
 from tradepost_broker.jobs.instruction_sender import InstructionSender
 from tradepost_broker.jobs.job_service import JobService
 from tradepost_broker.jobs.open_jobs import OpenJobs
+from tradepost_broker.jobs.output_checks import OutputChecks
 from tradepost_broker.jobs.output_comparison import OutputComparison
+from tradepost_broker.jobs.output_documents import OutputDocuments
 from tradepost_broker.jobs.receipt_checks import ReceiptChecks
 from tradepost_broker.jobs.submission import SubmissionChecks
 from tradepost_broker.market import Market
@@ -346,13 +348,13 @@ def _job_endpoints(
 
 
 def _build_receipts(restored: Restored, content: Content) -> ReceiptChecks:
-    uploads = content.uploads
+    uploads, documents = content.uploads, OutputDocuments(folder=restored.settings.data_dir)
     return ReceiptChecks(
         broker=restored.broker.id,
         market=restored.market,
         catalog=content.catalog,
-        uploads=uploads,
-        outputs=OutputComparison(store=restored.store, uploads=uploads, folder=restored.settings.data_dir),
+        outputs=OutputChecks(uploads=uploads, documents=documents),
+        comparison=OutputComparison(store=restored.store, uploads=uploads, documents=documents),
     )
 
 

@@ -153,7 +153,7 @@ async def test_a_cancelled_job_is_refunded_and_recalled(broker: LocalBroker) -> 
 async def test_a_failure_that_is_the_same_everywhere_ends_the_job(broker: LocalBroker) -> None:
     key = await broker.account(funds=1_000_000)
     trap = Failed(stage="double", code=KernelTrap.code(), detail="unreachable")
-    worker = await broker.worker(serve=True, script=lambda _: trap)
+    workers = [await broker.worker(owner, serve=True, script=lambda _: trap) for owner in ("a", "b")]
     job = (await broker.submit(key, await broker.publish(key))).job
     view = await broker.result(key, job)
     assert view.status is JobStatus.FAILED
@@ -162,9 +162,12 @@ async def test_a_failure_that_is_the_same_everywhere_ends_the_job(broker: LocalB
     assert view.problem.detail == "unreachable"
     assert view.problem.hint == KernelTrap.default_hint
     assert verify_receipt(view.receipts[0]).outcome == trap
+    assert view.verification is not None
+    assert set(view.verification.agreed) == {worker.id for worker in workers}
     with pytest.raises(UnknownJob):
         await broker.call("GET", f"/v1/jobs/{job}/output", key=key)
-    await worker.disconnect()
+    for worker in workers:
+        await worker.disconnect()
 
 
 async def test_results_within_tolerance_agree(broker: LocalBroker) -> None:

@@ -21,7 +21,14 @@ from tradepost.errors import (
     UnknownCid,
     UnknownPipeline,
 )
-from tradepost.pipeline.manifest import KernelStage, Manifest, ModelStage, Tolerance, decode_manifest
+from tradepost.pipeline.manifest import (
+    KernelStage,
+    Manifest,
+    ModelStage,
+    Tolerance,
+    check_tolerances,
+    decode_manifest,
+)
 from tradepost.protocol import PipelineView, PublishRequest
 from tradepost_broker.content.signatures import add_signatures, served_signatures
 from tradepost_broker.content.uploads import Uploads
@@ -79,7 +86,8 @@ class Catalog:
     async def publish(self, account: str, request: PublishRequest, *, at: float) -> PipelineView:
         """Publish a pipeline for `account`, once these steps have passed:
 
-        1. The manifest is valid, canonical, and within this broker's limits.
+        1. The manifest is valid, canonical, and within this broker's limits; it tolerates no more than the
+           dtypes of its outputs allow.
         2. Each signature names its key or identity, over exactly this manifest. (Whether it is good is the
            workers' to find.)
         3. Every block of every artifact was uploaded by this account.
@@ -94,6 +102,7 @@ class Catalog:
         # Step 1
         manifest = decode_manifest(request.manifest)
         self._check_limits(manifest)
+        check_tolerances(manifest)
         # Step 2
         claimed_publishers(request.manifest, request.bundle)
         # Step 3
@@ -177,7 +186,11 @@ def _readable_manifests(store: Store) -> Iterator[tuple[str, Manifest]]:
 
 
 def loosest_tolerance(manifest: Manifest) -> Tolerance | None:
-    """The loosest tolerance of the model stages, by which outputs are compared; `None` if bit for bit."""
+    """The loosest tolerance of the model stages, by which outputs are compared; `None` if bit for bit.
+
+    Of pipelines that were published before there were ceilings it may be above them: the comparison lowers
+    it by the dtype of each tensor.
+    """
     tolerances = [stage.tolerance for stage in manifest.stages if isinstance(stage, ModelStage)]
     if not tolerances:
         return None

@@ -186,11 +186,6 @@ class Uploads:
         await self.tree(holder, root)
         return await read_file(parse_cid(root), self.read, bytes_max=bytes_max)
 
-    async def count_bytes(self, holder: str, root: str, *, bytes_max: int) -> int:
-        """The size in bytes of the file at `root`, which is read whole. Raises as `read_file`."""
-        await self.tree(holder, root)
-        return await asyncio.to_thread(self._copy_file, root, lambda _: None, bytes_max)
-
     def copy_output(self, delivery: Delivery, write: Callable[[bytes], object]) -> None:
         """Give each part of a delivered output to `write`. It waits for the disk: call it in a thread.
 
@@ -199,10 +194,13 @@ class Uploads:
         if delivery.output is not None:
             write(delivery.output)
         else:
-            self._copy_file(delivery.output_cid, write, _OUTPUT_BYTES_MAX)
+            self.copy_file(delivery.output_cid, write, bytes_max=_OUTPUT_BYTES_MAX)
 
-    def _copy_file(self, root: str, write: Callable[[bytes], object], bytes_max: int) -> int:
-        """Give each part of a file to `write`; the size in bytes. It has an event loop of its own."""
+    def copy_file(self, root: str, write: Callable[[bytes], object], *, bytes_max: int) -> int:
+        """Give each part of the file at `root` to `write`; the size in bytes. Check first whose it is.
+
+        It waits for the disk, in an event loop of its own: call it in a thread. Raises as `read_file`.
+        """
 
         async def get(cid: Cid) -> bytes:
             return self._blocks.get(cid)

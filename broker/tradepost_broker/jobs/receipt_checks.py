@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 
-from tradepost.content import Cid, add_bytes
-from tradepost.content.unixfs.files import CHUNK_BYTES
-from tradepost.errors import (
-    InvalidReceipt,
-    LeaseGone,
-    TradepostError,
-)
+from tradepost.errors import InvalidReceipt, LeaseGone
 from tradepost.pipeline.manifest import Manifest
 from tradepost.protocol import Deliver, GiveBack, GiveBackReason
 from tradepost.receipts import (
@@ -24,12 +18,12 @@ from tradepost.receipts import (
     verify_receipt,
 )
 from tradepost_broker.content.catalog import Catalog, loosest_tolerance
-from tradepost_broker.content.uploads import Uploads
 from tradepost_broker.engine.work import EventWork
+from tradepost_broker.jobs.output_checks import CheckedResult, OutputChecks
 from tradepost_broker.jobs.output_comparison import OutputComparison
 from tradepost_broker.jobs.receipt_delivery import ReceiptDelivery
 from tradepost_broker.market import Market
-from tradepost_broker.market.model.entities import Job, Lease
+from tradepost_broker.market.model.entities import Job, Lease, LeasePurpose
 from tradepost_broker.market.model.events import Tick
 
 
@@ -42,14 +36,14 @@ class ReceiptChecks:
         broker: str,
         market: Market,
         catalog: Catalog,
-        uploads: Uploads,
-        outputs: OutputComparison,
+        outputs: OutputChecks,
+        comparison: OutputComparison,
     ) -> None:
         self._broker = broker
         self._market = market
         self._catalog = catalog
-        self._uploads = uploads
         self._outputs = outputs
+        self._comparison = comparison
         self._arrived: set[str] = set()
 
     @property
@@ -70,9 +64,11 @@ class ReceiptChecks:
            and input.
         4. It reports stages of the pipeline, in order: all of them, or those before one that failed.
         5. The output is within the pipeline's limit, and its bytes have the CID that was signed.
+        6. It is a tensor document with the pipeline's outputs. If they are not as the manifest declares, the
+           outcome is that failure.
 
         From step 1 on the lease counts as `arrived`: until a later step fails, or `decided` is called.
-        Raises `LeaseGone` (1) or `InvalidReceipt` (2 to 5).
+        Raises `LeaseGone` (1) or `InvalidReceipt` (2 to 6).
         """
         # Step 1
         lease, job = self._lease_of(worker, frame.lease)
@@ -90,17 +86,20 @@ class ReceiptChecks:
         self._check_names(receipt, job, lease)
         # Step 4
         manifest = self._catalog.manifest(job.pipeline)
-        result = _check_stages(receipt, manifest)
-        # Step 5
-        await self._check_output(result, frame, manifest)
+        claimed = _check_stages(receipt, manifest)
+        # Steps 5 and 6
+        result = await self._check_output(claimed, frame, manifest)
+        tolerance = loosest_tolerance(manifest)
+        is_reference = lease.purpose is LeasePurpose.AUDIT
         return ReceiptDelivery(
             results=self._market,
-            agree=self._outputs.agree,
+            compare=None
+            if tolerance is None
+            else partial(self._comparison.compare, tolerance=tolerance, is_reference=is_reference),
             lease=lease,
             receipt=receipt,
             result=result,
             frame=frame,
-            tolerance=loosest_tolerance(manifest),
             find_lease=self._market.lease,
         )
 
@@ -153,36 +152,12 @@ class ReceiptChecks:
             if getattr(receipt, name) != value:
                 raise InvalidReceipt(f"its {name} is {getattr(receipt, name)!r}; the lease has {value!r}")
 
-    async def _check_output(self, outcome: JobOutcome, frame: Deliver, manifest: Manifest) -> None:
-        limit = manifest.limits.output_bytes
-        if isinstance(outcome, Failed):
+    async def _check_output(self, claimed: JobOutcome, frame: Deliver, manifest: Manifest) -> CheckedResult:
+        if isinstance(claimed, Failed):
             if frame.output is not None:
                 raise InvalidReceipt("it reports a failure, but has an output")
-            return
-        if outcome.output_bytes > limit:
-            raise InvalidReceipt(f"an output of {outcome.output_bytes:,} bytes; the limit is {limit:,}")
-        if frame.output is None:
-            size_bytes = await self._uploaded_bytes(frame.lease, outcome.output, limit)
-        elif await _cid_of(frame.output) != outcome.output:
-            raise InvalidReceipt("the output's bytes do not match the signed CID")
-        else:
-            size_bytes = len(frame.output)
-        if size_bytes != outcome.output_bytes:
-            raise InvalidReceipt(
-                f"the output has {size_bytes:,} bytes; the receipt declares {outcome.output_bytes:,}"
-            )
-
-    async def _uploaded_bytes(self, lease: str, output: str, limit: int) -> int:
-        try:
-            return await self._uploads.count_bytes(f"lease:{lease}", output, bytes_max=limit)
-        except TradepostError as error:
-            raise InvalidReceipt(f"the uploaded output: {error}") from None
-
-
-async def _cid_of(output: bytes) -> Cid:
-    if len(output) <= CHUNK_BYTES:
-        return add_bytes(output, put=None)
-    return await asyncio.to_thread(add_bytes, output, put=None)
+            return CheckedResult(claimed, must_be_confirmed=True)
+        return await self._outputs.check(manifest, claimed, lease=frame.lease, output=frame.output)
 
 
 def _check_stages(receipt: Receipt, manifest: Manifest) -> JobOutcome:

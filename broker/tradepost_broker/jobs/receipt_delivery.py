@@ -12,18 +12,19 @@ from functools import partial
 from typing import Final, Protocol
 
 from tradepost.errors import STAGE_FAILURES, Problem
-from tradepost.pipeline.manifest import Tolerance
 from tradepost.protocol import Deliver
 from tradepost.receipts import Failed, JobOutcome, Receipt, Returned, SignedReceipt
 from tradepost_broker.engine.engine import Decision, Moment, Postponed
+from tradepost_broker.jobs.output_checks import CheckedResult
 from tradepost_broker.market.model.entities import Lease, LeaseState
 from tradepost_broker.market.model.events import ReceiptDelivered
+from tradepost_broker.market.trust.verification import Agreement
 from tradepost_broker.storage.shell_records import Delivery
 
 _FAILED: Final = "failed:"
 
-#: Whether an output agrees, within a tolerance, with that of a lease whose result is durable.
-Agree = Callable[[Delivery, str, Tolerance], Awaitable[bool]]
+#: Compares an output with that of a lease whose result is durable.
+Compare = Callable[[Delivery, str], Awaitable[Agreement]]
 
 
 class Results(Protocol):
@@ -37,38 +38,37 @@ class Results(Protocol):
 class ReceiptDelivery:
     """Work that delivers a checked receipt.
 
-    `agree` compares outputs that are not the same bytes within `tolerance`; with `None`, they never agree.
-    `find_lease` gives the lease as it is in a later turn.
+    `compare` compares outputs that are not the same bytes; with `None`, these never agree. `find_lease` gives
+    the lease as it is in a later turn.
     """
 
     def __init__(
         self,
         *,
         results: Results,
-        agree: Agree,
+        compare: Compare | None,
         lease: Lease,
         receipt: Receipt,
-        result: JobOutcome,
+        result: CheckedResult,
         frame: Deliver,
-        tolerance: Tolerance | None,
         find_lease: Callable[[str], Lease | None] = lambda _: None,
     ) -> None:
         self._find_lease = find_lease
         self._results = results
-        self._agree = agree
+        self._compare_with = compare
         self._lease = lease
         self._receipt = receipt
-        self._result = result
-        self._outcome = outcome_of(result)
+        self._result = result.outcome
+        self._must_be_confirmed = result.must_be_confirmed
+        self._outcome = outcome_of(result.outcome)
         self._delivery = delivery_of(
             lease.id,
             frame.receipt,
-            output=frame.output,
-            output_cid=result.output if isinstance(result, Returned) else "",
+            output=frame.output if isinstance(result.outcome, Returned) else None,
+            output_cid=result.outcome.output if isinstance(result.outcome, Returned) else "",
         )
-        self._tolerance = tolerance
-        #: By lease: whether its output agrees with this one, as far as they have been compared.
-        self._agrees: dict[str, bool] = {}
+        #: By lease: how its output agrees with this one, as far as they have been compared.
+        self._agreements: dict[str, Agreement] = {}
 
     def decide(self, moment: Moment) -> Decision | Postponed:
         """The outcome, and with which earlier ones it agrees; receipt and output of a lease still open."""
@@ -76,10 +76,15 @@ class ReceiptDelivery:
         self._lease = self._find_lease(self._lease.id) or self._lease
         earlier = self._earlier_results()
         uncompared = [
-            other.id for other in earlier if other.id not in self._agrees and self._needs_comparison(other)
+            other.id
+            for other in earlier
+            if other.id not in self._agreements and self._needs_comparison(other)
         ]
         if uncompared:
             return Postponed(partial(self._compare, uncompared), lease=self._lease.id)
+        agreeing = {
+            other.id: agreement.share for other in earlier if (agreement := self._agreement(other)).agrees
+        }
         delivered = ReceiptDelivered(
             at=moment.at,
             worker=self._lease.worker,
@@ -87,11 +92,9 @@ class ReceiptDelivery:
             outcome=self._outcome,
             stage_hashes=stage_hashes(self._receipt),
             stage_wall_us=self._stage_wall_us(),
-            agrees_with=tuple(
-                other.id
-                for other in earlier
-                if other.outcome == self._outcome or self._agrees.get(other.id, False)
-            ),
+            agrees_with=tuple(agreeing),
+            shares=tuple(agreeing.values()) if any(agreeing.values()) else (),
+            must_be_confirmed=self._must_be_confirmed,
             problem=_problem_of(self._result),
             seed=moment.seed,
         )
@@ -108,12 +111,17 @@ class ReceiptDelivery:
     def _needs_comparison(self, other: Lease) -> bool:
         """Whether only the documents can tell if both results agree."""
         both_returned = not (self._outcome.startswith(_FAILED) or other.outcome.startswith(_FAILED))
-        return self._tolerance is not None and both_returned and other.outcome != self._outcome
+        return self._compare_with is not None and both_returned and other.outcome != self._outcome
 
     async def _compare(self, leases: Sequence[str]) -> None:
-        if self._tolerance is not None:
+        if self._compare_with is not None:
             for lease in leases:
-                self._agrees[lease] = await self._agree(self._delivery, lease, self._tolerance)
+                self._agreements[lease] = await self._compare_with(self._delivery, lease)
+
+    def _agreement(self, other: Lease) -> Agreement:
+        if other.outcome == self._outcome:
+            return Agreement(True)
+        return self._agreements.get(other.id, Agreement(False))
 
     def _stage_wall_us(self) -> tuple[int, ...]:
         """How long the stages took: of use where there are several, and unknown of one that failed."""

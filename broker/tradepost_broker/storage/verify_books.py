@@ -129,7 +129,9 @@ def _stored(reader: Reader, kind: type[Any], report: BooksReport) -> dict[str, A
     records: dict[str, Any] = {}
     for row, record in reader.readable_rows(kind):
         records[record.id] = record
-        if codec.to_row(record) != tuple(row):
+        # Not the body's bytes: one of an older version lacks the fields that have come since.
+        count = len(row) - codec.has_body
+        if codec.to_row(record)[:count] != tuple(row)[:count]:
             report.differs(f"{kind.__name__.lower()} {record.id}: its columns differ from its body")
     return records
 

@@ -11,8 +11,10 @@ from tradepost.pipeline.manifest import (
     KernelStage,
     Manifest,
     ModelStage,
+    OutputSpec,
     PipelineLimits,
     TensorSpec,
+    Tolerance,
     WorkUnits,
     encode_manifest,
 )
@@ -23,11 +25,16 @@ from tradepost_signing import SigningKey, sign_bytes
 
 @dataclass(frozen=True, kw_only=True)
 class SamplePipeline:
-    """Doubles what it is told to; `name` tells two of them apart, `kernel_bytes` makes its artifact large."""
+    """Doubles what it is told to; `name` tells two of them apart, `kernel_bytes` makes its artifact large.
+
+    `output` declares its output `y`.
+    """
 
     name: str = "sample"
     kernel_bytes: int = 64
     limits: PipelineLimits = field(default_factory=PipelineLimits)
+    output: OutputSpec | None = None
+    tolerance: Tolerance = field(default_factory=Tolerance)
     key: SigningKey = field(default_factory=SigningKey.generate)
 
     def blocks(self) -> list[tuple[Cid, bytes]]:
@@ -56,9 +63,11 @@ class SamplePipeline:
                     artifact=add_bytes(self._model, put=None),
                     inputs={"x": "scale.x"},
                     outputs=("y",),
+                    tolerance=self.tolerance,
                 ),
             ),
             outputs={"y": "double.y"},
+            output_specs={} if self.output is None else {"y": self.output},
             work_units=WorkUnits(base=1),
             limits=self.limits,
         )

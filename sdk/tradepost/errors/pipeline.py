@@ -78,6 +78,12 @@ class InvalidModel(StageFailure):
     default_hint = "Export it again without what the detail names; docs/containment.md lists what is allowed."
 
 
+class InvalidOutput(StageFailure):
+    """The pipeline's output is not as its manifest declares."""
+
+    default_hint = "Correct output_specs in pipeline.toml or the stage, or change the input."
+
+
 def _by_code(root: type[StageFailure]) -> dict[str, type[StageFailure]]:
     found = {root.code(): root}
     for child in root.__subclasses__():

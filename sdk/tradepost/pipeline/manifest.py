@@ -17,9 +17,37 @@ from multiformats import CID
 
 from tradepost.bounded import CidText, Count, Positive, Short
 from tradepost.content.ipld.cids import Cid, cid_from_bytes, cid_of_block, cid_to_bytes, parse_cid
-from tradepost.errors import InvalidCid, InvalidInput, InvalidPipeline
+from tradepost.errors import InvalidCid, InvalidInput, InvalidOutput, InvalidPipeline
+from tradepost.pipeline.tensor_specs import OutputSpec, Part, TensorSpec
 from tradepost.pipeline.tensors import TensorDocument, dtype_name
 from tradepost.schema_errors import describe_mismatch
+from tradepost.pipeline.tolerances import Tolerance, ceiling
+
+__all__ = [
+    "FORMAT",
+    "INPUT",
+    "ConditionalOperator",
+    "GraphName",
+    "KernelStage",
+    "Manifest",
+    "ModelStage",
+    "Name",
+    "OutputSpec",
+    "PipelineLimits",
+    "Provider",
+    "Stage",
+    "TensorName",
+    "TensorSpec",
+    "Tolerance",
+    "Version",
+    "WorkUnits",
+    "check_connections",
+    "check_tolerances",
+    "decode_manifest",
+    "encode_manifest",
+    "manifest_cid",
+    "split_reference",
+]
 
 FORMAT: Final = "tradepost-pipeline/1"
 #: A job counts at most so many work units.
@@ -36,7 +64,6 @@ TensorName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.:/-]{0,
 GraphName = Annotated[Short, msgspec.Meta(min_length=1)]
 Version = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z.+-]{1,64}\Z")]
 Text = Annotated[str, msgspec.Meta(max_length=4096)]
-Ratio = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 Provider = Literal["cpu", "cuda", "tensorrt", "rocm", "openvino", "coreml", "directml"]
 #: ONNX operators that run a part of the graph depending on data: once, many times, or not at all.
@@ -54,36 +81,7 @@ _UNREADABLE: Final = (
 )
 
 
-class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One part of a manifest: immutable, nothing unknown accepted. (`kw_only` is not inherited.)"""
-
-
-class TensorSpec(_Part, frozen=True, kw_only=True):
-    """A tensor's dtype (safetensors name, `U8`) and shape, in which `None` is any length."""
-
-    dtype: Annotated[str, msgspec.Meta(pattern=r"^[A-Z0-9]{2,4}\Z")]
-    shape: Annotated[tuple[Annotated[int, msgspec.Meta(ge=0)] | None, ...], msgspec.Meta(max_length=8)]
-
-    def __str__(self) -> str:
-        return f"{self.dtype}[{', '.join('?' if size is None else str(size) for size in self.shape)}]"
-
-    def admits(self, dtype: str, shape: tuple[int, ...]) -> bool:
-        """Whether a tensor of this dtype and shape fits."""
-        return (
-            dtype == self.dtype
-            and len(shape) == len(self.shape)
-            and all(want in (None, have) for want, have in zip(self.shape, shape, strict=True))
-        )
-
-
-class Tolerance(_Part, frozen=True, kw_only=True):
-    """Two results agree where `|a - b| <= atol + rtol * |b|`, `b` being the reference."""
-
-    atol: Ratio = 1e-5
-    rtol: Ratio = 1e-4
-
-
-class KernelStage(_Part, frozen=True, kw_only=True, tag_field="kind", tag="kernel"):
+class KernelStage(Part, frozen=True, kw_only=True, tag_field="kind", tag="kernel"):
     """A Wasm kernel. It receives a document of `inputs` with `metadata`, and must return `outputs`.
 
     `inputs` maps the kernel's tensor names to references, `stage.tensor` or `input.tensor`.
@@ -96,7 +94,7 @@ class KernelStage(_Part, frozen=True, kw_only=True, tag_field="kind", tag="kerne
     outputs: Annotated[tuple[TensorName, ...], msgspec.Meta(min_length=1, max_length=64)]
     metadata: Annotated[
         dict[TensorName, Annotated[str, msgspec.Meta(max_length=64 << 10)]], msgspec.Meta(max_length=64)
-    ] = {}
+    ] = msgspec.field(default_factory=dict)
     fuel: Positive = 1_000_000_000
     memory_bytes: Annotated[int, msgspec.Meta(ge=1 << 16, le=1 << 32)] = 64 << 20
 
@@ -106,7 +104,7 @@ class KernelStage(_Part, frozen=True, kw_only=True, tag_field="kind", tag="kerne
         return self.outputs
 
 
-class ModelStage(_Part, frozen=True, kw_only=True, tag_field="kind", tag="model"):
+class ModelStage(Part, frozen=True, kw_only=True, tag_field="kind", tag="model"):
     """An ONNX model. `inputs` maps its graph inputs to references.
 
     `outputs` are graph outputs, by their own names or, as a map, by the names that other stages use.
@@ -140,7 +138,7 @@ class ModelStage(_Part, frozen=True, kw_only=True, tag_field="kind", tag="model"
 Stage = KernelStage | ModelStage
 
 
-class WorkUnits(_Part, frozen=True, kw_only=True):
+class WorkUnits(Part, frozen=True, kw_only=True):
     """What a job on this pipeline is paid by: `base`, plus `per_mebibyte` for each MiB of input begun."""
 
     base: Positive = 1
@@ -151,7 +149,7 @@ class WorkUnits(_Part, frozen=True, kw_only=True):
         return min(UNITS_MAX, self.base + self.per_mebibyte * -(-input_bytes // (1 << 20)))
 
 
-class PipelineLimits(_Part, frozen=True, kw_only=True):
+class PipelineLimits(Part, frozen=True, kw_only=True):
     """Bounds of one run: wall clock on the worker, and the sizes of the input and output documents."""
 
     wall_ms: Annotated[int, msgspec.Meta(ge=1, le=24 * 3600 * 1000)] = 30_000
@@ -159,8 +157,12 @@ class PipelineLimits(_Part, frozen=True, kw_only=True):
     output_bytes: Positive = 64 << 20
 
 
-class Manifest(_Part, frozen=True, kw_only=True):
-    """A pipeline: a DAG of stages in an order that runs, between declared inputs and outputs."""
+class Manifest(Part, frozen=True, kw_only=True):
+    """A pipeline: a DAG of stages in an order that runs, between declared inputs and outputs.
+
+    `outputs` are the references of the output's tensors; `output_specs` declares what some or all of them
+    are, by the same names.
+    """
 
     format: Literal["tradepost-pipeline/1"] = FORMAT
     name: Name
@@ -169,6 +171,9 @@ class Manifest(_Part, frozen=True, kw_only=True):
     inputs: Annotated[dict[TensorName, TensorSpec], msgspec.Meta(min_length=1, max_length=64)]
     stages: Annotated[tuple[Stage, ...], msgspec.Meta(min_length=1, max_length=STAGES_MAX)]
     outputs: Annotated[dict[TensorName, TensorName], msgspec.Meta(min_length=1, max_length=64)]
+    output_specs: Annotated[dict[TensorName, OutputSpec], msgspec.Meta(max_length=64)] = msgspec.field(
+        default_factory=dict
+    )
     work_units: WorkUnits = WorkUnits()
     limits: PipelineLimits = PipelineLimits()
 
@@ -193,6 +198,20 @@ class Manifest(_Part, frozen=True, kw_only=True):
         if unknown := sorted(set(document.tensors) - set(self.inputs)):
             raise InvalidInput(f"tensors {unknown} are not inputs of {self.name}")
 
+    def check_output(self, document: TensorDocument) -> None:
+        """Raise `InvalidOutput`, naming the stage, unless the outputs are what this pipeline declares.
+
+        The document must have the pipeline's outputs; those without a declaration may be anything.
+        """
+        for name, spec in sorted(self.output_specs.items()):
+            if difference := spec.difference(document[name]):
+                raise InvalidOutput(f"tensor {name!r} {difference}", stage=self.source_of(name))
+
+    def source_of(self, output: str) -> str:
+        """The stage that gives an output; the last one for an output that is an input of the pipeline."""
+        source = split_reference(self.outputs[output])[0]
+        return self.stages[-1].name if source == INPUT else source
+
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """The manifest's DAG-CBOR block."""
@@ -200,9 +219,11 @@ def encode_manifest(manifest: Manifest) -> bytes:
     tree = msgspec.json.decode(msgspec.json.encode(manifest))
     for stage in tree["stages"]:
         stage["artifact"] = CID.decode(cid_to_bytes(stage["artifact"]))
-        # Left out where there are none: most models have none, and their manifests need not know of it.
+        # Left out where there are none: so manifests from before there was the field keep their CIDs.
         if not stage.get("conditional_operators"):
             stage.pop("conditional_operators", None)
+    if not tree.get("output_specs"):
+        tree.pop("output_specs", None)
     block: bytes = dag_cbor.encode(tree)
     return block
 
@@ -256,6 +277,32 @@ def check_connections(manifest: Manifest) -> None:
         available[stage.name] = names
     for tensor, reference in manifest.outputs.items():
         _resolve(reference, available, what=f"the pipeline's output {tensor!r}", stage=None)
+    if unknown := sorted(set(manifest.output_specs) - set(manifest.outputs)):
+        raise InvalidPipeline(f"output_specs declares {unknown}, which are not outputs of the pipeline")
+
+
+def check_tolerances(manifest: Manifest) -> None:
+    """Raise `InvalidPipeline`, naming the stage, if it tolerates more than the dtypes of its outputs allow.
+
+    To be called when a pipeline is published. In those that are published already, the broker lowers the
+    tolerance.
+    """
+    declared = {spec.dtype for spec in manifest.output_specs.values()}
+    known = declared if set(manifest.output_specs) == set(manifest.outputs) else set()
+    most = ceiling(known)
+    for stage in manifest.stages:
+        if not isinstance(stage, ModelStage):
+            continue
+        lowered = stage.tolerance.within(most)
+        if lowered != stage.tolerance:
+            where = f" for outputs of {', '.join(sorted(known))}" if known else ""
+            raise InvalidPipeline(
+                f"its tolerance is atol = {stage.tolerance.atol:g}, rtol = {stage.tolerance.rtol:g}; "
+                f"at most {most.atol:g} and {most.rtol:g} are allowed{where}",
+                stage=stage.name,
+                hint=f"Set tolerance = {{ atol = {lowered.atol:g}, rtol = {lowered.rtol:g} }}, "
+                "and measure by how much the providers differ.",
+            )
 
 
 def split_reference(reference: str) -> tuple[str, str]:

@@ -24,6 +24,7 @@ from tradepost.pipeline.manifest import (
     Manifest,
     ModelStage,
     Name,
+    OutputSpec,
     PipelineLimits,
     TensorName,
     TensorSpec,
@@ -40,6 +41,8 @@ from tradepost_signing.publishing.kernel_sources import installed_kernel
 from tradepost_signing.publishing.names import among, check_connections, check_name, check_stage_names
 
 ANY_LENGTH: Final = "?"
+#: The key of an output's reference, where the output is declared as well.
+_SOURCE: Final = "from"
 
 _PARTS: Final[Mapping[str, type[msgspec.Struct]]] = {"work_units": WorkUnits, "limits": PipelineLimits}
 _STAGES: Final[Mapping[str, type[msgspec.Struct]]] = {"kernel": KernelStage, "model": ModelStage}
@@ -77,7 +80,7 @@ class _Reader:
         self.artifacts: dict[Cid, Artifact] = {}
 
     def manifest(self, table: dict[str, Any]) -> dict[str, Any]:
-        known = {*Manifest.__struct_fields__, "stage"} - {"format", "stages"}
+        known = {*Manifest.__struct_fields__, "stage"} - {"format", "stages", "output_specs"}
         _check_keys(table, known, where="the file")
         for name, part in _PARTS.items():
             _check_keys(table.get(name), part.__struct_fields__, where=f"[{name}]")
@@ -90,7 +93,8 @@ class _Reader:
         if isinstance(inputs, dict):
             for name in inputs:
                 check_name(name, TensorName, "the name of a pipeline's input")
-            table["inputs"] = {name: _tensor_spec(name, spec) for name, spec in inputs.items()}
+            table["inputs"] = {name: _input_spec(name, spec) for name, spec in inputs.items()}
+        table |= _outputs(table.get("outputs"))
         check_connections(table.get("outputs"), "the name of a pipeline's output")
         return table | {"stages": [self._stage(stage, place) for place, stage in enumerate(stages, start=1)]}
 
@@ -155,16 +159,39 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise InvalidPipeline(f"{path} is not TOML: {error}") from None
 
 
-def _tensor_spec(name: str, spec: Any) -> Any:
+def _input_spec(name: str, spec: Any) -> Any:
     _check_keys(spec, TensorSpec.__struct_fields__, where=f"inputs.{name}")
+    return _tensor_spec(f"inputs.{name}", spec)
+
+
+def _outputs(table: Any) -> dict[str, Any]:
+    """The manifest's `outputs` and `output_specs`, from references with or without a declaration."""
+    if not isinstance(table, dict):
+        return {}
+    references, specs = dict(table), {}
+    for name, output in table.items():
+        if not isinstance(output, dict):
+            continue
+        _check_keys(output, [_SOURCE, *OutputSpec.__struct_fields__], where=f"outputs.{name}")
+        if _SOURCE not in output:
+            raise InvalidPipeline(
+                f"outputs.{name} has no key {_SOURCE!r}", hint=f'Set {_SOURCE} = "STAGE.TENSOR".'
+            )
+        references[name] = output[_SOURCE]
+        declared = {key: value for key, value in output.items() if key != _SOURCE}
+        specs[name] = _tensor_spec(f"outputs.{name}", declared)
+    return {"outputs": references, "output_specs": specs}
+
+
+def _tensor_spec(where: str, spec: Any) -> Any:
     if isinstance(spec, dict) and isinstance(dtype := spec.get("dtype"), str) and dtype not in DTYPES:
-        raise InvalidPipeline(f"inputs.{name} has the dtype {dtype[:40]!r}", hint=among(dtype, DTYPES))
+        raise InvalidPipeline(f"{where} has the dtype {dtype[:40]!r}", hint=among(dtype, DTYPES))
     if not isinstance(spec, dict) or not isinstance(shape := spec.get("shape"), list):
         return spec
     for size in shape:
         if size != ANY_LENGTH and not isinstance(size, int):
             raise InvalidPipeline(
-                f"inputs.{name}.shape has {size!r}", hint=f'Write a length, or "{ANY_LENGTH}" for any.'
+                f"{where}.shape has {size!r}", hint=f'Write a length, or "{ANY_LENGTH}" for any.'
             )
     return spec | {"shape": [None if size == ANY_LENGTH else size for size in shape]}
 

@@ -19,6 +19,7 @@ from tradepost.pipeline.manifest import (
     ModelStage,
     TensorSpec,
     check_connections,
+    check_tolerances,
 )
 from tradepost.pipeline.tensors import DTYPES
 from tradepost_signing.publishing.artifacts import Artifact
@@ -43,6 +44,8 @@ def validate_pipeline(pipeline: AuthoredPipeline) -> None:
             _check_kernel(stage, artifact)
         else:
             _check_model(stage, artifact, known)
+    _check_outputs(pipeline.manifest, known)
+    check_tolerances(pipeline.manifest)
 
 
 def _declared_inputs(manifest: Manifest) -> Known:
@@ -54,6 +57,24 @@ def _declared_inputs(manifest: Manifest) -> Known:
             )
         known[f"{INPUT}.{name}"] = spec
     return known
+
+
+def _check_outputs(manifest: Manifest, known: Known) -> None:
+    """Whether the declared outputs are what their stages give, as far as that is known."""
+    for name, spec in manifest.output_specs.items():
+        reference = manifest.outputs[name]
+        if reference not in known:
+            continue
+        given, declared = known[reference], spec.tensor
+        lengths = zip(given.shape, declared.shape, strict=False)
+        # A shape of the engine's without dimensions is a scalar's, or of unknown rank.
+        is_rank_right = not given.shape or len(given.shape) == len(declared.shape)
+        fits = all(None in (have, want) or have == want for have, want in lengths)
+        if given.dtype != declared.dtype or not is_rank_right or not fits:
+            raise InvalidPipeline(
+                f"the output {name!r} is declared as {declared}; {reference} is {given}",
+                hint=f"Declare it as the stage gives it: {given}.",
+            )
 
 
 def _check_kernel(stage: KernelStage, artifact: Artifact) -> None:

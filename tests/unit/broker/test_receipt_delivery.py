@@ -7,16 +7,15 @@ from dataclasses import dataclass, field
 import pytest
 
 from tradepost.errors import UnknownCid
-from tradepost.pipeline.manifest import Tolerance
 from tradepost.protocol import Deliver
 from tradepost.receipts import Failed, JobOutcome, Receipt, Returned, SignedReceipt
 from tradepost_broker.engine.engine import Decision, Moment, Postponed
+from tradepost_broker.jobs.output_checks import CheckedResult
 from tradepost_broker.jobs.receipt_delivery import ReceiptDelivery
 from tradepost_broker.market.model.entities import Lease, LeasePurpose, LeaseState
 from tradepost_broker.market.model.events import ReceiptDelivered
+from tradepost_broker.market.trust.verification import Agreement
 from tradepost_broker.storage.shell_records import Delivery
-
-TOLERANCE = Tolerance(atol=1e-3, rtol=1e-3)
 
 
 class Unreadable:
@@ -40,12 +39,12 @@ class Job:
     def results_of(self, job: str) -> list[Lease]:
         return self.results
 
-    async def agree(self, delivery: Delivery, lease: str, tolerance: Tolerance) -> bool:
+    async def compare(self, delivery: Delivery, lease: str) -> Agreement:
         self.compared.append(lease)
-        return lease in self.agreeing
+        return Agreement(lease in self.agreeing, share=0.5)
 
     def delivery(
-        self, lease: Lease, result: JobOutcome | None = None, *, tolerance: Tolerance | None = TOLERANCE
+        self, lease: Lease, result: JobOutcome | None = None, *, bit_for_bit: bool = False
     ) -> ReceiptDelivery:
         outcome = result or Returned(output="ours", output_bytes=1)
         receipt = Receipt(
@@ -65,12 +64,11 @@ class Job:
         signed = SignedReceipt(payload=b"", public_key=b"", signature=b"")
         return ReceiptDelivery(
             results=self,
-            agree=self.agree,
+            compare=None if bit_for_bit else self.compare,
             lease=lease,
             receipt=receipt,
-            result=outcome,
+            result=CheckedResult(outcome, must_be_confirmed=isinstance(outcome, Failed)),
             frame=Deliver(lease=lease.id, receipt=signed, output=None),
-            tolerance=tolerance,
         )
 
 
@@ -134,32 +132,48 @@ async def test_a_result_that_is_void_meanwhile_is_not_named() -> None:
 async def test_a_comparison_that_failed_is_made_again() -> None:
     job = Job([lease("a", "other")])
 
-    async def fail(*_: object) -> bool:
+    async def fail(*_: object) -> Agreement:
         raise UnknownCid("a block is lost")
 
     work = job.delivery(ours())
-    work._agree = fail
+    work._compare_with = fail
     with pytest.raises(UnknownCid):
         await prepare(work.decide(MOMENT))
     assert isinstance(work.decide(MOMENT), Postponed)
 
 
 @pytest.mark.parametrize(
-    ("result", "earlier", "tolerance", "agreeing"),
+    ("result", "earlier", "bit_for_bit", "agreeing"),
     [
-        (None, "ours", TOLERANCE, ("a",)),
-        (None, "other", None, ()),
-        (None, "failed:stage:kernel-trap", TOLERANCE, ()),
-        (Failed(stage="stage", code="kernel-trap"), "other", TOLERANCE, ()),
-        (Failed(stage="stage", code="kernel-trap"), "failed:stage:kernel-trap", TOLERANCE, ("a",)),
+        (None, "ours", False, ("a",)),
+        (None, "other", True, ()),
+        (None, "failed:stage:kernel-trap", False, ()),
+        (Failed(stage="stage", code="kernel-trap"), "other", False, ()),
+        (Failed(stage="stage", code="kernel-trap"), "failed:stage:kernel-trap", False, ("a",)),
     ],
     ids=["same bytes", "no tolerance", "it failed", "ours failed", "both failed"],
 )
 def test_nothing_is_compared_where_outcomes_tell(
-    result: JobOutcome | None, earlier: str, tolerance: Tolerance | None, agreeing: tuple[str, ...]
+    result: JobOutcome | None, earlier: str, bit_for_bit: bool, agreeing: tuple[str, ...]
 ) -> None:
-    work = Job([lease("a", earlier)]).delivery(ours(), result, tolerance=tolerance)
+    work = Job([lease("a", earlier)]).delivery(ours(), result, bit_for_bit=bit_for_bit)
     assert agrees_with(work.decide(MOMENT)) == agreeing
+
+
+async def test_it_says_how_much_of_the_tolerance_each_difference_takes_and_if_a_failure_needs_another() -> (
+    None
+):
+    job = Job([lease("a", "other"), lease("b", "ours")], agreeing=frozenset({"a"}))
+    work = job.delivery(ours())
+    await prepare(work.decide(MOMENT))
+    decision = work.decide(MOMENT)
+    assert isinstance(decision, Decision)
+    assert isinstance(event := decision.event, ReceiptDelivered)
+    assert (event.agrees_with, event.shares, event.must_be_confirmed) == (("a", "b"), (0.5, 0.0), False)
+    failed = Job().delivery(ours(), Failed(stage="stage", code="kernel-trap")).decide(MOMENT)
+    assert isinstance(failed, Decision)
+    assert isinstance(event := failed.event, ReceiptDelivered)
+    assert event.must_be_confirmed
 
 
 def test_a_repeated_delivery_is_compared_with_nothing_and_keeps_nothing() -> None:

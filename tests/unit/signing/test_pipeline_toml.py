@@ -10,10 +10,13 @@ from tradepost.errors import InvalidKernel, InvalidPipeline
 from tradepost.pipeline.manifest import (
     KernelStage,
     ModelStage,
+    OutputSpec,
     PipelineLimits,
     TensorSpec,
     Tolerance,
     WorkUnits,
+    decode_manifest,
+    encode_manifest,
 )
 from tradepost_signing.publishing import kernel_sources
 from tradepost_signing.publishing.kernel_sources import installed_kernel
@@ -104,6 +107,32 @@ def test_every_field_reaches_the_manifest(load):
         kernel: "builtin:normalize",
         model: "digits.onnx",
     }
+
+
+def test_outputs_may_be_declared(load):
+    declared = 'scores = { from = "model.logits", dtype = "F32", shape = ["?", 3], minimum = 0 }'
+    manifest = load(PIPELINE.replace('scores = "model.logits"', declared)).manifest
+    assert manifest.outputs == {"scores": "model.logits"}
+    assert manifest.output_specs == {"scores": OutputSpec(dtype="F32", shape=(None, 3), minimum=0.0)}
+    assert decode_manifest(encode_manifest(manifest)) == manifest
+
+
+@pytest.mark.parametrize(
+    ("declared", "says"),
+    [
+        ('dtype = "F32", shape = []', "outputs.scores has no key 'from' Set from = "),
+        ('from = "model.logits", dtype = "F33", shape = []', "outputs.scores has the dtype 'F33'"),
+        ('from = "model.logits", dtype = "F32", shape = ["*"]', "outputs.scores.shape has '*'"),
+        ('from = "model.logits", dtype = "F32"', "shape"),
+        ('from = "model.logits", dtype = "F32", shape = [], minimun = 0', "Did you mean 'minimum'?"),
+        ('from = "model.logits", dtype = "F32", shape = [], maximum = inf', "maximum"),
+        ('from = "nothing.logits", dtype = "F32", shape = []', "'nothing'"),
+    ],
+)
+def test_a_wrong_declaration_of_an_output_says_what_to_write(load, declared, says):
+    with pytest.raises(InvalidPipeline) as refused:
+        load(PIPELINE.replace('scores = "model.logits"', f"scores = {{ {declared} }}"))
+    assert says in f"{refused.value.detail} {refused.value.hint}"
 
 
 def test_a_kernel_may_be_a_file(load, tmp_path):

@@ -102,6 +102,34 @@ def test_what_is_known_to_misfit_is_refused(validate, old, new, stage, says):
     assert says in f"{error.detail}. {error.hint}"
 
 
+@pytest.mark.parametrize(
+    ("declared", "says"),
+    [
+        ('dtype = "F32", shape = ["?", 4]', ""),
+        ('dtype = "F32", shape = ["?", "?"]', ""),
+        ('dtype = "F64", shape = ["?", 4]', "is declared as F64[?, 4]; last.y is F32[?, 4]"),
+        ('dtype = "F32", shape = [4]', "is declared as F32[4]"),
+        ('dtype = "F32", shape = ["?", 5]', "is declared as F32[?, 5]"),
+    ],
+)
+def test_a_declared_output_must_be_what_its_model_gives(validate, declared, says):
+    text = PIPELINE.replace('y = "last.y"', f'y = {{ from = "last.y", {declared} }}')
+    if not says:
+        validate(text)
+        return
+    with pytest.raises(InvalidPipeline) as refused:
+        validate(text)
+    assert says in refused.value.detail
+    assert "F32[?, 4]" in refused.value.hint
+
+
+def test_a_tolerance_above_the_ceiling_is_refused_before_signing(validate):
+    loose = PIPELINE.replace('outputs = ["y"]', 'outputs = ["y"]\ntolerance = { atol = 1, rtol = 1 }', 1)
+    with pytest.raises(InvalidPipeline, match="at most") as refused:
+        validate(loose)
+    assert refused.value.stage == "model"
+
+
 @pytest.mark.parametrize("shape", ['["?", "?"]', "[7, 4]", "[]"])
 def test_what_may_fit_is_left_to_the_run(validate, shape):
     validate(PIPELINE.replace('["?", 4]', shape, 1))

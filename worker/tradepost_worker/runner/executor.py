@@ -160,10 +160,10 @@ class Executor:
         references = self._manifest.outputs
         sources = {split_reference(reference)[0] for reference in references.values()} - {INPUT}
         feeding = [stage for stage in self._manifest.stages if stage.name in sources]
+        tensors = {name: _resolve(reference, documents) for name, reference in references.items()}
         if _is_whole(self._manifest.stages[-1], references):
             output = last
         else:
-            tensors = {name: _resolve(reference, documents) for name, reference in references.items()}
             metadata: dict[str, str] = {}
             for stage in feeding:
                 metadata |= documents[stage.name].metadata
@@ -175,6 +175,7 @@ class Executor:
                 stage=name,
                 hint="Raise limits.output_bytes in pipeline.toml.",
             )
+        self._manifest.check_output(TensorDocument(tensors))
         return output
 
 

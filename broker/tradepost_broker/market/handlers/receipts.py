@@ -10,7 +10,7 @@ from typing import Final
 
 from tradepost.errors import LeaseGone, Problem
 from tradepost.protocol import GiveBackReason
-from tradepost_broker.market.model.entities import EvidenceKind, Lease, LeasePurpose, LeaseState
+from tradepost_broker.market.model.entities import EvidenceKind, Job, Lease, LeasePurpose, LeaseState
 from tradepost_broker.market.model.events import (
     LeaseGivenBack,
     ReceiptDelivered,
@@ -39,6 +39,8 @@ def deliver(state: MarketState, event: ReceiptDelivered) -> None:
     lease.outcome = event.outcome
     lease.stage_hashes = event.stage_hashes
     lease.stage_wall_us = event.stage_wall_us
+    lease.must_be_confirmed = event.must_be_confirmed or event.outcome.startswith(settlement.FAILED_PREFIX)
+    lease.shares = dict(zip(event.agrees_with, event.shares, strict=False))
     job = state.jobs[lease.job]
     agrees_with = frozenset(event.agrees_with)
     if lease.purpose is LeasePurpose.AUDIT:
@@ -50,6 +52,8 @@ def deliver(state: MarketState, event: ReceiptDelivered) -> None:
     peers = state.ordinary_leases(job, LeaseState.DELIVERED)
     lease.group = next((peer.group for peer in peers if peer.id in agrees_with), lease.id)
     state.close_lease(lease, LeaseTrigger.RECEIPT_DELIVERED, event.problem)
+    if lease.must_be_confirmed and lease.group == lease.id:
+        _leave_room_for_others(job, lease)
     if not job.spot_check and len(state.spot_checks_wanted) < state.policy.audit_backlog_max:
         # Only now, after the result is committed, can it be known whether it will be checked.
         job.spot_check = seeded_random.fraction(state.seed, "spot check", lease.id) < state.policy.audit_rate
@@ -95,6 +99,17 @@ def _counts(state: MarketState, lease: Lease, reason: GiveBackReason) -> bool:
     if reason is GiveBackReason.PREEMPTED and state.policy.losses_by_owner:
         return state.loser(state.workers[lease.worker]) in state.losers(state.jobs[lease.job])
     return reason is not GiveBackReason.REFUSED
+
+
+def _leave_room_for_others(job: Job, lease: Lease) -> None:
+    """Lower the price to a third of the cap, if it is more.
+
+    So there is something left for the result that confirms it, and for one that decides if that one differs.
+    """
+    excess_microcredits = lease.price_microcredits - job.max_price_microcredits // 3
+    if excess_microcredits > 0:
+        lease.price_microcredits -= excess_microcredits
+        job.committed_microcredits -= excess_microcredits
 
 
 def _has_failed(state: MarketState, lease: Lease, event: LeaseGivenBack) -> bool:

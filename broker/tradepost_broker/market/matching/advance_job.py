@@ -127,7 +127,7 @@ def _next_step(state: MarketState, job: Job) -> NextStep:
         if lease.state is LeaseState.OPEN:
             open_log_odds.append(log_odds)
         else:
-            results.append(GroupedResult(lease.id, lease.group, log_odds))
+            results.append(GroupedResult(lease.id, lease.group, log_odds, lease.must_be_confirmed))
     contested = len({result.group for result in results}) > 1
     return decide(
         results,

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 from tradepost.errors import (
     DeadlineExceeded,
     NoEligibleWorker,
     NotVerified,
     PriceCapTooLow,
+    Problem,
     TradepostError,
     UntrustedPipeline,
     WorkerLost,
@@ -32,7 +35,10 @@ _CAP_MAX_MICROCREDITS: Final = 1 << 53
 
 def explain(state: MarketState, job: Job, log_odds_missing: float, prospect: Outlook) -> TradepostError:
     """The error of a job whose patience is over while nobody could take it."""
-    delivered = len(state.ordinary_leases(job, LeaseState.DELIVERED))
+    results = state.ordinary_leases(job, LeaseState.DELIVERED)
+    delivered = len(results)
+    if delivered == 1 and results[0].problem is not None:
+        return _unconfirmed_failure(results[0].problem)
     if delivered:
         return _not_confirmed(state, job, delivered, prospect)
     if _losses(state, job):
@@ -99,6 +105,12 @@ def deadline_exceeded(state: MarketState, job: Job) -> TradepostError:
         open_leases=running,
         hint="Set a longer deadline_s, or raise max_price to reach more workers.",
     )
+
+
+def _unconfirmed_failure(problem: Problem) -> TradepostError:
+    """The failure that one worker reported, which its submitter may want to know all the same."""
+    detail = f"{problem.detail} (reported by one worker; no other owner could confirm it, so it is not paid)"
+    return TradepostError.from_problem(msgspec.structs.replace(problem, detail=detail.strip()))
 
 
 def _not_confirmed(state: MarketState, job: Job, delivered: int, prospect: Outlook) -> TradepostError:

@@ -150,6 +150,9 @@ class Lease(msgspec.Struct, kw_only=True, rename=without_unit):
     outcome this one agrees with.
     `matures_at` is when its payment leaves the hold; it is `None` before payment and after maturity.
     `blame_at` is when having lost it by absence becomes evidence; it is `None` if no receipt is awaited.
+    `must_be_confirmed` says that its outcome is not accepted without another owner's that agrees.
+    `shares` says, for each earlier result that this one agrees with, how much of the tolerance their
+    difference takes.
     """
 
     id: str
@@ -166,6 +169,8 @@ class Lease(msgspec.Struct, kw_only=True, rename=without_unit):
     stage_hashes: tuple[tuple[str, str], ...] = ()
     stage_wall_us: tuple[int, ...] = ()
     group: str = ""
+    must_be_confirmed: bool = False
+    shares: dict[str, float] = msgspec.field(default_factory=dict)
     problem: Problem | None = None
     paid_microcredits: int = 0
     matures_at: float | None = None

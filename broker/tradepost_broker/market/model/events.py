@@ -103,7 +103,9 @@ class ReceiptDelivered(MatchingEvent, frozen=True, kw_only=True, tag="receipt_de
 
     `agrees_with` are the leases of the same job whose outcome equals this one, bit for bit or within the
     pipeline's tolerance; the shell compares, since it has the bytes. `stage_wall_us` is how long each stage
-    took, by the worker's clock, where there are several and all ran.
+    took, by the worker's clock, where there are several and all ran. `shares` says for each of `agrees_with`,
+    in order, how much of the tolerance the difference takes, and is empty where all are equal. An outcome
+    that `must_be_confirmed` is not accepted from one worker alone; a failure never is.
     """
 
     worker: str
@@ -112,6 +114,8 @@ class ReceiptDelivered(MatchingEvent, frozen=True, kw_only=True, tag="receipt_de
     stage_hashes: tuple[tuple[str, str], ...]
     stage_wall_us: tuple[int, ...] = ()
     agrees_with: tuple[str, ...]
+    shares: tuple[float, ...] = ()
+    must_be_confirmed: bool = False
     problem: Problem | None = None
 
 

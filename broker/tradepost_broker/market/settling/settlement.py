@@ -28,6 +28,7 @@ from tradepost_broker.market.settling import partial_pay, payments
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
 from tradepost_broker.market.state.worker_state import WorkerState, in_order
+from tradepost_broker.market.trust.chosen_output import Member, nearest_to_median
 from tradepost_broker.market.trust.verification import blamed_stage
 
 #: An outcome that says how the pipeline failed begins so: `failed:<stage>:<code>`.
@@ -78,7 +79,7 @@ def apply_audit(state: MarketState, audit: Lease, agrees_with: frozenset[str]) -
             payments.pay(state, job, lease, "a reference run confirms it")
         for lease in wrong:
             state.close_lease(lease, LeaseTrigger.CONTRADICTED)
-        _conclude(state, job, right or [audit], wrong, _REFERENCE_CREDIBILITY)
+        _conclude(state, job, right or [audit], wrong, _REFERENCE_CREDIBILITY, reference=audit)
     else:
         for lease in wrong:
             transition_lease(lease, LeaseTrigger.CONTRADICTED)
@@ -143,22 +144,49 @@ def is_result(lease: Lease) -> bool:
 
 
 def _conclude(
-    state: MarketState, job: Job, accepted: Sequence[Lease], rejected: Sequence[Lease], credibility: float
+    state: MarketState,
+    job: Job,
+    accepted: Sequence[Lease],
+    rejected: Sequence[Lease],
+    credibility: float,
+    *,
+    reference: Lease | None = None,
 ) -> None:
-    """End a job with accepted leases; a stage failure that was accepted is how the job failed."""
-    job.accepted = tuple(lease.id for lease in accepted)
+    """End a job with accepted leases; a stage failure that was accepted is how the job failed.
+
+    The output of the first lease in `job.accepted` is the submitter's.
+    """
+    outcome = _chosen(state, job, accepted, reference)
+    job.accepted = tuple(dict.fromkeys([outcome.id, *(lease.id for lease in accepted)]))
     job.verification = Verification(
         credibility=credibility,
         agreed=tuple(lease.worker for lease in accepted),
         disagreed=tuple(lease.worker for lease in rejected),
     )
     payments.pay_stages(state, job, accepted)
-    outcome = accepted[0]
     if not outcome.outcome.startswith(FAILED_PREFIX):
         _finish(state, job, JobTrigger.RESULT_ACCEPTED, None)
         return
     unnamed = errors.StageFailure(outcome.outcome).to_problem()
     _finish(state, job, JobTrigger.FAILURE_ACCEPTED, outcome.problem or unnamed)
+
+
+def _chosen(state: MarketState, job: Job, accepted: Sequence[Lease], reference: Lease | None) -> Lease:
+    """The lease whose outcome the submitter gets: the reference, or the nearest to the median."""
+    if reference is not None:
+        same = (lease for lease in accepted if lease.outcome == reference.outcome)
+        return next(same, reference)
+    capability = state.capability(job)
+    members = [
+        Member(
+            lease.id,
+            lease.outcome,
+            lease.shares,
+            state.workers[lease.worker].belief(capability, state.day).log_odds,
+        )
+        for lease in accepted
+    ]
+    return state.leases[nearest_to_median(members)]
 
 
 def _finish(state: MarketState, job: Job, trigger: JobTrigger, problem: Problem | None) -> None:

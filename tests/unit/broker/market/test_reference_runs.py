@@ -13,6 +13,7 @@ from tradepost_broker.market.model.entities import (
 )
 from tradepost_broker.market.model.events import (
     NotifyFinished,
+    ReceiptDelivered,
     SendAcknowledged,
     SendGrant,
     SendRecall,
@@ -107,8 +108,36 @@ def test_a_group_is_right_if_any_of_it_agrees_with_the_reference() -> None:
     audit = driver.open_audit(job)
     driver.market.lease(near.id).outcome = "1.01"  # so that only the other one equals the reference
     driver.deliver(audit.id, "1.00")
-    assert driver.job(job).accepted == (near.id, nearer.id)
+    ended = driver.job(job)
+    assert ended.accepted == (nearer.id, near.id), "the submitter gets the one that equals the reference"
     assert driver.market.worker(near.worker).standing is WorkerStanding.ACTIVE
+
+
+def test_the_submitter_gets_the_reference_where_no_right_result_is_the_same() -> None:
+    driver = StaffedMarket(3, auditors=1)
+    job = driver.submit(confidence=0.95)
+    near, wrong, _ = driver.open_leases(job)
+    driver.deliver(near.id, "1.00")
+    driver.deliver(wrong.id, "9")
+    audit = driver.open_audit(job)
+    driver.market.lease(near.id).outcome = "1.01"
+    driver.handle(
+        ReceiptDelivered(
+            at=driver.at,
+            worker=audit.worker,
+            lease=audit.id,
+            outcome="1.00",
+            stage_hashes=(),
+            agrees_with=(near.id,),
+            shares=(0.9,),
+            seed=driver.next_seed(),
+        )
+    )
+    ended = driver.job(job)
+    assert ended.accepted == (audit.id, near.id)
+    assert ended.verification.agreed == (near.worker,)
+    assert driver.of(Lease, near.id).paid_microcredits > 0
+    driver.check()
 
 
 def test_open_replicas_are_recalled_when_the_reference_run_decides() -> None:

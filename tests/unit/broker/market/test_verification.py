@@ -8,6 +8,7 @@ from hypothesis.extra.numpy import arrays
 
 from tradepost.pipeline.manifest import Tolerance
 from tradepost.pipeline.tensors import TensorDocument
+from tradepost_broker.market.trust.chosen_output import Member, nearest_to_median
 from tradepost_broker.market.trust.verification import (
     Accept,
     GiveUp,
@@ -90,6 +91,43 @@ def test_floats_agree_exactly_within_the_formula(a: np.ndarray, b: np.ndarray) -
     assert compare_documents(document(x=a), document(x=b), TOLERANCE).agrees == within
 
 
+@given(
+    arrays(np.float32, 5, elements=st.floats(-1e6, 1e6, width=32)),
+    arrays(np.float32, 5, elements=st.floats(-1e6, 1e6, width=32)),
+)
+def test_without_a_reference_the_order_does_not_matter_and_neither_makes_room_for_itself(
+    a: np.ndarray, b: np.ndarray
+) -> None:
+    one = compare_documents(document(x=a), document(x=b), TOLERANCE, has_reference=False)
+    assert one == compare_documents(document(x=b), document(x=a), TOLERANCE, has_reference=False)
+    if one.agrees:
+        assert 0 <= one.share <= 1
+        for first, second in ((a, b), (b, a)):
+            assert compare_documents(document(x=first), document(x=second), TOLERANCE).agrees
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_a_tolerance_of_everything_is_lowered_to_the_ceiling(dtype: type) -> None:
+    everything = Tolerance(atol=1, rtol=1)
+    reference = np.linspace(0.1, 0.9, 9).astype(dtype)
+    assert not compare_documents(document(x=reference * 0), document(x=reference), everything).agrees
+    assert not compare_documents(document(x=reference * 1.5), document(x=reference), everything).agrees
+    noisy = (reference * 1.001).astype(dtype)
+    assert compare_documents(document(x=noisy), document(x=reference), everything).agrees
+
+
+def test_of_results_that_agree_the_nearest_to_all_others_is_chosen() -> None:
+    first = Member("first", "1.9", {}, 1.0)
+    second = Member("second", "1.0", {"first": 0.9}, 1.0)
+    third = Member("third", "1.1", {"first": 0.8, "second": 0.1}, 1.0)
+    assert nearest_to_median([first, second, third]) == "third"
+    assert nearest_to_median([first]) == "first"
+    assert nearest_to_median([first, second]) == "first", "both are as near"
+    assert nearest_to_median([first, Member("second", "1.0", {"first": 0.9}, 2.0)]) == "second"
+    same = [Member(name, "1.0", {"far": 0.9}, 1.0) for name in ("a", "b")]
+    assert nearest_to_median([Member("far", "1.9", {}, 9.0), *same]) == "a"
+
+
 @pytest.mark.parametrize(
     ("stages", "reference", "stage"),
     [
@@ -127,6 +165,18 @@ def decided(
         auditor_available=auditor,
         results_max=results_max,
     )
+
+
+def test_what_must_be_confirmed_is_not_accepted_alone() -> None:
+    alone = [GroupedResult("a", "a", NEWCOMER, must_be_confirmed=True)]
+
+    def decision(results: list[GroupedResult], *running: float) -> NextStep:
+        return decide(results, open_log_odds=running, confidence=0.5, auditor_available=False, results_max=9)
+
+    assert isinstance(decision(alone), NeedReplica)
+    assert decision(alone, NEWCOMER) == Wait()
+    both = [*alone, GroupedResult("b", "a", NEWCOMER, must_be_confirmed=True)]
+    assert isinstance(decision(both), Accept)
 
 
 def test_without_results_the_whole_confidence_is_missing() -> None:

@@ -7,7 +7,7 @@ import pytest
 from tradepost import errors
 from tradepost.protocol import JobStatus
 from tradepost_broker.market.model.entities import Account, Lease, LeaseState, WorkerStanding
-from tradepost_broker.market.model.events import SendAcknowledged, SendSettled
+from tradepost_broker.market.model.events import ReceiptDelivered, SendAcknowledged, SendSettled
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.testing.staffed_market import ALWAYS_CHECKED, StaffedMarket
 
@@ -120,6 +120,107 @@ def test_a_verified_stage_failure_fails_the_job_and_is_paid() -> None:
     )
     assert len(ended.accepted) == 3
     assert {kind for _, kind in driver.evidence()} == {"agreed"}
+    driver.check()
+
+
+def test_a_stage_failure_is_not_accepted_from_one_worker_however_little_the_job_asks() -> None:
+    driver = StaffedMarket(2)
+    job = driver.submit(confidence=0.5)
+    [first] = driver.open_leases(job)
+    driver.deliver(first.id, "failed:normalize:kernel-trap", problem=TRAP)
+    assert driver.job(job).status is JobStatus.RUNNING
+    [second] = driver.open_leases(job)
+    assert second.worker != first.worker
+    driver.deliver(second.id, "failed:normalize:kernel-trap", problem=TRAP)
+    ended = driver.job(job)
+    assert (ended.status, ended.problem) == (JobStatus.FAILED, TRAP)
+    assert all(lease.paid_microcredits for lease in driver.market.leases_of(job))
+    driver.check()
+
+
+def test_a_sole_bidder_that_fails_leaves_two_thirds_of_the_cap_for_others() -> None:
+    driver = StaffedMarket(1)
+    job = driver.submit(confidence=0.5, max_price_microcredits=10_000)
+    [first] = driver.open_leases(job)
+    assert first.price_microcredits > 9_000
+    driver.deliver(first.id, "failed:normalize:kernel-trap", problem=TRAP)
+    driver.add_worker("late", 50)
+    [second] = driver.open_leases(job)
+    driver.deliver(second.id, "failed:normalize:kernel-trap", problem=TRAP)
+    assert driver.job(job).problem == TRAP
+    assert driver.of(Lease, first.id).paid_microcredits == 3_333
+    assert driver.of(Lease, second.id).paid_microcredits == 5_000, "its bid"
+    driver.check()
+
+
+def test_an_auditor_confirms_a_stage_failure_where_nobody_else_can() -> None:
+    driver = StaffedMarket(1, auditors=1)
+    job = driver.submit(confidence=0.5)
+    [first] = driver.open_leases(job)
+    driver.deliver(first.id, "failed:normalize:kernel-trap", problem=TRAP)
+    driver.deliver(driver.open_audit(job).id, "right")
+    assert driver.job(job).status is JobStatus.ACCEPTED
+    assert driver.of(Lease, first.id).paid_microcredits == 0
+    driver.check()
+
+
+def test_a_stage_failure_that_nobody_can_confirm_ends_the_job_unpaid() -> None:
+    driver = StaffedMarket(1)
+    job = driver.submit(confidence=0.5, patience_s=5)
+    [first] = driver.open_leases(job)
+    driver.deliver(first.id, "failed:normalize:kernel-trap", problem=TRAP)
+    assert driver.job(job).status is JobStatus.RUNNING
+    driver.tick(5)
+    ended = driver.job(job)
+    assert (ended.status, ended.problem.code, ended.problem.stage) == (
+        JobStatus.FAILED,
+        "kernel-trap",
+        "normalize",
+    )
+    assert ended.problem.detail.startswith("out of bounds (reported by one worker; ")
+    assert (ended.paid_microcredits, ended.accepted) == (0, ())
+    assert driver.of(Lease, first.id).state is LeaseState.INCONCLUSIVE
+    driver.check()
+
+
+def test_one_worker_cannot_end_a_job_with_a_made_up_failure() -> None:
+    driver = StaffedMarket(3)
+    job = driver.submit(confidence=0.75)
+    driver.deliver(driver.open_leases(job)[0].id, "failed:normalize:kernel-trap", problem=TRAP)
+    while driver.job(job).status is JobStatus.RUNNING:
+        driver.deliver(driver.open_leases(job)[0].id, "right")
+    assert driver.job(job).status is JobStatus.ACCEPTED
+    driver.check()
+
+
+def test_the_submitter_gets_the_result_nearest_to_the_median_even_after_a_restart() -> None:
+    driver = StaffedMarket(3)
+    job = driver.submit(confidence=0.95)
+    edge, middle, other = driver.open_leases(job)
+    for lease, outcome, shares in (
+        (edge, "1.9", {}),
+        (middle, "1.0", {edge.id: 0.9}),
+        (other, "1.1", {edge.id: 0.8, middle.id: 0.1}),
+    ):
+        driver.restart()
+        for worker in ("w0", "w1", "w2"):
+            driver.connect(worker)
+        driver.handle(
+            ReceiptDelivered(
+                at=driver.at,
+                worker=lease.worker,
+                lease=lease.id,
+                outcome=outcome,
+                stage_hashes=(),
+                agrees_with=tuple(shares),
+                shares=tuple(shares.values()),
+                seed=driver.next_seed(),
+            )
+        )
+    ended = driver.job(job)
+    assert ended.status is JobStatus.ACCEPTED
+    assert ended.accepted[0] == other.id, "0.8 + 0.1 is less than 0.9 + 0.1, and than 0.9 + 0.8"
+    assert set(ended.accepted) == {edge.id, middle.id, other.id}
     driver.check()
 
 

@@ -13,15 +13,18 @@ from hypothesis import strategies as st
 from multiformats import CID
 
 from tradepost.content import cid_of_block
-from tradepost.errors import InvalidInput, InvalidPipeline
+from tradepost.errors import InvalidInput, InvalidOutput, InvalidPipeline
 from tradepost.pipeline.manifest import (
     KernelStage,
     Manifest,
     ModelStage,
+    OutputSpec,
     PipelineLimits,
     TensorSpec,
+    Tolerance,
     WorkUnits,
     check_connections,
+    check_tolerances,
     decode_manifest,
     encode_manifest,
     manifest_cid,
@@ -187,3 +190,96 @@ def test_work_units_count_mebibytes_begun(size: int, units: int) -> None:
 
 def test_a_manifest_is_json_for_people_too() -> None:
     assert msgspec.json.decode(msgspec.json.encode(make()), type=Manifest) == make()
+
+
+# What outputs are declared to be
+
+
+SCORES = OutputSpec(dtype="F32", shape=(None, 3), minimum=0.0, maximum=1.0)
+
+
+def scores(*values: float, dtype: type = np.float32) -> TensorDocument:
+    return TensorDocument({"logits": np.array([values], dtype)})
+
+
+def test_a_manifest_without_declared_outputs_is_encoded_as_before_there_were_any() -> None:
+    assert "output_specs" not in tree_of(make())
+    assert manifest_cid(make()) == "bafyreibziibzqd5d35gf7uhbamri34sri6iaaprl3yjn6sz3mzpnwhfidu"
+
+
+def test_declared_outputs_are_part_of_the_identity_and_come_back() -> None:
+    declared = make(output_specs={"logits": SCORES})
+    assert manifest_cid(declared) != manifest_cid(make())
+    assert decode_manifest(encode_manifest(declared)) == declared
+    with pytest.raises(InvalidPipeline, match="not outputs of the pipeline"):
+        decode_manifest(encode_manifest(make(output_specs={"other": SCORES})))
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        (scores(0, 0.5, 1), ""),
+        (scores(0, 0.5, 1, dtype=np.float64), "is F64[1, 3]; F32[?, 3] is declared"),
+        (scores(0, 1), "is F32[1, 2]; F32[?, 3] is declared"),
+        (TensorDocument({"logits": np.zeros(3, np.float32)}), "is F32[3]"),
+        (scores(0, np.nan, 1), "not finite"),
+        (scores(0, -np.inf, 1), "not finite"),
+        (scores(0, -0.5, 1), "below 0"),
+        (scores(0, 0.5, 1.5), "above 1"),
+    ],
+)
+def test_an_output_is_held_to_its_declaration(document: TensorDocument, said: str) -> None:
+    manifest = make(output_specs={"logits": SCORES})
+    if not said:
+        manifest.check_output(document)
+        return
+    with pytest.raises(InvalidOutput) as refused:
+        manifest.check_output(document)
+    assert said in refused.value.detail
+    assert refused.value.stage == "model"
+
+
+def test_every_value_of_a_large_output_is_checked() -> None:
+    spec = OutputSpec(dtype="F32", shape=(None,), maximum=1.0)
+    values = np.zeros(200_000, np.float32)
+    assert spec.difference(values) == ""
+    values[-1] = 2
+    assert "above 1" in spec.difference(values)
+
+
+def test_values_that_are_not_finite_may_be_declared() -> None:
+    spec = OutputSpec(dtype="F32", shape=(2,), minimum=0.0, finite=False)
+    assert spec.difference(np.array([np.nan, np.inf], np.float32)) == ""
+    assert "below 0" in spec.difference(np.array([np.nan, -np.inf], np.float32))
+
+
+@pytest.mark.parametrize("bound", [float("nan"), float("inf"), "1"])
+def test_a_bound_is_a_finite_number(bound: object) -> None:
+    fields = {"dtype": "F32", "shape": [], "maximum": bound}
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(fields, OutputSpec)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "allowed"),
+    [
+        ("", Tolerance(atol=1e-2, rtol=2e-2), True),
+        ("", Tolerance(atol=1.0, rtol=1.0), False),
+        ("F32", Tolerance(atol=1e-3, rtol=1e-2), True),
+        ("F32", Tolerance(atol=1e-2, rtol=1e-2), False),
+        ("F16", Tolerance(atol=1e-2, rtol=1e-2), True),
+        ("I64", Tolerance(atol=0.0, rtol=0.1), False),
+    ],
+)
+def test_tolerances_have_ceilings_by_dtype(dtype: str, tolerance: Tolerance, allowed: bool) -> None:
+    stage = ModelStage(
+        name="model", artifact=MODEL, inputs={"x": "input.image"}, outputs=("logits",), tolerance=tolerance
+    )
+    specs = {"logits": OutputSpec(dtype=dtype, shape=())} if dtype else {}
+    manifest = make(stages=(stage,), output_specs=specs)
+    if allowed:
+        check_tolerances(manifest)
+        return
+    with pytest.raises(InvalidPipeline, match="at most") as refused:
+        check_tolerances(manifest)
+    assert refused.value.stage == "model"

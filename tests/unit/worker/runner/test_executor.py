@@ -25,6 +25,7 @@ from tradepost.pipeline.manifest import (
     KernelStage,
     Manifest,
     ModelStage,
+    OutputSpec,
     PipelineLimits,
     TensorSpec,
     decode_manifest,
@@ -148,6 +149,20 @@ def test_the_output_carries_the_metadata_of_the_stages_that_feed_it(inference):
     manifest = msgspec.structs.replace(echoed.manifest, stages=(stage,))
     document = decode(run(SamplePipeline(manifest, echoed.artifacts), inference).output)
     assert document.metadata == {"k": "v"}
+
+
+def test_an_output_that_is_not_as_declared_is_a_failure_of_the_stage_that_gives_it(inference):
+    good = classifier()
+    spec = OutputSpec(dtype="F32", shape=(None, 1), maximum=3.0)
+    for declared, failure in ((spec, None), (msgspec.structs.replace(spec, maximum=2.0), "above 2")):
+        manifest = msgspec.structs.replace(good.manifest, output_specs={"value": declared})
+        result = run(SamplePipeline(manifest, good.artifacts), inference, sample_input(1, 1, 1))
+        if failure is None:
+            assert result.failure is None
+        else:
+            assert (result.failure.code, result.failure.stage) == ("invalid-output", "topk")
+            assert failure in result.failure.detail
+            assert [report.stage for report in result.stages] == ["first", "model", "topk"]
 
 
 def test_an_undeclared_tensor_of_a_kernel_goes_nowhere(inference):
