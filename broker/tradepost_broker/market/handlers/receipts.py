@@ -61,8 +61,10 @@ def deliver(state: MarketState, event: ReceiptDelivered) -> None:
 def give_back(state: MarketState, event: LeaseGivenBack) -> None:
     """A worker returned a lease. Only failing is held against it; what its owner wants never is.
 
-    Nor is running out of time, where the time was over: submitters set the deadline, and publishers the time
-    limit, so that either could lower any score. Before that, to claim it is to fail.
+    It is held against it if somebody else succeeds: what fails on every device is its submitter's fault, or
+    its publisher's. A receipt that is not valid is the worker's own fault, whatever the job. Running out of
+    time is no failure where the time was over: submitters set the deadline, and publishers the time limit,
+    so that either could lower any score. Before that, to claim it is to fail.
 
     What a preempted one had done is kept: it is paid if the job's result confirms it.
     """
@@ -82,7 +84,8 @@ def give_back(state: MarketState, event: LeaseGivenBack) -> None:
         lease,
         LeaseTrigger.PREEMPTED if event.reason is GiveBackReason.PREEMPTED else LeaseTrigger.GIVEN_BACK,
         problem,
-        evidence=EvidenceKind.FAILED if _has_failed(state, lease, event) else None,
+        evidence=EvidenceKind.FAILED if event.forged else None,
+        pending_evidence=EvidenceKind.FAILED if _may_be_blamed(state, lease, event) else None,
         counts=_counts(state, lease, event.reason),
     )
 
@@ -97,7 +100,7 @@ def _counts(state: MarketState, lease: Lease, reason: GiveBackReason) -> bool:
     return reason is not GiveBackReason.REFUSED
 
 
-def _has_failed(state: MarketState, lease: Lease, event: LeaseGivenBack) -> bool:
+def _may_be_blamed(state: MarketState, lease: Lease, event: LeaseGivenBack) -> bool:
     if event.reason is GiveBackReason.EXHAUSTED:
         pipeline = state.pipelines[state.jobs[lease.job].pipeline]
         over_at = min(lease.expires_at, lease.granted_at + pipeline.wall_s)
