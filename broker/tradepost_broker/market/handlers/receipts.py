@@ -50,8 +50,13 @@ def deliver(state: MarketState, event: ReceiptDelivered) -> None:
     peers = state.ordinary_leases(job, LeaseState.DELIVERED)
     lease.group = next((peer.group for peer in peers if peer.id in agrees_with), lease.id)
     state.close_lease(lease, LeaseTrigger.RECEIPT_DELIVERED, event.problem)
-    if not job.spot_check and len(state.spot_checks_wanted) < state.policy.audit_backlog_max:
-        # Only now, after the result is committed, can it be known whether it will be checked.
+    if (
+        state.auditors
+        and not job.spot_check
+        and len(state.spot_checks_wanted) < state.policy.audit_backlog_max
+    ):
+        # Only now, after the result is committed, can it be known whether it will be checked. The check comes
+        # after the job has ended, by an auditor, whose work the operator pays: no submitter waits for it.
         job.spot_check = seeded_random.fraction(state.seed, "spot check", lease.id) < state.policy.audit_rate
     state.send(SendAcknowledged(lease.id, lease.worker))
     state.save(job)
