@@ -182,3 +182,36 @@ def check_books(path: Path, results: dict[int, Result]) -> None:
     account = reader.get(Account, "credits:alice")
     assert account == Account(id="credits:alice", available_microcredits=10**9 - paid)
     reader.close()
+
+
+async def test_a_locked_database_is_waited_for_and_requests_are_answered(tmp_path: Path) -> None:
+    async with local_broker(tmp_path) as broker:
+        key = await broker.account()
+        pipeline = await broker.publish(key)
+        worker = await broker.worker(serve=True)
+        other = sqlite3.connect(tmp_path / "broker.sqlite3", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        for _ in range(2):
+            with pytest.raises(BrokerUnavailable, match="locked"):
+                await broker.submit(key, pipeline, idempotency_key="again")
+            assert await broker.call("GET", "/healthz")
+        other.execute("ROLLBACK")
+        other.close()
+        job = ""
+        while not job:  # until the broker has noticed
+            with contextlib.suppress(BrokerUnavailable):
+                job = (await broker.submit(key, pipeline, idempotency_key="again")).job
+        assert (await broker.result(key, job)).finished_at is not None
+        assert len(list(broker.running.parts.store.find(Job))) == 1
+        await worker.disconnect()
+
+
+async def test_a_broker_stops_while_its_database_is_locked(tmp_path: Path) -> None:
+    other = None
+    async with local_broker(tmp_path) as broker:
+        await broker.account()
+        other = sqlite3.connect(tmp_path / "broker.sqlite3", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(BrokerUnavailable, match="locked"):
+            await broker.account("bob")
+    other.close()

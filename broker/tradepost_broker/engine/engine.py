@@ -40,6 +40,9 @@ BATCH_MAX: Final = 256
 #: Work that may wait, for its turn or its preparation, before `ready` makes those who bring more wait too.
 BACKLOG_MAX: Final = 4096
 TICK_S: Final = 0.25
+#: For how long another process may lock the database before requests are answered with that.
+LOCKED_S_MAX: Final = 1.0
+LOCKED_RETRY_S: Final = 0.02
 
 log = logging.getLogger(__name__)
 
@@ -149,6 +152,9 @@ class Engine:
         self._room.set()
         self._stopping = False
         self._failed = False
+        self._locked = False
+        self._locked_s_max = LOCKED_S_MAX
+        self._asked: set[asyncio.Future[Sequence[Instruction]]] = set()
         self._at = 0.0
 
     def now(self) -> float:
@@ -179,10 +185,14 @@ class Engine:
     async def ask(self, work: Work) -> Sequence[Instruction]:
         """Have `work` done; what the core answered, durably. Raises why it was refused."""
         await self.ready()
+        if self._locked:
+            raise _locked_out()
         future: asyncio.Future[Sequence[Instruction]] = asyncio.get_running_loop().create_future()
+        self._asked.add(future)
+        future.add_done_callback(self._asked.discard)
 
         def reply(outcome: Outcome) -> None:
-            if future.cancelled():
+            if future.done():
                 return
             if isinstance(outcome, TradepostError):
                 future.set_exception(outcome)
@@ -256,6 +266,7 @@ class Engine:
                 for place, work in enumerate(works):
                     outcomes.append(refusals[place] if place in refusals else self._handle(work, transaction))
                 place = len(works) - 1
+                await self._take_lock(transaction)
                 _flush(transaction, only=len(works) == 1)
             except WorkFailed as failed:
                 refusal = await self._restore(failed, committer)
@@ -271,6 +282,21 @@ class Engine:
             if self._recovery is not None:
                 self._recovery.note_committed(transaction.events)
             return outcomes
+
+    async def _take_lock(self, transaction: Transaction) -> None:
+        """Wait while another process has the database's lock. Requests are answered with that meanwhile."""
+        began = time.monotonic()
+        while not transaction.is_empty and not transaction.take_lock():
+            if self._stopping:
+                raise _locked_out()
+            if not self._locked and time.monotonic() - began >= self._locked_s_max:
+                log.error("Another process has locked the database", extra={"action": "database_locked"})
+                self._locked = True
+                for future in list(self._asked):
+                    if not future.done():
+                        future.set_exception(_locked_out())
+            await asyncio.sleep(LOCKED_RETRY_S)
+        self._locked = False
 
     async def _restore(self, failed: WorkFailed, committer: ThreadPoolExecutor) -> BrokerDefect | None:
         """Restore the core without what made it fail; the refusal of the work, if that is at fault."""
@@ -378,6 +404,12 @@ class Engine:
         while self._queue:
             _, reply = self._queue.popleft()
             reply(error)
+
+
+def _locked_out() -> BrokerUnavailable:
+    return BrokerUnavailable(
+        "another process has locked the broker's database; the request may still be carried out"
+    )
 
 
 def _flush(transaction: Transaction, *, only: bool) -> None:
