@@ -27,7 +27,7 @@ from functools import partial
 from typing import Final, Protocol, TypeVar
 
 from tradepost.errors import BrokerDefect, BrokerUnavailable, TradepostError
-from tradepost_broker.engine.core_recovery import CoreRecovery, WorkFailed
+from tradepost_broker.engine.core_recovery import CoreRecovery, Failure
 from tradepost_broker.engine.pieces import delivery_of
 from tradepost_broker.market.model.events import Event, Instruction, ReplyRefused, Save, Tick
 from tradepost_broker.market.state.seeded_random import SEED_BITS
@@ -262,19 +262,23 @@ class Engine:
         while True:
             transaction = self._store.begin()
             outcomes: list[Outcome | Postponed] = []
-            try:
-                for place, work in enumerate(works):
-                    outcomes.append(refusals[place] if place in refusals else self._handle(work, transaction))
-                place = len(works) - 1
+            failed: Failure | None = None
+            for place, work in enumerate(works):
+                outcome = refusals.get(place) or self._handle(work, transaction)
+                if isinstance(outcome, Failure):
+                    failed = outcome
+                    break
+                outcomes.append(outcome)
+            else:
                 await self._take_lock(transaction)
-                _flush(transaction, only=len(works) == 1)
-            except WorkFailed as failed:
+                failed = _flush(transaction, only=len(works) == 1)
+            if failed is not None:
                 refusal = await self._restore(failed, committer)
                 if failed.event is None and len(works) > 1:
                     # Which of them it was shows when each has a transaction of its own.
                     return [(await self._decide_all([work], committer))[0] for work in works]
                 if refusal is not None:
-                    refusals[place] = refusal
+                    refusals[len(outcomes) if len(outcomes) < len(works) else 0] = refusal
                 continue
             if not transaction.is_empty:
                 await asyncio.get_running_loop().run_in_executor(committer, transaction.commit)
@@ -298,7 +302,7 @@ class Engine:
             await asyncio.sleep(LOCKED_RETRY_S)
         self._locked = False
 
-    async def _restore(self, failed: WorkFailed, committer: ThreadPoolExecutor) -> BrokerDefect | None:
+    async def _restore(self, failed: Failure, committer: ThreadPoolExecutor) -> BrokerDefect | None:
         """Restore the core without what made it fail; the refusal of the work, if that is at fault."""
         self._store.begin().discard()
         if self._recovery is None:
@@ -307,7 +311,9 @@ class Engine:
             with contextlib.suppress(sqlite3.Error):  # if the disk is at fault, it stops all the same
                 self._recovery.record_before_stop(failed, at=self._now())
             raise failed.cause
-        log.critical("Work is set aside: %s", failed.reason, exc_info=failed, extra={"action": "set_aside"})
+        log.critical(
+            "Work is set aside: %s", failed.reason, exc_info=failed.cause, extra={"action": "set_aside"}
+        )
         restored = self._recovery.restore(failed, at=self._now())
         await asyncio.get_running_loop().run_in_executor(committer, restored.transaction.commit)
         self._recovery.observe_restored()
@@ -359,7 +365,7 @@ class Engine:
         self._at = max(self._at, self._clock())
         return self._at
 
-    def _handle(self, work: Work, transaction: Transaction) -> Outcome | Postponed:
+    def _handle(self, work: Work, transaction: Transaction) -> Outcome | Postponed | Failure:
         moment = Moment(self._now(), secrets.randbits(SEED_BITS), transaction)
         try:
             decision = work.decide(moment)
@@ -376,7 +382,7 @@ class Engine:
         try:
             return self._apply(decision, transaction)
         except Exception as error:
-            raise WorkFailed(event, error) from error
+            return Failure(event, error) if self._recovery is None else self._recovery.failure(event, error)
 
     def _apply(self, decision: Decision, transaction: Transaction) -> Outcome:
         event = decision.event
@@ -412,15 +418,15 @@ def _locked_out() -> BrokerUnavailable:
     )
 
 
-def _flush(transaction: Transaction, *, only: bool) -> None:
-    """Write the rows. Raises `WorkFailed`, with the event if `only` one work can be at fault."""
+def _flush(transaction: Transaction, *, only: bool) -> Failure | None:
+    """Write the rows; how that failed, with the event if `only` one work can be at fault."""
     if transaction.is_empty:
-        return
+        return None
     try:
         transaction.flush()
     except Exception as error:
-        event = transaction.events[0] if only and transaction.events else None
-        raise WorkFailed(event, error) from error
+        return Failure(transaction.events[0] if only and transaction.events else None, error)
+    return None
 
 
 class _SetAsideDelivery:

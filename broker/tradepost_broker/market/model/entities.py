@@ -151,6 +151,11 @@ class EvidenceKind(StrEnum):
     FAILED = "failed"  # it gave the lease back because the device failed
     EXPIRED = "expired"  # it let the lease expire
 
+    @property
+    def lowers_score(self) -> bool:
+        """Whether it counts against its worker."""
+        return self not in (EvidenceKind.AGREED, EvidenceKind.AUDIT_PASSED)
+
 
 class Lease(msgspec.Struct, kw_only=True, rename=without_unit):
     """One attempt of one worker at one job.
@@ -184,11 +189,6 @@ class Lease(msgspec.Struct, kw_only=True, rename=without_unit):
     blame_at: float | None = None
     settled_at: float | None = None
     pending_evidence: EvidenceKind | None = None
-
-    @property
-    def lowers_score(self) -> bool:
-        """Whether it counts against its worker."""
-        return self not in (EvidenceKind.AGREED, EvidenceKind.AUDIT_PASSED)
 
 
 class Evidence(msgspec.Struct, kw_only=True, frozen=True):

@@ -111,7 +111,8 @@ class MarketState:
         self._instructions.append(instruction)
 
     def drain(self) -> list[Instruction]:
-        """All that the event gave, and forget it."""
+        """All that the event gave, and forget it: it is done."""
+        self.job_at_hand = ""
         instructions = self._instructions
         for record in self._changed.values():
             instructions.append(Save(copy.copy(record) if isinstance(record, MUTABLE) else record))
