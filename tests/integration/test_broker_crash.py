@@ -22,7 +22,7 @@ from tradepost.client.results import Result
 from tradepost.errors import BrokerUnavailable
 from tradepost_broker.access.credentials import load_or_create_operator_token
 from tradepost_broker.market.ledger import Kind
-from tradepost_broker.market.model.entities import Account, Job, Transfer
+from tradepost_broker.market.model.entities import Account, Evidence, Job, Transfer
 from tradepost_broker.operator.messages import IssuedToken, NewAccount, NewApiKey, NewToken
 from tradepost_broker.storage import database
 from tradepost_broker.storage.store import Reader
@@ -179,6 +179,8 @@ def check_books(path: Path, results: dict[int, Result]) -> None:
     assert len({transfer.lease for transfer in payments}) == len(payments)
     paid = sum(transfer.amount_microcredits for transfer in payments)
     assert paid == sum(job.paid_microcredits for job in jobs.values())
+    found = {evidence.kind for evidence in reader.find(Evidence)}
+    assert not {kind for kind in found if kind.lowers_score}, "a restart blames nobody"
     account = reader.get(Account, "credits:alice")
     assert account == Account(id="credits:alice", available_microcredits=10**9 - paid)
     reader.close()
