@@ -20,21 +20,43 @@ import secrets
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Final
 
 from tradepost.errors import BrokerDefect, BrokerUnavailable, TradepostError
 from tradepost_broker.engine.core_recovery import CoreRecovery, Failure
+from tradepost_broker.engine.decisions import (
+    Core,
+    Decision,
+    Moment,
+    Outcome,
+    Postponed,
+    Records,
+    Reply,
+    Work,
+)
 from tradepost_broker.engine.pieces import delivery_of
+from tradepost_broker.engine.work import SetAsideDelivery
 from tradepost_broker.market.model.events import Event, Instruction, ReplyRefused, Save, Tick
 from tradepost_broker.market.state.seeded_random import SEED_BITS
-from tradepost_broker.storage.shell_records import ShellRecord
-from tradepost_broker.storage.store import Deletion, Store, Transaction
+from tradepost_broker.storage.store import Store, Transaction
 
-T = TypeVar("T")
+__all__ = [
+    "BACKLOG_MAX",
+    "BATCH_MAX",
+    "TICK_S",
+    "Core",
+    "Decision",
+    "Engine",
+    "Moment",
+    "Outcome",
+    "Postponed",
+    "Records",
+    "Reply",
+    "Work",
+]
 
 BATCH_MAX: Final = 256
 #: Work that may wait, for its turn or its preparation, before `ready` makes those who bring more wait too.
@@ -45,76 +67,6 @@ LOCKED_S_MAX: Final = 1.0
 LOCKED_RETRY_S: Final = 0.02
 
 log = logging.getLogger(__name__)
-
-
-class Core(Protocol):
-    """The part of the market that decides."""
-
-    def handle(self, event: Event) -> list[Instruction]:
-        """Decide."""
-        ...
-
-
-class Records(Protocol):
-    """The records after all earlier work, whether committed yet or not."""
-
-    def get(self, kind: type[T], id_: str) -> T | None:
-        """The record of this kind and id, or `None`."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """The turn of one work in the total order: its time (Unix seconds), a fresh seed, the records."""
-
-    at: float
-    seed: int
-    records: Records
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """The effects of one work, in one transaction. If the core rejects the event, there are none.
-
-    `event` goes to the core, unless it is `None`. `records` and `deletions` are what the shell writes and
-    deletes. `records_after` gives further records that depend on the core's instructions.
-    """
-
-    event: Event | None = None
-    records: Sequence[ShellRecord] = ()
-    records_after: Callable[[Sequence[Instruction]], Sequence[ShellRecord]] | None = None
-    deletions: Sequence[Deletion] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Postponed:
-    """The work cannot be decided before `prepare` has run, outside the turn; then it gets another turn.
-
-    `prepare` starts when all earlier work is durable. A `TradepostError` that it raises refuses the work; so
-    does an error of the disk, for the time being. With any other exception the work, which delivers what came
-    for `lease`, is set aside: to try it again would fail again.
-    """
-
-    prepare: Callable[[], Awaitable[None]]
-    lease: str = ""
-
-
-class Work(Protocol):
-    """A change that a session or a request asks for."""
-
-    def decide(self, moment: Moment) -> Decision | Postponed:
-        """What is to be done, decided in the work's turn. Changes nothing itself, and does no I/O but for
-        reading single records.
-
-        Raises a `TradepostError` to refuse; then nothing is written.
-        """
-        ...
-
-
-#: What the core answered, or why nothing was done.
-Outcome = Sequence[Instruction] | TradepostError
-#: Told the outcome once it is durable, before any of its instructions is released.
-Reply = Callable[[Outcome], None]
 
 
 class Engine:
@@ -175,7 +127,7 @@ class Engine:
         if self._recovery is None:
             raise cause
         self.submit(
-            _SetAsideDelivery(self._recovery, lease, cause), lambda outcome: reply(_defect(outcome, lease))
+            SetAsideDelivery(self._recovery, lease, cause), lambda outcome: reply(_defect(outcome, lease))
         )
 
     async def ready(self) -> None:
@@ -427,20 +379,6 @@ def _flush(transaction: Transaction, *, only: bool) -> Failure | None:
     except Exception as error:
         return Failure(transaction.events[0] if only and transaction.events else None, error)
     return None
-
-
-class _SetAsideDelivery:
-    """Work that ends a lease whose delivery cannot be processed."""
-
-    def __init__(self, recovery: CoreRecovery, lease: str, cause: Exception) -> None:
-        self._recovery = recovery
-        self._lease = lease
-        self._cause = cause
-
-    def decide(self, moment: Moment) -> Decision:
-        """The lease's end, and the record of why."""
-        event, record = self._recovery.set_aside_delivery(self._lease, self._cause, at=moment.at)
-        return Decision(event=event, records=(record,))
 
 
 def _defect(outcome: Outcome, lease: str) -> TradepostError:
