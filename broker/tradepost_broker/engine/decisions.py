@@ -57,9 +57,9 @@ class Decision:
 class Postponed:
     """The work cannot be decided before `prepare` has run, outside the turn; then it gets another turn.
 
-    `prepare` starts when all earlier work is durable. A `TradepostError` that it raises refuses the work; so
-    does an error of the disk, for the time being. With any other exception the work, which delivers what came
-    for `lease`, is set aside: to try it again would fail again.
+    `prepare` starts when all earlier work is durable. What it raises refuses the work; an error of the disk
+    does so for the time being. Work that delivers what a worker sent for `lease` is set aside otherwise: what
+    the broker lacks is not the worker's fault, and to try it again would fail again.
     """
 
     prepare: Callable[[], Awaitable[None]]

@@ -294,14 +294,18 @@ class Engine:
     async def _prepare(self, work: Work, reply: Reply, postponed: Postponed) -> None:
         try:
             await postponed.prepare()
-        except TradepostError as error:
-            log.warning("Rejected a request: %s", error, extra={"action": "preparation_refused"})
-            reply(error)
-        except Exception as error:
+        except (OSError, sqlite3.Error):
             log.exception("A request could not be prepared", extra={"action": "defect"})
-            if postponed.lease and not isinstance(error, OSError | sqlite3.Error):
+            reply(BrokerUnavailable("the broker failed before this was durable"))
+        except Exception as error:
+            if postponed.lease:
+                log.exception("A delivery could not be prepared", extra={"action": "defect"})
                 self.set_aside_delivery(postponed.lease, error, reply)
+            elif isinstance(error, TradepostError):
+                log.warning("Rejected a request: %s", error, extra={"action": "preparation_refused"})
+                reply(error)
             else:
+                log.exception("A request could not be prepared", extra={"action": "defect"})
                 reply(BrokerUnavailable("the broker failed before this was durable"))
         else:
             self.submit(work, reply)

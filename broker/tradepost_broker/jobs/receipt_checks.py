@@ -7,6 +7,9 @@ import asyncio
 from tradepost.content import Cid, add_bytes
 from tradepost.content.unixfs.files import CHUNK_BYTES
 from tradepost.errors import (
+    BrokerDefect,
+    ContentMismatch,
+    ContentStoreUnusable,
     InvalidReceipt,
     LeaseGone,
     TradepostError,
@@ -72,7 +75,7 @@ class ReceiptChecks:
         5. The output is within the pipeline's limit, and its bytes have the CID that was signed.
 
         From step 1 on the lease counts as `arrived`: until a later step fails, or `decided` is called.
-        Raises `LeaseGone` (1) or `InvalidReceipt` (2 to 5).
+        Raises `LeaseGone` (1), `InvalidReceipt` (2 to 5), or `BrokerDefect` if what was uploaded is lost (5).
         """
         # Step 1
         lease, job = self._lease_of(worker, frame.lease)
@@ -175,6 +178,8 @@ class ReceiptChecks:
     async def _uploaded_bytes(self, lease: str, output: str, limit: int) -> int:
         try:
             return await self._uploads.count_bytes(f"lease:{lease}", output, bytes_max=limit)
+        except (ContentMismatch, ContentStoreUnusable) as error:  # blocks were whole when they came
+            raise BrokerDefect(f"the stored output of lease {lease}: {error}") from error
         except TradepostError as error:
             raise InvalidReceipt(f"the uploaded output: {error}") from None
 
