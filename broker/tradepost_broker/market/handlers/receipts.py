@@ -106,6 +106,9 @@ def _counts(state: MarketState, lease: Lease, reason: GiveBackReason) -> bool:
 
 
 def _may_be_blamed(state: MarketState, lease: Lease, event: LeaseGivenBack) -> bool:
+    """Whether this is held against the worker once somebody else succeeds."""
+    if event.forged:
+        return False  # it is blamed at once
     if event.reason is GiveBackReason.EXHAUSTED:
         pipeline = state.pipelines[state.jobs[lease.job].pipeline]
         over_at = min(lease.expires_at, lease.granted_at + pipeline.wall_s)

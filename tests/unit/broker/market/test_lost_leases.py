@@ -7,7 +7,7 @@ import pytest
 from tradepost.errors import InvalidReceipt, ModelFailure
 from tradepost.protocol import GiveBackReason, JobStatus
 from tradepost_broker.market.model.entities import Evidence, Lease
-from tradepost_broker.market.model.events import LeaseGivenBack
+from tradepost_broker.market.model.events import LeaseGivenBack, Save
 from tradepost_broker.market.testing import make_offer
 from tradepost_broker.testing.staffed_market import StaffedMarket
 
@@ -90,7 +90,7 @@ def test_a_restart_forgets_nothing_of_it() -> None:
 
 
 def test_a_forged_receipt_is_held_against_its_worker_whatever_becomes_of_the_job() -> None:
-    driver = StaffedMarket(1)
+    driver = StaffedMarket(2)
     job = driver.submit()
     [lease] = driver.open_leases(job)
     driver.handle(
@@ -105,3 +105,11 @@ def test_a_forged_receipt_is_held_against_its_worker_whatever_becomes_of_the_job
         )
     )
     assert driver.evidence() == [("w0", "failed")]
+    driver.deliver_all(job, "right")
+    learned = [
+        one.record.id
+        for answer in driver.answers
+        for one in answer
+        if isinstance(one, Save) and isinstance(one.record, Evidence)
+    ]
+    assert learned == [f"{lease.id}:failed"], "once, and not again with the result"
