@@ -22,7 +22,7 @@ from tradepost.client.results import Result
 from tradepost.errors import BrokerUnavailable
 from tradepost_broker.access.credentials import load_or_create_operator_token
 from tradepost_broker.market.ledger import Kind
-from tradepost_broker.market.model.entities import Account, Job, Transfer
+from tradepost_broker.market.model.entities import Account, Evidence, Job, Transfer
 from tradepost_broker.operator.messages import IssuedToken, NewAccount, NewApiKey, NewToken
 from tradepost_broker.storage import database
 from tradepost_broker.storage.store import Reader
@@ -179,6 +179,41 @@ def check_books(path: Path, results: dict[int, Result]) -> None:
     assert len({transfer.lease for transfer in payments}) == len(payments)
     paid = sum(transfer.amount_microcredits for transfer in payments)
     assert paid == sum(job.paid_microcredits for job in jobs.values())
+    found = {evidence.kind for evidence in reader.find(Evidence)}
+    assert not {kind for kind in found if kind.lowers_score}, "a restart blames nobody"
     account = reader.get(Account, "credits:alice")
     assert account == Account(id="credits:alice", available_microcredits=10**9 - paid)
     reader.close()
+
+
+async def test_a_locked_database_is_waited_for_and_requests_are_answered(tmp_path: Path) -> None:
+    async with local_broker(tmp_path) as broker:
+        key = await broker.account()
+        pipeline = await broker.publish(key)
+        worker = await broker.worker(serve=True)
+        other = sqlite3.connect(tmp_path / "broker.sqlite3", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        for _ in range(2):
+            with pytest.raises(BrokerUnavailable, match="locked"):
+                await broker.submit(key, pipeline, idempotency_key="again")
+            assert await broker.call("GET", "/healthz")
+        other.execute("ROLLBACK")
+        other.close()
+        job = ""
+        while not job:  # until the broker has noticed
+            with contextlib.suppress(BrokerUnavailable):
+                job = (await broker.submit(key, pipeline, idempotency_key="again")).job
+        assert (await broker.result(key, job)).finished_at is not None
+        assert len(list(broker.running.parts.store.find(Job))) == 1
+        await worker.disconnect()
+
+
+async def test_a_broker_stops_while_its_database_is_locked(tmp_path: Path) -> None:
+    other = None
+    async with local_broker(tmp_path) as broker:
+        await broker.account()
+        other = sqlite3.connect(tmp_path / "broker.sqlite3", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(BrokerUnavailable, match="locked"):
+            await broker.account("bob")
+    other.close()

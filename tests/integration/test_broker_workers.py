@@ -180,20 +180,23 @@ async def test_a_worker_of_the_version_before_gets_frames_that_it_knows(broker: 
         worker = await broker.worker(f"owner-{version}", version=version, capacity=1)
         assert worker.welcome is not None
         assert (worker.welcome.at is not None) is knows
-        await broker.submit(key, pipeline)
+        job = (await broker.submit(key, pipeline)).job
         grant = await worker.expect(Grant)
         assert (grant.left_s is not None) is knows
+        succeeds = await broker.worker(f"other-{version}", serve=True)
         failed = GiveBack(
             lease=grant.lease, reason=GiveBackReason.FAILED, problem=RunnerFailed("it crashed").to_problem()
         )
         await worker.send(failed)
         await worker.expect(Acknowledged)
+        assert (await broker.result(key, job)).status is JobStatus.ACCEPTED
         assert (await broker.standing(worker)).evidence_counts == {"failed": 1}
         if knows:
             finding = await worker.expect(Finding)
             assert (finding.lease, finding.kind, finding.detail) == (grant.lease, "failed", "it crashed")
         assert not any(isinstance(frame, Finding) for frame in worker.frames)
-        await worker.disconnect()
+        for one in (worker, succeeds):
+            await one.disconnect()
 
 
 async def test_why_workers_refuse_a_pipeline_reaches_its_submitter_and_the_explanation(

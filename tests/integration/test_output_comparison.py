@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tradepost.content import Cid, FolderStore
-from tradepost.pipeline.tensors import TensorDocument, encode
-from tradepost.protocol import INLINE_BYTES_MAX, Grant, JobStatus
+from tradepost.pipeline.manifest import Tolerance
+from tradepost.pipeline.tensors import TensorDocument, encode, map_document
+from tradepost.protocol import INLINE_BYTES_MAX, Acknowledged, Grant, JobStatus
 from tradepost_broker.engine.engine import Engine
+from tradepost_broker.jobs import output_comparison
+from tradepost_broker.market.trust.verification import compare_documents
 from tradepost_broker.storage.shell_records import Delivery, InlineInput
 from tradepost_broker.storage.store import Store
 from tradepost_broker.testing import LocalBroker
@@ -63,3 +68,51 @@ async def test_large_outputs_are_compared_and_no_document_is_read_in_a_turn(
     assert set(view.verification.agreed) == {worker.id for worker in workers}
     for worker in workers:
         await worker.disconnect()
+
+
+async def test_a_comparison_without_memory_sets_the_delivery_aside_and_blames_nobody(
+    broker: LocalBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compare(*_: object) -> object:
+        raise MemoryError
+
+    monkeypatch.setattr(output_comparison, "compare_documents", compare)
+    key = await broker.account()
+    pipeline = await broker.publish(key)
+    outputs = [encode(TensorDocument({"y": np.full(4, value, np.float32)})) for value in (1, 2, 1)]
+    first, second = [
+        await broker.worker(f"owner-{number}", script=lambda _, output=output: output)
+        for number, output in enumerate(outputs[:2])
+    ]
+    job = (await broker.submit(key, pipeline, confidence=0.9, patience_s=600.0)).job
+    await first.answer(await first.expect(Grant))
+    third = await broker.worker("owner-2", script=lambda _: outputs[2])
+    await second.answer(await second.expect(Grant))
+    acknowledged = await second.expect(Acknowledged)
+    assert acknowledged.problem is not None
+    assert acknowledged.problem.code == "broker-defect"
+    await third.answer(await third.expect(Grant))
+    view = await broker.result(key, job)
+    assert view.status is JobStatus.ACCEPTED
+    assert view.verification is not None
+    assert set(view.verification.agreed) == {first.id, third.id}
+    assert (await broker.standing(second)).evidence_counts == {}
+    for worker in (first, second, third):
+        await worker.disconnect()
+
+
+def test_a_comparison_takes_little_memory_however_large_the_outputs_are(tmp_path: Path) -> None:
+    outputs = []
+    for name, value in (("a", 1.0), ("b", 1.0001)):
+        document = TensorDocument({"y": np.full(1 << 24, value, np.float32)})
+        (tmp_path / name).write_bytes(encode(document))
+        outputs.append(tmp_path / name)
+    tracemalloc.start()
+    try:
+        a, b = map(map_document, outputs)
+        assert compare_documents(a, b, Tolerance(atol=1e-2, rtol=1e-2)).agrees
+        assert not compare_documents(a, b, Tolerance(atol=0.0, rtol=0.0)).agrees
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 16 << 20

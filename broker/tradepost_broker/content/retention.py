@@ -45,7 +45,10 @@ class Retention:
     async def run(self) -> None:
         """Sweep now and then, until cancelled."""
         while True:
-            await self.sweep()
+            try:
+                await self.sweep()
+            except Exception:  # the next sweep does what this one could not
+                log.exception("Old documents could not be deleted", extra={"action": "sweep_failed"})
             await asyncio.sleep(SWEEP_S)
 
     async def sweep(self) -> None:

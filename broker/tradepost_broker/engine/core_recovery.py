@@ -13,6 +13,7 @@ from __future__ import annotations
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple, Protocol
 
@@ -21,7 +22,6 @@ from sqlalchemy import select
 
 from tradepost.errors import BrokerDefect, InvariantBroken, StateBroken
 from tradepost_broker.engine.pieces import delivery_of, lease_of, piece_of, written
-from tradepost_broker.market.core import HandlerFailed
 from tradepost_broker.market.model.entities import Job, Lease, Record, Worker
 from tradepost_broker.market.model.events import (
     DefectFound,
@@ -53,6 +53,11 @@ class RestorableCore(Protocol):
         """Become what these records describe."""
         ...
 
+    @property
+    def job_at_hand(self) -> str:
+        """The job that was looked at last; "" if it was the event itself."""
+        ...
+
     def job(self, job: str) -> Job | None:
         """A job in memory."""
         ...
@@ -66,27 +71,21 @@ class RestorableCore(Protocol):
         ...
 
 
-class WorkFailed(Exception):
-    """A piece of work made the core, or the writing of its records, fail.
+@dataclass(frozen=True)
+class Failure:
+    """A piece of work made the core, or the writing of its records, fail with `cause`.
 
-    `event` is its event, if it is known and has one; `cause` is what was raised.
+    `event` is its event, if it is known and has one; `job` is the job that was being looked at, if any.
     """
 
-    def __init__(self, event: Event | None, cause: Exception) -> None:
-        super().__init__(str(cause))
-        self.event = event
-        self.cause = cause
-
-    @property
-    def job(self) -> str:
-        """The job that was being looked at, if any."""
-        return self.cause.job if isinstance(self.cause, HandlerFailed) else ""
+    event: Event | None
+    cause: Exception
+    job: str = ""
 
     @property
     def reason(self) -> str:
         """The cause in words."""
-        cause = self.cause.__cause__ if isinstance(self.cause, HandlerFailed) else self.cause
-        return f"{type(cause).__name__}: {cause}"[:REASON_CHARS_MAX]
+        return f"{type(self.cause).__name__}: {self.cause}"[:REASON_CHARS_MAX]
 
     @property
     def leaves_the_ledger_right(self) -> bool:
@@ -163,7 +162,11 @@ class CoreRecovery:
                 case _:
                     pass
 
-    def restore(self, failed: WorkFailed, *, at: float) -> Restored:
+    def failure(self, event: Event | None, cause: Exception) -> Failure:
+        """How the core has just failed."""
+        return Failure(event, cause, self._core.job_at_hand)
+
+    def restore(self, failed: Failure, *, at: float) -> Restored:
         """Put the core back to the last commit, and set aside what made it fail.
 
         Raises `InvariantBroken` if the ledger is wrong, and what makes the core fail again through no job.
@@ -187,11 +190,12 @@ class CoreRecovery:
             transaction = self._start(records, at)
             try:
                 instructions = self._bring(transaction, ending, at)
-            except HandlerFailed as again:
-                if not again.job:
+            except Exception as error:
+                again = self.failure(None, error)
+                if not again.job or not again.leaves_the_ledger_right:
                     raise
                 transaction.discard()
-                records.append(self._leave_out(WorkFailed(None, again), at))
+                records.append(self._leave_out(again, at))
                 records += self._load(at)
             else:
                 transaction.flush()
@@ -201,12 +205,12 @@ class CoreRecovery:
         """What ends a lease whose delivery cannot be prepared, and how the delivery is set aside."""
         piece = delivery_of(lease)
         self._rejected.add(piece)
-        reason = WorkFailed(None, cause).reason
+        reason = Failure(None, cause).reason
         return DefectFound(at=at, lease=lease, seed=_seed()), SetAside(
             id=piece, kind=SetAsideKind.EVENT, at=at, reason=reason
         )
 
-    def record_before_stop(self, failed: WorkFailed, *, at: float) -> None:
+    def record_before_stop(self, failed: Failure, *, at: float) -> None:
         """Set aside, durably, what broke the ledger, so that the next start does not meet it again."""
         transaction = self._store.begin()
         for record in [self._leave_out(failed, at)] if failed.job else self._reject(failed, at):
@@ -261,12 +265,12 @@ class CoreRecovery:
         known = self._core.job(job)
         return known is not None and known.status not in FINAL
 
-    def _leave_out(self, failed: WorkFailed, at: float) -> SetAside:
+    def _leave_out(self, failed: Failure, at: float) -> SetAside:
         """Restore the market without the job at fault from now on."""
         self._left_out.add((kind_of(Job), failed.job))
         return _of_job(SetAsideKind.LEFT_OUT, failed, at)
 
-    def _reject(self, failed: WorkFailed, at: float) -> list[SetAside]:
+    def _reject(self, failed: Failure, at: float) -> list[SetAside]:
         """Reject the event at fault from now on, if it has a name by which it is known again."""
         piece = "" if failed.event is None else piece_of(failed.event)
         if failed.event is None or not piece:
@@ -276,7 +280,7 @@ class CoreRecovery:
         return [SetAside(id=piece, kind=kind, at=at, reason=failed.reason, event=written(failed.event))]
 
 
-def _of_job(kind: SetAsideKind, failed: WorkFailed, at: float) -> SetAside:
+def _of_job(kind: SetAsideKind, failed: Failure, at: float) -> SetAside:
     event = None if failed.event is None else written(failed.event)
     return SetAside(id=f"{kind_of(Job)} {failed.job}", kind=kind, at=at, reason=failed.reason, event=event)
 

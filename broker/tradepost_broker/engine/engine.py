@@ -20,98 +20,53 @@ import secrets
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Final
 
 from tradepost.errors import BrokerDefect, BrokerUnavailable, TradepostError
-from tradepost_broker.engine.core_recovery import CoreRecovery, WorkFailed
+from tradepost_broker.engine.core_recovery import CoreRecovery, Failure
+from tradepost_broker.engine.decisions import (
+    Core,
+    Decision,
+    Moment,
+    Outcome,
+    Postponed,
+    Records,
+    Reply,
+    Work,
+)
 from tradepost_broker.engine.pieces import delivery_of
+from tradepost_broker.engine.work import SetAsideDelivery
 from tradepost_broker.market.model.events import Event, Instruction, ReplyRefused, Save, Tick
 from tradepost_broker.market.state.seeded_random import SEED_BITS
-from tradepost_broker.storage.shell_records import ShellRecord
-from tradepost_broker.storage.store import Deletion, Store, Transaction
+from tradepost_broker.storage.store import Store, Transaction
 
-T = TypeVar("T")
+__all__ = [
+    "BACKLOG_MAX",
+    "BATCH_MAX",
+    "TICK_S",
+    "Core",
+    "Decision",
+    "Engine",
+    "Moment",
+    "Outcome",
+    "Postponed",
+    "Records",
+    "Reply",
+    "Work",
+]
 
 BATCH_MAX: Final = 256
 #: Work that may wait, for its turn or its preparation, before `ready` makes those who bring more wait too.
 BACKLOG_MAX: Final = 4096
 TICK_S: Final = 0.25
+#: For how long another process may lock the database before requests are answered with that.
+LOCKED_S_MAX: Final = 1.0
+LOCKED_RETRY_S: Final = 0.02
 
 log = logging.getLogger(__name__)
-
-
-class Core(Protocol):
-    """The part of the market that decides."""
-
-    def handle(self, event: Event) -> list[Instruction]:
-        """Decide."""
-        ...
-
-
-class Records(Protocol):
-    """The records after all earlier work, whether committed yet or not."""
-
-    def get(self, kind: type[T], id_: str) -> T | None:
-        """The record of this kind and id, or `None`."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """The turn of one work in the total order: its time (Unix seconds), a fresh seed, the records."""
-
-    at: float
-    seed: int
-    records: Records
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """The effects of one work, in one transaction. If the core rejects the event, there are none.
-
-    `event` goes to the core, unless it is `None`. `records` and `deletions` are what the shell writes and
-    deletes. `records_after` gives further records that depend on the core's instructions.
-    """
-
-    event: Event | None = None
-    records: Sequence[ShellRecord] = ()
-    records_after: Callable[[Sequence[Instruction]], Sequence[ShellRecord]] | None = None
-    deletions: Sequence[Deletion] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Postponed:
-    """The work cannot be decided before `prepare` has run, outside the turn; then it gets another turn.
-
-    `prepare` starts when all earlier work is durable. A `TradepostError` that it raises refuses the work; so
-    does an error of the disk, for the time being. With any other exception the work, which delivers what came
-    for `lease`, is set aside: to try it again would fail again.
-    """
-
-    prepare: Callable[[], Awaitable[None]]
-    lease: str = ""
-
-
-class Work(Protocol):
-    """A change that a session or a request asks for."""
-
-    def decide(self, moment: Moment) -> Decision | Postponed:
-        """What is to be done, decided in the work's turn. Changes nothing itself, and does no I/O but for
-        reading single records.
-
-        Raises a `TradepostError` to refuse; then nothing is written.
-        """
-        ...
-
-
-#: What the core answered, or why nothing was done.
-Outcome = Sequence[Instruction] | TradepostError
-#: Told the outcome once it is durable, before any of its instructions is released.
-Reply = Callable[[Outcome], None]
 
 
 class Engine:
@@ -149,6 +104,9 @@ class Engine:
         self._room.set()
         self._stopping = False
         self._failed = False
+        self._locked = False
+        self._locked_s_max = LOCKED_S_MAX
+        self._asked: set[asyncio.Future[Sequence[Instruction]]] = set()
         self._at = 0.0
 
     def now(self) -> float:
@@ -169,7 +127,7 @@ class Engine:
         if self._recovery is None:
             raise cause
         self.submit(
-            _SetAsideDelivery(self._recovery, lease, cause), lambda outcome: reply(_defect(outcome, lease))
+            SetAsideDelivery(self._recovery, lease, cause), lambda outcome: reply(_defect(outcome, lease))
         )
 
     async def ready(self) -> None:
@@ -179,10 +137,14 @@ class Engine:
     async def ask(self, work: Work) -> Sequence[Instruction]:
         """Have `work` done; what the core answered, durably. Raises why it was refused."""
         await self.ready()
+        if self._locked:
+            raise _locked_out()
         future: asyncio.Future[Sequence[Instruction]] = asyncio.get_running_loop().create_future()
+        self._asked.add(future)
+        future.add_done_callback(self._asked.discard)
 
         def reply(outcome: Outcome) -> None:
-            if future.cancelled():
+            if future.done():
                 return
             if isinstance(outcome, TradepostError):
                 future.set_exception(outcome)
@@ -252,18 +214,23 @@ class Engine:
         while True:
             transaction = self._store.begin()
             outcomes: list[Outcome | Postponed] = []
-            try:
-                for place, work in enumerate(works):
-                    outcomes.append(refusals[place] if place in refusals else self._handle(work, transaction))
-                place = len(works) - 1
-                _flush(transaction, only=len(works) == 1)
-            except WorkFailed as failed:
+            failed: Failure | None = None
+            for place, work in enumerate(works):
+                outcome = refusals.get(place) or self._handle(work, transaction)
+                if isinstance(outcome, Failure):
+                    failed = outcome
+                    break
+                outcomes.append(outcome)
+            else:
+                await self._take_lock(transaction)
+                failed = _flush(transaction, only=len(works) == 1)
+            if failed is not None:
                 refusal = await self._restore(failed, committer)
                 if failed.event is None and len(works) > 1:
                     # Which of them it was shows when each has a transaction of its own.
                     return [(await self._decide_all([work], committer))[0] for work in works]
                 if refusal is not None:
-                    refusals[place] = refusal
+                    refusals[len(outcomes) if len(outcomes) < len(works) else 0] = refusal
                 continue
             if not transaction.is_empty:
                 await asyncio.get_running_loop().run_in_executor(committer, transaction.commit)
@@ -272,7 +239,22 @@ class Engine:
                 self._recovery.note_committed(transaction.events)
             return outcomes
 
-    async def _restore(self, failed: WorkFailed, committer: ThreadPoolExecutor) -> BrokerDefect | None:
+    async def _take_lock(self, transaction: Transaction) -> None:
+        """Wait while another process has the database's lock. Requests are answered with that meanwhile."""
+        began = time.monotonic()
+        while not transaction.is_empty and not transaction.take_lock():
+            if self._stopping:
+                raise _locked_out()
+            if not self._locked and time.monotonic() - began >= self._locked_s_max:
+                log.error("Another process has locked the database", extra={"action": "database_locked"})
+                self._locked = True
+                for future in list(self._asked):
+                    if not future.done():
+                        future.set_exception(_locked_out())
+            await asyncio.sleep(LOCKED_RETRY_S)
+        self._locked = False
+
+    async def _restore(self, failed: Failure, committer: ThreadPoolExecutor) -> BrokerDefect | None:
         """Restore the core without what made it fail; the refusal of the work, if that is at fault."""
         self._store.begin().discard()
         if self._recovery is None:
@@ -281,7 +263,9 @@ class Engine:
             with contextlib.suppress(sqlite3.Error):  # if the disk is at fault, it stops all the same
                 self._recovery.record_before_stop(failed, at=self._now())
             raise failed.cause
-        log.critical("Work is set aside: %s", failed.reason, exc_info=failed, extra={"action": "set_aside"})
+        log.critical(
+            "Work is set aside: %s", failed.reason, exc_info=failed.cause, extra={"action": "set_aside"}
+        )
         restored = self._recovery.restore(failed, at=self._now())
         await asyncio.get_running_loop().run_in_executor(committer, restored.transaction.commit)
         self._recovery.observe_restored()
@@ -310,14 +294,18 @@ class Engine:
     async def _prepare(self, work: Work, reply: Reply, postponed: Postponed) -> None:
         try:
             await postponed.prepare()
-        except TradepostError as error:
-            log.warning("Rejected a request: %s", error, extra={"action": "preparation_refused"})
-            reply(error)
-        except Exception as error:
+        except (OSError, sqlite3.Error):
             log.exception("A request could not be prepared", extra={"action": "defect"})
-            if postponed.lease and not isinstance(error, OSError | sqlite3.Error):
+            reply(BrokerUnavailable("the broker failed before this was durable"))
+        except Exception as error:
+            if postponed.lease:
+                log.exception("A delivery could not be prepared", extra={"action": "defect"})
                 self.set_aside_delivery(postponed.lease, error, reply)
+            elif isinstance(error, TradepostError):
+                log.warning("Rejected a request: %s", error, extra={"action": "preparation_refused"})
+                reply(error)
             else:
+                log.exception("A request could not be prepared", extra={"action": "defect"})
                 reply(BrokerUnavailable("the broker failed before this was durable"))
         else:
             self.submit(work, reply)
@@ -333,7 +321,7 @@ class Engine:
         self._at = max(self._at, self._clock())
         return self._at
 
-    def _handle(self, work: Work, transaction: Transaction) -> Outcome | Postponed:
+    def _handle(self, work: Work, transaction: Transaction) -> Outcome | Postponed | Failure:
         moment = Moment(self._now(), secrets.randbits(SEED_BITS), transaction)
         try:
             decision = work.decide(moment)
@@ -350,7 +338,7 @@ class Engine:
         try:
             return self._apply(decision, transaction)
         except Exception as error:
-            raise WorkFailed(event, error) from error
+            return Failure(event, error) if self._recovery is None else self._recovery.failure(event, error)
 
     def _apply(self, decision: Decision, transaction: Transaction) -> Outcome:
         event = decision.event
@@ -380,29 +368,21 @@ class Engine:
             reply(error)
 
 
-def _flush(transaction: Transaction, *, only: bool) -> None:
-    """Write the rows. Raises `WorkFailed`, with the event if `only` one work can be at fault."""
+def _locked_out() -> BrokerUnavailable:
+    return BrokerUnavailable(
+        "another process has locked the broker's database; the request may still be carried out"
+    )
+
+
+def _flush(transaction: Transaction, *, only: bool) -> Failure | None:
+    """Write the rows; how that failed, with the event if `only` one work can be at fault."""
     if transaction.is_empty:
-        return
+        return None
     try:
         transaction.flush()
     except Exception as error:
-        event = transaction.events[0] if only and transaction.events else None
-        raise WorkFailed(event, error) from error
-
-
-class _SetAsideDelivery:
-    """Work that ends a lease whose delivery cannot be processed."""
-
-    def __init__(self, recovery: CoreRecovery, lease: str, cause: Exception) -> None:
-        self._recovery = recovery
-        self._lease = lease
-        self._cause = cause
-
-    def decide(self, moment: Moment) -> Decision:
-        """The lease's end, and the record of why."""
-        event, record = self._recovery.set_aside_delivery(self._lease, self._cause, at=moment.at)
-        return Decision(event=event, records=(record,))
+        return Failure(transaction.events[0] if only and transaction.events else None, error)
+    return None
 
 
 def _defect(outcome: Outcome, lease: str) -> TradepostError:

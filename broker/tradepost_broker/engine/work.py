@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tradepost_broker.engine.engine import Decision, Moment
+from tradepost_broker.engine.core_recovery import CoreRecovery
+from tradepost_broker.engine.decisions import Decision, Moment
 from tradepost_broker.market.model.events import Event
 from tradepost_broker.storage.shell_records import ShellRecord
 from tradepost_broker.storage.store import Deletion
@@ -42,3 +43,17 @@ class Delete:
     def decide(self, moment: Moment) -> Decision:
         """The deletions."""
         return Decision(deletions=self._deletions)
+
+
+class SetAsideDelivery:
+    """Work that ends a lease whose delivery cannot be processed."""
+
+    def __init__(self, recovery: CoreRecovery, lease: str, cause: Exception) -> None:
+        self._recovery = recovery
+        self._lease = lease
+        self._cause = cause
+
+    def decide(self, moment: Moment) -> Decision:
+        """The lease's end, and the record of why."""
+        event, record = self._recovery.set_aside_delivery(self._lease, self._cause, at=moment.at)
+        return Decision(event=event, records=(record,))

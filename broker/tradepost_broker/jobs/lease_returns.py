@@ -12,13 +12,18 @@ from tradepost_broker.market.model.events import LeaseGivenBack
 
 
 class LeaseReturn:
-    """Work that gives a lease back. `receipt` is that of the frame, checked, or `None`."""
+    """Work that gives a lease back. `receipt` is that of the frame, checked, or `None`.
 
-    def __init__(self, *, market: Market, worker: str, frame: GiveBack, receipt: Receipt | None) -> None:
+    `forged` says that it is given back because the worker sent a receipt that is not valid."""
+
+    def __init__(
+        self, *, market: Market, worker: str, frame: GiveBack, receipt: Receipt | None, forged: bool = False
+    ) -> None:
         self._market = market
         self._worker = worker
         self._frame = frame
         self._receipt = receipt
+        self._forged = forged
 
     def decide(self, moment: Moment) -> Decision:
         """The lease's return and what was done of it; and the receipt, unless the lease had ended before."""
@@ -31,6 +36,7 @@ class LeaseReturn:
             reason=self._frame.reason,
             problem=self._frame.problem,
             stage_hashes=() if self._receipt is None else stage_hashes(self._receipt),
+            forged=self._forged,
             seed=moment.seed,
         )
         signed = self._frame.receipt

@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from tradepost.content import Cid, add_bytes
-from tradepost.errors import InvalidOutput, InvalidReceipt, InvalidTensorDocument, TradepostError
+from tradepost.errors import (
+    BrokerDefect,
+    ContentMismatch,
+    ContentStoreUnusable,
+    InvalidOutput,
+    InvalidReceipt,
+    InvalidTensorDocument,
+    TradepostError,
+)
 from tradepost.pipeline.manifest import Manifest
 from tradepost.pipeline.tensor_specs import is_finite
 from tradepost.pipeline.tensors import TensorDocument, decode
@@ -47,7 +55,8 @@ class OutputChecks:
         """What the returned output comes to: itself, or a failure if it is not as `manifest` declares.
 
         `output` is its bytes; without them, the lease has uploaded it. Raises `InvalidReceipt` for an output
-        that is too large, is not the one that was signed, or that no run of the pipeline can give.
+        that is too large, is not the one that was signed, or that no run of the pipeline can give, and
+        `BrokerDefect` if what was uploaded is lost.
         """
         limit = manifest.limits.output_bytes
         if returned.output_bytes > limit:
@@ -65,6 +74,8 @@ class OutputChecks:
             return await asyncio.to_thread(self._check_file, manifest, returned)
         except InvalidReceipt:
             raise
+        except (ContentMismatch, ContentStoreUnusable) as error:  # blocks were whole when they came
+            raise BrokerDefect(f"the stored output of {holder}: {error}") from error
         except TradepostError as error:
             raise InvalidReceipt(f"the uploaded output: {error}") from None
 

@@ -68,7 +68,7 @@ class ReceiptChecks:
            outcome is that failure.
 
         From step 1 on the lease counts as `arrived`: until a later step fails, or `decided` is called.
-        Raises `LeaseGone` (1) or `InvalidReceipt` (2 to 6).
+        Raises `LeaseGone` (1), `InvalidReceipt` (2 to 6), or `BrokerDefect` if what was uploaded is lost (5).
         """
         # Step 1
         lease, job = self._lease_of(worker, frame.lease)

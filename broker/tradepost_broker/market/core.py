@@ -58,17 +58,6 @@ _HANDLERS: Final[dict[type[Any], Callable[[MarketState, Any], None]]] = {
 }
 
 
-class HandlerFailed(Exception):
-    """A handler raised what it should not, and may have changed the market: it must be restored.
-
-    `job` is the job that was being looked at, or "" if it was the event itself.
-    """
-
-    def __init__(self, job: str) -> None:
-        super().__init__(f"while job {job} was looked at" if job else "while the event was handled")
-        self.job = job
-
-
 class Market:
     """One market. Only `handle` changes it; what the other methods return is read-only."""
 
@@ -98,22 +87,21 @@ class Market:
     def handle(self, event: Event) -> list[Instruction]:
         """Decide what an event means. A refusal is one `ReplyRefused`, and then nothing has changed.
 
-        Raises `InvariantBroken` if the ledger would be wrong, and `HandlerFailed` for any other defect. The
-        market must then be restored.
+        Whatever else it raises is a defect, which may have left it half changed: it must then be restored.
         """
         state = self._state
         state.begin(event.at, event.seed if isinstance(event, MatchingEvent) else 0)
-        try:
-            refusal = _refusal(state, event)
-            if refusal is not None:
-                return [ReplyRefused(refusal.to_problem())]
-            if isinstance(event, MatchingEvent):
-                advance_job.advance_all(state)
-        except Exception as error:
-            if isinstance(error, InvariantBroken) and not isinstance(error, StateBroken):
-                raise
-            raise HandlerFailed(state.job_at_hand) from error
+        refusal = _refusal(state, event)
+        if refusal is not None:
+            return [ReplyRefused(refusal.to_problem())]
+        if isinstance(event, MatchingEvent):
+            advance_job.advance_all(state)
         return state.drain()
+
+    @property
+    def job_at_hand(self) -> str:
+        """The job that was looked at last in the newest event; "" if it was the event itself."""
+        return self._state.job_at_hand
 
     def job(self, job: str) -> Job | None:
         """A job that is open, or has finished and not left memory yet."""

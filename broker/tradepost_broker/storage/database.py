@@ -30,6 +30,8 @@ from tradepost_broker.storage.database_checks import (
 _BUSY_MS: Final = 5_000
 #: A transaction that writes takes the lock first, so that it never has to give up in its middle.
 BEGIN: Final = "BEGIN IMMEDIATE"
+#: Has a connection wait so long for another process's lock.
+WAIT: Final = f"PRAGMA busy_timeout={_BUSY_MS}"
 _PRAGMAS: Final = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={_BUSY_MS}")
 
 

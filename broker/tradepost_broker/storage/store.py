@@ -11,6 +11,7 @@ statement costs more than SQLite's work on it.
 from __future__ import annotations
 
 import logging
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
@@ -38,6 +39,8 @@ _INSERT_EVENT: Final = "INSERT INTO journal (seq, at, kind, seed, body) VALUES (
 _INSERT_START: Final = (
     "INSERT OR REPLACE INTO runs (first_seq, at, version, policy, left_out) VALUES (?, ?, ?, ?, ?)"
 )
+#: The event loop must not stand still while another process has the lock: the engine tries again.
+_DO_NOT_WAIT: Final = "PRAGMA busy_timeout=0"
 _FORGET_UNREADABLE: Final = "DELETE FROM set_aside WHERE kind = ?"
 _SEED_BYTES: Final = 16
 
@@ -185,6 +188,7 @@ class Store(Reader):
     def __init__(self, path: Path) -> None:
         self._writer = database.open_writer(path)
         self._write = database.driver_of(self._writer)
+        self._write.execute(_DO_NOT_WAIT)
         try:
             super().__init__(database.open_reader(path))
         except BaseException:
@@ -338,10 +342,26 @@ class Transaction:
         self._deletions_first.append(deletion)
         self.is_empty = False
 
+    def take_lock(self) -> bool:
+        """Take the lock that writers need, without waiting; whether it was free. `flush` then needs not wait.
+
+        The lock is another process's while that writes, such as a backup or a database shell.
+        """
+        try:
+            self._store._write.execute(database.BEGIN)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            return False
+        return True
+
     def flush(self) -> None:
         """Write the rows. Nothing is durable, and no reader sees anything, before `commit`."""
         write = self._store._write
-        write.execute(database.BEGIN)
+        if not write.in_transaction:
+            write.execute(database.WAIT)
+            write.execute(database.BEGIN)
+            write.execute(_DO_NOT_WAIT)
         for statement, parameters in self._deletions_first:
             write.execute(statement, parameters)
         if self._start is not None:

@@ -97,7 +97,7 @@ class WorkerSession:
 
     def _refuse(self, frame: Deliver, error: TradepostError) -> None:
         failed = GiveBack(lease=frame.lease, reason=GiveBackReason.FAILED, problem=error.to_problem())
-        self._give_back(failed, None, self._refusing(frame.lease, error))
+        self._give_back(failed, None, self._refusing(frame.lease, error), forged=True)
 
     def _set_aside(self, lease: str, error: Exception) -> None:
         log.error("A delivery could not be checked", exc_info=error, extra={"action": "defect"})
@@ -135,9 +135,13 @@ class WorkerSession:
         refusal = Acknowledged(lease, error.to_problem())
         return lambda _: self.queue.post(refusal)
 
-    def _give_back(self, frame: GiveBack, receipt: Receipt | None, reply: Reply) -> None:
+    def _give_back(
+        self, frame: GiveBack, receipt: Receipt | None, reply: Reply, *, forged: bool = False
+    ) -> None:
         frame = msgspec.structs.replace(frame, problem=frame.problem.of_a_stranger())
-        work = LeaseReturn(market=self._market, worker=self.worker, frame=frame, receipt=receipt)
+        work = LeaseReturn(
+            market=self._market, worker=self.worker, frame=frame, receipt=receipt, forged=forged
+        )
         self._engine.submit(work, partial(self._end_return, frame.lease, reply))
 
     def _end_return(self, lease: str, reply: Reply, outcome: Outcome) -> None:

@@ -20,8 +20,8 @@ from tradepost.content.ipld.cids import Cid, cid_from_bytes, cid_of_block, cid_t
 from tradepost.errors import InvalidCid, InvalidInput, InvalidOutput, InvalidPipeline
 from tradepost.pipeline.tensor_specs import OutputSpec, Part, TensorSpec
 from tradepost.pipeline.tensors import TensorDocument, dtype_name
-from tradepost.schema_errors import describe_mismatch
 from tradepost.pipeline.tolerances import Tolerance, ceiling
+from tradepost.schema_errors import describe_mismatch
 
 __all__ = [
     "FORMAT",

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tradepost.errors import BrokerDefect, InvariantBroken, TradepostError
+from tradepost.errors import BrokerDefect, InvariantBroken, TradepostError, UnknownCid
 from tradepost.protocol import JobStatus, Requirements
 from tradepost_broker.engine.core_recovery import CoreRecovery
 from tradepost_broker.engine.engine import Engine, Moment, Outcome, Postponed
@@ -423,12 +423,13 @@ class Unpreparable:
         raise self._error
 
 
-async def test_a_delivery_that_cannot_be_prepared_is_set_aside(broker: Broker) -> None:
+@pytest.mark.parametrize("error", [MemoryError(), UnknownCid("a block of an earlier result is lost")])
+async def test_a_delivery_that_cannot_be_prepared_is_set_aside(broker: Broker, error: Exception) -> None:
     async with broker.running():
         await broker.set_up()
         await broker.submit("a")
         with pytest.raises(BrokerDefect):
-            await broker.engine.ask(Unpreparable("job-a.1", MemoryError()))
+            await broker.engine.ask(Unpreparable("job-a.1", error))
         assert broker.set_aside().keys() == {"delivery job-a.1"}
         ended = broker.store.get(Lease, "job-a.1")
         assert ended is not None

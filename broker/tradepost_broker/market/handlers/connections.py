@@ -78,13 +78,18 @@ def disconnect(state: MarketState, event: WorkerDisconnected) -> None:
 def restart(state: MarketState, _event: Restarted) -> None:
     """All streams closed, or were never open since the records were loaded. Workers get time to come back.
 
-    What is not in the records is made anew from them, so a replay that goes on past a restart stays the same.
+    A lease that ended meanwhile stays open for as long: its result may be on the way. What is not in the
+    records is made anew from them, so a replay that goes on past a restart stays the same.
     """
+    state.restarted_at = state.at
     if state.workers:  # else nobody is on the way back: this is a first start
         state.patience_from = state.at + state.policy.reconnect_s
     for worker in state.workers.values():
         if worker.connected or worker.open:
             _leave(state, worker)
+        for lease in worker.open.values():
+            until = max(lease.expires_at, state.at + state.policy.reconnect_s)
+            state.timers.put(TimerPurpose.LEASE_EXPIRY, lease.id, until)
     late_receipts.wait_again(state)
     state.review_everything()
 

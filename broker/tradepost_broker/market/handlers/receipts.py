@@ -54,8 +54,13 @@ def deliver(state: MarketState, event: ReceiptDelivered) -> None:
     state.close_lease(lease, LeaseTrigger.RECEIPT_DELIVERED, event.problem)
     if lease.must_be_confirmed and lease.group == lease.id:
         _leave_room_for_others(job, lease)
-    if not job.spot_check and len(state.spot_checks_wanted) < state.policy.audit_backlog_max:
-        # Only now, after the result is committed, can it be known whether it will be checked.
+    if (
+        state.auditors
+        and not job.spot_check
+        and len(state.spot_checks_wanted) < state.policy.audit_backlog_max
+    ):
+        # Only now, after the result is committed, can it be known whether it will be checked. The check comes
+        # after the job has ended, by an auditor, whose work the operator pays: no submitter waits for it.
         job.spot_check = seeded_random.fraction(state.seed, "spot check", lease.id) < state.policy.audit_rate
     state.send(SendAcknowledged(lease.id, lease.worker))
     state.save(job)
@@ -65,8 +70,10 @@ def deliver(state: MarketState, event: ReceiptDelivered) -> None:
 def give_back(state: MarketState, event: LeaseGivenBack) -> None:
     """A worker returned a lease. Only failing is held against it; what its owner wants never is.
 
-    Nor is running out of time, where the time was over: submitters set the deadline, and publishers the time
-    limit, so that either could lower any score. Before that, to claim it is to fail.
+    It is held against it if somebody else succeeds: what fails on every device is its submitter's fault, or
+    its publisher's. A receipt that is not valid is the worker's own fault, whatever the job. Running out of
+    time is no failure where the time was over: submitters set the deadline, and publishers the time limit,
+    so that either could lower any score. Before that, to claim it is to fail.
 
     What a preempted one had done is kept: it is paid if the job's result confirms it.
     """
@@ -86,7 +93,8 @@ def give_back(state: MarketState, event: LeaseGivenBack) -> None:
         lease,
         LeaseTrigger.PREEMPTED if event.reason is GiveBackReason.PREEMPTED else LeaseTrigger.GIVEN_BACK,
         problem,
-        evidence=EvidenceKind.FAILED if _has_failed(state, lease, event) else None,
+        evidence=EvidenceKind.FAILED if event.forged else None,
+        pending_evidence=EvidenceKind.FAILED if _may_be_blamed(state, lease, event) else None,
         counts=_counts(state, lease, event.reason),
     )
 
@@ -112,7 +120,10 @@ def _leave_room_for_others(job: Job, lease: Lease) -> None:
         job.committed_microcredits -= excess_microcredits
 
 
-def _has_failed(state: MarketState, lease: Lease, event: LeaseGivenBack) -> bool:
+def _may_be_blamed(state: MarketState, lease: Lease, event: LeaseGivenBack) -> bool:
+    """Whether this is held against the worker once somebody else succeeds."""
+    if event.forged:
+        return False  # it is blamed at once
     if event.reason is GiveBackReason.EXHAUSTED:
         pipeline = state.pipelines[state.jobs[lease.job].pipeline]
         over_at = min(lease.expires_at, lease.granted_at + pipeline.wall_s)

@@ -66,7 +66,9 @@ def _expire_lease(state: MarketState, lease_id: str) -> None:
     lease = state.leases[lease_id]
     problem = LeaseGone(f"lease {lease_id} expired").to_problem()
     if state.workers[lease.worker].connected:
-        settlement.lose(state, lease, LeaseTrigger.EXPIRED, problem, evidence=EvidenceKind.EXPIRED)
+        # Right after a restart, it has perhaps not been able to say yet that it is done.
+        evidence = None if state.was_interrupted(lease) else EvidenceKind.EXPIRED
+        settlement.lose(state, lease, LeaseTrigger.EXPIRED, problem, evidence=evidence)
     else:
         late_receipts.lose(state, lease, problem)
 

@@ -61,8 +61,7 @@ def advance(state: MarketState, job: Job) -> None:
     _stop_waiting(state, job)
     match step:
         case Accept(group, credibility):
-            if not _gets_second_opinion(state, job):
-                settlement.accept(state, job, group, credibility)
+            settlement.accept(state, job, group, credibility)
         case NeedAudit():
             request_audit(state, job)
         case GiveUp(credibility):
@@ -184,24 +183,6 @@ def _set_unmatched(state: MarketState, job: Job, since: float | None) -> None:
         state.timers.cancel(TimerPurpose.PATIENCE, job.id)
     else:
         state.timers.put(TimerPurpose.PATIENCE, job.id, since + job.patience_s)
-
-
-def _gets_second_opinion(state: MarketState, job: Job) -> bool:
-    """Whether a credible job that is to be checked waits for one more result, there being no auditor.
-
-    One result of another owner is enough of a check, and none is waited for if nobody can give it now.
-    """
-    if not job.spot_check or auditor_available(state, job):
-        return False
-    delivered = state.ordinary_leases(job, LeaseState.DELIVERED)
-    if len(delivered) == 1:
-        if state.ordinary_leases(job, LeaseState.OPEN):
-            return True
-        if job.failures < state.policy.attempts_max and _lease(state, job, 0.0):
-            return True
-    job.spot_check = False
-    state.save(job)
-    return False
 
 
 def _serve_auditor(state: MarketState, auditor: WorkerState) -> None:

@@ -141,6 +141,22 @@ class LeaseState(StrEnum):
     RECALLED = "recalled"
 
 
+class EvidenceKind(StrEnum):
+    """One finding about one worker. `reputation.score` says what each is worth."""
+
+    AGREED = "agreed"  # its result matched the accepted group of other owners
+    AUDIT_PASSED = "audit_passed"  # its result matched a reference run
+    OUTVOTED = "outvoted"  # its result was outside the accepted group; soft
+    AUDIT_FAILED = "audit_failed"  # a reference run contradicts it: fraud
+    FAILED = "failed"  # it gave the lease back because the device failed
+    EXPIRED = "expired"  # it let the lease expire
+
+    @property
+    def lowers_score(self) -> bool:
+        """Whether it counts against its worker."""
+        return self not in (EvidenceKind.AGREED, EvidenceKind.AUDIT_PASSED)
+
+
 class Lease(msgspec.Struct, kw_only=True, rename=without_unit):
     """One attempt of one worker at one job.
 
@@ -150,6 +166,7 @@ class Lease(msgspec.Struct, kw_only=True, rename=without_unit):
     outcome this one agrees with.
     `matures_at` is when its payment leaves the hold; it is `None` before payment and after maturity.
     `blame_at` is when having lost it by absence becomes evidence; it is `None` if no receipt is awaited.
+    `pending_evidence` is what having lost it is evidence of, once the job has a result of somebody else.
     `must_be_confirmed` says that its outcome is not accepted without another owner's that agrees.
     `shares` says, for each earlier result that this one agrees with, how much of the tolerance their
     difference takes.
@@ -169,29 +186,14 @@ class Lease(msgspec.Struct, kw_only=True, rename=without_unit):
     stage_hashes: tuple[tuple[str, str], ...] = ()
     stage_wall_us: tuple[int, ...] = ()
     group: str = ""
-    must_be_confirmed: bool = False
-    shares: dict[str, float] = msgspec.field(default_factory=dict)
     problem: Problem | None = None
     paid_microcredits: int = 0
     matures_at: float | None = None
     blame_at: float | None = None
     settled_at: float | None = None
-
-
-class EvidenceKind(StrEnum):
-    """One finding about one worker. `reputation.score` says what each is worth."""
-
-    AGREED = "agreed"  # its result matched the accepted group of other owners
-    AUDIT_PASSED = "audit_passed"  # its result matched a reference run
-    OUTVOTED = "outvoted"  # its result was outside the accepted group; soft
-    AUDIT_FAILED = "audit_failed"  # a reference run contradicts it: fraud
-    FAILED = "failed"  # it gave the lease back because the device failed
-    EXPIRED = "expired"  # it let the lease expire
-
-    @property
-    def lowers_score(self) -> bool:
-        """Whether it counts against its worker."""
-        return self not in (EvidenceKind.AGREED, EvidenceKind.AUDIT_PASSED)
+    pending_evidence: EvidenceKind | None = None
+    must_be_confirmed: bool = False
+    shares: dict[str, float] = msgspec.field(default_factory=dict)
 
 
 class Evidence(msgspec.Struct, kw_only=True, frozen=True):

@@ -123,7 +123,7 @@ class LeaseGivenBack(MatchingEvent, frozen=True, kw_only=True, tag="lease_given_
     """A worker returned a lease without a result.
 
     `stage_hashes` are the stages that it had done when its owner preempted it, from a receipt that the shell
-    has checked.
+    has checked. `forged` says that a receipt came which the shell has refused.
     """
 
     worker: str
@@ -131,6 +131,7 @@ class LeaseGivenBack(MatchingEvent, frozen=True, kw_only=True, tag="lease_given_
     reason: GiveBackReason
     problem: Problem
     stage_hashes: tuple[tuple[str, str], ...] = ()
+    forged: bool = False
 
 
 class RevocationsIssued(MatchingEvent, frozen=True, kw_only=True, tag="revocations_issued"):

@@ -17,9 +17,12 @@ from tradepost_broker.market.state.timers import TimerPurpose
 
 
 def lose(state: MarketState, lease: Lease, problem: Problem) -> None:
-    """Take an open lease from a worker that is not connected. It is to blame later, or not at all."""
+    """Take an open lease from a worker that is not connected. It is to blame later, or not at all.
+
+    Not at all if the broker was away while the lease was open: then it may be away because of that.
+    """
     settlement.lose(state, lease, LeaseTrigger.EXPIRED, problem)
-    if lease.purpose is not LeasePurpose.AUDIT:
+    if lease.purpose is not LeasePurpose.AUDIT and not state.was_interrupted(lease):
         _wait(state, lease, max(lease.expires_at, state.at) + state.policy.late_receipt_s)
 
 

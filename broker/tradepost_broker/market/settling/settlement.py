@@ -110,14 +110,20 @@ def lose(
     problem: Problem,
     *,
     evidence: EvidenceKind | None = None,
+    pending_evidence: EvidenceKind | None = None,
     counts: bool = True,
 ) -> None:
-    """Take an open lease back without a result. If it `counts`, it is one of the attempts that a job has."""
+    """Take an open lease back without a result. If it `counts`, it is one of the attempts that a job has.
+
+    It is `evidence` at once, and `pending_evidence` when the job has a result of another owner: submitters
+    and publishers could lower any score for nothing, if what fails on everybody blamed those who tried it.
+    """
     state.close_lease(lease, trigger, problem)
     lease.settled_at = state.at
     job = state.jobs[lease.job]
     if lease.purpose is not LeasePurpose.AUDIT:
         job.failures += counts
+        lease.pending_evidence = pending_evidence
         if evidence is not None:
             state.learn(lease, evidence, detail=problem.detail or problem.title)
     note_lost_lease(state, job)
@@ -205,6 +211,7 @@ def _finish(state: MarketState, job: Job, trigger: JobTrigger, problem: Problem 
             payments.send_settled(
                 state, lease, "no result of another owner verified its stages; preempted by owner"
             )
+    _judge_losses(state, job)
     state.ledger.void(job.id)
     state.job_queue.discard(job.id)
     state.audits_wanted.pop(job.id, None)
@@ -218,6 +225,22 @@ def _finish(state: MarketState, job: Job, trigger: JobTrigger, problem: Problem 
     )
     state.save(job)
     state.send(NotifyFinished(job.id))
+
+
+def _judge_losses(state: MarketState, job: Job) -> None:
+    """Hold lost leases of a job that ends against their workers, if a result of another owner is accepted."""
+    owners = {
+        state.workers[state.leases[accepted].worker].record.owner
+        for accepted in job.accepted
+        if not state.leases[accepted].outcome.startswith(FAILED_PREFIX)
+    }
+    for lease in state.leases_of[job.id]:
+        kind, lease.pending_evidence = lease.pending_evidence, None
+        if kind is not None:
+            state.save(lease)
+            if owners - {state.workers[lease.worker].record.owner}:
+                problem = lease.problem
+                state.learn(lease, kind, detail=problem.detail or problem.title if problem else "")
 
 
 def _reject(state: MarketState, lease: Lease, reason: str) -> None:

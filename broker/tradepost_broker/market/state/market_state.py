@@ -75,6 +75,8 @@ class MarketState:
         self.too_old: dict[str, None] = {}
         #: What a job may hope for has changed: offers, refusals or beliefs. The next tick reviews who waits.
         self.supply_changed = False
+        #: When the broker last came back: leases granted before that may be lost through its absence.
+        self.restarted_at = 0.0
         #: Before this time, nobody's patience runs: workers are on their way back after a restart.
         self.patience_from = 0.0
         self.at = 0.0
@@ -109,7 +111,8 @@ class MarketState:
         self._instructions.append(instruction)
 
     def drain(self) -> list[Instruction]:
-        """All that the event gave, and forget it."""
+        """All that the event gave, and forget it: it is done."""
+        self.job_at_hand = ""
         instructions = self._instructions
         for record in self._changed.values():
             instructions.append(Save(copy.copy(record) if isinstance(record, MUTABLE) else record))
@@ -158,6 +161,10 @@ class MarketState:
             self.timers.put(TimerPurpose.MATURITY, lease.id, lease.matures_at)
         if lease.blame_at is not None:
             self.timers.put(TimerPurpose.BLAME, lease.id, lease.blame_at)
+
+    def was_interrupted(self, lease: Lease) -> bool:
+        """Whether the broker was away while the lease was open: losing it may be the broker's fault."""
+        return lease.granted_at < self.restarted_at
 
     def close_lease(self, lease: Lease, trigger: LeaseTrigger, problem: Problem | None = None) -> None:
         """Move a live lease on, out of its worker's hands. What it committed is released unless delivered."""

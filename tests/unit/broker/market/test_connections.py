@@ -78,8 +78,11 @@ def test_running_out_of_time_is_no_evidence_where_the_time_was_over(
     job = driver.submit(deadline_s=deadline_s)
     driver.at += after_s
     driver.give_back(f"{job}.1", GiveBackReason.EXHAUSTED)
-    assert kinds(driver) == found
     assert driver.job(job).failures == 1
+    assert kinds(driver) == []
+    for lease in driver.open_leases(job):  # another owner's, who succeeds
+        driver.deliver(lease.id)
+    assert kinds(driver) == found
     driver.check()
 
 
@@ -481,3 +484,51 @@ def test_an_empty_database_is_a_new_market() -> None:
     market = Market.restore([], POLICY)
     assert market.accounts() == Market(policy=POLICY).accounts()
     assert market.workers() == []
+
+
+@pytest.mark.parametrize("comes_back", ["in time", "late", "never"])
+@pytest.mark.parametrize("away_s", [1.0, 100.0, 10_000.0])
+def test_a_broker_that_was_away_blames_nobody_for_leases_of_before(
+    driver: MarketDriver, away_s: float, comes_back: str
+) -> None:
+    driver.submit(deadline_s=100_000.0)
+    lease = driver.open_leases("job000001")[0]
+    driver.add_worker("w1", 20)
+    for _ in range(4):
+        driver.at += away_s
+        driver.restart()
+        driver.tick(1.0)
+        assert driver.of(Lease, lease.id).state is LeaseState.OPEN
+        driver.connect("w1")
+        driver.tick(1.0)
+    if comes_back == "in time":
+        driver.connect("w0")
+        driver.deliver(lease.id)
+        assert driver.job("job000001").status is JobStatus.ACCEPTED
+    elif comes_back == "late":
+        driver.tick(POLICY.reconnect_s)
+        driver.connect("w0")
+    driver.tick(100.0)
+    driver.tick(10 * POLICY.late_receipt_s)
+    assert [one for one in driver.all_of(Evidence) if one.lease == lease.id] == []
+    driver.check()
+
+
+def test_a_lease_that_expires_right_after_a_restart_blames_nobody(driver: MarketDriver) -> None:
+    driver.submit()
+    lease = driver.open_leases("job000001")[0]
+    driver.at = lease.expires_at + 1.0
+    driver.restart()
+    driver.connect("w0")
+    driver.tick(POLICY.reconnect_s)
+    assert driver.of(Lease, lease.id).state is LeaseState.EXPIRED
+    assert kinds(driver) == []
+
+
+def test_a_lease_granted_after_a_restart_is_judged_as_ever(driver: MarketDriver) -> None:
+    driver.restart()
+    driver.connect("w0")
+    driver.tick(1.0)
+    driver.submit()
+    driver.tick(100.0)
+    assert kinds(driver) == ["expired"]

@@ -8,14 +8,21 @@ from tradepost import errors
 from tradepost.protocol import GiveBackReason
 from tradepost_broker.market.model.entities import Evidence, Lease, LeaseState, WorkerStanding
 from tradepost_broker.market.model.policy import MarketPolicy
+from tradepost_broker.market.testing import make_offer
 from tradepost_broker.testing.staffed_market import ALWAYS_CHECKED, StaffedMarket
 
 
-def test_losing_leases_lowers_a_score_until_the_worker_is_suspended() -> None:
-    driver = StaffedMarket(1, policy=MarketPolicy(audit_rate=0.0, attempts_max=100))
-    job = driver.submit()
-    while driver.open_leases(job):
+def lose_all(driver: StaffedMarket) -> None:
+    """Have w0, which is cheap, lose leases that w1 then gives the results of, until w0 gets no more."""
+    driver.connect("w0", make_offer(1))
+    while driver.open_leases(job := driver.submit())[0].worker == "w0":
         driver.give_back(driver.open_leases(job)[0].id)
+        driver.deliver_all(job, "right")
+
+
+def test_losing_leases_lowers_a_score_until_the_worker_is_suspended() -> None:
+    driver = StaffedMarket(2, policy=MarketPolicy(audit_rate=0.0))
+    lose_all(driver)
     assert driver.market.worker("w0").standing is WorkerStanding.SUSPENDED
     assert len(driver.evidence()) == 10  # half a bad result each; 5 are enough evidence
     assert driver.market.reputation_of("w0")["cpu"].score < 0.01
@@ -24,10 +31,8 @@ def test_losing_leases_lowers_a_score_until_the_worker_is_suspended() -> None:
 
 
 def test_a_suspended_worker_returns_when_half_of_it_is_forgotten() -> None:
-    driver = StaffedMarket(1, policy=MarketPolicy(audit_rate=0.0, attempts_max=100, half_life_days=30.0))
-    job = driver.submit()
-    while driver.open_leases(job):
-        driver.give_back(driver.open_leases(job)[0].id)
+    driver = StaffedMarket(2, policy=MarketPolicy(audit_rate=0.0, half_life_days=30.0))
+    lose_all(driver)
     driver.at += 29 * 86_400
     driver.connect("w0")
     assert driver.market.worker("w0").standing is WorkerStanding.SUSPENDED
@@ -53,13 +58,14 @@ def test_what_the_owner_wants_never_hurts(reason: GiveBackReason, state: LeaseSt
 
 
 def test_a_workers_own_words_are_bounded() -> None:
-    driver = StaffedMarket(1)
+    driver = StaffedMarket(2)
     job = driver.submit()
     lease = driver.open_leases(job)[0]
     words = errors.Problem(code="c" * 9999, title="t" * 9999, detail="d" * 9999, facts={"x": "y" * 9999})
     driver.give_back(lease.id, problem=words)
     kept = driver.of(Lease, lease.id).problem
     assert (len(kept.code), len(kept.title), len(kept.detail), kept.facts) == (64, 500, 500, {})
+    driver.deliver_all(job, "right")
     assert len(driver.of(Evidence, f"{lease.id}:failed").detail) == 500
 
 

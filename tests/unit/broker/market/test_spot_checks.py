@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tradepost.protocol import JobStatus
-from tradepost_broker.market.model.entities import LeasePurpose
+from tradepost_broker.market.model.entities import Lease, LeasePurpose
 from tradepost_broker.market.model.events import NotifyFinished, SendAcknowledged, SendGrant
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.testing import make_offer
@@ -100,15 +100,28 @@ def test_disagreements_go_before_spot_checks() -> None:
     assert driver.open_audit(contested)
 
 
-def test_without_an_auditor_a_check_is_one_more_result() -> None:
+def test_without_an_auditor_nobody_waits_or_pays_for_a_check() -> None:
     driver = StaffedMarket(2, policy=ALWAYS_CHECKED)
     job = driver.submit(confidence=0.75)
     driver.deliver(driver.open_leases(job)[0].id)
-    [second] = driver.open_leases(job)
-    assert (driver.job(job).status, second.purpose) == (JobStatus.RUNNING, LeasePurpose.REPLICA)
-    driver.deliver(second.id)
-    assert driver.job(job).status is JobStatus.ACCEPTED
-    assert {kind for _, kind in driver.evidence()} == {"agreed"}
+    ended = driver.job(job)
+    assert (ended.status, ended.spot_check, driver.open_leases(job)) == (JobStatus.ACCEPTED, False, [])
+    [lease] = driver.all_of(Lease)
+    assert ended.paid_microcredits == lease.price_microcredits
+    driver.check()
+
+
+def test_an_auditor_that_is_away_checks_when_it_comes_back() -> None:
+    driver = StaffedMarket(2, auditors=1, policy=ALWAYS_CHECKED)
+    driver.disconnect("a0")
+    job = driver.submit(confidence=0.75)
+    driver.deliver(driver.open_leases(job)[0].id)
+    ended = driver.job(job)
+    assert (ended.status, driver.open_leases(job)) == (JobStatus.ACCEPTED, [])
+    driver.connect("a0")
+    driver.deliver(driver.open_audit(job).id)
+    assert [kind for _, kind in driver.evidence()] == ["audit_passed"]
+    assert driver.job(job).paid_microcredits == ended.paid_microcredits
     driver.check()
 
 
@@ -118,16 +131,6 @@ def test_a_check_that_nobody_can_make_is_not_waited_for() -> None:
     driver.deliver_all(job, "right")
     assert driver.job(job).status is JobStatus.ACCEPTED
     assert not driver.job(job).spot_check
-
-
-def test_a_second_opinion_that_is_lost_does_not_fail_a_credible_job() -> None:
-    driver = StaffedMarket(2, policy=MarketPolicy(audit_rate=1.0, attempts_max=2))
-    job = driver.submit(confidence=0.75)
-    driver.deliver(driver.open_leases(job)[0].id)
-    for _ in range(2):
-        driver.give_back(driver.open_leases(job)[0].id)
-    assert driver.job(job).status is JobStatus.ACCEPTED
-    driver.check()
 
 
 def test_reference_runs_that_are_lost_are_made_again_then_done_without() -> None:
