@@ -101,6 +101,16 @@ async def read_bytes(request: web.Request) -> bytes:
         raise InvalidRequest(f"the body did not arrive within {BODY_S_MAX:g} s") from None
 
 
+def read_limit(request: web.Request, default: int, limit_max: int) -> int:
+    """How many entries the request's `limit` asks for: 1 to `limit_max`. Raises `InvalidRequest`."""
+    text = request.query.get("limit", str(default))
+    # Other scripts have decimals, too, and Python refuses to read a number of thousands of digits.
+    is_number = text.isascii() and text.isdecimal() and len(text) <= len(str(limit_max))
+    if not is_number or not 0 < int(text) <= limit_max:
+        raise InvalidRequest(f"limit is {text[:20]!r}; it must be 1 to {limit_max}")
+    return int(text)
+
+
 def invalid_message(error: Exception) -> TradepostError:
     """The error for a message that does not decode; an inline input over its cap has an error of its own."""
     text = str(error)

@@ -33,7 +33,7 @@ class ClientFailed(TradepostError):
     fault = Fault.SUBMITTER
     status = 500
     default_hint = (
-        "Open a new client, and submit again what was not answered, under the same idempotency key. "
+        "Open a new client; `tradepost jobs list` shows the jobs. "
         "If the detail names no cause on this machine, it is a defect in Tradepost: report it."
     )
 
