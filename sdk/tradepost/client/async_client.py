@@ -320,11 +320,10 @@ async def _one_by_one(inputs: Iterable[Inputs] | AsyncIterable[Inputs]) -> Async
         async for one in inputs:
             yield one
         return
-    try:
-        iterator = iter(inputs)
-    except TypeError:
-        raise InvalidCall(f"inputs are {shown(inputs)}; pass an iterable of inputs") from None
-    for one in iterator:
+    # `iter` would take a `TensorDocument` or `Result`, too, since they have `[name]`.
+    if not isinstance(inputs, Iterable):
+        raise InvalidCall(f"inputs are {shown(inputs)}; pass an iterable of inputs")
+    for one in inputs:
         yield one
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import inspect
 import os
 import threading
 from collections.abc import Coroutine
@@ -40,7 +41,9 @@ class LoopThread:
                 self.check_open()
                 return asyncio.run_coroutine_threadsafe(work, self._loop)
         except BaseException:
-            work.close()  # or Python warns that nobody awaited it
+            # Python warns of work that nobody awaited; but Ctrl-C may come when the loop has it already.
+            if inspect.getcoroutinestate(work) == inspect.CORO_CREATED:
+                work.close()
             raise
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
@@ -48,13 +51,15 @@ class LoopThread:
         if threading.current_thread() is self._thread:
             work.close()
             raise InvalidCall("a blocking call in the client's own thread would wait for itself")
-        future = self.start(work)
+        future: concurrent.futures.Future[T] | None = None
         try:
+            future = self.start(work)
             return future.result()
         except concurrent.futures.CancelledError:
             raise ClientClosed("the client was closed while this call waited") from None
         except BaseException:
-            future.cancel()
+            if future is not None:
+                future.cancel()
             raise
 
     def check_open(self) -> None:

@@ -196,6 +196,10 @@ class Client:
         """The account's available credits."""
         return self._open().wait(self._async.balance())
 
+    def upload(self, data: bytes) -> Cid:
+        """Put a file's blocks into the broker's store; the CID of the file. Raises `QuotaExceeded`."""
+        return self._open().wait(self._async.upload(data))
+
     def _open(self) -> LoopThread:
         if self._thread is None:
             raise ClientClosed

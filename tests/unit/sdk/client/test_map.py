@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tradepost import AsyncClient, Client
+from tradepost import AsyncClient, Client, TensorDocument
 from tradepost.client import async_client
 from tradepost.errors import ClientClosed, InvalidCall, InvalidInput
 from tradepost.testing.broker_thread import FakeBrokerThread
@@ -192,6 +192,13 @@ def test_a_wrong_window_is_refused(client: Client, window: Any) -> None:
 def test_a_window_may_be_numpys(client: Client) -> None:
     results = client.map(PIPELINE, [x(1), x(2)], max_price=1, window=np.int64(1))  # type: ignore[arg-type]
     assert len(list(results)) == 2
+
+
+async def test_one_document_is_not_many_inputs(fake: FakeBrokerThread) -> None:
+    document = TensorDocument(tensors=x())
+    async with AsyncClient(fake.url, api_key=API_KEY) as client:
+        with pytest.raises(InvalidCall, match="iterable"):
+            await anext(client.map(PIPELINE, document, max_price=1))  # type: ignore[arg-type]
 
 
 def test_what_is_not_iterable_is_refused(client: Client) -> None:
