@@ -15,7 +15,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tradepost.client.async_client import AsyncClient, AsyncJobHandle
+    from tradepost.client.async_client import AsyncClient
+    from tradepost.client.async_job import AsyncJobHandle
     from tradepost.client.results import Result
     from tradepost.client.sync_client import Client, JobHandle
     from tradepost.errors import TradepostError
@@ -35,7 +36,7 @@ __all__ = [
 
 _MODULES = {
     "AsyncClient": "tradepost.client.async_client",
-    "AsyncJobHandle": "tradepost.client.async_client",
+    "AsyncJobHandle": "tradepost.client.async_job",
     "Client": "tradepost.client.sync_client",
     "JobHandle": "tradepost.client.sync_client",
     "Requirements": "tradepost.protocol",

@@ -41,6 +41,8 @@ from tradepost.protocol import (
     AccountView,
     CancelJob,
     Finished,
+    JobEntry,
+    JobList,
     JobRequest,
     JobStatus,
     JobView,
@@ -63,6 +65,7 @@ ENDPOINTS = [
     ("GET", "/v1/account"),
     ("PUT", f"/v1/blocks/{ABSENT}"),
     ("GET", f"/v1/blocks/{ABSENT}"),
+    ("GET", "/v1/jobs"),
     ("GET", "/v1/jobs/none"),
     ("DELETE", "/v1/jobs/none"),
     ("GET", "/v1/jobs/none/output"),
@@ -408,6 +411,42 @@ async def test_an_accepted_jobs_output_is_given_out(side: Side, stream: Stream) 
     assert (response.status, response.content_type) == (200, "application/octet-stream")
     assert body == view.output
     assert msgspec.json.decode((await side.ask("GET", f"/v1/jobs/{job}"))[1], type=JobView) == view
+
+
+async def test_an_account_lists_its_jobs_page_by_page(side: Side, stream: Stream) -> None:
+    requests = [side.request(idempotency_key=str(n)) for n in range(3)]
+    jobs = []
+    for request in requests:
+        jobs.append(await stream.submit(request))
+        await stream.end()
+
+    async def page(query: str) -> JobList:
+        return msgspec.json.decode((await side.ask("GET", f"/v1/jobs{query}"))[1], type=JobList)
+
+    first = await page("?limit=2")
+    assert [entry.job for entry in first.jobs] == [jobs[2], jobs[1]]
+    assert first.older == jobs[1]
+    last = await page(f"?limit=2&before={first.older}")
+    assert [entry.job for entry in last.jobs] == [jobs[0]]
+    assert last.older is None
+    assert await page("") == JobList(jobs=(*first.jobs, *last.jobs), older=None)
+    shown = msgspec.json.decode((await side.ask("GET", f"/v1/jobs/{jobs[0]}"))[1], type=JobView)
+    assert last.jobs[0] == JobEntry(
+        job=jobs[0],
+        status=JobStatus.ACCEPTED,
+        pipeline=side.pipeline,
+        input_cid=add_bytes(requests[0].input or b"", put=None),
+        submitted_at=shown.submitted_at,
+        finished_at=shown.finished_at,
+        price_microcredits=shown.price_microcredits,
+    )
+
+
+@pytest.mark.parametrize("limit", ["0", "1001", "-1", "1.5", "x", "", "9" * 5000, "\u0661"])
+async def test_a_wrong_limit_is_refused(side: Side, limit: str) -> None:
+    error = await side.refusal("GET", f"/v1/jobs?limit={limit}")
+    assert isinstance(error, InvalidRequest)
+    assert "1 to 1000" in error.detail
 
 
 async def test_an_unknown_job_is_a_problem(side: Side) -> None:

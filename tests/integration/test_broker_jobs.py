@@ -117,6 +117,26 @@ async def test_the_same_key_gives_the_same_job(broker: LocalBroker) -> None:
         await broker.submit(key, pipeline, idempotency_key="k", max_price_microcredits=5)
 
 
+async def test_an_account_lists_its_own_jobs_only(broker: LocalBroker) -> None:
+    alice, bob = await broker.account("alice"), await broker.account("bob")
+    pipeline = await broker.publish(alice)
+    jobs = {key: [(await broker.submit(key, pipeline)).job for _ in range(3)] for key in (alice, bob)}
+    for key in (alice, bob):
+        async with AsyncClient(broker.url, api_key=key) as client:
+            first = await client.jobs(limit=2)
+            last = await client.jobs(limit=2, before=first.older)
+        assert [entry.job for entry in (*first.jobs, *last.jobs)] == jobs[key][::-1]
+        assert last.older is None
+
+
+async def test_listing_jobs_reads_those_of_the_account_alone(broker: LocalBroker) -> None:
+    query = "SELECT * FROM jobs WHERE account = ? AND id < ? ORDER BY id DESC LIMIT 101"
+    plan = broker.running.parts.store._read.execute(f"EXPLAIN QUERY PLAN {query}", ("a", "b")).fetchall()
+    assert [row[-1] for row in plan] == [
+        "SEARCH jobs USING INDEX ix_jobs_account (account=? AND id<?)",
+    ]
+
+
 async def test_the_same_input_inline_or_by_cid_is_the_same_request(broker: LocalBroker) -> None:
     key = await broker.account()
     pipeline = await broker.publish(key)

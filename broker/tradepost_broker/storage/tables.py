@@ -124,6 +124,7 @@ class JobTable(_Table, table=True):
 
     __tablename__ = "jobs"
     __table_args__ = (
+        Index("ix_jobs_account", "account", "id"),
         Index("ix_jobs_open", "id", sqlite_where=text("finished_at IS NULL")),
         Index("ix_jobs_finished_at", "finished_at", sqlite_where=text("finished_at IS NOT NULL")),
         Index("ix_jobs_spot_check", "id", sqlite_where=text("spot_check")),

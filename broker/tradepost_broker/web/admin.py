@@ -28,8 +28,9 @@ from tradepost_broker.reporting.views import Explanation
 from tradepost_broker.storage.rows import CODECS
 from tradepost_broker.storage.shell_records import ApiKey
 from tradepost_broker.storage.store import Store
-from tradepost_broker.web.endpoints import Access, Endpoint, read_body, reply
+from tradepost_broker.web.endpoints import Access, Endpoint, read_body, read_limit, reply
 
+JOBS_SHOWN: Final = 100
 JOBS_SHOWN_MAX: Final = 1_000
 
 
@@ -111,11 +112,9 @@ class AdminEndpoints:
 
     async def jobs(self, request: web.Request) -> web.StreamResponse:
         """The newest jobs of all accounts, newest first; at most `limit`, which is 100 unless given."""
-        text = request.query.get("limit", "100")
-        if not text.isdecimal() or not 0 < int(text) <= JOBS_SHOWN_MAX:
-            raise InvalidRequest(f"limit is {text!r}; it must be 1 to {JOBS_SHOWN_MAX}")
+        limit = read_limit(request, JOBS_SHOWN, JOBS_SHOWN_MAX)
         table = CODECS[Job].table
-        newest = select(table).order_by(table.c.id.desc()).limit(int(text))
+        newest = select(table).order_by(table.c.id.desc()).limit(limit)
         return reply([_summary(job) for job in self._store.find_readable(Job, newest)])
 
     async def explanation(self, request: web.Request) -> web.StreamResponse:

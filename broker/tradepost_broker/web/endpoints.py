@@ -117,6 +117,16 @@ def _is_inline_too_large(data: bytes) -> bool:
         return False
 
 
+def read_limit(request: web.Request, default: int, limit_max: int) -> int:
+    """How many entries the request's `limit` asks for: 1 to `limit_max`. Raises `InvalidRequest`."""
+    text = request.query.get("limit", str(default))
+    # Other scripts have decimals, too, and Python refuses to read a number of thousands of digits.
+    is_number = text.isascii() and text.isdecimal() and len(text) <= len(str(limit_max))
+    if not is_number or not 0 < int(text) <= limit_max:
+        raise InvalidRequest(f"limit is {text[:20]!r}; it must be 1 to {limit_max}")
+    return int(text)
+
+
 def reply(body: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
     """A JSON response."""
     return web.Response(

@@ -7,24 +7,28 @@ from collections import Counter
 from typing import Final
 
 from aiohttp import web
+from sqlalchemy import select
 
 from tradepost.errors import InvalidRequest, QuotaExceeded, UnknownJob
-from tradepost.protocol import AccountView, JobRequest, JobView
+from tradepost.protocol import AccountView, JobEntry, JobList, JobRequest, JobView
 from tradepost_broker.content.uploads import Uploads
 from tradepost_broker.engine.engine import Engine
 from tradepost_broker.jobs.job_service import JobService
 from tradepost_broker.jobs.submission import SubmissionChecks, job_of
 from tradepost_broker.market.ledger import credits_of
-from tradepost_broker.market.model.entities import Account
+from tradepost_broker.market.model.entities import Account, Job
 from tradepost_broker.reporting.explanations import explain_job
 from tradepost_broker.reporting.views import Explanation
+from tradepost_broker.storage.rows import CODECS
 from tradepost_broker.storage.shell_records import Delivery
 from tradepost_broker.storage.store import Store
 from tradepost_broker.web.client_stream import ClientStreams
-from tradepost_broker.web.endpoints import ACCOUNT, Access, Endpoint, read_body, reply
+from tradepost_broker.web.endpoints import ACCOUNT, Access, Endpoint, read_body, read_limit, reply
 from tradepost_broker.web.slow_peers import send_pieces
 
 WAIT_S_MAX: Final = 60.0
+JOBS_SHOWN: Final = 100
+JOBS_SHOWN_MAX: Final = 1000
 #: Requests of one account that may wait for an end at once.
 WAITS_MAX: Final = 256
 
@@ -64,6 +68,7 @@ class JobEndpoints:
                 reply=JobView,
                 status=201,
             ),
+            Endpoint(method="GET", path="/v1/jobs", handler=self.list_jobs, access=account, reply=JobList),
             Endpoint(method="GET", path=one, handler=self.show, access=account, reply=JobView),
             Endpoint(method="DELETE", path=one, handler=self.cancel, access=account, reply=JobView),
             Endpoint(
@@ -95,6 +100,18 @@ class JobEndpoints:
         submission = await self._submissions.check(account, await read_body(request, JobRequest))
         job = job_of(await self._engine.ask(submission))
         return reply(self._jobs.view(account, job), status=201, headers={"Location": f"/v1/jobs/{job}"})
+
+    async def list_jobs(self, request: web.Request) -> web.StreamResponse:
+        """The account's jobs, newest first: at most `limit` (1 to 1000), older than the job `before`."""
+        limit = read_limit(request, JOBS_SHOWN, JOBS_SHOWN_MAX)
+        table = CODECS[Job].table
+        newest = select(table).where(table.c.account == request[ACCOUNT]).order_by(table.c.id.desc())
+        if before := request.query.get("before", ""):
+            newest = newest.where(table.c.id < before)
+        found = list(self._store.find(Job, newest.limit(limit + 1)))
+        shown = found[:limit]
+        older = shown[-1].id if len(found) > limit else None
+        return reply(JobList(jobs=tuple(map(_entry, shown)), older=older))
 
     async def show(self, request: web.Request) -> web.StreamResponse:
         """A job as it stands; with `wait_s` (at most 60), once it has ended or that time has passed."""
@@ -165,6 +182,18 @@ class JobEndpoints:
         finally:
             self._waits[account] -= 1
             self._jobs.unwatch(job, watcher)
+
+
+def _entry(job: Job) -> JobEntry:
+    return JobEntry(
+        job=job.id,
+        status=job.status,
+        pipeline=job.pipeline,
+        input_cid=job.input,
+        submitted_at=job.submitted_at,
+        finished_at=job.finished_at,
+        price_microcredits=job.paid_microcredits,
+    )
 
 
 def _wait_s(request: web.Request) -> float:

@@ -3,92 +3,63 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import os
-import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from decimal import Decimal
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 import aiohttp
-import msgspec
 
-from tradepost.broker_url import parse_broker_url, raise_for_problem, raise_unavailable
-from tradepost.client.job_stream import JobStream
-from tradepost.client.results import Result, check_result, error_of
-from tradepost.content import Cid, add_bytes
-from tradepost.errors import ClientClosed, InvalidSettings, ResultTimeout
-from tradepost.money import Credits, to_credits, to_microcredits
-from tradepost.pipeline.tensors import Tensor, TensorDocument, encode
-from tradepost.protocol import (
-    INLINE_BYTES_MAX,
-    AccountView,
-    JobRequest,
-    JobStatus,
-    JobView,
-    PipelineView,
-    Requirements,
+from tradepost.broker_url import parse_broker_url
+from tradepost.client.arguments import job_id, pipeline_cid, real_number, shown, whole_number
+from tradepost.client.async_job import AsyncJobHandle
+from tradepost.client.inputs import Inputs
+from tradepost.client.job_request import (
+    CONFIDENCE,
+    DEADLINE_S,
+    PATIENCE_S,
+    PreparedJob,
+    blocks_of,
+    prepare_job,
 )
+from tradepost.client.job_stream import JobStream
+from tradepost.client.requests import BrokerRequests
+from tradepost.client.results import Result
+from tradepost.content import Cid
+from tradepost.errors import ClientClosed, InvalidCall, InvalidSettings
+from tradepost.money import Credits, to_credits
+from tradepost.protocol import AccountView, JobList, JobView, PipelineView, Requirements
 from tradepost.proxies import proxy_for
 
 DEFAULT_URL: Final = "http://127.0.0.1:8700"
 #: How many jobs `map` keeps submitted and unfinished.
 MAP_WINDOW: Final = 512
-
-#: A job's input: named tensors, or a whole document, or a document's bytes.
-Inputs = Mapping[str, Tensor] | TensorDocument | bytes
+MAP_WINDOW_MAX: Final = 100_000
+#: A read of an input that takes as long as this is waited for no further before the input is submitted.
+_SLOW_READ_S: Final = 0.005
+#: How many jobs `jobs` lists unless told otherwise.
+LIST_JOBS: Final = 100
 
 T = TypeVar("T")
 
 
-class AsyncJobHandle:
-    """One submitted job."""
-
-    def __init__(
-        self, client: AsyncClient, *, job: str, pipeline: str, input_cid: Cid, end: asyncio.Future[JobView]
-    ) -> None:
-        self.id = job
-        self.pipeline = pipeline
-        self.input_cid = input_cid
-        self._client = client
-        self._end = end
-
-    def done(self) -> bool:
-        """Whether the job has ended."""
-        return self._end.done()
-
-    async def result(self, timeout: float | None = None) -> Result:  # noqa: ASYNC109 - as futures name it
-        """The verified result. Raises what the job ended with, or `ResultTimeout` (s)."""
-        try:
-            view = await asyncio.wait_for(asyncio.shield(self._end), timeout)
-        except TimeoutError:
-            raise ResultTimeout(f"job {self.id} is still running after {timeout} s") from None
-        if view.status is not JobStatus.ACCEPTED:
-            raise error_of(view)
-        output = view.output
-        if output is None:
-            output = await self._client.fetch_output(self.id)
-        return check_result(view, output, pipeline=self.pipeline, input_cid=self.input_cid)
-
-    def cancel(self) -> None:
-        """Ask for the job to be cancelled; `result` then raises `JobCancelled` unless it ended before."""
-        self._client.stream.cancel(self.id)
-
-
 class AsyncClient:
-    """A connection to one broker, for one account.
+    """A connection to one broker, for one account. Use it in the event loop and process that opened it.
 
-    `url` and `api_key` default to `TRADEPOST_URL` and `TRADEPOST_API_KEY`. When the broker cannot be reached
-    for `give_up_s`, what waits raises `BrokerUnavailable`; until then it is retried without anyone noticing.
+    `url` and `api_key` default to `TRADEPOST_URL` and `TRADEPOST_API_KEY`. Every call is repeated while the
+    broker cannot be reached; after `give_up_s` without an answer it raises `BrokerUnavailable`.
     """
 
     def __init__(
         self, url: str | None = None, *, api_key: str | None = None, give_up_s: float = 30.0
     ) -> None:
-        self.url = parse_broker_url(url or os.environ.get("TRADEPOST_URL") or DEFAULT_URL)
+        self.url = parse_broker_url(_setting("url", url, "TRADEPOST_URL") or DEFAULT_URL)
         # A key that was read from a file may end with the end of its line.
-        key = (api_key or os.environ.get("TRADEPOST_API_KEY") or "").strip()
+        key = _setting("api_key", api_key, "TRADEPOST_API_KEY").strip()
         if not key:
             raise InvalidSettings(
                 "there is no API key", hint="Pass api_key=… or set the variable TRADEPOST_API_KEY."
@@ -98,32 +69,27 @@ class AsyncClient:
                 "the API key contains characters that no API key has", hint="Copy it again."
             )
         self._headers = {"Authorization": f"Bearer {key}"}
-        self._give_up_s = give_up_s
-        self._session: aiohttp.ClientSession | None = None
-        self._stream: JobStream | None = None
+        self._give_up_s = real_number("give_up_s", give_up_s, 0, math.inf, error=InvalidSettings)
+        self._open: _Open | None = None
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), proxy=proxy_for(self.url))
-        self._stream = JobStream(
-            session=self._session, url=self.url, headers=self._headers, give_up_s=self._give_up_s
-        )
+        if self._open is not None:
+            raise InvalidCall("the client is open already", hint="Make another client for another `with`.")
+        self._open = _Open(self.url, self._headers, self._give_up_s)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        stream, session = self.stream, self._session
-        await stream.close()
-        self._stream = self._session = None
-        if session is not None:
-            await session.close()
+        connection = self._checked()
+        try:
+            await connection.close()
+        finally:
+            self._open = None
 
-    @property
-    def stream(self) -> JobStream:
-        """The open stream. Raises `ClientClosed` outside of `async with`."""
-        if self._stream is None:
-            raise ClientClosed
-        return self._stream
+    def open_stream(self) -> JobStream:
+        """The open stream. Raises `ClientClosed`, or `InvalidCall` in another process or event loop."""
+        return self._checked().stream
 
     async def submit(
         self,
@@ -131,9 +97,9 @@ class AsyncClient:
         inputs: Inputs,
         *,
         max_price: Credits,
-        confidence: float = 0.95,
-        deadline_s: float = 300.0,
-        patience_s: float = 5.0,
+        confidence: float = CONFIDENCE,
+        deadline_s: float = DEADLINE_S,
+        patience_s: float = PATIENCE_S,
         requirements: Requirements | None = None,
         idempotency_key: str | None = None,
         inline: bool | None = None,
@@ -142,93 +108,228 @@ class AsyncClient:
 
         `max_price` is in credits and covers every replica. `confidence` is the least probability with which
         the result must be right. Inputs over 1 MiB are uploaded first, unless `inline` is True. Raises what
-        the broker refuses a job for: `UnknownPipeline`, `InvalidInput`, `InsufficientFunds`, …
+        the broker refuses a job for: `UnknownPipeline`, `InvalidInput`, `InsufficientFunds`, …; and
+        `InvalidCall` for an argument of the wrong kind. If the call is interrupted, the job is cancelled.
         """
-        data = inputs if isinstance(inputs, bytes) else encode(_document(inputs))
-        inline = len(data) <= INLINE_BYTES_MAX if inline is None else inline
-        input_cid = add_bytes(data, put=None) if inline else await self.upload(data)
-        job, end = await self.stream.submit(
-            JobRequest(
-                pipeline=pipeline,
-                input=data if inline else None,
-                input_cid=None if inline else input_cid,
-                max_price_microcredits=to_microcredits(max_price),
-                confidence=confidence,
-                deadline_s=deadline_s,
-                patience_s=patience_s,
-                requirements=requirements or Requirements(),
-                idempotency_key=idempotency_key or secrets.token_hex(16),
-            )
+        prepared = prepare_job(
+            pipeline,
+            inputs,
+            max_price=max_price,
+            confidence=confidence,
+            deadline_s=deadline_s,
+            patience_s=patience_s,
+            requirements=requirements,
+            idempotency_key=idempotency_key,
+            inline=inline,
         )
-        return AsyncJobHandle(self, job=job, pipeline=pipeline, input_cid=input_cid, end=end)
+        return await self.submit_prepared(prepared)
+
+    async def submit_prepared(self, prepared: PreparedJob) -> AsyncJobHandle:
+        """Submit what `prepare_job` made, perhaps in another thread."""
+        stream = self.open_stream()
+        if prepared.upload is not None:
+            await self._put_blocks(prepared.upload)
+        job, end = await stream.submit(prepared.request)
+        return AsyncJobHandle(
+            self, job=job, pipeline=prepared.request.pipeline, input_cid=prepared.input_cid, end=end
+        )
+
+    async def run_prepared(self, prepared: PreparedJob, submitted: asyncio.Event | None = None) -> Result:
+        """The result of what `prepare_job` made; `submitted` is set when the broker has the job, or not.
+
+        If this is cancelled, as it is when the client closes, so is the job.
+        """
+        with self._checked().until_closed():
+            try:
+                handle = await self.submit_prepared(prepared)
+            finally:
+                if submitted is not None:
+                    submitted.set()
+            try:
+                return await handle.result()
+            except asyncio.CancelledError:
+                handle.cancel()
+                raise
 
     async def map(
-        self, pipeline: str, inputs: Iterable[Inputs], *, window: int = MAP_WINDOW, **options: Any
+        self,
+        pipeline: str,
+        inputs: Iterable[Inputs] | AsyncIterable[Inputs],
+        *,
+        window: int = MAP_WINDOW,
+        **options: Any,
     ) -> AsyncIterator[Result]:
         """The results of many jobs, in the order of `inputs`, with at most `window` of them unfinished.
 
-        `options` are those of `submit`. The first job that fails raises here; those submitted go on.
+        `options` are those of `submit`. Each input is submitted as soon as it is read. The first job that
+        fails raises here. Whenever the map ends before its last result, the unfinished jobs are cancelled.
         """
+        window = whole_number("window", window, 1, MAP_WINDOW_MAX)
+        clock = asyncio.get_running_loop().time
         waiting: deque[asyncio.Task[Result]] = deque()
         try:
-            for one in inputs:
-                waiting.append(asyncio.create_task(self._run(pipeline, one, options)))
-                if len(waiting) >= window:
+            read_at = clock()
+            async for one in _one_by_one(inputs):
+                is_slow = clock() - read_at >= _SLOW_READ_S
+                submitted = asyncio.Event()
+                prepared = prepare_job(pipeline, one, **options)
+                task = asyncio.create_task(self.run_prepared(prepared, submitted))
+                task.add_done_callback(_retrieve)
+                waiting.append(task)
+                if is_slow:
+                    # The event loop may have stood still while this input was read, and may do so again.
+                    await submitted.wait()
+                while waiting and (waiting[0].done() or len(waiting) >= window):
                     yield await waiting.popleft()
+                read_at = clock()
             while waiting:
                 yield await waiting.popleft()
         finally:
             for task in waiting:
                 task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
+
+    async def attach(self, job: str, *, input_cid: str | None = None) -> AsyncJobHandle:
+        """A job that was submitted before, perhaps by another program. Raises `UnknownJob`.
+
+        With `input_cid`, its receipts must be about that input; without, about the one that they name.
+        """
+        view = await self.job(job)
+        return AsyncJobHandle(
+            self,
+            job=view.job,
+            pipeline=view.pipeline,
+            input_cid=None if input_cid is None else Cid(input_cid),
+        )
+
+    async def jobs(self, *, limit: int = LIST_JOBS, before: str | None = None) -> JobList:
+        """The account's jobs, newest first, at most `limit` (1 to 1,000), older than the job `before`."""
+        query = {"limit": str(whole_number("limit", limit, 1, 1000))}
+        if before is not None:
+            query["before"] = job_id(before)
+        return await self._checked().requests.ask_for(JobList, "GET", "v1/jobs", query)
 
     async def job(self, job: str) -> JobView:
         """A job as it stands now. Raises `UnknownJob`."""
-        return await self._get(f"v1/jobs/{job}", JobView)
+        return await self._checked().requests.ask_for(JobView, "GET", f"v1/jobs/{job_id(job)}")
 
     async def cancel(self, job: str) -> JobView:
         """Cancel a job by id; the job as it stands then. Raises `UnknownJob`."""
-        return msgspec.json.decode(await self._request("DELETE", f"v1/jobs/{job}"), type=JobView)
+        return await self._checked().requests.ask_for(JobView, "DELETE", f"v1/jobs/{job_id(job)}")
 
     async def pipeline(self, cid: str) -> PipelineView:
         """A published pipeline: its manifest and signature. Raises `UnknownPipeline`."""
-        return await self._get(f"v1/pipelines/{cid}", PipelineView)
+        path = f"v1/pipelines/{pipeline_cid(cid)}"
+        return await self._checked().requests.ask_for(PipelineView, "GET", path)
 
     async def balance(self) -> Decimal:
         """The account's available credits."""
-        account = await self._get("v1/account", AccountView)
+        account = await self._checked().requests.ask_for(AccountView, "GET", "v1/account")
         return to_credits(account.available_microcredits)
 
     async def upload(self, data: bytes) -> Cid:
         """Put a file's blocks into the broker's store; the CID of the file. Raises `QuotaExceeded`."""
-        blocks: list[tuple[Cid, bytes]] = []
-        root = add_bytes(data, put=lambda cid, block: blocks.append((cid, block)))
-        for cid, block in blocks:
-            await self._request("PUT", f"v1/blocks/{cid}", data=block)
-        return root
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise InvalidCall(f"the data is {shown(data)}; it must be bytes")
+        return await self._put_blocks(bytes(data))
 
     async def fetch_output(self, job: str) -> bytes:
         """A finished job's output document, as bytes that nobody has checked yet."""
-        return await self._request("GET", f"v1/jobs/{job}/output")
+        return await self._checked().requests.ask("GET", f"v1/jobs/{job_id(job)}/output")
 
-    async def _run(self, pipeline: str, inputs: Inputs, options: Mapping[str, Any]) -> Result:
-        return await (await self.submit(pipeline, inputs, **options)).result()
+    async def _put_blocks(self, data: bytes) -> Cid:
+        requests = self._checked().requests
+        blocks = blocks_of(data)
+        for cid, block in blocks:
+            await requests.ask("PUT", f"v1/blocks/{cid}", data=block)
+        return blocks[-1][0]
 
-    async def _get(self, path: str, kind: type[T]) -> T:
-        return msgspec.json.decode(await self._request("GET", path), type=kind)
-
-    async def _request(self, method: str, path: str, data: bytes | None = None) -> bytes:
-        if self._session is None:
+    def _checked(self) -> _Open:
+        """What is open. Raises `ClientClosed`, or `InvalidCall` in another process or event loop."""
+        if self._open is None:
             raise ClientClosed
+        self._open.check_place()
+        return self._open
+
+
+class _Open:
+    """What a client has while it is open, all of it in one event loop of one process."""
+
+    def __init__(self, url: Any, headers: dict[str, str], give_up_s: float) -> None:
+        self._loop = _running_loop()
+        self._process = os.getpid()
+        self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), proxy=proxy_for(url))
+        self.stream = JobStream(session=self._session, url=url, headers=headers, give_up_s=give_up_s)
+        self.requests = BrokerRequests(session=self._session, url=url, headers=headers, give_up_s=give_up_s)
+        self._running: set[asyncio.Task[Any] | None] = set()
+
+    def check_place(self) -> None:
+        """Raise `InvalidCall` in another process or event loop."""
+        if self._process != os.getpid():
+            raise InvalidCall(
+                "the client was opened in another process, and connections do not survive a fork",
+                hint="Open a client in each process.",
+            )
+        if self._loop is not _running_loop():
+            raise InvalidCall(
+                "the client was opened in another event loop",
+                hint="Open a client in each event loop, or use `tradepost.Client`, which has its own.",
+            )
+
+    @contextlib.contextmanager
+    def until_closed(self) -> Iterator[None]:
+        """Cancel the current task if the client closes before it leaves this context."""
+        task = asyncio.current_task()
+        if task is not None:
+            self._running.add(task)
         try:
-            async with self._session.request(
-                method, self.url / path, data=data, headers=self._headers
-            ) as response:
-                await raise_for_problem(response)
-                return await response.read()
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise_unavailable(self.url, error)
+            yield
+        finally:
+            self._running.discard(task)
+
+    async def close(self) -> None:
+        """Cancel the jobs of unfinished maps, close the stream, and the session."""
+        try:
+            running = [task for task in self._running if task is not None]
+            for task in running:
+                task.cancel()
+            if running:
+                await asyncio.wait(running)
+            await self.stream.close()
+        finally:
+            await self._session.close()
 
 
-def _document(inputs: Mapping[str, Tensor] | TensorDocument) -> TensorDocument:
-    return inputs if isinstance(inputs, TensorDocument) else TensorDocument(tensors=inputs)
+def _running_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise InvalidCall(
+            "there is no asyncio event loop here",
+            hint="Await the call under asyncio, or use `tradepost.Client`.",
+        ) from None
+
+
+def _retrieve(task: asyncio.Task[Result]) -> None:
+    """Take note of a failure: who waits still gets it, and a map that was left is no unhandled error."""
+    if not task.cancelled():
+        task.exception()
+
+
+async def _one_by_one(inputs: Iterable[Inputs] | AsyncIterable[Inputs]) -> AsyncIterator[Inputs]:
+    """The inputs of either kind. Raises `InvalidCall` for what is not iterable."""
+    if isinstance(inputs, AsyncIterable):
+        async for one in inputs:
+            yield one
+        return
+    # `iter` would take a `TensorDocument` or `Result`, too, since they have `[name]`.
+    if not isinstance(inputs, Iterable):
+        raise InvalidCall(f"inputs are {shown(inputs)}; pass an iterable of inputs")
+    for one in inputs:
+        yield one
+
+
+def _setting(name: str, value: Any, variable: str) -> str:
+    """What was passed, or the environment's value. Raises `InvalidSettings` for what is not text."""
+    if value is not None and not isinstance(value, str):
+        raise InvalidSettings(f"{name} is {shown(value)}; it must be text")
+    return value or os.environ.get(variable) or ""

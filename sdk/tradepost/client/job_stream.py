@@ -2,26 +2,31 @@
 
 Whatever the broker has not acknowledged is sent again after a reconnect under the same idempotency key, and
 unfinished jobs are watched again, so a broken connection or a restarted broker neither loses a job nor runs
-it twice. After `give_up_s` without a broker, everything that waits fails with `BrokerUnavailable`.
+it twice.
+
+Nothing waits for an end that cannot come. The task that keeps the connection fails everything that waits
+with a typed error, however it ends. A broker that is connected and does not answer counts as unreachable:
+`give_up_s` after the last frame, whatever waits for an answer fails with `BrokerUnavailable`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import copy
 import itertools
+import math
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
 
 import aiohttp
 from yarl import URL
 
-from tradepost.broker_url import raise_for_problem
-from tradepost.errors import BrokerUnavailable, Problem, ProtocolError, TradepostError
+from tradepost.client.retries import ANSWER_S_MIN, Retries
+from tradepost.client.stream_connection import connect
+from tradepost.errors import BrokerUnavailable, ClientClosed, ClientFailed, TradepostError
 from tradepost.protocol import (
-    FRAMES_MAX,
-    HEARTBEAT_S,
-    MESSAGE_BYTES_MAX,
     CancelJob,
     Finished,
     JobRequest,
@@ -29,19 +34,25 @@ from tradepost.protocol import (
     Rejected,
     Submit,
     Submitted,
-    ToBrokerFromClient,
     Watch,
     client_codec,
 )
 
-_BACKOFF_S_MIN = 0.05
-_BACKOFF_S_MAX = 2.0
-_WATCH_JOBS_MAX = 1024
-#: Frames are gathered into one message up to this many bytes of inputs, well under `MESSAGE_BYTES_MAX`.
-_BATCH_BYTES = 2 << 20
+_WATCH_JOBS_MAX: Final = 1024
+#: How long closing waits until the broker has confirmed what was cancelled.
+_SETTLE_S_MAX: Final = 2.0
 
 #: A job's id and the future of its final view, which all who submitted it under one key share.
 SubmittedJob = tuple[str, asyncio.Future[JobView]]
+
+
+@dataclass(frozen=True)
+class _Submission:
+    """A submission that the broker has not answered. One whose `accepted` was cancelled will be cancelled."""
+
+    frame: bytes
+    accepted: asyncio.Future[SubmittedJob]
+    sent_at: float
 
 
 class JobStream:
@@ -61,152 +72,216 @@ class JobStream:
         self._headers = headers
         self._give_up_s = give_up_s
         self._jitter = jitter
+        self._clock = asyncio.get_running_loop().time
         self._codec = client_codec()
         self._refs = itertools.count(1)
-        self._submissions: dict[int, tuple[Submit, asyncio.Future[SubmittedJob]]] = {}
+        self._submissions: dict[int, _Submission] = {}
         self._ends: dict[str, asyncio.Future[JobView]] = {}
-        self._cancelled: set[str] = set()
-        self._outgoing: asyncio.Queue[ToBrokerFromClient] = asyncio.Queue()
+        #: Jobs to cancel that have not ended, with the time at which that was asked.
+        self._cancelling: dict[str, float] = {}
+        self._outgoing: asyncio.Queue[bytes] = asyncio.Queue()
+        self._answered = asyncio.Event()
+        self._heard_at = -math.inf
+        self._overdue: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
+        self._is_closed = False
 
     async def submit(self, request: JobRequest) -> SubmittedJob:
-        """The job's id and end; it is durable by then. Raises what the broker refused it for."""
-        submission = Submit(next(self._refs), request)
+        """The job's id and end; it is durable by then. Raises what the broker refused it for.
+
+        If this is cancelled, the job is cancelled too, since nobody would know its id.
+        """
+        self._check_open()
+        ref = next(self._refs)
+        frame = self._codec.encode_frame(Submit(ref, request))
         accepted: asyncio.Future[SubmittedJob] = asyncio.get_running_loop().create_future()
-        self._submissions[submission.ref] = (submission, accepted)
-        self._send(submission)
+        self._submissions[ref] = _Submission(frame, accepted, self._clock())
+        self._send(frame)
+        self._expect_answer()
         try:
             return await accepted
-        finally:
-            self._submissions.pop(submission.ref, None)
+        except asyncio.CancelledError:
+            if not accepted.cancelled() and accepted.exception() is None:
+                self.cancel(accepted.result()[0])
+            raise
 
-    def cancel(self, job: str) -> None:
+    def watch(self, job: str) -> asyncio.Future[JobView]:
+        """The end of any job of the account, which the broker tells also if it has ended already."""
+        self._check_open()
+        end = self._ends.get(job)
+        if end is None:
+            end = self._end_of(job)
+            self._send(self._codec.encode_frame(Watch((job,))))
+        return end
+
+    def cancel(self, job: str) -> asyncio.Future[JobView]:
         """Ask the broker to cancel the job; its end says whether that came in time."""
-        self._cancelled.add(job)
-        self._send(CancelJob(job))
+        end = self.watch(job)
+        if job not in self._cancelling:
+            self._cancelling[job] = self._clock()
+            self._send(self._codec.encode_frame(CancelJob(job)))
+            self._expect_answer()
+        return end
 
     async def close(self) -> None:
-        """Close the connection. What still waits fails with `BrokerUnavailable`."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-        self._fail_all(BrokerUnavailable("the client was closed"))
+        """Close the connection, once the broker has confirmed what was cancelled, or after 2 s.
 
-    def _send(self, frame: ToBrokerFromClient) -> None:
+        What still waits fails with `ClientClosed`.
+        """
+        try:
+            async with asyncio.timeout(min(_SETTLE_S_MAX, max(ANSWER_S_MIN, self._give_up_s))):
+                while self._owes_cancellations():
+                    self._answered.clear()
+                    await self._answered.wait()
+        except TimeoutError:
+            pass  # the broker is away; its deadline ends the jobs
+        finally:
+            self._is_closed = True
+            task, self._task = self._task, None
+            if task is not None:
+                task.cancel()
+            self._fail_all(ClientClosed("the client was closed while this call waited"))
+        if task is not None:
+            await asyncio.wait({task})
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ClientClosed
+
+    def _owes_cancellations(self) -> bool:
+        abandoned = any(one.accepted.cancelled() for one in self._submissions.values())
+        return abandoned or bool(self._cancelling)
+
+    def _send(self, frame: bytes) -> None:
         self._outgoing.put_nowait(frame)
-        if self._task is None or self._task.done():
+        if self._task is None:
             self._task = asyncio.create_task(self._run(), name="tradepost-job-stream")
 
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        lost_at, backoff_s = loop.time(), _BACKOFF_S_MIN
+        """Keep the connection until it is given up; however that comes, nothing is left waiting."""
+        error: TradepostError = ClientClosed("the client's event loop ended")
+        try:
+            await self._keep_connected()
+        except TradepostError as reason:
+            error = reason
+        except Exception as defect:
+            error = ClientFailed(f"the stream to the broker: {type(defect).__name__}: {defect}")
+            error.__cause__ = defect
+        finally:
+            if self._task is asyncio.current_task():  # or what waits now waits for a newer one
+                self._task = None
+                self._fail_all(error)
+
+    async def _keep_connected(self) -> None:
+        """Connect again and again. Raises what ends it: a refusal, or `BrokerUnavailable`."""
+        retries = Retries(give_up_s=self._give_up_s, clock=self._clock, jitter=self._jitter)
         while True:
             try:
-                async with self._session.ws_connect(
-                    self._url,
-                    headers=self._headers,
-                    heartbeat=HEARTBEAT_S,
-                    max_msg_size=MESSAGE_BYTES_MAX,
-                ) as socket:
-                    self._resume()
-                    await self._converse(socket)
-                    lost_at, backoff_s = loop.time(), _BACKOFF_S_MIN
-                    reason: Exception = ConnectionError("the broker closed the connection")
-            except aiohttp.WSServerHandshakeError as error:
-                if error.status < 500:
-                    self._fail_all(await self._refusal(error))
-                    return
+                connection = await connect(
+                    self._session, self._url, self._headers, answer_s=retries.answer_s()
+                )
+                self._resume()
+                try:
+                    await connection.converse(self._outgoing, self._take_message)
+                finally:
+                    retries.heard(max(self._heard_at, connection.alive_until()))
+                reason: Exception = ConnectionError("the broker closed the connection")
+            except (aiohttp.ClientError, OSError) as error:
                 reason = error
-            except TradepostError as error:
-                self._fail_all(error)
-                return
-            except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                reason = error
-            if loop.time() - lost_at >= self._give_up_s:
-                self._fail_all(BrokerUnavailable(f"{self._url.origin()}: {reason}"))
-                return
-            await asyncio.sleep(backoff_s * (0.5 + self._jitter()))
-            backoff_s = min(backoff_s * 2, _BACKOFF_S_MAX)
+            if retries.is_over:
+                raise BrokerUnavailable(f"{self._url.origin()}: {reason or type(reason).__name__}")
+            await asyncio.sleep(retries.pause_s())
 
     def _resume(self) -> None:
         """Queue again everything that the broker may not have seen."""
+        self._drop_outgoing()
+        jobs = tuple(self._ends)
+        starts = range(0, len(jobs), _WATCH_JOBS_MAX)
+        watches = [Watch(jobs[start : start + _WATCH_JOBS_MAX]) for start in starts]
+        for frame in (*watches, *map(CancelJob, self._cancelling)):
+            self._outgoing.put_nowait(self._codec.encode_frame(frame))
+        for submission in self._submissions.values():
+            self._outgoing.put_nowait(submission.frame)
+
+    def _drop_outgoing(self) -> None:
         while not self._outgoing.empty():
             self._outgoing.get_nowait()
-        jobs = [job for job, end in self._ends.items() if not end.done()]
-        for start in range(0, len(jobs), _WATCH_JOBS_MAX):
-            self._outgoing.put_nowait(Watch(tuple(jobs[start : start + _WATCH_JOBS_MAX])))
-        for submission, _ in self._submissions.values():
-            self._outgoing.put_nowait(submission)
-        for job in self._cancelled:
-            self._outgoing.put_nowait(CancelJob(job))
 
-    async def _converse(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        writing = asyncio.create_task(self._write(socket), name="tradepost-job-stream-writer")
-        try:
-            async for message in socket:
-                if message.type is not aiohttp.WSMsgType.BINARY:
-                    raise ProtocolError(f"the broker sent a {message.type.name} message")
-                for frame in self._codec.decode(message.data):
-                    self._take(frame)
-        finally:
-            writing.cancel()
-            with contextlib.suppress(asyncio.CancelledError, aiohttp.ClientError, ConnectionError):
-                await writing
-
-    async def _write(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        while True:
-            frames = [await self._outgoing.get()]
-            size = _input_bytes(frames[0])
-            while not self._outgoing.empty() and len(frames) < FRAMES_MAX and size < _BATCH_BYTES:
-                frames.append(self._outgoing.get_nowait())
-                size += _input_bytes(frames[-1])
-            await socket.send_bytes(self._codec.encode(frames))
+    def _take_message(self, message: bytes) -> None:
+        frames: list[Any] = self._codec.decode(message)
+        self._heard_at = self._clock()
+        for frame in frames:
+            self._take(frame)
 
     def _take(self, frame: Submitted | Rejected | Finished) -> None:
         if isinstance(frame, Finished):
-            self._cancelled.discard(frame.view.job)
+            self._cancelling.pop(frame.view.job, None)
             end = self._ends.pop(frame.view.job, None)
             if end is not None and not end.done():
                 end.set_result(frame.view)
+        elif (submission := self._submissions.pop(frame.ref, None)) is not None:
+            accepted = submission.accepted
+            if isinstance(frame, Submitted):
+                # Known before the caller of `submit` runs again: the end may follow in the same message.
+                end = self._end_of(frame.job)
+                if accepted.cancelled():
+                    self.cancel(frame.job)
+                else:
+                    accepted.set_result((frame.job, end))
+            elif not accepted.cancelled():
+                accepted.set_exception(TradepostError.from_problem(frame.problem))
+        self._answered.set()
+
+    def _end_of(self, job: str) -> asyncio.Future[JobView]:
+        return self._ends.setdefault(job, asyncio.get_running_loop().create_future())
+
+    # A broker that does not answer
+
+    def _expect_answer(self) -> None:
+        """See to it that `_check_answers` runs when an answer to what is asked now is overdue."""
+        if self._overdue is None and not math.isinf(self._give_up_s):
+            self._overdue = asyncio.get_running_loop().call_later(self._silence_s, self._check_answers)
+
+    @property
+    def _silence_s(self) -> float:
+        return max(ANSWER_S_MIN, self._give_up_s)
+
+    def _check_answers(self) -> None:
+        self._overdue = None
+        asked = [submission.sent_at for submission in self._submissions.values()]
+        asked += self._cancelling.values()
+        if not asked:
             return
-        _, accepted = self._submissions.get(frame.ref, (None, None))
-        if accepted is None or accepted.done():
+        due_at = max(min(asked), self._heard_at) + self._silence_s
+        if self._clock() < due_at:
+            self._overdue = asyncio.get_running_loop().call_at(due_at, self._check_answers)
             return
-        if isinstance(frame, Submitted):
-            # Known before the caller of `submit` runs again: the end may follow in the same message.
-            end = self._ends.setdefault(frame.job, asyncio.get_running_loop().create_future())
-            accepted.set_result((frame.job, end))
-        else:
-            accepted.set_exception(TradepostError.from_problem(frame.problem))
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+        self._fail_all(BrokerUnavailable(f"{self._url.origin()} did not answer within {self._silence_s:g} s"))
 
     def _fail_all(self, error: TradepostError) -> None:
         futures: list[asyncio.Future[SubmittedJob] | asyncio.Future[JobView]] = [
-            *(accepted for _, accepted in self._submissions.values()),
+            *(submission.accepted for submission in self._submissions.values()),
             *self._ends.values(),
         ]
+        self._submissions.clear()
         self._ends.clear()
-        self._cancelled.clear()
-        while not self._outgoing.empty():
-            self._outgoing.get_nowait()
+        self._cancelling.clear()
+        self._drop_outgoing()
+        self._answered.set()
+        if self._overdue is not None:
+            self._overdue.cancel()
+            self._overdue = None
         for future in futures:
             if not future.done():
-                future.set_exception(error)
+                # A copy each: raising an exception in several places at once mixes up their tracebacks.
+                future.set_exception(_copy_of(error))
                 future.exception()  # who waits still gets it; who does not is no unhandled error
 
-    async def _refusal(self, error: aiohttp.WSServerHandshakeError) -> TradepostError:
-        """The handshake hides the body of a refusal; a plain request to the same route shows it."""
-        try:
-            async with self._session.get(self._url, headers=self._headers) as response:
-                await raise_for_problem(response)
-        except TradepostError as refused:
-            return refused
-        except (aiohttp.ClientError, OSError, TimeoutError):
-            pass
-        return TradepostError.from_problem(
-            Problem(code="broker-unavailable", title="", detail=f"the broker answered {error.status}")
-        )
 
-
-def _input_bytes(frame: ToBrokerFromClient) -> int:
-    return len(frame.request.input or b"") if isinstance(frame, Submit) else 0
+def _copy_of(error: TradepostError) -> TradepostError:
+    copied = copy.copy(error)
+    copied.__cause__ = error.__cause__
+    return copied

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import islice
+from typing import Final
 
 from tradepost.content import add_bytes
 from tradepost.errors import InvalidReceipt, ProtocolError, TradepostError
 from tradepost.money import to_credits
-from tradepost.pipeline.tensors import Tensor, decode
+from tradepost.pipeline.tensors import Tensor, decode, dtype_name
 from tradepost.protocol import JobStatus, JobView, Verification
-from tradepost.receipts import Receipt, Returned, SignedReceipt, verify_receipt
+from tradepost.receipts import Returned, SignedReceipt, verify_receipt
+
+_TENSORS_SHOWN_MAX: Final = 8
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Result:
     """An accepted result.
 
@@ -35,12 +39,21 @@ class Result:
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
 
+    def __repr__(self) -> str:
+        shapes = [
+            f"{name} {dtype_name(tensor)}{list(tensor.shape)}"
+            for name, tensor in islice(self.tensors.items(), _TENSORS_SHOWN_MAX)
+        ]
+        more = ", …" if len(self.tensors) > _TENSORS_SHOWN_MAX else ""
+        return f"<Result of job {self.job}: {', '.join(shapes)}{more}; {self.price:f} credits>"
 
-def check_result(view: JobView, output: bytes, *, pipeline: str, input_cid: str) -> Result:
+
+def check_result(view: JobView, output: bytes, *, pipeline: str, input_cid: str | None) -> Result:
     """The result in `view`, whose output document is `output`, once these steps have passed.
 
     1. The job was accepted, with a verification and at least one receipt.
-    2. Every receipt verifies, and is about this job, this pipeline and this input.
+    2. Every receipt verifies, and is about this job, this pipeline and this input; without `input_cid`,
+       about the input that the first one names.
     3. One of them commits to exactly the bytes in `output`.
 
     Raises `InvalidReceipt` or `ProtocolError`; a broker cannot make up a result without a worker's key.
@@ -49,7 +62,14 @@ def check_result(view: JobView, output: bytes, *, pipeline: str, input_cid: str)
     if view.status is not JobStatus.ACCEPTED or view.verification is None or view.finished_at is None:
         raise ProtocolError(f"job {view.job} is {view.status.value}, which has no result")
     # Step 2
-    receipts = [_check_receipt(signed, view, pipeline, input_cid) for signed in view.receipts]
+    receipts = [verify_receipt(signed) for signed in view.receipts]
+    if input_cid is None and receipts:
+        input_cid = receipts[0].input
+    for receipt in receipts:
+        if (receipt.job, receipt.pipeline, receipt.input) != (view.job, pipeline, input_cid):
+            raise InvalidReceipt(
+                f"the broker sent a receipt of job {receipt.job} for job {view.job}, or of another input"
+            )
     # Step 3
     output_cid = add_bytes(output, put=None)
     if not any(isinstance(r.outcome, Returned) and r.outcome.output == output_cid for r in receipts):
@@ -68,14 +88,13 @@ def check_result(view: JobView, output: bytes, *, pipeline: str, input_cid: str)
 
 
 def error_of(view: JobView) -> TradepostError:
-    """The typed error with which a job ended that has no result."""
+    """The typed error with which a job ended that has no result. It has the job, price and receipts."""
     if view.problem is None:
-        return ProtocolError(f"job {view.job} ended as {view.status.value} without a reason")
-    return TradepostError.from_problem(view.problem)
-
-
-def _check_receipt(signed: SignedReceipt, view: JobView, pipeline: str, input_cid: str) -> Receipt:
-    receipt = verify_receipt(signed)
-    if (receipt.job, receipt.pipeline, receipt.input) != (view.job, pipeline, input_cid):
-        raise InvalidReceipt(f"the broker sent a receipt of job {receipt.job} for job {view.job}")
-    return receipt
+        error: TradepostError = ProtocolError(f"job {view.job} ended as {view.status.value} without a reason")
+    else:
+        error = TradepostError.from_problem(view.problem)
+    error.job = view.job
+    error.price = to_credits(view.price_microcredits)
+    error.receipts = view.receipts
+    error.facts = {**error.facts, "job": view.job, "price_microcredits": view.price_microcredits}
+    return error

@@ -1,41 +1,61 @@
-"""The SDK for threads: `AsyncClient` on an event loop in its own thread, with blocking calls."""
+"""The SDK for threads: `AsyncClient` on an event loop in its own thread, with blocking calls.
+
+Inputs are read and encoded in the thread that calls; only what is sent and received runs on the loop.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
-import contextlib
-import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-from tradepost.client.async_client import AsyncClient, AsyncJobHandle, Inputs
+from tradepost.client.arguments import shown, timeout_s, whole_number
+from tradepost.client.async_client import LIST_JOBS, MAP_WINDOW, MAP_WINDOW_MAX, AsyncClient
+from tradepost.client.async_job import AsyncJobHandle
+from tradepost.client.inputs import Inputs
+from tradepost.client.job_future import CallbackThread, JobFuture
+from tradepost.client.job_request import prepare_job
+from tradepost.client.loop_thread import LoopThread
 from tradepost.client.results import Result
-from tradepost.errors import ClientClosed, ResultTimeout
-from tradepost.protocol import JobView, PipelineView
-
-T = TypeVar("T")
+from tradepost.content import Cid
+from tradepost.errors import ClientClosed, InvalidCall, ResultTimeout
+from tradepost.protocol import JobList, JobView, PipelineView
 
 
 class JobHandle:
     """One submitted job, for threads. See `AsyncJobHandle`."""
 
-    def __init__(self, client: Client, handle: AsyncJobHandle) -> None:
-        self._client = client
+    def __init__(self, handle: AsyncJobHandle, loop: LoopThread, callbacks: CallbackThread) -> None:
         self._handle = handle
-        self._future: concurrent.futures.Future[Result] | None = None
+        self._loop = loop
+        self._callbacks = callbacks
+        self._future: JobFuture | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id}>"
 
     @property
     def id(self) -> str:
         """The job's id."""
         return self._handle.id
 
+    @property
+    def input_cid(self) -> Cid | None:
+        """The input's CID, where the client knows it."""
+        return self._handle.input_cid
+
     def future(self) -> concurrent.futures.Future[Result]:
-        """The result as a standard future: callbacks, `as_completed` and `wait` work on it."""
-        if self._future is None:
-            self._future = self._client.start(self._handle.result())
+        """The result as a standard future: callbacks, `as_completed` and `wait` work on it.
+
+        After a failure that says nothing about the job, such as `BrokerUnavailable`, this is a new future.
+        """
+        if self._future is None or self._may_ask_again(self._future):
+            future = JobFuture(self, self._callbacks)
+            self._loop.start(self._handle.result()).add_done_callback(future.take)
+            self._future = future
         return self._future
 
     def done(self) -> bool:
@@ -43,107 +63,154 @@ class JobHandle:
         return self.future().done()
 
     def result(self, timeout: float | None = None) -> Result:
-        """The verified result. Raises what the job ended with, or `ResultTimeout` (s)."""
-        try:
-            return self.future().result(timeout)
-        except concurrent.futures.TimeoutError:
-            raise ResultTimeout(f"job {self.id} is still running after {timeout} s") from None
+        """The verified result. Raises what the job ended with, or `ResultTimeout` (s).
 
-    def cancel(self) -> None:
-        """Ask for the job to be cancelled; `result` then raises `JobCancelled` unless it ended before."""
-        self._client.call(self._handle.cancel)
+        It may be called again, also after `BrokerUnavailable`: a job that was accepted keeps its result.
+        """
+        limit_s = timeout_s(timeout)
+        future = self.future()
+        try:
+            return future.result(limit_s)
+        except TimeoutError:
+            if future.done():
+                raise
+            raise ResultTimeout(f"job {self.id} has no result after {timeout} s", job=self.id) from None
+
+    def cancel(self) -> bool:
+        """Cancel the job unless it has ended; whether it is cancelled now, which costs nothing.
+
+        `False` says that it ended before: `result` tells how. Raises `BrokerUnavailable`.
+        """
+
+        async def cancel() -> bool:
+            return await self._handle.cancel()
+
+        return self._loop.wait(cancel())
+
+    def check_process(self) -> None:
+        """Raise `InvalidCall` in a process that was forked from the one that opened the client."""
+        self._loop.check_process()
+
+    def _may_ask_again(self, future: JobFuture) -> bool:
+        return future.done() and future.exception() is not None and not self._handle.has_failed
 
 
 class Client:
-    """`AsyncClient` for threads: the same calls, blocking. Use it as a context manager."""
+    """`AsyncClient` for threads: the same calls, blocking. Use it as a context manager.
+
+    Any thread may call it, a future's callback too. A process that is forked opens its own.
+    """
 
     def __init__(
         self, url: str | None = None, *, api_key: str | None = None, give_up_s: float = 30.0
     ) -> None:
         self._async = AsyncClient(url, api_key=api_key, give_up_s=give_up_s)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="tradepost-client", daemon=True)
-        self._is_open = False
+        self._callbacks = CallbackThread()
+        self._thread: LoopThread | None = None
 
     def __enter__(self) -> Self:
-        self._thread.start()
-        self._is_open = True
-        self._wait(self._async.__aenter__())
+        if self._thread is not None:
+            raise InvalidCall("the client is open already", hint="Make another client for another `with`.")
+        thread, self._callbacks = LoopThread("tradepost-client"), CallbackThread()
+        thread.wait(self._async.__aenter__())
+        self._thread = thread
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        thread, self._thread = self._thread, None
+        if thread is None or thread.is_elsewhere:
+            return  # closed already; or a fork, which has neither thread nor connection to close
         try:
-            self._wait(self._loop.shutdown_asyncgens())  # a `map` that was left before its end
-            self._wait(self._async.__aexit__(kind, error, trace))
+            thread.close(self._async.__aexit__(kind, error, trace))
         finally:
-            self._is_open = False
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+            self._callbacks.close()
 
     def submit(self, pipeline: str, inputs: Inputs, **options: Any) -> JobHandle:
         """Submit one job. `options` are those of `AsyncClient.submit`."""
-        return JobHandle(self, self._wait(self._async.submit(pipeline, inputs, **options)))
+        loop = self._open()
+        prepared = prepare_job(pipeline, inputs, **options)
+        return JobHandle(loop.wait(self._async.submit_prepared(prepared)), loop, self._callbacks)
 
-    def map(self, pipeline: str, inputs: Iterable[Inputs], **options: Any) -> Iterator[Result]:
-        """The results of many jobs in order. `options` are those of `AsyncClient.map`."""
-        results = self._async.map(pipeline, inputs, **options)
+    def map(
+        self, pipeline: str, inputs: Iterable[Inputs], *, window: int = MAP_WINDOW, **options: Any
+    ) -> Iterator[Result]:
+        """The results of many jobs in order. `options` are those of `AsyncClient.submit`.
 
-        async def step() -> Result:
-            # On the loop, which then knows the generator, and ends it if the client is left first.
-            return await anext(results)
+        Inputs are read in the thread that reads the results, and each is submitted as soon as it is read.
+        The first job that fails raises here. Whenever the map ends before its last result, by an error, a
+        `break` or Ctrl-C, the unfinished jobs are cancelled.
+        """
+        loop = self._open()
+        window = whole_number("window", window, 1, MAP_WINDOW_MAX)
+        if not isinstance(inputs, Iterable):
+            raise InvalidCall(f"inputs are {shown(inputs)}; pass an iterable of inputs")
+        return self._map(loop, pipeline, inputs, window, options)
 
+    def _map(
+        self, loop: LoopThread, pipeline: str, inputs: Iterable[Inputs], window: int, options: dict[str, Any]
+    ) -> Iterator[Result]:
+        waiting: deque[concurrent.futures.Future[Result]] = deque()
         try:
-            while True:
-                try:
-                    yield self._wait(step())
-                except StopAsyncIteration:
-                    return
+            for one in inputs:
+                prepared = prepare_job(pipeline, one, **options)
+                waiting.append(loop.start(self._async.run_prepared(prepared)))
+                while waiting and (waiting[0].done() or len(waiting) >= window):
+                    yield _result_of(waiting[0], loop)
+                    waiting.popleft()
+            while waiting:
+                yield _result_of(waiting[0], loop)
+                waiting.popleft()
         finally:
-            with contextlib.suppress(ClientClosed):  # if the client was left first
-                self._wait(results.aclose())  # type: ignore[attr-defined]  # it is a generator
+            # Without waiting: Python may end an abandoned map in any thread, the loop's own too.
+            if not loop.is_elsewhere:
+                for future in waiting:
+                    future.cancel()
+
+    def attach(self, job: str, *, input_cid: str | None = None) -> JobHandle:
+        """A job that was submitted before, perhaps by another program. Raises `UnknownJob`.
+
+        With `input_cid`, its receipts must be about that input; without, about the one that they name.
+        """
+        loop = self._open()
+        return JobHandle(loop.wait(self._async.attach(job, input_cid=input_cid)), loop, self._callbacks)
+
+    def jobs(self, *, limit: int = LIST_JOBS, before: str | None = None) -> JobList:
+        """The account's jobs, newest first, at most `limit` (1 to 1,000), older than the job `before`."""
+        return self._open().wait(self._async.jobs(limit=limit, before=before))
 
     def job(self, job: str) -> JobView:
         """A job as it stands now. Raises `UnknownJob`."""
-        return self._wait(self._async.job(job))
+        return self._open().wait(self._async.job(job))
 
     def cancel(self, job: str) -> JobView:
         """Cancel a job by id; the job as it stands then. Raises `UnknownJob`."""
-        return self._wait(self._async.cancel(job))
+        return self._open().wait(self._async.cancel(job))
 
     def pipeline(self, cid: str) -> PipelineView:
         """A published pipeline: its manifest and signature. Raises `UnknownPipeline`."""
-        return self._wait(self._async.pipeline(cid))
+        return self._open().wait(self._async.pipeline(cid))
 
     def balance(self) -> Decimal:
         """The account's available credits."""
-        return self._wait(self._async.balance())
+        return self._open().wait(self._async.balance())
 
-    def start(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Run a coroutine on the client's loop; a future of what it returns. Raises `ClientClosed`."""
-        self._check_open(work)
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+    def upload(self, data: bytes) -> Cid:
+        """Put a file's blocks into the broker's store; the CID of the file. Raises `QuotaExceeded`."""
+        return self._open().wait(self._async.upload(data))
 
-    def call(self, function: Callable[[], object]) -> None:
-        """Call a function on the client's loop, soon. Raises `ClientClosed`."""
-        self._check_open()
-        self._loop.call_soon_threadsafe(function)
+    def _open(self) -> LoopThread:
+        if self._thread is None:
+            raise ClientClosed
+        return self._thread
 
-    def _check_open(self, *work: Awaitable[object]) -> None:
-        """Raise `ClientClosed` outside of `with`, where nothing would run `work`."""
-        if self._is_open:
-            return
-        for one in work:
-            if isinstance(one, Coroutine):
-                one.close()  # or Python warns that nobody awaited it
-        raise ClientClosed
 
-    def _wait(self, work: Awaitable[T]) -> T:
-        self._check_open(work)
-
-        async def run() -> T:
-            return await work
-
-        return self.start(run()).result()
+def _result_of(future: concurrent.futures.Future[Result], loop: LoopThread) -> Result:
+    """The result of a job of a map. Raises what the job ended with, or `ClientClosed`."""
+    loop.check_process()
+    loop.check_open()
+    try:
+        return future.result()
+    except concurrent.futures.CancelledError:
+        raise ClientClosed("the client was closed while this call waited") from None

@@ -1,21 +1,69 @@
-"""`tradepost jobs`: show a job, cancel it, or show a pipeline's inputs and outputs."""
+"""`tradepost jobs`: list jobs, show or cancel one, fetch its result, or show a pipeline."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Annotated
 
 import typer
 
 from tradepost.client.sync_client import Client
+from tradepost.commands.job_result import INTERRUPTED, Output, Receipts, check_places, deliver
 from tradepost.commands.options import ApiKey, BrokerUrl, Json
 from tradepost.commands.terminal import show as show_view
 from tradepost.money import format_credits
 from tradepost.pipeline.manifest import KernelStage, Manifest, decode_manifest
+from tradepost.protocol import JobEntry
 
 app = typer.Typer(
-    help="Show jobs, and the inputs and outputs of pipelines.", no_args_is_help=True, add_completion=False
+    help="List, show and cancel jobs, fetch results, and show pipelines.",
+    no_args_is_help=True,
+    add_completion=False,
 )
+
+
+@app.command("list")
+def list_jobs(
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="The number of jobs to show.")] = 20,
+    before: Annotated[str | None, typer.Option(help="Show jobs that are older than this job.")] = None,
+    broker: BrokerUrl = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """List the account's jobs, newest first."""
+    with Client(broker, api_key=api_key) as client:
+        page = client.jobs(limit=limit, before=before)
+    lines = [_line(entry) for entry in page.jobs] or ["There are no jobs."]
+    if page.older is not None:
+        lines.append(f"Show older jobs: tradepost jobs list --before {page.older}")
+    show_view(page, "\n".join(lines), as_json=as_json)
+
+
+@app.command()
+def result(
+    job: Annotated[str, typer.Argument(help="The job's id.")],
+    output: Output = None,
+    receipts: Receipts = None,
+    timeout_s: Annotated[
+        float | None, typer.Option(min=0, help="Seconds to wait for the job's end. Default: without limit.")
+    ] = None,
+    broker: BrokerUrl = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Wait for a job's end, check its receipts, and print its result.
+
+    Ctrl-C ends the command; the job goes on.
+    """
+    check_places(output, receipts)
+    with Client(broker, api_key=api_key) as client:
+        try:
+            found = client.attach(job).result(timeout_s)
+        except KeyboardInterrupt:
+            typer.echo(f"\nInterrupted. Job {job} is unaffected.", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+    deliver(found, output, receipts, as_json=as_json)
 
 
 @app.command()
@@ -57,6 +105,11 @@ def pipeline(
     with Client(broker, api_key=api_key) as client:
         manifest = decode_manifest(client.pipeline(cid).manifest)
     show_view(manifest, "\n".join(describe_pipeline(manifest)), as_json=as_json)
+
+
+def _line(entry: JobEntry) -> str:
+    at = datetime.fromtimestamp(entry.submitted_at).astimezone().isoformat(sep=" ", timespec="seconds")
+    return f"{entry.job}  {at}  {entry.status.value:9}  {format_credits(entry.price_microcredits)} credits"
 
 
 def describe_pipeline(manifest: Manifest) -> Iterator[str]:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import msgspec
-import numpy as np
 import typer
 
-from tradepost.client.results import Result
 from tradepost.client.sync_client import Client
 from tradepost.commands.inputs import InputTensors, read_inputs
+from tradepost.commands.job_result import INTERRUPTED, Output, Receipts, cancelling, check_places, deliver
 from tradepost.commands.options import ApiKey, BrokerUrl, Json
-from tradepost.commands.terminal import show_json, show_text
-from tradepost.money import to_microcredits
 from tradepost.protocol import Requirements
 
 
@@ -43,12 +39,8 @@ def submit(
             help="Send the input inside the request, or upload it first. Default: by its size.",
         ),
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Write the output document to this file (safetensors).")
-    ] = None,
-    receipts: Annotated[
-        Path | None, typer.Option(help="Write the signed receipts to this file (JSON).")
-    ] = None,
+    output: Output = None,
+    receipts: Receipts = None,
     broker: BrokerUrl = None,
     api_key: ApiKey = None,
     as_json: Json = False,
@@ -57,47 +49,26 @@ def submit(
 
     Example: tradepost submit CID --tensor bytes=photo.bin --max-price 0.01
     """
+    check_places(output, receipts)
     inputs = read_inputs(tensor or [], document)
-    with Client(broker, api_key=api_key, give_up_s=give_up_s) as client:
-        job = client.submit(
-            pipeline,
-            inputs,
-            max_price=max_price,
-            confidence=confidence,
-            deadline_s=deadline_s,
-            patience_s=patience_s,
-            requirements=Requirements(isolation=tuple(isolation or ())),
-            inline=inline,
-        )
-        result = job.result()
-    if output is not None:
-        output.write_bytes(result.document)
-    if receipts is not None:
-        receipts.write_bytes(msgspec.json.format(msgspec.json.encode(result.receipts)))
-    if as_json:
-        show_json(_facts(result))
-    else:
-        show_text(_for_people(result))
-
-
-def _facts(result: Result) -> dict[str, Any]:
-    return {
-        "job": result.job,
-        "tensors": {name: tensor.tolist() for name, tensor in result.tensors.items()},
-        "metadata": dict(result.metadata),
-        "price_microcredits": to_microcredits(result.price),
-        "seconds": result.seconds,
-        "verification": result.verification,
-        "receipts": result.receipts,
-    }
-
-
-def _for_people(result: Result) -> str:
-    lines = [f"{name}: {np.array2string(tensor, threshold=32)}" for name, tensor in result.tensors.items()]
-    lines += [f"{key}: {text}" for key, text in result.metadata.items()]
-    agreed = len(result.verification.agreed)
-    lines.append(
-        f"Paid {result.price} credits for {agreed} agreeing worker(s), "
-        f"credibility {result.verification.credibility:.4f}, in {result.seconds:.2f} s. Job {result.job}."
-    )
-    return "\n".join(lines)
+    try:
+        with Client(broker, api_key=api_key, give_up_s=give_up_s) as client:
+            job = client.submit(
+                pipeline,
+                inputs,
+                max_price=max_price,
+                confidence=confidence,
+                deadline_s=deadline_s,
+                patience_s=patience_s,
+                requirements=Requirements(isolation=tuple(isolation or ())),
+                inline=inline,
+            )
+            with cancelling(job):
+                if not as_json:  # where stderr has nothing but an error, as JSON
+                    typer.echo(f"Job {job.id} is submitted.", err=True)
+                result = job.result()
+    except KeyboardInterrupt:
+        # The client cancels the job of a call that is interrupted, if the broker is there to hear it.
+        typer.echo("\nInterrupted. List jobs that may be running: tradepost jobs list", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    deliver(result, output, receipts, as_json=as_json)

@@ -89,6 +89,7 @@ from tradepost.errors.pipeline import (
 from tradepost.errors.problem import Problem
 from tradepost.errors.request import (
     ClientClosed,
+    ClientFailed,
     InlineInputTooLarge,
     InvalidCall,
     InvalidInput,
@@ -135,6 +136,7 @@ __all__ = [
     "BrokerUnavailable",
     "CannotListen",
     "ClientClosed",
+    "ClientFailed",
     "ContentMismatch",
     "ContentStoreFull",
     "ContentStoreUnusable",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any, ClassVar
 
@@ -61,6 +62,10 @@ class TradepostError(Exception):
         self.stage = stage
         self.hint = self.default_hint if hint is None else hint
         self.facts = facts
+        #: Of an error that a job ended with: the job's id, what it cost (credits), and the signed receipts.
+        self.job = ""
+        self.price = Decimal(0)
+        self.receipts: tuple[Any, ...] = ()
         super().__init__(detail or self.title())
 
     @classmethod
@@ -86,6 +91,9 @@ class TradepostError(Exception):
             lines.append(f"  what:  {self.detail}".replace("\n", "\n         "))
         if self.stage:
             lines.append(f"  stage: {self.stage}")
+        if self.job:
+            paid = f"{self.price:f} credits were paid" if self.price else "nothing was paid"
+            lines.append(f"  job:   {self.job}, for which {paid}")
         lines.append(f"  fault: {self.fault.value}")
         if self.hint:
             lines.append(f"  hint:  {self.hint}")

@@ -87,7 +87,7 @@ class JobCancelled(TradepostError):
     default_hint = "Submit it again if you still need the result; the reserved credits are available again."
 
 
-class ResultTimeout(TradepostError):
+class ResultTimeout(TradepostError, TimeoutError):
     """The result did not arrive within the timeout of result(). The job continues."""
 
     fault = Fault.SUBMITTER

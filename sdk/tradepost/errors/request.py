@@ -27,6 +27,17 @@ class ClientClosed(InvalidCall):
     default_hint = "Make calls inside `with Client(…)` or `async with AsyncClient(…)`."
 
 
+class ClientFailed(TradepostError):
+    """The client failed unexpectedly. Jobs that were submitted are unaffected."""
+
+    fault = Fault.SUBMITTER
+    status = 500
+    default_hint = (
+        "Open a new client; `tradepost jobs list` shows the jobs. "
+        "If the detail names no cause on this machine, it is a defect in Tradepost: report it."
+    )
+
+
 class InvalidTensorDocument(TradepostError):
     """These bytes are not a tensor document (safetensors) within the limits."""
 

@@ -71,7 +71,7 @@ def dtype_name(tensor: Tensor) -> str:
     """The safetensors name of a tensor's dtype. Raises `InvalidTensorDocument` for one that has none."""
     try:
         return _NAMES[tensor.dtype.newbyteorder("<")]
-    except KeyError:
+    except (KeyError, TypeError):  # some of NumPy's newer dtypes have no byte order
         raise InvalidTensorDocument(f"dtype {tensor.dtype} has no safetensors name") from None
 
 
@@ -81,6 +81,7 @@ def encode(document: TensorDocument) -> bytes:
     Raises `InvalidTensorDocument` for a dtype or name that the format cannot carry.
     """
     header: dict[str, Any] = {}
+    _check_texts(document)
     if document.metadata:
         header[METADATA_KEY] = dict(sorted(document.metadata.items()))
     chunks: list[bytes | memoryview] = []
@@ -101,6 +102,15 @@ def encode(document: TensorDocument) -> bytes:
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     return b"".join([len(text).to_bytes(8, "little"), text, *chunks])
+
+
+def _check_texts(document: TensorDocument) -> None:
+    """Raise `InvalidTensorDocument` for a name or metadata that is not text which UTF-8 can carry."""
+    for text in (*document.tensors, *document.metadata, *document.metadata.values()):
+        if not isinstance(text, str):
+            raise InvalidTensorDocument(f"a name or metadata is of type {type(text).__name__}; use text")
+        if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+            raise InvalidTensorDocument(f"a name or metadata is {text!a}, which is not valid Unicode text")
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:

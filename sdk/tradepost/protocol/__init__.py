@@ -31,6 +31,8 @@ from tradepost.protocol.message import (
 )
 from tradepost.protocol.rest import (
     AccountView,
+    JobEntry,
+    JobList,
     JobRequest,
     JobStatus,
     JobView,
@@ -93,6 +95,8 @@ __all__ = [
     "Heartbeat",
     "Hello",
     "Inline",
+    "JobEntry",
+    "JobList",
     "JobRequest",
     "JobStatus",
     "JobView",

@@ -76,6 +76,25 @@ class JobView(Message, frozen=True, kw_only=True, omit_defaults=True):
     problem: Problem | None = None
 
 
+class JobEntry(Message, frozen=True, kw_only=True):
+    """A job in a list. `GET /v1/jobs/{job}` has its receipts, and `…/output` its output."""
+
+    job: Short
+    status: JobStatus
+    pipeline: CidText
+    input_cid: CidText
+    submitted_at: float
+    finished_at: float | None
+    price_microcredits: Microcredits
+
+
+class JobList(Message, frozen=True, kw_only=True):
+    """GET /v1/jobs: jobs of the account, newest first. `older` is the `before` of the next page, if any."""
+
+    jobs: tuple[JobEntry, ...]
+    older: Short | None
+
+
 class AccountView(Message, frozen=True, kw_only=True):
     """GET /v1/account: what may be spent, and what is set aside for open jobs."""
 

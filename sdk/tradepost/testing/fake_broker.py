@@ -33,6 +33,8 @@ from tradepost.protocol import (
     AccountView,
     CancelJob,
     Finished,
+    JobEntry,
+    JobList,
     JobRequest,
     JobStatus,
     JobView,
@@ -85,6 +87,7 @@ class FakeBroker:
                 web.get("/v1/account", self._account),
                 web.put("/v1/blocks/{cid}", self._put_block),
                 web.get("/v1/blocks/{cid}", self._show_block),
+                web.get("/v1/jobs", self._list),
                 web.get("/v1/jobs/{job}", self._show),
                 web.delete("/v1/jobs/{job}", self._cancel),
                 web.get("/v1/jobs/{job}/output", self._output),
@@ -255,6 +258,11 @@ class FakeBroker:
         view = self._views.get(job)
         if view is None:
             raise _unknown_job(job)
+        return self._stands(job)
+
+    def _stands(self, job: str) -> JobView:
+        """A job as it stands: one that has not ended shows less."""
+        view = self._views[job]
         if job in self._ended:
             return view
         return JobView(
@@ -272,6 +280,29 @@ class FakeBroker:
             AccountView(
                 account="fake", available_microcredits=AVAILABLE_MICROCREDITS, reserved_microcredits=0
             )
+        )
+
+    async def _list(self, request: web.Request) -> web.Response:
+        _check_key(request)
+        newest = list(reversed(self._views))
+        before = request.query.get("before", "")
+        if before in self._views:
+            newest = newest[newest.index(before) + 1 :]
+        limit = _limit(request.query.get("limit", "100"))
+        shown = newest[:limit]
+        older = shown[-1] if len(newest) > limit else None
+        return json_response(JobList(jobs=tuple(map(self._entry, shown)), older=older))
+
+    def _entry(self, job: str) -> JobEntry:
+        view = self._stands(job)
+        return JobEntry(
+            job=job,
+            status=view.status,
+            pipeline=view.pipeline,
+            input_cid=str(self._keyed[job].input_cid),
+            submitted_at=view.submitted_at,
+            finished_at=view.finished_at,
+            price_microcredits=view.price_microcredits,
         )
 
     async def _show(self, request: web.Request) -> web.Response:
@@ -317,6 +348,12 @@ def _check_key(request: web.Request) -> None:
         raise Unauthorized("there is no `Authorization: Bearer` header")
     if key.strip() != API_KEY:
         raise Unauthorized("this API key is not known here")
+
+
+def _limit(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or len(text) > 4 or not 0 < int(text) <= 1000:
+        raise InvalidRequest(f"limit is {text[:20]!r}; it must be 1 to 1000")
+    return int(text)
 
 
 def _unknown_job(job: str) -> UnknownJob:

@@ -13,6 +13,7 @@ import typer
 import tradepost_kernels
 from tradepost.commands.inputs import InputTensors, read_inputs
 from tradepost.commands.options import Json
+from tradepost.commands.output_file import check_writable, write_output
 from tradepost.commands.terminal import show, show_json, show_text
 from tradepost.content import add_bytes
 from tradepost.errors import InvalidInput, InvalidKernel, InvalidTensorDocument, KernelTrap
@@ -50,6 +51,7 @@ def run(
 
     Example: tradepost kernel run topk --tensor scores=scores.npy --metadata k=5
     """
+    check_writable(output)
     wasm = read_kernel(kernel)
     inputs = _with_metadata(read_inputs(tensor or [], document), metadata or [])
     loaded = Sandbox().load(wasm)
@@ -66,8 +68,7 @@ def run(
         returned = decode(result.output)
     except InvalidTensorDocument as error:
         raise KernelTrap(f"its output is not a tensor document: {error}", reason="bad-document") from None
-    if output is not None:
-        output.write_bytes(result.output)
+    write_output(output, result.output)
     if as_json:
         show_json(_facts(result, returned, wall_s))
     else:

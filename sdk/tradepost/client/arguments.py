@@ -1,0 +1,118 @@
+"""Checks what a program passes to the client, before anything is sent.
+
+NumPy's scalars are numbers here as they are for NumPy; text, `True` and NaN are not. Every refusal names the
+argument, its bounds and what was given.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+import re
+import reprlib
+import threading
+from decimal import Decimal
+from typing import Any, Final
+
+import numpy as np
+
+from tradepost.errors import InvalidCall, TradepostError, UnknownJob, UnknownPipeline
+
+_SHOWN_CHARS_MAX: Final = 80
+#: What can stand in the path of a URL as it is: every id of a job and every CID can.
+_PATH_PART: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,255}")
+
+
+def real_number(
+    name: str, value: Any, low: float, high: float, *, error: type[TradepostError] = InvalidCall
+) -> float:
+    """`value` as a float from `low` to `high`. Raises `error`, which is `InvalidCall` unless given."""
+    number = _float_of(value)
+    if not low <= number <= high:  # NaN is in no range
+        bounds = f"at least {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
+        raise error(f"{name} is {shown(value)}; it must be a number {bounds}")
+    return number
+
+
+def whole_number(name: str, value: Any, low: int, high: int) -> int:
+    """`value` as an integer from `low` to `high`. Raises `InvalidCall`."""
+    try:
+        number = None if _is_bool(value) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or not low <= number <= high:
+        raise InvalidCall(f"{name} is {shown(value)}; it must be an integer from {low:,} to {high:,}")
+    return number
+
+
+def timeout_s(value: Any) -> float | None:
+    """A timeout in seconds, 0 or more; `None` for none. Raises `InvalidCall`."""
+    if value is None:
+        return None
+    seconds = real_number("timeout", value, -math.inf, math.inf)
+    # Threads cannot wait longer than this, which is centuries.
+    return None if seconds >= threading.TIMEOUT_MAX else max(0.0, seconds)
+
+
+def optional_bool(name: str, value: Any) -> bool | None:
+    """`value` as `True`, `False` or `None`. Raises `InvalidCall`."""
+    if value is None or _is_bool(value):
+        return None if value is None else bool(value)
+    raise InvalidCall(f"{name} is {shown(value)}; it must be True, False or None")
+
+
+def text(name: str, value: Any, *, chars_max: int) -> str:
+    """`value` as text of 1 to `chars_max` characters that UTF-8 can carry. Raises `InvalidCall`."""
+    if isinstance(value, str) and 1 <= len(value) <= chars_max and _is_unicode(value):
+        return str(value)
+    raise InvalidCall(f"{name} is {shown(value)}; it must be text of 1 to {chars_max} characters")
+
+
+def job_id(value: Any) -> str:
+    """`value` as the id of a job. Raises `UnknownJob` for what cannot be one."""
+    if isinstance(value, str) and _PATH_PART.fullmatch(value):
+        return value
+    raise UnknownJob(f"{shown(value)} is not the id of a job")
+
+
+def pipeline_cid(value: Any) -> str:
+    """`value` as the CID of a pipeline. Raises `UnknownPipeline` for what cannot be one."""
+    if isinstance(value, str) and len(value) <= 64 and _PATH_PART.fullmatch(value):
+        return str(value)
+    raise UnknownPipeline(
+        f"{shown(value)} is not the CID of a pipeline", hint="`tradepost publish` prints the CID."
+    )
+
+
+def shown(value: Any) -> str:
+    """What an error shows of a value: its `repr`, cut short."""
+    try:
+        whole = reprlib.repr(value)
+    except Exception:  # an object of the program's may fail in any way
+        whole = f"an object of type {type(value).__name__}"
+    whole = whole.encode(errors="backslashreplace").decode()
+    return whole if len(whole) <= _SHOWN_CHARS_MAX else f"{whole[:_SHOWN_CHARS_MAX]}…"
+
+
+def _float_of(value: Any) -> float:
+    """`value` as a float, NaN if it is not a number."""
+    if _is_bool(value) or not isinstance(value, numbers.Real | Decimal | np.floating | np.integer):
+        return math.nan
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):  # a signalling NaN, or a number too large
+        return math.nan
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool | np.bool_)
+
+
+def _is_unicode(value: str) -> bool:
+    """Whether UTF-8 can carry the text: it cannot carry half of a surrogate pair."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,70 @@
+"""A job's input as a program has it, made into the bytes of a tensor document.
+
+What has one plain meaning is accepted: arrays and what NumPy makes one of, numbers and lists of them, bytes
+as U8, images as their pixels, and the result of another job. Everything else is a typed error that names the
+tensor, since a value that was guessed would be computed on, and paid for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from tradepost.client.arguments import shown
+from tradepost.client.results import Result
+from tradepost.errors import InvalidInput, InvalidTensorDocument
+from tradepost.pipeline.tensors import Tensor, TensorDocument, encode
+
+#: One tensor: an array, or what NumPy makes an array of numbers of.
+TensorLike = Any
+#: A job's input: named tensors, a whole document, a document's bytes, or the result of another job.
+Inputs = Mapping[str, TensorLike] | TensorDocument | Result | bytes
+
+_HINT: Final = "Pass a dict of arrays, a TensorDocument, the bytes of one, or a Result."
+#: Pixels of these images are not values: they are indices of a palette, or eight to a byte.
+_IMAGE_MODES_UNCLEAR: Final = ("P", "PA", "1")
+
+
+def document_bytes(inputs: Inputs) -> bytes:
+    """The tensor document for `inputs`. Raises `InvalidInput` or `InvalidTensorDocument`."""
+    if isinstance(inputs, bytes | bytearray | memoryview):
+        return bytes(inputs)
+    if isinstance(inputs, Result):
+        return inputs.document
+    if isinstance(inputs, TensorDocument):
+        tensors, metadata = inputs.tensors, inputs.metadata
+    else:
+        tensors, metadata = inputs, {}
+    if not isinstance(tensors, Mapping) or not isinstance(metadata, Mapping):
+        raise InvalidInput(f"{shown(inputs)} is not an input", hint=_HINT)
+    named = {name: _tensor(name, value) for name, value in tensors.items()}
+    return encode(TensorDocument(tensors=named, metadata=metadata))
+
+
+def _tensor(name: Any, value: Any) -> Tensor:
+    if not isinstance(name, str):
+        raise InvalidTensorDocument(f"a tensor cannot be named {shown(name)}")
+    if isinstance(value, bytes | bytearray):
+        return np.frombuffer(bytes(value), dtype=np.uint8)
+    if isinstance(value, np.ma.MaskedArray) and np.ma.getmaskarray(value).any():
+        raise InvalidInput(
+            f"tensor {shown(name)} has masked values, which a tensor document cannot carry",
+            hint="Pass the array with the masked values filled in: `array.filled(value)`.",
+        )
+    if getattr(value, "mode", None) in _IMAGE_MODES_UNCLEAR:
+        raise InvalidInput(
+            f"tensor {shown(name)} is an image of mode {value.mode}, whose pixels are not values",
+            hint="Convert the image first: image.convert('RGB') or image.convert('L').",
+        )
+    try:
+        tensor = np.asarray(value)
+    except Exception as error:  # lists of unequal length, or a failure of an object's own conversion
+        raise InvalidInput(f"tensor {shown(name)} cannot be made an array: {error}") from error
+    if tensor.dtype.kind in "OSUTV":
+        raise InvalidInput(
+            f"tensor {shown(name)} is {shown(value)}, which is not an array of numbers",
+            hint="Pass numbers; pass text as bytes: text.encode().",
+        )
+    return tensor

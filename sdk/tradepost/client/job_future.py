@@ -1,0 +1,123 @@
+"""A job's result as a standard future, for threads.
+
+Who waits is woken by the client's own thread; callbacks run in another, so a callback may call the client,
+also to wait for another job.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from tradepost.client.results import Result
+from tradepost.errors import ClientClosed, JobCancelled, TradepostError
+
+Callback = Callable[[Any], object]
+
+log = logging.getLogger(__name__)
+
+
+class CallbackThread:
+    """Runs callbacks one after the other, in a thread that starts with the first one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: queue.SimpleQueue[tuple[Callback, JobFuture] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._is_closed = False
+
+    def post(self, callback: Callback, future: JobFuture) -> None:
+        """Run `callback` with the future, soon; at once after `close`."""
+        with self._lock:
+            if not self._is_closed:
+                if self._thread is None:
+                    self._thread = threading.Thread(
+                        target=self._run, name="tradepost-client-callbacks", daemon=True
+                    )
+                    self._thread.start()
+                self._waiting.put((callback, future))
+                return
+        _call(callback, future)
+
+    def close(self) -> None:
+        """Wait until the callbacks have run, unless this is called by one of them."""
+        with self._lock:
+            self._is_closed = True
+            thread = self._thread
+            self._waiting.put(None)
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _run(self) -> None:
+        while (work := self._waiting.get()) is not None:
+            _call(*work)
+
+
+def _call(callback: Callback, future: JobFuture) -> None:
+    try:
+        callback(future)
+    except Exception:  # as the standard library's futures do
+        log.exception("A callback of a job's future raised", extra={"action": "callback_failed"})
+
+
+class Job(Protocol):
+    """The part of a job that its future uses."""
+
+    def cancel(self) -> bool:
+        """Cancel the job; whether it is cancelled now."""
+        ...
+
+    def check_process(self) -> None:
+        """Raise `InvalidCall` in a process where the future cannot end."""
+        ...
+
+
+class JobFuture(concurrent.futures.Future[Result]):
+    """The future result of a job. `cancel` cancels the job itself, and `True` says that nothing is paid."""
+
+    def __init__(self, job: Job, callbacks: CallbackThread) -> None:
+        super().__init__()
+        self._job = job
+        self._callbacks = callbacks
+        self.set_running_or_notify_cancel()
+
+    def cancel(self) -> bool:
+        """Cancel the job unless it has ended; whether it is cancelled, as the broker answers.
+
+        Blocks until then. `False` too where the broker did not answer: then the job may be running.
+        """
+        try:
+            return self._job.cancel()
+        except TradepostError:
+            return False
+
+    def cancelled(self) -> bool:
+        """Whether the job ended because it was cancelled."""
+        return self.done() and isinstance(self.exception(), JobCancelled)
+
+    def result(self, timeout: float | None = None) -> Result:
+        """As a standard future's. Raises `InvalidCall` in another process."""
+        self._job.check_process()
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """As a standard future's. Raises `InvalidCall` in another process."""
+        self._job.check_process()
+        return super().exception(timeout)
+
+    def add_done_callback(self, fn: Callback) -> None:
+        """Call `fn` with this future when the result, or the error, is here. It may call the client."""
+        super().add_done_callback(lambda _: self._callbacks.post(fn, self))
+
+    def take(self, source: concurrent.futures.Future[Result]) -> None:
+        """End as `source` did."""
+        if source.cancelled():
+            self.set_exception(ClientClosed("the client was closed before the job ended"))
+        elif (error := source.exception()) is not None:
+            self.set_exception(error)
+        else:
+            self.set_result(source.result())

@@ -1,0 +1,116 @@
+"""A submission, made from what a program passes and checked whole, in the thread that calls.
+
+What leaves here fits the protocol, so no frame fails to encode and no schema's words come back from the
+broker. What only the broker knows (the pipeline's inputs, funds, prices) is left to it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from tradepost.client.arguments import (
+    optional_bool,
+    pipeline_cid,
+    real_number,
+    shown,
+    text,
+    whole_number,
+)
+from tradepost.client.inputs import Inputs, document_bytes
+from tradepost.content import Cid, add_bytes
+from tradepost.errors import InvalidCall
+from tradepost.money import Credits, to_microcredits
+from tradepost.protocol import INLINE_BYTES_MAX, JobRequest, Requirements, too_large_inline
+
+CONFIDENCE: Final = 0.95
+DEADLINE_S: Final = 300.0
+PATIENCE_S: Final = 5.0
+_SECONDS_MAX: Final = 7 * 24 * 3600
+_MEMORY_BYTES_MAX: Final = 1 << 53
+_ISOLATION_MAX: Final = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedJob:
+    """A request that can be sent; `upload` is the input, where it must be stored under its CID first."""
+
+    request: JobRequest
+    input_cid: Cid
+    upload: bytes | None
+
+
+def prepare_job(
+    pipeline: str,
+    inputs: Inputs,
+    *,
+    max_price: Credits,
+    confidence: float = CONFIDENCE,
+    deadline_s: float = DEADLINE_S,
+    patience_s: float = PATIENCE_S,
+    requirements: Requirements | None = None,
+    idempotency_key: str | None = None,
+    inline: bool | None = None,
+) -> PreparedJob:
+    """The submission that `AsyncClient.submit` describes.
+
+    Raises `InvalidCall`, `InvalidRequest` for the price, `UnknownPipeline` for what is not a CID,
+    `InvalidInput`, `InvalidTensorDocument` or `InlineInputTooLarge`.
+    """
+    is_inline = optional_bool("inline", inline)
+    common: dict[str, Any] = {
+        "pipeline": pipeline_cid(pipeline),
+        "max_price_microcredits": _price_microcredits(max_price),
+        "confidence": real_number("confidence", confidence, 0.5, 0.999999),
+        "deadline_s": real_number("deadline_s", deadline_s, 1e-6, _SECONDS_MAX),
+        "patience_s": real_number("patience_s", patience_s, 0, _SECONDS_MAX),
+        "requirements": _requirements(requirements),
+        "idempotency_key": secrets.token_hex(16)
+        if idempotency_key is None
+        else text("idempotency_key", idempotency_key, chars_max=128),
+    }
+    data = document_bytes(inputs)
+    if is_inline is None:
+        is_inline = len(data) <= INLINE_BYTES_MAX
+    elif is_inline and len(data) > INLINE_BYTES_MAX:
+        raise too_large_inline()
+    input_cid = add_bytes(data, put=None)
+    request = (
+        JobRequest(input=data, **common) if is_inline else JobRequest(input_cid=str(input_cid), **common)
+    )
+    return PreparedJob(request=request, input_cid=input_cid, upload=None if is_inline else data)
+
+
+def blocks_of(data: bytes) -> list[tuple[Cid, bytes]]:
+    """The blocks of a file, each with its CID; the last one is the root."""
+    blocks: list[tuple[Cid, bytes]] = []
+    add_bytes(data, put=lambda cid, block: blocks.append((cid, block)))
+    return blocks
+
+
+def _price_microcredits(max_price: Credits) -> int:
+    microcredits = to_microcredits(max_price)
+    if microcredits < 1:
+        raise InvalidCall(f"max_price is {shown(max_price)}; it must be at least 0.000001 credits")
+    return microcredits
+
+
+def _requirements(given: Requirements | None) -> Requirements:
+    if given is None:
+        return Requirements()
+    if not isinstance(given, Requirements):
+        raise InvalidCall(f"requirements are {shown(given)}; pass a `tradepost.Requirements`")
+    layers = given.isolation
+    if isinstance(layers, str) or not isinstance(layers, list | tuple) or len(layers) > _ISOLATION_MAX:
+        raise InvalidCall(f"isolation is {shown(layers)}; it must be at most {_ISOLATION_MAX} names")
+    plain = Requirements(
+        memory_bytes=whole_number("memory_bytes", given.memory_bytes, 0, _MEMORY_BYTES_MAX),
+        isolation=tuple(text("isolation", layer, chars_max=256) for layer in layers),
+    )
+    try:
+        return msgspec.convert(msgspec.to_builtins(plain), Requirements)
+    except msgspec.ValidationError:
+        raise InvalidCall(f"isolation is {shown(layers)}; names have no control characters") from None

@@ -1,0 +1,317 @@
+"""The client in the wrong thread, process, loop or moment: it works, or a typed error says why not."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import gc
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bounded_call import within
+from tradepost import AsyncClient, Client
+from tradepost.client.sync_client import JobHandle
+from tradepost.errors import ClientClosed, InvalidCall, JobCancelled
+from tradepost.testing.broker_thread import FakeBrokerThread
+from tradepost.testing.fake_broker import API_KEY, FakeBroker
+
+PIPELINE = "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku"
+
+
+def x(value: float = 1.0) -> dict[str, Any]:
+    return {"x": np.array([value], dtype=np.float32)}
+
+
+def in_a_fork(call: Callable[[], object]) -> str:
+    """The name of what `call` raises in a forked child; the child is killed if it hangs."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            call()
+            name = "nothing"
+        except BaseException as error:
+            name = type(error).__name__
+        os.write(writing, name.encode())
+        os._exit(0)
+    os.close(writing)
+    try:
+        with os.fdopen(reading) as pipe:
+            return within(pipe.read)
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+
+
+# Processes
+
+
+@pytest.mark.process
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_forked_process_gets_a_typed_error(fake: FakeBrokerThread, client: Client) -> None:
+    fake.broker.hold = True
+    handle = client.submit(PIPELINE, x(), max_price=1)
+    future = handle.future()
+    calls: list[Callable[[], object]] = [
+        lambda: client.submit(PIPELINE, x(), max_price=1),
+        lambda: next(client.map(PIPELINE, [x()], max_price=1)),
+        client.balance,
+        handle.result,
+        handle.cancel,
+        future.result,
+    ]
+    assert [in_a_fork(call) for call in calls] == ["InvalidCall"] * len(calls)
+    # What the fork does to its copy changes nothing here.
+    assert in_a_fork(lambda: client.__exit__(None, None, None)) == "nothing"
+    fake.run(fake.broker.release())
+    assert handle.result(timeout=20)["y"].tolist() == [2]
+
+
+@pytest.mark.process
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_forked_process_opens_its_own(fake: FakeBrokerThread, client: Client) -> None:
+    client.balance()
+
+    def work() -> None:
+        with Client(fake.url, api_key=API_KEY) as own:
+            assert own.submit(PIPELINE, x(), max_price=1).result()["y"].tolist() == [2]
+
+    assert in_a_fork(work) == "nothing"
+
+
+# Callbacks
+
+
+def test_a_callback_may_submit_and_wait(client: Client) -> None:
+    chained: concurrent.futures.Future[float] = concurrent.futures.Future()
+
+    def again(future: concurrent.futures.Future[Any]) -> None:
+        try:
+            second = client.submit(PIPELINE, {"x": future.result()["y"]}, max_price=1)
+            third = client.submit(PIPELINE, {"x": second.future().result()["y"]}, max_price=1)
+            chained.set_result(float(third.result()["y"][0]))
+        except BaseException as error:
+            chained.set_exception(error)
+
+    client.submit(PIPELINE, x(), max_price=1).future().add_done_callback(again)
+    assert chained.result(timeout=20) == 8
+
+
+def test_a_callback_may_close_the_client(fake: FakeBrokerThread) -> None:
+    closed = threading.Event()
+    client = Client(fake.url, api_key=API_KEY)
+    client.__enter__()
+
+    def close(_: object) -> None:
+        client.__exit__(None, None, None)
+        closed.set()
+
+    client.submit(PIPELINE, x(), max_price=1).future().add_done_callback(close)
+    assert closed.wait(20)
+    with pytest.raises(ClientClosed):
+        client.balance()
+
+
+def test_callbacks_run_even_if_one_raises_or_comes_late(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    second, late = threading.Event(), threading.Event()
+    future = client.submit(PIPELINE, x(), max_price=1).future()
+    future.add_done_callback(lambda _: 1 / 0)
+    future.add_done_callback(lambda _: second.set())
+    future.result(timeout=20)
+    future.add_done_callback(lambda _: late.set())
+    assert second.wait(20)
+    assert late.wait(20)
+    assert [record.action for record in caplog.records if hasattr(record, "action")] == ["callback_failed"]
+
+
+def test_closing_runs_the_callbacks_of_jobs_that_it_ends(fake: FakeBrokerThread) -> None:
+    fake.broker.hold = True
+    seen: list[BaseException | None] = []
+    with Client(fake.url, api_key=API_KEY) as client:
+        future = client.submit(PIPELINE, x(), max_price=1).future()
+        future.add_done_callback(lambda done: seen.append(done.exception()))
+    assert [type(error) for error in seen] == [ClientClosed]
+
+
+def test_asyncio_can_wrap_a_future(client: Client) -> None:
+    async def work() -> float:
+        result = await asyncio.wrap_future(client.submit(PIPELINE, x(), max_price=1).future())
+        return float(result["y"][0])
+
+    assert within(lambda: asyncio.run(work())) == 2
+
+
+# Threads
+
+
+def test_many_threads_share_a_client(client: Client) -> None:
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        values = pool.map(
+            lambda n: client.submit(PIPELINE, x(n), max_price=1).result(20)["y"][0], range(40), timeout=20
+        )
+    assert list(values) == [2 * n for n in range(40)]
+
+
+def test_closing_ends_the_calls_of_other_threads(fake: FakeBrokerThread) -> None:
+    fake.broker.hold = fake.broker.silent = True
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        with Client(fake.url, api_key=API_KEY) as client:
+            waiting = [pool.submit(client.submit, PIPELINE, x(n), max_price=1) for n in range(3)]
+            waiting.append(pool.submit(lambda: next(client.map(PIPELINE, [x(9)], max_price=1))))
+            fake.until(lambda broker: len(broker.requests) == 4)
+        for future in waiting:
+            with pytest.raises(ClientClosed):
+                future.result(timeout=20)
+
+
+def test_a_blocking_call_in_the_clients_own_thread_is_refused(client: Client) -> None:
+    async def work() -> None:
+        client.balance()
+
+    assert client._thread is not None
+    with pytest.raises(InvalidCall, match="own thread"):
+        within(lambda: client._thread.wait(work()))  # type: ignore[union-attr]
+
+
+def test_a_map_that_is_collected_in_the_clients_thread_cancels_its_jobs(
+    fake: FakeBrokerThread, client: Client
+) -> None:
+    def inputs() -> Iterator[dict[str, Any]]:
+        yield x(1)
+        yield x(2)
+        fake.until(lambda broker: len(broker.requests) == 2)
+        fake.run(fake.broker._finish("job-0"))
+
+    fake.broker.hold = True
+    abandoned: list[Any] = [client.map(PIPELINE, inputs(), max_price=1)]
+    assert next(abandoned[0])["y"].tolist() == [2]
+    abandoned.append(abandoned)  # a cycle, which the collector ends in any thread
+    del abandoned
+
+    async def collect() -> None:
+        gc.collect()
+
+    assert client._thread is not None
+    client._thread.wait(collect())
+    fake.until(lambda broker: statuses(broker) == ["accepted", "cancelled"])
+
+
+# Loops
+
+
+async def test_a_second_event_loop_gets_a_typed_error(fake: FakeBrokerThread) -> None:
+    async with AsyncClient(fake.url, api_key=API_KEY) as client:
+        handle = await client.submit(PIPELINE, x(), max_price=1)
+        await handle.result(20)
+        fake.broker.hold = True
+        waiting = await client.submit(PIPELINE, x(), max_price=1)
+        calls: list[Callable[[], Any]] = [
+            lambda: client.submit(PIPELINE, x(), max_price=1),
+            client.balance,
+            waiting.result,
+            lambda: anext(client.map(PIPELINE, [x()], max_price=1)),
+            lambda: client.__aexit__(None, None, None),
+        ]
+        for call in calls:
+            with pytest.raises(InvalidCall, match="event loop"):
+                await asyncio.to_thread(lambda call=call: within(lambda: asyncio.run(_awaiting(call))))
+        assert (await handle.result(20))["y"].tolist() == [2]
+
+
+def test_no_event_loop_is_a_typed_error(fake: FakeBrokerThread) -> None:
+    opening = AsyncClient(fake.url, api_key=API_KEY).__aenter__()
+    with pytest.raises(InvalidCall, match="no asyncio event loop"):
+        opening.send(None)
+
+
+def test_an_event_loop_that_ends_leaves_nobody_waiting(fake: FakeBrokerThread) -> None:
+    fake.broker.hold = True
+    handles = []
+
+    async def leave_open() -> None:
+        client = await AsyncClient(fake.url, api_key=API_KEY).__aenter__()
+        handles.append(await client.submit(PIPELINE, x(), max_price=1))
+        await client._open._session.close()  # type: ignore[union-attr]  # or it warns that it was left open
+
+    asyncio.run(leave_open())
+    end = handles[0]._end
+    assert end is not None
+    assert isinstance(end.exception(), ClientClosed)
+
+
+# Opening and closing
+
+
+def test_a_client_opens_again_after_it_was_closed(fake: FakeBrokerThread) -> None:
+    client = Client(fake.url, api_key=API_KEY)
+    for _ in range(2):
+        with client:
+            assert client.balance() > 0
+            with pytest.raises(InvalidCall, match="open already"):
+                client.__enter__()
+    client.__exit__(None, None, None)
+    with pytest.raises(ClientClosed):
+        client.balance()
+
+
+async def test_an_async_client_opens_again_after_it_was_closed(fake: FakeBrokerThread) -> None:
+    client = AsyncClient(fake.url, api_key=API_KEY)
+    for _ in range(2):
+        async with client:
+            assert await client.balance() > 0
+            with pytest.raises(InvalidCall, match="open already"):
+                await client.__aenter__()
+
+
+# Interruptions
+
+
+def test_an_interrupted_submission_cancels_its_job(fake: FakeBrokerThread, client: Client) -> None:
+    fake.broker.hold = fake.broker.silent = True
+    loop = client._thread
+    assert loop is not None
+    future = loop.start(client._async.submit(PIPELINE, x(), max_price=1))
+    fake.until(lambda broker: len(broker.requests) == 1)
+    future.cancel()  # what Ctrl-C does to the call
+    fake.broker.silent = False
+    fake.run(fake.broker.drop())
+    fake.until(lambda broker: statuses(broker) == ["cancelled"])
+
+
+def test_cancelling_a_future_cancels_the_job(fake: FakeBrokerThread, client: Client) -> None:
+    fake.broker.hold = True
+    future = client.submit(PIPELINE, x(), max_price=1).future()
+    assert future.cancel() is True
+    with pytest.raises(JobCancelled):
+        future.result(20)
+    assert future.cancelled()
+    assert statuses(fake.broker) == ["cancelled"]
+
+
+def test_a_job_that_has_ended_cannot_be_cancelled(client: Client) -> None:
+    handle = client.submit(PIPELINE, x(), max_price=1)
+    handle.result(20)
+    assert handle.cancel() is False
+    assert handle.future().cancel() is False
+    assert handle.future().cancelled() is False
+
+
+def statuses(broker: FakeBroker) -> list[str]:
+    return [view.status.value for view in broker._views.values()]
+
+
+async def _awaiting(call: Callable[[], Any]) -> Any:
+    return await call()
+
+
+def test_the_handles_are_named_by_their_jobs(client: Client) -> None:
+    handle = client.submit(PIPELINE, x(), max_price=1)
+    assert repr(handle) == f"<JobHandle {handle.id}>"
+    assert isinstance(handle, JobHandle)

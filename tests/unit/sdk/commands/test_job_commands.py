@@ -1,0 +1,240 @@
+"""`tradepost submit` and `tradepost jobs`: no paid result is lost, and every job has a name."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer import Typer
+from typer.testing import CliRunner
+
+from tradepost import Client, TensorDocument
+from tradepost.client.sync_client import JobHandle
+from tradepost.commands.jobs import app as jobs_app
+from tradepost.commands.output_file import check_writable, write_output
+from tradepost.commands.submit import submit
+from tradepost.errors import BrokerUnavailable, FileNotWritten, ResultTimeout, UnknownJob
+from tradepost.pipeline.tensors import decode
+from tradepost.testing.broker_thread import FakeBrokerThread
+from tradepost.testing.fake_broker import API_KEY
+
+PIPELINE = "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku"
+
+
+def double(document: TensorDocument) -> TensorDocument:
+    return TensorDocument(tensors={"y": document["x"] * np.float32(2)})
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeBrokerThread]:
+    with FakeBrokerThread(double) as running:
+        yield running
+
+
+@pytest.fixture
+def tensor(tmp_path: Path) -> str:
+    np.save(tmp_path / "x.npy", np.ones(2, np.float32))
+    return f"x={tmp_path / 'x.npy'}"
+
+
+def run(fake: FakeBrokerThread, *arguments: str) -> Any:
+    """A command's end; `arguments` begin with `submit`, or with one of the commands of `jobs`."""
+    commands = jobs_app
+    if arguments[0] == "submit":
+        commands = Typer()
+        commands.command()(submit)
+        arguments = (*arguments[1:], "--max-price", "1", "--give-up-s", "1")
+    environment = {"TRADEPOST_URL": fake.url, "TRADEPOST_API_KEY": API_KEY}
+    return CliRunner().invoke(commands, list(arguments), env=environment)
+
+
+# Where the result goes
+
+
+def test_submit_names_the_job_and_writes_the_result(
+    fake: FakeBrokerThread, tensor: str, tmp_path: Path
+) -> None:
+    output, receipts = tmp_path / "y.safetensors", tmp_path / "receipts.json"
+    ended = run(
+        fake, "submit", PIPELINE, "--tensor", tensor, "--output", str(output), "--receipts", str(receipts)
+    )
+    assert ended.exit_code == 0, ended.output
+    assert ended.stderr == "Job job-0 is submitted.\n"
+    assert decode(output.read_bytes())["y"].tolist() == [2, 2]
+    assert len(json.loads(receipts.read_text())) == 1
+
+
+def test_json_has_nothing_but_json(fake: FakeBrokerThread, tensor: str) -> None:
+    ended = run(fake, "submit", PIPELINE, "--tensor", tensor, "--json")
+    assert json.loads(ended.stdout)["job"] == "job-0"
+    assert ended.stderr == ""
+
+
+@pytest.mark.parametrize("option", ["--output", "--receipts"])
+@pytest.mark.parametrize("place", ["absent/y", ".", "link"])
+def test_a_bad_place_is_refused_before_anything_is_submitted(
+    fake: FakeBrokerThread, tensor: str, tmp_path: Path, option: str, place: str
+) -> None:
+    (tmp_path / "link").symlink_to("link")
+    ended = run(fake, "submit", PIPELINE, "--tensor", tensor, option, str(tmp_path / place))
+    assert type(ended.exception) is FileNotWritten
+    assert fake.broker.requests == []
+    ended = run(fake, "result", "job-0", option, str(tmp_path / place))
+    assert type(ended.exception) is FileNotWritten
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Within this, no file grows beyond a few bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_result_that_cannot_be_written_is_fetched_later(
+    fake: FakeBrokerThread, tensor: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "y.safetensors"
+    output.write_bytes(b"before")
+    with full_disk():
+        ended = run(fake, "submit", PIPELINE, "--tensor", tensor, "--output", str(output))
+    assert type(ended.exception) is FileNotWritten
+    assert "tradepost jobs result job-0 --output FILE" in ended.exception.hint
+    assert output.read_bytes() == b"before"
+    ended = run(fake, "result", "job-0", "--output", str(output))
+    assert ended.exit_code == 0, ended.output
+    assert decode(output.read_bytes())["y"].tolist() == [2, 2]
+    assert len(fake.broker.requests) == 1
+
+
+def test_places_that_can_be_written(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.write_bytes(b"before")
+    (tmp_path / "link").symlink_to(there)
+    for path in (tmp_path / "new", there, tmp_path / "link", Path(os.devnull), None):
+        check_writable(path)
+        write_output(path, b"after")
+    assert there.read_bytes() == b"after"
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o666 & ~0o022
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["link", "new", "there"]
+
+
+# What became of a job
+
+
+def test_jobs_are_listed_page_by_page(fake: FakeBrokerThread, tensor: str) -> None:
+    assert run(fake, "list").stdout == "There are no jobs.\n"
+    for _ in range(3):
+        run(fake, "submit", PIPELINE, "--tensor", tensor)
+    first = run(fake, "list", "--limit", "2").stdout.splitlines()
+    assert [line.split()[0] for line in first[:2]] == ["job-2", "job-1"]
+    assert first[0].endswith("accepted   0.001 credits")
+    assert first[2] == "Show older jobs: tradepost jobs list --before job-1"
+    page = json.loads(run(fake, "list", "--before", "job-1", "--json").stdout)
+    assert [entry["job"] for entry in page["jobs"]] == ["job-0"]
+    assert page["older"] is None
+
+
+def test_a_result_is_waited_for_and_checked(fake: FakeBrokerThread) -> None:
+    fake.broker.hold = True
+    with Client(fake.url, api_key=API_KEY) as client:
+        client.submit(PIPELINE, {"x": np.ones(1, np.float32)}, max_price=1)
+    assert type(run(fake, "result", "job-0", "--timeout-s", "0").exception) is ResultTimeout
+    fake.run(fake.broker.release())
+    shown = json.loads(run(fake, "result", "job-0", "--json").stdout)
+    assert (shown["job"], shown["tensors"]) == ("job-0", {"y": [2.0]})
+    assert type(run(fake, "result", "another").exception) is UnknownJob
+
+
+# Interruptions
+
+
+def interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_interrupting_submit_cancels_the_job(
+    fake: FakeBrokerThread, tensor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.broker.hold = True
+    monkeypatch.setattr(JobHandle, "result", interrupt)
+    ended = run(fake, "submit", PIPELINE, "--tensor", tensor)
+    assert ended.exit_code == 130
+    assert "Cancelling job job-0\nIt is cancelled, and nothing was paid.\n" in ended.stderr
+    assert [view.status.value for view in fake.broker._views.values()] == ["cancelled"]
+
+
+def test_interrupting_too_late_says_how_to_get_the_result(
+    fake: FakeBrokerThread, tensor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(JobHandle, "result", lambda job: (job.future().result(20), interrupt()))
+    ended = run(fake, "submit", PIPELINE, "--tensor", tensor)
+    assert ended.exit_code == 130
+    assert "tradepost jobs result job-0" in ended.stderr
+
+
+def test_interrupting_without_a_broker_says_how_to_cancel(
+    fake: FakeBrokerThread, tensor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unavailable(_: JobHandle) -> bool:
+        raise BrokerUnavailable("away")
+
+    fake.broker.hold = True
+    monkeypatch.setattr(JobHandle, "result", interrupt)
+    monkeypatch.setattr(JobHandle, "cancel", unavailable)
+    ended = run(fake, "submit", PIPELINE, "--tensor", tensor)
+    assert ended.exit_code == 130
+    assert "Cancel it: tradepost jobs cancel job-0" in ended.stderr
+
+
+def test_interrupting_before_the_job_has_a_name_says_how_to_find_it(
+    fake: FakeBrokerThread, tensor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Client, "submit", interrupt)
+    ended = run(fake, "submit", PIPELINE, "--tensor", tensor)
+    assert ended.exit_code == 130
+    assert "tradepost jobs list" in ended.stderr
+
+
+def test_interrupting_result_leaves_the_job(
+    fake: FakeBrokerThread, tensor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.broker.hold = True
+    with Client(fake.url, api_key=API_KEY) as client:
+        client.submit(PIPELINE, {"x": np.ones(1, np.float32)}, max_price=1)
+    monkeypatch.setattr(JobHandle, "result", interrupt)
+    ended = run(fake, "result", "job-0")
+    assert ended.exit_code == 130
+    assert "Job job-0 is unaffected." in ended.stderr
+    assert [view.status.value for view in fake.broker._views.values()] == ["accepted"]  # what it will be
+
+
+@pytest.mark.process
+def test_a_real_interrupt_cancels_the_job(fake: FakeBrokerThread, tensor: str) -> None:
+    fake.broker.hold = True
+    command = [sys.executable, "-m", "tradepost", "submit", PIPELINE, "--tensor", tensor, "--max-price", "1"]
+    environment = {**os.environ, "TRADEPOST_URL": fake.url, "TRADEPOST_API_KEY": API_KEY}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "Job job-0 is submitted.\n"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors.endswith("It is cancelled, and nothing was paid.\n")
+    assert [view.status.value for view in fake.broker._views.values()] == ["cancelled"]
