@@ -1,0 +1,304 @@
+"""Who takes part in a run. The presets are named after the attacks that they are."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from tradepost_broker.market.model.policy import MarketPolicy
+from tradepost_broker.simulation.submitters import attacking, ordinary
+from tradepost_broker.simulation.submitters.model import SubmitterModel
+from tradepost_broker.simulation.workers import cheating, disruptive, honest
+from tradepost_broker.simulation.workers.model import WorkerModel
+from tradepost_broker.simulation.world.network import HEALTHY, Faults
+from tradepost_broker.simulation.world.schedule import seeded
+
+WORKER_MODELS: Final[dict[str, type[WorkerModel]]] = {
+    model.name: model
+    for model in (
+        honest.Honest,
+        honest.Slow,
+        honest.Flaky,
+        honest.PreemptedOwner,
+        cheating.RandomCheat,
+        cheating.PatientColluder,
+        cheating.MeetingColluder,
+        cheating.Lazy,
+        cheating.Copycat,
+        cheating.ShamWorker,
+        cheating.SelfDealingWorker,
+        cheating.Underbidder,
+        cheating.SybilSwarm,
+        disruptive.Holder,
+        disruptive.Preempter,
+    )
+}
+SUBMITTER_MODELS: Final[dict[str, type[SubmitterModel]]] = {
+    model.name: model
+    for model in (
+        ordinary.Customer,
+        ordinary.FickleCustomer,
+        attacking.PoisonSubmitter,
+        attacking.RandomPublisher,
+        attacking.ShamSubmitter,
+        attacking.SelfDealer,
+        attacking.AuditorStarver,
+        attacking.CancelOracle,
+    )
+}
+CONFIDENCES: Final = (0.9, 0.99, 0.999)
+
+
+class Team(msgspec.Struct, frozen=True, kw_only=True):
+    """So many workers of one model, of so many owners (0: one each), under one hand."""
+
+    model: str
+    workers: int
+    owners: int = 0
+    hand: str = ""
+    capacity: int = 2
+
+
+class Account(msgspec.Struct, frozen=True, kw_only=True):
+    """One submitter. `hand` makes it one with a team of workers; see `SubmitterModel` for the rest."""
+
+    model: str
+    hand: str = ""
+    rate_per_s: float = 1.0
+    confidences: tuple[float, ...] = (0.9,)
+    run_s: float = 2.0
+    cap_microcredits: int = 20_000
+    jobs_max: int = 0
+
+
+class Scenario(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a run follows from, beside its seed.
+
+    Customers submit `jobs` in all. `outcomes_are_visible` says whether the broker shows outcomes of jobs that
+    are not decided. `stake_microcredits` is what each worker joins with.
+    """
+
+    name: str
+    about: str
+    teams: tuple[Team, ...]
+    accounts: tuple[Account, ...] = ()
+    jobs: int = 2_000
+    rate_per_s: float = 4.0
+    confidences: tuple[float, ...] = CONFIDENCES
+    auditors: int = 1
+    auditor_capacity: int = 4
+    stake_microcredits: int = 1_000_000
+    outcomes_are_visible: bool = False
+    faults: Faults = HEALTHY
+    policy: MarketPolicy = MarketPolicy()
+
+
+_HONEST: Final = Team(model="honest", workers=32)
+
+
+def hostile_share(model: str, *, workers: int = 40, share: float = 0.2, confidences: tuple[float, ...] = CONFIDENCES) -> Scenario:
+    """A market in which this share of the workers behaves like `model`."""
+    hostile = round(workers * share)
+    teams = (Team(model="honest", workers=workers - hostile), Team(model=model, workers=hostile))
+    about = f"{share:.0%} of {workers} workers: {(WORKER_MODELS[model].__doc__ or '').splitlines()[0]}"
+    return Scenario(
+        name=f"hostile-{model}",
+        about=about,
+        teams=teams,
+        confidences=confidences,
+        outcomes_are_visible=model == "copycat",
+        accounts=_accomplices(model),
+    )
+
+
+def _accomplices(model: str) -> tuple[Account, ...]:
+    """The submitter that a model of worker needs."""
+    match model:
+        case "sham-ring":
+            return (Account(model="sham-submitter", hand=model, rate_per_s=5.0, cap_microcredits=40, jobs_max=420),)
+        case "self-dealer":
+            return (
+                Account(
+                    model="self-dealing-submitter",
+                    hand=model,
+                    rate_per_s=2.0,
+                    cap_microcredits=600,
+                    confidences=(0.75, 0.9),
+                    jobs_max=420,
+                ),
+            )
+        case _:
+            return ()
+
+
+_PRESETS: Final = (
+    Scenario(
+        name="honest",
+        about="Nobody attacks: honest, slow, flaky and preempted workers on three execution providers.",
+        teams=(
+            Team(model="honest", workers=28),
+            Team(model="slow", workers=4),
+            Team(model="flaky", workers=4),
+            Team(model="preempted-owner", workers=4),
+        ),
+        accounts=(Account(model="fickle-customer", rate_per_s=0.5),),
+    ),
+    Scenario(
+        name="job-killer",
+        about="One owner with five devices underbids, and gives every lease back as preempted.",
+        teams=(Team(model="honest", workers=8), Team(model="preempter", workers=5, owners=1)),
+        jobs=400,
+        rate_per_s=1.0,
+    ),
+    Scenario(
+        name="hold",
+        about="One owner with five devices underbids, takes leases, and never answers.",
+        teams=(Team(model="honest", workers=8), Team(model="holder", workers=5, owners=1)),
+        jobs=400,
+        rate_per_s=1.0,
+    ),
+    Scenario(
+        name="cancel-oracle",
+        about="A submitter reads the outcome that the broker shows before the verdict, and cancels.",
+        teams=(_HONEST,),
+        accounts=(Account(model="cancel-oracle", rate_per_s=1.0, confidences=(0.999,)),),
+        outcomes_are_visible=True,
+    ),
+    Scenario(
+        name="copycat",
+        about="A fifth of the workers copies the outcome that the broker shows before the verdict.",
+        teams=(_HONEST, Team(model="copycat", workers=8)),
+        outcomes_are_visible=True,
+    ),
+    Scenario(
+        name="sham-farming",
+        about="Two owners and their account run a pipeline that all others refuse, then cheat the rest.",
+        teams=(Team(model="honest", workers=10), Team(model="sham-ring", workers=2)),
+        accounts=_accomplices("sham-ring"),
+        jobs=1_500,
+        rate_per_s=2.0,
+    ),
+    Scenario(
+        name="self-dealing",
+        about="Two owners run their own account's jobs on the common pipeline, then cheat the rest.",
+        teams=(Team(model="honest", workers=10), Team(model="self-dealer", workers=2)),
+        accounts=_accomplices("self-dealer"),
+        jobs=1_500,
+        rate_per_s=2.0,
+    ),
+    Scenario(
+        name="auditor-starvation",
+        about="A ring floods the auditor with its own long jobs, while patient colluders cheat.",
+        teams=(
+            _HONEST,
+            Team(model="patient", workers=8),
+            Team(model="self-dealer", workers=4, hand="starver", capacity=8),
+        ),
+        accounts=(
+            Account(
+                model="auditor-starver",
+                hand="starver",
+                rate_per_s=8.0,
+                run_s=16.0,
+                cap_microcredits=400,
+                confidences=(0.75,),
+            ),
+        ),
+        auditor_capacity=2,
+    ),
+    Scenario(
+        name="poison-jobs",
+        about="A submitter whose jobs fail on every device, at no cost to it.",
+        teams=(_HONEST,),
+        accounts=(Account(model="poison-submitter", rate_per_s=2.0),),
+    ),
+    Scenario(
+        name="nondeterministic-model",
+        about="A model that gives another result in every run, so that honest workers contradict each other.",
+        teams=(_HONEST,),
+        accounts=(Account(model="random-publisher", rate_per_s=0.2, confidences=(0.99,)),),
+    ),
+    Scenario(
+        name="everything",
+        about="Every model at once, on a bad network and a broker that crashes.",
+        teams=(
+            Team(model="honest", workers=24),
+            *(Team(model=name, workers=2) for name in WORKER_MODELS if name != "honest"),
+        ),
+        accounts=(
+            *_accomplices("sham-ring"),
+            *_accomplices("self-dealer"),
+            Account(model="fickle-customer", rate_per_s=0.5),
+            Account(model="poison-submitter", rate_per_s=0.1),
+            Account(model="random-publisher", rate_per_s=0.05),
+            Account(model="cancel-oracle", rate_per_s=0.1, confidences=(0.999,)),
+        ),
+        outcomes_are_visible=True,
+        faults=Faults(loss=0.002, duplication=0.01, crash=0.0005, partition_every_s=120.0),
+    ),
+)
+PRESETS: Final[dict[str, Scenario]] = {
+    **{scenario.name: scenario for scenario in _PRESETS},
+    **{
+        scenario.name: scenario
+        for scenario in (hostile_share(name) for name, model in WORKER_MODELS.items() if model.hostile)
+    },
+}
+
+
+def random_scenario(seed: int) -> Scenario:
+    """A short scenario that follows from a seed: who takes part, how bad the network is, and the policy."""
+    rng = seeded(seed, "scenario")
+    names = [name for name, model in WORKER_MODELS.items() if model.hostile]
+    hostile = rng.sample(names, rng.randint(0, 3))
+    teams = [
+        Team(model="honest", workers=rng.randint(4, 8), capacity=rng.randint(1, 6)),
+        *(Team(model=name, workers=1) for name in ("slow", "flaky", "preempted-owner") if rng.random() < 0.5),
+        *(Team(model=name, workers=rng.randint(1, 3), owners=rng.randint(0, 1)) for name in hostile),
+    ]
+    submitters = [name for name, model in SUBMITTER_MODELS.items() if model.hostile]
+    accounts = [
+        Account(
+            model=name,
+            hand=rng.choice(hostile) if hostile else "",
+            rate_per_s=0.3,
+            jobs_max=8,
+            cap_microcredits=rng.choice((40, 600, 20_000)),
+        )
+        for name in rng.sample(submitters, rng.randint(0, 2))
+    ]
+    bad = rng.random() < 0.8
+    faults = Faults(
+        loss=rng.choice((0.0, 0.01, 0.05)) if bad else 0.0,
+        duplication=rng.choice((0.0, 0.05, 0.2)) if bad else 0.0,
+        crash=rng.choice((0.0, 0.01, 0.05)) if bad else 0.0,
+        down_s=rng.choice((1.0, 10.0)),
+        partition_every_s=rng.choice((0.0, 10.0)) if bad else 0.0,
+        partition_s=rng.choice((5.0, 40.0)),
+        detection_s=rng.choice((0.5, 5.0)),
+    )
+    policy = MarketPolicy(
+        audit_rate=rng.choice((0.0, 0.1, 0.5)),
+        hold_s=rng.choice((5.0, 30.0)),
+        retain_s=rng.choice((1.0, 20.0)),
+        idempotency_s=rng.choice((120.0, 180.0)),
+        reconnect_s=rng.choice((2.0, 10.0)),
+        late_receipt_s=rng.choice((10.0, 30.0)),
+        lease_grace_s=rng.choice((5.0, 10.0)),
+        proven_checks=rng.choice((2.0, 10.0)),
+        attempts_max=rng.choice((3, 5)),
+        audit_backlog_max=rng.choice((2, 1_000)),
+    )
+    return Scenario(
+        name="random",
+        about="A short scenario that follows from its seed.",
+        teams=tuple(teams),
+        accounts=(Account(model="fickle-customer", rate_per_s=0.5, jobs_max=8), *accounts),
+        jobs=rng.randint(12, 30),
+        rate_per_s=rng.choice((1.0, 4.0)),
+        auditors=rng.randint(0, 2),
+        outcomes_are_visible=rng.random() < 0.3,
+        faults=faults,
+        policy=policy,
+    )
