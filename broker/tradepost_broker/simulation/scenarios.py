@@ -69,6 +69,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     confidences: tuple[float, ...] = (0.9,)
     run_s: float = 2.0
     cap_microcredits: int = 20_000
+    deadline_s: float = 300.0
     jobs_max: int = 0
 
 
@@ -85,6 +86,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     accounts: tuple[Account, ...] = ()
     jobs: int = 2_000
     rate_per_s: float = 4.0
+    deadline_s: float = 300.0
     confidences: tuple[float, ...] = CONFIDENCES
     auditors: int = 1
     auditor_capacity: int = 4
@@ -153,8 +155,9 @@ _PRESETS: Final = (
     ),
     Scenario(
         name="hold",
-        about="One owner with five devices underbids, takes leases, and never answers.",
+        about="One owner with five devices underbids, takes leases, and never answers; deadlines are short.",
         teams=(Team(model="honest", workers=8), Team(model="holder", workers=5, owners=1)),
+        deadline_s=30.0,
         jobs=400,
         rate_per_s=1.0,
     ),

@@ -142,6 +142,7 @@ class Simulation:
             model="customer",
             rate_per_s=scenario.rate_per_s,
             confidences=scenario.confidences,
+            deadline_s=scenario.deadline_s,
             jobs_max=scenario.jobs,
         )
         for number, account in enumerate((customers, *scenario.accounts)):
@@ -194,6 +195,7 @@ class Simulation:
             confidences=account.confidences,
             run_s=account.run_s,
             cap_microcredits=account.cap_microcredits,
+            deadline_s=account.deadline_s,
             jobs_max=account.jobs_max,
         )
         client = Client(self.world, name, hand=hand, model=model)

@@ -62,6 +62,8 @@ class Checker(Observer):
         #: Until when each idempotency key stands for its job.
         self._keys: dict[tuple[str, str], float] = {}
         self._capabilities: dict[str, str] = {}
+        #: The job whose result came with the event at hand, if it may be chosen for a spot check.
+        self._eligible = ""
         self._events = 0
 
     def decided(self, event: Event, answer: Sequence[Instruction], market: Market) -> None:
@@ -123,6 +125,7 @@ class Checker(Observer):
             self._seen.drop_old(event.at)
 
     def _note_receipt(self, event: Event) -> None:
+        self._eligible = ""
         if not isinstance(event, ReceiptDelivered):
             return
         lease = self._seen.records[Lease].get(event.lease)
@@ -130,9 +133,10 @@ class Checker(Observer):
             return
         self._leases.late_receipt(event, lease, self._seen.leases_of(lease.job))
         if lease.state is LeaseState.OPEN and lease.purpose is not LeasePurpose.AUDIT:
-            unchosen = not self._jobs[lease.job].spot_check
             auditors = [worker.id for worker in self._workers.values() if worker.auditor]
-            self._verdicts.results += unchosen and self._leases.any_connected(auditors)
+            if not self._jobs[lease.job].spot_check and self._leases.any_connected(auditors):
+                self._eligible = lease.job
+                self._verdicts.results += 1
 
     def _check_evidence(self, evidence: Evidence) -> None:
         lease = self._seen.records[Lease][evidence.lease]
@@ -170,7 +174,7 @@ class Checker(Observer):
             pipeline = market.pipeline(job.pipeline)
             assert pipeline is not None
             self._capabilities[job.id] = capability_of(pipeline)
-        if job.spot_check and not (known and known.spot_check):
+        if job.spot_check and job.id == self._eligible:
             self._verdicts.chosen += 1
         self._books.job(job, siblings)
         if job.status not in FINAL:

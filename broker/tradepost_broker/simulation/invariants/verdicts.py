@@ -96,9 +96,9 @@ class Verdicts:
         rate, results = self._policy.audit_rate, self.results
         if not 0 < rate < 1 or results == 0:
             return
-        # Chernoff's bound for a binomial tail.
+        # Chernoff's bound for a binomial tail. Where auditors fall behind, fewer are chosen on purpose.
         share = self.chosen / results
-        if abs(share - rate) > 1e-9:
+        if share > rate or self._policy.audit_backlog_max > results:
             exponent = results * _divergence(share, rate)
             require(
                 math.exp(-exponent) > _CHANCE,

@@ -26,21 +26,13 @@ class RandomPublisher(SubmitterModel):
 
     def start(self, client: Client) -> None:
         """Publish the model, under a publisher that workers trust, and begin."""
-        client.world.publish(self._pipeline, TRUSTED_PUBLISHER)
+        client.world.publish(self.pipeline, TRUSTED_PUBLISHER)
         super().start(client)
 
     @property
-    def _pipeline(self) -> str:
+    def pipeline(self) -> str:
+        """Its own model."""
         return f"random-{self.gang.name}"
-
-    def submit(self, client: Client) -> None:
-        """Submit one job to it."""
-        client.submit(
-            self.truth(client),
-            cap_microcredits=self._cap_microcredits,
-            confidence=client.rng.choice(self._confidences),
-            pipeline=self._pipeline,
-        )
 
 
 class ShamSubmitter(SubmitterModel):
@@ -50,21 +42,17 @@ class ShamSubmitter(SubmitterModel):
 
     def start(self, client: Client) -> None:
         """Publish the sham pipeline, of one work unit, and begin."""
-        client.world.publish(self._pipeline, self.gang.name, units=1)
+        client.world.publish(self.pipeline, self.gang.name, units=1)
         super().start(client)
 
     @property
-    def _pipeline(self) -> str:
+    def pipeline(self) -> str:
+        """Its own pipeline."""
         return f"sham-{self.gang.name}"
 
     def submit(self, client: Client) -> None:
-        """Submit one job to it; with the last, let the gang cheat."""
-        client.submit(
-            self.truth(client),
-            cap_microcredits=self._cap_microcredits,
-            confidence=client.rng.choice(self._confidences),
-            pipeline=self._pipeline,
-        )
+        """Submit one job; with the last, let the gang cheat."""
+        super().submit(client)
         self.gang.armed = self.gang.armed or self.is_done
 
 
@@ -74,7 +62,8 @@ class SelfDealer(ShamSubmitter):
     name = "self-dealing-submitter"
 
     @property
-    def _pipeline(self) -> str:
+    def pipeline(self) -> str:
+        """The one that everybody runs."""
         return COMMON
 
     def start(self, client: Client) -> None:

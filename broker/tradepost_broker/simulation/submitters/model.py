@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from tradepost_broker.simulation.workers.model import Gang
 from tradepost_broker.simulation.world.client import Client
-from tradepost_broker.simulation.world.world import Input, Truth
+from tradepost_broker.simulation.world.world import COMMON, Input, Truth
 
 
 class SubmitterModel:
@@ -28,6 +28,7 @@ class SubmitterModel:
         confidences: tuple[float, ...] = (0.9,),
         run_s: float = 2.0,
         cap_microcredits: int = 20_000,
+        deadline_s: float = 300.0,
         jobs_max: int = 0,
     ) -> None:
         self.gang = gang
@@ -35,6 +36,7 @@ class SubmitterModel:
         self._confidences = confidences
         self._run_s = run_s
         self._cap_microcredits = cap_microcredits
+        self._deadline_s = deadline_s
         #: How many jobs it submits; 0 is as many as it can until the run closes.
         self._jobs_max = jobs_max
         self._jobs = 0
@@ -48,12 +50,19 @@ class SubmitterModel:
         """Begin to submit."""
         self._wait(client, self._submit_next)
 
+    @property
+    def pipeline(self) -> str:
+        """The pipeline that it submits to."""
+        return COMMON
+
     def submit(self, client: Client) -> None:
         """Submit one job."""
         client.submit(
             self.truth(client),
+            pipeline=self.pipeline,
             cap_microcredits=self._cap_microcredits,
             confidence=client.rng.choice(self._confidences),
+            deadline_s=self._deadline_s,
         )
 
     def truth(self, client: Client) -> Truth:

@@ -33,6 +33,7 @@ from tradepost_broker.simulation.world.schedule import seeded
 BATCH_MAX: Final = 256
 COMMIT_S: Final = 0.002
 TICK_S: Final = 0.25
+_INSIST_S: Final = 5.0
 _DROP_OLD_EVERY: Final = 4096
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -128,6 +129,22 @@ class SimulatedBroker:
         if not self._flush_is_due:
             self._flush_is_due = True
             self._schedule.after(COMMIT_S, self._flush, self._run)
+
+    def insist(self, work: Work, then: Callable[[], None] = lambda: None) -> None:
+        """Have work done that is submitted again and again until it is durable; then call `then`, once."""
+        durable: list[bool] = []
+
+        def reply(_answer: Sequence[Instruction]) -> None:
+            if not durable:
+                durable.append(True)
+                then()
+
+        def attempt() -> None:
+            if not durable:
+                self.submit(work, reply)
+                self._schedule.after(_INSIST_S, attempt)
+
+        attempt()
 
     def crash(self, point: WritePoint = WritePoint.HALF_RELEASED) -> None:
         """Lose everything that was not committed, and be down for a while."""

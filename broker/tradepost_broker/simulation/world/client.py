@@ -55,7 +55,7 @@ class Client:
         """Have the operator give the account credits."""
         self.funded_microcredits += amount_microcredits
         transfer = f"fund-{self.account}-{self.funded_microcredits}"
-        self.world.broker.submit(
+        self.world.broker.insist(
             lambda turn: Funded(
                 at=turn.at,
                 transfer=transfer,

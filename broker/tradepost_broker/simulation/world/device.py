@@ -86,7 +86,7 @@ class Device:
                 stake_microcredits=stake_microcredits,
             )
 
-        self.world.broker.submit(joined, lambda _answer: self._link.open())
+        self.world.broker.insist(joined, self._link.open)
 
     def leave(self) -> None:
         """Close the stream for good."""

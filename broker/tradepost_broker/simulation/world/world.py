@@ -94,7 +94,7 @@ class World:
         record: Pipeline = make_pipeline(
             pipeline, providers=PROVIDERS, wall_s=WALL_S, units=units, publishers=(publisher,)
         )
-        self.broker.submit(lambda turn: PipelinePublished(at=turn.at, pipeline=record))
+        self.broker.insist(lambda turn: PipelinePublished(at=turn.at, pipeline=record))
 
     def task(self, lease: Lease) -> Task | None:
         """What its worker is told about a lease; nothing if its job has left memory."""
