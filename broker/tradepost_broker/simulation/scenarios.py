@@ -282,7 +282,7 @@ def random_scenario(seed: int) -> Scenario:
         detection_s=rng.choice((0.5, 5.0)),
     )
     policy = MarketPolicy(
-        audit_rate=rng.choice((0.0, 0.1, 0.5)),
+        audit_rate=rng.choice((0.0, 0.1, 0.5, 0.9)),
         hold_s=rng.choice((5.0, 30.0)),
         retain_s=rng.choice((1.0, 20.0)),
         idempotency_s=rng.choice((120.0, 180.0)),
@@ -300,6 +300,7 @@ def random_scenario(seed: int) -> Scenario:
         accounts=(Account(model="fickle-customer", rate_per_s=0.5, jobs_max=8), *accounts),
         jobs=rng.randint(12, 30),
         rate_per_s=rng.choice((1.0, 4.0)),
+        deadline_s=rng.choice((15.0, 60.0, 150.0)),
         auditors=rng.randint(0, 2),
         outcomes_are_visible=rng.random() < 0.3,
         faults=faults,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from tradepost_broker.market.ledger import SUPPLY_MICROCREDITS, TREASURY, Kind, held_of, stake_of
-from tradepost_broker.market.model.entities import Account, Job, Lease, Transfer, Worker
+from tradepost_broker.market.model.entities import Account, Job, Lease, LeaseState, Transfer, Worker
 from tradepost_broker.market.model.job_states import FINAL
 from tradepost_broker.market.model.lease_states import LIVE
 from tradepost_broker.market.model.policy import MarketPolicy
@@ -139,3 +139,18 @@ class Books:
                 f"{account.id} reserves {account.reserved_microcredits}, the open jobs' caps give "
                 f"{self._reserved[owner]}",
             )
+
+
+def check_stage_payment(lease: Lease, amount_microcredits: int, accepted: list[Lease]) -> None:
+    """A preempted lease is paid for the stages that an accepted result confirms, by that result's clock."""
+    require(lease.state is LeaseState.PREEMPTED, f"lease {lease.id} is {lease.state}, and paid by stage")
+    bounds = []
+    for result in accepted:
+        pairs = zip(lease.stage_hashes, result.stage_hashes, strict=False)
+        confirmed = next((n for n, (ours, theirs) in enumerate(pairs) if ours != theirs), len(lease.stage_hashes))
+        clock = result.stage_wall_us
+        bounds.append(lease.price_microcredits * sum(clock[:confirmed]) // max(1, sum(clock)))
+    require(
+        amount_microcredits <= max(bounds),
+        f"lease {lease.id} is paid {amount_microcredits} for its stages, which are worth {max(bounds)}",
+    )

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from tradepost.protocol import JobStatus
 from tradepost_broker.market.core import Market
+from tradepost_broker.market.ledger import Kind
 from tradepost_broker.market.model.entities import (
     Evidence,
     EvidenceKind,
@@ -18,6 +19,7 @@ from tradepost_broker.market.model.entities import (
     LeasePurpose,
     LeaseState,
     Match,
+    Transfer,
     Worker,
     WorkerStanding,
 )
@@ -32,7 +34,7 @@ from tradepost_broker.market.model.events import (
 from tradepost_broker.market.model.job_states import FINAL
 from tradepost_broker.market.model.lease_states import LIVE
 from tradepost_broker.market.model.policy import MarketPolicy
-from tradepost_broker.simulation.invariants.books import Books
+from tradepost_broker.simulation.invariants.books import Books, check_stage_payment
 from tradepost_broker.simulation.invariants.broken import require
 from tradepost_broker.simulation.invariants.leases import Leases
 from tradepost_broker.simulation.invariants.snapshot import compare, compare_with_records
@@ -41,8 +43,7 @@ from tradepost_broker.market.state.worker_state import capability_of
 from tradepost_broker.simulation.world.broker import Observer
 from tradepost_broker.simulation.world.disk import Disk
 
-_LATE_S: Final = 60.0
-_OVERDUE_EVERY: Final = 512
+_OVERDUE_EVERY: Final = 16
 
 
 class Checker(Observer):
@@ -106,10 +107,13 @@ class Checker(Observer):
             self._seen.commit((record,))
         self._books.event(records, event.at)
         for lease in records[Lease]:
-            self._leases.changed(lease)
+            self._leases.changed(lease, event.at)
             self._books.lease(lease)
         for evidence in records[Evidence]:
             self._check_evidence(evidence)
+        for transfer in records[Transfer]:
+            if transfer.kind == Kind.PAY_STAGES:
+                self._check_stage_payment(transfer)
         for match in records[Match]:
             self._leases.matched(match)
         for lease in granted:
@@ -146,6 +150,11 @@ class Checker(Observer):
         self._leases.evidence(evidence, lease)
         if evidence.kind is EvidenceKind.AUDIT_FAILED:
             require(lease.state is LeaseState.REJECTED, f"{evidence.id}: the lease is {lease.state}")
+
+    def _check_stage_payment(self, transfer: Transfer) -> None:
+        leases = {one.id: one for one in self._seen.leases_of(transfer.job)}
+        accepted = [leases[one] for one in self._jobs[transfer.job].accepted]
+        check_stage_payment(leases[transfer.lease], transfer.amount_microcredits, accepted)
 
     def _check_grant(self, lease: Lease, worker: Worker) -> None:
         others = [
@@ -184,6 +193,7 @@ class Checker(Observer):
         if known is not None and known.status in FINAL:
             return
         self._open.pop(job.id, None)
+        self._leases.in_time(job.id, job.deadline_at, event.at)
         self._keys[job.account, job.idempotency_key] = event.at + self._policy.idempotency_s
         undecided = [one.id for one in siblings if one.state is LeaseState.DELIVERED]
         require(not undecided, f"job {job.id} ended and leaves {undecided} without a verdict")
@@ -194,4 +204,4 @@ class Checker(Observer):
     def _check_overdue(self, at: float) -> None:
         self._leases.overdue(at)
         for job in self._open.values():
-            require(at <= job.deadline_at + _LATE_S, f"job {job.id} is open past its deadline")
+            self._leases.in_time(job.id, job.deadline_at, at)

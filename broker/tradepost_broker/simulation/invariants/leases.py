@@ -30,8 +30,8 @@ from tradepost_broker.simulation.invariants.broken import require
 
 _BLAMED: Final = frozenset({GiveBackReason.FAILED, GiveBackReason.EXHAUSTED})
 _RESULTS: Final = frozenset({LeaseState.DELIVERED, LeaseState.ACCEPTED, LeaseState.REJECTED})
-#: How long after its time something may end: ticks are apart, and a broker may be down.
-_LATE_S: Final = 60.0
+#: How long after its time something may end: ticks are apart.
+_LATE_S: Final = 2.0
 
 
 class Leases:
@@ -40,6 +40,7 @@ class Leases:
     def __init__(self, policy: MarketPolicy) -> None:
         self._policy = policy
         self._connected: set[str] = set()
+        self._restarted_at = 0.0
         self._open: dict[str, dict[str, Lease]] = defaultdict(dict)
         #: Workers that the event at hand may have let return from a suspension.
         self._returning: set[str] = set()
@@ -59,6 +60,7 @@ class Leases:
                 self._connected.discard(event.worker)
             case Restarted():
                 self._connected.clear()
+                self._restarted_at = event.at
             case LeaseGivenBack() if event.reason in _BLAMED:
                 self._blamed.add(event.lease)
 
@@ -98,12 +100,16 @@ class Leases:
         scores = [candidate.score_microcredits for candidate in match.candidates]
         require(scores[0] == max(scores), f"match {match.id} was not won by the best score")
 
-    def changed(self, lease: Lease) -> None:
+    def changed(self, lease: Lease, at: float) -> None:
         """Take a lease's new state into account."""
         if lease.state is LeaseState.OPEN:
             self._open[lease.worker][lease.id] = lease
-        else:
-            self._open[lease.worker].pop(lease.id, None)
+        elif self._open[lease.worker].pop(lease.id, None) is not None:
+            self.in_time(lease.id, lease.expires_at, at)
+
+    def in_time(self, what: str, due_at: float, at: float) -> None:
+        """Check that something that was due has not been late, unless the broker was down."""
+        require(at <= max(due_at, self._restarted_at) + _LATE_S, f"{what} was due at {due_at}, not at {at}")
 
     def load(self, lease: Lease, worker: Worker) -> None:
         """Check, after the event that granted a lease, that its worker may have as many as it has now."""
@@ -139,4 +145,4 @@ class Leases:
         """Check that no open lease is long past its end."""
         for held in self._open.values():
             for lease in held.values():
-                require(at <= lease.expires_at + _LATE_S, f"lease {lease.id} did not end at its time")
+                self.in_time(lease.id, lease.expires_at, at)

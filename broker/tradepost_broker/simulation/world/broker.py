@@ -1,7 +1,7 @@
 """The broker's engine in virtual time: batches, commits, crashes, and restarts from what was committed.
 
 As the real engine does, it lets the core handle a batch of work, commits what changed, and only then replies
-and releases instructions. Each batch has three write points at which the machine may crash: before the commit
+and releases instructions. Each batch that changes something has three write points at which the machine may crash: before the commit
 (all of the batch is lost), after it (nothing of it was sent), and halfway through what is sent.
 """
 
@@ -16,7 +16,6 @@ from typing import Final, NamedTuple
 import msgspec
 
 from tradepost_broker.market.core import Market
-from tradepost_broker.market.model.entities import Record
 from tradepost_broker.market.model.events import (
     Event,
     Instruction,
@@ -112,7 +111,6 @@ class SimulatedBroker:
         self._queue: list[tuple[Work, Reply | None]] = []
         self._flush_is_due = False
         self._run = 0
-        self._batches = 0
         self._digest = hashlib.blake2b(digest_size=16)
         self._schedule.after(TICK_S, self._tick, self._run)
 
@@ -162,9 +160,10 @@ class SimulatedBroker:
         at = self._schedule.at
         self.market = Market.restore(self.disk.load(at), self._policy)
         self._network.broker_is_up = True
-        self._decide(Restarted(at=at), commit=True)
+        restarted = Restarted(at=at)
+        self._commit(restarted, self._handle(restarted))
         if crashed is not None:
-            crashed.handle(Restarted(at=at))
+            crashed.handle(restarted)
         for observer in self._observers:
             observer.restarted(crashed, self.market)
         self._schedule.after(TICK_S, self._tick, self._run)
@@ -181,57 +180,62 @@ class SimulatedBroker:
         self._flush_is_due = bool(self._queue)
         if self._flush_is_due:
             self._schedule.after(COMMIT_S, self._flush, run)
-        crash = self._next_crash()
-        answers = [(self._turn(work, commit=crash is not WritePoint.BEFORE_COMMIT), reply) for work, reply in batch]
-        if crash is WritePoint.BEFORE_COMMIT or crash is WritePoint.AFTER_COMMIT:
+        decided = [(self._turn(work), reply) for work, reply in batch]
+        changes = any(answer for (_, answer), _ in decided)
+        crash = self._next_crash() if changes else None
+        if crash is WritePoint.BEFORE_COMMIT:
             self.crash(crash)
             return
-        sent = [(answer, reply) for answer, reply in answers if answer is not None]
-        if crash is WritePoint.HALF_RELEASED:
-            sent = sent[: len(sent) // 2]
-        for answer, reply in sent:
-            if reply is not None:
+        for (event, answer), _ in decided:
+            if event is not None:
+                self._commit(event, answer)
+        if crash is WritePoint.AFTER_COMMIT:
+            self.crash(crash)
+            return
+        sent = decided if crash is None else decided[: len(decided) // 2]
+        for (event, answer), reply in sent:
+            if event is not None and reply is not None:
                 reply(answer)
             for instruction in answer:
                 if not isinstance(instruction, Save):
                     self._release(instruction)
         if crash is WritePoint.HALF_RELEASED:
-            self.crash()
+            self.crash(crash)
 
     def _next_crash(self) -> WritePoint | None:
         first, self.write_points = self.write_points, self.write_points + len(WritePoint)
-        for point in WritePoint:
-            if first + point in self._crash_points:
-                return point
+        if self._crash_points:
+            for point in WritePoint:
+                if first + point in self._crash_points:
+                    return point
         rate = self._network.faults.crash
         if rate and self._crash_rng.random() < rate:
             return self._crash_rng.choice(list(WritePoint))
         return None
 
-    def _turn(self, work: Work, *, commit: bool) -> list[Instruction] | None:
+    def _turn(self, work: Work) -> tuple[Event | None, list[Instruction]]:
         event = work(Turn(self._schedule.at, self._seeds.getrandbits(128), self.market))
-        return None if event is None else self._decide(event, commit=commit)
+        return event, [] if event is None else self._handle(event)
 
-    def _decide(self, event: Event, *, commit: bool) -> list[Instruction]:
+    def _handle(self, event: Event) -> list[Instruction]:
         began = self._timer()
         answer = self.market.handle(event)
         self.core_s += self._timer() - began
-        if not commit:
-            return answer
-        if answer or not isinstance(event, Tick):
-            self.events += 1
-            self._digest.update(_encoded(event))
-            self._digest.update(_encode(answer))
-            if self.keep_journal:
-                self.journal.append(event)
+        return answer
+
+    def _commit(self, event: Event, answer: list[Instruction]) -> None:
+        if not answer and isinstance(event, Tick):
+            return
+        self.events += 1
+        self._digest.update(_encoded(event))
+        self._digest.update(_encode(answer))
+        if self.keep_journal:
+            self.journal.append(event)
         for observer in self._observers:
             observer.decided(event, answer, self.market)
-        records: list[Record] = [one.record for one in answer if isinstance(one, Save)]
-        self.disk.commit(records)
-        self._batches += 1
-        if self._batches % _DROP_OLD_EVERY == 0:
+        self.disk.commit(one.record for one in answer if isinstance(one, Save))
+        if self.events % _DROP_OLD_EVERY == 0:
             self.disk.drop_old(self._schedule.at)
-        return answer
 
 
 def _encoded(event: Event) -> bytes:

@@ -46,6 +46,7 @@ class Client:
         self.submitted = 0
         self.refused = 0
         self._requests = 0
+        self._attempts = 0
         #: Requests without an answer yet.
         self.unanswered: dict[str, None] = {}
         self._link = world.network.link(account, opened=lambda: None, broke=lambda: None)
@@ -80,7 +81,8 @@ class Client:
         self.unanswered[key] = None
 
         def submission(turn: Turn) -> Event:
-            job = f"{key}@{self.world.broker.events:x}"
+            self._attempts += 1
+            job = f"{key}@{self._attempts}"
             self.world.truths[job] = truth
             self.world.clients[job] = self
             return JobSubmitted(
