@@ -10,8 +10,8 @@ from tradepost_broker.simulation.world.device import Device
 from tradepost_broker.simulation.world.world import Task
 
 _PREEMPT_S: Final = 0.2
-#: So many leases are done honestly, for a score that wins auctions.
-_HONEST_LEASES: Final = 20
+#: Up to so many leases are done honestly, for a score that wins auctions.
+_HONEST_LEASES_MAX: Final = 20
 
 
 class _LowBidder(WorkerModel):
@@ -21,12 +21,16 @@ class _LowBidder(WorkerModel):
 
     def __init__(self, gang: Gang) -> None:
         super().__init__(gang)
-        self._leases = 0
+        self._honest_leases = 0
+
+    def start(self, device: Device) -> None:
+        """Choose how long to be honest."""
+        self._honest_leases = device.rng.randint(0, _HONEST_LEASES_MAX)
 
     def take(self, device: Device, task: Task) -> None:
         """Run it as long as the score is low."""
-        self._leases += 1
-        if self._leases <= _HONEST_LEASES:
+        if self._honest_leases:
+            self._honest_leases -= 1
             work(device, task)
         else:
             self.refuse(device, task)
@@ -36,13 +40,13 @@ class _LowBidder(WorkerModel):
 
 
 class Holder(_LowBidder):
-    """Underbids; after twenty honest leases it takes every lease, and never answers."""
+    """Underbids; after some honest leases it takes every lease, and never answers."""
 
     name = "holder"
 
 
 class Preempter(_LowBidder):
-    """Underbids; after twenty honest leases it gives every lease back as if its owner wanted the device."""
+    """Underbids; after some honest leases it gives every lease back as if its owner wanted the device."""
 
     name = "preempter"
 
