@@ -23,6 +23,7 @@ from tradepost_broker.settings import GUIDE, MARKET
 from tradepost_broker.simulation.figures.figures import RunFigures, Speed
 from tradepost_broker.simulation.figures.tables import confidence_table, summary, team_table
 from tradepost_broker.simulation.invariants.broken import SimulationFailure
+from tradepost_broker.simulation.replay.tables import replay_tables
 from tradepost_broker.simulation.scenarios import (
     CONFIDENCES,
     PRESETS,
@@ -99,6 +100,44 @@ def simulate(
             step()
     if seeds > 1 and not as_json:
         typer.echo(f"{seeds:,} seeds from {seed} on: every invariant held.")
+
+
+@app.command()
+def replay(
+    journal: Annotated[Path, typer.Argument(help="A broker's data folder, or its database.")],
+    policy: Policy = None,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of what must be estimated.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Decide a broker's journal again, and print the digest; with --policy, compare another policy.
+
+    The broker may be running. How workers would have answered leases that they never had is estimated from
+    what they did with others.
+    """
+    from tradepost_broker.simulation.replay.comparison import compare_policies, replay_journal
+
+    path = journal / "broker.sqlite3" if journal.is_dir() else journal
+    if not path.exists():
+        raise MissingDatabase(f"{path} does not exist", hint="Give a broker's data folder, or its database.")
+    chosen = None if policy is None else policy_from_file(policy)
+    from tradepost_broker.storage import database
+    from tradepost_broker.storage.store import Reader
+
+    with contextlib.closing(Reader(database.open_snapshot(path))) as reader:
+        compared = None if chosen is None else compare_policies(reader, chosen, seed=seed)
+        replayed = replay_journal(reader) if compared is None else compared.replay
+    if as_json:
+        show_json(compared or replayed)
+    else:
+        console = Console(markup=False, emoji=False)
+        for table in replay_tables(replayed, compared):
+            console.print(table)
+        typer.echo(f"{replayed.events:,} events; digest {replayed.replayed}")
+    if replayed.stored != replayed.replayed:
+        raise InvariantBroken(
+            f"the stored records have the digest {replayed.stored}, the replay {replayed.replayed}",
+            hint="Run `tradepost broker verify-books` to see which records differ.",
+        )
 
 
 def policy_from_file(path: Path) -> MarketPolicy:

@@ -69,7 +69,7 @@ class Simulation:
     """One run of a scenario. `run` may be called once.
 
     `checked` turns the invariants off where only figures are wanted. `crash_points` are numbers of write
-    points at which the broker crashes. `timer` measures the core's share of real time.
+    points at which the broker crashes. `observers` are told of everything. `timer` measures the core's share of real time.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class Simulation:
         *,
         checked: bool = True,
         crash_points: frozenset[int] = frozenset(),
+        observers: Sequence[Observer] = (),
         timer: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.scenario = scenario
@@ -88,12 +89,12 @@ class Simulation:
         self.world = World(self.schedule, self.network, seed, scenario.outcomes_are_visible)
         self.collector = Collector(self.world)
         self.checker = Checker(scenario.policy) if checked else None
-        observers: Sequence[Observer] = (self.collector, *((self.checker,) if self.checker else ()))
+        checkers = (self.checker,) if self.checker else ()
         self.broker = SimulatedBroker(
             policy=scenario.policy,
             network=self.network,
             release=self.world.release,
-            observers=observers,
+            observers=(self.collector, *checkers, *observers),
             seed=seed,
             crash_points=crash_points,
             timer=timer,
