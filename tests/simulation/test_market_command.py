@@ -14,7 +14,7 @@ from tradepost_broker.simulation.invariants.broken import SimulationFailure
 from tradepost_broker.simulation.scenarios import PRESETS
 from tradepost_broker.simulation.simulation import Simulation
 
-POLICY = '[market]\naudit_rate = 0.5\n'
+POLICY = "[market]\naudit_rate = 0.5\n"
 
 
 def run(*words: str) -> str:
@@ -47,7 +47,9 @@ def test_it_prints_json_for_programs(tmp_path: Path) -> None:
 
 
 def test_several_seeds_are_summed_up() -> None:
-    assert "2 seeds from 5 on: every invariant held" in run("simulate", "random", "--seed", "5", "--seeds", "2")
+    assert "2 seeds from 5 on: every invariant held" in run(
+        "simulate", "random", "--seed", "5", "--seeds", "2"
+    )
 
 
 def test_a_broken_invariant_names_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:

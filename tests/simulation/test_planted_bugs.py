@@ -26,7 +26,7 @@ from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
 from tradepost_broker.market.state.worker_state import WorkerState
 from tradepost_broker.simulation.invariants.broken import SimulationFailure
-from tradepost_broker.simulation.scenarios import random_scenario
+from tradepost_broker.simulation.random_scenarios import random_scenario
 from tradepost_broker.simulation.simulation import Simulation
 
 SEEDS_MAX = 25

@@ -12,12 +12,12 @@ import sys
 import pytest
 
 from tradepost_broker.market.model.policy import MarketPolicy
+from tradepost_broker.simulation.random_scenarios import random_scenario
 from tradepost_broker.simulation.scenarios import (
     SUBMITTER_MODELS,
     WORKER_MODELS,
     Scenario,
     Team,
-    random_scenario,
 )
 from tradepost_broker.simulation.simulation import Simulation
 
@@ -58,14 +58,18 @@ def test_every_invariant_holds_whichever_write_the_broker_crashes_at() -> None:
 
 def test_the_same_seed_gives_the_same_digest_in_any_process() -> None:
     program = (
-        "from tradepost_broker.simulation.scenarios import random_scenario\n"
+        "from tradepost_broker.simulation.random_scenarios import random_scenario\n"
         "from tradepost_broker.simulation.simulation import Simulation\n"
         "print([Simulation(random_scenario(seed), seed).run().digest for seed in (3, 4)])\n"
     )
     digests = {
         subprocess.run(
             [sys.executable, "-c", program],
-            env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env={
+                **os.environ,
+                "PYTHONHASHSEED": hash_seed,
+                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            },
             capture_output=True,
             text=True,
             check=True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +23,7 @@ from tradepost_broker.settings import GUIDE, MARKET
 from tradepost_broker.simulation.figures.figures import RunFigures, Speed
 from tradepost_broker.simulation.figures.tables import confidence_table, summary, team_table
 from tradepost_broker.simulation.invariants.broken import SimulationFailure
+from tradepost_broker.simulation.random_scenarios import random_scenario
 from tradepost_broker.simulation.replay.tables import replay_tables
 from tradepost_broker.simulation.scenarios import (
     CONFIDENCES,
@@ -30,7 +31,6 @@ from tradepost_broker.simulation.scenarios import (
     WORKER_MODELS,
     Scenario,
     hostile_share,
-    random_scenario,
 )
 from tradepost_broker.simulation.simulation import Simulation
 
@@ -42,7 +42,9 @@ app = typer.Typer(
 
 Policy = Annotated[
     Path | None,
-    typer.Option("--policy", help="A TOML file with a market policy, as in broker.toml. Default: the built-in one."),
+    typer.Option(
+        "--policy", help="A TOML file with a market policy, as in broker.toml. Default: the built-in one."
+    ),
 ]
 
 
@@ -65,9 +67,12 @@ def simulate(
     ] = "everything",
     seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds to run, one after the other.")] = 1,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Jobs of customers. Default: the scenario's.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Jobs of customers. Default: the scenario's.")
+    ] = None,
     hostile: Annotated[
-        str | None, typer.Option(help="A model of worker: simulate a share of such workers, without a scenario.")
+        str | None,
+        typer.Option(help="A model of worker: simulate a share of such workers, without a scenario."),
     ] = None,
     share: Annotated[float, typer.Option(min=0, max=1, help="The share of workers for --hostile.")] = 0.2,
     workers: Annotated[int, typer.Option(min=1, help="The number of workers for --hostile.")] = 40,
@@ -76,7 +81,9 @@ def simulate(
         list[float] | None, typer.Option(help="A confidence that customers ask for; repeat it for several.")
     ] = None,
     policy: Policy = None,
-    unchecked: Annotated[bool, typer.Option("--unchecked", help="Measure only; check no invariants.")] = False,
+    unchecked: Annotated[
+        bool, typer.Option("--unchecked", help="Measure only; check no invariants.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run the market's core in virtual time, and check its invariants after each event.
@@ -191,7 +198,7 @@ def _show(figures: RunFigures, speed: Speed, *, as_json: bool) -> None:
 
 
 @contextlib.contextmanager
-def _progress(total: int, *, hidden: bool) -> Iterator[object]:
+def _progress(total: int, *, hidden: bool) -> Iterator[Callable[[], None]]:
     """Shows on stderr how many of several seeds are done; gives the function that counts one."""
     if total == 1:
         yield lambda: None

@@ -12,7 +12,6 @@ from tradepost_broker.simulation.submitters.model import SubmitterModel
 from tradepost_broker.simulation.workers import cheating, disruptive, honest
 from tradepost_broker.simulation.workers.model import WorkerModel
 from tradepost_broker.simulation.world.network import HEALTHY, Faults
-from tradepost_broker.simulation.world.schedule import seeded
 
 WORKER_MODELS: Final[dict[str, type[WorkerModel]]] = {
     model.name: model
@@ -99,7 +98,9 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 _HONEST: Final = Team(model="honest", workers=32)
 
 
-def hostile_share(model: str, *, workers: int = 40, share: float = 0.2, confidences: tuple[float, ...] = CONFIDENCES) -> Scenario:
+def hostile_share(
+    model: str, *, workers: int = 40, share: float = 0.2, confidences: tuple[float, ...] = CONFIDENCES
+) -> Scenario:
     """A market in which this share of the workers behaves like `model`."""
     hostile = round(workers * share)
     teams = (Team(model="honest", workers=workers - hostile), Team(model=model, workers=hostile))
@@ -118,7 +119,11 @@ def _accomplices(model: str) -> tuple[Account, ...]:
     """The submitter that a model of worker needs."""
     match model:
         case "sham-ring":
-            return (Account(model="sham-submitter", hand=model, rate_per_s=5.0, cap_microcredits=40, jobs_max=420),)
+            return (
+                Account(
+                    model="sham-submitter", hand=model, rate_per_s=5.0, cap_microcredits=40, jobs_max=420
+                ),
+            )
         case "self-dealer":
             return (
                 Account(
@@ -248,61 +253,3 @@ PRESETS: Final[dict[str, Scenario]] = {
         for scenario in (hostile_share(name) for name, model in WORKER_MODELS.items() if model.hostile)
     },
 }
-
-
-def random_scenario(seed: int) -> Scenario:
-    """A short scenario that follows from a seed: who takes part, how bad the network is, and the policy."""
-    rng = seeded(seed, "scenario")
-    names = [name for name, model in WORKER_MODELS.items() if model.hostile]
-    hostile = rng.sample(names, rng.randint(0, 3))
-    teams = [
-        Team(model="honest", workers=rng.randint(4, 8), capacity=rng.randint(1, 6)),
-        *(Team(model=name, workers=1) for name in ("slow", "flaky", "preempted-owner") if rng.random() < 0.5),
-        *(Team(model=name, workers=rng.randint(1, 3), owners=rng.randint(0, 1)) for name in hostile),
-    ]
-    submitters = [name for name, model in SUBMITTER_MODELS.items() if model.hostile]
-    accounts = [
-        Account(
-            model=name,
-            hand=rng.choice(hostile) if hostile else "",
-            rate_per_s=0.3,
-            jobs_max=8,
-            cap_microcredits=rng.choice((40, 600, 20_000)),
-        )
-        for name in rng.sample(submitters, rng.randint(0, 2))
-    ]
-    bad = rng.random() < 0.8
-    faults = Faults(
-        loss=rng.choice((0.0, 0.01, 0.05)) if bad else 0.0,
-        duplication=rng.choice((0.0, 0.05, 0.2)) if bad else 0.0,
-        crash=rng.choice((0.0, 0.01, 0.05)) if bad else 0.0,
-        down_s=rng.choice((1.0, 10.0)),
-        partition_every_s=rng.choice((0.0, 10.0)) if bad else 0.0,
-        partition_s=rng.choice((5.0, 40.0)),
-        detection_s=rng.choice((0.5, 5.0)),
-    )
-    policy = MarketPolicy(
-        audit_rate=rng.choice((0.0, 0.1, 0.5, 0.9)),
-        hold_s=rng.choice((5.0, 30.0)),
-        retain_s=rng.choice((1.0, 20.0)),
-        idempotency_s=rng.choice((120.0, 180.0)),
-        reconnect_s=rng.choice((2.0, 10.0)),
-        late_receipt_s=rng.choice((10.0, 30.0)),
-        lease_grace_s=rng.choice((5.0, 10.0)),
-        proven_checks=rng.choice((2.0, 10.0)),
-        attempts_max=rng.choice((3, 5)),
-        audit_backlog_max=rng.choice((2, 1_000)),
-    )
-    return Scenario(
-        name="random",
-        about="A short scenario that follows from its seed.",
-        teams=tuple(teams),
-        accounts=(Account(model="fickle-customer", rate_per_s=0.5, jobs_max=8), *accounts),
-        jobs=rng.randint(12, 30),
-        rate_per_s=rng.choice((1.0, 4.0)),
-        deadline_s=rng.choice((15.0, 60.0, 150.0)),
-        auditors=rng.randint(0, 2),
-        outcomes_are_visible=rng.random() < 0.3,
-        faults=faults,
-        policy=policy,
-    )

@@ -1,8 +1,8 @@
-"""One run: builds the world that a scenario describes, lets it live, brings it to rest, and checks it throughout.
+"""One run: builds the world of a scenario, lets it live, brings it to rest, and checks it throughout.
 
-A run has three parts. Customers submit their jobs, and everybody does what they do. When all jobs of customers
-have ended, the run closes: faults end, the hostile leave, open jobs come to their ends. Last, one probe job
-shows that the market works again, and every payment matures.
+A run has three parts. Customers submit their jobs, and everybody does what they do. When all jobs of
+customers have ended, the run closes: faults end, the hostile leave, open jobs come to their ends. Last, one
+probe job shows that the market works again, and every payment matures.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class Simulation:
     """One run of a scenario. `run` may be called once.
 
     `checked` turns the invariants off where only figures are wanted. `crash_points` are numbers of write
-    points at which the broker crashes. `observers` are told of everything. `timer` measures the core's share of real time.
+    points at which the broker crashes. `observers` are told of everything. `timer` measures the core's
+    share of real time.
     """
 
     def __init__(
@@ -117,7 +118,9 @@ class Simulation:
         for device in self.world.devices.values():
             if self._team_of(device).hostile:
                 device.leave()
-        self._run_while(lambda: self.collector.open_jobs > 0 or any(client.unanswered for client in self._clients))
+        self._run_while(
+            lambda: self.collector.open_jobs > 0 or any(client.unanswered for client in self._clients)
+        )
         self._probe()
         policy = self.scenario.policy
         rest_s = policy.hold_s + policy.reconnect_s + policy.late_receipt_s + _SETTLE_S

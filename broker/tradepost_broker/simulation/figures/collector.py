@@ -133,9 +133,7 @@ class Collector(Observer):
             if self._world.outcomes_are_visible and not job.paid_microcredits:
                 hand.unpaid_results += any(outputs.is_right(one.outcome) for one in leases.values())
             return
-        figures = self.confidences.setdefault(
-            job.confidence, ConfidenceFigures(confidence=job.confidence)
-        )
+        figures = self.confidences.setdefault(job.confidence, ConfidenceFigures(confidence=job.confidence))
         figures.jobs += 1
         assert job.finished_at is not None
         self._latencies[job.confidence].append(job.finished_at - job.submitted_at)
@@ -173,7 +171,11 @@ class Collector(Observer):
 
     def _is_accepted_customers(self, job: str) -> bool:
         known = self._world.market.job(job)
-        return known is not None and known.status is JobStatus.ACCEPTED and not self.accounts[known.account].hostile
+        return (
+            known is not None
+            and known.status is JobStatus.ACCEPTED
+            and not self.accounts[known.account].hostile
+        )
 
     def _is_wrong(self, lease: Lease) -> bool:
         truth = self._world.truths[lease.job]

@@ -1,4 +1,4 @@
-"""The figures of one run, as they are printed with `--json`. Money is in microcredits, times are in seconds."""
+"""The figures of one run, as `--json` prints them. Money is in microcredits, times are in seconds."""
 
 from __future__ import annotations
 
@@ -33,14 +33,13 @@ class TeamFigures(msgspec.Struct, kw_only=True):
     """What became of the workers of one model, and of their hand's money.
 
     `profit_microcredits` is what the hand's workers were paid, less what was clawed back or slashed, what its
-    accounts spent and what its runs cost. `unpaid_results` are right outcomes that its accounts could read and
-    did not pay for.
+    accounts spent and what its runs cost. `unpaid_results` are right outcomes that its accounts could read
+    and did not pay for.
     """
 
     model: str
     hostile: bool
     workers: int = 0
-    jobs_submitted: int = 0
     leases: int = 0
     results: int = 0
     wrong_results: int = 0

@@ -11,7 +11,7 @@ from tradepost_broker.simulation.figures.figures import ConfidenceFigures, RunFi
 
 
 def confidence_table(figures: Iterable[ConfidenceFigures]) -> Table:
-    """What customers got, by confidence: wrong results accepted, those still wrong at maturity, results per job."""
+    """What customers got, by confidence: wrong results, those still wrong at maturity, results per job."""
     table = _table(
         "What customers got",
         ("confidence", "jobs", "accepted", "failed", "wrong", "still wrong", "results", "p50 s", "p95 s"),
@@ -34,7 +34,7 @@ def confidence_table(figures: Iterable[ConfidenceFigures]) -> Table:
 def team_table(teams: Iterable[TeamFigures]) -> Table:
     """What became of each model's workers and accounts, profit in credits of all members together.
 
-    `wrong` are wrong results, `accepted` those that customers got; `unpaid` are results that it read for free.
+    `wrong` are wrong results, `accepted` those that customers got, `unpaid` results that it read for free.
     """
     table = _table(
         "What became of each model (* is hostile)",

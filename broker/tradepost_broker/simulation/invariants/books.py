@@ -147,7 +147,9 @@ def check_stage_payment(lease: Lease, amount_microcredits: int, accepted: list[L
     bounds = []
     for result in accepted:
         pairs = zip(lease.stage_hashes, result.stage_hashes, strict=False)
-        confirmed = next((n for n, (ours, theirs) in enumerate(pairs) if ours != theirs), len(lease.stage_hashes))
+        confirmed = next(
+            (n for n, (ours, theirs) in enumerate(pairs) if ours != theirs), len(lease.stage_hashes)
+        )
         clock = result.stage_wall_us
         bounds.append(lease.price_microcredits * sum(clock[:confirmed]) // max(1, sum(clock)))
     require(

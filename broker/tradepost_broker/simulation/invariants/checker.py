@@ -34,12 +34,12 @@ from tradepost_broker.market.model.events import (
 from tradepost_broker.market.model.job_states import FINAL
 from tradepost_broker.market.model.lease_states import LIVE
 from tradepost_broker.market.model.policy import MarketPolicy
+from tradepost_broker.market.state.worker_state import capability_of
 from tradepost_broker.simulation.invariants.books import Books, check_stage_payment
 from tradepost_broker.simulation.invariants.broken import require
 from tradepost_broker.simulation.invariants.leases import Leases
 from tradepost_broker.simulation.invariants.snapshot import compare, compare_with_records
 from tradepost_broker.simulation.invariants.verdicts import Verdicts
-from tradepost_broker.market.state.worker_state import capability_of
 from tradepost_broker.simulation.world.broker import Observer
 from tradepost_broker.simulation.world.disk import Disk
 

@@ -72,10 +72,11 @@ class Leases:
         if not results or any(one.id in event.agrees_with for one in results):
             self._forgiven.add(lease.id)
 
-    def granted(
-        self, lease: Lease, worker: Worker, job: Job, other_owners: list[str]
-    ) -> None:
-        """Check a new lease. `worker` is as it was before the event, `other_owners` have the job's other leases."""
+    def granted(self, lease: Lease, worker: Worker, job: Job, other_owners: list[str]) -> None:
+        """Check a new lease.
+
+        `worker` is as it was before the event; `other_owners` have the job's other leases.
+        """
         require(lease.worker in self._connected, f"lease {lease.id} is granted to an absent worker")
         require(
             worker.standing is WorkerStanding.ACTIVE or lease.worker in self._returning,

@@ -1,7 +1,7 @@
 """What each worker's evidence is worth, restated from `docs/verification.md` without the core's own code.
 
-It is used in one direction: a result may be accepted only if its credibility, told from here, reaches the job's
-confidence. A market that asks for more than that passes.
+It is used in one direction: a result may be accepted only if its credibility, as computed here, reaches the
+job's confidence. A market that asks for more than that passes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Verdicts: nothing is accepted without evidence, nobody is expelled without proof, checks are really made."""
+"""Verdicts: nothing is accepted without evidence, nobody is expelled without proof, checks are made."""
 
 from __future__ import annotations
 
@@ -88,7 +88,8 @@ class Verdicts:
         own = groups.pop(accepted[0].group, [])
         require(
             len(own) == len(accepted) and reaches(own, groups.values(), job.confidence),
-            f"job {job.id} is accepted at {job.confidence} with log odds {own} against {list(groups.values())}",
+            f"job {job.id} is accepted at {job.confidence} with log odds {own} "
+            f"against {list(groups.values())}",
         )
 
     def checks_made(self) -> None:

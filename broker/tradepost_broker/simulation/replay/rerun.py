@@ -62,9 +62,8 @@ class Rerun:
             if first is None:
                 first = event.at
                 self._schedule.when(event.at, self._tick)
-            if isinstance(event, WorkerConnected):
-                event = replace(event, open_leases=())
-            self._schedule.when(event.at, self._handle, event)
+            brought = replace(event, open_leases=()) if isinstance(event, WorkerConnected) else event
+            self._schedule.when(event.at, self._handle, brought)
             self._end_at = event.at + _AFTER_S + self._policy.hold_s
         while self._schedule.step():
             pass

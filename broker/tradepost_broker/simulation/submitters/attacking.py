@@ -57,7 +57,7 @@ class ShamSubmitter(SubmitterModel):
 
 
 class SelfDealer(ShamSubmitter):
-    """Submits to the common pipeline at prices that only its own gang's workers accept, until they are trusted."""
+    """Submits to the common pipeline at prices that only its gang's workers take, until they are trusted."""
 
     name = "self-dealing-submitter"
 

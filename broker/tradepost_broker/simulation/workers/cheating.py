@@ -107,7 +107,7 @@ class Copycat(WorkerModel):
 
 
 class ShamWorker(WorkerModel):
-    """Confirms its own hand's jobs on a pipeline that nobody else runs; trusted by that, it cheats the rest."""
+    """Confirms its hand's jobs on a pipeline that nobody else runs; trusted by that, it cheats the rest."""
 
     name = "sham-ring"
 
@@ -143,7 +143,9 @@ class Underbidder(WorkerModel):
 
     def take(self, device: Device, task: Task) -> None:
         """Cheat on the same jobs as the rest of the gang."""
-        decision = self.gang.decisions.setdefault(task.job, self.gang.answer if device.rng.random() < 0.5 else "")
+        decision = self.gang.decisions.setdefault(
+            task.job, self.gang.answer if device.rng.random() < 0.5 else ""
+        )
         if decision:
             device.finish(task, decision, run_time(device, task), worked=False)
         else:
@@ -151,7 +153,7 @@ class Underbidder(WorkerModel):
 
 
 class SybilSwarm(WorkerModel):
-    """Gives its swarm's common answer from the first job on, and comes back under another name if expelled."""
+    """Gives its swarm's common answer from the first job on; once rejected, it joins under another name."""
 
     name = "sybil"
 

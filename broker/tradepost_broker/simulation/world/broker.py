@@ -1,8 +1,9 @@
 """The broker's engine in virtual time: batches, commits, crashes, and restarts from what was committed.
 
 As the real engine does, it lets the core handle a batch of work, commits what changed, and only then replies
-and releases instructions. Each batch that changes something has three write points at which the machine may crash: before the commit
-(all of the batch is lost), after it (nothing of it was sent), and halfway through what is sent.
+and releases instructions. Each batch that changes something has three write points at which the machine may
+crash: before the commit (all of the batch is lost), after it (nothing of it was sent), and halfway through
+what is sent.
 """
 
 from __future__ import annotations

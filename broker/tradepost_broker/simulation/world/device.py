@@ -108,7 +108,7 @@ class Device:
         self.world.schedule.after(after_s, self._if_in_hand, action, task)
 
     def finish(self, task: Task, outcome: str, after_s: float, *, worked: bool = True) -> None:
-        """Deliver an outcome after a while. `worked` says whether the run was made, and so costs something."""
+        """Deliver an outcome after a while. `worked` says whether the run was made, and so has a cost."""
         self.later(after_s, lambda _, __: self._deliver(task, outcome, worked=worked), task)
 
     def give_back(self, task: Task, reason: GiveBackReason, after_s: float, *, stages: int = 0) -> None:
@@ -161,7 +161,9 @@ class Device:
                 stage_hashes=hashes,
                 stage_wall_us=_STAGE_WALL_US,
                 agrees_with=tuple(
-                    peer.id for peer in peers if peer.id != task.lease and outputs.agree(peer.outcome, outcome)
+                    peer.id
+                    for peer in peers
+                    if peer.id != task.lease and outputs.agree(peer.outcome, outcome)
                 ),
                 seed=turn.seed,
             )

@@ -1,7 +1,7 @@
 """The network between the broker and its peers: streams that delay, break, and repeat what they carry.
 
-A stream is in order, as TCP is. A lost message is a broken stream: what is on its way vanishes, both ends find
-out, and the peer connects again. Then both repeat what was not acknowledged, so real duplicates arise;
+A stream is in order, as TCP is. A lost message is a broken stream: what is on its way vanishes, both ends
+find out, and the peer connects again. Then both repeat what was not acknowledged, so real duplicates arise;
 `duplication` makes more of them. A partition keeps a share of the peers from connecting for a while.
 """
 
@@ -24,9 +24,9 @@ _RECONNECT_S: Final = (0.5, 5.0)
 class Faults(msgspec.Struct, frozen=True, kw_only=True):
     """How bad the network and the broker's machine are.
 
-    `loss` and `duplication` are probabilities for each message, `crash` for each batch of the broker, which is
-    then down for up to `down_s`. Every `partition_every_s`, `partition_share` of the peers cannot reach the
-    broker for `partition_s`. `detection_s` is how long the broker takes to notice a broken stream.
+    `loss` and `duplication` are probabilities for each message, `crash` for each batch of the broker, which
+    is then down for up to `down_s`. Every `partition_every_s`, `partition_share` of the peers cannot reach
+    the broker for `partition_s`. `detection_s` is how long the broker takes to notice a broken stream.
     """
 
     delay_s: Seconds = 0.02
