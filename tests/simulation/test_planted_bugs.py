@@ -16,7 +16,7 @@ from tradepost.errors import InvariantBroken
 from tradepost_broker.market import core, recovery
 from tradepost_broker.market.handlers import connections, receipts, submissions, timer
 from tradepost_broker.market.ledger import Kind, Ledger
-from tradepost_broker.market.matching import advance_job, grant, matching
+from tradepost_broker.market.matching import advance_job, matching
 from tradepost_broker.market.matching.eligible_offers import EligibleOffers
 from tradepost_broker.market.model.entities import EvidenceKind, WorkerStanding
 from tradepost_broker.market.model.events import NotifyFinished
@@ -326,20 +326,6 @@ def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(core.recovery, "restore", ignorant)
 
 
-@bug("a restart forgets which payments are held")
-def _(patch: pytest.MonkeyPatch) -> None:
-    restore = recovery.restore
-
-    def careless(records: Any, policy: Any) -> MarketState:
-        state = restore(records, policy)
-        for worker in state.workers.values():
-            for lease in worker.held:
-                state.timers.cancel(TimerPurpose.MATURITY, lease)
-        return state
-
-    patch.setattr(core.recovery, "restore", careless)
-
-
 @bug("a restart loses the leases in hand")
 def _(patch: pytest.MonkeyPatch) -> None:
     restore = recovery.restore
@@ -351,11 +337,6 @@ def _(patch: pytest.MonkeyPatch) -> None:
         return state
 
     patch.setattr(core.recovery, "restore", empty_handed)
-
-
-@bug("what a worker may have left is granted again without room for it")
-def _(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(grant, "_expiry", lambda state, job, worker: state.at + 3600.0)
 
 
 def is_caught(seed: int) -> bool:
