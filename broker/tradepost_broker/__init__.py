@@ -7,6 +7,7 @@ The rooms, lowest first; none imports a room above its own:
 - `engine`: the single writer.
 - `access`, `content`, `reporting`: credentials, blocks and pipelines, and how records look from outside.
 - `jobs`: submissions, receipts, and the delivery of the market's instructions.
+- `simulation`: the market in virtual time, and the replay of its journal.
 - `web`: HTTP and the streams of clients and workers.
 
 `assembly` builds the parts from `settings`, `app` starts and stops them, `cli` is `tradepost broker`.

@@ -1,0 +1,1 @@
+"""What a run amounts to: for submitters, for each model of behaviour, and in a table. Imports `world`."""

@@ -1,0 +1,207 @@
+"""All invariants, checked after each event. See `books`, `leases` and `verdicts` for what they are."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any, Final
+
+from tradepost.protocol import JobStatus
+from tradepost_broker.market.core import Market
+from tradepost_broker.market.ledger import Kind
+from tradepost_broker.market.model.entities import (
+    Evidence,
+    EvidenceKind,
+    Job,
+    Lease,
+    LeasePurpose,
+    LeaseState,
+    Match,
+    Transfer,
+    Worker,
+    WorkerStanding,
+)
+from tradepost_broker.market.model.events import (
+    Event,
+    Instruction,
+    JobSubmitted,
+    NotifyFinished,
+    ReceiptDelivered,
+    Save,
+)
+from tradepost_broker.market.model.job_states import FINAL
+from tradepost_broker.market.model.lease_states import LIVE
+from tradepost_broker.market.model.policy import MarketPolicy
+from tradepost_broker.market.state.worker_state import capability_of
+from tradepost_broker.simulation.invariants.books import Books, check_stage_payment
+from tradepost_broker.simulation.invariants.broken import require
+from tradepost_broker.simulation.invariants.leases import Leases
+from tradepost_broker.simulation.invariants.snapshot import compare, compare_with_records
+from tradepost_broker.simulation.invariants.verdicts import Verdicts
+from tradepost_broker.simulation.world.broker import Observer
+from tradepost_broker.simulation.world.disk import Disk
+
+_OVERDUE_EVERY: Final = 16
+
+
+class Checker(Observer):
+    """Raises `SimulationFailure` when an answer of the market breaks an invariant."""
+
+    def __init__(self, policy: MarketPolicy) -> None:
+        self._policy = policy
+        self._books = Books(policy)
+        self._leases = Leases(policy)
+        self._verdicts = Verdicts(policy)
+        #: The newest version of every record that the market saved.
+        self._seen = Disk(policy)
+        self._workers: dict[str, Worker] = self._seen.records[Worker]
+        self._jobs: dict[str, Job] = self._seen.records[Job]
+        self._open: dict[str, Job] = {}
+        self._ended: set[str] = set()
+        #: Until when each idempotency key stands for its job.
+        self._keys: dict[tuple[str, str], float] = {}
+        self._capabilities: dict[str, str] = {}
+        #: The job whose result came with the event at hand, if it may be chosen for a spot check.
+        self._eligible = ""
+        self._events = 0
+
+    def decided(self, event: Event, answer: Sequence[Instruction], market: Market) -> None:
+        """Check one event."""
+        self._leases.event(event)
+        self._note_receipt(event)
+        if not answer:
+            return
+        records: dict[type, list[Any]] = defaultdict(list)
+        for instruction in answer:
+            if isinstance(instruction, Save):
+                records[type(instruction.record)].append(instruction.record)
+            elif isinstance(instruction, NotifyFinished):
+                require(instruction.job not in self._ended, f"job {instruction.job} ended twice")
+                self._ended.add(instruction.job)
+        if records:
+            self._check(event, records, market)
+
+    def restarted(self, crashed: Market | None, restored: Market) -> None:
+        """Check that a restart lost nothing that was committed."""
+        if crashed is not None:
+            compare(crashed, restored, self._open)
+
+    def closed(self, market: Market, at: float) -> None:
+        """Check, at the end of a run, that all came to rest and nothing was left unsaved."""
+        require(not self._open, f"{len(self._open)} jobs never ended, such as {next(iter(self._open), '')}")
+        self._check_overdue(at)
+        compare_with_records(market, self._seen)
+        self._books.at_rest()
+        self._verdicts.checks_made()
+
+    def _check(self, event: Event, records: dict[type, list[Any]], market: Market) -> None:
+        for job in records[Job]:
+            if job.id in self._open and job.status in FINAL:
+                self._verdicts.before(self._seen.leases_of(job.id), self._capabilities[job.id], event.at)
+        before = {job.id: self._jobs.get(job.id) for job in records[Job]}
+        standings = {worker.id: self._workers.get(worker.id) for worker in records[Worker]}
+        granted = [lease for lease in records[Lease] if lease.id not in self._seen.records[Lease]]
+        for record in chain.from_iterable(records.values()):
+            self._seen.commit((record,))
+        self._books.event(records, event.at)
+        for lease in records[Lease]:
+            self._leases.changed(lease, event.at)
+            self._books.lease(lease)
+        for evidence in records[Evidence]:
+            self._check_evidence(evidence)
+        for transfer in records[Transfer]:
+            if transfer.kind == Kind.PAY_STAGES:
+                self._check_stage_payment(transfer)
+        for match in records[Match]:
+            self._leases.matched(match)
+        for lease in granted:
+            worker = standings.get(lease.worker) or self._workers[lease.worker]
+            self._check_grant(lease, worker)
+        for worker in records[Worker]:
+            self._check_worker(worker, standings[worker.id])
+        for job in records[Job]:
+            self._check_job(job, before[job.id], event, market)
+        self._events += 1
+        if self._events % _OVERDUE_EVERY == 0:
+            self._check_overdue(event.at)
+            self._seen.drop_old(event.at)
+
+    def _note_receipt(self, event: Event) -> None:
+        self._eligible = ""
+        if not isinstance(event, ReceiptDelivered):
+            return
+        lease = self._seen.records[Lease].get(event.lease)
+        if lease is None:
+            return
+        self._leases.late_receipt(event, lease, self._seen.leases_of(lease.job))
+        if lease.state is LeaseState.OPEN and lease.purpose is not LeasePurpose.AUDIT:
+            auditors = [worker.id for worker in self._workers.values() if worker.auditor]
+            if not self._jobs[lease.job].spot_check and self._leases.any_connected(auditors):
+                self._eligible = lease.job
+                self._verdicts.results += 1
+
+    def _check_evidence(self, evidence: Evidence) -> None:
+        lease = self._seen.records[Lease][evidence.lease]
+        siblings = self._seen.leases_of(evidence.job)
+        references = [one for one in siblings if one.purpose is LeasePurpose.AUDIT and one.outcome]
+        self._verdicts.evidence(evidence, lease, references)
+        self._leases.evidence(evidence, lease)
+        if evidence.kind is EvidenceKind.AUDIT_FAILED:
+            require(lease.state is LeaseState.REJECTED, f"{evidence.id}: the lease is {lease.state}")
+
+    def _check_stage_payment(self, transfer: Transfer) -> None:
+        leases = {one.id: one for one in self._seen.leases_of(transfer.job)}
+        accepted = [leases[one] for one in self._jobs[transfer.job].accepted]
+        check_stage_payment(leases[transfer.lease], transfer.amount_microcredits, accepted)
+
+    def _check_grant(self, lease: Lease, worker: Worker) -> None:
+        others = [
+            self._workers[one.worker].owner
+            for one in self._seen.leases_of(lease.job)
+            if one.state in LIVE and one.id != lease.id
+        ]
+        self._leases.granted(lease, worker, self._jobs[lease.job], others)
+        self._leases.load(lease, self._workers[lease.worker])
+
+    def _check_worker(self, worker: Worker, known: Worker | None) -> None:
+        if worker.standing is WorkerStanding.EXPELLED:
+            self._verdicts.expelled(worker)
+            self._leases.expelled(worker)
+            self._books.expelled(worker)
+        elif known is not None:
+            require(known.standing is not WorkerStanding.EXPELLED, f"{worker.id} was expelled and is back")
+
+    def _check_job(self, job: Job, known: Job | None, event: Event, market: Market) -> None:
+        siblings = self._seen.leases_of(job.id)
+        if known is None:
+            require(isinstance(event, JobSubmitted), f"job {job.id} was never submitted")
+            expires_at = self._keys.get((job.account, job.idempotency_key), 0.0)
+            require(event.at >= expires_at, f"the key of job {job.id} still stands for another one")
+            self._keys[job.account, job.idempotency_key] = math.inf
+            pipeline = market.pipeline(job.pipeline)
+            assert pipeline is not None
+            self._capabilities[job.id] = capability_of(pipeline)
+        if job.spot_check and job.id == self._eligible:
+            self._verdicts.chosen += 1
+        self._books.job(job, siblings)
+        if job.status not in FINAL:
+            self._open[job.id] = job
+            return
+        require(job.id in self._ended, f"job {job.id} ended, and its submitter was not notified")
+        if known is not None and known.status in FINAL:
+            return
+        self._open.pop(job.id, None)
+        self._leases.in_time(job.id, job.deadline_at, event.at)
+        self._keys[job.account, job.idempotency_key] = event.at + self._policy.idempotency_s
+        undecided = [one.id for one in siblings if one.state is LeaseState.DELIVERED]
+        require(not undecided, f"job {job.id} ended and leaves {undecided} without a verdict")
+        if job.status is JobStatus.ACCEPTED or job.accepted:
+            capability = self._capabilities[job.id]
+            self._verdicts.accepted(job, siblings, self._workers, capability, event.at)
+
+    def _check_overdue(self, at: float) -> None:
+        self._leases.overdue(at)
+        for job in self._open.values():
+            self._leases.in_time(job.id, job.deadline_at, at)

@@ -1,0 +1,112 @@
+"""Verdicts: nothing is accepted without evidence, nobody is expelled without proof, checks are made."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Final
+
+from tradepost_broker.market.model.entities import (
+    Evidence,
+    EvidenceKind,
+    Job,
+    Lease,
+    LeasePurpose,
+    LeaseState,
+    Worker,
+)
+from tradepost_broker.market.model.policy import MarketPolicy
+from tradepost_broker.simulation.invariants.broken import require
+from tradepost_broker.simulation.invariants.track_records import TrackRecords, reaches
+from tradepost_broker.simulation.world import outputs
+
+#: How unlikely a run's number of spot checks must be to be called a defect.
+_CHANCE: Final = 1e-9
+_JUDGED: Final = frozenset({LeaseState.ACCEPTED, LeaseState.REJECTED})
+
+
+class Verdicts:
+    """Checks how jobs are decided, given what every lease really brought."""
+
+    def __init__(self, policy: MarketPolicy) -> None:
+        self._policy = policy
+        self._records = TrackRecords(policy)
+        self._guilty: set[str] = set()
+        self._log_odds: dict[str, float] = {}
+        self.results = 0
+        self.chosen = 0
+
+    def before(self, leases: list[Lease], capability: str, at: float) -> None:
+        """Note how credible the workers of a job's leases are, before the event's evidence counts."""
+        for lease in leases:
+            self._log_odds[lease.id] = self._records.log_odds(lease.worker, capability, at)
+
+    def evidence(self, evidence: Evidence, lease: Lease, references: list[Lease]) -> None:
+        """Take evidence into account; proof of fraud must be one."""
+        self._records.add(evidence)
+        if evidence.kind is EvidenceKind.AUDIT_FAILED:
+            require(bool(references), f"{evidence.id} without a reference run")
+            require(
+                not any(outputs.agree(lease.outcome, one.outcome) for one in references),
+                f"{evidence.id}: lease {lease.id} agrees with the reference run",
+            )
+            self._guilty.add(evidence.worker)
+        if evidence.kind is EvidenceKind.AUDIT_PASSED:
+            require(
+                any(outputs.agree(lease.outcome, one.outcome) for one in references),
+                f"{evidence.id}: lease {lease.id} agrees with no reference run",
+            )
+
+    def expelled(self, worker: Worker) -> None:
+        """Only proof expels."""
+        require(worker.id in self._guilty, f"{worker.id} is expelled, and no reference run contradicts it")
+
+    def accepted(
+        self, job: Job, leases: list[Lease], workers: Mapping[str, Worker], capability: str, at: float
+    ) -> None:
+        """Check that what was accepted has the credibility that the job asks for, or a reference run."""
+        require(bool(job.accepted), f"job {job.id} is accepted without a result")
+        by_id = {lease.id: lease for lease in leases}
+        accepted = [by_id[lease] for lease in job.accepted]
+        require(
+            all(outputs.agree(accepted[0].outcome, one.outcome) for one in accepted[1:]),
+            f"job {job.id}: its accepted results disagree",
+        )
+        references = [one for one in leases if one.purpose is LeasePurpose.AUDIT and one.outcome]
+        if any(outputs.agree(accepted[0].outcome, one.outcome) for one in references):
+            return
+        owners = [workers[one.worker].owner for one in accepted]
+        require(len(owners) == len(set(owners)), f"job {job.id}: one owner confirms itself")
+        groups: dict[str, list[float]] = defaultdict(list)
+        for one in leases:
+            if one.purpose is not LeasePurpose.AUDIT and one.state in _JUDGED:
+                now = self._records.log_odds(one.worker, capability, at)
+                # Other jobs that were decided in the same event may have changed it either way.
+                before = self._log_odds.get(one.id, now)
+                groups[one.group].append(max(now, before) if one in accepted else min(now, before))
+        own = groups.pop(accepted[0].group, [])
+        require(
+            len(own) == len(accepted) and reaches(own, groups.values(), job.confidence),
+            f"job {job.id} is accepted at {job.confidence} with log odds {own} "
+            f"against {list(groups.values())}",
+        )
+
+    def checks_made(self) -> None:
+        """Check that results were chosen for spot checks about as often as the policy says."""
+        rate, results = self._policy.audit_rate, self.results
+        if not 0 < rate < 1 or results == 0:
+            return
+        # Chernoff's bound for a binomial tail. Where auditors fall behind, fewer are chosen on purpose.
+        share = self.chosen / results
+        if share > rate or self._policy.audit_backlog_max > results:
+            exponent = results * _divergence(share, rate)
+            require(
+                math.exp(-exponent) > _CHANCE,
+                f"{self.chosen} of {results} results were chosen for a spot check, at a rate of {rate}",
+            )
+
+
+def _divergence(share: float, rate: float) -> float:
+    terms = [(share, rate), (1 - share, 1 - rate)]
+    return sum(a * math.log(a / b) for a, b in terms if a > 0)

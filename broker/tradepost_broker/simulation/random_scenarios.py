@@ -1,0 +1,72 @@
+"""Short scenarios with random members, networks, crashes and policies, for the search for defects."""
+
+from __future__ import annotations
+
+from tradepost_broker.market.model.policy import MarketPolicy
+from tradepost_broker.simulation.scenarios import (
+    SUBMITTER_MODELS,
+    WORKER_MODELS,
+    Account,
+    Scenario,
+    Team,
+)
+from tradepost_broker.simulation.world.network import Faults
+from tradepost_broker.simulation.world.schedule import seeded
+
+
+def random_scenario(seed: int) -> Scenario:
+    """A short scenario that follows from a seed: who takes part, how bad the network is, and the policy."""
+    rng = seeded(seed, "scenario")
+    names = [name for name, model in WORKER_MODELS.items() if model.hostile]
+    hostile = rng.sample(names, rng.randint(0, 3))
+    teams = [
+        Team(model="honest", workers=rng.randint(4, 8), capacity=rng.randint(1, 6)),
+        *(Team(model=name, workers=1) for name in ("slow", "flaky", "preempted-owner") if rng.random() < 0.5),
+        *(Team(model=name, workers=rng.randint(1, 3), owners=rng.randint(0, 1)) for name in hostile),
+    ]
+    submitters = [name for name, model in SUBMITTER_MODELS.items() if model.hostile]
+    accounts = [
+        Account(
+            model=name,
+            hand=rng.choice(hostile) if hostile else "",
+            rate_per_s=0.3,
+            jobs_max=8,
+            cap_microcredits=rng.choice((40, 600, 20_000)),
+        )
+        for name in rng.sample(submitters, rng.randint(0, 2))
+    ]
+    bad = rng.random() < 0.8
+    faults = Faults(
+        loss=rng.choice((0.0, 0.01, 0.05)) if bad else 0.0,
+        duplication=rng.choice((0.0, 0.05, 0.2)) if bad else 0.0,
+        crash=rng.choice((0.0, 0.01, 0.05)) if bad else 0.0,
+        down_s=rng.choice((1.0, 10.0)),
+        partition_every_s=rng.choice((0.0, 10.0)) if bad else 0.0,
+        partition_s=rng.choice((5.0, 40.0)),
+        detection_s=rng.choice((0.5, 5.0)),
+    )
+    policy = MarketPolicy(
+        audit_rate=rng.choice((0.0, 0.1, 0.5, 0.9)),
+        hold_s=rng.choice((5.0, 30.0)),
+        retain_s=rng.choice((1.0, 20.0)),
+        idempotency_s=rng.choice((120.0, 180.0)),
+        reconnect_s=rng.choice((2.0, 10.0)),
+        late_receipt_s=rng.choice((10.0, 30.0)),
+        lease_grace_s=rng.choice((5.0, 10.0)),
+        proven_checks=rng.choice((2.0, 10.0)),
+        attempts_max=rng.choice((3, 5)),
+        audit_backlog_max=rng.choice((2, 1_000)),
+    )
+    return Scenario(
+        name="random",
+        about="A short scenario that follows from its seed.",
+        teams=tuple(teams),
+        accounts=(Account(model="fickle-customer", rate_per_s=0.5, jobs_max=8), *accounts),
+        jobs=rng.randint(12, 30),
+        rate_per_s=rng.choice((1.0, 4.0)),
+        deadline_s=rng.choice((15.0, 60.0, 150.0)),
+        auditors=rng.randint(0, 2),
+        outcomes_are_visible=rng.random() < 0.3,
+        faults=faults,
+        policy=policy,
+    )

@@ -1,0 +1,96 @@
+"""Submitters that submit to harm others, or to gain what they do not pay for."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tradepost_broker.simulation.submitters.model import SubmitterModel
+from tradepost_broker.simulation.world.client import Client
+from tradepost_broker.simulation.world.world import COMMON, TRUSTED_PUBLISHER, Input
+
+_PEEK_S: Final = 0.2
+
+
+class PoisonSubmitter(SubmitterModel):
+    """Submits jobs that fail on every device, so that the workers' scores fall; failed jobs cost nothing."""
+
+    name = "poison-submitter"
+    input = Input.POISON
+
+
+class RandomPublisher(SubmitterModel):
+    """Submits to a model that gives another result in every run, so that honest workers disagree."""
+
+    name = "random-publisher"
+    input = Input.RANDOM
+
+    def start(self, client: Client) -> None:
+        """Publish the model, under a publisher that workers trust, and begin."""
+        client.world.publish(self.pipeline, TRUSTED_PUBLISHER)
+        super().start(client)
+
+    @property
+    def pipeline(self) -> str:
+        """Its own model."""
+        return f"random-{self.gang.name}"
+
+
+class ShamSubmitter(SubmitterModel):
+    """Submits to a pipeline that only its own gang's workers run, until they are trusted."""
+
+    name = "sham-submitter"
+
+    def start(self, client: Client) -> None:
+        """Publish the sham pipeline, of one work unit, and begin."""
+        client.world.publish(self.pipeline, self.gang.name, units=1)
+        super().start(client)
+
+    @property
+    def pipeline(self) -> str:
+        """Its own pipeline."""
+        return f"sham-{self.gang.name}"
+
+    def submit(self, client: Client) -> None:
+        """Submit one job; with the last, let the gang cheat."""
+        super().submit(client)
+        self.gang.armed = self.gang.armed or self.is_done
+
+
+class SelfDealer(ShamSubmitter):
+    """Submits to the common pipeline at prices that only its gang's workers take, until they are trusted."""
+
+    name = "self-dealing-submitter"
+
+    @property
+    def pipeline(self) -> str:
+        """The one that everybody runs."""
+        return COMMON
+
+    def start(self, client: Client) -> None:
+        """Begin."""
+        SubmitterModel.start(self, client)
+
+
+class AuditorStarver(SelfDealer):
+    """Floods the market with long jobs that its own workers answer at once, so that auditors have no time."""
+
+    name = "auditor-starver"
+
+
+class CancelOracle(SubmitterModel):
+    """Watches its jobs for an outcome, and cancels before it would have to pay."""
+
+    name = "cancel-oracle"
+
+    def submitted(self, client: Client, job: str) -> None:
+        """Begin to watch it."""
+        client.world.schedule.after(_PEEK_S, self._peek, client, job)
+
+    def _peek(self, client: Client, job: str) -> None:
+        known = client.world.market.job(job)
+        if known is None or known.finished_at is not None:
+            return
+        if client.world.visible_outcome(job):
+            client.cancel(job)
+        else:
+            client.world.schedule.after(_PEEK_S, self._peek, client, job)

@@ -1,0 +1,1 @@
+"""How workers behave: one class for each model, honest or hostile. Imports `world`."""
