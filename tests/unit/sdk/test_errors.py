@@ -21,6 +21,7 @@ SIGNALS = {
     "KernelExit",  # the same as `FuelSpent`
     "NotPrivate",  # a file of compiled code that is not used
     "OutOfBounds",  # the same as `FuelSpent`
+    "SimulationFailure",  # an invariant that a simulated market breaks, with the seed that shows it
     "_Unavailable",  # control groups that this system does not have
 }
 

@@ -124,7 +124,7 @@ def test_outputs_may_be_declared(load):
         ('from = "model.logits", dtype = "F33", shape = []', "outputs.scores has the dtype 'F33'"),
         ('from = "model.logits", dtype = "F32", shape = ["*"]', "outputs.scores.shape has '*'"),
         ('from = "model.logits", dtype = "F32"', "shape"),
-        ('from = "model.logits", dtype = "F32", shape = [], minimun = 0', "Did you mean 'minimum'?"),
+        ('from = "model.logits", dtype = "F32", shape = [], mininum_ = 0', "Did you mean 'minimum'?"),
         ('from = "model.logits", dtype = "F32", shape = [], maximum = inf', "maximum"),
         ('from = "nothing.logits", dtype = "F32", shape = []', "'nothing'"),
     ],

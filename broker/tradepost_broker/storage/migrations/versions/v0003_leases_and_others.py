@@ -10,7 +10,7 @@ branch_labels = None
 depends_on = None
 
 _ROWS = 1000
-_NEW = {"pending_evidence": None, "must_be_confirmed": False, "shares": {}}
+_NEW: dict[str, object] = {"pending_evidence": None, "must_be_confirmed": False, "shares": {}}
 
 
 def upgrade() -> None:
