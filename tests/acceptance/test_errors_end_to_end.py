@@ -327,4 +327,4 @@ def test_a_broker_that_is_down_is_a_typed_error_of_the_command(tmp_path: Path, u
     run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert run.returncode == EXIT_CODES[Fault.NETWORK]
     assert "The broker cannot be reached." in run.stderr
-    assert "idempotency" in run.stderr
+    assert "Check that the broker is running" in run.stderr

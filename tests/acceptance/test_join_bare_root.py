@@ -311,5 +311,5 @@ def try_odd_users(root: BareRoot) -> None:
     homeless = root.run(f"{worker} doctor --state-dir /tmp/worker", **nobody)
     assert (homeless.returncode, homeless.stderr) == (0, "")
     unwritable = root.run(f"{worker} pause --state-dir /worker", **nobody)
-    assert "/worker cannot be created" in unwritable.stderr
-    assert "neither systemd nor launchd" in root.run(f"{worker} service install").stderr
+    assert "/worker does not exist" in unwritable.stderr
+    assert "tradepost worker join" in root.run(f"{worker} service install").stderr

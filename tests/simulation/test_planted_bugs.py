@@ -252,7 +252,7 @@ def _(patch: pytest.MonkeyPatch) -> None:
 
 @bug("preemption by the owner counts as a failure")
 def _(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(receipts, "_has_failed", lambda state, lease, event: True)
+    patch.setattr(receipts, "_may_be_blamed", lambda state, lease, event: True)
 
 
 @bug("a late receipt does not clear its worker")
@@ -320,8 +320,9 @@ def _(patch: pytest.MonkeyPatch) -> None:
 def _(patch: pytest.MonkeyPatch) -> None:
     restore = recovery.restore
 
-    def ignorant(records: Any, policy: Any) -> MarketState:
-        return restore([one for one in records if not isinstance(one, core.recovery.Evidence)], policy)
+    def ignorant(records: Any, policy: Any, **options: Any) -> MarketState:
+        kept = [one for one in records if not isinstance(one, core.recovery.Evidence)]
+        return restore(kept, policy, **options)
 
     patch.setattr(core.recovery, "restore", ignorant)
 
@@ -330,8 +331,8 @@ def _(patch: pytest.MonkeyPatch) -> None:
 def _(patch: pytest.MonkeyPatch) -> None:
     restore = recovery.restore
 
-    def empty_handed(records: Any, policy: Any) -> MarketState:
-        state = restore(records, policy)
+    def empty_handed(records: Any, policy: Any, **options: Any) -> MarketState:
+        state = restore(records, policy, **options)
         for worker in state.workers.values():
             worker.open.clear()
         return state

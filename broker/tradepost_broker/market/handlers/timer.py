@@ -101,9 +101,14 @@ def _retire(state: MarketState, job_id: str) -> None:
     """Let a finished job leave memory, unless a payment is held, a receipt awaited or a check to come."""
     job = state.jobs[job_id]
     leases = state.leases_of[job_id]
-    pending = [lease.matures_at for lease in leases if lease.matures_at is not None]
-    pending += [lease.blame_at for lease in leases if lease.blame_at is not None]
-    pending += [lease.expires_at for lease in state.live_leases(job)]
+    # By their timers: a lease that outlives a restart ends later than it says.
+    purposes = (TimerPurpose.MATURITY, TimerPurpose.BLAME, TimerPurpose.LEASE_EXPIRY)
+    pending = [
+        at
+        for lease in leases
+        for purpose in purposes
+        if (at := state.timers.due_at(purpose, lease.id)) is not None
+    ]
     if job.spot_check and not pending and state.at < settlement.check_until(state, job):
         pending.append(settlement.check_until(state, job))
     if pending:

@@ -53,6 +53,10 @@ class Timers:
         """Unset the timer, if it is set."""
         self._due.pop((purpose.value, subject), None)
 
+    def due_at(self, purpose: TimerPurpose, subject: str) -> float | None:
+        """When the timer is due, if it is set."""
+        return self._due.get((purpose.value, subject))
+
     def due(self, now: float) -> Iterator[tuple[float, TimerPurpose, str]]:
         """Take out, in order, the timers due by `now`, those set meanwhile included, each with its time."""
         while self._heap and self._heap[0][0] <= now:
