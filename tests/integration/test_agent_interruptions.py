@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 import pytest
 
 from tradepost.content import add_bytes
-from tradepost.errors import LeaseGone, WorkerKeyInUse
+from tradepost.errors import BrokerUnavailable, LeaseGone, WorkerKeyInUse
 from tradepost.protocol import Acknowledged, Deliver, GiveBack, Refused
 from tradepost.receipts import Preempted, verify_receipt
+from tradepost_worker.link.broker_api import BrokerApi
 from tradepost_worker.testing.agent_bench import NOOP, REPORT, WORKER, AgentBench
 from tradepost_worker.testing.lent_device import until
 from tradepost_worker.testing.samples import sample_input
@@ -75,6 +77,32 @@ async def test_work_goes_on_while_the_broker_is_away(bench: AgentBench) -> None:
         await bench.connected()
         assert bench.broker.hellos[-1].open_leases == (grant.lease,)
         assert not bench.runners.stopped.is_set()
+
+
+@pytest.mark.parametrize("request_to", ["pipeline", "lease_block"])
+async def test_a_broker_that_is_away_while_a_lease_is_prepared_is_asked_again(
+    bench: AgentBench, monkeypatch: pytest.MonkeyPatch, request_to: str
+) -> None:
+    """To give the lease back as failed would be held against this device."""
+    answer, asked = getattr(BrokerApi, request_to), 0
+
+    async def away_at_first(api: BrokerApi, *arguments: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked <= 2:
+            raise BrokerUnavailable("it restarts")
+        return await answer(api, *arguments)
+
+    monkeypatch.setattr(BrokerApi, request_to, away_at_first)
+    document = sample_input()
+    cid = add_bytes(document, put=None)
+    grant = bench.broker.grant(NOOP, None, input_cid=cid)
+    bench.broker.lease_blocks[grant.lease, cid] = document
+    async with bench.agent():
+        await bench.connected()
+        await bench.broker.send(grant)
+        await bench.broker.next(Deliver)
+    assert asked == 3
 
 
 async def test_a_lease_that_the_broker_gave_up_is_stopped_after_a_reconnect(bench: AgentBench) -> None:

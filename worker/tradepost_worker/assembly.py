@@ -144,6 +144,7 @@ async def worker_from_settings(
                     pipelines=pipelines,
                     runners=decorate(runners.pool),
                     engines=capabilities.engines,
+                    rng=rng,
                     latencies=latencies,
                 ),
                 outbox=outbox,

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from tradepost.content import Cid, add_bytes
-from tradepost.errors import BrokerUnavailable, QuotaExceeded, RunnerFailed, TradepostError
+from tradepost.errors import QuotaExceeded, RunnerFailed, TradepostError
 from tradepost.money import format_credits
 from tradepost.protocol import Acknowledged, Finding, GiveBack, GiveBackReason, Grant, Settled
 from tradepost.untrusted_text import plain
@@ -21,7 +21,7 @@ from tradepost_worker.leases.findings import describe_finding
 from tradepost_worker.leases.lease_executor import LeaseExecutor, StageProgress, give_back, preempted
 from tradepost_worker.leases.outbox import LeaseEnd, Outbox
 from tradepost_worker.link.broker_api import BrokerApi
-from tradepost_worker.link.connection import BrokerStream, reconnect_delays
+from tradepost_worker.link.connection import BrokerStream, until_reached
 from tradepost_worker.wording import counted
 
 #: As many as a worker's hello may name.
@@ -260,18 +260,17 @@ class HeldLeases:
         """Upload an output, then deliver; try again while the connection lasts."""
         blocks: list[tuple[Cid, bytes]] = []
         add_bytes(document, put=lambda cid, data: blocks.append((cid, data)))
-        for delay_s in reconnect_delays(rng=self._rng):
-            try:
-                for cid, data in blocks:
-                    await self._broker.put_lease_block(end.lease, end.nonce, cid, data)
-            except BrokerUnavailable:
-                await asyncio.sleep(delay_s)
-            except TradepostError as error:
-                self._finish(give_back(end.lease, error))
-                return
-            else:
-                stream.send(end.frame)
-                return
+
+        async def put() -> None:
+            for cid, data in blocks:
+                await self._broker.put_lease_block(end.lease, end.nonce, cid, data)
+
+        try:
+            await until_reached(put, rng=self._rng)
+        except TradepostError as error:
+            self._finish(give_back(end.lease, error))
+        else:
+            stream.send(end.frame)
 
 
 def _log_return(frame: GiveBack) -> None:

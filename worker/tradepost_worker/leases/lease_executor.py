@@ -8,6 +8,7 @@ it, a receipt says which stages were done: they may be paid.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -43,6 +44,7 @@ from tradepost.receipts import (
 from tradepost_worker.device.telemetry import StageLatencies
 from tradepost_worker.leases.outbox import LeaseEnd
 from tradepost_worker.leases.pipelines import PipelineLibrary, TrustedPipeline
+from tradepost_worker.link.connection import until_reached
 from tradepost_worker.link.joined_broker import JoinedBroker
 from tradepost_worker.runner.pipeline_run import PipelineRun
 from tradepost_worker.supervision.request_queue import OnStages
@@ -87,7 +89,8 @@ class StageProgress:
 class LeaseExecutor:
     """Works on the leases of `broker`.
 
-    `engines` are the versions that receipts state, and `latencies` is told how long stages took.
+    `engines` are the versions that receipts state, `rng` spreads repeated requests, and `latencies` is told
+    how long stages took.
     """
 
     def __init__(
@@ -97,12 +100,14 @@ class LeaseExecutor:
         pipelines: PipelineLibrary,
         runners: PipelineRunner,
         engines: Mapping[str, str],
+        rng: random.Random,
         latencies: StageLatencies | None = None,
     ) -> None:
         self._broker = broker
         self._pipelines = pipelines
         self._runners = runners
         self._engines = dict(engines)
+        self._rng = rng
         self._latencies = latencies or StageLatencies()
 
     async def run(self, grant: Grant, progress: StageProgress) -> LeaseEnd:
@@ -128,8 +133,9 @@ class LeaseExecutor:
         return preempted(grant.lease, why, receipt)
 
     async def _work(self, grant: Grant, left_s: float, progress: StageProgress) -> LeaseEnd:
-        pipeline = await self._pipelines.get(grant.pipeline)
-        document, input_cid = await self._input(grant, pipeline)
+        # A broker that restarts meanwhile is no failure of this device.
+        pipeline = await until_reached(lambda: self._pipelines.get(grant.pipeline), rng=self._rng)
+        document, input_cid = await until_reached(lambda: self._input(grant, pipeline), rng=self._rng)
         wall_s_max = min(left_s, pipeline.manifest.limits.wall_ms / 1000)
         try:
             run = await self._runners.run(pipeline, document, wall_s_max=wall_s_max, on_stages=progress.note)

@@ -10,14 +10,14 @@ import asyncio
 import random
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
-from typing import Any, Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, Final, TypeVar
 
 import aiohttp
 import msgspec
 
 from tradepost import identity
-from tradepost.errors import BrokerUnavailable, ProtocolError, TradepostError
+from tradepost.errors import BrokerUnavailable, ContentUnavailable, ProtocolError, TradepostError
 from tradepost.identity import Identity
 from tradepost.protocol import (
     FRAMES_MAX,
@@ -33,6 +33,8 @@ from tradepost.protocol import (
     worker_codec,
 )
 from tradepost_worker.link.broker_api import BrokerApi
+
+T = TypeVar("T")
 
 NONCE_BYTES: Final = 16
 _HANDSHAKE_S_MAX: Final = 10.0
@@ -51,10 +53,23 @@ def reconnect_delays(*, rng: random.Random) -> Iterator[float]:
         ceiling = min(2 * ceiling, _DELAY_S_MAX)
 
 
+async def until_reached(call: Callable[[], Awaitable[T]], *, rng: random.Random) -> T:
+    """What `call` gives, called again while the broker, or each source of content, cannot be reached.
+
+    It is never given up here: the caller bounds the time.
+    """
+    for delay_s in reconnect_delays(rng=rng):
+        try:
+            return await call()
+        except (BrokerUnavailable, ContentUnavailable):
+            await asyncio.sleep(delay_s)
+    raise AssertionError("the delays never end")
+
+
 def contended_delays(*, rng: random.Random) -> Iterator[float]:
     """Seconds to wait before connecting again after another device connected with this one's key.
 
-    Doubling from about one minute up to an hour: whoever connects next replaces the other.
+    Doubling from about one minute up to an hour: the device that connects next replaces the other.
     """
     ceiling = 2 * _CONTENDED_S_MIN
     while True:

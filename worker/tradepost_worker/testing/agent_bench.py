@@ -146,6 +146,7 @@ class AgentBench:
                 pipelines=pipelines,
                 runners=runners or self.runners,
                 engines=ENGINES,
+                rng=self.rng,
             )
             agent = Agent(
                 broker=broker,
