@@ -1,4 +1,4 @@
-"""Signatures of a published pipeline are added, never owned: whoever publishes it first locks nobody out."""
+"""Signatures of a published pipeline are added, never owned: the first to publish it locks nobody out."""
 
 from __future__ import annotations
 

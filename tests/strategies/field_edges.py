@@ -36,7 +36,7 @@ def _values(info: Any) -> st.SearchStrategy[Any]:
     for kind, values in _VALUES.items():
         if isinstance(info, kind):
             return values(info)
-    raise NotImplementedError(f"{info}")
+    raise TypeError(f"no edges are known for the values of {info}")
 
 
 def _integers(info: Any) -> st.SearchStrategy[int]:

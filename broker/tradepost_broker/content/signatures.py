@@ -1,7 +1,7 @@
 """The signatures over one pipeline, by the accounts that added them.
 
-A pipeline is what its CID says, whoever publishes it first; so nobody owns it, and each account adds the
-signatures that it has. The broker cannot check most of them, since a bundle names a key only by its hash.
+A pipeline is what its CID says, no matter who publishes it first; so nobody owns it, and each account adds
+the signatures that it has. The broker cannot check most of them, since a bundle names a key only by its hash.
 Therefore no account can replace or crowd out what another has added: each has a bound of its own, and where
 not all fit into what is served, each account's first one comes before any account's second.
 """

@@ -115,7 +115,7 @@ class SetAside(msgspec.Struct, frozen=True, kw_only=True):
     """Something that a defect, or damage, kept the broker from processing. `reason` says what happened.
 
     `id` names it: an event as `pieces.piece_of` does, a job or another record as `<kind> <id>`. `event` is
-    the event as it would be in the journal (msgpack), for whoever finds the defect.
+    the event as it would be in the journal (msgpack), for the developer who looks for the defect.
     """
 
     id: str

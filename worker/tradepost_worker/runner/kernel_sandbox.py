@@ -153,7 +153,7 @@ class Kernel:
 
     def serialize(self, *, bytes_max: int) -> bytes | None:
         """Its compiled code, for `Sandbox.load`; `None` if it has more than `bytes_max` bytes."""
-        if image_bytes(self._module) > bytes_max:  # so that memory is not taken in vain
+        if image_bytes(self._module) > bytes_max:  # before memory is taken for it
             return None
         compiled = bytes(self._module.serialize())
         return compiled if len(compiled) <= bytes_max else None

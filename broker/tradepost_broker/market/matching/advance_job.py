@@ -71,8 +71,8 @@ def advance(state: MarketState, job: Job) -> None:
 def serve(state: MarketState, worker: WorkerState, *, is_new: bool) -> None:
     """Give a worker that has capacity again what waits for it.
 
-    Jobs that no standing offer could take are tried only if its offer `is_new`. Those tried in vain go to the
-    end, and `rematches_max` of them are enough: a queue of hopeless jobs must not hold up the market.
+    Jobs that no standing offer could take are tried only if its offer `is_new`. Those that found no worker go
+    to the end, and `rematches_max` of them are enough: a queue of hopeless jobs must not hold up the market.
     """
     if worker.record.auditor:
         _serve_auditor(state, worker)

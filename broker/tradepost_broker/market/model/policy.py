@@ -49,7 +49,7 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     draw_owners_min: Positive = 16
     #: Losers that a match names.
     losers_recorded_max: Count = 4
-    #: Waiting jobs that are matched again in vain when one worker has capacity again.
+    #: Failed matches of waiting jobs after which the search stops, when one worker has capacity again.
     rematches_max: Positive = 32
     #: Waiting jobs of one kind that are looked at when a worker has capacity again.
     waiting_looks_max: Positive = 500

@@ -62,7 +62,7 @@ class JobQueue:
     def suited(self, offer: Offer, *, looks_max: int) -> Iterator[str]:
         """The jobs that a worker with this offer could do, in the order in which to try them.
 
-        At most `looks_max` of each queue; if a queue is longer, those looked at in vain go to its end.
+        At most `looks_max` of each queue; if a queue is longer, those that found no worker go to its end.
         """
         fitting = [queues for need, queues in self._queues.items() if fits(offer, need)]
         for rank in (0, 1):
