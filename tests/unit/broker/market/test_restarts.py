@@ -1,0 +1,217 @@
+"""A broker that restarts: nothing is lost or done twice, and nobody is blamed for it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tradepost.protocol import JobStatus
+from tradepost_broker.market import Market
+from tradepost_broker.market.model.entities import Evidence, Lease, LeaseState
+from tradepost_broker.market.model.policy import MarketPolicy
+from tradepost_broker.market.testing import MarketDriver, make_offer
+from tradepost_broker.testing.staffed_market import StaffedMarket
+
+POLICY = MarketPolicy(audit_rate=0.0, lease_grace_s=20.0, reconnect_s=15.0)
+
+
+@pytest.fixture
+def driver() -> StaffedMarket:
+    return StaffedMarket(1, policy=POLICY)
+
+
+def test_a_restart_loses_nothing(driver: StaffedMarket) -> None:
+    driver.connect("w0", make_offer(capacity=1))
+    running, waiting = driver.submit(), driver.submit()
+    before = dict(driver.records)
+    driver.restart()
+    assert driver.records == before, "a restart decides nothing"
+    assert driver.market.job(running) == driver.job(running)
+    assert [lease.id for lease in driver.market.open_leases_of("w0")] == [f"{running}.1"]
+    driver.tick(10.0)
+    driver.connect("w0", make_offer(capacity=1))
+    driver.tick()
+    driver.deliver(f"{running}.1")
+    driver.deliver(f"{waiting}.1")
+    assert driver.job(running).status is driver.job(waiting).status is JobStatus.ACCEPTED
+    driver.check()
+
+
+def test_patience_begins_when_workers_have_had_time_to_come_back(driver: StaffedMarket) -> None:
+    driver.restart()
+    job = driver.submit(patience_s=1.0)
+    driver.tick(15.0)
+    assert driver.job(job).status is JobStatus.QUEUED
+    driver.tick(1.0)
+    assert driver.job(job).status is JobStatus.FAILED
+
+
+def test_on_a_first_start_nobody_is_waited_for() -> None:
+    driver = MarketDriver(policy=POLICY)
+    driver.restart()
+    driver.fund()
+    driver.publish()
+    assert driver.job(driver.submit(patience_s=0.0)).status is JobStatus.FAILED
+    waiting = driver.submit(patience_s=1.0)
+    assert driver.job(waiting).status is JobStatus.QUEUED
+    driver.tick(1.0)
+    assert driver.job(waiting).status is JobStatus.FAILED
+
+
+def test_patience_goes_on_if_policy_gives_no_time_to_come_back() -> None:
+    driver = MarketDriver(policy=MarketPolicy(reconnect_s=0.0))
+    driver.fund()
+    driver.publish()
+    job = driver.submit(patience_s=5.0)
+    driver.restart()
+    driver.tick(4.0)
+    assert driver.job(job).status is JobStatus.QUEUED
+    driver.tick(1.0)
+    assert driver.job(job).status is JobStatus.FAILED
+
+
+def test_workers_that_do_not_come_back_after_a_restart_lose_their_leases(driver: StaffedMarket) -> None:
+    job = driver.submit()
+    driver.restart()
+    driver.add_worker("w1", 20)
+    driver.tick(14.0)
+    assert driver.open_leases(job)[0].worker == "w0"
+    driver.tick(1.0)
+    assert driver.open_leases(job)[0].worker == "w1"
+
+
+def test_after_a_restart_nothing_is_paid_or_funded_twice(driver: StaffedMarket) -> None:
+    driver.fund("bob", 77, transfer="t")
+    job = driver.submit(key="k")
+    driver.deliver(f"{job}.1")
+    held = driver.market.account("held:w0").available_microcredits
+    driver.restart()
+    driver.fund("bob", 77, transfer="t")
+    driver.connect("w0")
+    driver.deliver(f"{job}.1")
+    assert driver.submit(key="k") == job
+    assert driver.market.account("credits:bob").available_microcredits == 77
+    assert driver.market.account("held:w0").available_microcredits == held
+    driver.tick(POLICY.hold_s)
+    assert driver.market.account("earned:w0").available_microcredits == held
+    driver.check()
+
+
+def test_reputation_survives_a_restart(driver: StaffedMarket) -> None:
+    driver.add_worker("w1")
+    for confidence in (0.9, 0.9, 0.9):
+        job = driver.submit(confidence=confidence)
+        while driver.open_leases(job):
+            driver.deliver(driver.open_leases(job)[0].id)
+    before = {worker: driver.market.reputation_of(worker) for worker in ("w0", "w1")}
+    assert before["w0"]["cpu"].score > 0.05
+    driver.restart()
+    assert {worker: driver.market.reputation_of(worker) for worker in ("w0", "w1")} == before
+
+
+def test_a_spot_check_survives_a_restart() -> None:
+    driver = MarketDriver(policy=MarketPolicy(audit_rate=1.0))
+    driver.fund()
+    driver.publish()
+    driver.add_worker("a0", auditor=True)
+    driver.connect("a0", make_offer(capacity=1))
+    driver.add_worker("w0")
+    for job in [driver.submit(), driver.submit()]:
+        driver.deliver(f"{job}.1", "wrong")
+    [audit] = driver.market.open_leases_of("a0")
+    driver.restart()
+    driver.connect("a0", make_offer(capacity=1))
+    driver.deliver(audit.id, "right")
+    assert driver.market.worker("w0").standing == "expelled"
+    [second] = driver.market.open_leases_of("a0")
+    assert second.job != audit.job
+    driver.check()
+
+
+def test_a_replay_goes_on_past_a_restart() -> None:
+    driver = MarketDriver(policy=MarketPolicy(audit_rate=1.0))
+    driver.fund()
+    driver.publish()
+    driver.add_worker("w0")
+    auditors = ("a0", "a1", "a2")
+    for auditor in auditors:
+        driver.add_worker(auditor, auditor=True)
+    driver.restart()
+    for worker in ("w0", *auditors):
+        driver.connect(worker)
+    for _ in range(5):
+        driver.deliver(f"{driver.submit()}.1")
+    assert len({lease.worker for lease in driver.all_of(Lease) if lease.price_microcredits == 0}) == 3
+    fresh = Market(policy=driver.policy)
+    assert [fresh.handle(event) for event in driver.events] == driver.answers
+
+
+def test_an_empty_database_is_a_new_market() -> None:
+    market = Market.restore([], POLICY)
+    assert market.accounts() == Market(policy=POLICY).accounts()
+    assert market.workers() == []
+
+
+@pytest.mark.parametrize("comes_back", ["in time", "late", "never"])
+@pytest.mark.parametrize("away_s", [1.0, 100.0, 10_000.0])
+def test_a_broker_that_was_away_blames_nobody_for_leases_of_before(
+    driver: StaffedMarket, away_s: float, comes_back: str
+) -> None:
+    driver.submit(deadline_s=100_000.0)
+    lease = driver.open_leases("job000001")[0]
+    driver.add_worker("w1", 20)
+    for _ in range(4):
+        driver.at += away_s
+        driver.restart()
+        driver.tick(1.0)
+        assert driver.of(Lease, lease.id).state is LeaseState.OPEN
+        driver.connect("w1")
+        driver.tick(1.0)
+    if comes_back == "in time":
+        driver.connect("w0")
+        driver.deliver(lease.id)
+        assert driver.job("job000001").status is JobStatus.ACCEPTED
+    elif comes_back == "late":
+        driver.tick(POLICY.reconnect_s)
+        driver.connect("w0")
+    driver.tick(100.0)
+    driver.tick(10 * POLICY.late_receipt_s)
+    assert [one for one in driver.all_of(Evidence) if one.lease == lease.id] == []
+    driver.check()
+
+
+def test_a_lease_that_expires_right_after_a_restart_blames_nobody(driver: StaffedMarket) -> None:
+    driver.submit()
+    lease = driver.open_leases("job000001")[0]
+    driver.at = lease.expires_at + 1.0
+    driver.restart()
+    driver.connect("w0")
+    driver.tick(POLICY.reconnect_s)
+    assert driver.of(Lease, lease.id).state is LeaseState.EXPIRED
+    assert driver.evidence() == []
+
+
+def test_a_lease_granted_after_a_restart_is_judged_as_ever(driver: StaffedMarket) -> None:
+    driver.restart()
+    driver.connect("w0")
+    driver.tick(1.0)
+    driver.submit()
+    driver.tick(100.0)
+    assert driver.evidence() == [("w0", "expired")]
+
+
+def test_a_finished_job_waits_for_a_reference_run_that_outlives_the_restart() -> None:
+    """It ends later than it says: a tick that waited for the time that it says would never end."""
+    driver = StaffedMarket(1, auditors=1, policy=MarketPolicy(audit_rate=1.0, hold_s=1.0, retain_s=1.0))
+    job = driver.submit(confidence=0.5)
+    driver.deliver_all(job, "right")
+    audit = driver.open_audit(job)
+    driver.at = audit.expires_at + 100
+    driver.restart()
+    driver.tick(0.5)
+    assert driver.of(Lease, audit.id).state is LeaseState.OPEN
+    driver.tick(2 * driver.policy.reconnect_s)
+    assert driver.of(Lease, audit.id).state is LeaseState.EXPIRED
+    driver.tick(2 * driver.policy.late_receipt_s)
+    assert driver.market.job(job) is None
+    assert ("a0", "expired") not in driver.evidence()
+    driver.check()
