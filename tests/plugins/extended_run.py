@@ -1,7 +1,8 @@
 """The figures of the extended run.
 
-Tests marked `extended` are properties that CI runs 10,000 times each (`make extended`). How many examples ran
-is what Hypothesis counted, and a property whose generator cannot give as many fails.
+Tests marked `extended` are properties that CI runs 10,000 times each (`make extended`), or as often as
+`extended(examples=…)` says where one example takes long. How many examples ran is what Hypothesis counted,
+and a property whose generator cannot give as many fails.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ OUTCOMES_SHOWN_MAX = 5
 @pytest.hookimpl(wrapper=True, trylast=True)  # within the wrapper of Hypothesis, which sets the collector
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     """Count the examples of an extended property."""
-    if item.get_closest_marker("extended") is None:
+    marker = item.get_closest_marker("extended")
+    if marker is None:
         return (yield)
+    wanted = min(settings.default.max_examples, marker.kwargs.get("examples", settings.default.max_examples))
     valid: list[dict[str, Any]] = []
     pass_on = collector.value
 
@@ -40,7 +43,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
         event.removeprefix(OUTCOME) for case in valid for event in case["events"] if event.startswith(OUTCOME)
     )
     item.user_properties.append(("extended", [len(valid), outcomes.most_common(OUTCOMES_SHOWN_MAX)]))
-    assert len(valid) >= settings.default.max_examples, f"only {len(valid)} examples could be generated"
+    assert len(valid) >= wanted, f"only {len(valid)} examples could be generated"
     return result
 
 

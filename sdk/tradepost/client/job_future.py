@@ -6,13 +6,16 @@ also to wait for another job.
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import logging
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from tradepost.client.outcome import Outcome
 from tradepost.client.results import Result
 from tradepost.errors import ClientClosed, JobCancelled, TradepostError
 
@@ -83,6 +86,8 @@ class JobFuture(concurrent.futures.Future[Result]):
         super().__init__()
         self._job = job
         self._callbacks = callbacks
+        self._outcome = Outcome[Result]()
+        self._to_call: deque[Callback] = deque()
         self.set_running_or_notify_cancel()
 
     def cancel(self) -> bool:
@@ -99,25 +104,45 @@ class JobFuture(concurrent.futures.Future[Result]):
         """Whether the job ended because it was cancelled."""
         return self.done() and isinstance(self.exception(), JobCancelled)
 
+    def done(self) -> bool:
+        """Whether the result, or the error, is here."""
+        return self._outcome.is_given
+
     def result(self, timeout: float | None = None) -> Result:
         """As a standard future's. Raises `InvalidCall` in another process."""
         self._job.check_process()
-        return super().result(timeout)
+        return self._outcome.get(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """As a standard future's. Raises `InvalidCall` in another process."""
         self._job.check_process()
-        return super().exception(timeout)
+        return self._outcome.error(timeout)
 
     def add_done_callback(self, fn: Callback) -> None:
         """Call `fn` with this future when the result, or the error, is here. It may call the client."""
-        super().add_done_callback(lambda _: self._callbacks.post(fn, self))
+        self._to_call.append(fn)
+        if self.done():  # else they are called when it ends
+            self._callbacks.post(JobFuture._call_all, self)
 
-    def take(self, source: concurrent.futures.Future[Result]) -> None:
+    def take(self, source: Outcome[Result]) -> None:
         """End as `source` did."""
-        if source.cancelled():
-            self.set_exception(ClientClosed("the client was closed before the job ended"))
-        elif (error := source.exception()) is not None:
+        error = source.error()
+        if isinstance(error, asyncio.CancelledError):
+            error = ClientClosed("the client was closed before the job ended")
+        if error is None:
+            self._outcome.give(source.get())
+        else:
+            self._outcome.give_error(error)
+        # In the callbacks' thread: `wait` and `as_completed` of the standard library take its locks.
+        self._callbacks.post(JobFuture._end, self)
+
+    def _end(self) -> None:
+        if (error := self._outcome.error()) is not None:
             self.set_exception(error)
         else:
-            self.set_result(source.result())
+            self.set_result(self._outcome.get())
+        self._call_all()
+
+    def _call_all(self) -> None:
+        while self._to_call:
+            self._callbacks.post(self._to_call.popleft(), self)

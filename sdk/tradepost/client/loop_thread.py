@@ -7,16 +7,66 @@ work is accepted, so that no caller waits for a loop that has stopped.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
-import inspect
+import contextlib
 import os
 import threading
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, TypeVar
 
+from tradepost.client.outcome import Outcome
 from tradepost.errors import ClientClosed, ClientFailed, InvalidCall
 
 T = TypeVar("T")
+Then = Callable[[Outcome[T]], None]
+
+
+class Pending(Generic[T]):
+    """Work that a loop is to do, and its outcome: `asyncio.CancelledError` if it was cancelled."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], then: Then[T] | None = None
+    ) -> None:
+        self.outcome = Outcome[T]()
+        self._loop = loop
+        self._work = work
+        self._then = then
+        self._task: asyncio.Task[T] | None = None
+        self._is_handed_over = False
+
+    def hand_over(self) -> None:
+        """Have the loop start the work."""
+        self._is_handed_over = True
+        self._loop.call_soon_threadsafe(self._begin)
+
+    def _begin(self) -> None:
+        if not self.outcome.is_given:
+            self._task = self._loop.create_task(self._work)
+            self._task.add_done_callback(self._end)
+
+    def cancel(self) -> None:
+        """Cancel the work, from any thread."""
+        if not self._is_handed_over:
+            self._cancel()
+            return
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and has ended all that it had
+            self._loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        elif not self.outcome.is_given:
+            self._work.close()
+            self.outcome.give_error(asyncio.CancelledError())
+
+    def _end(self, task: asyncio.Task[T]) -> None:
+        if task.cancelled():
+            self.outcome.give_error(asyncio.CancelledError())
+        elif (error := task.exception()) is not None:
+            self.outcome.give_error(error)
+        else:
+            self.outcome.give(task.result())
+        if self._then is not None:
+            self._then(self.outcome)
 
 
 class LoopThread:
@@ -33,34 +83,39 @@ class LoopThread:
         except (OSError, RuntimeError) as error:  # no file descriptor, or no thread, is left
             raise ClientFailed(f"no event loop could be started: {error}") from error
 
-    def start(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Run `work` on the loop. Raises `ClientClosed`, or `InvalidCall` in another process."""
+    def start(self, work: Coroutine[Any, Any, T], *, then: Then[T] | None = None) -> Pending[T]:
+        """Run `work` on the loop; `then` is called there with its outcome.
+
+        Raises `ClientClosed`, or `InvalidCall` in another process.
+        """
+        pending = Pending(self._loop, work, then)
         try:
-            self.check_process()
-            with self._lock:
-                self.check_open()
-                return asyncio.run_coroutine_threadsafe(work, self._loop)
+            self._accept(pending)
         except BaseException:
-            # Python warns of work that nobody awaited; but Ctrl-C may come when the loop has it already.
-            if inspect.getcoroutinestate(work) == inspect.CORO_CREATED:
-                work.close()
+            pending.cancel()
             raise
+        return pending
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
         """What `work` returns. An interruption (Ctrl-C) cancels it. Raises as `start` does."""
         if threading.current_thread() is self._thread:
             work.close()
             raise InvalidCall("a blocking call in the client's own thread would wait for itself")
-        future: concurrent.futures.Future[T] | None = None
+        pending = Pending(self._loop, work)
         try:
-            future = self.start(work)
-            return future.result()
-        except concurrent.futures.CancelledError:
+            self._accept(pending)
+            return pending.outcome.get()
+        except asyncio.CancelledError:
             raise ClientClosed("the client was closed while this call waited") from None
         except BaseException:
-            if future is not None:
-                future.cancel()
+            pending.cancel()
             raise
+
+    def _accept(self, pending: Pending[T]) -> None:
+        self.check_process()
+        with self._lock:
+            self.check_open()
+            pending.hand_over()
 
     def check_open(self) -> None:
         """Raise `ClientClosed` once `close` was called."""
@@ -87,9 +142,10 @@ class LoopThread:
                 last.close()
                 return
             self._is_open = False
-            future = asyncio.run_coroutine_threadsafe(self._finish(last), self._loop)
+            end = Pending(self._loop, self._finish(last))
+            end.hand_over()
         try:
-            future.result()
+            end.outcome.get()
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()

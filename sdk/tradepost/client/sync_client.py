@@ -5,6 +5,7 @@ Inputs are read and encoded in the thread that calls; only what is sent and rece
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -18,7 +19,7 @@ from tradepost.client.async_job import AsyncJobHandle
 from tradepost.client.inputs import Inputs
 from tradepost.client.job_future import CallbackThread, JobFuture
 from tradepost.client.job_request import prepare_job
-from tradepost.client.loop_thread import LoopThread
+from tradepost.client.loop_thread import LoopThread, Pending
 from tradepost.client.results import Result
 from tradepost.content import Cid
 from tradepost.errors import ClientClosed, InvalidCall, ResultTimeout
@@ -54,7 +55,7 @@ class JobHandle:
         """
         if self._future is None or self._may_ask_again(self._future):
             future = JobFuture(self, self._callbacks)
-            self._loop.start(self._handle.result()).add_done_callback(future.take)
+            self._loop.start(self._handle.result(), then=future.take)
             self._future = future
         return self._future
 
@@ -151,12 +152,12 @@ class Client:
     def _map(
         self, loop: LoopThread, pipeline: str, inputs: Iterable[Inputs], window: int, options: dict[str, Any]
     ) -> Iterator[Result]:
-        waiting: deque[concurrent.futures.Future[Result]] = deque()
+        waiting: deque[Pending[Result]] = deque()
         try:
             for one in inputs:
                 prepared = prepare_job(pipeline, one, **options)
                 waiting.append(loop.start(self._async.run_prepared(prepared)))
-                while waiting and (waiting[0].done() or len(waiting) >= window):
+                while waiting and (waiting[0].outcome.is_given or len(waiting) >= window):
                     yield _result_of(waiting[0], loop)
                     waiting.popleft()
             while waiting:
@@ -165,8 +166,8 @@ class Client:
         finally:
             # Without waiting: Python may end an abandoned map in any thread, the loop's own too.
             if not loop.is_elsewhere:
-                for future in waiting:
-                    future.cancel()
+                for pending in waiting:
+                    pending.cancel()
 
     def attach(self, job: str, *, input_cid: str | None = None) -> JobHandle:
         """A job that was submitted before, perhaps by another program. Raises `UnknownJob`.
@@ -206,11 +207,11 @@ class Client:
         return self._thread
 
 
-def _result_of(future: concurrent.futures.Future[Result], loop: LoopThread) -> Result:
+def _result_of(pending: Pending[Result], loop: LoopThread) -> Result:
     """The result of a job of a map. Raises what the job ended with, or `ClientClosed`."""
     loop.check_process()
     loop.check_open()
     try:
-        return future.result()
-    except concurrent.futures.CancelledError:
+        return pending.outcome.get()
+    except asyncio.CancelledError:
         raise ClientClosed("the client was closed while this call waited") from None

@@ -132,6 +132,7 @@ def test_an_error_in_the_inputs_cancels_what_was_submitted(
     def inputs() -> Iterator[dict[str, Any]]:
         yield x(1)
         yield x(2)
+        fake.until(partial(has_taken, 2))
         raise error
 
     fake.broker.hold = True
@@ -177,9 +178,15 @@ async def test_leaving_an_async_map_cancels_what_has_not_ended(fake: FakeBrokerT
 
 
 def test_a_job_that_fails_raises_and_the_others_are_cancelled(fake: FakeBrokerThread, client: Client) -> None:
+    def inputs() -> Iterator[dict[str, Any]]:
+        yield x(1)
+        yield x(2)
+        fake.until(partial(has_taken, 2))
+        yield {"x": None}
+
     fake.broker.hold = True
     with pytest.raises(InvalidInput):
-        list(client.map(PIPELINE, [x(1), x(2), {"x": None}], max_price=1))
+        list(client.map(PIPELINE, inputs(), max_price=1))
     fake.until(lambda broker: set(statuses(broker)) == {"cancelled"})
 
 
