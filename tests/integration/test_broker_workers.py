@@ -172,31 +172,31 @@ async def test_a_worker_that_does_not_prove_its_key_is_refused(
     assert not (await broker.standing(worker)).connected
 
 
-async def test_a_worker_of_the_version_before_gets_frames_that_it_knows(broker: LocalBroker) -> None:
+@pytest.mark.parametrize(("version", "knows"), [(2, False), (VERSION, True)])
+async def test_a_worker_of_the_version_before_gets_frames_that_it_knows(
+    broker: LocalBroker, version: int, knows: bool
+) -> None:
     """It rejects unknown fields, so a frame that it does not know would end its connection."""
     key = await broker.account()
     pipeline = await broker.publish(key)
-    for version, knows in ((2, False), (VERSION, True)):
-        worker = await broker.worker(f"owner-{version}", version=version, capacity=1)
-        assert worker.welcome is not None
-        assert (worker.welcome.at is not None) is knows
-        job = (await broker.submit(key, pipeline)).job
-        grant = await worker.expect(Grant)
-        assert (grant.left_s is not None) is knows
-        succeeds = await broker.worker(f"other-{version}", serve=True)
-        failed = GiveBack(
-            lease=grant.lease, reason=GiveBackReason.FAILED, problem=RunnerFailed("it crashed").to_problem()
-        )
-        await worker.send(failed)
-        await worker.expect(Acknowledged)
-        assert (await broker.result(key, job)).status is JobStatus.ACCEPTED
-        assert (await broker.standing(worker)).evidence_counts == {"failed": 1}
-        if knows:
-            finding = await worker.expect(Finding)
-            assert (finding.lease, finding.kind, finding.detail) == (grant.lease, "failed", "it crashed")
-        assert not any(isinstance(frame, Finding) for frame in worker.frames)
-        for one in (worker, succeeds):
-            await one.disconnect()
+    worker = await broker.worker("owner", version=version, capacity=1)
+    assert worker.welcome is not None
+    assert (worker.welcome.at is not None) is knows
+    job = (await broker.submit(key, pipeline)).job
+    grant = await worker.expect(Grant)
+    assert (grant.left_s is not None) is knows
+    await broker.worker("other", serve=True)
+    failed = GiveBack(
+        lease=grant.lease, reason=GiveBackReason.FAILED, problem=RunnerFailed("it crashed").to_problem()
+    )
+    await worker.send(failed)
+    await worker.expect(Acknowledged)
+    assert (await broker.result(key, job)).status is JobStatus.ACCEPTED
+    assert (await broker.standing(worker)).evidence_counts == {"failed": 1}
+    if knows:
+        finding = await worker.expect(Finding)
+        assert (finding.lease, finding.kind, finding.detail) == (grant.lease, "failed", "it crashed")
+    assert not any(isinstance(frame, Finding) for frame in worker.frames)
 
 
 async def test_why_workers_refuse_a_pipeline_reaches_its_submitter_and_the_explanation(
