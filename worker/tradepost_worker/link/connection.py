@@ -17,7 +17,13 @@ import aiohttp
 import msgspec
 
 from tradepost import identity
-from tradepost.errors import BrokerUnavailable, ContentUnavailable, ProtocolError, TradepostError
+from tradepost.errors import (
+    BrokerUnavailable,
+    ContentMismatch,
+    ContentUnavailable,
+    ProtocolError,
+    TradepostError,
+)
 from tradepost.identity import Identity
 from tradepost.protocol import (
     FRAMES_MAX,
@@ -56,12 +62,14 @@ def reconnect_delays(*, rng: random.Random) -> Iterator[float]:
 async def until_reached(call: Callable[[], Awaitable[T]], *, rng: random.Random) -> T:
     """What `call` gives, called again while the broker, or each source of content, cannot be reached.
 
-    It is never given up here: the caller bounds the time.
+    It is never given up here: the caller bounds the time. A source that lies is not waited for.
     """
     for delay_s in reconnect_delays(rng=rng):
         try:
             return await call()
-        except (BrokerUnavailable, ContentUnavailable):
+        except (BrokerUnavailable, ContentUnavailable) as error:
+            if ContentMismatch.code() in error.facts.get("sources", {}).values():
+                raise
             await asyncio.sleep(delay_s)
     raise AssertionError("the delays never end")
 
