@@ -92,7 +92,11 @@ class LocalBroker:
         return worker
 
     async def standing(self, worker: FakeWorker) -> WorkerView:
-        """What the dashboard says of a worker."""
+        """What the dashboard says of a worker, after all that the market has decided by now.
+
+        A result may be read from the database a moment before it is counted.
+        """
+        await self.tick()
         view: WorkerView = await self.call("GET", f"/v1/workers/{worker.id}", reply=WorkerView)
         return view
 
