@@ -26,6 +26,7 @@ from tradepost_signing.publishing.kubo_publish import publish_to_kubo
 from tradepost_signing.publishing.pipeline_toml import load_pipeline
 from tradepost_signing.publishing.publish import SignedPipeline, Uploaded, sign_pipeline
 from tradepost_signing.publishing.publish import publish as publish_signed
+from tradepost_signing.publishing.repeatability import check_repeatability
 from tradepost_signing.publishing.validation import validate_pipeline
 
 
@@ -67,8 +68,9 @@ def publish(
     nodes = [Kubo(address) for address in kubo or ()]
     loaded = load_pipeline(pipeline)
     validate_pipeline(loaded)
+    untried = check_repeatability(loaded)
     costs = measure_kernels(loaded)
-    for warning in compile_warnings(costs, wall_s=loaded.manifest.limits.wall_ms / 1000):
+    for warning in (*untried, *compile_warnings(costs, wall_s=loaded.manifest.limits.wall_ms / 1000)):
         typer.echo(f"Warning: {warning}", err=True)
     signers: list[Signer] = [load_key(one, passphrase_file) for one in key or []]
     if keyless:
