@@ -17,9 +17,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from tradepost.errors import InvalidCall, TradepostError, UnknownJob, UnknownPipeline
+from tradepost.content import Cid, parse_cid
+from tradepost.errors import InvalidCall, InvalidCid, TradepostError, UnknownJob, UnknownPipeline
 
 _SHOWN_CHARS_MAX: Final = 80
+_REPR: Final = reprlib.Repr()
+_REPR.maxstring = 72  # so that a CID is shown whole
 #: What can stand in the path of a URL as it is: every id of a job and every CID can.
 _PATH_PART: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,255}")
 
@@ -78,17 +81,35 @@ def job_id(value: Any) -> str:
 
 def pipeline_cid(value: Any) -> str:
     """`value` as the CID of a pipeline. Raises `UnknownPipeline` for what cannot be one."""
-    if isinstance(value, str) and len(value) <= 64 and _PATH_PART.fullmatch(value):
-        return str(value)
-    raise UnknownPipeline(
-        f"{shown(value)} is not the CID of a pipeline", hint="`tradepost publish` prints the CID."
+    hint = "`tradepost publish` prints the CID."
+    try:
+        if isinstance(value, str):
+            return parse_cid(value)
+    except InvalidCid as error:
+        raise UnknownPipeline(
+            f"{shown(value)} is not the CID of a pipeline: {error.detail}", hint=hint
+        ) from None
+    raise UnknownPipeline(f"{shown(value)} is not the CID of a pipeline", hint=hint)
+
+
+def input_cid(value: Any) -> Cid:
+    """`value` as the CID of an input. Raises `InvalidCall` for what cannot be one."""
+    try:
+        if isinstance(value, str):
+            return parse_cid(value)
+        hint = None
+    except InvalidCid as error:
+        hint = error.hint
+    raise InvalidCall(
+        f"input_cid is {shown(value)}; it must be the CID of an input, as `JobHandle.input_cid` has it",
+        hint=hint,
     )
 
 
 def shown(value: Any) -> str:
     """What an error shows of a value: its `repr`, cut short."""
     try:
-        whole = reprlib.repr(value)
+        whole = _REPR.repr(value)
     except Exception:  # an object of the program's may fail in any way
         whole = f"an object of type {type(value).__name__}"
     whole = whole.encode(errors="backslashreplace").decode()

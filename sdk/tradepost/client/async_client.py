@@ -15,6 +15,7 @@ from typing import Any, Final, Self, TypeVar
 import aiohttp
 
 from tradepost.broker_url import parse_broker_url
+from tradepost.client.arguments import input_cid as checked_input_cid
 from tradepost.client.arguments import job_id, pipeline_cid, real_number, shown, whole_number
 from tradepost.client.async_job import AsyncJobHandle
 from tradepost.client.inputs import Inputs
@@ -191,14 +192,17 @@ class AsyncClient:
     async def attach(self, job: str, *, input_cid: str | None = None) -> AsyncJobHandle:
         """A job that was submitted before, perhaps by another program. Raises `UnknownJob`.
 
-        With `input_cid`, its receipts must be about that input; without, about the one that they name.
+        With `input_cid`, its receipts must be about that input, or its result raises `OtherInput`; without,
+        about the one that they name. Raises `InvalidCall` for what is not a CID.
         """
+        claimed = None if input_cid is None else checked_input_cid(input_cid)
         view = await self.job(job)
         return AsyncJobHandle(
             self,
             job=view.job,
             pipeline=view.pipeline,
-            input_cid=None if input_cid is None else Cid(input_cid),
+            input_cid=claimed,
+            is_input_claimed=claimed is not None,
         )
 
     async def jobs(self, *, limit: int = LIST_JOBS, before: str | None = None) -> JobList:

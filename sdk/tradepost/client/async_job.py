@@ -27,7 +27,10 @@ class Connection(Protocol):
 
 
 class AsyncJobHandle:
-    """One submitted job. `input_cid` is `None` where the client does not know the input."""
+    """One submitted job. `input_cid` is `None` where the client does not know the input.
+
+    `is_input_claimed` says that `input_cid` comes from the program, which may be mistaken.
+    """
 
     def __init__(
         self,
@@ -36,11 +39,13 @@ class AsyncJobHandle:
         job: str,
         pipeline: str,
         input_cid: Cid | None,
+        is_input_claimed: bool = False,
         end: asyncio.Future[JobView] | None = None,
     ) -> None:
         self.id = job
         self.pipeline = pipeline
         self.input_cid = input_cid
+        self._is_input_claimed = is_input_claimed
         self._client = client
         self._end = end
 
@@ -94,7 +99,13 @@ class AsyncJobHandle:
         output = view.output
         if output is None:
             output = await self._client.fetch_output(self.id)
-        return check_result(view, output, pipeline=self.pipeline, input_cid=self.input_cid)
+        return check_result(
+            view,
+            output,
+            pipeline=self.pipeline,
+            input_cid=self.input_cid,
+            is_input_claimed=self._is_input_claimed,
+        )
 
     def _next_end(self) -> asyncio.Future[JobView]:
         """The end to wait for: a new one where the last one failed, as it does when the broker is away."""

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Final
 
 from tradepost.content import add_bytes
-from tradepost.errors import InvalidReceipt, ProtocolError, TradepostError
+from tradepost.errors import InvalidReceipt, OtherInput, ProtocolError, TradepostError
 from tradepost.money import to_credits
 from tradepost.pipeline.tensors import Tensor, decode, dtype_name
 from tradepost.protocol import JobStatus, JobView, Verification
@@ -48,7 +48,14 @@ class Result:
         return f"<Result of job {self.job}: {', '.join(shapes)}{more}; {self.price:f} credits>"
 
 
-def check_result(view: JobView, output: bytes, *, pipeline: str, input_cid: str | None) -> Result:
+def check_result(
+    view: JobView,
+    output: bytes,
+    *,
+    pipeline: str,
+    input_cid: str | None,
+    is_input_claimed: bool = False,
+) -> Result:
     """The result in `view`, whose output document is `output`, once these steps have passed.
 
     1. The job was accepted, with a verification and at least one receipt.
@@ -56,7 +63,8 @@ def check_result(view: JobView, output: bytes, *, pipeline: str, input_cid: str 
        about the input that the first one names.
     3. One of them commits to exactly the bytes in `output`.
 
-    Raises `InvalidReceipt` or `ProtocolError`; a broker cannot make up a result without a worker's key.
+    Raises `InvalidReceipt` or `ProtocolError`; a broker cannot make up a result without a worker's key. With
+    `is_input_claimed`, the program named the input, and may be mistaken: another one raises `OtherInput`.
     """
     # Step 1
     if view.status is not JobStatus.ACCEPTED or view.verification is None or view.finished_at is None:
@@ -66,10 +74,10 @@ def check_result(view: JobView, output: bytes, *, pipeline: str, input_cid: str 
     if input_cid is None and receipts:
         input_cid = receipts[0].input
     for receipt in receipts:
-        if (receipt.job, receipt.pipeline, receipt.input) != (view.job, pipeline, input_cid):
-            raise InvalidReceipt(
-                f"the broker sent a receipt of job {receipt.job} for job {view.job}, or of another input"
-            )
+        _check_subject(receipt.job, view.job, "job", of=view.job)
+        _check_subject(receipt.pipeline, pipeline, "pipeline", of=view.job)
+        error = OtherInput if is_input_claimed else InvalidReceipt
+        _check_subject(receipt.input, str(input_cid), "input", of=view.job, error=error)
     # Step 3
     output_cid = add_bytes(output, put=None)
     if not any(isinstance(r.outcome, Returned) and r.outcome.output == output_cid for r in receipts):
@@ -85,6 +93,13 @@ def check_result(view: JobView, output: bytes, *, pipeline: str, input_cid: str 
         verification=view.verification,
         seconds=view.finished_at - view.submitted_at,
     )
+
+
+def _check_subject(
+    named: str, expected: str, what: str, *, of: str, error: type[InvalidReceipt] = InvalidReceipt
+) -> None:
+    if named != expected:
+        raise error(f"the receipt for job {of} is about {what} {named}, not about {what} {expected}")
 
 
 def error_of(view: JobView) -> TradepostError:
