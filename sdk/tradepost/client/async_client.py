@@ -18,7 +18,7 @@ from tradepost.broker_url import parse_broker_url
 from tradepost.client.arguments import input_cid as checked_input_cid
 from tradepost.client.arguments import job_id, pipeline_cid, real_number, shown, whole_number
 from tradepost.client.async_job import AsyncJobHandle
-from tradepost.client.inputs import Inputs
+from tradepost.client.inputs import Inputs, check_many
 from tradepost.client.job_request import (
     CONFIDENCE,
     DEADLINE_S,
@@ -28,6 +28,7 @@ from tradepost.client.job_request import (
     prepare_job,
 )
 from tradepost.client.job_stream import JobStream
+from tradepost.client.not_copied import NotCopied
 from tradepost.client.requests import BrokerRequests
 from tradepost.client.results import Result
 from tradepost.content import Cid
@@ -48,7 +49,7 @@ LIST_JOBS: Final = 100
 T = TypeVar("T")
 
 
-class AsyncClient:
+class AsyncClient(NotCopied):
     """A connection to one broker, for one account. Use it in the event loop and process that opened it.
 
     `url` and `api_key` default to `TRADEPOST_URL` and `TRADEPOST_API_KEY`. Every call is repeated while the
@@ -72,6 +73,9 @@ class AsyncClient:
         self._headers = {"Authorization": f"Bearer {key}"}
         self._give_up_s = real_number("give_up_s", give_up_s, 0, math.inf, error=InvalidSettings)
         self._open: _Open | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {str(self.url).rstrip('/')}, {'open' if self._open else 'closed'}>"
 
     async def __aenter__(self) -> Self:
         if self._open is not None:
@@ -320,14 +324,12 @@ def _retrieve(task: asyncio.Task[Result]) -> None:
 
 
 async def _one_by_one(inputs: Iterable[Inputs] | AsyncIterable[Inputs]) -> AsyncIterator[Inputs]:
-    """The inputs of either kind. Raises `InvalidCall` for what is not iterable."""
+    """The inputs of either kind. Raises `InvalidCall` as `check_many` does."""
     if isinstance(inputs, AsyncIterable):
         async for one in inputs:
             yield one
         return
-    # `iter` would take a `TensorDocument` or `Result`, too, since they have `[name]`.
-    if not isinstance(inputs, Iterable):
-        raise InvalidCall(f"inputs are {shown(inputs)}; pass an iterable of inputs")
+    check_many(inputs)
     for one in inputs:
         yield one
 

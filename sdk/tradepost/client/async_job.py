@@ -8,6 +8,7 @@ from typing import Protocol
 
 from tradepost.client.arguments import timeout_s
 from tradepost.client.job_stream import JobStream
+from tradepost.client.not_copied import NotCopied
 from tradepost.client.results import Result, check_result, error_of
 from tradepost.content import Cid
 from tradepost.errors import ResultTimeout
@@ -26,7 +27,7 @@ class Connection(Protocol):
         ...
 
 
-class AsyncJobHandle:
+class AsyncJobHandle(NotCopied):
     """One submitted job. `input_cid` is `None` where the client does not know the input.
 
     `is_input_claimed` says that `input_cid` comes from the program, which may be mistaken.

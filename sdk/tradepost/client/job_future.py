@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from tradepost.client.not_copied import NotCopied
 from tradepost.client.outcome import Outcome
 from tradepost.client.results import Result
 from tradepost.errors import ClientClosed, JobCancelled, TradepostError
@@ -70,6 +71,11 @@ def _call(callback: Callback, future: JobFuture) -> None:
 class Job(Protocol):
     """The part of a job that its future uses."""
 
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        ...
+
     def cancel(self) -> bool:
         """Cancel the job; whether it is cancelled now."""
         ...
@@ -79,7 +85,7 @@ class Job(Protocol):
         ...
 
 
-class JobFuture(concurrent.futures.Future[Result]):
+class JobFuture(NotCopied, concurrent.futures.Future[Result]):
     """The future result of a job. `cancel` cancels the job itself, and `True` says that nothing is paid."""
 
     def __init__(self, job: Job, callbacks: CallbackThread) -> None:
@@ -89,6 +95,9 @@ class JobFuture(concurrent.futures.Future[Result]):
         self._outcome = Outcome[Result]()
         self._to_call: deque[Callback] = deque()
         self.set_running_or_notify_cancel()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of job {self._job.id}, {'finished' if self.done() else 'running'}>"
 
     def cancel(self) -> bool:
         """Cancel the job unless it has ended; whether it is cancelled, as the broker answers.

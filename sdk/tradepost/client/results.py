@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from decimal import Decimal
-from itertools import islice
-from typing import Final
+from typing import Any
 
 from tradepost.content import add_bytes
 from tradepost.errors import InvalidReceipt, OtherInput, ProtocolError, TradepostError
 from tradepost.money import to_credits
-from tradepost.pipeline.tensors import Tensor, decode, dtype_name
+from tradepost.pipeline.tensors import NamedTensors, Tensor, decode, describe_tensors
 from tradepost.protocol import JobStatus, JobView, Verification
 from tradepost.receipts import Returned, SignedReceipt, verify_receipt
 
-_TENSORS_SHOWN_MAX: Final = 8
-
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Result:
-    """An accepted result.
+class Result(NamedTensors):
+    """An accepted result: a read-only mapping of its tensors, which can be pickled.
 
     `document` is the output as the exact bytes that the receipts commit to; `tensors` and `metadata` are it
     decoded. `price` is in credits, at most the cap. `receipts` are those of the workers that agreed on it;
@@ -36,16 +33,30 @@ class Result:
     verification: Verification
     seconds: float
 
-    def __getitem__(self, name: str) -> Tensor:
-        return self.tensors[name]
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Result):
+            return NotImplemented
+        return self._facts() == other._facts()
+
+    def __hash__(self) -> int:
+        return hash(self.job)
 
     def __repr__(self) -> str:
-        shapes = [
-            f"{name} {dtype_name(tensor)}{list(tensor.shape)}"
-            for name, tensor in islice(self.tensors.items(), _TENSORS_SHOWN_MAX)
-        ]
-        more = ", …" if len(self.tensors) > _TENSORS_SHOWN_MAX else ""
-        return f"<Result of job {self.job}: {', '.join(shapes)}{more}; {self.price:f} credits>"
+        return f"<Result of job {self.job}: {describe_tensors(self.tensors)}; {self.price:f} credits>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy reads the document again: arrays would come back writable, and be a second copy of it.
+        return _restore, (self._facts(),)
+
+    def _facts(self) -> dict[str, Any]:
+        """All fields but the tensors and metadata, which are those of the document."""
+        names = [one.name for one in fields(self) if one.name not in ("tensors", "metadata")]
+        return {name: getattr(self, name) for name in names}
+
+
+def _restore(facts: dict[str, Any]) -> Result:
+    document = decode(facts["document"])
+    return Result(tensors=document.tensors, metadata=document.metadata, **facts)
 
 
 def check_result(

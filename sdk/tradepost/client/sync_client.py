@@ -13,20 +13,21 @@ from decimal import Decimal
 from types import TracebackType
 from typing import Any, Self
 
-from tradepost.client.arguments import shown, timeout_s, whole_number
+from tradepost.client.arguments import timeout_s, whole_number
 from tradepost.client.async_client import LIST_JOBS, MAP_WINDOW, MAP_WINDOW_MAX, AsyncClient
 from tradepost.client.async_job import AsyncJobHandle
-from tradepost.client.inputs import Inputs
+from tradepost.client.inputs import Inputs, check_many
 from tradepost.client.job_future import CallbackThread, JobFuture
 from tradepost.client.job_request import prepare_job
 from tradepost.client.loop_thread import LoopThread, Pending
+from tradepost.client.not_copied import NotCopied
 from tradepost.client.results import Result
 from tradepost.content import Cid
 from tradepost.errors import ClientClosed, InvalidCall, ResultTimeout
 from tradepost.protocol import JobList, JobView, PipelineView
 
 
-class JobHandle:
+class JobHandle(NotCopied):
     """One submitted job, for threads. See `AsyncJobHandle`."""
 
     def __init__(self, handle: AsyncJobHandle, loop: LoopThread, callbacks: CallbackThread) -> None:
@@ -96,7 +97,7 @@ class JobHandle:
         return future.done() and future.exception() is not None and not self._handle.has_failed
 
 
-class Client:
+class Client(NotCopied):
     """`AsyncClient` for threads: the same calls, blocking. Use it as a context manager.
 
     Any thread may call it, a future's callback too. A process that is forked opens its own.
@@ -108,6 +109,10 @@ class Client:
         self._async = AsyncClient(url, api_key=api_key, give_up_s=give_up_s)
         self._callbacks = CallbackThread()
         self._thread: LoopThread | None = None
+
+    def __repr__(self) -> str:
+        state = "closed" if self._thread is None else "open"
+        return f"<{type(self).__name__} of {str(self._async.url).rstrip('/')}, {state}>"
 
     def __enter__(self) -> Self:
         if self._thread is not None:
@@ -145,8 +150,7 @@ class Client:
         """
         loop = self._open()
         window = whole_number("window", window, 1, MAP_WINDOW_MAX)
-        if not isinstance(inputs, Iterable):
-            raise InvalidCall(f"inputs are {shown(inputs)}; pass an iterable of inputs")
+        check_many(inputs)
         return self._map(loop, pipeline, inputs, window, options)
 
     def _map(
