@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import re
 from collections import Counter
 from typing import Final
 
@@ -27,6 +29,7 @@ from tradepost_broker.web.endpoints import ACCOUNT, Access, Endpoint, read_body,
 from tradepost_broker.web.slow_peers import send_pieces
 
 WAIT_S_MAX: Final = 60.0
+_SECONDS: Final = re.compile(r"[0-9]{1,6}(?:\.[0-9]{0,9})?")
 JOBS_SHOWN: Final = 100
 JOBS_SHOWN_MAX: Final = 1000
 #: Requests of one account that may wait for an end at once.
@@ -198,10 +201,8 @@ def _entry(job: Job) -> JobEntry:
 
 def _wait_s(request: web.Request) -> float:
     text = request.query.get("wait_s", "0")
-    try:
-        wait_s = float(text)
-    except ValueError:
-        wait_s = -1.0
+    # `float` reads the digits of every script, underscores and blanks.
+    wait_s = float(text) if _SECONDS.fullmatch(text) else math.nan
     if not 0 <= wait_s <= WAIT_S_MAX:
         raise InvalidRequest(f"wait_s is {text!r}; it must be 0 to {WAIT_S_MAX:g} seconds")
     return wait_s

@@ -10,7 +10,6 @@ import math
 import numbers
 import operator
 import re
-import reprlib
 import threading
 from decimal import Decimal
 from typing import Any, Final
@@ -19,10 +18,8 @@ import numpy as np
 
 from tradepost.content import Cid, parse_cid
 from tradepost.errors import InvalidCall, InvalidCid, TradepostError, UnknownJob, UnknownPipeline
+from tradepost.short_repr import shown
 
-_SHOWN_CHARS_MAX: Final = 80
-_REPR: Final = reprlib.Repr()
-_REPR.maxstring = 72  # so that a CID is shown whole
 #: What can stand in the path of a URL as it is: every id of a job and every CID can.
 _PATH_PART: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,255}")
 
@@ -50,10 +47,15 @@ def whole_number(name: str, value: Any, low: int, high: int) -> int:
 
 
 def timeout_s(value: Any) -> float | None:
-    """A timeout in seconds, 0 or more; `None` for none. Raises `InvalidCall`."""
+    """A timeout in seconds, 0 or more; `None` for none. Raises `InvalidCall`.
+
+    Less than 0 is 0, as for standard futures: programs pass a deadline less the time now.
+    """
     if value is None:
         return None
-    seconds = real_number("timeout", value, -math.inf, math.inf)
+    seconds = _float_of(value)
+    if math.isnan(seconds):
+        raise InvalidCall(f"timeout is {shown(value)}; it must be a number of seconds, or None for no limit")
     # Threads cannot wait longer than this, which is centuries.
     return None if seconds >= threading.TIMEOUT_MAX else max(0.0, seconds)
 
@@ -104,16 +106,6 @@ def input_cid(value: Any) -> Cid:
         f"input_cid is {shown(value)}; it must be the CID of an input, as `JobHandle.input_cid` has it",
         hint=hint,
     )
-
-
-def shown(value: Any) -> str:
-    """What an error shows of a value: its `repr`, cut short."""
-    try:
-        whole = _REPR.repr(value)
-    except Exception:  # an object of the program's may fail in any way
-        whole = f"an object of type {type(value).__name__}"
-    whole = whole.encode(errors="backslashreplace").decode()
-    return whole if len(whole) <= _SHOWN_CHARS_MAX else f"{whole[:_SHOWN_CHARS_MAX]}…"
 
 
 def _float_of(value: Any) -> float:

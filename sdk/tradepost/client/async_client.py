@@ -16,7 +16,7 @@ import aiohttp
 
 from tradepost.broker_url import parse_broker_url
 from tradepost.client.arguments import input_cid as checked_input_cid
-from tradepost.client.arguments import job_id, pipeline_cid, real_number, shown, whole_number
+from tradepost.client.arguments import job_id, pipeline_cid, real_number, whole_number
 from tradepost.client.async_job import AsyncJobHandle
 from tradepost.client.inputs import Inputs, check_many
 from tradepost.client.job_request import (
@@ -36,6 +36,7 @@ from tradepost.errors import ClientClosed, InvalidCall, InvalidSettings
 from tradepost.money import Credits, to_credits
 from tradepost.protocol import AccountView, JobList, JobView, PipelineView, Requirements
 from tradepost.proxies import proxy_for
+from tradepost.short_repr import shown
 
 DEFAULT_URL: Final = "http://127.0.0.1:8700"
 #: How many jobs `map` keeps submitted and unfinished.

@@ -73,7 +73,7 @@ class AsyncJobHandle(NotCopied):
             async with asyncio.timeout(limit_s):
                 return await self._result()
         except TimeoutError:
-            raise ResultTimeout(f"job {self.id} has no result after {timeout} s", job=self.id) from None
+            raise ResultTimeout(f"job {self.id} has no result after {limit_s:g} s", job=self.id) from None
 
     def cancel(self) -> asyncio.Future[bool]:
         """Cancel the job unless it has ended. Awaited: whether it is cancelled now, which costs nothing.

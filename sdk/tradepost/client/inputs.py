@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from tradepost.client.arguments import shown
 from tradepost.client.results import Result
 from tradepost.errors import InvalidCall, InvalidInput, InvalidTensorDocument
 from tradepost.pipeline.tensors import Tensor, TensorDocument, encode
+from tradepost.short_repr import shown
 
 #: One tensor: an array, or what NumPy makes an array of numbers of.
 TensorLike = Any

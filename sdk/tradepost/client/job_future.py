@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from tradepost.client.arguments import timeout_s
 from tradepost.client.not_copied import NotCopied
 from tradepost.client.outcome import Outcome
 from tradepost.client.results import Result
@@ -147,12 +148,12 @@ class JobFuture(NotCopied, concurrent.futures.Future[Result]):
     def result(self, timeout: float | None = None) -> Result:
         """As a standard future's. Raises `InvalidCall` where it cannot end: in another process."""
         self._check_can_wait()
-        return self._outcome.get(timeout)
+        return self._outcome.get(timeout_s(timeout))
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """As a standard future's; `InvalidCall` in another process, where it cannot end."""
         self._check_can_wait()
-        return self._outcome.error(timeout)
+        return self._outcome.error(timeout_s(timeout))
 
     def _check_can_wait(self) -> None:
         if not self.done():

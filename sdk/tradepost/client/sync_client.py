@@ -75,11 +75,11 @@ class JobHandle(NotCopied):
         limit_s = timeout_s(timeout)
         future = self.future()
         try:
-            return future.result(limit_s)
+            return future.result(timeout)
         except TimeoutError:
             if future.done():
                 raise
-            raise ResultTimeout(f"job {self.id} has no result after {timeout} s", job=self.id) from None
+            raise ResultTimeout(f"job {self.id} has no result after {limit_s:g} s", job=self.id) from None
 
     def cancel(self) -> bool:
         """Cancel the job unless it has ended; whether it is cancelled now, which costs nothing.

@@ -174,3 +174,25 @@ def test_receipts_of_another_job_are_named_with_both(client: Client) -> None:
     with pytest.raises(InvalidReceipt, match=f"input {other.input_cid}.*input {one.input_cid}") as caught:
         check_result(view, output, pipeline=PIPELINE, input_cid=one.input_cid)
     assert type(caught.value) is InvalidReceipt  # the client made this CID itself, so it is no mistake
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), "5", "٣", True, [1]])
+def test_a_wrong_timeout_is_refused_by_each_way_to_wait(client: Client, wrong: Any) -> None:
+    handle = client.submit(PIPELINE, x(), max_price=1)
+    for wait in (handle.result, handle.future().result, handle.future().exception):
+        with pytest.raises(InvalidCall, match=r"timeout is .*; it must be a number of seconds"):
+            wait(wrong)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "shown"), [(-1, "0"), (0, "0"), (np.float32(0.01), "0.01"), (-np.inf, "0")]
+)
+def test_a_deadline_that_has_passed_is_a_timeout(
+    fake: FakeBrokerThread, client: Client, timeout: Any, shown: str
+) -> None:
+    fake.broker.hold = True
+    handle = client.submit(PIPELINE, x(), max_price=1)
+    with pytest.raises(ResultTimeout, match=f"has no result after {shown} s"):
+        handle.result(timeout)
+    with pytest.raises(TimeoutError):
+        handle.future().result(timeout)
