@@ -21,9 +21,10 @@ from rich.table import Table
 
 from tradepost.atomic_files import replace_file
 from tradepost.bounded import AccountName
+from tradepost.commands.number_options import integer_option, number_option
 from tradepost.commands.options import Json, LogJson
 from tradepost.commands.terminal import show, show_json
-from tradepost.errors import InvalidCommandLine, InvalidRequest, InvariantBroken
+from tradepost.errors import InvalidCall, InvalidCommandLine, InvariantBroken
 from tradepost.logs import set_up_logging
 from tradepost.money import format_credits, to_credits, to_microcredits
 from tradepost.protocol import AccountView
@@ -66,7 +67,9 @@ def run(
     host: Annotated[
         str | None, typer.Option(help="Address to listen on; TLS is required except on loopback.")
     ] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 selects any free port.")] = None,
+    port: Annotated[
+        int | None, integer_option(high=65_535, about="Port to listen on, 0 for any free port.")
+    ] = None,
     data_dir: DataDir = None,
     config: Config = None,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain (PEM).")] = None,
@@ -75,10 +78,14 @@ def run(
         str | None, typer.Option(help="The URL under which others reach this broker.")
     ] = None,
     hold_s: Annotated[
-        float | None, typer.Option(help="How long a payment is held before it matures.")
+        float | None, number_option(about="Seconds for which a payment is held before it matures.")
     ] = None,
-    audit_rate: Annotated[float | None, typer.Option(help="Share of results checked by an auditor.")] = None,
-    fault_fraction: Annotated[float | None, typer.Option(help="Share of workers believed faulty.")] = None,
+    audit_rate: Annotated[
+        float | None, number_option(high=1, about="Share of results checked by an auditor.")
+    ] = None,
+    fault_fraction: Annotated[
+        float | None, number_option(high=1, about="Share of workers believed faulty.")
+    ] = None,
     port_file: Annotated[
         Path | None, typer.Option(help="Write the port to this file when the broker is ready.")
     ] = None,
@@ -182,7 +189,7 @@ def token(
     ] = "owner",
     stake: Annotated[str, typer.Option(help="The worker's stake in credits.")] = "10",
     auditor: Annotated[bool, typer.Option("--auditor", help="Trust the worker with reference runs.")] = False,
-    ttl: Annotated[float, typer.Option(help="Seconds until the token expires.")] = 3600.0,
+    ttl: Annotated[float, number_option(about="Seconds until the token expires.")] = 3600.0,
     data_dir: DataDir = None,
     config: Config = None,
     as_json: Json = False,
@@ -249,7 +256,7 @@ def devices(data_dir: DataDir = None, config: Config = None, as_json: Json = Fal
 
 @app.command()
 def jobs(
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="Number of jobs, newest first.")] = 20,
+    limit: Annotated[int, integer_option(low=1, high=1000, about="Number of jobs, newest first.")] = 20,
     data_dir: DataDir = None,
     config: Config = None,
     as_json: Json = False,
@@ -340,7 +347,7 @@ def _check_name(name: str, what: str) -> None:
 def _microcredits(amount: str) -> int:
     try:
         return to_microcredits(amount)
-    except InvalidRequest as error:
+    except InvalidCall as error:
         raise InvalidCommandLine(error.detail) from None
 
 

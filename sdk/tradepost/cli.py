@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from tradepost.commands.terminal import report
-from tradepost.errors import InvalidCommandLine, MissingExtra, TradepostError
+from tradepost.errors import InvalidCall, InvalidCommandLine, MissingExtra, TradepostError
 
 GROUP = "tradepost.commands"
 _MISUSE_STATUS = 2
@@ -111,6 +111,8 @@ def main() -> None:
     except typer.Abort:
         sys.exit(1)
     except TradepostError as error:
+        if type(error) is InvalidCall:  # what a program passes comes from the command line here
+            error = InvalidCommandLine(error.detail)
         report(error, as_json=as_json)
         sys.exit(error.exit_code)
 

@@ -21,7 +21,7 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from tradepost.atomic_files import replace_file
-from tradepost.errors import FileNotWritten, InvalidRequest, InvalidSettings, StateFolderUnusable
+from tradepost.errors import FileNotWritten, InvalidCall, InvalidSettings, StateFolderUnusable
 from tradepost.file_status import dangling_link, stamp_of
 from tradepost.http_url import parse_http_url
 from tradepost.money import to_microcredits
@@ -65,14 +65,14 @@ class Settings(DeviceLimits, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def price_per_unit_microcredits(self) -> int:
         """The price in microcredits per work unit."""
-        return to_microcredits(self.price_per_unit)
+        return to_microcredits(self.price_per_unit, name="price_per_unit")
 
     def __post_init__(self) -> None:
         DeviceLimits.__post_init__(self)
         try:
             price = self.price_per_unit_microcredits
-        except InvalidRequest as error:
-            raise InvalidSettings(f"price_per_unit: {error.detail}") from None
+        except InvalidCall as error:
+            raise InvalidSettings(error.detail) from None
         if price < 1:
             raise InvalidSettings("price_per_unit is 0; the minimum is 0.000001")
         for gateway in self.gateways:

@@ -15,9 +15,10 @@ from typing import Any, Final, Self, TypeVar
 import aiohttp
 
 from tradepost.broker_url import parse_broker_url
-from tradepost.client.arguments import job_id, pipeline_cid, real_number, shown, whole_number
+from tradepost.client.arguments import input_cid as checked_input_cid
+from tradepost.client.arguments import job_id, pipeline_cid, real_number, whole_number
 from tradepost.client.async_job import AsyncJobHandle
-from tradepost.client.inputs import Inputs
+from tradepost.client.inputs import Inputs, check_many
 from tradepost.client.job_request import (
     CONFIDENCE,
     DEADLINE_S,
@@ -27,6 +28,7 @@ from tradepost.client.job_request import (
     prepare_job,
 )
 from tradepost.client.job_stream import JobStream
+from tradepost.client.not_copied import NotCopied
 from tradepost.client.requests import BrokerRequests
 from tradepost.client.results import Result
 from tradepost.content import Cid
@@ -34,6 +36,7 @@ from tradepost.errors import ClientClosed, InvalidCall, InvalidSettings
 from tradepost.money import Credits, to_credits
 from tradepost.protocol import AccountView, JobList, JobView, PipelineView, Requirements
 from tradepost.proxies import proxy_for
+from tradepost.short_repr import shown
 
 DEFAULT_URL: Final = "http://127.0.0.1:8700"
 #: How many jobs `map` keeps submitted and unfinished.
@@ -47,7 +50,7 @@ LIST_JOBS: Final = 100
 T = TypeVar("T")
 
 
-class AsyncClient:
+class AsyncClient(NotCopied):
     """A connection to one broker, for one account. Use it in the event loop and process that opened it.
 
     `url` and `api_key` default to `TRADEPOST_URL` and `TRADEPOST_API_KEY`. Every call is repeated while the
@@ -71,6 +74,9 @@ class AsyncClient:
         self._headers = {"Authorization": f"Bearer {key}"}
         self._give_up_s = real_number("give_up_s", give_up_s, 0, math.inf, error=InvalidSettings)
         self._open: _Open | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {str(self.url).rstrip('/')}, {'open' if self._open else 'closed'}>"
 
     async def __aenter__(self) -> Self:
         if self._open is not None:
@@ -191,14 +197,17 @@ class AsyncClient:
     async def attach(self, job: str, *, input_cid: str | None = None) -> AsyncJobHandle:
         """A job that was submitted before, perhaps by another program. Raises `UnknownJob`.
 
-        With `input_cid`, its receipts must be about that input; without, about the one that they name.
+        With `input_cid`, its receipts must be about that input, or its result raises `OtherInput`; without,
+        about the one that they name. Raises `InvalidCall` for what is not a CID.
         """
+        claimed = None if input_cid is None else checked_input_cid(input_cid)
         view = await self.job(job)
         return AsyncJobHandle(
             self,
             job=view.job,
             pipeline=view.pipeline,
-            input_cid=None if input_cid is None else Cid(input_cid),
+            input_cid=claimed,
+            is_input_claimed=claimed is not None,
         )
 
     async def jobs(self, *, limit: int = LIST_JOBS, before: str | None = None) -> JobList:
@@ -316,14 +325,12 @@ def _retrieve(task: asyncio.Task[Result]) -> None:
 
 
 async def _one_by_one(inputs: Iterable[Inputs] | AsyncIterable[Inputs]) -> AsyncIterator[Inputs]:
-    """The inputs of either kind. Raises `InvalidCall` for what is not iterable."""
+    """The inputs of either kind. Raises `InvalidCall` as `check_many` does."""
     if isinstance(inputs, AsyncIterable):
         async for one in inputs:
             yield one
         return
-    # `iter` would take a `TensorDocument` or `Result`, too, since they have `[name]`.
-    if not isinstance(inputs, Iterable):
-        raise InvalidCall(f"inputs are {shown(inputs)}; pass an iterable of inputs")
+    check_many(inputs)
     for one in inputs:
         yield one
 

@@ -7,15 +7,15 @@ tensor, since a value that was guessed would be computed on, and paid for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import numpy as np
 
-from tradepost.client.arguments import shown
 from tradepost.client.results import Result
-from tradepost.errors import InvalidInput, InvalidTensorDocument
+from tradepost.errors import InvalidCall, InvalidInput, InvalidTensorDocument
 from tradepost.pipeline.tensors import Tensor, TensorDocument, encode
+from tradepost.short_repr import shown
 
 #: One tensor: an array, or what NumPy makes an array of numbers of.
 TensorLike = Any
@@ -41,6 +41,14 @@ def document_bytes(inputs: Inputs) -> bytes:
         raise InvalidInput(f"{shown(inputs)} is not an input", hint=_HINT)
     named = {name: _tensor(name, value) for name, value in tensors.items()}
     return encode(TensorDocument(tensors=named, metadata=metadata))
+
+
+def check_many(inputs: Any) -> None:
+    """Raise `InvalidCall` for what is no iterable of inputs; one input, or a text, is none."""
+    if not isinstance(inputs, Iterable) or isinstance(inputs, Mapping | str | bytes | bytearray | memoryview):
+        raise InvalidCall(
+            f"inputs are {shown(inputs)}; pass an iterable of inputs", hint="For one input, call `submit`."
+        )
 
 
 def _tensor(name: Any, value: Any) -> Tensor:

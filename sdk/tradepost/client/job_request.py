@@ -12,24 +12,18 @@ from typing import Any, Final
 
 import msgspec
 
-from tradepost.client.arguments import (
-    optional_bool,
-    pipeline_cid,
-    real_number,
-    shown,
-    text,
-    whole_number,
-)
+from tradepost.client.arguments import optional_bool, pipeline_cid, real_number, text, whole_number
 from tradepost.client.inputs import Inputs, document_bytes
 from tradepost.content import Cid, add_bytes
 from tradepost.errors import InvalidCall
 from tradepost.money import Credits, to_microcredits
 from tradepost.protocol import INLINE_BYTES_MAX, JobRequest, Requirements, too_large_inline
+from tradepost.short_repr import shown
 
 CONFIDENCE: Final = 0.95
 DEADLINE_S: Final = 300.0
 PATIENCE_S: Final = 5.0
-_SECONDS_MAX: Final = 7 * 24 * 3600
+SECONDS_MAX: Final = 7 * 24 * 3600
 _MEMORY_BYTES_MAX: Final = 1 << 53
 _ISOLATION_MAX: Final = 8
 
@@ -57,16 +51,16 @@ def prepare_job(
 ) -> PreparedJob:
     """The submission that `AsyncClient.submit` describes.
 
-    Raises `InvalidCall`, `InvalidRequest` for the price, `UnknownPipeline` for what is not a CID,
+    Raises `InvalidCall`, `UnknownPipeline` for what is not a CID,
     `InvalidInput`, `InvalidTensorDocument` or `InlineInputTooLarge`.
     """
     is_inline = optional_bool("inline", inline)
     common: dict[str, Any] = {
         "pipeline": pipeline_cid(pipeline),
-        "max_price_microcredits": _price_microcredits(max_price),
+        "max_price_microcredits": to_microcredits(max_price, name="max_price", microcredits_min=1),
         "confidence": real_number("confidence", confidence, 0.5, 0.999999),
-        "deadline_s": real_number("deadline_s", deadline_s, 1e-6, _SECONDS_MAX),
-        "patience_s": real_number("patience_s", patience_s, 0, _SECONDS_MAX),
+        "deadline_s": real_number("deadline_s", deadline_s, 1e-6, SECONDS_MAX),
+        "patience_s": real_number("patience_s", patience_s, 0, SECONDS_MAX),
         "requirements": _requirements(requirements),
         "idempotency_key": secrets.token_hex(16)
         if idempotency_key is None
@@ -89,13 +83,6 @@ def blocks_of(data: bytes) -> list[tuple[Cid, bytes]]:
     blocks: list[tuple[Cid, bytes]] = []
     add_bytes(data, put=lambda cid, block: blocks.append((cid, block)))
     return blocks
-
-
-def _price_microcredits(max_price: Credits) -> int:
-    microcredits = to_microcredits(max_price)
-    if microcredits < 1:
-        raise InvalidCall(f"max_price is {shown(max_price)}; it must be at least 0.000001 credits")
-    return microcredits
 
 
 def _requirements(given: Requirements | None) -> Requirements:

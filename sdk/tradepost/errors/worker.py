@@ -29,6 +29,16 @@ class InvalidReceipt(TradepostError):
     default_hint = "Do not rely on it. Get the job's receipts from the broker again."
 
 
+class OtherInput(InvalidReceipt):
+    """The job ran on another input than the one that the program named."""
+
+    fault = Fault.SUBMITTER
+    default_hint = (
+        "Check the job's id and input_cid against what was kept of the submission. If both are right, do not "
+        "rely on the result: the broker sent the receipts of another job."
+    )
+
+
 class WorkerKeyInUse(TradepostError):
     """Another device is connected with this worker's key."""
 

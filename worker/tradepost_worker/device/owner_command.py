@@ -21,7 +21,7 @@ from tradepost.errors import UNDECODABLE, InvalidDuration
 from tradepost.file_status import WRITABLE_BY_OTHERS, Stamp, access_problem, stamp
 
 _UNITS_S: Final = (86_400, 3_600, 60, 1)
-_DURATION: Final = re.compile(r"(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?")
+_DURATION: Final = re.compile(r"(?:([0-9]{1,6})d)?(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,6})s)?")
 _FILE_BYTES_MAX: Final = 4096
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tradepost import Requirements, Result, TensorDocument, TradepostError
-from tradepost.client.arguments import shown, timeout_s
+from tradepost.client.arguments import timeout_s
 from tradepost.client.async_client import AsyncClient
 from tradepost.client.inputs import document_bytes
 from tradepost.client.job_request import prepare_job
@@ -19,7 +19,6 @@ from tradepost.errors import (
     InlineInputTooLarge,
     InvalidCall,
     InvalidInput,
-    InvalidRequest,
     InvalidSettings,
     InvalidTensorDocument,
     UnknownPipeline,
@@ -27,6 +26,7 @@ from tradepost.errors import (
 from tradepost.pipeline.tensors import decode, encode
 from tradepost.protocol import INLINE_BYTES_MAX, Submit, broker_codec_for_clients, client_codec
 from tradepost.protocol.rest import Verification
+from tradepost.short_repr import shown
 
 PIPELINE = "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku"
 X = {"x": np.zeros(1, np.float32)}
@@ -103,10 +103,63 @@ def test_a_wrong_option_is_refused_by_its_name(changes: dict[str, Any], names: s
     assert "$" not in caught.value.diagnostics()
 
 
-@pytest.mark.parametrize("price", [NAN, INF, -1, "free", None, [1], 0.0000001, 10**30, True])
-def test_a_wrong_price_is_refused(price: Any) -> None:
-    with pytest.raises(InvalidRequest, match="credits"):
+WRONG_PRICES = (
+    NAN,
+    INF,
+    -1,
+    "free",
+    None,
+    [1],
+    0.0000001,
+    10**30,
+    True,
+    np.True_,
+    "٣",
+    "\uff11",
+    " 1",
+    "1 ",
+    "1_0",
+    "",
+)
+MORE_WRONG_PRICES = (
+    "-0.1",
+    "1e-7",
+    Decimal("1e-7"),
+    Decimal("1e30"),
+    Decimal("sNaN"),
+    Fraction(1, 3),
+    1j,
+    b"1",
+)
+
+
+@pytest.mark.parametrize(
+    "price", [*WRONG_PRICES, *MORE_WRONG_PRICES, np.array(1.0), np.float32("nan"), np.array("1")]
+)
+def test_a_wrong_price_is_the_callers_mistake(price: Any) -> None:
+    with pytest.raises(InvalidCall) as caught:
         prepare(max_price=price)
+    expected = (
+        "it must be a number of credits from 0.000001 to 9,007,199,254.740992, with at most 6 decimal places"
+    )
+    assert caught.value.detail == f"max_price is {shown(price)}; {expected}"
+
+
+@pytest.mark.parametrize(
+    ("price", "microcredits"),
+    [
+        (Decimal("1E+2"), 100_000_000),
+        (Decimal("5e-3"), 5000),
+        ("1e-3", 1000),
+        (".5", 500_000),
+        (Fraction(1, 8), 125_000),
+        (np.float32(0.1), 100_000),
+        (np.uint8(2), 2_000_000),
+        (1e-6, 1),
+    ],
+)
+def test_a_price_is_exact_however_it_is_written(price: Any, microcredits: int) -> None:
+    assert prepare(max_price=price).max_price_microcredits == microcredits
 
 
 @pytest.mark.parametrize("pipeline", [None, 5, "", "a/b", "..", "\ud800", "b" * 65, b"bafy"])
@@ -120,7 +173,7 @@ def test_an_inline_input_has_a_limit() -> None:
         prepare(inputs=bytes(INLINE_BYTES_MAX + 1), inline=True)
 
 
-@pytest.mark.parametrize("value", [NAN, "5", True, [1]])
+@pytest.mark.parametrize("value", [NAN, "5", "٣", True, [1], np.float32("nan"), Decimal("nan"), 1j])
 def test_a_wrong_timeout_is_refused(value: Any) -> None:
     with pytest.raises(InvalidCall, match="timeout is"):
         timeout_s(value)

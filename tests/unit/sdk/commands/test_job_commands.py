@@ -238,3 +238,12 @@ def test_a_real_interrupt_cancels_the_job(fake: FakeBrokerThread, tensor: str) -
     assert process.returncode == 130
     assert errors.endswith("It is cancelled, and nothing was paid.\n")
     assert [view.status.value for view in fake.broker._views.values()] == ["cancelled"]
+
+
+@pytest.mark.parametrize("before", ["zz", "", "../x", "a b"])
+def test_an_unknown_cursor_ends_the_command(fake: FakeBrokerThread, tensor: str, before: str) -> None:
+    assert run(fake, "submit", PIPELINE, "--tensor", tensor).exit_code == 0
+    ended = run(fake, "list", "--before", before)
+    assert isinstance(ended.exception, UnknownJob)
+    assert repr(before) in ended.exception.detail
+    assert ended.stdout == ""
