@@ -28,14 +28,17 @@ from tradepost_broker.jobs.receipt_checks import tick_work
 from tradepost_broker.market.model.events import Restarted
 from tradepost_broker.settings import Settings
 from tradepost_broker.storage import database
-from tradepost_broker.storage.data_folder import IDENTITY_FILE, locked_data_folder, typed_folder_errors
+from tradepost_broker.storage.data_folder import (
+    IDENTITY_FILE,
+    URL_FILE,
+    locked_data_folder,
+    typed_folder_errors,
+)
 from tradepost_broker.storage.database_checks import typed_errors
 from tradepost_broker.storage.store import Store
 
 #: How long a clean stop waits for requests that are under way.
 SHUTDOWN_S_MAX: Final = 3.0
-#: Where commands on this machine find the running broker's address.
-URL_FILE: Final = "url"
 
 log = logging.getLogger(__name__)
 

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 
 import msgspec
 from aiohttp import web
 
 from tradepost.content import FolderStore
-from tradepost.errors import DataFolderUnusable, InvalidKey, InvalidSettings
+from tradepost.errors import InvalidKey, InvalidSettings
 from tradepost.identity import Identity
 from tradepost.protocol import broker_codec_for_workers
 from tradepost_broker.access.credentials import Credentials, load_or_create_operator_token
@@ -39,6 +38,7 @@ from tradepost_broker.reporting.device_readings import DeviceReadings
 from tradepost_broker.reporting.metrics import Metrics
 from tradepost_broker.reporting.running_counts import RunningCounts
 from tradepost_broker.reporting.standings import Standings
+from tradepost_broker.reporting.start_warnings import log_missing_blocks, log_policy_changes
 from tradepost_broker.settings import Settings
 from tradepost_broker.storage.data_folder import IDENTITY_FILE
 from tradepost_broker.storage.disk_space import DiskSpace
@@ -147,6 +147,7 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
     recovery = _build_recovery(restored, counters)
     engine = _build_engine(restored, streams, counters, recovery)
     content = _build_content(restored, engine)
+    log_missing_blocks(content.uploads.missing_public_blocks(), settings.data_dir)
     credentials = Credentials(store=store, operator_token=restored.operator_token)
     revocations = RevocationService(revocations=restored.revocations, engine=engine)
     joins = JoinService(
@@ -202,7 +203,10 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
 def _restore(settings: Settings, store: Store, clock: Callable[[], float]) -> Restored:
     policy, folder = settings.market, settings.data_dir
     operator_token = load_or_create_operator_token(folder / "operator.token")
-    revocations = IssuedRevocations(path=folder / FILE_NAME, operator=_operator_key(settings))
+    revocations = IssuedRevocations(
+        path=folder / FILE_NAME, operator=_operator_key(settings), has_enforced=store.has_revocations()
+    )
+    log_policy_changes(store.starts(), policy)
     started_at = clock()
     without = store.left_out()
     sifted = store.sift(at=started_at, policy=policy, without=without)
@@ -215,7 +219,7 @@ def _restore(settings: Settings, store: Store, clock: Callable[[], float]) -> Re
         left_out=left_out,
     )
     # Only after a start is recorded: a database without one, beside an identity, is not that market's.
-    broker = _load_identity(folder / IDENTITY_FILE)
+    broker = Identity.load_or_create(folder / IDENTITY_FILE)
     return Restored(
         settings=settings,
         store=store,
@@ -226,17 +230,6 @@ def _restore(settings: Settings, store: Store, clock: Callable[[], float]) -> Re
         market=market,
         left_out=tuple(left_out),
     )
-
-
-def _load_identity(path: Path) -> Identity:
-    try:
-        return Identity.load_or_create(path)
-    except InvalidKey:
-        raise DataFolderUnusable(
-            f"{path} is not the private key of a broker",
-            hint="Restore it from a backup: workers refuse a broker that has another key.",
-            path=str(path),
-        ) from None
 
 
 def _build_counters(restored: Restored, streams: Streams) -> Counters:

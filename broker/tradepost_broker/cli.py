@@ -368,6 +368,8 @@ def _explained(view: Explanation) -> list[str]:
             f"{format_credits(one.score_microcredits)}: {one.lost_because or 'won'}"
             for one in lease.candidates
         ]
+        if lease.sole_bidder:
+            lines.append("  the sole bidder: no other offer competed, so only the cap bounded the price")
         lines += [f"  not eligible: {count} {reason}" for reason, count in lease.left_out.items()]
     lines += [
         f"found: {one.kind} at {one.stage or 'no stage'} {one.detail}".rstrip() for one in view.evidence

@@ -85,7 +85,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         given = {name: value for name, value in (options or {}).items() if value != ""}
         chosen = merge_settings(settings_from_environment(cls, PREFIX, variables, guide=GUIDE), given)
         path = _config_path(config, environment, chosen)
-        settings = build_settings(cls, merge_settings(settings_from_file(path), chosen), guide=GUIDE)
+        from_file = settings_from_file(path, cls, guide=GUIDE)
+        settings = build_settings(cls, merge_settings(from_file, chosen), guide=GUIDE)
         return settings._checked()
 
     @property

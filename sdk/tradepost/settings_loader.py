@@ -22,13 +22,23 @@ Tree = dict[str, Any]
 SettingsT = TypeVar("SettingsT", bound=msgspec.Struct)
 
 
-def settings_from_file(path: Path) -> Tree:
-    """What the file at `path` sets, nothing if it is absent. Raises `InvalidSettings`."""
+def settings_from_file(path: Path, kind: type[msgspec.Struct] | None = None, *, guide: str = "") -> Tree:
+    """What the file at `path` sets, nothing if it is absent.
+
+    Raises `InvalidSettings`; with a `kind`, also for what is no setting of it, which names `guide`.
+    """
+    tree = _decode(path)
+    if kind is not None and (unknown := sorted(tree.keys() - set(kind.__struct_fields__))):
+        raise InvalidSettings(f"{path}: {unknown[0]!r} is not the name of a setting", hint=_hint(guide))
+    return tree
+
+
+def _decode(path: Path) -> Tree:
+    if problem := dangling_link(path):
+        raise InvalidSettings(problem, hint="Correct the link, or remove it.")
     try:
         return msgspec.toml.decode(path.read_bytes().removeprefix(BOM_UTF8), type=Tree)
     except (FileNotFoundError, NotADirectoryError):
-        if problem := dangling_link(path):
-            raise InvalidSettings(problem, hint="Correct the link, or remove it.") from None
         return {}
     except OSError as error:
         hint = "Make it a file that this user can read, or remove it."

@@ -98,7 +98,9 @@ def load_settings(
     )
     state_dir = Path(chosen.get("state_dir") or default_state_dir()).expanduser().absolute()
     _require_folder(state_dir)
-    tree = merge_settings(settings_from_file(state_dir / FILE_NAME), chosen, {"state_dir": state_dir})
+    tree = merge_settings(
+        settings_from_file(state_dir / FILE_NAME, Settings, guide=GUIDE), chosen, {"state_dir": state_dir}
+    )
     if isinstance(gateways := tree.get("gateways"), str):
         tree["gateways"] = [one.strip() for one in gateways.split(",") if one.strip()]
     settings = build_settings(Settings, merge_settings(_defaults(tree), tree), guide=GUIDE)

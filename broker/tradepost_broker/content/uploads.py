@@ -57,6 +57,10 @@ class Uploads:
         # Two keep a disk busy. With more, handing the interpreter's lock around costs a seventh of the rate.
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="tradepost-reads")
 
+    def missing_public_blocks(self) -> int:
+        """How many blocks of published pipelines are not in the store."""
+        return sum(not self._blocks.has(parse_cid(cid)) for cid in self._public)
+
     def close(self) -> None:
         """Finish writing and reading."""
         self._writer.shutdown()

@@ -170,7 +170,7 @@ def test_a_file_of_the_state_folder_that_is_none_is_a_typed_error(
 def test_a_record_of_the_running_worker_that_is_unreadable_is_no_obstacle(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     state = StateFolder(tmp_path)
-    with state.in_use() if name != "connection.json" else nullcontext():
+    with state.in_use() if name == "owner.json" else nullcontext():
         assert state.status() is None
         state.connection()
         OwnerCommandFile(state.owner_command).read()

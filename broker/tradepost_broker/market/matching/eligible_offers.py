@@ -14,11 +14,14 @@ from typing import Final
 
 from tradepost_broker.market.matching.scoring import Bidder
 from tradepost_broker.market.model.amounts import bid_for
-from tradepost_broker.market.model.entities import Job
+from tradepost_broker.market.model.entities import Job, WorkerStanding
 from tradepost_broker.market.state import seeded_random
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.offer_book import PriceList, fits
 from tradepost_broker.market.state.worker_state import WorkerState
+
+#: The reason of offers whose workers have not come back since the broker's start.
+NOT_RECONNECTED: Final = "not reconnected since the broker's start"
 
 _DRAWS_MAX: Final = 32
 
@@ -146,6 +149,23 @@ class EligibleOffers:
             "beyond the cheapest": affordable - considered - turned_away,
         }
         return {reason: count for reason, count in counts.items() if count > 0}
+
+    def count_absent(self) -> int:
+        """How many workers whose last offer fits are not back since a restart; 0 once they have had the time.
+
+        While they are away, an offer may compete with no other: the price shows it.
+        """
+        if self._state.at >= self._state.patience_from:
+            return 0
+        return sum(
+            not worker.connected
+            and not worker.record.auditor
+            and worker.record.standing is WorkerStanding.ACTIVE
+            and worker.record.offer is not None
+            and worker.record.owner not in self._owners
+            and fits(worker.record.offer, self._need)
+            for worker in self._state.workers.values()
+        )
 
     def _at(self, place: int, lists: list[PriceList], counts: list[int]) -> tuple[int, WorkerState]:
         """The offer at a place in the first so many entries of each list."""

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Final, NamedTuple
 
-from tradepost_broker.market.matching.eligible_offers import EligibleOffers
+from tradepost_broker.market.matching.eligible_offers import NOT_RECONNECTED, EligibleOffers
 from tradepost_broker.market.matching.scoring import (
     Bidder,
     Terms,
@@ -205,6 +205,8 @@ def _auction(state: MarketState, job: Job, eligible: EligibleOffers, log_odds_mi
     left_out = eligible.count_left_out(bid_microcredits_max=cap_microcredits, considered=considered)
     if len(ranking) < len(bidders):
         left_out["price"] = left_out.get("price", 0) + len(bidders) - len(ranking)
+    if policy.absent_recorded and (absent := eligible.count_absent()):
+        left_out[NOT_RECONNECTED] = absent
     candidates = explained(ranking, losers_max=policy.losers_recorded_max)
     return Award(ranking[0].worker, price_microcredits, LeasePurpose.AUCTION, candidates, left_out)
 

@@ -49,6 +49,8 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     draw_owners_min: Positive = 16
     #: Losers that a match names.
     losers_recorded_max: Count = 4
+    #: Whether a match in the first `reconnect_s` after a restart counts the offers that are not back yet.
+    absent_recorded: bool = True
     #: Failed matches of waiting jobs after which the search stops, when one worker has capacity again.
     rematches_max: Positive = 32
     #: Waiting jobs of one kind that are looked at when a worker has capacity again.
@@ -95,7 +97,7 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 #: The rules of starts that were recorded before these settings existed.
-_EARLIER_RULES: Final = {"losses_by_owner": False}
+_EARLIER_RULES: Final = {"losses_by_owner": False, "absent_recorded": False}
 
 
 def recorded_policy(recorded: bytes) -> MarketPolicy:
