@@ -36,6 +36,8 @@ from tradepost_broker.market import Market
 from tradepost_broker.market.model.entities import Evidence, Transfer
 from tradepost_broker.market.model.events import Instruction, Save
 from tradepost_broker.reporting.device_readings import DeviceReadings
+from tradepost_broker.reporting.loop_stalls import LoopStalls
+from tradepost_broker.reporting.loop_watchdog import LoopWatchdog
 from tradepost_broker.reporting.metrics import Metrics
 from tradepost_broker.reporting.running_counts import RunningCounts
 from tradepost_broker.reporting.standings import Standings
@@ -58,6 +60,7 @@ from tradepost_broker.web.openapi import OpenApiEndpoints
 from tradepost_broker.web.pages import PageEndpoints
 from tradepost_broker.web.pipelines import PipelineEndpoints
 from tradepost_broker.web.set_aside import SetAsideEndpoints
+from tradepost_broker.web.stalls import StallEndpoints
 from tradepost_broker.web.worker_session import WorkerSession
 from tradepost_broker.web.worker_stream import ConnectionLimits, WorkerStreams
 from tradepost_broker.web.workers import WorkerEndpoints
@@ -80,6 +83,8 @@ class Parts:
     endpoints: tuple[Endpoint, ...]
     application: web.Application
     operator_token: str
+    stalls: LoopStalls
+    watchdog: LoopWatchdog
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +116,7 @@ class Counters:
     running: RunningCounts
     open_jobs: OpenJobs
     metrics: Metrics
+    stalls: LoopStalls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +183,7 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
             *FleetEndpoints(
                 joins=joins, revocations=revocations, sessions=streams.sessions, devices=devices
             ).endpoints(),
+            *StallEndpoints(stalls=counters.stalls).endpoints(),
         ),
         version=version("tradepost"),
     )
@@ -196,6 +203,8 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
         endpoints=described.endpoints(),
         application=build_application(described.endpoints(), credentials),
         operator_token=restored.operator_token,
+        stalls=counters.stalls,
+        watchdog=LoopWatchdog(report=counters.stalls.note),
     )
 
 
@@ -247,6 +256,7 @@ def _build_counters(restored: Restored, streams: Streams) -> Counters:
         running=RunningCounts(store=store, find_job=find_job),
         open_jobs=OpenJobs(store=store, jobs_max=restored.settings.open_jobs_max, find_job=find_job),
         metrics=metrics,
+        stalls=LoopStalls(observe_stall=metrics.observe_stall, clock=restored.clock),
     )
 
 
