@@ -29,8 +29,8 @@ from tradepost_broker.jobs.job_service import JobService
 from tradepost_broker.jobs.open_jobs import OpenJobs
 from tradepost_broker.jobs.output_checks import OutputChecks
 from tradepost_broker.jobs.output_comparison import OutputComparison
-from tradepost_broker.jobs.output_documents import OutputDocuments
 from tradepost_broker.jobs.receipt_checks import ReceiptChecks
+from tradepost_broker.jobs.stored_documents import StoredDocuments
 from tradepost_broker.jobs.submission import SubmissionChecks
 from tradepost_broker.market import Market
 from tradepost_broker.market.model.entities import Evidence, Transfer
@@ -126,6 +126,7 @@ class Content:
     uploads: Uploads
     catalog: Catalog
     space: DiskSpace
+    documents: StoredDocuments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,7 +306,8 @@ def _build_content(restored: Restored, engine: Engine) -> Content:
         space=space,
         document_bytes_max=settings.document_bytes_max,
     )
-    return Content(uploads=uploads, catalog=catalog, space=space)
+    documents = StoredDocuments(folder=settings.data_dir)
+    return Content(uploads=uploads, catalog=catalog, space=space, documents=documents)
 
 
 def _public_endpoints(restored: Restored, counters: Counters, standings: Standings) -> list[Endpoint]:
@@ -343,6 +345,7 @@ def _job_endpoints(
         market=restored.market,
         catalog=content.catalog,
         uploads=content.uploads,
+        documents=content.documents,
         open_jobs=counters.open_jobs,
         space=content.space,
         clock=restored.clock,
@@ -358,7 +361,7 @@ def _job_endpoints(
 
 
 def _build_receipts(restored: Restored, content: Content) -> ReceiptChecks:
-    uploads, documents = content.uploads, OutputDocuments(folder=restored.settings.data_dir)
+    uploads, documents = content.uploads, content.documents
     return ReceiptChecks(
         broker=restored.broker.id,
         market=restored.market,

@@ -1,17 +1,26 @@
-"""Stalls of the event loop reach the operator, and nobody else learns where they were."""
+"""Nothing that anyone asks holds the event loop for long; where it is held, the operator sees it."""
 
 from __future__ import annotations
 
 import asyncio
+import io
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from tradepost.errors import Unauthorized
+from tradepost.content import Cid, cid_of_block
+from tradepost.content.transfer.car import encode_header, encode_section
+from tradepost.content.transfer.gateway import CAR_TYPE
+from tradepost.content.unixfs.nodes import Link, encode_file_node
+from tradepost.errors import ContentTooLarge, Unauthorized
 from tradepost_broker.cli import app
+from tradepost_broker.content.file_trees import BLOCKS_MIN
+from tradepost_broker.content.uploads import USE_NOTED_S
 from tradepost_broker.operator.messages import StallView
 from tradepost_broker.reporting.loop_watchdog import Stall
-from tradepost_broker.testing.local_broker import LocalBroker
+from tradepost_broker.storage.shell_records import Upload
+from tradepost_broker.testing import LocalBroker, ManualClock, local_broker, sample_input
 
 PLACE = "jobs.output_checks.OutputChecks.check"
 
@@ -42,3 +51,50 @@ async def test_everyone_else_sees_that_there_was_one(stalled: LocalBroker) -> No
     metrics = (await stalled.call("GET", "/metrics")).decode()
     assert "tradepost_loop_stall_seconds_sum 6" in metrics
     assert PLACE not in metrics
+
+
+# Inputs of many blocks
+
+
+async def upload_file(broker: LocalBroker, key: str, leaves: list[bytes]) -> Cid:
+    """Upload a file of these leaves, in one CAR; its CID."""
+    blocks = [(cid_of_block(data, "raw"), data) for data in leaves]
+    node = encode_file_node([Link(cid, len(data), len(data)) for cid, data in blocks])
+    root = cid_of_block(node, "dag-pb")
+    car = encode_header([root]) + b"".join(encode_section(*block) for block in (*blocks, (root, node)))
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": CAR_TYPE}
+    async with broker.session.post(
+        f"{broker.url}/v1/blocks", data=io.BytesIO(car), headers=headers
+    ) as answer:
+        assert answer.status == 201
+    return root
+
+
+async def test_an_input_of_many_small_blocks_is_refused(broker: LocalBroker) -> None:
+    key = await broker.account()
+    pipeline = await broker.publish(key)
+    root = await upload_file(broker, key, [f"{number:06}".encode() for number in range(BLOCKS_MIN)])
+    with pytest.raises(ContentTooLarge, match="too many for its size"):
+        await broker.submit(key, pipeline, input=None, input_cid=root)
+
+
+async def test_an_input_is_noted_as_used_once_an_hour(tmp_path: Path) -> None:
+    clock = ManualClock()
+    document = sample_input(size=100)
+    async with local_broker(tmp_path, clock=clock) as broker:
+        key = await broker.account()
+        pipeline = await broker.publish(key)
+        leaves = [document[start : start + 64] for start in range(0, len(document), 64)]
+        root = await upload_file(broker, key, leaves)
+        tree = await broker.running.parts.uploads.tree("account:alice", root)
+
+        async def used_at() -> set[float]:
+            await broker.submit(key, pipeline, input=None, input_cid=root)
+            return {one.at for one in broker.running.parts.store.find(Upload) if one.cid in tree}
+
+        clock.advance(3600)
+        assert await used_at() == {noted := clock.now}
+        clock.advance(USE_NOTED_S / 2)
+        assert await used_at() == {noted}, "a row for each block is written once an hour"
+        clock.advance(USE_NOTED_S / 2)
+        assert await used_at() == {clock.now}

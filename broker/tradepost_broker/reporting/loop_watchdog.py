@@ -91,17 +91,17 @@ class LoopWatchdog:
         now, due = self._monotonic(), self._due
         collected_s, self._collected_s = self._collected_s, 0.0
         self._due = now + BEAT_S
+        seen, self._seen = self._seen, []
         if due is None or now - due <= self._limit_s:
             return
-        seen, self._seen = self._seen, []
         places = Counter(place for overdue, place in seen if overdue == due)
         place = places.most_common(1)[0][0] if places else UNSEEN
         self._report(Stall(now - due, GARBAGE if collected_s > (now - due) / 2 else place))
 
     def look(self) -> None:
-        """If the loop stands still for too long already, see where."""
+        """If the loop stands still for so long that it may become a stall, see where."""
         due = self._due
-        if due is not None and self._monotonic() - due > self._limit_s:
+        if due is not None and self._monotonic() - due > self._limit_s / 2:
             self._seen.append((due, self._place_of(self._thread_id)))
 
     def note_collection(self, phase: str, _info: dict[str, Any]) -> None:
@@ -113,7 +113,7 @@ class LoopWatchdog:
             self._collecting_since = None
 
     def _look_on(self, ended: threading.Event) -> None:
-        while not ended.wait(self._limit_s / 2):
+        while not ended.wait(self._limit_s / 4):
             self.look()
 
     def _beat_on(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -69,6 +69,16 @@ def test_the_place_where_it_was_seen_most_often() -> None:
     assert [one.place for one in loop.stalls] == ["a walk"]
 
 
+def test_what_was_seen_of_a_wait_within_the_limit_names_no_stall() -> None:
+    loop = Loop()
+    loop.stand_still(LIMIT_S * 0.9, looks=3)
+    loop.watchdog.beat()
+    loop.place = "a walk"
+    loop.stand_still(LIMIT_S * 1.1)
+    loop.watchdog.beat()
+    assert [one.place for one in loop.stalls] == ["a walk"]
+
+
 def test_a_look_that_comes_too_late_names_no_other_stall() -> None:
     loop = Loop()
     loop.stand_still(0.1)
@@ -114,8 +124,12 @@ async def test_a_real_loop_is_watched_until_the_end() -> None:
         stalls.append(stall)
         reported.set()
 
-    def place_of(_: int) -> str:
-        seen.set()
+    looks: list[int] = []
+
+    def place_of(thread: int) -> str:
+        looks.append(thread)
+        if len(looks) == 5:  # a quarter of the limit apart
+            seen.set()
         return "here"
 
     watchdog = LoopWatchdog(report=report, place_of=place_of)
