@@ -50,7 +50,7 @@ from tradepost_broker.streams.watchers import Watchers
 from tradepost_broker.web.admin import AdminEndpoints
 from tradepost_broker.web.application import build_application
 from tradepost_broker.web.caller_limits import RateLimit
-from tradepost_broker.web.client_stream import ClientStreams
+from tradepost_broker.web.client_stream import WATCHES_MAX, ClientStreams
 from tradepost_broker.web.content import ContentEndpoints
 from tradepost_broker.web.endpoints import Endpoint
 from tradepost_broker.web.fleet import FleetEndpoints
@@ -356,7 +356,12 @@ def _job_endpoints(
         jobs=jobs,
         submissions=submissions,
         uploads=content.uploads,
-        streams=ClientStreams(engine=engine, submissions=submissions, jobs=jobs),
+        streams=ClientStreams(
+            engine=engine,
+            submissions=submissions,
+            jobs=jobs,
+            watches_max=max(restored.settings.open_jobs_max, WATCHES_MAX),
+        ),
     ).endpoints()
 
 
