@@ -74,46 +74,53 @@ async def running_broker(
     with locked_data_folder(folder), _opened_store(settings) as store:
         with typed_folder_errors(folder):
             parts = assemble(settings, store, clock=clock)
-        engine = asyncio.create_task(parts.engine.run(), name="tradepost-engine")
-        background: list[asyncio.Task[None]] = []
-        runner = web.AppRunner(
-            parts.application,
-            access_log=None,
-            handle_signals=False,
-            shutdown_timeout=SHUTDOWN_S_MAX,
+        async with parts.watchdog.watching(), _running(parts, settings) as running:
+            yield running
+
+
+@asynccontextmanager
+async def _running(parts: Parts, settings: Settings) -> AsyncIterator[RunningBroker]:
+    folder = settings.data_dir
+    engine = asyncio.create_task(parts.engine.run(), name="tradepost-engine")
+    background: list[asyncio.Task[None]] = []
+    runner = web.AppRunner(
+        parts.application,
+        access_log=None,
+        handle_signals=False,
+        shutdown_timeout=SHUTDOWN_S_MAX,
+    )
+    try:
+        await parts.engine.ask(EventWork(lambda moment: Restarted(at=moment.at)))
+        await parts.revocations.enforce()
+        background = [
+            asyncio.create_task(_tick(parts), name="tradepost-tick"),
+            asyncio.create_task(parts.retention.run(), name="tradepost-retention"),
+        ]
+        host, port = await _listen(runner, settings)
+        here = _url(settings, host, port)
+        url = settings.public_url or here
+        with typed_folder_errors(folder):
+            replace_file(folder / URL_FILE, here.encode(), durable=False)
+        _warn_of_little_space(parts)
+        log.info("Broker %s is listening at %s", parts.broker.id, url, extra={"action": "listening"})
+        yield RunningBroker(
+            parts=parts,
+            host=host,
+            port=port,
+            url=url,
+            tasks=(engine, *background),
+            database_path=settings.database_path,
         )
-        try:
-            await parts.engine.ask(EventWork(lambda moment: Restarted(at=moment.at)))
-            await parts.revocations.enforce()
-            background = [
-                asyncio.create_task(_tick(parts), name="tradepost-tick"),
-                asyncio.create_task(parts.retention.run(), name="tradepost-retention"),
-            ]
-            host, port = await _listen(runner, settings)
-            here = _url(settings, host, port)
-            url = settings.public_url or here
-            with typed_folder_errors(folder):
-                replace_file(folder / URL_FILE, here.encode(), durable=False)
-            _warn_of_little_space(parts)
-            log.info("Broker %s is listening at %s", parts.broker.id, url, extra={"action": "listening"})
-            yield RunningBroker(
-                parts=parts,
-                host=host,
-                port=port,
-                url=url,
-                tasks=(engine, *background),
-                database_path=settings.database_path,
-            )
-        finally:
-            for task in background:
-                task.cancel()
-            await asyncio.gather(*background, return_exceptions=True)
-            await runner.cleanup()
-            parts.engine.stop()
-            await asyncio.wait([engine])
-            if not engine.cancelled():
-                engine.exception()  # raised by the code that watches `failed`; here it is only retrieved
-            parts.uploads.close()
+    finally:
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+        await runner.cleanup()
+        parts.engine.stop()
+        await asyncio.wait([engine])
+        if not engine.cancelled():
+            engine.exception()  # raised by the code that watches `failed`; here it is only retrieved
+        parts.uploads.close()
 
 
 @contextmanager

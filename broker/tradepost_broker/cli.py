@@ -44,6 +44,7 @@ from tradepost_broker.operator.messages import (
     NewToken,
     Readmission,
     SetAsideView,
+    StallView,
 )
 from tradepost_broker.reporting.views import Explanation
 from tradepost_broker.settings import MARKET, Settings
@@ -309,6 +310,21 @@ def set_aside(
     for one in views:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.at))
         table.add_row(one.id, one.kind, when, one.reason)
+    _show_table(table)
+
+
+@app.command()
+def stalls(data_dir: DataDir = None, config: Config = None, as_json: Json = False) -> None:
+    """Show where the broker stood still, and answered nobody, for longer than 50 ms."""
+    views = _client(data_dir, config).get("v1/admin/stalls", list[StallView])
+    if as_json:
+        show_json(views)
+        return
+    table = Table("longest", "times", "total", "newest", "place")
+    for one in views:
+        newest = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.newest_at))
+        longest, total = f"{one.longest_s * 1000:.0f} ms", f"{one.total_s:.1f} s"
+        table.add_row(longest, str(one.count), total, newest, one.place)
     _show_table(table)
 
 

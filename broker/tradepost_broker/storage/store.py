@@ -193,6 +193,7 @@ class Store(Reader):
     """The database at `path`, migrated when it is opened; reads see a commit at once."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._writer = database.open_writer(path)
         self._write = database.driver_of(self._writer)
         self._write.execute(_DO_NOT_WAIT)
@@ -214,6 +215,10 @@ class Store(Reader):
         """Close the database; a transaction that was not committed is gone."""
         database.close(self._writer)
         super().close()
+
+    def open_reader(self) -> Reader:
+        """Another connection that reads, for one other thread."""
+        return Reader(database.open_reader(self._path))
 
     def set_aside_unreadable(self, *, at: float) -> None:
         """Keep, durably, which records cannot be read now, in place of what an earlier start found."""

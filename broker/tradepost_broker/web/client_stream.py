@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -27,19 +28,25 @@ from tradepost_broker.engine.engine import Engine, Outcome
 from tradepost_broker.jobs.job_service import JobService
 from tradepost_broker.jobs.submission import JobSubmission, SubmissionChecks, job_of
 from tradepost_broker.streams.frame_queue import FrameQueue
+from tradepost_broker.streams.pace import paced
 from tradepost_broker.streams.sockets import StreamCodec, converse, open_socket, refuse, unknown_frame
 from tradepost_broker.web.endpoints import ACCOUNT
 
 #: Streams that one account may have open.
 STREAMS_MAX: Final = 64
+#: Jobs that one message may watch, where an account may not have more of them open.
+WATCHES_MAX: Final = 4096
 #: Inputs by CID that one stream has read and checked at once.
 _CHECKS_AT_ONCE: Final = 4
 
 
 class ClientStreams:
-    """Serves clients' connections."""
+    """Serves clients' connections. One message may watch `watches_max` jobs."""
 
-    def __init__(self, *, engine: Engine, submissions: SubmissionChecks, jobs: JobService) -> None:
+    def __init__(
+        self, *, engine: Engine, submissions: SubmissionChecks, jobs: JobService, watches_max: int
+    ) -> None:
+        self._watches_max = watches_max
         self._engine = engine
         self._submissions = submissions
         self._jobs = jobs
@@ -52,7 +59,9 @@ class ClientStreams:
         if self._open[account] >= STREAMS_MAX:
             raise QuotaExceeded(f"account {account} has {STREAMS_MAX} streams open", limit=STREAMS_MAX)
         socket = await open_socket(request)
-        session = _Session(account, self._codec, self._engine, self._submissions, self._jobs)
+        session = _Session(
+            account, self._codec, self._engine, self._submissions, self._jobs, self._watches_max
+        )
         self._open[account] += 1
         try:
             await converse(request, socket, session.queue, session.take)
@@ -75,8 +84,10 @@ class _Session:
         engine: Engine,
         submissions: SubmissionChecks,
         jobs: JobService,
+        watches_max: int,
     ) -> None:
         self.queue = FrameQueue(codec)
+        self._watches_max = watches_max
         self._account = account
         self._codec = codec
         self._engine = engine
@@ -87,13 +98,16 @@ class _Session:
         self._may_check = asyncio.Semaphore(_CHECKS_AT_ONCE)
 
     async def take(self, message: bytes) -> None:
-        """Do what the frames of a message ask. Raises `ProtocolError`."""
-        for frame in self._frames(message):
+        """Do what the frames of a message ask, in slices. Raises `ProtocolError` or `QuotaExceeded`."""
+        frames = self._frames(message)
+        self._check_watches(frames)
+        async for frame in paced(frames):
             match frame:
                 case Submit(ref=ref, request=request):
                     await self._submit(ref, request)
                 case Watch(jobs=jobs):
-                    for job in jobs:
+                    async for job in paced(jobs):
+                        await self.queue.room()
                         self._watch(job)
                 case CancelJob(job=job):
                     self._jobs.request_cancel(self._account, job, lambda _: None)
@@ -110,6 +124,16 @@ class _Session:
             self._jobs.unwatch(job, self._finished)
         for task in self._checks:
             task.cancel()
+
+    def _check_watches(self, frames: Sequence[Any]) -> None:
+        """Raise `QuotaExceeded` for a message that watches too many jobs."""
+        watched = sum(len(frame.jobs) for frame in frames if isinstance(frame, Watch))
+        if watched > self._watches_max:
+            raise QuotaExceeded(
+                f"one message watches {watched:,} jobs; at most {self._watches_max:,} are allowed",
+                hint="Watch the rest in another message, after these.",
+                limit=self._watches_max,
+            )
 
     def _frames(self, message: bytes) -> list[Any]:
         try:

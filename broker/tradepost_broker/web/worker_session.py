@@ -27,6 +27,7 @@ from tradepost_broker.market import Market
 from tradepost_broker.market.model.events import Event, OfferUpdated
 from tradepost_broker.reporting.device_readings import DeviceReadings
 from tradepost_broker.streams.frame_queue import FrameQueue
+from tradepost_broker.streams.pace import paced
 from tradepost_broker.streams.sockets import StreamCodec, unknown_frame
 
 #: Offers that follow each other faster than this are merged into the newest.
@@ -59,8 +60,8 @@ class WorkerSession:
         self._offering: asyncio.TimerHandle | None = None
 
     async def take(self, message: bytes) -> None:
-        """Do what the frames of a message ask. Raises `ProtocolError`."""
-        for frame in self._codec.decode(message):
+        """Do what the frames of a message ask, in slices. Raises `ProtocolError`."""
+        async for frame in paced(self._codec.decode(message)):
             match frame:
                 case Deliver():
                     await self._deliver(frame)
