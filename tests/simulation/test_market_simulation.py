@@ -6,12 +6,18 @@ reference runs), and what it costs the honest (nothing).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 import pytest
 
+from tradepost_broker.market.core import Market
+from tradepost_broker.market.model.entities import Evidence
+from tradepost_broker.market.model.events import Event, Instruction, Save
 from tradepost_broker.simulation.figures.figures import RunFigures, TeamFigures
 from tradepost_broker.simulation.scenarios import PRESETS, Scenario, Team
 from tradepost_broker.simulation.simulation import Simulation
+from tradepost_broker.simulation.world.broker import Observer
 
 JOBS = 1_500
 
@@ -73,3 +79,33 @@ def test_an_honest_market_harms_nobody() -> None:
     assert sum(one.wrong_accepted for one in figures.confidences) == 0
     assert all(one.wrong_results == 0 for one in figures.teams)
     assert (figures.honest_suspended, figures.honest_slashed) == (0, 0)
+
+
+def test_holding_leases_fails_no_job_and_is_held_against_the_holder() -> None:
+    scenario = msgspec.structs.replace(PRESETS["hold"], jobs=200)
+    findings: list[Evidence] = []
+    figures = Simulation(scenario, 3, observers=(Findings(findings),)).run()
+    assert sum(one.failed for one in figures.confidences) == 0
+    assert {one.worker[:6] for one in findings} == {"holder"}
+    assert figures.honest_suspended == 0
+
+
+def test_giving_leases_back_soon_gets_no_more_of_them() -> None:
+    figures = simulate(msgspec.structs.replace(PRESETS["job-killer"], jobs=200), seed=3)
+    assert sum(one.failed for one in figures.confidences) == 0
+    assert team(figures, "preempter").leases_lost <= 20
+    assert team(figures, "preempter").profit_microcredits <= 0
+
+
+class Findings(Observer):
+    """Collects the evidence that lowers scores."""
+
+    def __init__(self, findings: list[Evidence]) -> None:
+        self._findings = findings
+
+    def decided(self, event: Event, answer: Sequence[Instruction], market: Market) -> None:
+        self._findings += [
+            one.record
+            for one in answer
+            if isinstance(one, Save) and isinstance(one.record, Evidence) and one.record.kind.lowers_score
+        ]

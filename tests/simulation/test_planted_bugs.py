@@ -20,7 +20,7 @@ from tradepost_broker.market.matching import advance_job, matching
 from tradepost_broker.market.matching.eligible_offers import EligibleOffers
 from tradepost_broker.market.model.entities import EvidenceKind, WorkerStanding
 from tradepost_broker.market.model.events import NotifyFinished
-from tradepost_broker.market.settling import late_receipts, partial_pay, payments, settlement
+from tradepost_broker.market.settling import break_offs, late_receipts, partial_pay, payments, settlement
 from tradepost_broker.market.state import seeded_random
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
@@ -258,6 +258,18 @@ def _(patch: pytest.MonkeyPatch) -> None:
 @bug("a late receipt does not clear its worker")
 def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(late_receipts, "forgive", nothing)
+
+
+@bug("a late lease is a hold although nobody else did the job")
+def _(patch: pytest.MonkeyPatch) -> None:
+    judge = break_offs.judge
+
+    def unfair(state: MarketState, job: Any, successful_owners: set[str]) -> None:
+        for lease in state.leases_of[job.id]:
+            state.commitments_of(lease).has_failed_trial = True
+        judge(state, job, {"somebody"})
+
+    patch.setattr(break_offs, "judge", unfair)
 
 
 # Jobs

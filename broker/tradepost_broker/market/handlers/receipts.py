@@ -18,7 +18,7 @@ from tradepost_broker.market.model.events import (
     SendSettled,
 )
 from tradepost_broker.market.model.lease_states import WITH_RECEIPT, LeaseTrigger
-from tradepost_broker.market.settling import late_receipts, settlement
+from tradepost_broker.market.settling import break_offs, late_receipts, settlement
 from tradepost_broker.market.state import seeded_random
 from tradepost_broker.market.state.market_state import MarketState
 
@@ -36,6 +36,8 @@ def deliver(state: MarketState, event: ReceiptDelivered) -> None:
             late_receipts.forgive(state, lease, event)
         _answer_again(state, event, lease)
         return
+    if (watch := state.watches.get(lease.id)) is not None:
+        watch.run_s = event.at - lease.granted_at
     lease.outcome = event.outcome
     lease.stage_hashes = event.stage_hashes
     lease.stage_wall_us = event.stage_wall_us
@@ -88,6 +90,8 @@ def give_back(state: MarketState, event: LeaseGivenBack) -> None:
         state.workers[lease.worker].refused[state.jobs[lease.job].pipeline] = problem
         state.supply_changed = True
     lease.stage_hashes = event.stage_hashes
+    if event.reason is GiveBackReason.PREEMPTED:
+        break_offs.charge(state, lease)
     settlement.lose(
         state,
         lease,

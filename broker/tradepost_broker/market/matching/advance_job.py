@@ -6,7 +6,7 @@ run at the end of an event, so an event's own change is complete before anything
 
 from __future__ import annotations
 
-from tradepost_broker.market.matching import failure_reasons
+from tradepost_broker.market.matching import exhaustion, failure_reasons
 from tradepost_broker.market.matching.eligible_offers import EligibleOffers
 from tradepost_broker.market.matching.grant import grant, request_audit
 from tradepost_broker.market.matching.matching import Outlook, auditor_available, choose, outlook
@@ -51,7 +51,7 @@ def advance(state: MarketState, job: Job) -> None:
         return
     step = _next_step(state, job)
     while isinstance(step, NeedReplica):
-        if job.failures >= state.policy.attempts_max:
+        if exhaustion.is_exhausted(state, job):
             settlement.fail(state, job, failure_reasons.worker_lost(state, job))
             return
         if not _lease(state, job, step.log_odds_missing):
@@ -119,8 +119,12 @@ def _next_step(state: MarketState, job: Job) -> NextStep:
     capability = state.capability(job)
     results: list[GroupedResult] = []
     open_log_odds: list[float] = []
+    hedges_left = state.policy.hedges_max
     for lease in state.live_leases(job):
         if lease.purpose is LeasePurpose.AUDIT:
+            continue
+        if hedges_left and lease.state is LeaseState.OPEN and state.is_late(lease):
+            hedges_left -= 1  # another is granted as if this one were lost; the first result counts
             continue
         log_odds = state.workers[lease.worker].belief(capability, state.day).log_odds
         if lease.state is LeaseState.OPEN:
@@ -139,7 +143,7 @@ def _next_step(state: MarketState, job: Job) -> NextStep:
 
 def _lease(state: MarketState, job: Job, log_odds_missing: float) -> bool:
     """Grant the job's next ordinary lease, if anybody can have it now."""
-    award = choose(state, job, log_odds_missing)
+    award = choose(state, job, log_odds_missing, proven_only=exhaustion.needs_proven(state, job))
     if award is not None:
         grant(state, job, award)
     return award is not None

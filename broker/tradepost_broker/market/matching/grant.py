@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+from tradepost_broker.market.matching import lateness
 from tradepost_broker.market.matching.matching import Award, audits_lost, choose_auditor
 from tradepost_broker.market.model.entities import Job, Lease, LeasePurpose, Match
 from tradepost_broker.market.model.events import SendGrant
@@ -38,6 +39,8 @@ def grant(state: MarketState, job: Job, award: Award) -> None:
     if job.status not in FINAL:
         transition_job(job, JobTrigger.LEASE_GRANTED, at=state.at)
     state.add_lease(lease)
+    if award.purpose is not LeasePurpose.AUDIT:
+        lateness.watch(state, job, lease, fetch_s=_fetch_s(state, job, worker))
     state.place(worker)
     state.save(job)
     state.save(lease)
@@ -83,10 +86,15 @@ def _is_worth_checking(state: MarketState, job: Job) -> bool:
 def _expiry(state: MarketState, job: Job, worker: WorkerState) -> float:
     """When the lease ends: after run, transfers and grace. A whole second, as on the wire."""
     pipeline = state.pipelines[job.pipeline]
-    offer = worker.record.offer
-    fetch_bytes = 0 if offer is not None and job.pipeline in offer.warm else pipeline.artifact_bytes
-    fetch_s = fetch_bytes / state.policy.fetch_bytes_per_s
-    expires_at = state.at + pipeline.wall_s + fetch_s + state.policy.lease_grace_s
+    expires_at = state.at + pipeline.wall_s + _fetch_s(state, job, worker) + state.policy.lease_grace_s
     if job.status not in FINAL:
         expires_at = min(expires_at, job.deadline_at)
     return float(math.ceil(expires_at))
+
+
+def _fetch_s(state: MarketState, job: Job, worker: WorkerState) -> float:
+    """How long the worker may take to fetch what it has not cached."""
+    offer = worker.record.offer
+    if offer is not None and job.pipeline in offer.warm:
+        return 0.0
+    return state.pipelines[job.pipeline].artifact_bytes / state.policy.fetch_bytes_per_s

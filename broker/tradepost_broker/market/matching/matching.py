@@ -61,11 +61,16 @@ class Outlook(Enum):
     NOBODY = "too few offers could run it at any price"
 
 
-def choose(state: MarketState, job: Job, log_odds_missing: float) -> Award | None:
+def choose(
+    state: MarketState, job: Job, log_odds_missing: float, *, proven_only: bool = False
+) -> Award | None:
     """A worker for the job's next ordinary lease, or nobody now.
 
-    Workers that lost a lease of the job come last: only if no other could ever take it.
+    Workers that lost a lease of the job come last: only if no other could ever take it. With `proven_only`, it
+    is one that is proven and did not lose it.
     """
+    if proven_only:
+        return _choose(state, job, EligibleOffers(state, job, proven_only=True), log_odds_missing)
     choice = _choose(state, job, EligibleOffers(state, job), log_odds_missing)
     if (
         choice is None

@@ -45,6 +45,8 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     candidates_max: Positive = 32
     #: Offers that one search looks at before it stops.
     scan_max: Positive = 256
+    #: Offers that are drawn at random if a search ended at offers that are not eligible.
+    hidden_draws_max: Count = 8
     #: Owners that a draw for a replica is opened to, cheapest first, before price matters.
     draw_owners_min: Positive = 16
     #: Losers that a match names.
@@ -64,11 +66,25 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     #: For how long after its own end a lease lost by absence may be answered by a receipt, so that it is no
     #: evidence.
     late_receipt_s: Seconds = 600.0
-    #: Leases of one job that may be lost before it fails.
+    #: Leases of one job that may be lost before it fails, and those of proven workers among them, if there are
+    #: proven ones that have not tried it.
     attempts_max: Positive = 5
+    attempts_proven_max: Count = 2
     #: Whether a lost lease excludes all devices of its owner, and an owner's first preemption of a job costs
     #: the job no attempt.
     losses_by_owner: bool = True
+    #: Late leases of one job for which others are granted at once, before they end. 0: none.
+    hedges_max: Count = 3
+    #: A lease is late after this many times what its pipeline's runs take, and `late_s_min` more.
+    late_after_runs: Annotated[float, msgspec.Meta(ge=1)] = 2.0
+    late_s_min: Seconds = 2.0
+    #: Leases that an owner may break off; those that each accepted result adds, up to the former.
+    break_offs_free: Weight = 6.0
+    break_offs_earned: Weight = 0.5
+    #: For how long an owner who broke off more gets no new leases, the first time, and at most. Each time is twice
+    #: as long as the one before. 0: never.
+    cool_off_s: Seconds = 60.0
+    cool_off_s_max: Seconds = 3_600.0
     #: Open leases of a worker that has not passed `proven_checks` checks.
     exposure_leases_max: Positive = 4
     proven_checks: Weight = 10.0
@@ -97,7 +113,14 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 #: The rules of starts that were recorded before these settings existed.
-_EARLIER_RULES: Final = {"losses_by_owner": False, "absent_recorded": False}
+_EARLIER_RULES: Final = {
+    "losses_by_owner": False,
+    "absent_recorded": False,
+    "hedges_max": 0,
+    "cool_off_s": 0.0,
+    "attempts_proven_max": 0,
+    "hidden_draws_max": 0,
+}
 
 
 def recorded_policy(recorded: bytes) -> MarketPolicy:

@@ -24,7 +24,7 @@ from tradepost_broker.market.model.events import NotifyFinished, SendRecall
 from tradepost_broker.market.model.job_states import FINAL, JobTrigger, transition_job
 from tradepost_broker.market.model.lease_states import LeaseTrigger, transition_lease
 from tradepost_broker.market.model.worker_states import WorkerTrigger, transition_worker
-from tradepost_broker.market.settling import partial_pay, payments
+from tradepost_broker.market.settling import break_offs, partial_pay, payments
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
 from tradepost_broker.market.state.worker_state import WorkerState, in_order
@@ -212,6 +212,7 @@ def _finish(state: MarketState, job: Job, trigger: JobTrigger, problem: Problem 
                 state, lease, "no result of another owner verified its stages; preempted by owner"
             )
     _judge_losses(state, job)
+    break_offs.judge(state, job, _successful_owners(state, job))
     state.ledger.void(job.id)
     state.job_queue.discard(job.id)
     state.audits_wanted.pop(job.id, None)
@@ -229,11 +230,7 @@ def _finish(state: MarketState, job: Job, trigger: JobTrigger, problem: Problem 
 
 def _judge_losses(state: MarketState, job: Job) -> None:
     """Hold lost leases of a job that ends against their workers, if a result of another owner is accepted."""
-    owners = {
-        state.workers[state.leases[accepted].worker].record.owner
-        for accepted in job.accepted
-        if not state.leases[accepted].outcome.startswith(FAILED_PREFIX)
-    }
+    owners = _successful_owners(state, job)
     for lease in state.leases_of[job.id]:
         kind, lease.pending_evidence = lease.pending_evidence, None
         if kind is not None:
@@ -241,6 +238,15 @@ def _judge_losses(state: MarketState, job: Job) -> None:
             if owners - {state.workers[lease.worker].record.owner}:
                 problem = lease.problem
                 state.learn(lease, kind, detail=problem.detail or problem.title if problem else "")
+
+
+def _successful_owners(state: MarketState, job: Job) -> set[str]:
+    """The owners who gave the job's accepted result; nobody if there is none, or if it is a failure."""
+    return {
+        state.workers[state.leases[accepted].worker].record.owner
+        for accepted in job.accepted
+        if not state.leases[accepted].outcome.startswith(FAILED_PREFIX)
+    }
 
 
 def _reject(state: MarketState, lease: Lease, reason: str) -> None:

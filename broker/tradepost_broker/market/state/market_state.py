@@ -34,8 +34,10 @@ from tradepost_broker.market.model.lease_states import LIVE, LOST, LeaseTrigger,
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.model.worker_states import WorkerTrigger, transition_worker
 from tradepost_broker.market.state import worker_state
+from tradepost_broker.market.state.commitments import Commitments, LeaseWatch
 from tradepost_broker.market.state.job_queue import JobQueue
 from tradepost_broker.market.state.offer_book import Need, OfferBook
+from tradepost_broker.market.state.run_times import RunTimes
 from tradepost_broker.market.state.timers import TimerPurpose, Timers
 from tradepost_broker.market.state.worker_state import WorkerState
 from tradepost_signing.policy.revocation import RevocationList
@@ -70,6 +72,12 @@ class MarketState:
         self.audits_wanted: dict[str, None] = {}
         self.spot_checks_wanted: dict[str, None] = {}
         self.timers = Timers()
+        #: How long runs take, what the broker knows of ordinary leases of open jobs, and how owners keep to
+        #: theirs. None of it is in the records: a restart clears it.
+        self.run_times = RunTimes()
+        self.watches: dict[str, LeaseWatch] = {}
+        self.commitments: dict[str, Commitments] = {}
+        self.workers_of: dict[str, list[WorkerState]] = {}
         #: What the operator forbids, and the connected workers whose engines are too old for it.
         self.revocations: RevocationList | None = None
         self.too_old: dict[str, None] = {}
@@ -126,6 +134,7 @@ class MarketState:
         """Take in a worker, disconnected."""
         worker = WorkerState(record, policy=self.policy, evidence_weights=self._evidence_weights)
         self.workers[record.id] = worker
+        self.workers_of.setdefault(record.owner, []).append(worker)
         if record.auditor:
             self.auditors[record.id] = worker
         return worker
@@ -171,6 +180,7 @@ class MarketState:
         worker = self.workers[lease.worker]
         if worker.open.pop(lease.id, None) is not None:
             self.timers.cancel(TimerPurpose.LEASE_EXPIRY, lease.id)
+            self.timers.cancel(TimerPurpose.LATENESS, lease.id)
             self.place(worker)
         else:
             delivered = worker.delivered.pop(lease.id, None)
@@ -217,7 +227,7 @@ class MarketState:
     def place(self, worker: WorkerState) -> None:
         """Put a worker's offer where it belongs now: stand it, mark it idle or busy, or take it away."""
         capacity = worker.capacity(self.day)
-        idle = len(worker.open) < capacity
+        idle = len(worker.open) < capacity and not self.is_cooling_off(worker.record.owner)
         before = worker.seat
         if not worker.record.auditor:
             offer = worker.record.offer if capacity else None
@@ -226,6 +236,24 @@ class MarketState:
                 self.supply_changed = True
         if idle and not (before and before.idle):
             self.workers_freed.setdefault(worker.record.id, False)
+
+    def is_cooling_off(self, owner: str) -> bool:
+        """Whether an owner's devices get no new leases now, because too many were broken off."""
+        known = self.commitments.get(owner)
+        return known is not None and known.is_cooling_off(self.at)
+
+    def commitments_of(self, lease: Lease) -> Commitments:
+        """How the owner of a lease's worker keeps to leases."""
+        owner = self.workers[lease.worker].record.owner
+        known = self.commitments.get(owner)
+        if known is None:
+            known = self.commitments[owner] = Commitments(self.policy.break_offs_free)
+        return known
+
+    def is_late(self, lease: Lease) -> bool:
+        """Whether an open lease was found to take too long."""
+        watch = self.watches.get(lease.id)
+        return watch is not None and watch.is_late
 
     def learn(self, lease: Lease, kind: EvidenceKind, *, stage: str = "", detail: str = "") -> None:
         """Record evidence about a lease's worker, believe it, and suspend the worker if it comes to that."""

@@ -25,6 +25,8 @@ class TimerPurpose(StrEnum):
     PATIENCE = "6 patience"  # id: a job that nobody could take
     RETIREMENT = "7 retirement"  # id: a finished job that may leave memory
     KEY_EXPIRY = "8 key expiry"  # id: a finished job whose idempotency key may be forgotten
+    LATENESS = "9 lateness"  # id: an open lease
+    COOLING_OFF = "a cooling off"  # id: an owner who gets no new leases until then
 
 
 #: Due time, purpose, id. Plain values only, so that the garbage collector need not look at so many tuples.

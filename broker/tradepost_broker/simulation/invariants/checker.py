@@ -148,8 +148,20 @@ class Checker(Observer):
         references = [one for one in siblings if one.purpose is LeasePurpose.AUDIT and one.outcome]
         self._verdicts.evidence(evidence, lease, references)
         self._leases.evidence(evidence, lease)
+        if evidence.kind is EvidenceKind.EXPIRED and lease.state is LeaseState.RECALLED:
+            self._check_hold(evidence, lease)
         if evidence.kind is EvidenceKind.AUDIT_FAILED:
             require(lease.state is LeaseState.REJECTED, f"{evidence.id}: the lease is {lease.state}")
+
+    def _check_hold(self, evidence: Evidence, lease: Lease) -> None:
+        """A recalled lease is evidence only if another owner did the job, and its own had a hold before."""
+        job, owner = self._jobs[lease.job], self._workers[lease.worker].owner
+        done_by = {self._workers[self._seen.records[Lease][one].worker].owner for one in job.accepted}
+        require(bool(done_by - {owner}), f"{evidence.id}: no other owner did the job")
+        require(job.finished_at is not None, f"{evidence.id}: the job is open")
+        least_s = self._policy.late_s_min
+        held_s = (job.finished_at or 0.0) - lease.granted_at
+        require(held_s >= least_s, f"{evidence.id}: it was held for {held_s} s only")
 
     def _check_stage_payment(self, transfer: Transfer) -> None:
         leases = {one.id: one for one in self._seen.leases_of(transfer.job)}
