@@ -80,10 +80,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
         `options` are those given on the command line; a value of `None` was not given.
         """
-        # An empty variable or option is one that is not set, as it is for other programs.
-        variables = {name: value for name, value in environment.items() if name != CONFIG and value}
-        given = {name: value for name, value in (options or {}).items() if value != ""}
-        chosen = merge_settings(settings_from_environment(cls, PREFIX, variables, guide=GUIDE), given)
+        variables = {name: value for name, value in environment.items() if name != CONFIG}
+        chosen = merge_settings(settings_from_environment(cls, PREFIX, variables, guide=GUIDE), options or {})
         path = _config_path(config, environment, chosen)
         from_file = settings_from_file(path, cls, guide=GUIDE)
         settings = build_settings(cls, merge_settings(from_file, chosen), guide=GUIDE)
@@ -112,7 +110,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 def _config_path(config: Path | None, environment: Mapping[str, str], chosen: Mapping[str, Any]) -> Path:
     """The file to read: the one that is named, which must exist, or the usual one, which need not."""
-    if config is None and environment.get(CONFIG):
+    if config is None and environment.get(CONFIG, "").strip():
         config = Path(environment[CONFIG])
     if config is None:
         return expand_home(chosen.get("data_dir") or default_data_dir()) / FILE_NAME

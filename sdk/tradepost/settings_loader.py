@@ -51,7 +51,7 @@ def _decode(path: Path) -> Tree:
 def settings_from_environment(
     kind: type[msgspec.Struct], prefix: str, environment: Mapping[str, str], *, guide: str
 ) -> Tree:
-    """What the variables with this prefix set of `kind`.
+    """What the variables with this prefix set of `kind`. An empty one is not set, as for other programs.
 
     Raises `InvalidSettings`, which names `guide`, for one that is no setting.
     """
@@ -62,6 +62,8 @@ def settings_from_environment(
             continue
         if variable not in places:
             raise InvalidSettings(f"{variable} is not the name of a setting", hint=_hint(guide))
+        if not value.strip():
+            continue
         *tables, name = places[variable]
         table = tree
         for one in tables:
@@ -114,6 +116,8 @@ def _places(kind: type[msgspec.Struct]) -> list[tuple[str, ...]]:
 def _path(kind: type, value: object) -> Path:
     if kind is not Path or not isinstance(value, str | Path):
         raise ValueError(f"must be a path, not {value!r}")  # msgspec adds where
+    if isinstance(value, str) and not value.strip():
+        raise ValueError("must be a path, not empty")  # which would be the current folder
     try:
         return expand_home(value)
     except InvalidSettings as error:

@@ -218,11 +218,12 @@ def test_a_home_folder_that_does_not_exist_is_a_typed_error(tmp_path: Path) -> N
             Settings.load(environment=variables, options={"data_dir": "~nobody-has-this-name/x"})
 
 
-def test_an_empty_option_or_variable_is_not_given() -> None:
+def test_an_empty_variable_is_not_given_and_an_empty_option_is_an_error() -> None:
     """Else the folder would be the one that the command happens to run in."""
     usual = Settings.load(environment={}).data_dir
     assert Settings.load(environment={"TRADEPOST_BROKER_DATA_DIR": ""}).data_dir == usual
-    assert Settings.load(environment={}, options={"data_dir": ""}).data_dir == usual
+    with pytest.raises(InvalidSettings, match="data_dir must be a path, not empty"):
+        Settings.load(environment={}, options={"data_dir": ""})
 
 
 def empty(path: Path) -> None:
