@@ -15,7 +15,6 @@ from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
 from tradepost_broker.market.state.worker_state import in_order
 
-
 _OF_OPEN_LEASES: Final = frozenset({TimerPurpose.LEASE_EXPIRY, TimerPurpose.LATENESS})
 _OF_JOBS: Final = frozenset({TimerPurpose.DEADLINE, TimerPurpose.PATIENCE, TimerPurpose.RETIREMENT})
 

@@ -2,8 +2,8 @@
 
 Eligible is an offer that can do what the job needs, whose worker may have it: its owner has no live lease of
 the job and did not lose one before (unless there is nobody else), and the worker did not refuse the pipeline
-since it connected. Looking is bounded: `scan_max` offers that are not eligible end a search. If it found none by
-then, a few are drawn at random instead, so that an owner with very many devices hides nobody.
+since it connected. Looking is bounded: `scan_max` offers that are not eligible end a search. If it found none
+by then, a few are drawn at random instead, so that an owner with very many devices hides nobody.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class EligibleOffers:
         return self._draw("replica", bid_microcredits_max=bid_microcredits_max, busy_too=False)
 
     def _scattered(self, *, bid_microcredits_max: int, busy_too: bool) -> list[Bidder]:
-        """A few bidders drawn at random, cheapest first, if offers that are not eligible have ended a search."""
+        """A few bidders drawn at random, cheapest first, if ineligible offers have ended a search."""
         found: dict[str, Bidder] = {}
         for number in range(self._state.policy.hidden_draws_max if self._ran_out else 0):
             what = f"hidden {number}"

@@ -1,8 +1,8 @@
 """When lost leases end a job.
 
-`attempts_max` lost leases do, so that a job which breaks devices is not taken to all of them. But owners could
-agree to lose the leases of others' jobs. So if there are workers that are proven and have not tried the job, only
-they are asked from then on, and `attempts_proven_max` of them must have lost it too.
+`attempts_max` lost leases do, so that a job which breaks devices is not taken to all of them. But owners
+could agree to lose the leases of others' jobs. So if there are workers that are proven and have not tried the
+job, only they are asked from then on, and `attempts_proven_max` of them must have lost it too.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""When a new lease is late: from then on, another one is granted for its job (a hedge), and the first result counts.
+"""When a new lease is late: then it is hedged with another one for its job, and the first result counts.
 
-A lease is late after `late_after_runs` times what runs of the pipeline take, plus `late_s_min` and the time to
-fetch. What they take is what is typical of owners, or what its own owner takes, if that is more: a slow device
-that is known to be slow is not late. But it is late at the latest when another worker has just enough time left
-before the job's deadline. Where it is not known how long runs take, it is late after half of its time.
+A lease is late after `late_after_runs` times what runs of the pipeline take, plus `late_s_min` and the time
+to fetch. What they take is what is typical of owners, or what its own owner takes, if that is more: a slow
+device that is known to be slow is not late. But it is late at the latest when another worker has just enough
+time left before the job's deadline. Where it is not known how long runs take, it is late after half of the
+time it has.
 """
 
 from __future__ import annotations

@@ -66,8 +66,8 @@ def choose(
 ) -> Award | None:
     """A worker for the job's next ordinary lease, or nobody now.
 
-    Workers that lost a lease of the job come last: only if no other could ever take it. With `proven_only`, it
-    is one that is proven and did not lose it.
+    Workers that lost a lease of the job come last: only if no other could ever take it. With `proven_only`,
+    it is one that is proven and did not lose it.
     """
     if proven_only:
         return _choose(state, job, EligibleOffers(state, job, proven_only=True), log_odds_missing)

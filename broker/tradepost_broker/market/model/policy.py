@@ -66,8 +66,8 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     #: For how long after its own end a lease lost by absence may be answered by a receipt, so that it is no
     #: evidence.
     late_receipt_s: Seconds = 600.0
-    #: Leases of one job that may be lost before it fails, and those of proven workers among them, if there are
-    #: proven ones that have not tried it.
+    #: Leases of one job that may be lost before it fails, and those of proven workers among them, if there
+    #: are proven ones that have not tried it.
     attempts_max: Positive = 5
     attempts_proven_max: Count = 2
     #: Whether a lost lease excludes all devices of its owner, and an owner's first preemption of a job costs
@@ -81,8 +81,8 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     #: Leases that an owner may break off; those that each accepted result adds, up to the former.
     break_offs_free: Weight = 6.0
     break_offs_earned: Weight = 0.5
-    #: For how long an owner who broke off more gets no new leases, the first time, and at most. Each time is twice
-    #: as long as the one before. 0: never.
+    #: For how long an owner who broke off more gets no new leases, the first time, and at most. Each time is
+    #: twice as long as the one before. 0: never.
     cool_off_s: Seconds = 60.0
     cool_off_s_max: Seconds = 3_600.0
     #: Open leases of a worker that has not passed `proven_checks` checks.

@@ -1,8 +1,8 @@
 """Leases that their owners do not keep: broken off, or held until another owner has done the job.
 
 Both are charged to the owner's budget (`state.commitments`); beyond it, all of the owner's devices cool off.
-A hold becomes evidence as well, unless it is the owner's first since a result. Whether a late lease was a hold
-shows when its job ends: only the result of another owner proves that the job could be done in that time.
+A hold becomes evidence as well, unless it is the owner's first since a result. Whether a late lease was a
+hold shows when its job ends: only the result of another owner proves that the job could be done in that time.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def await_receipt(state: MarketState, lease: Lease, until: float) -> None:
 
 
 def watch_again(state: MarketState, lease: Lease, until: float) -> None:
-    """Find a lease late that outlives a restart, and ends at `until`: after half of the time that it has left."""
+    """Find a lease late that outlives a restart and ends at `until`: after half of the time it has left."""
     if lease.purpose is LeasePurpose.AUDIT or not state.policy.hedges_max:
         return
     state.watches[lease.id] = LeaseWatch(Lateness.UNMEASURED)

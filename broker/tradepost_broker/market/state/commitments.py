@@ -1,11 +1,11 @@
 """How the owners of workers keep to the leases that they take.
 
 A lease that an owner breaks off is free within a budget, which results fill again. Beyond it, the owner's
-devices get no new leases for a while, each time twice as long. That is all: it is no evidence, costs no
+devices get no new leases for a while, each time twice as long. That is all: it is not evidence, costs no
 credits, and never keeps a device working.
 
 A lease that was late, and whose job another owner finished, is a hold. The first one is excused. The owner's
-next lease, alone, gets all of its time, so that a slow device can show how long it takes: that is its trial.
+next lease, alone, gets all the time it has, so that a slow device can show how long it takes: its trial.
 A trial that ends as a hold is evidence, and so is every later hold, until the owner has a result again.
 
 None of it is in the records, so a restart begins anew.

@@ -1,8 +1,8 @@
 """How long runs of each pipeline take, so that a lease that is late can be told from one that runs.
 
-A time is measured by the broker, from grant to receipt, in seconds per work unit, and counts once the result is
-accepted. Each owner has one time for each pipeline: its longest, which fades as shorter ones come, since inputs
-differ. What is typical is the median over owners, so an owner with many devices or jobs weighs as one.
+A time is measured by the broker, from grant to receipt, in seconds per work unit, and counts once the result
+is accepted. Each owner has one time for each pipeline: its longest, which fades as shorter ones come, since
+inputs differ. What is typical is the median over owners, so an owner with many devices or jobs weighs as one.
 
 Memory is bounded: so many pipelines, and so many owners of each, the newest. None of it is in the records, so
 a restart begins anew.
