@@ -16,7 +16,7 @@ from platformdirs import user_data_path
 
 from tradepost.bounded import Count, Positive
 from tradepost.errors import InsecureTransport, InvalidSettings
-from tradepost.http_url import is_loopback
+from tradepost.http_url import is_loopback, parse_http_url
 from tradepost.settings_loader import (
     build_settings,
     expand_home,
@@ -24,7 +24,7 @@ from tradepost.settings_loader import (
     settings_from_environment,
     settings_from_file,
 )
-from tradepost_broker.market.model.policy import MarketPolicy
+from tradepost_broker.market.model.policy import SECONDS_MAX, MarketPolicy
 
 PREFIX: Final = "TRADEPOST_BROKER_"
 CONFIG: Final = PREFIX + "CONFIG"
@@ -53,7 +53,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """
 
     data_dir: Path = msgspec.field(default_factory=default_data_dir)
-    host: str = "127.0.0.1"
+    host: Annotated[str, msgspec.Meta(min_length=1)] = "127.0.0.1"
     port: Port = 8700
     public_url: str = ""
     tls_cert: Path | None = None
@@ -64,7 +64,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     upload_bytes_max: Positive = 4 << 30
     document_bytes_max: Positive = 256 << 20
     open_jobs_max: Positive = 10_000
-    documents_kept_s: Annotated[float, msgspec.Meta(ge=DOCUMENTS_KEPT_S_MIN)] = 14 * 24 * 3600.0
+    documents_kept_s: Annotated[float, msgspec.Meta(ge=DOCUMENTS_KEPT_S_MIN, le=SECONDS_MAX)] = (
+        14 * 24 * 3600.0
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     market: MarketPolicy = MarketPolicy()
 
@@ -100,12 +102,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def _checked(self) -> Self:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise InvalidSettings("set both tls_cert and tls_key; one of them is missing")
+        if self.public_url:
+            self._check_public_url()
         if not self.uses_tls and not is_loopback(self.host):
             raise InsecureTransport(
                 f"the broker would listen on {self.host} without TLS",
                 hint="Set --tls-cert and --tls-key, or listen on 127.0.0.1.",
             )
         return self
+
+    def _check_public_url(self) -> None:
+        hint = (
+            "Give https://host[:port] as others reach this broker; workers accept http:// on loopback only."
+        )
+        try:
+            if any(map(str.isspace, self.public_url)):
+                raise InvalidSettings(f"{self.public_url!r} contains white space")
+            parse_http_url(self.public_url, of="public")
+        except (InvalidSettings, InsecureTransport) as error:
+            raise InvalidSettings(f"public_url: {error.detail}", hint=hint) from None
 
 
 def _config_path(config: Path | None, environment: Mapping[str, str], chosen: Mapping[str, Any]) -> Path:

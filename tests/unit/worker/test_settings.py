@@ -141,6 +141,13 @@ def test_a_state_folder_that_is_mistyped_is_not_created(
     assert not mistyped.exists()
 
 
+def test_the_status_of_a_folder_that_does_not_exist_says_so(tmp_path: Path) -> None:
+    for folder in (tmp_path / "sttae", Path("/proc/x")):
+        result = CliRunner().invoke(app, ["status", "--state-dir", str(folder)])
+        assert f"the state folder {folder} does not exist" in result.stdout
+    assert "does not exist" not in CliRunner().invoke(app, ["status", "--state-dir", str(tmp_path)]).stdout
+
+
 async def test_a_worker_that_did_not_join_creates_no_state_folder(tmp_path: Path) -> None:
     with pytest.raises(WrongMoment, match="contains no joined device"):
         async with worker_from_settings(settings(tmp_path / "sttae")):

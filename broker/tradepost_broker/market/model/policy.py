@@ -12,9 +12,13 @@ import msgspec
 
 from tradepost.bounded import Count, Positive
 
-Seconds = Annotated[float, msgspec.Meta(ge=0)]
+#: A century: longer than any market, and far below what a date or a timer can hold.
+SECONDS_MAX: Final = 100 * 365.25 * 24 * 3600
+WEIGHT_MAX: Final = 1e6
+
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=SECONDS_MAX)]
 Ratio = Annotated[float, msgspec.Meta(ge=0, le=1)]
-Weight = Annotated[float, msgspec.Meta(ge=0)]
+Weight = Annotated[float, msgspec.Meta(ge=0, le=WEIGHT_MAX)]
 
 
 class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -22,7 +26,7 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     # Verification
     #: f: the share of workers believed faulty before any evidence.
-    fault_fraction: Annotated[float, msgspec.Meta(gt=0, lt=0.5)] = 0.2
+    fault_fraction: Annotated[float, msgspec.Meta(ge=1e-6, le=0.499)] = 0.2
     #: q: the probability that a delivered result is checked against a reference run.
     audit_rate: Ratio = 0.1
     #: A job with this many results and no decision is given up.
@@ -90,7 +94,7 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     proven_checks: Weight = 10.0
 
     # Evidence: what each kind weighs, in good or bad results
-    half_life_days: Annotated[float, msgspec.Meta(gt=0)] = 30.0
+    half_life_days: Annotated[float, msgspec.Meta(ge=0.001, le=36_525)] = 30.0
     agreed_weight: Weight = 1.0
     audit_passed_weight: Weight = 1.0
     #: Passed checks that one agreement counts as. Less than a reference run: colluders can stage it.
