@@ -142,9 +142,10 @@ class MarketDriver:
             Funded(at=self.at, transfer=transfer, account=account, amount_microcredits=amount_microcredits)
         )
 
-    def publish(self, pipeline: Pipeline | None = None) -> list[Instruction]:
+    def publish(self, pipeline: Pipeline | None = None, *, account: str = "publisher") -> list[Instruction]:
         """Publish a pipeline."""
-        return self.handle(PipelinePublished(at=self.at, pipeline=pipeline or make_pipeline()))
+        published = PipelinePublished(at=self.at, pipeline=pipeline or make_pipeline(), account=account)
+        return self.handle(published)
 
     def submit(
         self,

@@ -56,6 +56,8 @@ def random_scenario(seed: int) -> Scenario:
         proven_checks=rng.choice((2.0, 10.0)),
         attempts_max=rng.choice((3, 5)),
         audit_backlog_max=rng.choice((2, 1_000)),
+        partner_checks_max=rng.choice((0.25, 1.0)),
+        vouched_checks_max=rng.choice((0.0, 0.5)),
     )
     return Scenario(
         name="random",

@@ -106,7 +106,7 @@ def _leave(state: MarketState, worker: WorkerState) -> None:
         state.timers.put(TimerPurpose.ABSENCE, worker.record.id, state.at + state.policy.reconnect_s)
     if worker.record.auditor:
         # They may have to be decided by replicas now: the next `MatchingEvent` does so.
-        state.jobs_to_advance.update(state.audits_wanted)
+        state.jobs_to_advance.update(dict.fromkeys(state.audits_wanted.undecided))
 
 
 def _take_offer(state: MarketState, worker: WorkerState, offer: Offer) -> None:

@@ -59,7 +59,7 @@ def deliver(state: MarketState, event: ReceiptDelivered) -> None:
     if (
         state.auditors
         and not job.spot_check
-        and len(state.spot_checks_wanted) < state.policy.audit_backlog_max
+        and state.audits_wanted.has_room(job.account, state.policy.audit_backlog_max)
     ):
         # Only now, after the result is committed, can it be known whether it will be checked. The check comes
         # after the job has ended, by an auditor, whose work the operator pays: no submitter waits for it.

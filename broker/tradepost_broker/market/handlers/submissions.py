@@ -42,8 +42,12 @@ def publish(state: MarketState, event: PipelinePublished) -> None:
         state.supply_changed |= bool(refused)
         if refused:
             state.save(new)  # so that the journal has the event
+    if event.account:
+        signed_before = known.publishers if known is not None else ()
+        claimed = [(event.account, key) for key in new.publishers if key not in signed_before]
+        new = msgspec.structs.replace(new, claims=(*(known.claims if known else ()), *claimed))
     if new != known:
-        state.pipelines[new.id] = new
+        state.add_pipeline(new)
         state.save(new)
 
 

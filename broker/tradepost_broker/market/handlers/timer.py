@@ -121,7 +121,7 @@ def _retire(state: MarketState, job_id: str) -> None:
     if job.spot_check:
         # No auditor had time for it while there was something to claw back.
         job.spot_check = False
-        state.spot_checks_wanted.pop(job_id, None)
+        state.audits_wanted.discard(job_id)
         state.save(job)
     state.forget_job(job)
 

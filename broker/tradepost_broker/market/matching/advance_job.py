@@ -116,7 +116,7 @@ def review_waiting(state: MarketState) -> None:
 
 def _next_step(state: MarketState, job: Job) -> NextStep:
     """What `verification.decide` says of the job as it stands."""
-    capability = state.capability(job)
+    scope = state.scope(job)
     results: list[GroupedResult] = []
     open_log_odds: list[float] = []
     hedges_left = state.policy.hedges_max
@@ -126,7 +126,7 @@ def _next_step(state: MarketState, job: Job) -> NextStep:
         if hedges_left and lease.state is LeaseState.OPEN and state.is_late(lease):
             hedges_left -= 1  # another is granted as if this one were lost; the first result counts
             continue
-        log_odds = state.workers[lease.worker].belief(capability, state.day).log_odds
+        log_odds = state.workers[lease.worker].belief(scope, state.day).log_odds
         if lease.state is LeaseState.OPEN:
             open_log_odds.append(log_odds)
         else:
@@ -190,12 +190,11 @@ def _set_unmatched(state: MarketState, job: Job, since: float | None) -> None:
 
 
 def _serve_auditor(state: MarketState, auditor: WorkerState) -> None:
-    for queue in (state.audits_wanted, state.spot_checks_wanted):
-        for job_id in list(queue):
-            if len(auditor.open) >= auditor.capacity(state.day):
-                return
-            del queue[job_id]  # `advance` puts it back if the reference run is still wanted
-            advance(state, state.jobs[job_id])
+    for job_id in state.audits_wanted.in_turn():
+        if len(auditor.open) >= auditor.capacity(state.day):
+            return
+        state.audits_wanted.discard(job_id)  # `advance` puts it back if the reference run is still wanted
+        advance(state, state.jobs[job_id])
 
 
 def _may_take(state: MarketState, worker: WorkerState, job: Job, *, is_new: bool) -> bool:

@@ -37,7 +37,7 @@ class EligibleOffers:
         self._state = state
         self._job = job
         self._need = state.need(job)
-        self._capability = state.capability(job)
+        self._scope = state.scope(job)
         self._owners = {state.workers[lease.worker].record.owner for lease in state.live_leases(job)}
         self._losers = set() if again else state.losers(job)
         self._proven_only = proven_only
@@ -224,6 +224,6 @@ class EligibleOffers:
         return Bidder(
             worker,
             bid_for(price_per_unit_microcredits, self._job.units),
-            worker.belief(self._capability, self._state.day),
+            worker.belief(self._scope, self._state.day),
             seat is not None and self._job.pipeline in seat.offer.warm,
         )

@@ -47,6 +47,7 @@ class Pipeline(msgspec.Struct, kw_only=True, frozen=True):
     `artifact_bytes` is what a worker without it must fetch. `memory_bytes` is the most that a stage may use.
     `kernel_stages` are the stages that are compared bit for bit; the others by tolerance. `publishers` are
     the ids of all who signed it, as its bundles claim, and `publisher` is the first; `artifacts` are CIDs.
+    `claims` says which account claims which of them, the first publisher's first.
     """
 
     id: str
@@ -61,6 +62,7 @@ class Pipeline(msgspec.Struct, kw_only=True, frozen=True):
     kernel_stages: tuple[str, ...]
     publishers: tuple[str, ...] = ()
     artifacts: tuple[str, ...] = ()
+    claims: tuple[tuple[str, str], ...] = ()
 
 
 class WorkerStanding(StrEnum):
@@ -169,7 +171,8 @@ class Lease(msgspec.Struct, kw_only=True, rename=without_unit):
     `pending_evidence` is what having lost it is evidence of, once the job has a result of somebody else.
     `must_be_confirmed` says that its outcome is not accepted without another owner's that agrees.
     `shares` says, for each earlier result that this one agrees with, how much of the tolerance their
-    difference takes.
+    difference takes. `drawn_from` is from how many owners a replica was drawn, busy ones included, 0 if it
+    was not drawn. `price_share` is how much of the market's price for the job its price is, at most 1.
     """
 
     id: str
@@ -194,10 +197,16 @@ class Lease(msgspec.Struct, kw_only=True, rename=without_unit):
     pending_evidence: EvidenceKind | None = None
     must_be_confirmed: bool = False
     shares: dict[str, float] = msgspec.field(default_factory=dict)
+    drawn_from: int = 0
+    price_share: float = 1.0
 
 
 class Evidence(msgspec.Struct, kw_only=True, frozen=True):
-    """One verdict about one worker, kept permanently. `stage` is the stage at fault, if there is one."""
+    """One verdict about one worker, kept permanently. `stage` is the stage at fault, if there is one.
+
+    `checks` is how many passed checks it counts as for jobs of the same `account` in the same `pipeline`, and
+    `vouched_checks` for those of other accounts. `partner` is the owner whose result confirmed this one.
+    """
 
     id: str
     worker: str
@@ -208,6 +217,11 @@ class Evidence(msgspec.Struct, kw_only=True, frozen=True):
     at: float
     stage: str = ""
     detail: str = ""
+    pipeline: str = ""
+    account: str = ""
+    partner: str = ""
+    checks: float = 0.0
+    vouched_checks: float = 0.0
 
 
 class Candidate(msgspec.Struct, kw_only=True, frozen=True, rename=without_unit):

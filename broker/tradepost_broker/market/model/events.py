@@ -37,9 +37,10 @@ class Funded(_Event, frozen=True, kw_only=True, tag="funded"):
 
 
 class PipelinePublished(_Event, frozen=True, kw_only=True, tag="pipeline_published"):
-    """A pipeline was checked and the broker has its blocks."""
+    """A pipeline was checked and the broker has its blocks. `account` brought it, or signatures for it."""
 
     pipeline: Pipeline
+    account: str = ""
 
 
 class WorkerJoined(_Event, frozen=True, kw_only=True, tag="worker_joined"):

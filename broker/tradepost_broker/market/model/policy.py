@@ -6,6 +6,7 @@ dear ones alike. Changing the policy changes no record: a journal can be replaye
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -35,6 +36,9 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     audits_lost_max: Positive = 3
     #: Spot checks that may wait for an auditor; beyond, none are chosen.
     audit_backlog_max: Count = 1_000
+    #: Whether accounts and pipelines share auditors' time fairly, and a lost reference run goes to another
+    #: auditor.
+    fair_audits: bool = True
 
     # Valuing a bid
     #: What a failed lease costs its submitter.
@@ -53,6 +57,10 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     hidden_draws_max: Count = 8
     #: Owners that a draw for a replica is opened to, cheapest first, before price matters.
     draw_owners_min: Positive = 16
+    #: The share of owners, the dearest, whose bids do not raise what replicas are paid.
+    draw_dearest_share: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.25
+    #: Nor do bids above this multiple of the median.
+    draw_bid_medians_max: Annotated[float, msgspec.Meta(ge=1)] = 1.5
     #: Losers that a match names.
     losers_recorded_max: Count = 4
     #: Whether a match in the first `reconnect_s` after a restart counts the offers that are not back yet.
@@ -103,6 +111,12 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     lost_weight: Weight = 0.5
     #: Passed checks that one outvoted result cancels.
     outvoted_checks: Weight = 10.0
+    #: Whether checks count by pipeline, submitter and independent partner; else by capability class alone.
+    independent_partners: bool = True
+    #: The checks that agreements with one partner count for, in one pipeline.
+    partner_checks_max: Weight = 1.0
+    #: The checks that one submitter vouches for to all others, in one pipeline.
+    vouched_checks_max: Weight = 0.5
     #: A worker with at least this much evidence and a score below this is suspended.
     suspend_evidence_min: Weight = 5.0
     suspend_below_score: Ratio = 0.2
@@ -124,6 +138,10 @@ _EARLIER_RULES: Final = {
     "cool_off_s": 0.0,
     "attempts_proven_max": 0,
     "hidden_draws_max": 0,
+    "draw_dearest_share": 0.0,
+    "draw_bid_medians_max": math.inf,
+    "independent_partners": False,
+    "fair_audits": False,
 }
 
 

@@ -24,7 +24,7 @@ from tradepost_broker.market.model.events import NotifyFinished, SendRecall
 from tradepost_broker.market.model.job_states import FINAL, JobTrigger, transition_job
 from tradepost_broker.market.model.lease_states import LeaseTrigger, transition_lease
 from tradepost_broker.market.model.worker_states import WorkerTrigger, transition_worker
-from tradepost_broker.market.settling import break_offs, partial_pay, payments
+from tradepost_broker.market.settling import break_offs, findings, partial_pay, payments
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
 from tradepost_broker.market.state.worker_state import WorkerState, in_order
@@ -44,12 +44,14 @@ def accept(state: MarketState, job: Job, group: str, credibility: float) -> None
     for lease in agreed:
         # One result alone has been checked by nobody.
         if len(agreed) > 1:
-            state.learn(lease, EvidenceKind.AGREED)
+            findings.learn(
+                state, lease, EvidenceKind.AGREED, confirmed_by=[one for one in agreed if one is not lease]
+            )
         reason = f"{_count(agreed)}; credibility {credibility:.4f} reaches {job.confidence:g}"
         payments.pay(state, job, lease, reason)
     for lease in disagreed:
         stage = blamed_stage(lease.stage_hashes, agreed[0].stage_hashes)
-        state.learn(lease, EvidenceKind.OUTVOTED, stage=stage)
+        findings.learn(state, lease, EvidenceKind.OUTVOTED, stage=stage)
         _reject(state, lease, f"outvoted by results with credibility {credibility:.4f}; the stake is kept")
     _conclude(state, job, agreed, disagreed, credibility)
 
@@ -65,11 +67,11 @@ def apply_audit(state: MarketState, audit: Lease, agrees_with: frozenset[str]) -
     right = [lease for lease in judged if lease.group in groups]
     wrong = [lease for lease in judged if lease.group not in groups]
     for lease in right:
-        state.learn(lease, EvidenceKind.AUDIT_PASSED)
+        findings.learn(state, lease, EvidenceKind.AUDIT_PASSED)
     blamed = {lease.id: blamed_stage(lease.stage_hashes, audit.stage_hashes) for lease in wrong}
     for lease in wrong:
         detail = "a reference run contradicts it"
-        state.learn(lease, EvidenceKind.AUDIT_FAILED, stage=blamed[lease.id], detail=detail)
+        findings.learn(state, lease, EvidenceKind.AUDIT_FAILED, stage=blamed[lease.id], detail=detail)
     state.close_lease(audit, LeaseTrigger.ACCEPTED)
     audit.settled_at = state.at
     job.spot_check = False
@@ -182,13 +184,13 @@ def _chosen(state: MarketState, job: Job, accepted: Sequence[Lease], reference: 
     if reference is not None:
         same = (lease for lease in accepted if lease.outcome == reference.outcome)
         return next(same, reference)
-    capability = state.capability(job)
+    scope = state.scope(job)
     members = [
         Member(
             lease.id,
             lease.outcome,
             lease.shares,
-            state.workers[lease.worker].belief(capability, state.day).log_odds,
+            state.workers[lease.worker].belief(scope, state.day).log_odds,
         )
         for lease in accepted
     ]
@@ -215,7 +217,7 @@ def _finish(state: MarketState, job: Job, trigger: JobTrigger, problem: Problem 
     break_offs.judge(state, job, _successful_owners(state, job))
     state.ledger.void(job.id)
     state.job_queue.discard(job.id)
-    state.audits_wanted.pop(job.id, None)
+    state.audits_wanted.discard(job.id)
     state.timers.cancel(TimerPurpose.DEADLINE, job.id)
     state.timers.cancel(TimerPurpose.PATIENCE, job.id)
     state.retire_job(job)

@@ -34,12 +34,16 @@ from tradepost_broker.market.model.lease_states import LIVE, LOST, LeaseTrigger,
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.model.worker_states import WorkerTrigger, transition_worker
 from tradepost_broker.market.state import worker_state
+from tradepost_broker.market.state.audit_queue import AuditQueue, Flow
 from tradepost_broker.market.state.commitments import Commitments, LeaseWatch
 from tradepost_broker.market.state.job_queue import JobQueue
 from tradepost_broker.market.state.offer_book import Need, OfferBook
 from tradepost_broker.market.state.run_times import RunTimes
 from tradepost_broker.market.state.timers import TimerPurpose, Timers
-from tradepost_broker.market.state.worker_state import WorkerState
+from tradepost_broker.market.state.worker_state import Scope, WorkerState
+from tradepost_broker.market.trust.hands import Hands
+from tradepost_reputation import Counted
+from tradepost_reputation.checks import NOTHING
 from tradepost_signing.policy.revocation import RevocationList
 
 
@@ -68,9 +72,10 @@ class MarketState:
         self.idempotency_keys: dict[tuple[str, str], IdempotencyKey] = {}
         self.offers = OfferBook()
         self.job_queue = JobQueue()
-        #: Jobs that wait for an auditor: those it would decide, then spot checks of decided ones.
-        self.audits_wanted: dict[str, None] = {}
-        self.spot_checks_wanted: dict[str, None] = {}
+        #: Jobs that wait for an auditor: those it would decide, and spot checks of decided ones.
+        self.audits_wanted = AuditQueue(fair=policy.fair_audits)
+        #: Which accounts and owners are under one hand.
+        self.hands = Hands()
         self.timers = Timers()
         #: How long runs take, what the broker knows of ordinary leases of open jobs, and how owners keep to
         #: theirs. None of it is in the records: a restart clears it.
@@ -181,6 +186,7 @@ class MarketState:
         if worker.open.pop(lease.id, None) is not None:
             self.timers.cancel(TimerPurpose.LEASE_EXPIRY, lease.id)
             self.timers.cancel(TimerPurpose.LATENESS, lease.id)
+            self.audits_wanted.end(lease.id, self.at)
             self.place(worker)
         else:
             delivered = worker.delivered.pop(lease.id, None)
@@ -205,7 +211,6 @@ class MarketState:
         """Forget what waits for what, and have every job looked at that may need something, oldest first."""
         self.job_queue = JobQueue()
         self.audits_wanted.clear()
-        self.spot_checks_wanted.clear()
         self.workers_freed.clear()
         wanting = [job for job in self.jobs.values() if job.finished_at is None or job.spot_check]
         wanting.sort(key=lambda job: (job.submitted_at, job.id))
@@ -255,10 +260,23 @@ class MarketState:
         watch = self.watches.get(lease.id)
         return watch is not None and watch.is_late
 
-    def learn(self, lease: Lease, kind: EvidenceKind, *, stage: str = "", detail: str = "") -> None:
+    def checks_of(self, kind: EvidenceKind) -> float:
+        """How many passed checks a finding of this kind is worth, before its circumstances count."""
+        return self._evidence_weights[kind].checks
+
+    def learn(
+        self,
+        lease: Lease,
+        kind: EvidenceKind,
+        *,
+        stage: str = "",
+        detail: str = "",
+        partner: str = "",
+        counted: Counted = NOTHING,
+    ) -> None:
         """Record evidence about a lease's worker, believe it, and suspend the worker if it comes to that."""
-        worker = self.workers[lease.worker]
-        capability = self.capability(self.jobs[lease.job])
+        worker, job = self.workers[lease.worker], self.jobs[lease.job]
+        capability = self.capability(job)
         evidence = Evidence(
             id=f"{lease.id}:{kind.value}",
             worker=lease.worker,
@@ -269,6 +287,11 @@ class MarketState:
             at=self.at,
             stage=stage,
             detail=detail,
+            pipeline=job.pipeline,
+            account=job.account,
+            partner=partner,
+            checks=counted.checks,
+            vouched_checks=counted.vouched,
         )
         worker.learn(evidence)
         self.supply_changed = True
@@ -299,6 +322,20 @@ class MarketState:
             for lease in self.leases_of[job.id]
             if lease.state in LOST and lease.purpose is not LeasePurpose.AUDIT
         }
+
+    def scope(self, job: Job) -> Scope:
+        """For whom, and in what, a worker's credibility is asked for where this job is to be decided."""
+        return Scope(self.capability(job), job.pipeline, job.account)
+
+    def flow(self, job: Job) -> Flow:
+        """Whose auditor time a reference run of this job uses."""
+        return Flow(job.account, job.pipeline)
+
+    def add_pipeline(self, pipeline: Pipeline) -> None:
+        """Take in a pipeline, or the newest version of its record."""
+        self.pipelines[pipeline.id] = pipeline
+        for account, publisher in pipeline.claims:
+            self.hands.claim(account, publisher)
 
     def capability(self, job: Job) -> str:
         """The capability class that a job's evidence belongs to."""

@@ -100,7 +100,7 @@ class SimulatedBroker:
         #: Journalled events, if `keep_journal` is set before the first one.
         self.journal: list[Event] = []
         self.keep_journal = False
-        self._policy = policy
+        self.policy = policy
         self._network = network
         self._schedule = network.schedule
         self._release = release
@@ -159,7 +159,7 @@ class SimulatedBroker:
 
     def _restart(self, crashed: Market | None) -> None:
         at = self._schedule.at
-        self.market = Market.restore(self.disk.load(at), self._policy)
+        self.market = Market.restore(self.disk.load(at), self.policy)
         self._network.broker_is_up = True
         restarted = Restarted(at=at)
         self._commit(restarted, self._handle(restarted))
