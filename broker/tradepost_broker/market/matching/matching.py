@@ -7,8 +7,8 @@ price all the same: a worker that happens to be idle alone is no monopolist.
 
 Replicas are not auctioned: bidders who underbid together would take both places. They are drawn uniformly at
 random from all idle eligible offers of other owners within a price: the auction's clearing price, raised as
-far as it takes to have `draw_owners_min` owners in the draw, but not for the dearest of them
-(`draw_dearest_share`, `draw_bid_medians_max`), and never above an equal share of what is left of the cap. The
+far as it takes to have `draw_owners_min` owners in the draw, but not for the most expensive
+(`draw_highest_share`, `draw_bid_medians_max`), and never above an equal share of what is left of the cap. The
 worker that is drawn is paid that price. The functions here only choose; nothing is changed.
 """
 
@@ -215,8 +215,8 @@ def _auction(state: MarketState, job: Job, eligible: EligibleOffers, log_odds_mi
 
 def _draw(state: MarketState, job: Job, eligible: EligibleOffers, log_odds_missing: float) -> Award | None:
     policy = state.policy
-    # So many more that `draw_owners_min` are left without the dearest.
-    looked_at = math.ceil(policy.draw_owners_min / (1 - policy.draw_dearest_share))
+    # So many more that `draw_owners_min` are left without the most expensive.
+    looked_at = math.ceil(policy.draw_owners_min / (1 - policy.draw_highest_share))
     owners = eligible.cheapest_by_owner(owners_max=looked_at, busy_too=False)
     if not owners:
         return None
@@ -237,7 +237,7 @@ def _draw(state: MarketState, job: Job, eligible: EligibleOffers, log_odds_missi
 
 def _opened_to(owners: Sequence[Bidder], share_microcredits: int, policy: MarketPolicy) -> int:
     """The price that the draw is opened to, for the cheapest of `owners`: what few ask must not raise it."""
-    kept = min(len(owners) - int(len(owners) * policy.draw_dearest_share), policy.draw_owners_min)
+    kept = min(len(owners) - int(len(owners) * policy.draw_highest_share), policy.draw_owners_min)
     typical_microcredits = median([bidder.bid_microcredits for bidder in owners[:kept]])
     limit_microcredits = min(share_microcredits, policy.draw_bid_medians_max * typical_microcredits)
     return max(

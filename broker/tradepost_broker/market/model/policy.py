@@ -57,8 +57,8 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     hidden_draws_max: Count = 8
     #: Owners that a draw for a replica is opened to, cheapest first, before price matters.
     draw_owners_min: Positive = 16
-    #: The share of owners, the dearest, whose bids do not raise what replicas are paid.
-    draw_dearest_share: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.25
+    #: The share of owners, those with the highest bids, whose bids do not raise what replicas are paid.
+    draw_highest_share: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.25
     #: Nor do bids above this multiple of the median.
     draw_bid_medians_max: Annotated[float, msgspec.Meta(ge=1)] = 1.5
     #: Losers that a match names.
@@ -138,7 +138,7 @@ _EARLIER_RULES: Final = {
     "cool_off_s": 0.0,
     "attempts_proven_max": 0,
     "hidden_draws_max": 0,
-    "draw_dearest_share": 0.0,
+    "draw_highest_share": 0.0,
     "draw_bid_medians_max": math.inf,
     "independent_partners": False,
     "fair_audits": False,

@@ -3,9 +3,9 @@
 A name is an account or a worker's owner: the operator gives out both, and one name is one person. Two names
 are also taken for one hand if both claim a common mark, such as a key that they have signed pipelines with.
 
-The relation is not transitive, on purpose. The broker cannot check who holds a key, so anybody may claim a
-stranger's. Then the two count as one hand, which costs the claimant the stranger's confirmations and gains it
-nothing; but two strangers whose keys it claims are still two.
+The relation is not transitive, on purpose. The broker cannot check who holds a key, so anybody may claim
+another's. Then these two count as one hand, which costs the claimant the other's confirmations and gains it
+nothing; but two others whose keys it claims are still two.
 """
 
 from __future__ import annotations
