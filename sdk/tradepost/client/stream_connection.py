@@ -116,7 +116,7 @@ async def connect(
     except aiohttp.ClientConnectorCertificateError as error:
         raise_unavailable(url.origin(), error)
     except TimeoutError:
-        raise TimeoutError(f"no answer within {answer_s:g} s") from None
+        raise TimeoutError(f"no answer within {answer_s:.3g} s") from None
 
 
 async def _refusal(

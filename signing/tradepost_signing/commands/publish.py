@@ -10,7 +10,7 @@ import msgspec
 import typer
 from yarl import URL
 
-from tradepost.broker_url import parse_broker_url
+from tradepost.broker_url import parse_api_key, parse_broker_url
 from tradepost.commands.options import ApiKey, BrokerUrl, Json
 from tradepost.commands.output_file import check_writable, write_output
 from tradepost.commands.progress import progress_bar
@@ -95,7 +95,7 @@ def publish(
 def _require_key(api_key: str | None) -> str:
     if not api_key:
         raise Unauthorized("no API key was given", hint="Pass --api-key or set TRADEPOST_API_KEY.")
-    return api_key
+    return parse_api_key(api_key)
 
 
 def _send_to_broker(signed: SignedPipeline, url: URL, api_key: str) -> Uploaded:
