@@ -23,6 +23,7 @@ from tradepost.atomic_files import replace_file
 from tradepost.bounded import AccountName
 from tradepost.commands.number_options import integer_option, number_option
 from tradepost.commands.options import Json, LogJson
+from tradepost.commands.output_file import writing
 from tradepost.commands.terminal import show, show_json
 from tradepost.errors import InvalidCall, InvalidCommandLine, InvariantBroken
 from tradepost.logs import set_up_logging
@@ -118,7 +119,8 @@ async def _run(settings: Settings, port_file: Path | None) -> None:
         loop.add_signal_handler(number, stopping.set)
     async with running_broker(settings) as broker:
         if port_file is not None:
-            replace_file(port_file, str(broker.port).encode(), durable=False)
+            with writing(port_file):
+                replace_file(port_file, str(broker.port).encode(), durable=False)
         typer.echo(
             f"The market is open at {broker.url}/ (data in {settings.data_dir}). Press Ctrl-C to stop it."
         )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import numbers
 import operator
-import re
 import threading
 from decimal import Decimal
 from typing import Any, Final
@@ -20,8 +19,7 @@ from tradepost.content import Cid, parse_cid
 from tradepost.errors import InvalidCall, InvalidCid, TradepostError, UnknownJob, UnknownPipeline
 from tradepost.short_repr import shown
 
-#: What can stand in the path of a URL as it is: every id of a job and every CID can.
-_PATH_PART: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,255}")
+_ID_CHARS_MAX: Final = 256
 
 
 def real_number(
@@ -76,8 +74,8 @@ def text(name: str, value: Any, *, chars_max: int) -> str:
 
 def job_id(value: Any) -> str:
     """`value` as the id of a job. Raises `UnknownJob` for what cannot be one."""
-    if isinstance(value, str) and _PATH_PART.fullmatch(value):
-        return value
+    if isinstance(value, str) and 1 <= len(value) <= _ID_CHARS_MAX and _is_unicode(value):
+        return str(value)
     raise UnknownJob(f"{shown(value)} is not the id of a job")
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final, Self, TypeVar
 
 import aiohttp
 
-from tradepost.broker_url import parse_broker_url
+from tradepost.broker_url import parse_api_key, parse_broker_url
 from tradepost.client.arguments import input_cid as checked_input_cid
 from tradepost.client.arguments import job_id, pipeline_cid, real_number, whole_number
 from tradepost.client.async_job import AsyncJobHandle
@@ -25,6 +25,7 @@ from tradepost.client.job_request import (
     PATIENCE_S,
     PreparedJob,
     blocks_of,
+    check_options,
     prepare_job,
 )
 from tradepost.client.job_stream import JobStream
@@ -61,16 +62,7 @@ class AsyncClient(NotCopied):
         self, url: str | None = None, *, api_key: str | None = None, give_up_s: float = 30.0
     ) -> None:
         self.url = parse_broker_url(_setting("url", url, "TRADEPOST_URL") or DEFAULT_URL)
-        # A key that was read from a file may end with the end of its line.
-        key = _setting("api_key", api_key, "TRADEPOST_API_KEY").strip()
-        if not key:
-            raise InvalidSettings(
-                "there is no API key", hint="Pass api_key=… or set the variable TRADEPOST_API_KEY."
-            )
-        if not (key.isascii() and key.isprintable()):
-            raise InvalidSettings(
-                "the API key contains characters that no API key has", hint="Copy it again."
-            )
+        key = parse_api_key(_setting("api_key", api_key, "TRADEPOST_API_KEY"))
         self._headers = {"Authorization": f"Bearer {key}"}
         self._give_up_s = real_number("give_up_s", give_up_s, 0, math.inf, error=InvalidSettings)
         self._open: _Open | None = None
@@ -170,6 +162,7 @@ class AsyncClient(NotCopied):
         `options` are those of `submit`. Each input is submitted as soon as it is read. The first job that
         fails raises here. Whenever the map ends before its last result, the unfinished jobs are cancelled.
         """
+        check_options("AsyncClient.map", options)
         window = whole_number("window", window, 1, MAP_WINDOW_MAX)
         clock = asyncio.get_running_loop().time
         waiting: deque[asyncio.Task[Result]] = deque()
@@ -215,20 +208,20 @@ class AsyncClient(NotCopied):
         query = {"limit": str(whole_number("limit", limit, 1, 1000))}
         if before is not None:
             query["before"] = job_id(before)
-        return await self._checked().requests.ask_for(JobList, "GET", "v1/jobs", query)
+        return await self._checked().requests.ask_for(JobList, "GET", "v1/jobs", query=query)
 
     async def job(self, job: str) -> JobView:
         """A job as it stands now. Raises `UnknownJob`."""
-        return await self._checked().requests.ask_for(JobView, "GET", f"v1/jobs/{job_id(job)}")
+        return await self._checked().requests.ask_for(JobView, "GET", "v1/jobs/{}", job_id(job))
 
     async def cancel(self, job: str) -> JobView:
         """Cancel a job by id; the job as it stands then. Raises `UnknownJob`."""
-        return await self._checked().requests.ask_for(JobView, "DELETE", f"v1/jobs/{job_id(job)}")
+        return await self._checked().requests.ask_for(JobView, "DELETE", "v1/jobs/{}", job_id(job))
 
     async def pipeline(self, cid: str) -> PipelineView:
         """A published pipeline: its manifest and signature. Raises `UnknownPipeline`."""
-        path = f"v1/pipelines/{pipeline_cid(cid)}"
-        return await self._checked().requests.ask_for(PipelineView, "GET", path)
+        checked = pipeline_cid(cid)
+        return await self._checked().requests.ask_for(PipelineView, "GET", "v1/pipelines/{}", checked)
 
     async def balance(self) -> Decimal:
         """The account's available credits."""
@@ -243,13 +236,13 @@ class AsyncClient(NotCopied):
 
     async def fetch_output(self, job: str) -> bytes:
         """A finished job's output document, as bytes that nobody has checked yet."""
-        return await self._checked().requests.ask("GET", f"v1/jobs/{job_id(job)}/output")
+        return await self._checked().requests.ask("GET", "v1/jobs/{}/output", job_id(job))
 
     async def _put_blocks(self, data: bytes) -> Cid:
         requests = self._checked().requests
         blocks = blocks_of(data)
         for cid, block in blocks:
-            await requests.ask("PUT", f"v1/blocks/{cid}", data=block)
+            await requests.ask("PUT", "v1/blocks/{}", cid, data=block)
         return blocks[-1][0]
 
     def _checked(self) -> _Open:

@@ -7,7 +7,9 @@ broker. What only the broker knows (the pipeline's inputs, funds, prices) is lef
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, Final
 
 import msgspec
@@ -76,6 +78,18 @@ def prepare_job(
         JobRequest(input=data, **common) if is_inline else JobRequest(input_cid=str(input_cid), **common)
     )
     return PreparedJob(request=request, input_cid=input_cid, upload=None if is_inline else data)
+
+
+def check_options(call: str, options: Mapping[str, Any]) -> None:
+    """Raise `TypeError` as Python does for the arguments of `call`, which passes `options` on."""
+    known = [name for name, one in signature(prepare_job).parameters.items() if one.kind is one.KEYWORD_ONLY]
+    for name in options:
+        if name not in known:
+            raise TypeError(
+                f"{call}() got an unexpected keyword argument {name!r}; it takes {', '.join(known)}"
+            )
+    if "max_price" not in options:
+        raise TypeError(f"{call}() is missing the keyword argument 'max_price', in credits")
 
 
 def blocks_of(data: bytes) -> list[tuple[Cid, bytes]]:

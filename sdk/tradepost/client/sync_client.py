@@ -18,7 +18,7 @@ from tradepost.client.async_client import LIST_JOBS, MAP_WINDOW, MAP_WINDOW_MAX,
 from tradepost.client.async_job import AsyncJobHandle
 from tradepost.client.inputs import Inputs, check_many
 from tradepost.client.job_future import CallbackThread, JobFuture
-from tradepost.client.job_request import prepare_job
+from tradepost.client.job_request import check_options, prepare_job
 from tradepost.client.loop_thread import LoopThread, Pending
 from tradepost.client.not_copied import NotCopied
 from tradepost.client.results import Result
@@ -139,6 +139,7 @@ class Client(NotCopied):
 
     def submit(self, pipeline: str, inputs: Inputs, **options: Any) -> JobHandle:
         """Submit one job. `options` are those of `AsyncClient.submit`."""
+        check_options("Client.submit", options)
         loop = self.open_thread()
         prepared = prepare_job(pipeline, inputs, **options)
         return JobHandle(loop.wait(self._async.submit_prepared(prepared)), self)
@@ -152,6 +153,7 @@ class Client(NotCopied):
         The first job that fails raises here. Whenever the map ends before its last result, by an error, a
         `break` or Ctrl-C, the unfinished jobs are cancelled.
         """
+        check_options("Client.map", options)
         loop = self.open_thread()
         window = whole_number("window", window, 1, MAP_WINDOW_MAX)
         check_many(inputs)

@@ -16,6 +16,7 @@ from platformdirs import user_data_path
 
 from tradepost.commands.number_options import integer_option
 from tradepost.commands.options import Json
+from tradepost.commands.output_file import check_writable
 from tradepost.commands.progress import progress_bar
 from tradepost.commands.terminal import show
 from tradepost.content import Cid, FolderStore, parse_cid
@@ -323,6 +324,7 @@ def _check_free(target: Path) -> None:
         raise UnreadableContent(f"{target} already exists", hint="Name a path that does not exist.")
     if not target.parent.is_dir():
         raise UnreadableContent(f"{target.parent} is not a directory", hint="Create it first.")
+    check_writable(target)
 
 
 def _file_bytes(path: Path) -> int | None:

@@ -127,7 +127,7 @@ def encode(document: TensorDocument) -> bytes:
         if name == METADATA_KEY or not name:
             raise InvalidTensorDocument(f"a tensor cannot be named {name!r}")
         tensor = document.tensors[name]
-        dtype = dtype_name(tensor)
+        dtype = _dtype_of(name, tensor)
         data = _bytes_of(np.ascontiguousarray(tensor, dtype=DTYPES[dtype]))
         header[name] = {
             "dtype": dtype,
@@ -139,6 +139,19 @@ def encode(document: TensorDocument) -> bytes:
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     return b"".join([len(text).to_bytes(8, "little"), text, *chunks])
+
+
+def _dtype_of(name: str, tensor: object) -> str:
+    """As `dtype_name`, with an error that has the tensor's name."""
+    if not isinstance(tensor, np.ndarray):
+        raise InvalidTensorDocument(f"tensor {name!r} is a {type(tensor).__name__}, not an array")
+    try:
+        return dtype_name(tensor)
+    except InvalidTensorDocument:
+        raise InvalidTensorDocument(
+            f"tensor {name!r} has dtype {tensor.dtype}, which is not supported",
+            hint=f"Convert it to one of {', '.join(DTYPES)}.",
+        ) from None
 
 
 def _check_texts(document: TensorDocument) -> None:

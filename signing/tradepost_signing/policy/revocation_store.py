@@ -8,6 +8,7 @@ from typing import Annotated, Final
 import msgspec
 
 from tradepost.atomic_files import replace_file
+from tradepost.commands.output_file import check_folder, writing
 from tradepost.errors import UNDECODABLE, InvalidRevocations, RevocationRollback, TradepostError
 from tradepost.file_status import why_no_file
 from tradepost.schema_errors import describe_mismatch
@@ -154,6 +155,8 @@ def read_revocations(path: Path) -> SignedRevocations:
 
 
 def write_revocations(path: Path, signed: SignedRevocations) -> None:
-    """Write a list to the file at `path` and its bundle beside it."""
-    replace_file(bundle_path(path), signed.bundle.encode())
-    replace_file(path, signed.document)
+    """Write a list to the file at `path` and its bundle beside it. Raises `FileNotWritten`."""
+    for target, data in ((bundle_path(path), signed.bundle.encode()), (path, signed.document)):
+        with writing(target):
+            check_folder(target)
+            replace_file(target, data)
