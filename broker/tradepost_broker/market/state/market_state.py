@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+
+import msgspec
 
 from tradepost.errors import Problem, StateBroken, invariant
 from tradepost_broker.market.ledger import Ledger
@@ -41,7 +42,7 @@ from tradepost_broker.market.state.worker_state import WorkerState
 from tradepost_signing.policy.revocation import RevocationList
 
 
-class IdempotencyKey(NamedTuple):
+class IdempotencyKey(msgspec.Struct, frozen=True, gc=False):
     """What an idempotency key stands for."""
 
     job: str

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from typing import get_args
 
 import pytest
 
 from tradepost.protocol import GiveBackReason, JobStatus
 from tradepost_broker.market import Market
-from tradepost_broker.market.model.entities import Job
+from tradepost_broker.market.model.entities import Job, Record
 from tradepost_broker.market.model.events import Save, SendGrant, Tick, WorkGoesOn
 from tradepost_broker.market.model.policy import MarketPolicy, recorded_policy
 from tradepost_broker.market.testing import MarketDriver, make_offer
@@ -192,6 +193,12 @@ def test_hopeless_jobs_do_not_keep_a_worker_for_ever(driver: MarketDriver) -> No
     driver.join("w")
     driver.connect("w", make_offer(DEAR, capacity=1))
     tick_until_done(driver)
+
+
+def test_the_collector_of_garbage_does_not_look_through_records() -> None:
+    kinds = get_args(Record)
+    assert Job in kinds
+    assert not any(kind.__struct_config__.gc for kind in kinds)
 
 
 def test_earlier_journals_have_no_limit() -> None:
