@@ -135,7 +135,7 @@ async def distinct_jobs(broker: BrokerProcess, scale: float) -> None:
     worker = await broker.worker(capacity=1, price=10)
     count = int(9_999 * scale)
     await submit_all(broker, key, pipeline, count)
-    for price in (10**9, 11, 10**9, 12):
+    for price in (10**9, 11):
         offer = msgspec.structs.replace(worker.offer, price_per_unit_microcredits=price)
         await worker.send(UpdateOffer(offer))
         await asyncio.sleep(4.0)

@@ -96,6 +96,8 @@ class Market:
             return [ReplyRefused(refusal.to_problem())]
         if isinstance(event, MatchingEvent):
             advance_job.advance_all(state)
+        if isinstance(event, Tick):
+            state.note_progress()
         return state.drain()
 
     @property

@@ -301,6 +301,8 @@ class Transaction:
         self._deletions_first: list[Deletion] = []
         self._start: BrokerStart | None = None
         self.is_empty = True
+        #: Bytes of the documents of jobs among the records.
+        self.document_bytes = 0
 
     def start(
         self, *, at: float, version: str, policy: bytes, left_out: Iterable[tuple[str, str]] = ()
@@ -338,6 +340,10 @@ class Transaction:
         """Write `record`, as it is when the transaction is flushed, in place of the row with its id."""
         self._records[type(record)][record.id] = record
         self.is_empty = False
+        if isinstance(record, InlineInput):
+            self.document_bytes += len(record.document)
+        elif isinstance(record, Delivery):
+            self.document_bytes += len(record.output or b"")
 
     def delete(self, deletion: Deletion) -> None:
         """Run a deletion, after the records were written."""

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from tradepost.errors import Problem, ProtocolError, QuotaExceeded, TradepostError
+from tradepost.errors import Problem, QuotaExceeded, TradepostError
 from tradepost.protocol import (
     CancelJob,
     Finished,
@@ -22,7 +22,8 @@ from tradepost.protocol import (
     Submitted,
     Watch,
     broker_codec_for_clients,
-    salvage,
+    salvage_frame,
+    split_frames,
 )
 from tradepost_broker.engine.engine import Engine, Outcome
 from tradepost_broker.jobs.job_service import JobService
@@ -89,7 +90,6 @@ class _Session:
         self.queue = FrameQueue(codec)
         self._watches_max = watches_max
         self._account = account
-        self._codec = codec
         self._engine = engine
         self._submissions = submissions
         self._jobs = jobs
@@ -99,7 +99,7 @@ class _Session:
 
     async def take(self, message: bytes) -> None:
         """Do what the frames of a message ask, in slices. Raises `ProtocolError` or `QuotaExceeded`."""
-        frames = self._frames(message)
+        frames = [salvage_frame(part) async for part in paced(split_frames(message))]
         self._check_watches(frames)
         async for frame in paced(frames):
             match frame:
@@ -134,12 +134,6 @@ class _Session:
                 hint="Watch the rest in another message, after these.",
                 limit=self._watches_max,
             )
-
-    def _frames(self, message: bytes) -> list[Any]:
-        try:
-            return self._codec.decode(message)
-        except ProtocolError:
-            return salvage(message)
 
     async def _submit(self, ref: int, request: JobRequest) -> None:
         if request.input_cid is not None:

@@ -20,7 +20,7 @@ _OF_JOBS: Final = frozenset({TimerPurpose.DEADLINE, TimerPurpose.PATIENCE, Timer
 
 
 def tick(state: MarketState, event: Tick) -> None:
-    """Do what is due, and review what waiting jobs may hope for.
+    """Do what is due, and review what waiting jobs may hope for; what is too much for one tick stays due.
 
     What would end a lease whose receipt has arrived waits, and stays due since the same time: a replay, which
     has no ticks that did nothing, then does it in the same order.
@@ -31,8 +31,15 @@ def tick(state: MarketState, event: Tick) -> None:
         state.job_at_hand = _job_of(state, purpose, subject)
         if arrived and not arrived.isdisjoint(_leases_ended_by(state, purpose, subject)):
             kept.append((at, purpose, subject))
-        else:
-            _HANDLERS[purpose](state, subject)
+            continue
+        _HANDLERS[purpose](state, subject)
+        # What leaves memory changes nothing else: a replay, which lacks ticks that did no more, is not to
+        # count it.
+        if purpose not in _FORGETTING:
+            state.jobs_reviewed += 1
+            state.has_progressed = True
+        if not state.may_review():
+            break
     for at, purpose, subject in kept:
         state.job_at_hand = _job_of(state, purpose, subject)
         # Unless a deadline that was due as well has ended the leases.
@@ -79,6 +86,10 @@ def _expire_lease(state: MarketState, lease_id: str) -> None:
 def _give_up_absent(state: MarketState, worker_id: str) -> None:
     problem = WorkerLost(f"worker {worker_id} disconnected").to_problem()
     for lease in in_order(state.workers[worker_id].open):
+        if not state.may_review():
+            state.timers.put(TimerPurpose.ABSENCE, worker_id, state.at)
+            return
+        state.jobs_reviewed += 1
         state.job_at_hand = lease.job
         late_receipts.lose(state, lease, problem)
 
@@ -145,6 +156,8 @@ def _find_late(state: MarketState, lease_id: str) -> None:
 def _end_cooling_off(state: MarketState, owner: str) -> None:
     break_offs.end_cooling_off(state, owner)
 
+
+_FORGETTING: Final = (TimerPurpose.RETIREMENT, TimerPurpose.KEY_EXPIRY)
 
 _HANDLERS: Final[dict[TimerPurpose, Callable[[MarketState, str], None]]] = {
     TimerPurpose.LEASE_EXPIRY: _expire_lease,

@@ -247,6 +247,15 @@ class SendRevocations(msgspec.Struct, frozen=True):
     version: int
 
 
+class WorkGoesOn(msgspec.Struct, frozen=True):
+    """Nothing to carry out: a part of the market's work was done, which the journal must have.
+
+    If there `is_more` of it, a tick soon goes on with it.
+    """
+
+    is_more: bool
+
+
 Instruction = (
     Save
     | SendGrant
@@ -257,4 +266,5 @@ Instruction = (
     | ReplySubmitted
     | ReplyRefused
     | NotifyFinished
+    | WorkGoesOn
 )

@@ -69,6 +69,9 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     rematches_max: Positive = 32
     #: Waiting jobs of one kind that are looked at when a worker has capacity again.
     waiting_looks_max: Positive = 500
+    #: Jobs that one event advances beyond, and reviews or ends as time passes; further ones wait for the next
+    #: tick. Each takes about a millisecond. 0 is no limit.
+    jobs_per_event_max: Count = 16
 
     # Leases
     #: Time beyond the pipeline's own wall-clock limit for transfers and queueing.
@@ -142,6 +145,7 @@ _EARLIER_RULES: Final = {
     "draw_bid_medians_max": math.inf,
     "independent_partners": False,
     "fair_audits": False,
+    "jobs_per_event_max": 0,
 }
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+
+import msgspec
 
 from tradepost.errors import Problem, StateBroken, invariant
 from tradepost_broker.market.ledger import Ledger
@@ -29,7 +30,7 @@ from tradepost_broker.market.model.entities import (
     Worker,
     WorkerStanding,
 )
-from tradepost_broker.market.model.events import Instruction, Save
+from tradepost_broker.market.model.events import Instruction, Save, WorkGoesOn
 from tradepost_broker.market.model.lease_states import LIVE, LOST, LeaseTrigger, transition_lease
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.model.worker_states import WorkerTrigger, transition_worker
@@ -47,7 +48,7 @@ from tradepost_reputation.checks import NOTHING
 from tradepost_signing.policy.revocation import RevocationList
 
 
-class IdempotencyKey(NamedTuple):
+class IdempotencyKey(msgspec.Struct, frozen=True, gc=False):
     """What an idempotency key stands for."""
 
     job: str
@@ -88,6 +89,8 @@ class MarketState:
         self.too_old: dict[str, None] = {}
         #: What a job may hope for has changed: offers, refusals or beliefs. The next tick reviews who waits.
         self.supply_changed = False
+        #: Waiting jobs that the review under way has not come to.
+        self.to_review: dict[str, None] = {}
         #: When the broker last came back: leases granted before that may be lost through its absence.
         self.restarted_at = 0.0
         #: Before this time, nobody's patience runs: workers are on their way back after a restart.
@@ -101,6 +104,13 @@ class MarketState:
         #: again, with whether their offer is new.
         self.jobs_to_advance: dict[str, None] = {}
         self.workers_freed: dict[str, bool] = {}
+        #: Failed matches so far of workers that an event had no time to serve to the end.
+        self.tries_used: dict[str, int] = {}
+        #: Jobs that this event has reviewed, or ended because of the time; and those that it has advanced.
+        self.jobs_reviewed = 0
+        self.jobs_advanced = 0
+        #: It has changed what later events do, though perhaps no record.
+        self.has_progressed = False
         self._evidence_weights = worker_state.weights(policy)
         self._instructions: list[Instruction] = []
         self._changed: dict[int, Record] = {}
@@ -112,6 +122,19 @@ class MarketState:
         self.day = day
         self.seed = seed
         self.job_at_hand = ""
+        self.jobs_reviewed = 0
+        self.jobs_advanced = 0
+        self.has_progressed = False
+
+    def may_review(self) -> bool:
+        """Whether this event may review, or end, one more job."""
+        limit = self.policy.jobs_per_event_max
+        return limit == 0 or self.jobs_reviewed < limit
+
+    def may_advance(self) -> bool:
+        """Whether this event may advance one more job."""
+        limit = self.policy.jobs_per_event_max
+        return limit == 0 or self.jobs_advanced < limit
 
     # What the event at hand gives
 
@@ -122,6 +145,16 @@ class MarketState:
     def send(self, instruction: Instruction) -> None:
         """Give an instruction."""
         self._instructions.append(instruction)
+
+    def note_progress(self) -> None:
+        """Note what a tick has left for the next one, or has done without any instruction."""
+        if self.policy.jobs_per_event_max == 0:
+            return
+        is_more = bool(self.to_review or self.jobs_to_advance or self.workers_freed) or self.timers.is_due(
+            self.at
+        )
+        if is_more or (self.has_progressed and not self._instructions and not self._changed):
+            self.send(WorkGoesOn(is_more))
 
     def drain(self) -> list[Instruction]:
         """All that the event gave, and forget it: it is done."""
@@ -212,6 +245,8 @@ class MarketState:
         self.job_queue = JobQueue()
         self.audits_wanted.clear()
         self.workers_freed.clear()
+        self.to_review.clear()
+        self.tries_used.clear()
         wanting = [job for job in self.jobs.values() if job.finished_at is None or job.spot_check]
         wanting.sort(key=lambda job: (job.submitted_at, job.id))
         self.jobs_to_advance = dict.fromkeys(job.id for job in wanting)

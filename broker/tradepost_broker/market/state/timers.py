@@ -59,6 +59,15 @@ class Timers:
         """When the timer is due, if it is set."""
         return self._due.get((purpose.value, subject))
 
+    def is_due(self, now: float) -> bool:
+        """Whether a timer is due by `now`."""
+        while self._heap and self._heap[0][0] <= now:
+            at, purpose, subject = self._heap[0]
+            if self._due.get((purpose, subject)) == at:
+                return True
+            heapq.heappop(self._heap)
+        return False
+
     def due(self, now: float) -> Iterator[tuple[float, TimerPurpose, str]]:
         """Take out, in order, the timers due by `now`, those set meanwhile included, each with its time."""
         while self._heap and self._heap[0][0] <= now:
