@@ -155,6 +155,8 @@ async def test_a_preempted_lease_comes_back_with_a_receipt_for_what_was_done(
         await bench.broker.send(grant)
         await bench.runners.started.wait()
     end = await bench.broker.next(GiveBack)
+    assert (end.problem.code, end.problem.detail) == ("work-preempted", "the owner stopped the worker")
+    assert "unexpectedly" not in end.problem.title
     assert end.receipt is not None
     receipt = verify_receipt(end.receipt)
     assert (receipt.outcome, receipt.stages, receipt.input) == (Preempted(), (REPORT,), cid)

@@ -127,6 +127,7 @@ from tradepost.errors.worker import (
     UnknownWorker,
     WorkerKeyInUse,
     WorkerLost,
+    WorkPreempted,
 )
 
 __all__ = [
@@ -232,6 +233,7 @@ __all__ = [
     "UnsignedArtifact",
     "UntrustedPipeline",
     "UntrustedSigner",
+    "WorkPreempted",
     "WorkerKeyInUse",
     "WorkerLost",
     "WrongMoment",

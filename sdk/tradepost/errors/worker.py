@@ -94,6 +94,14 @@ class RunnerInterrupted(RunnerFailed):
     """The process that runs pipelines ended because of something else than this run."""
 
 
+class WorkPreempted(TradepostError):
+    """The device's owner stopped or paused the work."""
+
+    fault = Fault.WORKER
+    status = 503
+    default_hint = "Nothing: the job goes to another worker, and the device's reputation is unaffected."
+
+
 class SandboxUnavailable(TradepostError):
     """This device cannot provide the required isolation."""
 

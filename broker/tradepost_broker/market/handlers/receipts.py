@@ -128,6 +128,8 @@ def _may_be_blamed(state: MarketState, lease: Lease, event: LeaseGivenBack) -> b
     """Whether this is held against the worker once somebody else succeeds."""
     if event.forged:
         return False  # it is blamed at once
+    if state.policy.interrupted_excused and state.was_interrupted(lease):
+        return False  # what it needed from the broker, or had to tell it in time, it could not
     if event.reason is GiveBackReason.EXHAUSTED:
         pipeline = state.pipelines[state.jobs[lease.job].pipeline]
         over_at = min(lease.expires_at, lease.granted_at + pipeline.wall_s)

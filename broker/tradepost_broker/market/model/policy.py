@@ -91,7 +91,7 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     #: Late leases of one job for which others are granted at once, before they end. 0: none.
     hedges_max: Count = 3
     #: A lease is late after this many times what its pipeline's runs take, and `late_s_min` more.
-    late_after_runs: Annotated[float, msgspec.Meta(ge=1)] = 2.0
+    late_after_runs: Annotated[float, msgspec.Meta(ge=1, le=WEIGHT_MAX)] = 2.0
     late_s_min: Seconds = 2.0
     #: Leases that an owner may break off; those that each accepted result adds, up to the former.
     break_offs_free: Weight = 6.0
@@ -100,6 +100,8 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     #: twice as long as the one before. 0: never.
     cool_off_s: Seconds = 60.0
     cool_off_s_max: Seconds = 3_600.0
+    #: Whether a lease that was open while the broker was away blames nobody when it is given back as failed.
+    interrupted_excused: bool = True
     #: Open leases of a worker that has not passed `proven_checks` checks.
     exposure_leases_max: Positive = 4
     proven_checks: Weight = 10.0
@@ -137,6 +139,7 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 _EARLIER_RULES: Final = {
     "losses_by_owner": False,
     "absent_recorded": False,
+    "interrupted_excused": False,
     "hedges_max": 0,
     "cool_off_s": 0.0,
     "attempts_proven_max": 0,
