@@ -22,6 +22,7 @@ from tradepost_broker.market.model.events import (
     Instruction,
     JobSubmitted,
     LeaseGivenBack,
+    LeaseProgressed,
     NotifyFinished,
     OfferUpdated,
     PipelinePublished,
@@ -289,6 +290,12 @@ class MarketDriver:
                 seed=self.next_seed(),
             )
         )
+
+    def report_stages(self, lease: str, stages_done: int, *, worker: str = "") -> list[Instruction]:
+        """Report how many stages of a lease are done, as its worker unless another is named."""
+        known = self.market.lease(lease)
+        worker = worker or (known.worker if known else "nobody")
+        return self.handle(LeaseProgressed(at=self.at, worker=worker, lease=lease, stages_done=stages_done))
 
     # What time and the operator do
 

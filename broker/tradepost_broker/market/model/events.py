@@ -135,6 +135,14 @@ class LeaseGivenBack(MatchingEvent, frozen=True, kw_only=True, tag="lease_given_
     forged: bool = False
 
 
+class LeaseProgressed(_Event, frozen=True, kw_only=True, tag="lease_progressed"):
+    """A worker says that so many stages of a lease are done, more than before."""
+
+    worker: str
+    lease: str
+    stages_done: int
+
+
 class RevocationsIssued(MatchingEvent, frozen=True, kw_only=True, tag="revocations_issued"):
     """The operator's newest revocation list, whose signature the shell has checked.
 
@@ -178,6 +186,7 @@ Event = (
     | CancelRequested
     | ReceiptDelivered
     | LeaseGivenBack
+    | LeaseProgressed
     | RevocationsIssued
     | DefectFound
     | Restarted

@@ -53,6 +53,7 @@ def judge(state: MarketState, job: Job, successful_owners: set[str]) -> None:
             _credit(state, job, lease, watch)
         elif (
             watch.is_late
+            and state.at >= watch.late_at
             and watch.lateness is not Lateness.UNMEASURED
             and lease.state in _WITHOUT_RESULT
             and successful_owners - {state.workers[lease.worker].record.owner}
@@ -74,8 +75,8 @@ def watch_again(state: MarketState, lease: Lease, until: float) -> None:
     """Find a lease late that outlives a restart and ends at `until`: after half of the time it has left."""
     if lease.purpose is LeasePurpose.AUDIT or not state.policy.hedges_max:
         return
-    state.watches[lease.id] = LeaseWatch(Lateness.UNMEASURED)
     late_at = max(state.at + state.policy.reconnect_s, (state.at + until) / 2)
+    state.watches[lease.id] = LeaseWatch(Lateness.UNMEASURED, late_at)
     state.timers.put(TimerPurpose.LATENESS, lease.id, late_at)
 
 
@@ -88,13 +89,16 @@ def forget(state: MarketState) -> None:
     state.commitments.clear()
     state.watches.clear()
     state.run_times.clear()
+    state.stage_times.clear()
 
 
 def _credit(state: MarketState, job: Job, lease: Lease, watch: LeaseWatch) -> None:
     state.commitments_of(lease).credit(state.policy)
+    owner = state.workers[lease.worker].record.owner
     if watch.run_s is not None:
-        owner = state.workers[lease.worker].record.owner
         state.run_times.note(job.pipeline, owner, watch.run_s / job.units)
+    for number, stage_s in enumerate(watch.stages_s, 1):
+        state.stage_times.note(f"{job.pipeline} {number}", owner, stage_s / job.units)
 
 
 def _judge_hold(state: MarketState, lease: Lease, watch: LeaseWatch) -> None:

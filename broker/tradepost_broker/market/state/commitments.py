@@ -13,7 +13,7 @@ None of it is in the records, so a restart begins anew.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from tradepost_broker.market.model.policy import MarketPolicy
@@ -31,12 +31,17 @@ class Lateness(Enum):
 class LeaseWatch:
     """What the broker knows of an ordinary lease while its job is open.
 
-    `lateness` is what it means if it is late; `run_s` is the time from its grant to its receipt.
+    `late_at` is when it is late, which means what `lateness` says. `is_late` is set then, or before if a
+    report of a finished stage is overdue. `run_s` is the time from its grant to its receipt, `stages_s` those
+    to the reports of its stages.
     """
 
     lateness: Lateness
+    late_at: float
+    fetch_s: float = 0.0
     is_late: bool = False
     run_s: float | None = None
+    stages_s: list[float] = field(default_factory=list)
 
 
 @dataclass(slots=True)

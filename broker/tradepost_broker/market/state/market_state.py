@@ -81,6 +81,8 @@ class MarketState:
         #: How long runs take, what the broker knows of ordinary leases of open jobs, and how owners keep to
         #: theirs. None of it is in the records: a restart clears it.
         self.run_times = RunTimes()
+        #: From grants to the reports that so many stages are done, by pipeline and number of stages.
+        self.stage_times = RunTimes()
         self.watches: dict[str, LeaseWatch] = {}
         self.commitments: dict[str, Commitments] = {}
         self.workers_of: dict[str, list[WorkerState]] = {}

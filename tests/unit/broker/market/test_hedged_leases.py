@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from tradepost.pipeline.manifest import STAGES_MAX
 from tradepost.protocol import GiveBackReason, JobStatus
+from tradepost.protocol.worker_frames import HEARTBEAT_S, STAGES_DONE_MAX
 from tradepost_broker.market.ledger import held_of
 from tradepost_broker.market.model.entities import Evidence, Job, Lease, LeaseState
 from tradepost_broker.market.model.policy import MarketPolicy
-from tradepost_broker.market.testing import MarketDriver, make_offer
+from tradepost_broker.market.testing import MarketDriver, make_offer, make_pipeline
 
 POLICY = MarketPolicy(audit_rate=0.0)
 RUN_S = 2.0
@@ -265,3 +267,97 @@ def test_after_a_restart_a_lease_is_hedged_and_no_hold(driver: MarketDriver) -> 
     driver.deliver(hedge.id)
     assert driver.all_of(Job)[-1].status is JobStatus.ACCEPTED
     assert bad_evidence(driver) == []
+
+
+STAGE_S, REST_S = 20.0, 100.0
+#: When the report of the first stage is overdue, and a little more.
+OVERDUE_S = POLICY.late_after_runs * STAGE_S + POLICY.late_s_min + HEARTBEAT_S + 0.2
+
+
+def reporting_market() -> MarketDriver:
+    """Four owners whose workers report the first stage after `STAGE_S`, and end `REST_S` after that."""
+    driver = MarketDriver(policy=POLICY)
+    driver.fund(amount_microcredits=10_000_000)
+    driver.publish(make_pipeline(wall_s=600.0))
+    for number in range(4):
+        driver.add_worker(f"w{number}")
+    run_reporting(driver, [submit(driver, deadline_s=2_000.0) for _ in range(8)])
+    return driver
+
+
+def run_reporting(driver: MarketDriver, jobs: list[str]) -> None:
+    leases = [lease for job in jobs for lease in driver.open_leases(job)]
+    driver.tick(STAGE_S)
+    for lease in leases:
+        driver.report_stages(lease.id, 1)
+    driver.tick(REST_S)
+    for lease in leases:
+        driver.deliver(lease.id)
+    assert {driver.job(job).status for job in jobs} == {JobStatus.ACCEPTED}
+
+
+def test_a_lease_whose_report_is_overdue_is_hedged_early_and_is_no_hold() -> None:
+    driver = reporting_market()
+    driver.add_worker("holder", 1)
+    run_reporting(driver, [submit(driver, deadline_s=2_000.0)])
+    for _ in range(3):
+        job = submit(driver, deadline_s=2_000.0)
+        [held] = driver.open_leases(job)
+        assert held.worker == "holder"
+        driver.tick(OVERDUE_S - 0.4)
+        assert len(driver.open_leases(job)) == 1
+        driver.tick(0.4)
+        [_, hedge] = driver.open_leases(job)
+        driver.deliver(hedge.id)
+        assert driver.job(job).status is JobStatus.ACCEPTED
+    assert bad_evidence(driver) == []
+    driver.check()
+
+
+def test_a_false_report_delays_the_hedge_until_the_lease_is_late_and_no_longer() -> None:
+    driver = reporting_market()
+    driver.add_worker("holder", 1)
+    run_reporting(driver, [submit(driver, deadline_s=2_000.0)])
+    job = submit(driver, deadline_s=2_000.0)
+    [held] = driver.open_leases(job)
+    driver.report_stages(held.id, 1)
+    driver.report_stages(held.id, 32)
+    late_s = POLICY.late_after_runs * (STAGE_S + REST_S) + POLICY.late_s_min
+    driver.tick(late_s - 0.2)
+    assert len(driver.open_leases(job)) == 1
+    driver.tick(0.4)
+    assert len(driver.open_leases(job)) == 2
+    driver.check()
+
+
+def test_a_worker_that_never_reported_a_stage_owes_no_report() -> None:
+    driver = reporting_market()
+    driver.add_worker("older", 1)
+    job = submit(driver, deadline_s=2_000.0)
+    driver.tick(3 * OVERDUE_S)
+    assert [lease.worker for lease in driver.open_leases(job)] == ["older"]
+
+
+def test_what_is_no_news_of_an_open_lease_changes_nothing() -> None:
+    driver = reporting_market()
+    job = submit(driver, deadline_s=2_000.0)
+    [lease] = driver.open_leases(job)
+    assert driver.market.stages_done(lease.worker, lease.id) == 0
+    assert driver.report_stages(lease.id, 2)
+    assert driver.market.stages_done(lease.worker, lease.id) == 2
+    stranger = next(f"w{number}" for number in range(4) if f"w{number}" != lease.worker)
+    assert driver.market.stages_done(stranger, lease.id) is None
+    for answer in (
+        driver.report_stages(lease.id, 2),
+        driver.report_stages(lease.id, 1),
+        driver.report_stages(lease.id, 3, worker=stranger),
+        driver.report_stages("nonsense", 1),
+    ):
+        assert answer == [], "an event without an answer is no part of the journal"
+    driver.deliver(lease.id)
+    assert driver.report_stages(lease.id, 3) == []
+    assert driver.market.stages_done(lease.worker, lease.id) is None
+
+
+def test_a_heartbeat_can_report_every_stage_of_a_manifest() -> None:
+    assert STAGES_DONE_MAX == STAGES_MAX
