@@ -58,7 +58,7 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     #: Owners that a draw for a replica is opened to, cheapest first, before price matters.
     draw_owners_min: Positive = 16
     #: The share of owners, those with the highest bids, whose bids do not raise what replicas are paid.
-    draw_highest_share: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.25
+    draw_highest_share: Annotated[float, msgspec.Meta(ge=0, le=0.999)] = 0.25
     #: Nor do bids above this multiple of the median.
     draw_bid_medians_max: Annotated[float, msgspec.Meta(ge=1)] = 1.5
     #: Losers that a match names.
