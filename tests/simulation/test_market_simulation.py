@@ -134,7 +134,7 @@ def test_an_honest_market_harms_nobody() -> None:
 def test_holding_leases_fails_no_job_and_is_held_against_the_holder() -> None:
     scenario = msgspec.structs.replace(PRESETS["hold"], jobs=200)
     findings: list[Evidence] = []
-    figures = Simulation(scenario, 3, observers=(Findings(findings),)).run()
+    figures = Simulation(scenario, 2, observers=(Findings(findings),)).run()
     assert sum(one.failed for one in figures.confidences) == 0
     assert {one.worker[:6] for one in findings} == {"holder"}
     assert figures.honest_suspended == 0
@@ -154,8 +154,5 @@ class Findings(Observer):
         self._findings = findings
 
     def decided(self, event: Event, answer: Sequence[Instruction], market: Market) -> None:
-        self._findings += [
-            one.record
-            for one in answer
-            if isinstance(one, Save) and isinstance(one.record, Evidence) and one.record.kind.lowers_score
-        ]
+        records = [one.record for one in answer if isinstance(one, Save)]
+        self._findings.extend(one for one in records if isinstance(one, Evidence) and one.kind.lowers_score)
