@@ -4,7 +4,8 @@
 
 For each load, a broker of its own runs as a process; the load comes from this one. What is shown is what the
 broker's watchdog measured: how often its event loop was held for more than 50 ms, for how long at most, and
-where. `--scale` makes the loads smaller. On a busy machine, stalls also show that others had the processor.
+where. `--scale` makes the loads smaller. "busy" is how long the loop's own thread ran at most within a stall:
+on a busy machine, stalls also show that others had the processor.
 """
 
 from __future__ import annotations
@@ -227,16 +228,22 @@ LOADS: Final[dict[str, Load]] = {
 
 async def measure(names: list[str], scale: float) -> None:
     """Run the loads and print a row for each."""
-    print(f"{'load':10} {'stalls':>7} {'longest':>9}  where")
+    print(f"{'load':10} {'stalls':>7} {'longest':>9} {'busy':>9}  where")
     for name in names:
         async with broker_process() as broker:
             started = {one.place: one.longest_s for one in await broker.stalls()}
             await LOADS[name](broker, scale)
             stalls = [one for one in await broker.stalls() if started.get(one.place) != one.longest_s]
         longest = max((one.longest_s for one in stalls), default=0.0)
-        print(f"{name:10} {sum(one.count for one in stalls):7} {longest * 1000:6.0f} ms")
+        stalls.sort(key=lambda one: -one.busiest_s)
+        busiest = max((one.busiest_s for one in stalls), default=0.0)
+        count = sum(one.count for one in stalls)
+        print(f"{name:10} {count:7} {longest * 1000:6.0f} ms {busiest * 1000:6.0f} ms")
         for one in stalls[:8]:
-            print(f"{'':10} {one.count:7} {one.longest_s * 1000:6.0f} ms  {one.place}")
+            print(
+                f"{'':10} {one.count:7} {one.longest_s * 1000:6.0f} ms {one.busiest_s * 1000:6.0f} ms"
+                f"  {one.place}"
+            )
 
 
 def main() -> None:

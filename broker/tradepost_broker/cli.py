@@ -327,11 +327,12 @@ def stalls(data_dir: DataDir = None, config: Config = None, as_json: Json = Fals
     if as_json:
         show_json(views)
         return
-    table = Table("longest", "times", "total", "newest", "place")
+    table = Table("longest", "busy", "times", "total", "newest", "place")
     for one in views:
         newest = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.newest_at))
         longest, total = f"{one.longest_s * 1000:.0f} ms", f"{one.total_s:.1f} s"
-        table.add_row(longest, str(one.count), total, newest, one.place)
+        busy = f"{one.busiest_s * 1000:.0f} ms"
+        table.add_row(longest, busy, str(one.count), total, newest, one.place)
     _show_table(table)
 
 

@@ -114,10 +114,13 @@ class StallView(_Body, frozen=True, kw_only=True):
     """GET /v1/admin/stalls: the stalls of the event loop at one place, since the start, in seconds.
 
     `place` is our innermost function there, then its callers. The newest ended at `newest_at` (Unix seconds).
+    `busiest_s` is the longest time that the loop's own thread ran within one of them: for the rest it waited,
+    or something else had the processor.
     """
 
     place: str
     count: Count
     total_s: float
     longest_s: float
+    busiest_s: float
     newest_at: float

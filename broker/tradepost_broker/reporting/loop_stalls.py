@@ -45,13 +45,14 @@ class LoopStalls:
         self._observe_stall(stall.seconds)
         place = stall.place if stall.place in self._by_place or not self._is_full() else ELSEWHERE
         known = self._by_place.get(place) or StallView(
-            place=place, count=0, total_s=0.0, longest_s=0.0, newest_at=0.0
+            place=place, count=0, total_s=0.0, longest_s=0.0, busiest_s=0.0, newest_at=0.0
         )
         self._by_place[place] = replace(
             known,
             count=known.count + 1,
             total_s=known.total_s + stall.seconds,
             longest_s=max(known.longest_s, stall.seconds),
+            busiest_s=max(known.busiest_s, stall.busy_s),
             newest_at=self._clock(),
         )
         now = self._monotonic()

@@ -34,15 +34,20 @@ _IDLE_MODULE: Final = "selectors"
 
 
 class Stall(NamedTuple):
-    """The loop stood still for `seconds` at `place`: our innermost function there, then its callers."""
+    """The loop stood still for `seconds` at `place`: our innermost function there, then its callers.
+
+    For `busy_s` of them its thread ran; otherwise it waited, or something else had the processor.
+    """
 
     seconds: float
     place: str
+    busy_s: float = 0.0
 
 
 class LoopWatchdog:
-    """Calls `report`, on the loop, with each stall. `monotonic` gives seconds.
+    """Calls `report`, on the loop, with each stall.
 
+    `monotonic` gives seconds, `thread_time` those for which the calling thread ran.
     `place_of` says where a thread is, by its id; it is called in the watchdog's thread.
     """
 
@@ -52,11 +57,14 @@ class LoopWatchdog:
         report: Callable[[Stall], None],
         limit_s: float = LIMIT_S,
         monotonic: Callable[[], float] = time.monotonic,
+        thread_time: Callable[[], float] = time.thread_time,
         place_of: Callable[[int], str] | None = None,
     ) -> None:
         self._report = report
         self._limit_s = limit_s
         self._monotonic = monotonic
+        self._thread_time = thread_time
+        self._ran_s = 0.0
         self._place_of = place_of or place_of_thread
         self._thread_id = 0
         self._due: float | None = None
@@ -89,6 +97,7 @@ class LoopWatchdog:
     def beat(self) -> None:
         """The loop runs. Reports the stall that has just ended, if there was one."""
         now, due = self._monotonic(), self._due
+        ran_before_s, self._ran_s = self._ran_s, self._thread_time()
         collected_s, self._collected_s = self._collected_s, 0.0
         self._due = now + BEAT_S
         seen, self._seen = self._seen, []
@@ -96,7 +105,9 @@ class LoopWatchdog:
             return
         places = Counter(place for overdue, place in seen if overdue == due)
         place = places.most_common(1)[0][0] if places else UNSEEN
-        self._report(Stall(now - due, GARBAGE if collected_s > (now - due) / 2 else place))
+        if collected_s > (now - due) / 2:
+            place = GARBAGE
+        self._report(Stall(now - due, place, min(now - due, self._ran_s - ran_before_s)))
 
     def look(self) -> None:
         """If the loop stands still for so long that it may become a stall, see where."""

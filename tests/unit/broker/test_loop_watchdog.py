@@ -53,6 +53,18 @@ def test_a_late_beat_is_a_stall_with_a_name() -> None:
     assert len(loop.stalls) == 1, "it goes on in time"
 
 
+def test_a_stall_says_for_how_long_its_thread_ran() -> None:
+    ran, stalls = ManualClock(5.0), list[Stall]()
+    clock = ManualClock(0.0)
+    watchdog = LoopWatchdog(report=stalls.append, monotonic=clock, thread_time=ran, place_of=lambda _: "x")
+    for seconds_ran in (0.25, 0.02, 9.0):
+        watchdog.beat()
+        clock.advance(BEAT_S + 0.3)
+        ran.advance(seconds_ran)
+    watchdog.beat()
+    assert [one.busy_s for one in stalls] == pytest.approx([0.25, 0.02, 0.3])
+
+
 def test_what_keeps_to_the_limit_is_none() -> None:
     loop = Loop()
     loop.stand_still(LIMIT_S * 0.99)
