@@ -36,6 +36,7 @@ from tradepost_broker.storage.data_folder import (
 )
 from tradepost_broker.storage.database_checks import typed_errors
 from tradepost_broker.storage.store import Store
+from tradepost_broker.web.connections import Connections, LimitedSite
 
 #: How long a clean stop waits for requests that are under way.
 SHUTDOWN_S_MAX: Final = 3.0
@@ -88,6 +89,8 @@ async def _running(parts: Parts, settings: Settings) -> AsyncIterator[RunningBro
         access_log=None,
         handle_signals=False,
         shutdown_timeout=SHUTDOWN_S_MAX,
+        # Also bounds how long a request's headers may take to arrive.
+        keepalive_timeout=settings.idle_connection_s,
     )
     try:
         await parts.engine.ask(EventWork(lambda moment: Restarted(at=moment.at)))
@@ -96,7 +99,7 @@ async def _running(parts: Parts, settings: Settings) -> AsyncIterator[RunningBro
             asyncio.create_task(_tick(parts), name="tradepost-tick"),
             asyncio.create_task(parts.retention.run(), name="tradepost-retention"),
         ]
-        host, port = await _listen(runner, settings)
+        host, port = await _listen(runner, settings, parts.connections)
         here = _url(settings, host, port)
         url = settings.public_url or here
         with typed_folder_errors(folder):
@@ -174,9 +177,11 @@ def _is_more(outcome: Outcome) -> bool:
     return any(isinstance(one, WorkGoesOn) and one.is_more for one in outcome)
 
 
-async def _listen(runner: web.AppRunner, settings: Settings) -> tuple[str, int]:
+async def _listen(runner: web.AppRunner, settings: Settings, connections: Connections) -> tuple[str, int]:
     await runner.setup()
-    site = web.TCPSite(runner, settings.host, settings.port, ssl_context=_tls(settings))
+    site = LimitedSite(
+        runner, settings.host, settings.port, connections=connections, ssl_context=_tls(settings)
+    )
     try:
         await site.start()
     except OSError as error:

@@ -51,6 +51,7 @@ from tradepost_broker.web.admin import AdminEndpoints
 from tradepost_broker.web.application import build_application
 from tradepost_broker.web.caller_limits import RateLimit
 from tradepost_broker.web.client_stream import WATCHES_MAX, ClientStreams
+from tradepost_broker.web.connections import Connections, open_connections_max
 from tradepost_broker.web.content import ContentEndpoints
 from tradepost_broker.web.endpoints import Endpoint
 from tradepost_broker.web.fleet import FleetEndpoints
@@ -82,6 +83,7 @@ class Parts:
     revocations: RevocationService
     endpoints: tuple[Endpoint, ...]
     application: web.Application
+    connections: Connections
     operator_token: str
     stalls: LoopStalls
     watchdog: LoopWatchdog
@@ -190,6 +192,11 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
         version=version("tradepost"),
     )
     store.set_aside_unreadable(at=clock())
+    connections = Connections(
+        total=open_connections_max(settings.connections_max),
+        each=settings.connections_per_address_max,
+        unlimited=settings.trusted_proxies,
+    )
     return Parts(
         broker=restored.broker,
         store=store,
@@ -203,7 +210,13 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
         ),
         revocations=revocations,
         endpoints=described.endpoints(),
-        application=build_application(described.endpoints(), credentials),
+        application=build_application(
+            described.endpoints(),
+            credentials,
+            connections=connections,
+            trusted_proxies=settings.trusted_proxies,
+        ),
+        connections=connections,
         operator_token=restored.operator_token,
         stalls=counters.stalls,
         watchdog=LoopWatchdog(report=counters.stalls.note),

@@ -49,6 +49,11 @@ class ConcurrencyLimit:
         self._each = each
         self._taken: Counter[str] = Counter()
 
+    @property
+    def taken(self) -> int:
+        """How much is under way."""
+        return self._taken.total()
+
     @contextmanager
     def take(self, key: str, amount: int = 1) -> Iterator[None]:
         """Hold `amount` for `key` until the context ends. Raises `QuotaExceeded` if it is too much."""

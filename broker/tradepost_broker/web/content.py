@@ -8,7 +8,7 @@ from typing import Final
 
 from aiohttp import web
 
-from tradepost.content import Cid, parse_cid
+from tradepost.content import BLOCK_BYTES_MAX, Cid, parse_cid
 from tradepost.content.transfer.gateway import CAR_TYPE
 from tradepost.errors import (
     BrokerUnavailable,
@@ -27,7 +27,8 @@ from tradepost_broker.market import Market
 from tradepost_broker.market.model.entities import Job, Lease, LeaseState
 from tradepost_broker.reporting.views import ImportedCar
 from tradepost_broker.web.caller_limits import ConcurrencyLimit
-from tradepost_broker.web.endpoints import ACCOUNT, Access, Endpoint, read_bytes, reply
+from tradepost_broker.web.endpoints import ACCOUNT, Access, Endpoint, reply
+from tradepost_broker.web.request_bodies import read_bytes
 from tradepost_broker.web.slow_peers import body_pieces
 
 _BYTES: Final = "application/octet-stream"
@@ -85,6 +86,7 @@ class ContentEndpoints:
                 handler=self.put,
                 access=account,
                 body=bytes,
+                body_bytes_max=BLOCK_BYTES_MAX,
                 reply=dict[str, str],
                 status=201,
             ),
@@ -99,6 +101,7 @@ class ContentEndpoints:
                 handler=self.put_output,
                 access=lease,
                 body=bytes,
+                body_bytes_max=BLOCK_BYTES_MAX,
                 reply=dict[str, str],
                 status=201,
             ),

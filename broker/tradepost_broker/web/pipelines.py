@@ -12,6 +12,7 @@ from tradepost_broker.market.model.entities import Pipeline
 from tradepost_broker.reporting.views import PipelineSummary
 from tradepost_broker.storage.store import Store
 from tradepost_broker.web.endpoints import ACCOUNT, Access, Endpoint, read_body, reply
+from tradepost_broker.web.request_bodies import DOCUMENT_BODY_BYTES_MAX
 
 
 class PipelineEndpoints:
@@ -32,6 +33,7 @@ class PipelineEndpoints:
                 handler=self.publish,
                 access=Access.ACCOUNT,
                 body=PublishRequest,
+                body_bytes_max=DOCUMENT_BODY_BYTES_MAX,
                 reply=PipelineView,
                 status=201,
             ),
