@@ -18,7 +18,9 @@ from tradepost.protocol import broker_codec_for_workers
 from tradepost_broker.access.credentials import Credentials, load_or_create_operator_token
 from tradepost_broker.access.joining import JoinService
 from tradepost_broker.access.revocations import FILE_NAME, IssuedRevocations, RevocationService
+from tradepost_broker.content.account_quota import AccountQuota
 from tradepost_broker.content.catalog import Catalog
+from tradepost_broker.content.kept_documents import KeptDocuments, are_needed
 from tradepost_broker.content.retention import Retention
 from tradepost_broker.content.uploads import Uploads
 from tradepost_broker.engine.core_recovery import CoreRecovery
@@ -84,6 +86,7 @@ class Parts:
     endpoints: tuple[Endpoint, ...]
     application: web.Application
     connections: Connections
+    quota: AccountQuota
     operator_token: str
     stalls: LoopStalls
     watchdog: LoopWatchdog
@@ -129,6 +132,7 @@ class Content:
     catalog: Catalog
     space: DiskSpace
     documents: StoredDocuments
+    quota: AccountQuota
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,9 +157,10 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
     restored = _restore(settings, store, clock)
     streams = Streams(sessions=Sessions(), watchers=Watchers())
     counters = _build_counters(restored, streams)
-    recovery = _build_recovery(restored, counters)
+    kept = KeptDocuments(store=store)
+    recovery = _build_recovery(restored, counters, kept)
     engine = _build_engine(restored, streams, counters, recovery)
-    content = _build_content(restored, engine)
+    content = _build_content(restored, engine, kept)
     log_missing_blocks(content.uploads.missing_public_blocks(), settings.data_dir)
     credentials = Credentials(store=store, operator_token=restored.operator_token)
     revocations = RevocationService(revocations=restored.revocations, engine=engine)
@@ -174,7 +179,7 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
     described = OpenApiEndpoints(
         (
             *_public_endpoints(restored, counters, standings),
-            *_content_endpoints(restored, content),
+            *_content_endpoints(restored, content, engine),
             *_job_endpoints(restored, engine, streams, counters, content),
             *WorkerEndpoints(
                 joins=joins,
@@ -206,7 +211,13 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
         space=content.space,
         receipts=receipts,
         retention=Retention(
-            engine=engine, uploads=content.uploads, kept_s=settings.documents_kept_s, clock=clock
+            engine=engine,
+            uploads=content.uploads,
+            documents=kept,
+            quota=content.quota,
+            are_needed=partial(are_needed, restored.market),
+            kept_s=settings.documents_kept_s,
+            clock=clock,
         ),
         revocations=revocations,
         endpoints=described.endpoints(),
@@ -217,6 +228,7 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
             trusted_proxies=settings.trusted_proxies,
         ),
         connections=connections,
+        quota=content.quota,
         operator_token=restored.operator_token,
         stalls=counters.stalls,
         watchdog=LoopWatchdog(report=counters.stalls.note),
@@ -267,14 +279,18 @@ def _build_counters(restored: Restored, streams: Streams) -> Counters:
     )
 
 
-def _build_recovery(restored: Restored, counters: Counters) -> CoreRecovery:
+def _build_recovery(restored: Restored, counters: Counters, kept: KeptDocuments) -> CoreRecovery:
+    def recount() -> None:
+        counters.open_jobs.recount()
+        kept.recount()
+
     return CoreRecovery(
         core=restored.market,
         store=restored.store,
         policy=restored.settings.market,
         version=version("tradepost"),
         left_out=restored.left_out,
-        observe_restored=counters.open_jobs.recount,
+        observe_restored=recount,
     )
 
 
@@ -298,13 +314,13 @@ def _build_engine(restored: Restored, streams: Streams, counters: Counters, reco
     )
 
 
-def _build_content(restored: Restored, engine: Engine) -> Content:
+def _build_content(restored: Restored, engine: Engine, kept: KeptDocuments) -> Content:
     settings, store = restored.settings, restored.store
     blocks = FolderStore(
         settings.data_dir / "blocks", bytes_max=settings.content_bytes_max, evict=False, conceal_held=True
     )
     space = DiskSpace(settings.data_dir, reserve_bytes=settings.disk_reserve_bytes)
-    uploads = Uploads(blocks=blocks, store=store, engine=engine, space=space)
+    uploads = Uploads(blocks=blocks, store=store, engine=engine, space=space, documents=kept)
     catalog = Catalog(
         store=store,
         uploads=uploads,
@@ -313,7 +329,8 @@ def _build_content(restored: Restored, engine: Engine) -> Content:
         document_bytes_max=settings.document_bytes_max,
     )
     documents = StoredDocuments(folder=settings.data_dir)
-    return Content(uploads=uploads, catalog=catalog, space=space, documents=documents)
+    quota = AccountQuota(uploads=uploads, documents=kept, bytes_max=settings.upload_bytes_max)
+    return Content(uploads=uploads, catalog=catalog, space=space, documents=documents, quota=quota)
 
 
 def _public_endpoints(restored: Restored, counters: Counters, standings: Standings) -> list[Endpoint]:
@@ -328,7 +345,7 @@ def _public_endpoints(restored: Restored, counters: Counters, standings: Standin
     return pages.endpoints()
 
 
-def _content_endpoints(restored: Restored, content: Content) -> list[Endpoint]:
+def _content_endpoints(restored: Restored, content: Content, engine: Engine) -> list[Endpoint]:
     uploads, catalog, clock = content.uploads, content.catalog, restored.clock
     return [
         *PipelineEndpoints(catalog=catalog, store=restored.store, clock=clock).endpoints(),
@@ -337,7 +354,8 @@ def _content_endpoints(restored: Restored, content: Content) -> list[Endpoint]:
             catalog=catalog,
             market=restored.market,
             clock=clock,
-            upload_bytes_max=restored.settings.upload_bytes_max,
+            quota=content.quota,
+            engine=engine,
         ).endpoints(),
         *GatewayEndpoints(uploads=uploads).endpoints(),
     ]
@@ -353,6 +371,7 @@ def _job_endpoints(
         uploads=content.uploads,
         documents=content.documents,
         open_jobs=counters.open_jobs,
+        quota=content.quota,
         space=content.space,
         clock=restored.clock,
     )
@@ -379,6 +398,7 @@ def _build_receipts(restored: Restored, content: Content) -> ReceiptChecks:
         catalog=content.catalog,
         outputs=OutputChecks(uploads=uploads, documents=documents),
         comparison=OutputComparison(store=restored.store, uploads=uploads, documents=documents),
+        quota=content.quota,
     )
 
 
