@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from typing import Final
 
 import msgspec
 from aiohttp import web
@@ -15,11 +16,12 @@ from tradepost.content import FolderStore
 from tradepost.errors import InvalidKey, InvalidSettings
 from tradepost.identity import Identity
 from tradepost.protocol import broker_codec_for_workers
+from tradepost_broker.access.caller_limits import RateLimit
 from tradepost_broker.access.credentials import Credentials, load_or_create_operator_token
 from tradepost_broker.access.joining import JoinService
 from tradepost_broker.access.revocations import FILE_NAME, IssuedRevocations, RevocationService
 from tradepost_broker.content.account_quota import AccountQuota
-from tradepost_broker.content.catalog import Catalog
+from tradepost_broker.content.catalog import PIPELINES_MAX, Catalog
 from tradepost_broker.content.kept_documents import KeptDocuments, are_needed
 from tradepost_broker.content.retention import Retention
 from tradepost_broker.content.uploads import Uploads
@@ -51,7 +53,6 @@ from tradepost_broker.streams.sessions import Sessions
 from tradepost_broker.streams.watchers import Watchers
 from tradepost_broker.web.admin import AdminEndpoints
 from tradepost_broker.web.application import build_application
-from tradepost_broker.web.caller_limits import RateLimit
 from tradepost_broker.web.client_stream import WATCHES_MAX, ClientStreams
 from tradepost_broker.web.connections import Connections, open_connections_max
 from tradepost_broker.web.content import ContentEndpoints
@@ -68,6 +69,10 @@ from tradepost_broker.web.worker_session import WorkerSession
 from tradepost_broker.web.worker_stream import ConnectionLimits, WorkerStreams
 from tradepost_broker.web.workers import WorkerEndpoints
 from tradepost_signing.keys import PublicKey
+
+#: What the offers of one worker may add to the journal, in bytes, at once and per second.
+JOURNAL_BYTES_BURST: Final = 512 << 10
+JOURNAL_BYTES_PER_S: Final = 1024.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,7 +278,12 @@ def _build_counters(restored: Restored, streams: Streams) -> Counters:
     metrics.gauge("workers_connected", "Workers with a stream.", lambda: len(streams.sessions))
     return Counters(
         running=RunningCounts(store=store, find_job=find_job),
-        open_jobs=OpenJobs(store=store, jobs_max=restored.settings.open_jobs_max, find_job=find_job),
+        open_jobs=OpenJobs(
+            store=store,
+            jobs_max=restored.settings.open_jobs_max,
+            unpaid_per_s=restored.settings.unpaid_jobs_per_s,
+            find_job=find_job,
+        ),
         metrics=metrics,
         stalls=LoopStalls(observe_stall=metrics.observe_stall, clock=restored.clock),
     )
@@ -348,7 +358,12 @@ def _public_endpoints(restored: Restored, counters: Counters, standings: Standin
 def _content_endpoints(restored: Restored, content: Content, engine: Engine) -> list[Endpoint]:
     uploads, catalog, clock = content.uploads, content.catalog, restored.clock
     return [
-        *PipelineEndpoints(catalog=catalog, store=restored.store, clock=clock).endpoints(),
+        *PipelineEndpoints(
+            catalog=catalog,
+            store=restored.store,
+            clock=clock,
+            publications=RateLimit(burst=PIPELINES_MAX, per_s=0.1, monotonic=time.monotonic),
+        ).endpoints(),
         *ContentEndpoints(
             uploads=uploads,
             catalog=catalog,
@@ -406,6 +421,7 @@ def _build_worker_streams(
     restored: Restored, engine: Engine, streams: Streams, receipts: ReceiptChecks, devices: DeviceReadings
 ) -> WorkerStreams:
     market = restored.market
+    journal_bytes = RateLimit(burst=JOURNAL_BYTES_BURST, per_s=JOURNAL_BYTES_PER_S, monotonic=time.monotonic)
     return WorkerStreams(
         broker=restored.broker,
         market=market,
@@ -415,6 +431,7 @@ def _build_worker_streams(
         limits=ConnectionLimits(
             reconnects=RateLimit(burst=20, per_s=0.5, monotonic=time.monotonic),
             failures=RateLimit(burst=20, per_s=0.5, monotonic=time.monotonic),
+            journal_bytes=journal_bytes,
         ),
         new_session=partial(
             WorkerSession,
@@ -423,6 +440,7 @@ def _build_worker_streams(
             engine=engine,
             receipts=receipts,
             devices=devices,
+            journal_bytes=journal_bytes,
         ),
     )
 

@@ -66,6 +66,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     upload_bytes_max: Positive = 4 << 30
     document_bytes_max: Positive = 256 << 20
     open_jobs_max: Positive = 10_000
+    unpaid_jobs_per_s: Annotated[float, msgspec.Meta(gt=0, le=1e6)] = 1.0
     connections_max: Positive = 8_192
     connections_per_address_max: Positive = 512
     idle_connection_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 75.0

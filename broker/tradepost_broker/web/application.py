@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from aiohttp import web
 
 from tradepost.content import BLOCK_BYTES_MAX
+from tradepost_broker.access.caller_limits import ConcurrencyLimit
 from tradepost_broker.access.credentials import Credentials
 from tradepost_broker.streams.sockets import OPEN_SOCKETS, close_all
 from tradepost_broker.web.caller_addresses import TRUSTED_PROXIES, address_group
-from tradepost_broker.web.caller_limits import ConcurrencyLimit
 from tradepost_broker.web.connections import Connections, count_requests
 from tradepost_broker.web.endpoints import Endpoint, errors_as_problems, guarded
 from tradepost_broker.web.request_bodies import BODIES, BODIES_BYTES_EACH_MAX, BODIES_BYTES_MAX

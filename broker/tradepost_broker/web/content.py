@@ -23,6 +23,7 @@ from tradepost.errors import (
     Unauthorized,
     UnknownCid,
 )
+from tradepost_broker.access.caller_limits import ConcurrencyLimit
 from tradepost_broker.content.account_quota import AccountQuota
 from tradepost_broker.content.car_import import import_pieces
 from tradepost_broker.content.catalog import Catalog
@@ -33,7 +34,6 @@ from tradepost_broker.jobs.output_quota import cancel_without_room
 from tradepost_broker.market import Market
 from tradepost_broker.market.model.entities import Job, Lease, LeaseState
 from tradepost_broker.reporting.views import ImportedCar
-from tradepost_broker.web.caller_limits import ConcurrencyLimit
 from tradepost_broker.web.endpoints import ACCOUNT, Access, Endpoint, reply
 from tradepost_broker.web.request_bodies import read_bytes
 from tradepost_broker.web.slow_peers import body_pieces

@@ -24,9 +24,9 @@ from tradepost.content.transfer.gateway import (
 )
 from tradepost.content.unixfs.paths import resolve
 from tradepost.errors import UnknownCid
+from tradepost_broker.access.caller_limits import ConcurrencyLimit
 from tradepost_broker.content.uploads import Uploads
 from tradepost_broker.web.caller_addresses import caller_group
-from tradepost_broker.web.caller_limits import ConcurrencyLimit
 from tradepost_broker.web.endpoints import Endpoint
 from tradepost_broker.web.slow_peers import send, send_pieces
 

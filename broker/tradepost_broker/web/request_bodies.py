@@ -16,7 +16,7 @@ from aiohttp import web
 
 from tradepost.errors import ContentTooLarge, InvalidRequest, TradepostError
 from tradepost.protocol import INLINE_BYTES_MAX, too_large_inline
-from tradepost_broker.web.caller_limits import ConcurrencyLimit
+from tradepost_broker.access.caller_limits import ConcurrencyLimit
 from tradepost_broker.web.slow_peers import body_pieces
 
 #: What a body of JSON may have, unless its endpoint says otherwise.

@@ -28,11 +28,13 @@ from tradepost.protocol import (
     VERSIONS_ACCEPTED,
     Challenge,
     Hello,
+    Recall,
     Refused,
     Welcome,
     broker_codec_for_workers,
     for_version,
 )
+from tradepost_broker.access.caller_limits import RateLimit
 from tradepost_broker.access.revocations import IssuedRevocations
 from tradepost_broker.engine.engine import Engine
 from tradepost_broker.engine.work import EventWork
@@ -41,8 +43,7 @@ from tradepost_broker.market.model.entities import Worker
 from tradepost_broker.market.model.events import WorkerConnected, WorkerDisconnected
 from tradepost_broker.streams.sessions import Sessions
 from tradepost_broker.streams.sockets import converse, open_socket, refuse
-from tradepost_broker.web.caller_limits import RateLimit
-from tradepost_broker.web.worker_session import WorkerSession, ignore_outcome
+from tradepost_broker.web.worker_session import WorkerSession, ignore_outcome, journal_bytes_of
 
 NONCE_BYTES: Final = 16
 HELLO_S_MAX: Final = 10.0
@@ -55,11 +56,13 @@ class ConnectionLimits:
     """How often workers may connect.
 
     `reconnects` bounds how often one worker may connect; `failures` how often one address may fail to prove
-    that it is some worker, which must not use up what that worker itself may do.
+    that it is some worker, which must not use up what that worker itself may do; `journal_bytes` what the
+    offers of one worker may add to the journal.
     """
 
     reconnects: RateLimit
     failures: RateLimit
+    journal_bytes: RateLimit
 
 
 class WorkerStreams:
@@ -101,6 +104,9 @@ class WorkerStreams:
                 self._limits.failures.take(attempt, "failed connections")
                 raise
             self._limits.reconnects.take(worker.id, "connections of one worker")
+            self._limits.journal_bytes.take(
+                worker.id, "bytes of offers of one worker", journal_bytes_of(hello.offer)
+            )
             await self._serve(request, socket, self._new_session(worker.id), hello)
         except TradepostError as error:
             log.info("Refused worker %s: %s", worker.id, error, extra={"action": "worker_refused"})
@@ -157,6 +163,14 @@ class WorkerStreams:
             raise InvalidSignature(str(error)) from None
         return hello
 
+    def _known_leases(self, worker: str, hello: Hello) -> tuple[str, ...]:
+        """Of the leases that a hello names, those of this worker that the market still knows.
+
+        Others need no place in the journal: a worker can make up as many as fit into a frame.
+        """
+        leases = {id_: self._market.lease(id_) for id_ in hello.open_leases}
+        return tuple(id_ for id_, lease in leases.items() if lease is not None and lease.worker == worker)
+
     async def _serve(
         self, request: web.Request, socket: web.WebSocketResponse, session: WorkerSession, hello: Hello
     ) -> None:
@@ -174,11 +188,15 @@ class WorkerStreams:
                         at=moment.at,
                         worker=worker,
                         offer=hello.offer,
-                        open_leases=hello.open_leases,
+                        open_leases=self._known_leases(worker, hello),
                         seed=moment.seed,
                     )
                 )
             )
+            known = self._known_leases(worker, hello)
+            for lease in hello.open_leases:
+                if lease not in known:
+                    session.queue.post(Recall(lease))
             log.info("Worker %s is connected", worker, extra={"action": "worker_connected"})
             # Of the leases that the worker named, those that are open. Others reach it as grants: those made
             # by this very connection are on their way in the queue.

@@ -6,9 +6,9 @@ from aiohttp import web
 
 from tradepost.errors import TradepostError, UnknownWorker
 from tradepost.protocol import JoinReply, JoinRequest
+from tradepost_broker.access.caller_limits import RateLimit
 from tradepost_broker.access.joining import JoinService
 from tradepost_broker.reporting.standings import Standings
-from tradepost_broker.web.caller_limits import RateLimit
 from tradepost_broker.web.endpoints import Endpoint, read_body, reply
 from tradepost_broker.web.worker_stream import WorkerStreams
 from tradepost_reputation.dashboard import WorkerView
