@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import ssl
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from tradepost.atomic_files import replace_file
 from tradepost.errors import CannotListen, DiskFull, InvalidSettings, TradepostError
 from tradepost_broker.assembly import Parts, assemble
 from tradepost_broker.engine.engine import TICK_S, Outcome
+from tradepost_broker.engine.market_clock import MarketClock
 from tradepost_broker.engine.work import EventWork
 from tradepost_broker.jobs.receipt_checks import tick_work
 from tradepost_broker.market.model.events import Restarted, WorkGoesOn
@@ -64,9 +64,9 @@ class RunningBroker:
 
 @asynccontextmanager
 async def running_broker(
-    settings: Settings, *, clock: Callable[[], float] = time.time
+    settings: Settings, *, clock: Callable[[], float] | None = None
 ) -> AsyncIterator[RunningBroker]:
-    """A broker with these settings, until the context ends.
+    """A broker with these settings, until the context ends. Its time is `clock`, or a `MarketClock`.
 
     Raises `DataFolderInUse`, `DataFolderUnusable`, `MissingDatabase`, `DatabaseTooNew`, `DatabaseDamaged`,
     `DatabaseUnusable`, `DiskFull`, `CannotListen`, or `InvalidSettings`.
@@ -74,7 +74,7 @@ async def running_broker(
     folder = settings.data_dir
     with locked_data_folder(folder), _opened_store(settings) as store:
         with typed_folder_errors(folder):
-            parts = assemble(settings, store, clock=clock)
+            parts = assemble(settings, store, clock=clock or MarketClock(not_before=store.last_at()))
         async with parts.watchdog.watching(), _running(parts, settings) as running:
             yield running
 

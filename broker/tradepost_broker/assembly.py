@@ -157,7 +157,7 @@ class InstructionRelease:
         self.sender.send(instruction)
 
 
-def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = time.time) -> Parts:
+def assemble(settings: Settings, store: Store, *, clock: Callable[[], float]) -> Parts:
     """Restore the market from `store`, and build what surrounds it."""
     restored = _restore(settings, store, clock)
     streams = Streams(sessions=Sessions(), watchers=Watchers())
