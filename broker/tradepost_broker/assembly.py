@@ -59,6 +59,7 @@ from tradepost_broker.web.content import ContentEndpoints
 from tradepost_broker.web.endpoints import Endpoint
 from tradepost_broker.web.fleet import FleetEndpoints
 from tradepost_broker.web.gateway import GatewayEndpoints
+from tradepost_broker.web.handshakes import Handshakes
 from tradepost_broker.web.jobs import JobEndpoints
 from tradepost_broker.web.openapi import OpenApiEndpoints
 from tradepost_broker.web.pages import PageEndpoints
@@ -430,7 +431,7 @@ def _build_worker_streams(
         revocations=restored.revocations,
         limits=ConnectionLimits(
             reconnects=RateLimit(burst=20, per_s=0.5, monotonic=time.monotonic),
-            failures=RateLimit(burst=20, per_s=0.5, monotonic=time.monotonic),
+            handshakes=Handshakes(total=128, each=32),
             journal_bytes=journal_bytes,
         ),
         new_session=partial(
