@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import ssl
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from tradepost.atomic_files import replace_file
 from tradepost.errors import CannotListen, DiskFull, InvalidSettings, TradepostError
 from tradepost_broker.assembly import Parts, assemble
 from tradepost_broker.engine.engine import TICK_S, Outcome
+from tradepost_broker.engine.market_clock import MarketClock
 from tradepost_broker.engine.work import EventWork
 from tradepost_broker.jobs.receipt_checks import tick_work
 from tradepost_broker.market.model.events import Restarted, WorkGoesOn
@@ -36,6 +36,7 @@ from tradepost_broker.storage.data_folder import (
 )
 from tradepost_broker.storage.database_checks import typed_errors
 from tradepost_broker.storage.store import Store
+from tradepost_broker.web.connections import Connections, LimitedSite
 
 #: How long a clean stop waits for requests that are under way.
 SHUTDOWN_S_MAX: Final = 3.0
@@ -63,9 +64,9 @@ class RunningBroker:
 
 @asynccontextmanager
 async def running_broker(
-    settings: Settings, *, clock: Callable[[], float] = time.time
+    settings: Settings, *, clock: Callable[[], float] | None = None
 ) -> AsyncIterator[RunningBroker]:
-    """A broker with these settings, until the context ends.
+    """A broker with these settings, until the context ends. Its time is `clock`, or a `MarketClock`.
 
     Raises `DataFolderInUse`, `DataFolderUnusable`, `MissingDatabase`, `DatabaseTooNew`, `DatabaseDamaged`,
     `DatabaseUnusable`, `DiskFull`, `CannotListen`, or `InvalidSettings`.
@@ -73,7 +74,7 @@ async def running_broker(
     folder = settings.data_dir
     with locked_data_folder(folder), _opened_store(settings) as store:
         with typed_folder_errors(folder):
-            parts = assemble(settings, store, clock=clock)
+            parts = assemble(settings, store, clock=clock or MarketClock(not_before=store.last_at()))
         async with parts.watchdog.watching(), _running(parts, settings) as running:
             yield running
 
@@ -88,6 +89,8 @@ async def _running(parts: Parts, settings: Settings) -> AsyncIterator[RunningBro
         access_log=None,
         handle_signals=False,
         shutdown_timeout=SHUTDOWN_S_MAX,
+        # Also bounds how long a request's headers may take to arrive.
+        keepalive_timeout=settings.idle_connection_s,
     )
     try:
         await parts.engine.ask(EventWork(lambda moment: Restarted(at=moment.at)))
@@ -96,7 +99,7 @@ async def _running(parts: Parts, settings: Settings) -> AsyncIterator[RunningBro
             asyncio.create_task(_tick(parts), name="tradepost-tick"),
             asyncio.create_task(parts.retention.run(), name="tradepost-retention"),
         ]
-        host, port = await _listen(runner, settings)
+        host, port = await _listen(runner, settings, parts.connections)
         here = _url(settings, host, port)
         url = settings.public_url or here
         with typed_folder_errors(folder):
@@ -174,9 +177,11 @@ def _is_more(outcome: Outcome) -> bool:
     return any(isinstance(one, WorkGoesOn) and one.is_more for one in outcome)
 
 
-async def _listen(runner: web.AppRunner, settings: Settings) -> tuple[str, int]:
+async def _listen(runner: web.AppRunner, settings: Settings, connections: Connections) -> tuple[str, int]:
     await runner.setup()
-    site = web.TCPSite(runner, settings.host, settings.port, ssl_context=_tls(settings))
+    site = LimitedSite(
+        runner, settings.host, settings.port, connections=connections, ssl_context=_tls(settings)
+    )
     try:
         await site.start()
     except OSError as error:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from typing import Final
 
 import msgspec
 from aiohttp import web
@@ -15,10 +16,13 @@ from tradepost.content import FolderStore
 from tradepost.errors import InvalidKey, InvalidSettings
 from tradepost.identity import Identity
 from tradepost.protocol import broker_codec_for_workers
+from tradepost_broker.access.caller_limits import RateLimit
 from tradepost_broker.access.credentials import Credentials, load_or_create_operator_token
 from tradepost_broker.access.joining import JoinService
 from tradepost_broker.access.revocations import FILE_NAME, IssuedRevocations, RevocationService
-from tradepost_broker.content.catalog import Catalog
+from tradepost_broker.content.account_quota import AccountQuota
+from tradepost_broker.content.catalog import PIPELINES_MAX, Catalog
+from tradepost_broker.content.kept_documents import KeptDocuments, are_needed
 from tradepost_broker.content.retention import Retention
 from tradepost_broker.content.uploads import Uploads
 from tradepost_broker.engine.core_recovery import CoreRecovery
@@ -49,12 +53,13 @@ from tradepost_broker.streams.sessions import Sessions
 from tradepost_broker.streams.watchers import Watchers
 from tradepost_broker.web.admin import AdminEndpoints
 from tradepost_broker.web.application import build_application
-from tradepost_broker.web.caller_limits import RateLimit
 from tradepost_broker.web.client_stream import WATCHES_MAX, ClientStreams
+from tradepost_broker.web.connections import Connections, open_connections_max
 from tradepost_broker.web.content import ContentEndpoints
 from tradepost_broker.web.endpoints import Endpoint
 from tradepost_broker.web.fleet import FleetEndpoints
 from tradepost_broker.web.gateway import GatewayEndpoints
+from tradepost_broker.web.handshakes import Handshakes
 from tradepost_broker.web.jobs import JobEndpoints
 from tradepost_broker.web.openapi import OpenApiEndpoints
 from tradepost_broker.web.pages import PageEndpoints
@@ -65,6 +70,10 @@ from tradepost_broker.web.worker_session import WorkerSession
 from tradepost_broker.web.worker_stream import ConnectionLimits, WorkerStreams
 from tradepost_broker.web.workers import WorkerEndpoints
 from tradepost_signing.keys import PublicKey
+
+#: What the offers of one worker may add to the journal, in bytes, at once and per second.
+JOURNAL_BYTES_BURST: Final = 512 << 10
+JOURNAL_BYTES_PER_S: Final = 1024.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +91,8 @@ class Parts:
     revocations: RevocationService
     endpoints: tuple[Endpoint, ...]
     application: web.Application
+    connections: Connections
+    quota: AccountQuota
     operator_token: str
     stalls: LoopStalls
     watchdog: LoopWatchdog
@@ -127,6 +138,7 @@ class Content:
     catalog: Catalog
     space: DiskSpace
     documents: StoredDocuments
+    quota: AccountQuota
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,14 +158,15 @@ class InstructionRelease:
         self.sender.send(instruction)
 
 
-def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = time.time) -> Parts:
+def assemble(settings: Settings, store: Store, *, clock: Callable[[], float]) -> Parts:
     """Restore the market from `store`, and build what surrounds it."""
     restored = _restore(settings, store, clock)
     streams = Streams(sessions=Sessions(), watchers=Watchers())
     counters = _build_counters(restored, streams)
-    recovery = _build_recovery(restored, counters)
+    kept = KeptDocuments(store=store)
+    recovery = _build_recovery(restored, counters, kept)
     engine = _build_engine(restored, streams, counters, recovery)
-    content = _build_content(restored, engine)
+    content = _build_content(restored, engine, kept)
     log_missing_blocks(content.uploads.missing_public_blocks(), settings.data_dir)
     credentials = Credentials(store=store, operator_token=restored.operator_token)
     revocations = RevocationService(revocations=restored.revocations, engine=engine)
@@ -172,7 +185,7 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
     described = OpenApiEndpoints(
         (
             *_public_endpoints(restored, counters, standings),
-            *_content_endpoints(restored, content),
+            *_content_endpoints(restored, content, engine),
             *_job_endpoints(restored, engine, streams, counters, content),
             *WorkerEndpoints(
                 joins=joins,
@@ -190,6 +203,11 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
         version=version("tradepost"),
     )
     store.set_aside_unreadable(at=clock())
+    connections = Connections(
+        total=open_connections_max(settings.connections_max),
+        each=settings.connections_per_address_max,
+        unlimited=settings.trusted_proxies,
+    )
     return Parts(
         broker=restored.broker,
         store=store,
@@ -199,11 +217,24 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
         space=content.space,
         receipts=receipts,
         retention=Retention(
-            engine=engine, uploads=content.uploads, kept_s=settings.documents_kept_s, clock=clock
+            engine=engine,
+            uploads=content.uploads,
+            documents=kept,
+            quota=content.quota,
+            are_needed=partial(are_needed, restored.market),
+            kept_s=settings.documents_kept_s,
+            clock=clock,
         ),
         revocations=revocations,
         endpoints=described.endpoints(),
-        application=build_application(described.endpoints(), credentials),
+        application=build_application(
+            described.endpoints(),
+            credentials,
+            connections=connections,
+            trusted_proxies=settings.trusted_proxies,
+        ),
+        connections=connections,
+        quota=content.quota,
         operator_token=restored.operator_token,
         stalls=counters.stalls,
         watchdog=LoopWatchdog(report=counters.stalls.note),
@@ -248,20 +279,29 @@ def _build_counters(restored: Restored, streams: Streams) -> Counters:
     metrics.gauge("workers_connected", "Workers with a stream.", lambda: len(streams.sessions))
     return Counters(
         running=RunningCounts(store=store, find_job=find_job),
-        open_jobs=OpenJobs(store=store, jobs_max=restored.settings.open_jobs_max, find_job=find_job),
+        open_jobs=OpenJobs(
+            store=store,
+            jobs_max=restored.settings.open_jobs_max,
+            unpaid_per_s=restored.settings.unpaid_jobs_per_s,
+            find_job=find_job,
+        ),
         metrics=metrics,
         stalls=LoopStalls(observe_stall=metrics.observe_stall, clock=restored.clock),
     )
 
 
-def _build_recovery(restored: Restored, counters: Counters) -> CoreRecovery:
+def _build_recovery(restored: Restored, counters: Counters, kept: KeptDocuments) -> CoreRecovery:
+    def recount() -> None:
+        counters.open_jobs.recount()
+        kept.recount()
+
     return CoreRecovery(
         core=restored.market,
         store=restored.store,
         policy=restored.settings.market,
         version=version("tradepost"),
         left_out=restored.left_out,
-        observe_restored=counters.open_jobs.recount,
+        observe_restored=recount,
     )
 
 
@@ -285,13 +325,13 @@ def _build_engine(restored: Restored, streams: Streams, counters: Counters, reco
     )
 
 
-def _build_content(restored: Restored, engine: Engine) -> Content:
+def _build_content(restored: Restored, engine: Engine, kept: KeptDocuments) -> Content:
     settings, store = restored.settings, restored.store
     blocks = FolderStore(
         settings.data_dir / "blocks", bytes_max=settings.content_bytes_max, evict=False, conceal_held=True
     )
     space = DiskSpace(settings.data_dir, reserve_bytes=settings.disk_reserve_bytes)
-    uploads = Uploads(blocks=blocks, store=store, engine=engine, space=space)
+    uploads = Uploads(blocks=blocks, store=store, engine=engine, space=space, documents=kept)
     catalog = Catalog(
         store=store,
         uploads=uploads,
@@ -300,7 +340,8 @@ def _build_content(restored: Restored, engine: Engine) -> Content:
         document_bytes_max=settings.document_bytes_max,
     )
     documents = StoredDocuments(folder=settings.data_dir)
-    return Content(uploads=uploads, catalog=catalog, space=space, documents=documents)
+    quota = AccountQuota(uploads=uploads, documents=kept, bytes_max=settings.upload_bytes_max)
+    return Content(uploads=uploads, catalog=catalog, space=space, documents=documents, quota=quota)
 
 
 def _public_endpoints(restored: Restored, counters: Counters, standings: Standings) -> list[Endpoint]:
@@ -315,16 +356,22 @@ def _public_endpoints(restored: Restored, counters: Counters, standings: Standin
     return pages.endpoints()
 
 
-def _content_endpoints(restored: Restored, content: Content) -> list[Endpoint]:
+def _content_endpoints(restored: Restored, content: Content, engine: Engine) -> list[Endpoint]:
     uploads, catalog, clock = content.uploads, content.catalog, restored.clock
     return [
-        *PipelineEndpoints(catalog=catalog, store=restored.store, clock=clock).endpoints(),
+        *PipelineEndpoints(
+            catalog=catalog,
+            store=restored.store,
+            clock=clock,
+            publications=RateLimit(burst=PIPELINES_MAX, per_s=0.1, monotonic=time.monotonic),
+        ).endpoints(),
         *ContentEndpoints(
             uploads=uploads,
             catalog=catalog,
             market=restored.market,
             clock=clock,
-            upload_bytes_max=restored.settings.upload_bytes_max,
+            quota=content.quota,
+            engine=engine,
         ).endpoints(),
         *GatewayEndpoints(uploads=uploads).endpoints(),
     ]
@@ -340,6 +387,7 @@ def _job_endpoints(
         uploads=content.uploads,
         documents=content.documents,
         open_jobs=counters.open_jobs,
+        quota=content.quota,
         space=content.space,
         clock=restored.clock,
     )
@@ -366,6 +414,7 @@ def _build_receipts(restored: Restored, content: Content) -> ReceiptChecks:
         catalog=content.catalog,
         outputs=OutputChecks(uploads=uploads, documents=documents),
         comparison=OutputComparison(store=restored.store, uploads=uploads, documents=documents),
+        quota=content.quota,
     )
 
 
@@ -373,6 +422,7 @@ def _build_worker_streams(
     restored: Restored, engine: Engine, streams: Streams, receipts: ReceiptChecks, devices: DeviceReadings
 ) -> WorkerStreams:
     market = restored.market
+    journal_bytes = RateLimit(burst=JOURNAL_BYTES_BURST, per_s=JOURNAL_BYTES_PER_S, monotonic=time.monotonic)
     return WorkerStreams(
         broker=restored.broker,
         market=market,
@@ -381,7 +431,8 @@ def _build_worker_streams(
         revocations=restored.revocations,
         limits=ConnectionLimits(
             reconnects=RateLimit(burst=20, per_s=0.5, monotonic=time.monotonic),
-            failures=RateLimit(burst=20, per_s=0.5, monotonic=time.monotonic),
+            handshakes=Handshakes(total=128, each=32),
+            journal_bytes=journal_bytes,
         ),
         new_session=partial(
             WorkerSession,
@@ -390,6 +441,7 @@ def _build_worker_streams(
             engine=engine,
             receipts=receipts,
             devices=devices,
+            journal_bytes=journal_bytes,
         ),
     )
 

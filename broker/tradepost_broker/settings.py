@@ -6,6 +6,7 @@ The command line wins over the environment, which wins over the file, which wins
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,6 +51,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     `public_url` is how others reach this broker, where that differs from what it listens on.
     `revocations_key` is the file of the public key with which the operator signs revocation lists.
+    `trusted_proxies` are the addresses of proxies whose `X-Forwarded-For` names the caller.
     """
 
     data_dir: Path = msgspec.field(default_factory=default_data_dir)
@@ -64,6 +66,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     upload_bytes_max: Positive = 4 << 30
     document_bytes_max: Positive = 256 << 20
     open_jobs_max: Positive = 10_000
+    unpaid_jobs_per_s: Annotated[float, msgspec.Meta(gt=0, le=1e6)] = 1.0
+    connections_max: Positive = 8_192
+    connections_per_address_max: Positive = 512
+    idle_connection_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 75.0
+    trusted_proxies: tuple[str, ...] = ()
     documents_kept_s: Annotated[float, msgspec.Meta(ge=DOCUMENTS_KEPT_S_MIN, le=SECONDS_MAX)] = (
         14 * 24 * 3600.0
     )
@@ -85,8 +92,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         variables = {name: value for name, value in environment.items() if name != CONFIG}
         chosen = merge_settings(settings_from_environment(cls, PREFIX, variables, guide=GUIDE), options or {})
         path = _config_path(config, environment, chosen)
-        from_file = settings_from_file(path, cls, guide=GUIDE)
-        settings = build_settings(cls, merge_settings(from_file, chosen), guide=GUIDE)
+        tree = merge_settings(settings_from_file(path, cls, guide=GUIDE), chosen)
+        if isinstance(proxies := tree.get("trusted_proxies"), str):  # from a variable
+            tree["trusted_proxies"] = [one.strip() for one in proxies.split(",") if one.strip()]
+        settings = build_settings(cls, tree, guide=GUIDE)
         return settings._checked()
 
     @property
@@ -104,6 +113,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise InvalidSettings("set both tls_cert and tls_key; one of them is missing")
         if self.public_url:
             self._check_public_url()
+        for proxy in self.trusted_proxies:
+            try:
+                ipaddress.ip_address(proxy)
+            except ValueError:
+                raise InvalidSettings(
+                    f"trusted_proxies: {proxy!r} is no IP address",
+                    hint="List the IP addresses from which your proxies connect.",
+                ) from None
         if not self.uses_tls and not is_loopback(self.host):
             raise InsecureTransport(
                 f"the broker would listen on {self.host} without TLS",

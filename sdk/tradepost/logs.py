@@ -9,12 +9,17 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final
 
 from tradepost.untrusted_text import plain
 
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_KIND_CHARS_MAX: Final = 200
+#: Kinds of lines that are remembered; there are fewer in the code.
+_KINDS_MAX: Final = 1_000
 _ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 
@@ -48,15 +53,50 @@ class LineFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the base class names it
         """The line."""
-        return plain(super().formatMessage(record))
+        line = plain(super().formatMessage(record))
+        left_out = getattr(record, "lines_left_out", 0)
+        return f"{line} ({left_out} lines like this were left out before)" if left_out else line
 
     def formatException(self, ei: _ExceptionInfo) -> str:  # noqa: N802 - the base class names it
         """The traceback, indented: its message may quote a stranger and have several lines."""
         return "\n".join(f"    {plain(line)}" for line in super().formatException(ei).split("\n"))
 
 
+class RepeatLimit(logging.Filter):
+    """Leaves out lines that repeat too often, and says with the next one how many these were.
+
+    Lines repeat if they have the same logger, level and text before values are filled in. Of these, `burst`
+    may come at once and `per_s` every second: a stranger may be able to cause them.
+    """
+
+    def __init__(
+        self, *, burst: int = 100, per_s: float = 1.0, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__()
+        self._burst = burst
+        self._per_s = per_s
+        self._monotonic = monotonic
+        #: By kind of line: how many more may come, since when, and how many were left out.
+        self._kinds: dict[tuple[str, int, str], tuple[float, float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is written."""
+        kind = (record.name, record.levelno, str(record.msg)[:_KIND_CHARS_MAX])
+        now = self._monotonic()
+        left, since, left_out = self._kinds.pop(kind, (float(self._burst), now, 0))
+        left = min(self._burst, left + (now - since) * self._per_s)
+        is_written = left >= 1
+        self._kinds[kind] = (left - 1, now, 0) if is_written else (left, now, left_out + 1)
+        if len(self._kinds) > _KINDS_MAX:
+            del self._kinds[next(iter(self._kinds))]
+        if is_written and left_out:
+            record.lines_left_out = left_out
+        return is_written
+
+
 def set_up_logging(*, as_json: bool, level: str = "INFO", date_format: str | None = "%H:%M:%S") -> None:
     """Send this process's log to stderr. With `None` for `date_format`, lines have the date as well."""
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(RepeatLimit())
     handler.setFormatter(JsonFormatter() if as_json else LineFormatter(date_format))
     logging.basicConfig(level=level, handlers=[handler], force=True)

@@ -51,7 +51,7 @@ from tradepost.protocol import (
     JobStatus,
     Requirements,
 )
-from tradepost_broker.content.uploads import BLOCK_BYTES_MIN
+from tradepost_broker.content.kept_documents import BLOCK_BYTES_MIN
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.testing import LocalBroker, ManualClock, SamplePipeline, local_broker
 from tradepost_broker.testing.local_broker import job_request

@@ -28,7 +28,7 @@ from tradepost.errors import (
     UnknownCid,
 )
 from tradepost.pipeline.manifest import encode_manifest
-from tradepost_broker.content.uploads import BLOCK_BYTES_MIN
+from tradepost_broker.content.kept_documents import BLOCK_BYTES_MIN
 from tradepost_broker.reporting.views import ImportedCar
 from tradepost_broker.testing import LocalBroker, SamplePipeline, local_broker
 

@@ -9,7 +9,7 @@ import pytest
 from tradepost.content import add_bytes
 from tradepost.errors import UnknownCid
 from tradepost.protocol import Grant, JobStatus
-from tradepost_broker.content.uploads import BLOCK_BYTES_MIN
+from tradepost_broker.content.kept_documents import BLOCK_BYTES_MIN
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.settings import DOCUMENTS_KEPT_S_MIN
 from tradepost_broker.storage.shell_records import Delivery, InlineInput

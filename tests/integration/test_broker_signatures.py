@@ -12,8 +12,8 @@ import pytest
 from tradepost.errors import InvalidPipeline, UnknownCid, UntrustedPipeline
 from tradepost.pipeline.manifest import decode_manifest, encode_manifest
 from tradepost.protocol import PipelineView, PublishRequest
+from tradepost_broker.content.kept_documents import BLOCK_BYTES_MIN
 from tradepost_broker.content.signatures import ACCOUNTS_MAX, add_signatures, served_signatures
-from tradepost_broker.content.uploads import BLOCK_BYTES_MIN
 from tradepost_broker.reporting.views import PipelineSummary
 from tradepost_broker.storage.shell_records import Publication, Upload
 from tradepost_broker.testing import LocalBroker, SamplePipeline, local_broker

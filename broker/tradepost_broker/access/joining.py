@@ -92,6 +92,11 @@ class JoinService:
         )
         return token, expires_at
 
+    def known_token(self, token: str) -> str:
+        """A name for a token that was issued, whether it is used or not; "" for any other text."""
+        id_ = hash_of(token)
+        return "" if self._store.get(JoinToken, id_) is None else f"token {id_}"
+
     async def join(self, request: JoinRequest) -> JoinReply:
         """Admit the device that made `request`. Raises `InvalidJoinToken` or `InvalidSignature`."""
         try:

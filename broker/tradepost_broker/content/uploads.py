@@ -8,7 +8,7 @@ The exception are the blocks of published pipelines, which are public.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
 from typing import Final
@@ -19,6 +19,7 @@ from tradepost.content import Cid, FolderStore, parse_cid, verify_block
 from tradepost.content.unixfs.files import stream_file
 from tradepost.errors import QuotaExceeded, UnknownCid
 from tradepost_broker.content.file_trees import FileTrees
+from tradepost_broker.content.kept_documents import BLOCK_BYTES_MIN, LEASE, KeptDocuments
 from tradepost_broker.engine.engine import Engine
 from tradepost_broker.engine.work import Delete, Keep
 from tradepost_broker.storage.disk_space import DiskSpace
@@ -26,10 +27,6 @@ from tradepost_broker.storage.rows import CODECS
 from tradepost_broker.storage.shell_records import Delivery, Publication, Upload
 from tradepost_broker.storage.store import Deletion, Store
 
-#: What a block takes of a disk at least, and is counted as: of a few bytes each there could be too many.
-BLOCK_BYTES_MIN: Final = 4096
-#: What begins the name of a holder that is a lease.
-LEASE: Final = "lease:"
 #: For so long, the use of a file that was noted needs not be noted again: it costs a row for each block.
 USE_NOTED_S: Final = 3600.0
 _NOTED_AT_ONCE: Final = 256
@@ -41,9 +38,21 @@ _OUTPUT_BYTES_MAX: Final = 1 << 53
 
 
 class Uploads:
-    """The content store, by holder: `account:<name>` or `lease:<id>`."""
+    """The content store, by holder: `account:<name>` or `lease:<id>`.
 
-    def __init__(self, *, blocks: FolderStore, store: Store, engine: Engine, space: DiskSpace) -> None:
+    Blocks of a lease count in `documents` too, for the account whose job it is.
+    """
+
+    def __init__(
+        self,
+        *,
+        blocks: FolderStore,
+        store: Store,
+        engine: Engine,
+        space: DiskSpace,
+        documents: KeptDocuments,
+    ) -> None:
+        self._documents = documents
         self._blocks = blocks
         self._space = space
         self._store = store
@@ -68,14 +77,19 @@ class Uploads:
         self._readers.shutdown()
         self._trees.close()
 
-    async def put(self, holder: str, text: str, data: bytes, *, quota_bytes: int, at: float) -> Cid:
+    async def put(
+        self, holder: str, text: str, data: bytes, *, quota_bytes: int, at: float, account: str = ""
+    ) -> Cid:
         """Keep a block for `holder`, durably. It is counted as `BLOCK_BYTES_MIN` at least.
+
+        `account` is whom a block of a lease is kept for.
 
         Raises `QuotaExceeded`, `DiskFull`, or what the content store raises.
         """
         cid = parse_cid(text)
         verify_block(cid, data, source="the request")
-        async with self.counted(holder, cid, len(data), quota_bytes=quota_bytes) as is_new:
+        counted = self.counted(holder, cid, len(data), quota_bytes=quota_bytes, account=account)
+        async with counted as is_new:
             if is_new:
                 await self._in_thread(self._write, holder, cid, data)
                 upload = Upload(
@@ -86,7 +100,13 @@ class Uploads:
 
     @asynccontextmanager
     async def counted(
-        self, holder: str, cid: Cid, size_bytes: int, *, quota_bytes: int | None = None
+        self,
+        holder: str,
+        cid: Cid,
+        size_bytes: int,
+        *,
+        quota_bytes: int | None = None,
+        account: str = "",
     ) -> AsyncIterator[bool]:
         """Count a block for `holder`, who puts it until this ends; whether it is new, and so counted at all.
 
@@ -107,11 +127,15 @@ class Uploads:
                 limit_bytes=quota_bytes,
             )
         self._used[holder] = used + counted
+        if account:
+            self._documents.add(account, counted)
         done = self._putting[key] = asyncio.Event()
         try:
             yield True
         except BaseException:
             self._used[holder] -= counted
+            if account:
+                self._documents.subtract({account: counted})
             raise
         finally:
             del self._putting[key]
@@ -130,6 +154,17 @@ class Uploads:
         table = CODECS[Upload].table
         old = select(table).where(table.c.at < before).order_by(table.c.at).limit(_DROPPED_AT_ONCE)
         uploads = [one for one in self._store.find_readable(Upload, old) if one.cid not in self._public]
+        await self._drop(uploads)
+        return len(uploads)
+
+    async def drop_output(self, lease: str) -> None:
+        """Forget the blocks of a lease's output, unless they are public."""
+        table = CODECS[Upload].table
+        found = self._store.find_readable(Upload, select(table).where(table.c.holder == f"{LEASE}{lease}"))
+        await self._drop([one for one in found if one.cid not in self._public])
+
+    async def _drop(self, uploads: Sequence[Upload]) -> None:
+        table = CODECS[Upload].table
         await self._engine.ask(Delete([Deletion(_DELETE_UPLOAD, (one.id,)) for one in uploads]))
         self._trees.forget()
         for cid in {one.cid for one in uploads}:
@@ -141,7 +176,9 @@ class Uploads:
             # Not forgotten: what is being put now is counted here alone.
             if upload.holder in self._used:
                 self._used[upload.holder] -= max(upload.size_bytes, BLOCK_BYTES_MIN)
-        return len(uploads)
+            if upload.holder.startswith(LEASE):
+                account = self._documents.account_of_lease(upload.holder.removeprefix(LEASE))
+                self._documents.subtract({account: max(upload.size_bytes, BLOCK_BYTES_MIN)})
 
     async def _in_thread(self, function: Callable[..., object], *arguments: object) -> None:
         await asyncio.get_running_loop().run_in_executor(self._writer, function, *arguments)

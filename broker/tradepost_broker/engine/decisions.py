@@ -21,6 +21,11 @@ class Core(Protocol):
         """Decide."""
         ...
 
+    @property
+    def changed(self) -> bool:
+        """Whether the newest event that was not rejected may have changed anything."""
+        ...
+
 
 class Records(Protocol):
     """The records after all earlier work, whether committed yet or not."""

@@ -381,7 +381,7 @@ class Engine:
                 return TradepostError.from_problem(instruction.problem)
         if event is not None:
             self._observe_decided(event, instructions)
-            if instructions or not isinstance(event, Tick):
+            if self._core.changed and (instructions or not isinstance(event, Tick)):
                 transaction.journal(event)
         for instruction in instructions:
             if isinstance(instruction, Save):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from sqlalchemy import func, select
 
 from tradepost.errors import QuotaExceeded
+from tradepost_broker.access.caller_limits import RateLimit
 from tradepost_broker.market.model.entities import Job
 from tradepost_broker.market.model.events import (
     Event,
@@ -19,16 +22,33 @@ from tradepost_broker.market.model.events import (
 from tradepost_broker.storage.rows import CODECS
 from tradepost_broker.storage.store import Reader
 
+#: Jobs without a payment that every account may have at once.
+UNPAID_JOBS_MIN: Final = 1_000
+
 
 class OpenJobs:
     """Counts open jobs by account, as the market has them; at most `jobs_max` each.
+
+    A job that ends without a payment leaves a record and its events for ever, so an account may have as many
+    of these as it may have open jobs (but at least `UNPAID_JOBS_MIN`), and `unpaid_per_s` more every second.
 
     `find_job` gives a job that has just ended. Jobs are counted before they are durable, so
     that the submissions of one batch count for each other.
     """
 
-    def __init__(self, *, store: Reader, jobs_max: int, find_job: Callable[[str], Job | None]) -> None:
+    def __init__(
+        self,
+        *,
+        store: Reader,
+        jobs_max: int,
+        unpaid_per_s: float,
+        find_job: Callable[[str], Job | None],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._jobs_max = jobs_max
+        self._unpaid = RateLimit(
+            burst=max(jobs_max, UNPAID_JOBS_MIN), per_s=unpaid_per_s, monotonic=monotonic
+        )
         self._find_job = find_job
         self._store = store
         self._open: Counter[str] = Counter()
@@ -46,6 +66,7 @@ class OpenJobs:
             raise QuotaExceeded(
                 f"account {account} has {self._open[account]:,} open jobs", limit=self._jobs_max
             )
+        self._unpaid.check(account, "jobs that ended without a payment")
 
     def observe(self, event: Event, instructions: Sequence[Instruction]) -> None:
         """Count what the core has just decided: one more for a new job, one less for each that ended."""
@@ -56,5 +77,7 @@ class OpenJobs:
                 case _, NotifyFinished(job=ended):
                     if (job := self._find_job(ended)) is not None:
                         self._open[job.account] -= 1
+                        if not job.paid_microcredits:
+                            self._unpaid.spend(job.account)
                 case _:
                     pass

@@ -17,10 +17,12 @@ from tradepost.receipts import (
     is_stage_failure,
     verify_receipt,
 )
+from tradepost_broker.content.account_quota import AccountQuota
 from tradepost_broker.content.catalog import Catalog, loosest_tolerance
 from tradepost_broker.engine.work import EventWork
 from tradepost_broker.jobs.output_checks import CheckedResult, OutputChecks
 from tradepost_broker.jobs.output_comparison import OutputComparison
+from tradepost_broker.jobs.output_quota import CountedDelivery
 from tradepost_broker.jobs.receipt_delivery import ReceiptDelivery
 from tradepost_broker.market import Market
 from tradepost_broker.market.model.entities import Job, Lease, LeasePurpose
@@ -38,7 +40,9 @@ class ReceiptChecks:
         catalog: Catalog,
         outputs: OutputChecks,
         comparison: OutputComparison,
+        quota: AccountQuota,
     ) -> None:
+        self._quota = quota
         self._broker = broker
         self._market = market
         self._catalog = catalog
@@ -55,7 +59,7 @@ class ReceiptChecks:
         """Forget that a receipt had arrived, now that the market has decided on it."""
         self._arrived.discard(lease)
 
-    async def check(self, worker: str, frame: Deliver) -> ReceiptDelivery:
+    async def check(self, worker: str, frame: Deliver) -> CountedDelivery:
         """The work that delivers `frame`, once these steps have passed:
 
         1. The lease is this worker's.
@@ -79,7 +83,7 @@ class ReceiptChecks:
             self._arrived.discard(lease.id)
             raise
 
-    async def _check_content(self, frame: Deliver, lease: Lease, job: Job) -> ReceiptDelivery:
+    async def _check_content(self, frame: Deliver, lease: Lease, job: Job) -> CountedDelivery:
         # Step 2
         receipt = verify_receipt(frame.receipt)
         # Step 3
@@ -91,7 +95,7 @@ class ReceiptChecks:
         result = await self._check_output(claimed, frame, manifest)
         tolerance = loosest_tolerance(manifest)
         is_reference = lease.purpose is LeasePurpose.AUDIT
-        return ReceiptDelivery(
+        delivery = ReceiptDelivery(
             results=self._market,
             compare=None
             if tolerance is None
@@ -102,6 +106,7 @@ class ReceiptChecks:
             frame=frame,
             find_lease=self._market.lease,
         )
+        return CountedDelivery(delivery, job=job, quota=self._quota)
 
     def check_stages_done(self, worker: str, frame: GiveBack) -> Receipt | None:
         """The receipt with which a preempted lease comes back, if it does, once steps 1 to 3 of `check` and

@@ -20,6 +20,7 @@ from tradepost.errors import DiskFull, InvalidRequest, TradepostError
 from tradepost.pipeline.manifest import Manifest
 from tradepost.pipeline.tensors import decode
 from tradepost.protocol import INLINE_BYTES_MAX, JobRequest, too_large_inline
+from tradepost_broker.content.account_quota import AccountQuota
 from tradepost_broker.content.catalog import Catalog
 from tradepost_broker.content.turns import Turns
 from tradepost_broker.content.uploads import Uploads
@@ -63,7 +64,8 @@ class JobSubmission:
         Raises `QuotaExceeded` or `DiskFull`.
         """
         request = self._request
-        self._checks.check_new(self._account, request.idempotency_key)
+        kept_bytes = 0 if request.input is None else len(request.input)
+        self._checks.check_new(self._account, request.idempotency_key, kept_bytes=kept_bytes)
         submitted = JobSubmitted(
             at=moment.at,
             job=self.job,
@@ -86,6 +88,7 @@ class JobSubmission:
         """The document, if it came with the request. A repeated request has left its own before."""
         if self._request.input is None or job_of(instructions) != self.job:
             return ()
+        self._checks.quota.count(self._account, len(self._request.input))
         return (InlineInput(id=self.job, document=self._request.input),)
 
 
@@ -100,11 +103,13 @@ class SubmissionChecks:
         uploads: Uploads,
         documents: StoredDocuments,
         open_jobs: OpenJobs,
+        quota: AccountQuota,
         space: DiskSpace,
         clock: Callable[[], float],
     ) -> None:
         self._documents = documents
         self._turns = Turns(_READ_AT_ONCE)
+        self.quota = quota
         self._open_jobs = open_jobs
         self._space = space
         self._market = market
@@ -160,10 +165,13 @@ class SubmissionChecks:
             raise DiskFull(f"there is no room to check the input: {error.strerror}") from None
         return input_bytes
 
-    def check_new(self, account: str, idempotency_key: str) -> None:
-        """Raise `QuotaExceeded` for a new job too many, `DiskFull` for any. A repeated request opens none."""
+    def check_new(self, account: str, idempotency_key: str, *, kept_bytes: int) -> None:
+        """Raise `QuotaExceeded` for a new job too many, or one whose input of `kept_bytes` does not fit into
+        the quota; `DiskFull` for any. A repeated request opens none.
+        """
         if not self._market.knows_key(account, idempotency_key):
             self._open_jobs.check(account)
+            self.quota.require(account, kept_bytes)
             self._space.require_for_new_work()
 
     def _submission(self, account: str, request: JobRequest, cid: str, size_bytes: int) -> JobSubmission:

@@ -73,6 +73,7 @@ class Market:
 
     def __init__(self, *, policy: MarketPolicy) -> None:
         self._state = MarketState(policy=policy)
+        self._changed = True
 
     @classmethod
     def restore(
@@ -101,6 +102,7 @@ class Market:
         """
         state = self._state
         state.begin(event.at, event.seed if isinstance(event, MatchingEvent) else 0)
+        has_more_to_do = bool(state.jobs_to_advance or state.workers_freed)
         refusal = _refusal(state, event)
         if refusal is not None:
             return [ReplyRefused(refusal.to_problem())]
@@ -108,7 +110,17 @@ class Market:
             advance_job.advance_all(state)
         if isinstance(event, Tick):
             state.note_progress()
+        self._changed = has_more_to_do or not state.is_repeated
         return state.drain()
+
+    @property
+    def changed(self) -> bool:
+        """Whether the newest event that was not rejected may have changed anything.
+
+        One that did not, such as a repeated frame, needs no place in the journal, which anyone who can repeat
+        it could fill for nothing.
+        """
+        return self._changed
 
     @property
     def job_at_hand(self) -> str:

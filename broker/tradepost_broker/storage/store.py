@@ -136,6 +136,15 @@ class Reader:
         """The rows of any other read."""
         return list(self._reader.execute(statement))
 
+    def last_at(self) -> float:
+        """The time of the newest event, in Unix seconds; 0 if there is none."""
+        newest = self.rows("SELECT at FROM journal ORDER BY seq DESC LIMIT 1")
+        return float(newest[0][0]) if newest else 0.0
+
+    def rows(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """The rows of a read in the driver's own SQL."""
+        return self._read.execute(statement, parameters).fetchall()
+
     def load(self, *, at: float, policy: MarketPolicy) -> list[entities.Record]:
         """The records that `Market.restore` needs at time `at`, as `recovery.needed` declares them."""
         return self.sift(at=at, policy=policy).records

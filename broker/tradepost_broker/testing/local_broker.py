@@ -148,7 +148,7 @@ def job_request(pipeline: str, **changes: Any) -> JobRequest:
 async def local_broker(
     data_dir: Path,
     *,
-    clock: Callable[[], float] = time.time,
+    clock: Callable[[], float] | None = None,
     policy: MarketPolicy | None = None,
     **settings: Any,
 ) -> AsyncIterator[LocalBroker]:

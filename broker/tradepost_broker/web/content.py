@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from functools import partial
 from typing import Final
 
 from aiohttp import web
 
-from tradepost.content import Cid, parse_cid
+from tradepost.content import BLOCK_BYTES_MAX, Cid, parse_cid
 from tradepost.content.transfer.gateway import CAR_TYPE
 from tradepost.errors import (
     BrokerUnavailable,
@@ -17,17 +19,23 @@ from tradepost.errors import (
     DiskFull,
     InvalidRequest,
     LeaseGone,
+    QuotaExceeded,
     Unauthorized,
     UnknownCid,
 )
+from tradepost_broker.access.caller_limits import ConcurrencyLimit
+from tradepost_broker.content.account_quota import AccountQuota
 from tradepost_broker.content.car_import import import_pieces
 from tradepost_broker.content.catalog import Catalog
-from tradepost_broker.content.uploads import BLOCK_BYTES_MIN, LEASE, Uploads
+from tradepost_broker.content.kept_documents import BLOCK_BYTES_MIN, LEASE
+from tradepost_broker.content.uploads import Uploads
+from tradepost_broker.engine.engine import Engine
+from tradepost_broker.jobs.output_quota import cancel_without_room
 from tradepost_broker.market import Market
 from tradepost_broker.market.model.entities import Job, Lease, LeaseState
 from tradepost_broker.reporting.views import ImportedCar
-from tradepost_broker.web.caller_limits import ConcurrencyLimit
-from tradepost_broker.web.endpoints import ACCOUNT, Access, Endpoint, read_bytes, reply
+from tradepost_broker.web.endpoints import ACCOUNT, Access, Endpoint, reply
+from tradepost_broker.web.request_bodies import read_bytes
 from tradepost_broker.web.slow_peers import body_pieces
 
 _BYTES: Final = "application/octet-stream"
@@ -45,7 +53,7 @@ _NO_NONCE: Final = b"-" * 32
 
 
 class ContentEndpoints:
-    """Blocks. `upload_bytes_max` is an account's quota."""
+    """Blocks, which count against the quota of the account that they are kept for."""
 
     def __init__(
         self,
@@ -54,13 +62,15 @@ class ContentEndpoints:
         catalog: Catalog,
         market: Market,
         clock: Callable[[], float],
-        upload_bytes_max: int,
+        quota: AccountQuota,
+        engine: Engine,
     ) -> None:
+        self._quota = quota
+        self._engine = engine
         self._uploads = uploads
         self._catalog = catalog
         self._market = market
         self._clock = clock
-        self._upload_bytes_max = upload_bytes_max
         self._cars = ConcurrencyLimit("CARs uploaded at once", total=_CARS_MAX, each=_CARS_EACH_MAX)
         self._blocks = ConcurrencyLimit("blocks uploaded at once", total=_BLOCKS_MAX, each=_BLOCKS_EACH_MAX)
 
@@ -85,6 +95,7 @@ class ContentEndpoints:
                 handler=self.put,
                 access=account,
                 body=bytes,
+                body_bytes_max=BLOCK_BYTES_MAX,
                 reply=dict[str, str],
                 status=201,
             ),
@@ -99,6 +110,7 @@ class ContentEndpoints:
                 handler=self.put_output,
                 access=lease,
                 body=bytes,
+                body_bytes_max=BLOCK_BYTES_MAX,
                 reply=dict[str, str],
                 status=201,
             ),
@@ -106,14 +118,16 @@ class ContentEndpoints:
 
     async def put(self, request: web.Request) -> web.StreamResponse:
         """Keep one block of at most 2 MiB for this account, whose quota it counts against."""
-        return await self._put(request, f"account:{request[ACCOUNT]}", self._upload_bytes_max)
+        account = request[ACCOUNT]
+        return await self._put(request, f"account:{account}", self._quota.blocks_bytes_max(account))
 
     async def post_car(self, request: web.Request) -> web.StreamResponse:
         """Keep every block of a CAR (version 1) for this account, whose quota they count against.
 
         The body may be as large as the quota. Blocks that came before an error may stay.
         """
-        holder, quota, at = f"account:{request[ACCOUNT]}", self._upload_bytes_max, self._clock()
+        account, quota, at = request[ACCOUNT], self._quota.bytes_max, self._clock()
+        holder = f"account:{account}"
         if request.content_type != CAR_TYPE:
             raise InvalidRequest(f"the body is {request.content_type}; send a CAR as {CAR_TYPE}")
         if (request.content_length or 0) > quota:
@@ -122,7 +136,8 @@ class ContentEndpoints:
             )
 
         async def put(cid: Cid, block: bytes) -> Cid:
-            return await self._uploads.put(holder, cid, block, quota_bytes=quota, at=at)
+            room = self._quota.blocks_bytes_max(account)
+            return await self._uploads.put(holder, cid, block, quota_bytes=room, at=at)
 
         with self._cars.take(holder):
             found = await import_pieces(body_pieces(request), put, bytes_max=quota)
@@ -144,26 +159,43 @@ class ContentEndpoints:
         return _block(await self._uploads.read(cid))
 
     async def put_output(self, request: web.Request) -> web.StreamResponse:
-        """Keep one block of an open lease's output, within the pipeline's limit."""
+        """Keep one block of an open lease's output, within the pipeline's limit and its submitter's quota.
+
+        An output that does not fit into the quota ends the job.
+        """
         lease, job = self._open_lease(request)
         limit = self._catalog.manifest(job.pipeline).limits.output_bytes
         quota = limit + limit // _TREE_SHARE + _TREE_BYTES
         try:
-            return await self._put(request, f"{LEASE}{lease.id}", quota)
+            return await self._put(request, f"{LEASE}{lease.id}", quota, job)
         except (ContentStoreFull, DiskFull) as error:
             # Not the worker's fault: it keeps its output, and tries again.
             raise BrokerUnavailable(f"the broker has no room for this output: {error.detail}") from None
 
-    async def _put(self, request: web.Request, holder: str, quota_bytes: int) -> web.StreamResponse:
+    async def _put(
+        self, request: web.Request, holder: str, quota_bytes: int, job: Job | None = None
+    ) -> web.StreamResponse:
         with self._blocks.take(holder):
-            cid = await self._uploads.put(
+            data = await read_bytes(request)
+            put = partial(
+                self._uploads.put,
                 holder,
                 request.match_info["cid"],
-                await read_bytes(request),
+                data,
                 quota_bytes=quota_bytes,
                 at=self._clock(),
             )
+            cid = await put() if job is None else await self._put_for(job, len(data), put)
         return reply({"cid": cid}, status=201)
+
+    async def _put_for(self, job: Job, size_bytes: int, put: Callable[..., Awaitable[Cid]]) -> Cid:
+        with ExitStack() as held:
+            try:
+                held.enter_context(self._quota.reserved(job.account, max(size_bytes, BLOCK_BYTES_MIN)))
+            except QuotaExceeded:
+                await self._engine.ask(cancel_without_room(job))
+                raise LeaseGone(f"job {job.id} was cancelled: its output has no room") from None
+            return await put(account=job.account)
 
     def _open_lease(self, request: web.Request) -> tuple[Lease, Job]:
         """The lease whose nonce the request brings. Raises `Unauthorized` or `LeaseGone`."""

@@ -6,7 +6,6 @@ structs of `tradepost.protocol` as JSON; every error, expected or not, leaves as
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from aiohttp import web
 
 from tradepost.errors import (
     UNDECODABLE,
-    ContentTooLarge,
     Fault,
     InvalidRequest,
     Problem,
@@ -28,14 +26,14 @@ from tradepost.errors import (
 from tradepost.protocol import INLINE_BYTES_MAX, JobRequest, too_large_inline
 from tradepost.schema_errors import describe_mismatch
 from tradepost_broker.access.credentials import Credentials
+from tradepost_broker.web.caller_addresses import caller_group
+from tradepost_broker.web.request_bodies import BODY_BYTES_MAX, body_allowed, read_bytes
 
 T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 #: The account that an API key belongs to, set for endpoints with `Access.ACCOUNT`.
 ACCOUNT: Final = web.RequestKey("account", str)
-#: How long a body of at most one block may take to arrive.
-BODY_S_MAX: Final = 60.0
 JSON: Final = "application/json"
 PROBLEM_JSON: Final = "application/problem+json"
 
@@ -56,7 +54,8 @@ class Endpoint:
     """One method of one path. `body` and `reply` are structs, or `bytes` for content of type `media`.
 
     `route` is the path as aiohttp's router has it, where that is not `path`; `body_media` is the type of a
-    body of `bytes`. The handler's docstring is the endpoint's description.
+    body of `bytes`. A body that `read_bytes` reads may have `body_bytes_max`. The handler's docstring is the
+    endpoint's description.
     """
 
     method: str
@@ -68,6 +67,7 @@ class Endpoint:
     status: int = 200
     media: str = JSON
     body_media: str = "application/octet-stream"
+    body_bytes_max: int = BODY_BYTES_MAX
     route: str = ""
 
 
@@ -75,17 +75,24 @@ def guarded(endpoint: Endpoint, credentials: Credentials) -> Handler:
     """The handler, behind the endpoint's access check."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
+        caller = caller_group(request)
         if endpoint.access is Access.ACCOUNT:
             request[ACCOUNT] = credentials.account_of(_bearer(request))
+            caller = f"account {request[ACCOUNT]}"
         elif endpoint.access is Access.OPERATOR:
             credentials.check_operator(_bearer(request))
-        return await endpoint.handler(request)
+            caller = "operator"
+        with body_allowed(request, caller, bytes_max=endpoint.body_bytes_max):
+            return await endpoint.handler(request)
 
     return handle
 
 
 async def read_body(request: web.Request, kind: type[T]) -> T:
-    """The request's JSON body. Raises `InvalidRequest`, or `InlineInputTooLarge` for a job's input."""
+    """The request's JSON body.
+
+    Raises what `read_bytes` raises, and `InvalidRequest`, or `InlineInputTooLarge` for a job's input.
+    """
     data = await read_bytes(request)
     try:
         return msgspec.json.decode(data, type=kind)
@@ -93,15 +100,6 @@ async def read_body(request: web.Request, kind: type[T]) -> T:
         if kind is JobRequest and _is_inline_too_large(data):
             raise too_large_inline() from None
         raise InvalidRequest(describe_mismatch(error, whole="the body")) from None
-
-
-async def read_bytes(request: web.Request) -> bytes:
-    """The request's whole body, which must come within `BODY_S_MAX`. Raises `InvalidRequest`."""
-    try:
-        async with asyncio.timeout(BODY_S_MAX):
-            return await request.read()
-    except TimeoutError:
-        raise InvalidRequest(f"the body did not arrive within {BODY_S_MAX:g} s") from None
 
 
 class _Inline(msgspec.Struct):
@@ -160,8 +158,6 @@ async def errors_as_problems(request: web.Request, handler: Handler) -> web.Stre
         return await handler(request)
     except TradepostError as error:
         return problem_response(error.to_problem())
-    except web.HTTPRequestEntityTooLarge as error:
-        return problem_response(_too_large(request, error).to_problem())
     except web.HTTPException as error:
         if error.status < 400:
             raise
@@ -179,12 +175,6 @@ async def errors_as_problems(request: web.Request, handler: Handler) -> web.Stre
             hint="Ask the operator: the reason is in the broker's log.",
         )
         return problem_response(problem)
-
-
-def _too_large(request: web.Request, error: web.HTTPRequestEntityTooLarge) -> TradepostError:
-    if request.path == "/v1/jobs":
-        return too_large_inline()
-    return ContentTooLarge(f"the body is too large: {error.text}")
 
 
 def _bearer(request: web.Request) -> str:

@@ -16,6 +16,7 @@ from tradepost_broker.operator.messages import (
 from tradepost_broker.reporting.device_readings import DeviceReadings
 from tradepost_broker.streams.sessions import Sessions
 from tradepost_broker.web.endpoints import Access, Endpoint, read_body, reply
+from tradepost_broker.web.request_bodies import DOCUMENT_BODY_BYTES_MAX
 from tradepost_signing.policy.revocation_store import SignedRevocations
 
 
@@ -54,6 +55,7 @@ class FleetEndpoints:
                 handler=self.revoke,
                 access=operator,
                 body=NewRevocations,
+                body_bytes_max=DOCUMENT_BODY_BYTES_MAX,
                 reply=EnforcedRevocations,
             ),
             Endpoint(

@@ -24,8 +24,9 @@ from tradepost.content.transfer.gateway import (
 )
 from tradepost.content.unixfs.paths import resolve
 from tradepost.errors import UnknownCid
+from tradepost_broker.access.caller_limits import ConcurrencyLimit
 from tradepost_broker.content.uploads import Uploads
-from tradepost_broker.web.caller_limits import ConcurrencyLimit
+from tradepost_broker.web.caller_addresses import caller_group
 from tradepost_broker.web.endpoints import Endpoint
 from tradepost_broker.web.slow_peers import send, send_pieces
 
@@ -92,7 +93,7 @@ class GatewayEndpoints:
         else:
             headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{len(block)}"
             response = web.Response(status=206, body=block[part.start : part.stop], headers=headers)
-        with self._block_bytes.take(http.remote or "", len(block)):
+        with self._block_bytes.take(caller_group(http), len(block)):
             await send(http, response)
         return response
 
@@ -107,7 +108,7 @@ class GatewayEndpoints:
             entity_bytes=asked.entity_bytes,
         )
         response = web.StreamResponse(headers=headers)
-        with self._cars.take(http.remote or ""):
+        with self._cars.take(caller_group(http)):
             await send_pieces(
                 http, response, car
             )  # what is wrong with the path shows before anything is sent

@@ -26,6 +26,7 @@ from tradepost_broker.storage.shell_records import Delivery
 from tradepost_broker.storage.store import Store
 from tradepost_broker.web.client_stream import ClientStreams
 from tradepost_broker.web.endpoints import ACCOUNT, Access, Endpoint, read_body, read_limit, reply
+from tradepost_broker.web.request_bodies import DOCUMENT_BODY_BYTES_MAX
 from tradepost_broker.web.slow_peers import send_pieces
 
 WAIT_S_MAX: Final = 60.0
@@ -69,6 +70,7 @@ class JobEndpoints:
                 handler=self.submit,
                 access=account,
                 body=JobRequest,
+                body_bytes_max=DOCUMENT_BODY_BYTES_MAX,
                 reply=JobView,
                 status=201,
             ),

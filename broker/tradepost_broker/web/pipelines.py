@@ -7,17 +7,25 @@ from collections.abc import Callable
 from aiohttp import web
 
 from tradepost.protocol import PipelineView, PublishRequest
+from tradepost_broker.access.caller_limits import RateLimit
 from tradepost_broker.content.catalog import Catalog
 from tradepost_broker.market.model.entities import Pipeline
 from tradepost_broker.reporting.views import PipelineSummary
 from tradepost_broker.storage.store import Store
 from tradepost_broker.web.endpoints import ACCOUNT, Access, Endpoint, read_body, reply
+from tradepost_broker.web.request_bodies import DOCUMENT_BODY_BYTES_MAX
 
 
 class PipelineEndpoints:
-    """The catalog. What is published is public: workers of any owner must be able to check it."""
+    """The catalog. What is published is public: workers of any owner must be able to check it.
 
-    def __init__(self, *, catalog: Catalog, store: Store, clock: Callable[[], float]) -> None:
+    `publications` limits how often one account may publish, or change signatures.
+    """
+
+    def __init__(
+        self, *, catalog: Catalog, store: Store, clock: Callable[[], float], publications: RateLimit
+    ) -> None:
+        self._publications = publications
         self._catalog = catalog
         self._store = store
         self._clock = clock
@@ -32,6 +40,7 @@ class PipelineEndpoints:
                 handler=self.publish,
                 access=Access.ACCOUNT,
                 body=PublishRequest,
+                body_bytes_max=DOCUMENT_BODY_BYTES_MAX,
                 reply=PipelineView,
                 status=201,
             ),
@@ -41,6 +50,7 @@ class PipelineEndpoints:
 
     async def publish(self, request: web.Request) -> web.StreamResponse:
         """Publish a signed pipeline whose blocks this account has uploaded. They are public from then on."""
+        self._publications.take(request[ACCOUNT], "publications of one account")
         body = await read_body(request, PublishRequest)
         view = await self._catalog.publish(request[ACCOUNT], body, at=self._clock())
         return reply(view, status=201, headers={"Location": f"/v1/pipelines/{view.pipeline}"})

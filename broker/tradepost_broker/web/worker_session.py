@@ -19,6 +19,7 @@ from tradepost.errors import (
 )
 from tradepost.protocol import Acknowledged, Deliver, GiveBack, GiveBackReason, Heartbeat, Offer, UpdateOffer
 from tradepost.receipts import Receipt
+from tradepost_broker.access.caller_limits import RateLimit
 from tradepost_broker.engine.engine import Engine, Moment, Outcome, Reply
 from tradepost_broker.engine.work import EventWork
 from tradepost_broker.jobs.lease_returns import LeaseReturn
@@ -32,12 +33,17 @@ from tradepost_broker.streams.sockets import StreamCodec, unknown_frame
 
 #: Offers that follow each other faster than this are merged into the newest.
 OFFER_S_MIN: Final = 0.1
+#: What an event takes beside the offer in it, roughly.
+_EVENT_BYTES: Final = 200
 
 log = logging.getLogger(__name__)
 
 
 class WorkerSession:
-    """Takes messages; what is to be told goes to `queue`."""
+    """Takes messages; what is to be told goes to `queue`.
+
+    `journal_bytes` bounds what offers add to the journal: when it is spent, the newest offer waits.
+    """
 
     def __init__(
         self,
@@ -48,7 +54,9 @@ class WorkerSession:
         engine: Engine,
         receipts: ReceiptChecks,
         devices: DeviceReadings,
+        journal_bytes: RateLimit,
     ) -> None:
+        self._journal_bytes = journal_bytes
         self.worker = worker
         self.queue = FrameQueue(codec)
         self._codec = codec
@@ -166,15 +174,24 @@ class WorkerSession:
     def _update_offer(self, offer: Offer) -> None:
         self._offer = offer
         if self._offering is None:
-            self._offering = asyncio.get_running_loop().call_later(OFFER_S_MIN, self._submit_offer)
+            wait_s = max(OFFER_S_MIN, self._journal_bytes.wait_s(self.worker))
+            self._offering = asyncio.get_running_loop().call_later(wait_s, self._submit_offer)
 
     def _submit_offer(self) -> None:
         self._offering = None
-        self._engine.submit(EventWork(self._offer_event), ignore_outcome)
+        known = self._market.worker(self.worker)
+        if self._offer is None or (known is not None and known.offer == self._offer):
+            return  # nothing has changed
+        self._journal_bytes.spend(self.worker, journal_bytes_of(self._offer))
+        self._engine.submit(EventWork(partial(self._offer_event, self._offer)), ignore_outcome)
 
-    def _offer_event(self, moment: Moment) -> Event:
-        assert self._offer is not None
-        return OfferUpdated(at=moment.at, worker=self.worker, offer=self._offer, seed=moment.seed)
+    def _offer_event(self, offer: Offer, moment: Moment) -> Event:
+        return OfferUpdated(at=moment.at, worker=self.worker, offer=offer, seed=moment.seed)
+
+
+def journal_bytes_of(offer: Offer) -> int:
+    """About what an event with this offer adds to the journal."""
+    return _EVENT_BYTES + len(msgspec.msgpack.encode(offer))
 
 
 def _is_ours(error: TradepostError) -> bool:

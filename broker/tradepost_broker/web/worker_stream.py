@@ -9,6 +9,7 @@ import logging
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from aiohttp import WSMsgType, web
@@ -28,11 +29,13 @@ from tradepost.protocol import (
     VERSIONS_ACCEPTED,
     Challenge,
     Hello,
+    Recall,
     Refused,
     Welcome,
     broker_codec_for_workers,
     for_version,
 )
+from tradepost_broker.access.caller_limits import RateLimit
 from tradepost_broker.access.revocations import IssuedRevocations
 from tradepost_broker.engine.engine import Engine
 from tradepost_broker.engine.work import EventWork
@@ -41,8 +44,9 @@ from tradepost_broker.market.model.entities import Worker
 from tradepost_broker.market.model.events import WorkerConnected, WorkerDisconnected
 from tradepost_broker.streams.sessions import Sessions
 from tradepost_broker.streams.sockets import converse, open_socket, refuse
-from tradepost_broker.web.caller_limits import RateLimit
-from tradepost_broker.web.worker_session import WorkerSession, ignore_outcome
+from tradepost_broker.web.caller_addresses import caller_group
+from tradepost_broker.web.handshakes import Handshakes
+from tradepost_broker.web.worker_session import WorkerSession, ignore_outcome, journal_bytes_of
 
 NONCE_BYTES: Final = 16
 HELLO_S_MAX: Final = 10.0
@@ -54,12 +58,14 @@ log = logging.getLogger(__name__)
 class ConnectionLimits:
     """How often workers may connect.
 
-    `reconnects` bounds how often one worker may connect; `failures` how often one address may fail to prove
-    that it is some worker, which must not use up what that worker itself may do.
+    `reconnects` bounds how often one worker may connect; `handshakes` how many connections may be proving
+    that they are some worker, which must not use up what that worker itself may do; `journal_bytes` what the
+    offers of one worker may add to the journal.
     """
 
     reconnects: RateLimit
-    failures: RateLimit
+    handshakes: Handshakes
+    journal_bytes: RateLimit
 
 
 class WorkerStreams:
@@ -91,21 +97,26 @@ class WorkerStreams:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """A worker's WebSocket: msgpack frames, as `tradepost.protocol` describes them."""
         worker, nonce = self._worker_and_nonce(request)
-        attempt = f"{request.remote} {worker.id}"
-        self._limits.failures.check(attempt, "failed connections")
-        socket = await open_socket(request)
-        try:
+        with self._limits.handshakes.begin(caller_group(request), partial(_cut, request)):
+            socket = await open_socket(request)
             try:
                 hello = await self._handshake(socket, worker, nonce)
-            except TradepostError:
-                self._limits.failures.take(attempt, "failed connections")
-                raise
+            except TradepostError as error:
+                await self._refuse(socket, worker, error)
+                return socket
+        try:
             self._limits.reconnects.take(worker.id, "connections of one worker")
+            self._limits.journal_bytes.take(
+                worker.id, "bytes of offers of one worker", journal_bytes_of(hello.offer)
+            )
             await self._serve(request, socket, self._new_session(worker.id), hello)
         except TradepostError as error:
-            log.info("Refused worker %s: %s", worker.id, error, extra={"action": "worker_refused"})
-            await refuse(socket, error, self._codec.encode([Refused(error.to_problem())]))
+            await self._refuse(socket, worker, error)
         return socket
+
+    async def _refuse(self, socket: web.WebSocketResponse, worker: Worker, error: TradepostError) -> None:
+        log.info("Refused worker %s: %s", worker.id, error, extra={"action": "worker_refused"})
+        await refuse(socket, error, self._codec.encode([Refused(error.to_problem())]))
 
     def _worker_and_nonce(self, request: web.Request) -> tuple[Worker, bytes]:
         try:
@@ -157,6 +168,14 @@ class WorkerStreams:
             raise InvalidSignature(str(error)) from None
         return hello
 
+    def _known_leases(self, worker: str, hello: Hello) -> tuple[str, ...]:
+        """Of the leases that a hello names, those of this worker that the market still knows.
+
+        Others need no place in the journal: a worker can make up as many as fit into a frame.
+        """
+        leases = {id_: self._market.lease(id_) for id_ in hello.open_leases}
+        return tuple(id_ for id_, lease in leases.items() if lease is not None and lease.worker == worker)
+
     async def _serve(
         self, request: web.Request, socket: web.WebSocketResponse, session: WorkerSession, hello: Hello
     ) -> None:
@@ -174,11 +193,15 @@ class WorkerStreams:
                         at=moment.at,
                         worker=worker,
                         offer=hello.offer,
-                        open_leases=hello.open_leases,
+                        open_leases=self._known_leases(worker, hello),
                         seed=moment.seed,
                     )
                 )
             )
+            known = self._known_leases(worker, hello)
+            for lease in hello.open_leases:
+                if lease not in known:
+                    session.queue.post(Recall(lease))
             log.info("Worker %s is connected", worker, extra={"action": "worker_connected"})
             # Of the leases that the worker named, those that are open. Others reach it as grants: those made
             # by this very connection are on their way in the queue.
@@ -195,3 +218,8 @@ class WorkerStreams:
                     EventWork(lambda moment: WorkerDisconnected(at=moment.at, worker=worker)), ignore_outcome
                 )
                 log.info("Worker %s is disconnected", worker, extra={"action": "worker_disconnected"})
+
+
+def _cut(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.abort()

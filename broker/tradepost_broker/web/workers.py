@@ -6,16 +6,20 @@ from aiohttp import web
 
 from tradepost.errors import TradepostError, UnknownWorker
 from tradepost.protocol import JoinReply, JoinRequest
+from tradepost_broker.access.caller_limits import RateLimit
 from tradepost_broker.access.joining import JoinService
 from tradepost_broker.reporting.standings import Standings
-from tradepost_broker.web.caller_limits import RateLimit
+from tradepost_broker.web.caller_addresses import caller_group
 from tradepost_broker.web.endpoints import Endpoint, read_body, reply
 from tradepost_broker.web.worker_stream import WorkerStreams
 from tradepost_reputation.dashboard import WorkerView
 
 
 class WorkerEndpoints:
-    """Workers. `failures` limits the failed attempts to join from one address."""
+    """Workers. `failures` limits the failed attempts to join.
+
+    They count for the token that they were made with if there is such a token, else for the address.
+    """
 
     def __init__(
         self, *, joins: JoinService, standings: Standings, streams: WorkerStreams, failures: RateLimit
@@ -44,12 +48,14 @@ class WorkerEndpoints:
 
     async def join(self, request: web.Request) -> web.StreamResponse:
         """Make a device a worker, on a single-use token from the operator."""
-        address = request.remote or ""
-        self._failures.check(address, "attempts to join")
+        body = await read_body(request, JoinRequest)
+        # A token cannot be guessed, so whoever has one is not kept out by others at the same address.
+        caller = self._joins.known_token(body.token) or caller_group(request)
+        self._failures.check(caller, "failed attempts to join")
         try:
-            joined = await self._joins.join(await read_body(request, JoinRequest))
+            joined = await self._joins.join(body)
         except TradepostError:
-            self._failures.take(address, "attempts to join")
+            self._failures.take(caller, "failed attempts to join")
             raise
         return reply(joined, status=201)
 

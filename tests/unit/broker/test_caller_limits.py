@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tradepost.errors import QuotaExceeded
+from tradepost_broker.access.caller_limits import RateLimit
 from tradepost_broker.testing import ManualClock
-from tradepost_broker.web.caller_limits import RateLimit
 
 
 def test_a_burst_then_the_rate() -> None:
@@ -25,6 +25,20 @@ def test_a_burst_then_the_rate() -> None:
     limit.take("a", "tries")
     with pytest.raises(QuotaExceeded):
         limit.take("a", "tries")
+
+
+def test_what_is_spent_may_exceed_what_is_left_and_is_waited_for() -> None:
+    clock = ManualClock(0.0)
+    limit = RateLimit(burst=100, per_s=10.0, monotonic=clock)
+    assert limit.wait_s("a") == 0
+    limit.take("a", "bytes", 150)
+    assert limit.wait_s("a") == pytest.approx(5.1)
+    with pytest.raises(QuotaExceeded):
+        limit.take("a", "bytes", 1)
+    clock.advance(5.2)
+    assert limit.wait_s("a") == 0
+    limit.spend("a", 20)
+    assert limit.wait_s("a") > 0
 
 
 def test_a_bucket_fills_up_to_the_burst_only() -> None:

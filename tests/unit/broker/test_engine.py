@@ -47,6 +47,8 @@ class AddingCore:
     def __init__(self) -> None:
         self.account = Account(id="credits:alice")
 
+    changed = True
+
     def handle(self, event: Event) -> list[Instruction]:
         if not isinstance(event, Funded):
             return []

@@ -10,7 +10,7 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from tradepost.errors import QuotaExceeded
-from tradepost_broker.web.caller_limits import ConcurrencyLimit
+from tradepost_broker.access.caller_limits import ConcurrencyLimit
 from tradepost_broker.web.slow_peers import RATE_MIN_BYTES_S, WAIT_S_MAX, Patience, send
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import sys
 
 import pytest
 
-from tradepost.logs import JsonFormatter, LineFormatter
+from tradepost.logs import JsonFormatter, LineFormatter, RepeatLimit
 
 HOSTILE = "\x1b[2J\n\u2028\u202e\x7f\r"
 
@@ -45,3 +46,27 @@ def test_json_has_the_message_the_extra_facts_and_the_traceback() -> None:
     facts = json.loads(line)
     assert (facts["level"], facts["message"], facts["action"]) == ("info", f"a {HOSTILE} b", "defect")
     assert facts["traceback"].endswith(HOSTILE)
+
+
+@pytest.mark.parametrize("formatter", [LineFormatter(), JsonFormatter()], ids=["line", "json"])
+def test_lines_that_repeat_are_left_out_and_counted(formatter: logging.Formatter) -> None:
+    now = 0.0
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(formatter)
+    handler.addFilter(RepeatLimit(burst=3, per_s=1.0, monotonic=lambda: now))
+    logger = logging.Logger("repeats")
+    logger.addHandler(handler)
+    for number in range(1000):
+        logger.warning("A stranger sent %d", number)
+    logger.warning("Something else")
+    assert len(stream.getvalue().splitlines()) == 4
+    now = 1.5
+    logger.warning("A stranger sent %d", 1000)
+    (line,) = stream.getvalue().splitlines()[4:]
+    assert "A stranger sent 1000" in line
+    assert "997" in line
+    now = 2.5
+    logger.warning("A stranger sent %d", 1001)
+    assert "left_out" not in stream.getvalue().splitlines()[5]
+    assert "left out" not in stream.getvalue().splitlines()[5]

@@ -73,6 +73,8 @@ def disconnect(state: MarketState, event: WorkerDisconnected) -> None:
     worker = _known(state, event.worker)
     if worker.connected:
         _leave(state, worker)
+    else:
+        state.is_repeated = True
 
 
 def restart(state: MarketState, _event: Restarted) -> None:

@@ -33,7 +33,9 @@ def deliver(state: MarketState, event: ReceiptDelivered) -> None:
     lease = state.leases.get(event.lease)
     if lease is None or lease.worker != event.worker or lease.state is not LeaseState.OPEN:
         if lease is not None and lease.worker == event.worker:
-            late_receipts.forgive(state, lease, event)
+            state.is_repeated = not late_receipts.forgive(state, lease, event)
+        else:
+            state.is_repeated = True
         _answer_again(state, event, lease)
         return
     if (watch := state.watches.get(lease.id)) is not None:
@@ -81,6 +83,7 @@ def give_back(state: MarketState, event: LeaseGivenBack) -> None:
     """
     lease = state.leases.get(event.lease)
     if lease is None or lease.worker != event.worker or lease.state is not LeaseState.OPEN:
+        state.is_repeated = True
         state.send(SendAcknowledged(event.lease, event.worker))
         return
     state.send(SendAcknowledged(lease.id, lease.worker))

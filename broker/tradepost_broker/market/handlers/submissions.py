@@ -20,6 +20,7 @@ from tradepost_broker.market.model.events import (
 from tradepost_broker.market.model.job_states import FINAL
 from tradepost_broker.market.settling import revocation, settlement
 from tradepost_broker.market.state.market_state import MarketState
+from tradepost_broker.market.state.worker_state import WorkerState
 
 
 def fund(state: MarketState, event: Funded) -> None:
@@ -34,6 +35,7 @@ def publish(state: MarketState, event: PipelinePublished) -> None:
     """
     revocation.check(state, event.pipeline)
     new, known = event.pipeline, state.pipelines.get(event.pipeline.id)
+    refused: list[WorkerState] = []
     if known is not None:
         new = msgspec.structs.replace(
             known, publisher=new.publisher, publishers=new.publishers, artifacts=new.artifacts
@@ -49,6 +51,8 @@ def publish(state: MarketState, event: PipelinePublished) -> None:
     if new != known:
         state.add_pipeline(new)
         state.save(new)
+    elif not refused:
+        state.is_repeated = True
 
 
 def submit(state: MarketState, event: JobSubmitted) -> None:
@@ -59,6 +63,7 @@ def submit(state: MarketState, event: JobSubmitted) -> None:
             raise IdempotencyConflict(
                 f"key {event.idempotency_key!r} belongs to job {known.job}", job=known.job
             )
+        state.is_repeated = True
         state.send(ReplySubmitted(known.job))
         return
     pipeline = state.pipelines.get(event.pipeline)
@@ -99,6 +104,8 @@ def cancel(state: MarketState, event: CancelRequested) -> None:
         settlement.cancel(state, job)
     elif job.finished_at is not None and event.at >= job.finished_at + state.policy.retain_s:
         raise UnknownJob(event.job)
+    else:
+        state.is_repeated = True
 
 
 def _work_units(pipeline: Pipeline) -> WorkUnits:

@@ -33,17 +33,20 @@ def wait_again(state: MarketState) -> None:
             break_offs.await_receipt(state, lease, state.at + state.policy.reconnect_s)
 
 
-def forgive(state: MarketState, lease: Lease, event: ReceiptDelivered) -> None:
-    """The worker has brought a checked receipt. A repeated one changes nothing, nor one after `blame_at`.
+def forgive(state: MarketState, lease: Lease, event: ReceiptDelivered) -> bool:
+    """The worker has brought a checked receipt; whether that changed anything.
+
+    A repeated one changes nothing, nor one after `blame_at`.
 
     Where results are in, the receipt must agree with one of them: made-up work is not forgiven.
     """
     if lease.blame_at is None or event.at >= lease.blame_at:
-        return
+        return False
     results = [other for other in state.leases_of[lease.job] if settlement.is_result(other)]
     if results and not any(other.id in event.agrees_with for other in results):
-        return
+        return False
     excuse(state, lease)
+    return True
 
 
 def excuse(state: MarketState, lease: Lease) -> None:

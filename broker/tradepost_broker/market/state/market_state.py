@@ -102,6 +102,8 @@ class MarketState:
         self.seed = 0
         #: The job that is being looked at, which a failure is put down to; "" for the event itself.
         self.job_at_hand = ""
+        #: The handler of the event at hand has found that there is nothing to change.
+        self.is_repeated = False
         #: What this event still has to look at: jobs whose leases changed, and workers that have capacity
         #: again, with whether their offer is new.
         self.jobs_to_advance: dict[str, None] = {}
@@ -127,6 +129,7 @@ class MarketState:
         self.jobs_reviewed = 0
         self.jobs_advanced = 0
         self.has_progressed = False
+        self.is_repeated = False
 
     def may_review(self) -> bool:
         """Whether this event may review, or end, one more job."""

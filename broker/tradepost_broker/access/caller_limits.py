@@ -28,12 +28,21 @@ class RateLimit:
     def check(self, key: str, what: str) -> None:
         """Raise `QuotaExceeded` if the bucket of `key` is empty."""
         if self._level(key) < 1:
-            raise QuotaExceeded(f"{what}: more than {self._burst} at once or {self._per_s:g} a second")
+            raise QuotaExceeded(f"{what}: more than {self._burst:,} at once or {self._per_s:g} a second")
 
-    def take(self, key: str, what: str) -> None:
-        """Take one from the bucket of `key`. Raises `QuotaExceeded` if it is empty."""
+    def take(self, key: str, what: str, amount: float = 1) -> None:
+        """Take `amount` from the bucket of `key`. Raises `QuotaExceeded` if it is empty."""
         self.check(key, what)
-        self._buckets[key] = (self._level(key) - 1, self._monotonic())
+        self.spend(key, amount)
+
+    def spend(self, key: str, amount: float = 1) -> None:
+        """Take `amount` from the bucket of `key`, which may leave it less than empty."""
+        self._buckets[key] = (self._level(key) - amount, self._monotonic())
+
+    def wait_s(self, key: str) -> float:
+        """How long the bucket of `key` stays empty, if nobody takes from it."""
+        missing = 1 - self._level(key)
+        return missing / self._per_s if missing > 0 else 0.0
 
     def _level(self, key: str) -> float:
         level, since = self._buckets.get(key, (float(self._burst), self._monotonic()))
@@ -48,6 +57,11 @@ class ConcurrencyLimit:
         self._total = total
         self._each = each
         self._taken: Counter[str] = Counter()
+
+    @property
+    def taken(self) -> int:
+        """How much is under way."""
+        return self._taken.total()
 
     @contextmanager
     def take(self, key: str, amount: int = 1) -> Iterator[None]:

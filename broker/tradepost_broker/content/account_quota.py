@@ -1,0 +1,78 @@
+"""What may be kept for one account: the blocks that it uploaded, and the documents of its jobs, together.
+
+Documents of finished jobs make room for new ones, the oldest first, before they would be deleted for their
+age. So the quota refuses something only where open jobs and uploaded blocks fill it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from tradepost.errors import QuotaExceeded
+from tradepost_broker.content.kept_documents import KeptDocuments
+from tradepost_broker.content.uploads import Uploads
+
+#: The parts of a quota from which on, and down to which, the documents of finished jobs make room.
+_CROWDED: Final = 0.75
+_ROOMY: Final = 0.5
+
+
+class AccountQuota:
+    """Bounds what is kept for each account to `bytes_max`. `crowded` are the accounts that need room."""
+
+    def __init__(self, *, uploads: Uploads, documents: KeptDocuments, bytes_max: int) -> None:
+        self._uploads = uploads
+        self._documents = documents
+        self.bytes_max = bytes_max
+        self.crowded: set[str] = set()
+        #: Set when an account becomes crowded.
+        self.room_wanted = asyncio.Event()
+
+    def used_bytes(self, account: str) -> int:
+        """What is kept for the account."""
+        return self._uploads.used_bytes(f"account:{account}") + self._documents.bytes_of(account)
+
+    def blocks_bytes_max(self, account: str) -> int:
+        """What the blocks that the account uploads itself may have."""
+        return max(0, self.bytes_max - self._documents.bytes_of(account))
+
+    def has_room(self, account: str, size_bytes: int) -> bool:
+        """Whether `size_bytes` more fit; asks for room if few do."""
+        wanted = self.used_bytes(account) + size_bytes
+        if wanted > _CROWDED * self.bytes_max and self._documents.bytes_of(account):
+            self.crowded.add(account)
+            self.room_wanted.set()
+        return wanted <= self.bytes_max
+
+    def require(self, account: str, size_bytes: int) -> None:
+        """Raise `QuotaExceeded` unless `size_bytes` more fit."""
+        if not self.has_room(account, size_bytes):
+            raise QuotaExceeded(
+                f"{self.used_bytes(account):,} of {self.bytes_max:,} bytes are kept for {account}: uploaded "
+                f"blocks, and inputs and outputs of jobs; this needs {size_bytes:,} more",
+                limit_bytes=self.bytes_max,
+            )
+
+    def count(self, account: str, size_bytes: int) -> None:
+        """Count a document of a job that is kept from now on."""
+        self._documents.add(account, size_bytes)
+
+    @contextmanager
+    def reserved(self, account: str, size_bytes: int) -> Iterator[None]:
+        """Hold `size_bytes` until the context ends, in which what needs them is counted.
+
+        Raises `QuotaExceeded`.
+        """
+        self.require(account, size_bytes)
+        self._documents.add(account, size_bytes)
+        try:
+            yield
+        finally:
+            self._documents.subtract({account: size_bytes})
+
+    def is_roomy(self, account: str) -> bool:
+        """Whether enough room has been made."""
+        return self.used_bytes(account) <= _ROOMY * self.bytes_max
