@@ -161,11 +161,9 @@ class EligibleOffers:
 
     def count_left_out(self, *, bid_microcredits_max: int, considered: int) -> dict[str, int]:
         """How many standing offers are out, by reason. Cheap: buckets know their sizes."""
-        standing = idle = affordable = 0
-        for bucket in self._state.offers.fitting(self._need):
-            standing += len(bucket.standing)
-            idle += len(bucket.idle)
-            affordable += bucket.idle.count_up_to(bid_microcredits_max // self._job.units)
+        standing, idle, affordable = self._state.offers.counts(
+            self._need, price_per_unit_microcredits=bid_microcredits_max // self._job.units
+        )
         turned_away = sum(self.left_out.values())
         counts = self.left_out | {
             "engine too old": len(self._state.too_old),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from tradepost.protocol import Offer
@@ -94,6 +94,24 @@ class Bucket:
         return ""
 
 
+def _merged(lists: Sequence[PriceList]) -> Iterator[Entry]:
+    """The entries of all lists in order. Unlike `heapq.merge`, a list that is not reached costs little.
+
+    Workers make buckets up, so there may be very many, and a search looks at a few offers.
+    """
+    heads = [(prices._entries[0], number) for number, prices in enumerate(lists) if prices._entries]
+    heapq.heapify(heads)
+    reached: dict[int, int] = {}
+    while heads:
+        entry, number = heads[0]
+        yield entry
+        place = reached[number] = reached.get(number, 0) + 1
+        if place < len(lists[number]):
+            heapq.heapreplace(heads, (lists[number][place], number))
+        else:
+            heapq.heappop(heads)
+
+
 class Seat(NamedTuple):
     """The bucket and position of one worker's offer."""
 
@@ -140,7 +158,7 @@ class OfferBook:
     def cheapest(self, need: Need, *, busy_too: bool) -> Iterator[Entry]:
         """The offers of every fitting bucket, cheapest first. Not to be used after the book has changed."""
         lists = [bucket.standing if busy_too else bucket.idle for bucket in self.fitting(need)]
-        return iter(lists[0]) if len(lists) == 1 else heapq.merge(*lists)
+        return iter(lists[0]) if len(lists) == 1 else _merged(lists)
 
     def warm(self, pipeline: str) -> Iterable[Entry]:
         """Standing offers, cheapest first, of workers that have this pipeline's artifacts."""
@@ -165,6 +183,17 @@ class OfferBook:
                 self._quartiles.clear()
             known = self._quartiles[need] = _lower_quartile([b.standing for b in self.fitting(need)])
         return known
+
+    def counts(self, need: Need, *, price_per_unit_microcredits: int) -> tuple[int, int, int]:
+        """How many offers of the fitting buckets stand, are idle, and are idle at this price at most."""
+        # Straight from the lists: there may be thousands of buckets.
+        fitting, most = self.fitting(need), (price_per_unit_microcredits, _AFTER_EVERY_ID)
+        idle = [entries for bucket in fitting if (entries := bucket.idle._entries)]
+        return (
+            sum([len(bucket.standing._entries) for bucket in fitting]),
+            sum(map(len, idle)),
+            sum([bisect_right(entries, most) for entries in idle]),
+        )
 
     def lacking(self, need: Need) -> dict[str, int]:
         """How many offers cannot do what is needed, by the first thing that they lack."""

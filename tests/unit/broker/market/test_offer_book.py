@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -164,3 +166,17 @@ def test_cancelled_timers_do_not_pile_up() -> None:
         timers.cancel(TimerPurpose.DEADLINE, str(number))
     assert len(timers) == 0
     assert len(timers._heap) < 100
+
+
+def test_offers_of_many_buckets_come_in_order() -> None:
+    book = OfferBook()
+    for number in range(100):
+        offer = make_offer(1000 - number // 2, isolation=(f"layer{number % 40}",))
+        book.place(f"w{number:03}", None, offer, idle=number % 3 > 0)
+    need = Need((), 1, ())
+    for busy_too in (True, False):
+        found = list(book.cheapest(need, busy_too=busy_too))
+        assert found == sorted(found)
+        assert len(found) == (100 if busy_too else 66)
+    assert book.counts(need, price_per_unit_microcredits=960) == (100, 66, 13)
+    assert list(islice(book.cheapest(need, busy_too=True), 2)) == [(951, "w098"), (951, "w099")]
