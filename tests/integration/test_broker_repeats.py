@@ -17,6 +17,7 @@ from tradepost.protocol import (
     GiveBack,
     GiveBackReason,
     Grant,
+    Heartbeat,
     JobStatus,
     Offer,
     Recall,
@@ -85,6 +86,18 @@ async def test_a_result_is_journalled_once_however_often_it_is_delivered(
     await worker.send(*(frame for _ in range(REPEATS)))
     await acknowledged(worker, REPEATS)
     assert events(tmp_path).count("receipt_delivered") == 1
+    await worker.disconnect()
+
+
+async def test_progress_is_journalled_once_for_each_stage(broker: LocalBroker, tmp_path: Path) -> None:
+    key = await broker.account()
+    worker = await broker.worker()
+    await broker.submit(key, await broker.publish(key))
+    grant = await worker.expect(Grant)
+    await worker.send(*(Heartbeat(1, stages_done={grant.lease: 2}) for _ in range(REPEATS)))
+    await worker.answer(grant)
+    await worker.expect(Settled)
+    assert events(tmp_path).count("lease_progressed") == 1
     await worker.disconnect()
 
 

@@ -34,9 +34,11 @@ def note_progress(state: MarketState, event: LeaseProgressed) -> None:
     known = state.leases.get(event.lease)
     watch = state.watches.get(event.lease)
     if known is None or watch is None or known.worker != event.worker or known.state is not LeaseState.OPEN:
+        state.is_repeated = True
         return
     new = min(event.stages_done, STAGES_DONE_MAX) - len(watch.stages_s)
     if new <= 0:
+        state.is_repeated = True
         return
     watch.stages_s += [event.at - known.granted_at] * new
     if not watch.is_late:
