@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.simulation.scenarios import (
     SUBMITTER_MODELS,
@@ -59,7 +61,7 @@ def random_scenario(seed: int) -> Scenario:
         partner_checks_max=bounds.choice((0.25, 1.0)),
         vouched_checks_max=bounds.choice((0.0, 0.5)),
     )
-    return Scenario(
+    scenario = Scenario(
         name="random",
         about="A short scenario that follows from its seed.",
         teams=tuple(teams),
@@ -72,3 +74,10 @@ def random_scenario(seed: int) -> Scenario:
         faults=faults,
         policy=policy,
     )
+    short = msgspec.structs.replace(
+        policy,
+        break_offs_free=rng.choice((1.0, 6.0)),
+        cool_off_s=rng.choice((5.0, 60.0)),
+        late_s_min=rng.choice((0.5, 2.0)),
+    )
+    return msgspec.structs.replace(scenario, policy=short)

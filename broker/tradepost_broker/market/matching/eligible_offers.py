@@ -24,6 +24,9 @@ from tradepost_broker.market.state.worker_state import WorkerState
 #: The reason of offers whose workers have not come back since the broker's start.
 NOT_RECONNECTED: Final = "not reconnected since the broker's start"
 
+#: The reason of offers whose owners broke off too many leases.
+COOLING_OFF: Final = "their owner broke off too many leases"
+
 _DRAWS_MAX: Final = 32
 
 
@@ -168,11 +171,23 @@ class EligibleOffers:
         counts = self.left_out | {
             "engine too old": len(self._state.too_old),
             "capability": len(self._state.offers) - standing,
-            "busy": standing - idle,
+            COOLING_OFF: (cooling := self._count_cooling_off()),
+            "busy": standing - idle - cooling,
             "price": idle - affordable,
             "beyond the cheapest": affordable - considered - turned_away,
         }
         return {reason: count for reason, count in counts.items() if count > 0}
+
+    def _count_cooling_off(self) -> int:
+        """How many fitting offers would be idle, if their owners did not cool off."""
+        devices = (device for owner in self._state.cooling_owners for device in self._state.workers_of[owner])
+        return sum(
+            device.seat is not None
+            and not device.seat.idle
+            and len(device.open) < device.capacity(self._state.day)
+            and fits(device.seat.offer, self._need)
+            for device in islice(devices, self._state.policy.scan_max)
+        )
 
     def count_absent(self) -> int:
         """How many workers whose last offer fits are not back since a restart; 0 once they have had the time.

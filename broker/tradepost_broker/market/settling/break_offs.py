@@ -30,6 +30,7 @@ def charge(state: MarketState, lease: Lease) -> None:
         return
     commitments = state.commitments_of(lease)
     if commitments.charge(state.policy, state.at):
+        state.cooling_owners[owner] = None
         state.timers.put(TimerPurpose.COOLING_OFF, owner, commitments.cooling_until)
         for device in devices:
             state.place(device)
@@ -37,6 +38,7 @@ def charge(state: MarketState, lease: Lease) -> None:
 
 def end_cooling_off(state: MarketState, owner: str) -> None:
     """Let an owner's devices have leases again."""
+    state.cooling_owners.pop(owner, None)
     devices = state.workers_of[owner]
     for device in devices:
         state.place(device)
@@ -87,6 +89,7 @@ def forget(state: MarketState) -> None:
     for lease in state.watches:
         state.timers.cancel(TimerPurpose.LATENESS, lease)
     state.commitments.clear()
+    state.cooling_owners.clear()
     state.watches.clear()
     state.run_times.clear()
     state.stage_times.clear()

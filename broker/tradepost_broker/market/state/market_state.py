@@ -85,6 +85,7 @@ class MarketState:
         self.stage_times = RunTimes()
         self.watches: dict[str, LeaseWatch] = {}
         self.commitments: dict[str, Commitments] = {}
+        self.cooling_owners: dict[str, None] = {}
         self.workers_of: dict[str, list[WorkerState]] = {}
         #: What the operator forbids, and the connected workers whose engines are too old for it.
         self.revocations: RevocationList | None = None

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tradepost.protocol import GiveBackReason, JobStatus
-from tradepost_broker.market.model.entities import Evidence, Lease
+from tradepost_broker.market.matching.eligible_offers import COOLING_OFF
+from tradepost_broker.market.model.entities import Evidence, Lease, Match
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.state.commitments import Commitments
 from tradepost_broker.market.testing import MarketDriver, make_offer, make_pipeline
@@ -89,6 +90,19 @@ def test_what_is_broken_off_together_counts_once() -> None:
     driver.tick(POLICY.cool_off_s)
     driver.tick(0)  # as much is due now as one tick does
     assert offer_job(driver, "home") is not None, "twice as long is for the next time"
+
+
+def test_a_match_says_how_many_offers_are_left_out_because_their_owner_cools_off() -> None:
+    driver = market()
+    for number in range(2):
+        driver.add_worker(f"killer{number}", 1, owner="killer")
+    preempt_all(driver, "killer", FREE + 1)
+    assert offer_job(driver, "killer") is None
+    newest = driver.all_of(Match)[-1]
+    assert newest.left_out == {COOLING_OFF: 2}
+    driver.tick(POLICY.cool_off_s)
+    assert offer_job(driver, "killer") is not None
+    assert COOLING_OFF not in driver.all_of(Match)[-1].left_out
 
 
 def test_cooling_off_takes_no_lease_away_and_is_no_evidence() -> None:

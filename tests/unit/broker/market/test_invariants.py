@@ -33,6 +33,9 @@ POLICY = MarketPolicy(
     lease_grace_s=5.0,
     suspend_evidence_min=3.0,
     audit_backlog_max=3,
+    late_s_min=0.5,
+    break_offs_free=1.0,
+    cool_off_s=5.0,
 )
 STAKE = 1_000
 HONEST = ("honest0", "honest1", "honest2", "honest3")
