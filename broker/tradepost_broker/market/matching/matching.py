@@ -238,8 +238,10 @@ def _draw(state: MarketState, job: Job, eligible: EligibleOffers, log_odds_missi
 def _opened_to(owners: Sequence[Bidder], share_microcredits: int, policy: MarketPolicy) -> int:
     """The price that the draw is opened to, for the cheapest of `owners`: what few ask must not raise it."""
     kept = min(len(owners) - int(len(owners) * policy.draw_highest_share), policy.draw_owners_min)
-    typical_microcredits = median([bidder.bid_microcredits for bidder in owners[:kept]])
-    limit_microcredits = min(share_microcredits, policy.draw_bid_medians_max * typical_microcredits)
+    limit_microcredits: float = share_microcredits
+    if policy.draw_bid_medians_max:
+        typical_microcredits = median([bidder.bid_microcredits for bidder in owners[:kept]])
+        limit_microcredits = min(limit_microcredits, policy.draw_bid_medians_max * typical_microcredits)
     return max(
         (
             bidder.bid_microcredits

@@ -6,7 +6,6 @@ dear ones alike. Changing the policy changes no record: a journal can be replaye
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -59,8 +58,8 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     draw_owners_min: Positive = 16
     #: The share of owners, those with the highest bids, whose bids do not raise what replicas are paid.
     draw_highest_share: Annotated[float, msgspec.Meta(ge=0, le=0.999)] = 0.25
-    #: Nor do bids above this multiple of the median.
-    draw_bid_medians_max: Annotated[float, msgspec.Meta(ge=1)] = 1.5
+    #: Nor do bids above this multiple of the median; 0 is no bound.
+    draw_bid_medians_max: Weight = 1.5
     #: Losers that a match names.
     losers_recorded_max: Count = 4
     #: Whether a match in the first `reconnect_s` after a restart counts the offers that are not back yet.
@@ -145,7 +144,7 @@ _EARLIER_RULES: Final = {
     "attempts_proven_max": 0,
     "hidden_draws_max": 0,
     "draw_highest_share": 0.0,
-    "draw_bid_medians_max": math.inf,
+    "draw_bid_medians_max": 0.0,
     "independent_partners": False,
     "fair_audits": False,
     "jobs_per_event_max": 0,
