@@ -20,7 +20,7 @@ from tradepost_broker.market.matching import advance_job, matching
 from tradepost_broker.market.matching.eligible_offers import EligibleOffers
 from tradepost_broker.market.model.entities import EvidenceKind, WorkerStanding
 from tradepost_broker.market.model.events import NotifyFinished
-from tradepost_broker.market.settling import late_receipts, partial_pay, payments, settlement
+from tradepost_broker.market.settling import begun_work, late_receipts, partial_pay, payments, settlement
 from tradepost_broker.market.state import seeded_random
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
@@ -128,6 +128,11 @@ def core_trigger(name: str) -> Any:
 def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(partial_pay, "confirmed_stages", lambda lease, results: 1 if lease.stage_hashes else 0)
     patch.setattr(partial_pay, "_worth", lambda price, stages, results: 2 * price)
+
+
+@bug("begun work costs more than the price of its lease")
+def _(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(begun_work, "share_of_price", lambda lease, share: 2 * lease.price_microcredits)
 
 
 # Verdicts

@@ -84,7 +84,7 @@ class JobCancelled(TradepostError):
 
     fault = Fault.SUBMITTER
     status = 409
-    default_hint = "Submit it again if you still need the result; the reserved credits are available again."
+    default_hint = "Submit it again if you still need the result; what was not begun is refunded."
 
 
 class ResultTimeout(TradepostError, TimeoutError):

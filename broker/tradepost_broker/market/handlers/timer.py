@@ -90,7 +90,7 @@ def _mature(state: MarketState, lease_id: str) -> None:
 
 def _end_late_job(state: MarketState, job_id: str) -> None:
     job = state.jobs[job_id]
-    settlement.fail(state, job, failure_reasons.deadline_exceeded(state, job))
+    settlement.fail(state, job, failure_reasons.deadline_exceeded(state, job), at_deadline=True)
 
 
 def _end_patience(state: MarketState, job_id: str) -> None:

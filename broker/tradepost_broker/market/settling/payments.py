@@ -13,7 +13,7 @@ from tradepost_broker.market.ledger import Kind
 from tradepost_broker.market.model.entities import Job, Lease, WorkerStanding
 from tradepost_broker.market.model.events import SendSettled
 from tradepost_broker.market.model.lease_states import LeaseTrigger
-from tradepost_broker.market.settling import partial_pay
+from tradepost_broker.market.settling import begun_work, partial_pay
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
 
@@ -48,6 +48,36 @@ def pay_stages(state: MarketState, job: Job, accepted: Sequence[Lease]) -> None:
         state.save(lease)
         count = len(accepted[0].stage_hashes)
         send_settled(state, lease, f"{stages} of {count} stages, verified; preempted by owner")
+
+
+def due_for_begun(
+    state: MarketState, leases: Sequence[Lease], cause: begun_work.Cause
+) -> list[tuple[Lease, int]]:
+    """Which of a job's live leases are due something, in microcredits, now that it ends without a result."""
+    due = (
+        (
+            lease,
+            begun_work.due(
+                lease,
+                cause=cause,
+                at=state.at,
+                connected=state.workers[lease.worker].connected,
+                begun_share=state.policy.begun_share,
+            ),
+        )
+        for lease in leases
+    )
+    return [(lease, amount_microcredits) for lease, amount_microcredits in due if amount_microcredits]
+
+
+def pay_begun(
+    state: MarketState, job: Job, lease: Lease, amount_microcredits: int, cause: begun_work.Cause
+) -> None:
+    """Pay a lease that has ended for work that its job caused and has no result for."""
+    state.ledger.pay(job.id, lease.id, lease.worker, amount_microcredits, at=state.at, kind=Kind.PAY_BEGUN)
+    _hold(state, job, lease, amount_microcredits)
+    state.save(lease)
+    send_settled(state, lease, cause.value)
 
 
 def mature(state: MarketState, lease: Lease) -> None:

@@ -25,6 +25,7 @@ from tradepost_broker.market.model.job_states import FINAL, JobTrigger, transiti
 from tradepost_broker.market.model.lease_states import LeaseTrigger, transition_lease
 from tradepost_broker.market.model.worker_states import WorkerTrigger, transition_worker
 from tradepost_broker.market.settling import partial_pay, payments
+from tradepost_broker.market.settling.begun_work import Cause
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
 from tradepost_broker.market.state.worker_state import WorkerState, in_order
@@ -93,14 +94,19 @@ def apply_audit(state: MarketState, audit: Lease, agrees_with: frozenset[str]) -
         _expel(state, state.workers[lease.worker], lease, blamed[lease.id])
 
 
-def fail(state: MarketState, job: Job, error: TradepostError) -> None:
-    """End a job without a result; all of its cap is refunded."""
-    _finish(state, job, JobTrigger.GIVEN_UP, error.to_problem())
+def fail(state: MarketState, job: Job, error: TradepostError, *, at_deadline: bool = False) -> None:
+    """End a job without a result; its cap is refunded, less what was begun by its own doing.
+
+    `at_deadline` says that it ends because its time is over.
+    """
+    cause = Cause.DEADLINE if at_deadline else Cause.OTHER
+    _finish(state, job, JobTrigger.GIVEN_UP, error.to_problem(), cause)
 
 
 def cancel(state: MarketState, job: Job) -> None:
-    """End a job because its submitter says so; all of its cap is refunded."""
-    _finish(state, job, JobTrigger.CANCELLED, errors.JobCancelled(f"job {job.id}").to_problem())
+    """End a job because its submitter requests it; its cap is refunded, less what was begun."""
+    problem = errors.JobCancelled(f"job {job.id}").to_problem()
+    _finish(state, job, JobTrigger.CANCELLED, problem, Cause.CANCELLED)
 
 
 def lose(
@@ -144,9 +150,10 @@ def check_until(state: MarketState, job: Job) -> float:
 
 
 def is_result(lease: Lease) -> bool:
-    """Whether an ordinary lease brought a result that still stands or stood when its job was decided."""
+    """Whether an ordinary lease brought a result that stands, or stood when its job was decided, or was paid."""
     judged = (LeaseState.DELIVERED, LeaseState.ACCEPTED, LeaseState.REJECTED)
-    return lease.purpose is not LeasePurpose.AUDIT and lease.state in judged
+    is_paid_anyway = lease.state is LeaseState.INCONCLUSIVE and lease.paid_microcredits > 0
+    return lease.purpose is not LeasePurpose.AUDIT and (lease.state in judged or is_paid_anyway)
 
 
 def _conclude(
@@ -195,15 +202,31 @@ def _chosen(state: MarketState, job: Job, accepted: Sequence[Lease], reference: 
     return state.leases[nearest_to_median(members)]
 
 
-def _finish(state: MarketState, job: Job, trigger: JobTrigger, problem: Problem | None) -> None:
+def _finish(
+    state: MarketState,
+    job: Job,
+    trigger: JobTrigger,
+    problem: Problem | None,
+    cause: Cause = Cause.OTHER,
+) -> None:
     """What every end of a job has in common."""
     verified = trigger in (JobTrigger.RESULT_ACCEPTED, JobTrigger.FAILURE_ACCEPTED)
-    job.spot_check = job.spot_check and verified
-    for lease in list(state.live_leases(job)):
-        if lease.state is LeaseState.DELIVERED:
+    live = list(state.live_leases(job))
+    begun = [] if verified else payments.due_for_begun(state, live, cause)
+    paid = {lease.id for lease, _ in begun}
+    job.spot_check = job.spot_check and (
+        verified or any(lease.state is LeaseState.DELIVERED for lease, _ in begun)
+    )
+    for lease in live:
+        if lease.state is not LeaseState.DELIVERED:
+            if lease.purpose is not LeasePurpose.AUDIT or not job.spot_check:
+                _recall(state, lease)
+        elif lease.id in paid:
+            _close_undecided(state, lease)
+        else:
             _leave_undecided(state, lease, "the job ended before its results were verified")
-        elif lease.purpose is not LeasePurpose.AUDIT or not job.spot_check:
-            _recall(state, lease)
+    for lease, amount_microcredits in begun:
+        payments.pay_begun(state, job, lease, amount_microcredits, cause)
     transition_job(job, trigger, at=state.at)
     job.problem = problem
     for lease in partial_pay.preempted(state.leases_of[job.id]):
@@ -249,9 +272,14 @@ def _reject(state: MarketState, lease: Lease, reason: str) -> None:
     payments.send_settled(state, lease, reason)
 
 
-def _leave_undecided(state: MarketState, lease: Lease, reason: str) -> None:
+def _close_undecided(state: MarketState, lease: Lease) -> None:
+    """Take a delivered lease out of its worker's hands without a verdict."""
     state.close_lease(lease, LeaseTrigger.UNDECIDED)
     lease.settled_at = state.at
+
+
+def _leave_undecided(state: MarketState, lease: Lease, reason: str) -> None:
+    _close_undecided(state, lease)
     payments.send_settled(state, lease, reason)
 
 

@@ -114,6 +114,8 @@ class Checker(Observer):
         for transfer in records[Transfer]:
             if transfer.kind == Kind.PAY_STAGES:
                 self._check_stage_payment(transfer)
+            elif transfer.kind == Kind.PAY_BEGUN:
+                self._check_begun_payment(transfer)
         for match in records[Match]:
             self._leases.matched(match)
         for lease in granted:
@@ -155,6 +157,16 @@ class Checker(Observer):
         leases = {one.id: one for one in self._seen.leases_of(transfer.job)}
         accepted = [leases[one] for one in self._jobs[transfer.job].accepted]
         check_stage_payment(leases[transfer.lease], transfer.amount_microcredits, accepted)
+
+    def _check_begun_payment(self, transfer: Transfer) -> None:
+        job = self._jobs[transfer.job]
+        lease = self._seen.records[Lease][transfer.lease]
+        require(not job.accepted, f"job {job.id} is accepted, and pays lease {lease.id} for begun work")
+        require(
+            transfer.amount_microcredits <= lease.price_microcredits,
+            f"lease {lease.id} is paid {transfer.amount_microcredits} for begun work, its price was "
+            f"{lease.price_microcredits}",
+        )
 
     def _check_grant(self, lease: Lease, worker: Worker) -> None:
         others = [
