@@ -29,6 +29,7 @@ WORKER_MODELS: Final[dict[str, type[WorkerModel]]] = {
         cheating.SelfDealingWorker,
         cheating.Underbidder,
         cheating.SybilSwarm,
+        disruptive.Accomplice,
         disruptive.Holder,
         disruptive.Preempter,
     )
@@ -217,9 +218,17 @@ _PRESETS: Final = (
     ),
     Scenario(
         name="poison-jobs",
-        about="A submitter whose jobs fail on every device, at no cost to it.",
+        about="A submitter whose jobs fail on every device, and who lifts each quarantine.",
         teams=(_HONEST,),
         accounts=(Account(model="poison-submitter", rate_per_s=2.0),),
+    ),
+    Scenario(
+        name="poison-accomplice",
+        about="Jobs that fail on every device but two accomplices', so that the others are blamed.",
+        teams=(Team(model="honest", workers=12), Team(model="accomplice", workers=2)),
+        accounts=(Account(model="poison-submitter", hand="accomplice", rate_per_s=2.0),),
+        jobs=1_000,
+        rate_per_s=2.0,
     ),
     Scenario(
         name="nondeterministic-model",

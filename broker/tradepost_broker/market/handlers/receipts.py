@@ -96,6 +96,7 @@ def give_back(state: MarketState, event: LeaseGivenBack) -> None:
         evidence=EvidenceKind.FAILED if event.forged else None,
         pending_evidence=EvidenceKind.FAILED if _may_be_blamed(state, lease, event) else None,
         counts=_counts(state, lease, event.reason),
+        run_failed=not event.forged and event.reason in (GiveBackReason.FAILED, GiveBackReason.EXHAUSTED),
     )
 
 

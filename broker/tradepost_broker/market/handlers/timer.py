@@ -68,7 +68,9 @@ def _expire_lease(state: MarketState, lease_id: str) -> None:
     if state.workers[lease.worker].connected:
         # Right after a restart, it has perhaps not been able to say yet that it is done.
         evidence = None if state.was_interrupted(lease) else EvidenceKind.EXPIRED
-        settlement.lose(state, lease, LeaseTrigger.EXPIRED, problem, evidence=evidence)
+        settlement.lose(
+            state, lease, LeaseTrigger.EXPIRED, problem, evidence=evidence, run_failed=evidence is not None
+        )
     else:
         late_receipts.lose(state, lease, problem)
 

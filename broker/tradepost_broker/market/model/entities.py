@@ -150,11 +150,12 @@ class EvidenceKind(StrEnum):
     AUDIT_FAILED = "audit_failed"  # a reference run contradicts it: fraud
     FAILED = "failed"  # it gave the lease back because the device failed
     EXPIRED = "expired"  # it let the lease expire
+    WITHDRAWN = "withdrawn"  # an earlier finding does not count: the pipeline or the input was at fault
 
     @property
     def lowers_score(self) -> bool:
         """Whether it counts against its worker."""
-        return self not in (EvidenceKind.AGREED, EvidenceKind.AUDIT_PASSED)
+        return self not in (EvidenceKind.AGREED, EvidenceKind.AUDIT_PASSED, EvidenceKind.WITHDRAWN)
 
 
 class Lease(msgspec.Struct, kw_only=True, rename=without_unit):
@@ -169,7 +170,7 @@ class Lease(msgspec.Struct, kw_only=True, rename=without_unit):
     `pending_evidence` is what having lost it is evidence of, once the job has a result of somebody else.
     `must_be_confirmed` says that its outcome is not accepted without another owner's that agrees.
     `shares` says, for each earlier result that this one agrees with, how much of the tolerance their
-    difference takes.
+    difference takes. `run_failed` says that it was lost in a way that the job itself may be the cause of.
     """
 
     id: str
@@ -194,6 +195,7 @@ class Lease(msgspec.Struct, kw_only=True, rename=without_unit):
     pending_evidence: EvidenceKind | None = None
     must_be_confirmed: bool = False
     shares: dict[str, float] = msgspec.field(default_factory=dict)
+    run_failed: bool = False
 
 
 class Evidence(msgspec.Struct, kw_only=True, frozen=True):
@@ -208,6 +210,24 @@ class Evidence(msgspec.Struct, kw_only=True, frozen=True):
     at: float
     stage: str = ""
     detail: str = ""
+
+
+class PipelineUse(msgspec.Struct, kw_only=True):
+    """How the jobs of one account on one pipeline end, by owner of the workers that tried them.
+
+    Without an `account` it is about the jobs of all accounts. `outcomes` are (owner, balance of jobs that it
+    gave a result of and that failed on it), in the order of their last change. `evidence` are the ids of what
+    its jobs' failures have put on workers. While `quarantined_at` is set, its jobs get no leases, and
+    `problem` says why.
+    """
+
+    id: str
+    pipeline: str
+    account: str
+    outcomes: tuple[tuple[str, int], ...] = ()
+    evidence: tuple[str, ...] = ()
+    quarantined_at: float | None = None
+    problem: Problem | None = None
 
 
 class Candidate(msgspec.Struct, kw_only=True, frozen=True, rename=without_unit):
@@ -231,4 +251,4 @@ class Match(msgspec.Struct, kw_only=True, frozen=True, rename=without_unit):
     at: float
 
 
-Record = Account | Transfer | Pipeline | Worker | Job | Lease | Evidence | Match
+Record = Account | Transfer | Pipeline | Worker | Job | Lease | Evidence | PipelineUse | Match

@@ -134,6 +134,13 @@ class LeaseGivenBack(MatchingEvent, frozen=True, kw_only=True, tag="lease_given_
     forged: bool = False
 
 
+class QuarantineLifted(MatchingEvent, frozen=True, kw_only=True, tag="quarantine_lifted"):
+    """An account lets its jobs on a pipeline be leased again, though they failed on everybody."""
+
+    account: str
+    pipeline: str
+
+
 class RevocationsIssued(MatchingEvent, frozen=True, kw_only=True, tag="revocations_issued"):
     """The operator's newest revocation list, whose signature the shell has checked.
 
@@ -177,6 +184,7 @@ Event = (
     | CancelRequested
     | ReceiptDelivered
     | LeaseGivenBack
+    | QuarantineLifted
     | RevocationsIssued
     | DefectFound
     | Restarted

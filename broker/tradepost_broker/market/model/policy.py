@@ -67,9 +67,12 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     #: Whether a lost lease excludes all devices of its owner, and an owner's first preemption of a job costs
     #: the job no attempt.
     losses_by_owner: bool = True
-    #: The least share of its price that a lease costs its submitter once it was granted, if its job is cancelled
-    #: or fails by its own doing. 0: such work is not paid.
+    #: The least share of its price that a lease costs its submitter once it was granted, if its job is
+    #: cancelled or fails by its own doing. 0: such work is not paid.
     begun_share: Ratio = 0.1
+    #: Jobs of an account on a pipeline get no more leases once they failed on this many owners, if that is
+    #: more than gave results. 0: never.
+    quarantine_owners: Count = 3
     #: Open leases of a worker that has not passed `proven_checks` checks.
     exposure_leases_max: Positive = 4
     proven_checks: Weight = 10.0
@@ -98,7 +101,7 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 #: The rules of starts that were recorded before these settings existed.
-_EARLIER_RULES: Final = {"losses_by_owner": False, "begun_share": 0.0}
+_EARLIER_RULES: Final = {"losses_by_owner": False, "begun_share": 0.0, "quarantine_owners": 0}
 
 
 def recorded_policy(recorded: bytes) -> MarketPolicy:

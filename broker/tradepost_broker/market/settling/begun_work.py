@@ -6,6 +6,10 @@ lease that was still open costs the share of its price that its time has run, `b
 that waits at the deadline costs `begun_share`: the submitter chose the deadline, but nobody has confirmed the
 result. A lease that is open at the deadline costs nothing, or holding leases would pay.
 
+Where the job's pipeline is in quarantine, because it fails on everybody, the leases that it failed on are due
+the share of their time that their runs took, and its results that agree with none are due `begun_share`. An
+unconfirmed failure costs nothing and lowers no score.
+
 The functions here only say what is due; nothing is changed.
 """
 
@@ -28,25 +32,37 @@ class Cause(Enum):
     OTHER = "the job ended before its results were verified"
 
 
-def due(lease: Lease, *, cause: Cause, at: float, connected: bool, begun_share: float) -> int:
-    """What a live lease is due in microcredits, now that its job ends because of `cause`.
+#: The reason of a payment to those whose run failed.
+AT_FAULT: Final = "the job failed by its own doing; what was begun is paid"
 
-    It is at most its price. `connected` says whether its worker's stream is open: one that is away has perhaps
-    never learned of the lease.
+
+def due(lease: Lease, *, cause: Cause, at: float, connected: bool, at_fault: bool, begun_share: float) -> int:
+    """What a lease is due in microcredits, now that its job ends without a result because of `cause`.
+
+    It is at most its price. `connected` says whether its worker's stream is open: one that is away has
+    perhaps never learned of the lease. `at_fault` says that the job's pipeline is in quarantine.
     """
-    if lease.purpose is LeasePurpose.AUDIT or not begun_share or cause is Cause.OTHER:
+    if lease.purpose is LeasePurpose.AUDIT or not begun_share:
         return 0
-    if lease.state is LeaseState.DELIVERED:
-        if cause is Cause.CANCELLED:
+    is_cancelled = cause is Cause.CANCELLED
+    match lease.state:
+        case LeaseState.RETURNED if lease.run_failed and at_fault:
+            return time_share(lease, until=lease.settled_at or at, begun_share=begun_share)
+        case LeaseState.DELIVERED if is_cancelled:
             return lease.price_microcredits
-        return share_of_price(lease, begun_share)
-    if cause is Cause.CANCELLED and connected:
-        return time_share(lease, until=at, begun_share=begun_share)
-    return 0
+        case LeaseState.DELIVERED if at_fault or cause is Cause.DEADLINE:
+            return share_of_price(lease, begun_share)
+        case LeaseState.OPEN if is_cancelled and connected:
+            return time_share(lease, until=at, begun_share=begun_share)
+        case _:
+            return 0
 
 
 def time_share(lease: Lease, *, until: float, begun_share: float) -> int:
-    """The share of its price that a lease's time had run by `until`, in microcredits; `begun_share` at least."""
+    """The share of its price, in microcredits, that a lease's time had run by `until`.
+
+    `begun_share` of it at least.
+    """
     run = (until - lease.granted_at) / max(lease.expires_at - lease.granted_at, 1.0)
     return share_of_price(lease, max(begun_share, min(run, 1.0)))
 

@@ -12,8 +12,8 @@ from tradepost.money import format_credits
 from tradepost_broker.market.ledger import Kind
 from tradepost_broker.market.model.entities import Job, Lease, WorkerStanding
 from tradepost_broker.market.model.events import SendSettled
-from tradepost_broker.market.model.lease_states import LeaseTrigger
-from tradepost_broker.market.settling import begun_work, partial_pay
+from tradepost_broker.market.model.lease_states import LOST, LeaseTrigger
+from tradepost_broker.market.settling import begun_work, partial_pay, quarantine
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
 
@@ -50,24 +50,31 @@ def pay_stages(state: MarketState, job: Job, accepted: Sequence[Lease]) -> None:
         send_settled(state, lease, f"{stages} of {count} stages, verified; preempted by owner")
 
 
-def due_for_begun(
-    state: MarketState, leases: Sequence[Lease], cause: begun_work.Cause
-) -> list[tuple[Lease, int]]:
-    """Which of a job's live leases are due something, in microcredits, now that it ends without a result."""
-    due = (
-        (
+def due_for_begun(state: MarketState, job: Job, cause: begun_work.Cause) -> list[tuple[Lease, int]]:
+    """Which of a job's leases are due something, in microcredits, now that it ends without a result.
+
+    Never more in all than what is reserved for it.
+    """
+    at_fault = quarantine.quarantined(state, job.pipeline, job.account) is not None
+    left_microcredits = state.ledger.reservation(job.id)
+    found: list[tuple[Lease, int]] = []
+    for lease in state.leases_of[job.id]:
+        worker = state.workers[lease.worker]
+        if worker.record.standing is WorkerStanding.EXPELLED:
+            continue
+        due_microcredits = begun_work.due(
             lease,
-            begun_work.due(
-                lease,
-                cause=cause,
-                at=state.at,
-                connected=state.workers[lease.worker].connected,
-                begun_share=state.policy.begun_share,
-            ),
+            cause=cause,
+            at=state.at,
+            connected=worker.connected,
+            at_fault=at_fault,
+            begun_share=state.policy.begun_share,
         )
-        for lease in leases
-    )
-    return [(lease, amount_microcredits) for lease, amount_microcredits in due if amount_microcredits]
+        amount_microcredits = min(due_microcredits, left_microcredits)
+        if amount_microcredits:
+            left_microcredits -= amount_microcredits
+            found.append((lease, amount_microcredits))
+    return found
 
 
 def pay_begun(
@@ -77,7 +84,8 @@ def pay_begun(
     state.ledger.pay(job.id, lease.id, lease.worker, amount_microcredits, at=state.at, kind=Kind.PAY_BEGUN)
     _hold(state, job, lease, amount_microcredits)
     state.save(lease)
-    send_settled(state, lease, cause.value)
+    of_itself = lease.state in LOST or cause is begun_work.Cause.OTHER
+    send_settled(state, lease, begun_work.AT_FAULT if of_itself else cause.value)
 
 
 def mature(state: MarketState, lease: Lease) -> None:

@@ -24,7 +24,7 @@ from tradepost_broker.market.model.events import NotifyFinished, SendRecall
 from tradepost_broker.market.model.job_states import FINAL, JobTrigger, transition_job
 from tradepost_broker.market.model.lease_states import LeaseTrigger, transition_lease
 from tradepost_broker.market.model.worker_states import WorkerTrigger, transition_worker
-from tradepost_broker.market.settling import partial_pay, payments
+from tradepost_broker.market.settling import partial_pay, payments, quarantine
 from tradepost_broker.market.settling.begun_work import Cause
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
@@ -50,7 +50,7 @@ def accept(state: MarketState, job: Job, group: str, credibility: float) -> None
         payments.pay(state, job, lease, reason)
     for lease in disagreed:
         stage = blamed_stage(lease.stage_hashes, agreed[0].stage_hashes)
-        state.learn(lease, EvidenceKind.OUTVOTED, stage=stage)
+        quarantine.hold_against(state, lease, EvidenceKind.OUTVOTED, stage=stage)
         _reject(state, lease, f"outvoted by results with credibility {credibility:.4f}; the stake is kept")
     _conclude(state, job, agreed, disagreed, credibility)
 
@@ -118,11 +118,13 @@ def lose(
     evidence: EvidenceKind | None = None,
     pending_evidence: EvidenceKind | None = None,
     counts: bool = True,
+    run_failed: bool = False,
 ) -> None:
     """Take an open lease back without a result. If it `counts`, it is one of the attempts that a job has.
 
     It is `evidence` at once, and `pending_evidence` when the job has a result of another owner: submitters
     and publishers could lower any score for nothing, if what fails on everybody blamed those who tried it.
+    `run_failed` says that the job itself may be the cause.
     """
     state.close_lease(lease, trigger, problem)
     lease.settled_at = state.at
@@ -130,8 +132,11 @@ def lose(
     if lease.purpose is not LeasePurpose.AUDIT:
         job.failures += counts
         lease.pending_evidence = pending_evidence
+        lease.run_failed = run_failed
+        if run_failed:
+            quarantine.note_failure(state, lease)
         if evidence is not None:
-            state.learn(lease, evidence, detail=problem.detail or problem.title)
+            quarantine.hold_against(state, lease, evidence, detail=problem.detail or problem.title)
     note_lost_lease(state, job)
 
 
@@ -150,7 +155,7 @@ def check_until(state: MarketState, job: Job) -> float:
 
 
 def is_result(lease: Lease) -> bool:
-    """Whether an ordinary lease brought a result that stands, or stood when its job was decided, or was paid."""
+    """Whether an ordinary lease brought a result that stands, stood when its job was decided, or was paid."""
     judged = (LeaseState.DELIVERED, LeaseState.ACCEPTED, LeaseState.REJECTED)
     is_paid_anyway = lease.state is LeaseState.INCONCLUSIVE and lease.paid_microcredits > 0
     return lease.purpose is not LeasePurpose.AUDIT and (lease.state in judged or is_paid_anyway)
@@ -212,11 +217,13 @@ def _finish(
     """What every end of a job has in common."""
     verified = trigger in (JobTrigger.RESULT_ACCEPTED, JobTrigger.FAILURE_ACCEPTED)
     live = list(state.live_leases(job))
-    begun = [] if verified else payments.due_for_begun(state, live, cause)
+    quarantine.note_end(state, job, verified=verified)
+    begun = [] if verified else payments.due_for_begun(state, job, cause)
     paid = {lease.id for lease, _ in begun}
-    job.spot_check = job.spot_check and (
-        verified or any(lease.state is LeaseState.DELIVERED for lease, _ in begun)
+    is_result_paid = cause is not Cause.OTHER and any(
+        lease.state is LeaseState.DELIVERED for lease, _ in begun
     )
+    job.spot_check = job.spot_check and (verified or is_result_paid)
     for lease in live:
         if lease.state is not LeaseState.DELIVERED:
             if lease.purpose is not LeasePurpose.AUDIT or not job.spot_check:
@@ -263,7 +270,8 @@ def _judge_losses(state: MarketState, job: Job) -> None:
             state.save(lease)
             if owners - {state.workers[lease.worker].record.owner}:
                 problem = lease.problem
-                state.learn(lease, kind, detail=problem.detail or problem.title if problem else "")
+                detail = problem.detail or problem.title if problem else ""
+                quarantine.hold_against(state, lease, kind, detail=detail)
 
 
 def _reject(state: MarketState, lease: Lease, reason: str) -> None:

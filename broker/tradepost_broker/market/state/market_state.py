@@ -24,6 +24,7 @@ from tradepost_broker.market.model.entities import (
     LeasePurpose,
     LeaseState,
     Pipeline,
+    PipelineUse,
     Record,
     Transfer,
     Worker,
@@ -61,6 +62,9 @@ class MarketState:
         self.leases: dict[str, Lease] = {}
         self.leases_of: dict[str, list[Lease]] = {}
         self.pipelines: dict[str, Pipeline] = {}
+        #: How pipelines fare, by pipeline and account ("" for all), and the evidence that may be withdrawn.
+        self.uses: dict[tuple[str, str], PipelineUse] = {}
+        self.withdrawable: dict[str, Evidence] = {}
         self.workers: dict[str, WorkerState] = {}
         self.auditors: dict[str, WorkerState] = {}
         self.idempotency_keys: dict[tuple[str, str], IdempotencyKey] = {}
@@ -227,7 +231,7 @@ class MarketState:
         if idle and not (before and before.idle):
             self.workers_freed.setdefault(worker.record.id, False)
 
-    def learn(self, lease: Lease, kind: EvidenceKind, *, stage: str = "", detail: str = "") -> None:
+    def learn(self, lease: Lease, kind: EvidenceKind, *, stage: str = "", detail: str = "") -> Evidence:
         """Record evidence about a lease's worker, believe it, and suspend the worker if it comes to that."""
         worker = self.workers[lease.worker]
         capability = self.capability(self.jobs[lease.job])
@@ -251,6 +255,37 @@ class MarketState:
             transition_worker(worker.record, WorkerTrigger.REPUTATION_FELL)
             self.save(worker.record)
         self.place(worker)  # its exposure cap may have changed as well
+        return evidence
+
+    def withdraw(self, evidence: Evidence, reason: str) -> None:
+        """Record that a piece of evidence does not count, and end the suspension of its worker if need be."""
+        worker = self.workers[evidence.worker]
+        withdrawal = Evidence(
+            id=f"{evidence.id}:{EvidenceKind.WITHDRAWN.value}",
+            worker=evidence.worker,
+            capability=evidence.capability,
+            kind=EvidenceKind.WITHDRAWN,
+            job=evidence.job,
+            lease=evidence.lease,
+            at=self.at,
+            detail=reason,
+        )
+        worker.learn(withdrawal)
+        worker.withdraw(evidence)
+        self.supply_changed = True
+        self.save(withdrawal)
+        if worker.record.standing is WorkerStanding.SUSPENDED and worker.deserves_return(self.day):
+            transition_worker(worker.record, WorkerTrigger.EVIDENCE_WITHDRAWN)
+            self.save(worker.record)
+        self.place(worker)
+
+    def use(self, pipeline: str, account: str) -> PipelineUse:
+        """How the jobs of an account ("" for all) on a pipeline end; it is made when first asked for."""
+        known = self.uses.get((pipeline, account))
+        if known is None:
+            known = PipelineUse(id=f"{pipeline}/{account}", pipeline=pipeline, account=account)
+            self.uses[pipeline, account] = known
+        return known
 
     # What a job is, to the market
 
@@ -278,4 +313,4 @@ class MarketState:
 
 
 #: The records that change; the others are frozen.
-MUTABLE = (Account, Worker, Job, Lease)
+MUTABLE = (Account, Worker, Job, Lease, PipelineUse)

@@ -66,6 +66,7 @@ def weights(policy: MarketPolicy) -> dict[EvidenceKind, Weight]:
         EvidenceKind.AUDIT_FAILED: Weight(fraud=1.0),
         EvidenceKind.FAILED: Weight(bad=policy.lost_weight),
         EvidenceKind.EXPIRED: Weight(bad=policy.lost_weight),
+        EvidenceKind.WITHDRAWN: Weight(),
     }
 
 
@@ -118,6 +119,13 @@ class WorkerState:
         if tally is None:
             tally = self._tallies[evidence.capability] = Tally(self._policy.half_life_days)
         tally.add(evidence.kind.value, self._weights[evidence.kind], day=day_of(evidence.at))
+        self._beliefs.pop(evidence.capability, None)
+        self._proven = None
+
+    def withdraw(self, evidence: Evidence) -> None:
+        """Let a piece of evidence that was learned before count no more."""
+        weight = self._weights[evidence.kind]
+        self._tallies[evidence.capability].withdraw(evidence.kind.value, weight, day=day_of(evidence.at))
         self._beliefs.pop(evidence.capability, None)
         self._proven = None
 

@@ -112,10 +112,7 @@ class Checker(Observer):
         for evidence in records[Evidence]:
             self._check_evidence(evidence)
         for transfer in records[Transfer]:
-            if transfer.kind == Kind.PAY_STAGES:
-                self._check_stage_payment(transfer)
-            elif transfer.kind == Kind.PAY_BEGUN:
-                self._check_begun_payment(transfer)
+            self._check_payment(transfer)
         for match in records[Match]:
             self._leases.matched(match)
         for lease in granted:
@@ -157,6 +154,12 @@ class Checker(Observer):
         leases = {one.id: one for one in self._seen.leases_of(transfer.job)}
         accepted = [leases[one] for one in self._jobs[transfer.job].accepted]
         check_stage_payment(leases[transfer.lease], transfer.amount_microcredits, accepted)
+
+    def _check_payment(self, transfer: Transfer) -> None:
+        if transfer.kind == Kind.PAY_STAGES:
+            self._check_stage_payment(transfer)
+        elif transfer.kind == Kind.PAY_BEGUN:
+            self._check_begun_payment(transfer)
 
     def _check_begun_payment(self, transfer: Transfer) -> None:
         job = self._jobs[transfer.job]

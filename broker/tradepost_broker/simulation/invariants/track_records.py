@@ -24,6 +24,7 @@ class TrackRecords:
     def __init__(self, policy: MarketPolicy) -> None:
         self._policy = policy
         self._checks: dict[tuple[str, str], tuple[int, float]] = {}
+        self._cancelled: dict[str, Evidence] = {}
         self._worth: Final = {
             EvidenceKind.AGREED: policy.agreed_checks,
             EvidenceKind.AUDIT_PASSED: 1.0,
@@ -36,6 +37,13 @@ class TrackRecords:
         known_day, checks = self._checks.get((evidence.worker, evidence.capability), (day, 0.0))
         faded = checks * self._fade(day - known_day)
         worth = self._worth.get(evidence.kind, 0.0)
+        if worth < 0:
+            self._cancelled[evidence.id] = evidence
+        if evidence.kind is EvidenceKind.WITHDRAWN:
+            withdrawn = self._cancelled.pop(evidence.id.rpartition(":")[0], None)
+            if withdrawn is not None:
+                age = day - int(withdrawn.at // _DAY_S)
+                worth = -self._worth[withdrawn.kind] * self._fade(age)
         self._checks[evidence.worker, evidence.capability] = (day, faded + worth)
 
     def log_odds(self, worker: str, capability: str, at: float) -> float:

@@ -13,7 +13,6 @@ from tradepost_broker.market.model.entities import (
     LeasePurpose,
     LeaseState,
     Transfer,
-    WorkerStanding,
 )
 from tradepost_broker.market.model.policy import MarketPolicy, recorded_policy
 from tradepost_broker.market.settling.begun_work import Cause, due
@@ -139,11 +138,19 @@ def test_starts_before_this_rule_are_replayed_without_it() -> None:
     run_s=st.floats(-10, 1e9),
     bound_s=st.floats(0, 1e6),
     cause=st.sampled_from(Cause),
-    state=st.sampled_from([LeaseState.OPEN, LeaseState.DELIVERED]),
+    state=st.sampled_from(LeaseState),
     connected=st.booleans(),
+    at_fault=st.booleans(),
 )
 def test_what_is_due_is_never_more_than_the_price(
-    price: int, share: float, run_s: float, bound_s: float, cause: Cause, state: LeaseState, connected: bool
+    price: int,
+    share: float,
+    run_s: float,
+    bound_s: float,
+    cause: Cause,
+    state: LeaseState,
+    connected: bool,
+    at_fault: bool,
 ) -> None:
     lease = Lease(
         id="job.1",
@@ -156,7 +163,10 @@ def test_what_is_due_is_never_more_than_the_price(
         granted_at=1e9,
         expires_at=1e9 + bound_s,
         state=state,
+        run_failed=at_fault,
     )
-    amount = due(lease, cause=cause, at=1e9 + run_s, connected=connected, begun_share=share)
+    amount = due(
+        lease, cause=cause, at=1e9 + run_s, connected=connected, at_fault=at_fault, begun_share=share
+    )
     assert isinstance(amount, int)
     assert 0 <= amount <= price
