@@ -159,6 +159,9 @@ def restore(
     for lease in sorted(of(Lease), key=lambda lease: (lease.job, lease.attempt)):
         invariant(lease.job in state.jobs, f"lease {lease.id} has no job")
         state.add_lease(lease)
+    for job in state.jobs.values():
+        if job.accused:
+            state.accuse(job)
     open_jobs = [job for job in state.jobs.values() if job.status not in FINAL]
     for job in open_jobs:
         committed_microcredits = sum(lease.price_microcredits for lease in state.live_leases(job))

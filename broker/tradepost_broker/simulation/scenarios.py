@@ -88,7 +88,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     rate_per_s: float = 4.0
     deadline_s: float = 300.0
     confidences: tuple[float, ...] = CONFIDENCES
-    auditors: int = 1
+    auditors: int = 2
     auditor_capacity: int = 4
     stake_microcredits: int = 1_000_000
     outcomes_are_visible: bool = False

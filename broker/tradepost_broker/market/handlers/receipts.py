@@ -18,7 +18,7 @@ from tradepost_broker.market.model.events import (
     SendSettled,
 )
 from tradepost_broker.market.model.lease_states import WITH_RECEIPT, LeaseTrigger
-from tradepost_broker.market.settling import late_receipts, settlement
+from tradepost_broker.market.settling import late_receipts, reference_verdicts, settlement
 from tradepost_broker.market.state import seeded_random
 from tradepost_broker.market.state.market_state import MarketState
 
@@ -47,7 +47,7 @@ def deliver(state: MarketState, event: ReceiptDelivered) -> None:
         lease.group = lease.id
         state.close_lease(lease, LeaseTrigger.RECEIPT_DELIVERED, event.problem)
         state.send(SendAcknowledged(lease.id, lease.worker))
-        settlement.apply_audit(state, lease, agrees_with)
+        reference_verdicts.apply(state, lease, agrees_with)
         return
     peers = state.ordinary_leases(job, LeaseState.DELIVERED)
     lease.group = next((peer.group for peer in peers if peer.id in agrees_with), lease.id)

@@ -10,7 +10,7 @@ from tradepost_broker.market.matching import advance_job, failure_reasons
 from tradepost_broker.market.model.entities import EvidenceKind, LeaseState
 from tradepost_broker.market.model.events import Tick
 from tradepost_broker.market.model.lease_states import LeaseTrigger
-from tradepost_broker.market.settling import late_receipts, payments, settlement
+from tradepost_broker.market.settling import late_receipts, payments, reference_verdicts, settlement
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
 from tradepost_broker.market.state.worker_state import in_order
@@ -87,7 +87,16 @@ def _blame(state: MarketState, lease_id: str) -> None:
 
 
 def _mature(state: MarketState, lease_id: str) -> None:
-    payments.mature(state, state.leases[lease_id])
+    lease = state.leases[lease_id]
+    until = state.accused_until(lease.worker)
+    if until > state.at:
+        payments.hold_longer(state, lease, until)
+    else:
+        payments.mature(state, lease)
+
+
+def _end_accusation(state: MarketState, job_id: str) -> None:
+    reference_verdicts.give_up(state, state.jobs[job_id])
 
 
 def _end_late_job(state: MarketState, job_id: str) -> None:
@@ -111,6 +120,8 @@ def _retire(state: MarketState, job_id: str) -> None:
         for purpose in purposes
         if (at := state.timers.due_at(purpose, lease.id)) is not None
     ]
+    if job.accused_until is not None:
+        pending.append(job.accused_until)
     if job.spot_check and not pending and state.at < settlement.check_until(state, job):
         pending.append(settlement.check_until(state, job))
     if pending:
@@ -137,6 +148,7 @@ _HANDLERS: Final[dict[TimerPurpose, Callable[[MarketState, str], None]]] = {
     TimerPurpose.LEASE_EXPIRY: _expire_lease,
     TimerPurpose.ABSENCE: _give_up_absent,
     TimerPurpose.BLAME: _blame,
+    TimerPurpose.ACCUSATION: _end_accusation,
     TimerPurpose.MATURITY: _mature,
     TimerPurpose.DEADLINE: _end_late_job,
     TimerPurpose.PATIENCE: _end_patience,

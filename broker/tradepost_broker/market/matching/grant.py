@@ -12,7 +12,7 @@ from tradepost_broker.market.matching.matching import Award, audits_lost, choose
 from tradepost_broker.market.model.entities import Job, Lease, LeasePurpose, Match
 from tradepost_broker.market.model.events import SendGrant
 from tradepost_broker.market.model.job_states import FINAL, JobTrigger, transition_job
-from tradepost_broker.market.settling import settlement
+from tradepost_broker.market.settling import reference_verdicts, settlement
 from tradepost_broker.market.state import seeded_random
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.worker_state import WorkerState
@@ -67,6 +67,8 @@ def request_audit(state: MarketState, job: Job) -> None:
         grant(state, job, award)
     elif finished and not _is_worth_checking(state, job):
         queue.pop(job.id, None)
+        if job.accused:
+            reference_verdicts.give_up(state, job)
         job.spot_check = False
         state.save(job)
     elif job.id not in queue:
@@ -77,7 +79,8 @@ def request_audit(state: MarketState, job: Job) -> None:
 def _is_worth_checking(state: MarketState, job: Job) -> bool:
     """Whether a finished job should go on waiting for its spot check."""
     few_lost = audits_lost(state, job) < state.policy.audits_lost_max
-    return few_lost and state.at < settlement.check_until(state, job)
+    in_time = state.at < settlement.check_until(state, job)
+    return few_lost and in_time and reference_verdicts.may_be_confirmed(state, job)
 
 
 def _expiry(state: MarketState, job: Job, worker: WorkerState) -> float:

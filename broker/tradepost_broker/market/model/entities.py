@@ -89,7 +89,8 @@ class Job(msgspec.Struct, kw_only=True, rename=without_unit):
 
     `attempts` counts leases granted, `failures` those that were lost. `unmatched_since` is set while no
     standing offer, idle or busy, could take it. `spot_check` asks for a reference run of what was delivered.
-    `paid_microcredits` is what the submitter paid, less what was clawed back.
+    `paid_microcredits` is what the submitter paid, less what was clawed back. `accused` are leases whose
+    results a reference run contradicts, while others are made to confirm that, until `accused_until`.
     """
 
     id: str
@@ -117,6 +118,8 @@ class Job(msgspec.Struct, kw_only=True, rename=without_unit):
     accepted: tuple[str, ...] = ()
     verification: Verification | None = None
     problem: Problem | None = None
+    accused: tuple[str, ...] = ()
+    accused_until: float | None = None
 
 
 class LeasePurpose(StrEnum):
@@ -147,7 +150,8 @@ class EvidenceKind(StrEnum):
     AGREED = "agreed"  # its result matched the accepted group of other owners
     AUDIT_PASSED = "audit_passed"  # its result matched a reference run
     OUTVOTED = "outvoted"  # its result was outside the accepted group; soft
-    AUDIT_FAILED = "audit_failed"  # a reference run contradicts it: fraud
+    CONTRADICTED = "contradicted"  # a reference run contradicts it, which is not confirmed; soft
+    AUDIT_FAILED = "audit_failed"  # reference runs of several auditors contradict it: fraud
     FAILED = "failed"  # it gave the lease back because the device failed
     EXPIRED = "expired"  # it let the lease expire
     WITHDRAWN = "withdrawn"  # an earlier finding does not count: the pipeline or the input was at fault

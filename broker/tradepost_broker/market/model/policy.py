@@ -29,6 +29,8 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     results_max: Positive = 9
     #: Reference runs of one job that may be lost before it is decided without one.
     audits_lost_max: Positive = 3
+    #: Auditors of so many owners must contradict a result, each twice, before its worker is expelled.
+    references_to_expel: Positive = 2
     #: Spot checks that may wait for an auditor; beyond, none are chosen.
     audit_backlog_max: Count = 1_000
 
@@ -101,7 +103,12 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 #: The rules of starts that were recorded before these settings existed.
-_EARLIER_RULES: Final = {"losses_by_owner": False, "begun_share": 0.0, "quarantine_owners": 0}
+_EARLIER_RULES: Final = {
+    "losses_by_owner": False,
+    "begun_share": 0.0,
+    "quarantine_owners": 0,
+    "references_to_expel": 1,
+}
 
 
 def recorded_policy(recorded: bytes) -> MarketPolicy:

@@ -33,7 +33,7 @@ class Cause(Enum):
 
 
 #: The reason of a payment to those whose run failed.
-AT_FAULT: Final = "the job failed by its own doing; what was begun is paid"
+_AT_FAULT: Final = "the job failed by its own doing; what was begun is paid"
 
 
 def due(lease: Lease, *, cause: Cause, at: float, connected: bool, at_fault: bool, begun_share: float) -> int:
@@ -56,6 +56,11 @@ def due(lease: Lease, *, cause: Cause, at: float, connected: bool, at_fault: boo
             return time_share(lease, until=at, begun_share=begun_share)
         case _:
             return 0
+
+
+def reason(lease: Lease, cause: Cause) -> str:
+    """What a worker is told about a payment for begun work."""
+    return _AT_FAULT if lease.state is LeaseState.RETURNED or cause is Cause.OTHER else cause.value
 
 
 def time_share(lease: Lease, *, until: float, begun_share: float) -> int:

@@ -12,7 +12,7 @@ from tradepost.money import format_credits
 from tradepost_broker.market.ledger import Kind
 from tradepost_broker.market.model.entities import Job, Lease, WorkerStanding
 from tradepost_broker.market.model.events import SendSettled
-from tradepost_broker.market.model.lease_states import LOST, LeaseTrigger
+from tradepost_broker.market.model.lease_states import LeaseTrigger
 from tradepost_broker.market.settling import begun_work, partial_pay, quarantine
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
@@ -77,21 +77,28 @@ def due_for_begun(state: MarketState, job: Job, cause: begun_work.Cause) -> list
     return found
 
 
-def pay_begun(
-    state: MarketState, job: Job, lease: Lease, amount_microcredits: int, cause: begun_work.Cause
-) -> None:
-    """Pay a lease that has ended for work that its job caused and has no result for."""
-    state.ledger.pay(job.id, lease.id, lease.worker, amount_microcredits, at=state.at, kind=Kind.PAY_BEGUN)
-    _hold(state, job, lease, amount_microcredits)
-    state.save(lease)
-    of_itself = lease.state in LOST or cause is begun_work.Cause.OTHER
-    send_settled(state, lease, begun_work.AT_FAULT if of_itself else cause.value)
+def pay_begun(state: MarketState, job: Job, lease: Lease, amount_microcredits: int, reason: str) -> None:
+    """Pay a lease that has ended what it is due, if anything, for work that its job has no result of."""
+    if amount_microcredits:
+        state.ledger.pay(
+            job.id, lease.id, lease.worker, amount_microcredits, at=state.at, kind=Kind.PAY_BEGUN
+        )
+        _hold(state, job, lease, amount_microcredits)
+        state.save(lease)
+    send_settled(state, lease, reason)
 
 
 def mature(state: MarketState, lease: Lease) -> None:
     """Let a held payment become the worker's own."""
     state.ledger.mature(lease.id, lease.worker, lease.paid_microcredits, at=state.at)
     _release_hold(state, lease)
+
+
+def hold_longer(state: MarketState, lease: Lease, until: float) -> None:
+    """Let a held payment mature later."""
+    lease.matures_at = until
+    state.timers.put(TimerPurpose.MATURITY, lease.id, until)
+    state.save(lease)
 
 
 def claw_back(state: MarketState, lease: Lease) -> int:

@@ -76,8 +76,8 @@ def hold_against(
     if quarantined(state, job.pipeline, job.account) is not None:
         return
     evidence = state.learn(lease, kind, stage=stage, detail=detail)
-    if not state.policy.quarantine_owners:
-        return
+    if not state.policy.quarantine_owners and state.policy.references_to_expel == 1:
+        return  # there is nothing that could withdraw it
     use = state.use(job.pipeline, job.account)
     kept = (*use.evidence, evidence.id)
     for forgotten in kept[:-_EVIDENCE_MAX]:
@@ -113,6 +113,17 @@ def _note(
         if _take(use, outcomes):
             state.save(use)
         _conclude(state, use, failed)
+
+
+def withdraw(state: MarketState, job: Job, leases: Sequence[str], kind: EvidenceKind, reason: str) -> None:
+    """Withdraw what was held against the workers of these leases of a job, if it can be still."""
+    use = state.use(job.pipeline, job.account)
+    for lease in leases:
+        evidence = state.withdrawable.pop(f"{lease}:{kind.value}", None)
+        if evidence is not None:
+            state.withdraw(evidence, reason)
+            use.evidence = tuple(one for one in use.evidence if one != evidence.id)
+            state.save(use)
 
 
 def not_reproducible(state: MarketState, job: Job, error: TradepostError) -> None:

@@ -65,6 +65,8 @@ class MarketState:
         #: How pipelines fare, by pipeline and account ("" for all), and the evidence that may be withdrawn.
         self.uses: dict[tuple[str, str], PipelineUse] = {}
         self.withdrawable: dict[str, Evidence] = {}
+        #: Until when payments are held at least, by worker and job of which a result is contradicted.
+        self.accusations: dict[str, dict[str, float]] = {}
         self.workers: dict[str, WorkerState] = {}
         self.auditors: dict[str, WorkerState] = {}
         self.idempotency_keys: dict[tuple[str, str], IdempotencyKey] = {}
@@ -165,6 +167,31 @@ class MarketState:
             self.timers.put(TimerPurpose.MATURITY, lease.id, lease.matures_at)
         if lease.blame_at is not None:
             self.timers.put(TimerPurpose.BLAME, lease.id, lease.blame_at)
+
+    def accuse(self, job: Job) -> None:
+        """Take in that results of a job are contradicted: payments of their workers stay held meanwhile."""
+        assert job.accused_until is not None
+        for lease in job.accused:
+            self.accusations.setdefault(self.leases[lease].worker, {})[job.id] = job.accused_until
+        self.timers.put(TimerPurpose.ACCUSATION, job.id, job.accused_until)
+
+    def acquit(self, job: Job, leases: Iterable[str]) -> None:
+        """Take in that so many of the accused leases of a job are accused no more, for whatever reason."""
+        gone = set(leases)
+        for lease in gone:
+            accused = self.accusations.get(self.leases[lease].worker, {})
+            accused.pop(job.id, None)
+            if not accused:
+                self.accusations.pop(self.leases[lease].worker, None)
+        job.accused = tuple(lease for lease in job.accused if lease not in gone)
+        if not job.accused:
+            job.accused_until = None
+            self.timers.cancel(TimerPurpose.ACCUSATION, job.id)
+        self.save(job)
+
+    def accused_until(self, worker: str) -> float:
+        """Until when a worker's payments must be held because its results are contradicted; 0 if none is."""
+        return max(self.accusations.get(worker, {}).values(), default=0.0)
 
     def was_interrupted(self, lease: Lease) -> bool:
         """Whether the broker was away while the lease was open: losing it may be the broker's fault."""

@@ -63,6 +63,7 @@ def weights(policy: MarketPolicy) -> dict[EvidenceKind, Weight]:
         EvidenceKind.AGREED: Weight(good=policy.agreed_weight, checks=policy.agreed_checks),
         EvidenceKind.AUDIT_PASSED: Weight(good=policy.audit_passed_weight, checks=1.0),
         EvidenceKind.OUTVOTED: Weight(bad=policy.outvoted_weight, checks=-policy.outvoted_checks),
+        EvidenceKind.CONTRADICTED: Weight(bad=policy.outvoted_weight, checks=-policy.outvoted_checks),
         EvidenceKind.AUDIT_FAILED: Weight(fraud=1.0),
         EvidenceKind.FAILED: Weight(bad=policy.lost_weight),
         EvidenceKind.EXPIRED: Weight(bad=policy.lost_weight),

@@ -149,6 +149,7 @@ class Checker(Observer):
         self._leases.evidence(evidence, lease)
         if evidence.kind is EvidenceKind.AUDIT_FAILED:
             require(lease.state is LeaseState.REJECTED, f"{evidence.id}: the lease is {lease.state}")
+            self._verdicts.proof(evidence, references, self._workers)
 
     def _check_stage_payment(self, transfer: Transfer) -> None:
         leases = {one.id: one for one in self._seen.leases_of(transfer.job)}
@@ -164,7 +165,11 @@ class Checker(Observer):
     def _check_begun_payment(self, transfer: Transfer) -> None:
         job = self._jobs[transfer.job]
         lease = self._seen.records[Lease][transfer.lease]
-        require(not job.accepted, f"job {job.id} is accepted, and pays lease {lease.id} for begun work")
+        accepted = [self._seen.records[Lease][one] for one in job.accepted]
+        require(
+            all(one.purpose is LeasePurpose.AUDIT for one in accepted),
+            f"job {job.id} has an accepted result, and pays lease {lease.id} for begun work",
+        )
         require(
             transfer.amount_microcredits <= lease.price_microcredits,
             f"lease {lease.id} is paid {transfer.amount_microcredits} for begun work, its price was "

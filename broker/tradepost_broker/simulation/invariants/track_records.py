@@ -29,6 +29,7 @@ class TrackRecords:
             EvidenceKind.AGREED: policy.agreed_checks,
             EvidenceKind.AUDIT_PASSED: 1.0,
             EvidenceKind.OUTVOTED: -policy.outvoted_checks,
+            EvidenceKind.CONTRADICTED: -policy.outvoted_checks,
         }
 
     def add(self, evidence: Evidence) -> None:

@@ -107,7 +107,7 @@ def test_at_the_deadline_results_cost_a_part_and_open_leases_nothing() -> None:
 
 
 def test_the_result_of_a_cancelled_job_can_still_be_checked_and_refunded() -> None:
-    policy = MarketPolicy(audit_rate=1.0)
+    policy = MarketPolicy(audit_rate=1.0, references_to_expel=1)
     driver = StaffedMarket(4, auditors=1, policy=policy)
     job = driver.submit(confidence=0.9)
     first, _ = driver.open_leases(job)

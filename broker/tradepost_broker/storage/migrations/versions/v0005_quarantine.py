@@ -1,4 +1,4 @@
-"""How the jobs of each account on each pipeline end, and which leases were lost by the job's own doing."""
+"""How jobs on each pipeline end, which leases were lost by the job's own doing, and contradicted results."""
 
 import msgspec
 import sqlalchemy as sa
@@ -10,11 +10,12 @@ branch_labels = None
 depends_on = None
 
 _ROWS = 1000
-_NEW: dict[str, object] = {"run_failed": False}
+_NEW_LEASE: dict[str, object] = {"run_failed": False}
+_NEW_JOB: dict[str, object] = {"accused": (), "accused_until": None}
 
 
 def upgrade() -> None:
-    """Add the table, and write the new field into every lease that can be read."""
+    """Add the table, and write the new fields into every lease and job that can be read."""
     op.create_table(
         "pipeline_uses",
         sa.Column("id", sa.String(), nullable=False),
@@ -26,7 +27,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_pipeline_uses")),
         sqlite_with_rowid=False,
     )
-    _write("leases", _NEW)
+    _write("leases", _NEW_LEASE)
+    _write("jobs", _NEW_JOB)
 
 
 def _write(table: str, new: dict[str, object]) -> None:
