@@ -6,11 +6,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(shell command -v uv || echo $(BIN)/uv)
 INSTALL := $(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt
+# One worker more than there are processors: many tests wait for a process or for a limit.
+PYTEST = $(BIN)/python -m pytest -n $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --dist worksteal
 # Alone it finds what is declared and unused; with extras named as absent, what a package imports and may not have.
 DEPTRY := $(BIN)/deptry --no-ansi
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick extended check format lint types coverage docs kernels containment benchmark constraints clean
+.PHONY: help demo test long quick extended check format lint types coverage docs kernels containment benchmark constraints clean
 
 help:
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -18,18 +20,21 @@ help:
 demo: $(VENV)/ready-to-run ## run a whole market on this machine, one cheater included
 	$(BIN)/tradepost demo $(DEMO)
 
-test: $(VENV)/ready-to-develop ## run every test
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS)
+test: $(VENV)/ready-to-develop ## run every test but the long ones
+	$(PYTEST) -m "not long" $(TESTS)
+
+long: $(VENV)/ready-to-develop ## run the tests that take minutes each, and print the slowest
+	$(PYTEST) -m long --durations=10 $(TESTS)
 
 quick: $(VENV)/ready-to-develop ## lint, types, and the unit tests that start no process: under 90 seconds on two cores
 	$(MAKE) --no-print-directory -j 2 lint types
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not process and not slow" $(or $(TESTS),tests/unit)
+	$(PYTEST) -q -m "not process and not slow" $(or $(TESTS),tests/unit)
 
 extended: SEED ?= $(shell date +%s)
 extended: $(VENV)/ready-to-develop ## run each mutation and fuzzing property 10,000 times (again: SEED=...)
-	HYPOTHESIS_PROFILE=extended $(BIN)/python -m pytest -q -n 2 --dist worksteal -m extended --hypothesis-seed=$(SEED) $(TESTS)
+	HYPOTHESIS_PROFILE=extended $(PYTEST) -q -m extended --hypothesis-seed=$(SEED) $(TESTS)
 
-check: test lint types ## what must hold before a change lands
+check: test long lint types ## what must hold before a change lands
 
 format: $(VENV)/ready-to-develop ## lay the code out, and fix what ruff can fix by itself
 	$(BIN)/ruff check --fix .
@@ -51,7 +56,7 @@ types: $(VENV)/ready-to-develop ## mypy, strict
 	$(BIN)/mypy
 
 coverage: $(VENV)/ready-to-develop ## run every test, and print how much of each package they run
-	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered --cov-report=html:build/coverage $(TESTS)
+	$(PYTEST) --cov --cov-report=term:skip-covered --cov-report=html:build/coverage $(TESTS)
 
 docs: $(VENV)/ready-to-document ## build the documentation into build/docs, with the API reference
 	$(BIN)/zensical build --clean --strict

@@ -20,22 +20,25 @@ from typing import Final
 from aiohttp import web
 
 from tradepost.atomic_files import replace_file
-from tradepost.errors import CannotListen, DiskFull, InvalidSettings
+from tradepost.errors import CannotListen, DiskFull, InvalidSettings, TradepostError
 from tradepost_broker.assembly import Parts, assemble
 from tradepost_broker.engine.engine import TICK_S, Outcome
 from tradepost_broker.engine.work import EventWork
 from tradepost_broker.jobs.receipt_checks import tick_work
-from tradepost_broker.market.model.events import Restarted
+from tradepost_broker.market.model.events import Restarted, WorkGoesOn
 from tradepost_broker.settings import Settings
 from tradepost_broker.storage import database
-from tradepost_broker.storage.data_folder import IDENTITY_FILE, locked_data_folder, typed_folder_errors
+from tradepost_broker.storage.data_folder import (
+    IDENTITY_FILE,
+    URL_FILE,
+    locked_data_folder,
+    typed_folder_errors,
+)
 from tradepost_broker.storage.database_checks import typed_errors
 from tradepost_broker.storage.store import Store
 
 #: How long a clean stop waits for requests that are under way.
 SHUTDOWN_S_MAX: Final = 3.0
-#: Where commands on this machine find the running broker's address.
-URL_FILE: Final = "url"
 
 log = logging.getLogger(__name__)
 
@@ -71,46 +74,53 @@ async def running_broker(
     with locked_data_folder(folder), _opened_store(settings) as store:
         with typed_folder_errors(folder):
             parts = assemble(settings, store, clock=clock)
-        engine = asyncio.create_task(parts.engine.run(), name="tradepost-engine")
-        background: list[asyncio.Task[None]] = []
-        runner = web.AppRunner(
-            parts.application,
-            access_log=None,
-            handle_signals=False,
-            shutdown_timeout=SHUTDOWN_S_MAX,
+        async with parts.watchdog.watching(), _running(parts, settings) as running:
+            yield running
+
+
+@asynccontextmanager
+async def _running(parts: Parts, settings: Settings) -> AsyncIterator[RunningBroker]:
+    folder = settings.data_dir
+    engine = asyncio.create_task(parts.engine.run(), name="tradepost-engine")
+    background: list[asyncio.Task[None]] = []
+    runner = web.AppRunner(
+        parts.application,
+        access_log=None,
+        handle_signals=False,
+        shutdown_timeout=SHUTDOWN_S_MAX,
+    )
+    try:
+        await parts.engine.ask(EventWork(lambda moment: Restarted(at=moment.at)))
+        await parts.revocations.enforce()
+        background = [
+            asyncio.create_task(_tick(parts), name="tradepost-tick"),
+            asyncio.create_task(parts.retention.run(), name="tradepost-retention"),
+        ]
+        host, port = await _listen(runner, settings)
+        here = _url(settings, host, port)
+        url = settings.public_url or here
+        with typed_folder_errors(folder):
+            replace_file(folder / URL_FILE, here.encode(), durable=False)
+        _warn_of_little_space(parts)
+        log.info("Broker %s is listening at %s", parts.broker.id, url, extra={"action": "listening"})
+        yield RunningBroker(
+            parts=parts,
+            host=host,
+            port=port,
+            url=url,
+            tasks=(engine, *background),
+            database_path=settings.database_path,
         )
-        try:
-            await parts.engine.ask(EventWork(lambda moment: Restarted(at=moment.at)))
-            await parts.revocations.enforce()
-            background = [
-                asyncio.create_task(_tick(parts), name="tradepost-tick"),
-                asyncio.create_task(parts.retention.run(), name="tradepost-retention"),
-            ]
-            host, port = await _listen(runner, settings)
-            here = _url(settings, host, port)
-            url = settings.public_url or here
-            with typed_folder_errors(folder):
-                replace_file(folder / URL_FILE, here.encode(), durable=False)
-            _warn_of_little_space(parts)
-            log.info("Broker %s is listening at %s", parts.broker.id, url, extra={"action": "listening"})
-            yield RunningBroker(
-                parts=parts,
-                host=host,
-                port=port,
-                url=url,
-                tasks=(engine, *background),
-                database_path=settings.database_path,
-            )
-        finally:
-            for task in background:
-                task.cancel()
-            await asyncio.gather(*background, return_exceptions=True)
-            await runner.cleanup()
-            parts.engine.stop()
-            await asyncio.wait([engine])
-            if not engine.cancelled():
-                engine.exception()  # raised by the code that watches `failed`; here it is only retrieved
-            parts.uploads.close()
+    finally:
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+        await runner.cleanup()
+        parts.engine.stop()
+        await asyncio.wait([engine])
+        if not engine.cancelled():
+            engine.exception()  # raised by the code that watches `failed`; here it is only retrieved
+        parts.uploads.close()
 
 
 @contextmanager
@@ -134,18 +144,34 @@ def _warn_of_little_space(parts: Parts) -> None:
 
 
 async def _tick(parts: Parts) -> None:
-    """Bring a tick every `TICK_S`; none while the one before it waits."""
-    pending = False
+    """Bring a tick every `TICK_S`, the next one when the one before it is done.
 
-    def done(_: Outcome) -> None:
-        nonlocal pending
-        pending = False
-
+    If that had more to do than one event may, the next one comes sooner: after as long as it took, so that
+    other work has half of the time.
+    """
+    pause_s = TICK_S
     while True:
-        await asyncio.sleep(TICK_S)
-        if not pending:
-            pending = True
-            parts.engine.submit(tick_work(parts.receipts), done)
+        await asyncio.sleep(pause_s)
+        began = time.monotonic()
+        outcome = await _outcome_of_a_tick(parts)
+        pause_s = min(TICK_S, time.monotonic() - began) if _is_more(outcome) else TICK_S
+
+
+async def _outcome_of_a_tick(parts: Parts) -> Outcome:
+    done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+    def reply(outcome: Outcome) -> None:
+        if not done.done():
+            done.set_result(outcome)
+
+    parts.engine.submit(tick_work(parts.receipts), reply)
+    return await done
+
+
+def _is_more(outcome: Outcome) -> bool:
+    if isinstance(outcome, TradepostError):
+        return False
+    return any(isinstance(one, WorkGoesOn) and one.is_more for one in outcome)
 
 
 async def _listen(runner: web.AppRunner, settings: Settings) -> tuple[str, int]:

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 
 import msgspec
 from aiohttp import web
 
 from tradepost.content import FolderStore
-from tradepost.errors import DataFolderUnusable, InvalidKey, InvalidSettings
+from tradepost.errors import InvalidKey, InvalidSettings
 from tradepost.identity import Identity
 from tradepost.protocol import broker_codec_for_workers
 from tradepost_broker.access.credentials import Credentials, load_or_create_operator_token
@@ -29,16 +28,19 @@ from tradepost_broker.jobs.job_service import JobService
 from tradepost_broker.jobs.open_jobs import OpenJobs
 from tradepost_broker.jobs.output_checks import OutputChecks
 from tradepost_broker.jobs.output_comparison import OutputComparison
-from tradepost_broker.jobs.output_documents import OutputDocuments
 from tradepost_broker.jobs.receipt_checks import ReceiptChecks
+from tradepost_broker.jobs.stored_documents import StoredDocuments
 from tradepost_broker.jobs.submission import SubmissionChecks
 from tradepost_broker.market import Market
 from tradepost_broker.market.model.entities import Evidence, Transfer
 from tradepost_broker.market.model.events import Instruction, Save
 from tradepost_broker.reporting.device_readings import DeviceReadings
+from tradepost_broker.reporting.loop_stalls import LoopStalls
+from tradepost_broker.reporting.loop_watchdog import LoopWatchdog
 from tradepost_broker.reporting.metrics import Metrics
 from tradepost_broker.reporting.running_counts import RunningCounts
 from tradepost_broker.reporting.standings import Standings
+from tradepost_broker.reporting.start_warnings import log_missing_blocks, log_policy_changes
 from tradepost_broker.settings import Settings
 from tradepost_broker.storage.data_folder import IDENTITY_FILE
 from tradepost_broker.storage.disk_space import DiskSpace
@@ -48,7 +50,7 @@ from tradepost_broker.streams.watchers import Watchers
 from tradepost_broker.web.admin import AdminEndpoints
 from tradepost_broker.web.application import build_application
 from tradepost_broker.web.caller_limits import RateLimit
-from tradepost_broker.web.client_stream import ClientStreams
+from tradepost_broker.web.client_stream import WATCHES_MAX, ClientStreams
 from tradepost_broker.web.content import ContentEndpoints
 from tradepost_broker.web.endpoints import Endpoint
 from tradepost_broker.web.fleet import FleetEndpoints
@@ -58,6 +60,7 @@ from tradepost_broker.web.openapi import OpenApiEndpoints
 from tradepost_broker.web.pages import PageEndpoints
 from tradepost_broker.web.pipelines import PipelineEndpoints
 from tradepost_broker.web.set_aside import SetAsideEndpoints
+from tradepost_broker.web.stalls import StallEndpoints
 from tradepost_broker.web.worker_session import WorkerSession
 from tradepost_broker.web.worker_stream import ConnectionLimits, WorkerStreams
 from tradepost_broker.web.workers import WorkerEndpoints
@@ -80,6 +83,8 @@ class Parts:
     endpoints: tuple[Endpoint, ...]
     application: web.Application
     operator_token: str
+    stalls: LoopStalls
+    watchdog: LoopWatchdog
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +116,7 @@ class Counters:
     running: RunningCounts
     open_jobs: OpenJobs
     metrics: Metrics
+    stalls: LoopStalls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +126,7 @@ class Content:
     uploads: Uploads
     catalog: Catalog
     space: DiskSpace
+    documents: StoredDocuments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +154,7 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
     recovery = _build_recovery(restored, counters)
     engine = _build_engine(restored, streams, counters, recovery)
     content = _build_content(restored, engine)
+    log_missing_blocks(content.uploads.missing_public_blocks(), settings.data_dir)
     credentials = Credentials(store=store, operator_token=restored.operator_token)
     revocations = RevocationService(revocations=restored.revocations, engine=engine)
     joins = JoinService(
@@ -177,6 +185,7 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
             *FleetEndpoints(
                 joins=joins, revocations=revocations, sessions=streams.sessions, devices=devices
             ).endpoints(),
+            *StallEndpoints(stalls=counters.stalls).endpoints(),
         ),
         version=version("tradepost"),
     )
@@ -196,13 +205,18 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float] = t
         endpoints=described.endpoints(),
         application=build_application(described.endpoints(), credentials),
         operator_token=restored.operator_token,
+        stalls=counters.stalls,
+        watchdog=LoopWatchdog(report=counters.stalls.note),
     )
 
 
 def _restore(settings: Settings, store: Store, clock: Callable[[], float]) -> Restored:
     policy, folder = settings.market, settings.data_dir
     operator_token = load_or_create_operator_token(folder / "operator.token")
-    revocations = IssuedRevocations(path=folder / FILE_NAME, operator=_operator_key(settings))
+    revocations = IssuedRevocations(
+        path=folder / FILE_NAME, operator=_operator_key(settings), has_enforced=store.has_revocations()
+    )
+    log_policy_changes(store.starts(), policy)
     started_at = clock()
     without = store.left_out()
     sifted = store.sift(at=started_at, policy=policy, without=without)
@@ -215,7 +229,7 @@ def _restore(settings: Settings, store: Store, clock: Callable[[], float]) -> Re
         left_out=left_out,
     )
     # Only after a start is recorded: a database without one, beside an identity, is not that market's.
-    broker = _load_identity(folder / IDENTITY_FILE)
+    broker = Identity.load_or_create(folder / IDENTITY_FILE)
     return Restored(
         settings=settings,
         store=store,
@@ -228,17 +242,6 @@ def _restore(settings: Settings, store: Store, clock: Callable[[], float]) -> Re
     )
 
 
-def _load_identity(path: Path) -> Identity:
-    try:
-        return Identity.load_or_create(path)
-    except InvalidKey:
-        raise DataFolderUnusable(
-            f"{path} is not the private key of a broker",
-            hint="Restore it from a backup: workers refuse a broker that has another key.",
-            path=str(path),
-        ) from None
-
-
 def _build_counters(restored: Restored, streams: Streams) -> Counters:
     find_job, store = restored.market.job, restored.store
     metrics = Metrics()
@@ -247,6 +250,7 @@ def _build_counters(restored: Restored, streams: Streams) -> Counters:
         running=RunningCounts(store=store, find_job=find_job),
         open_jobs=OpenJobs(store=store, jobs_max=restored.settings.open_jobs_max, find_job=find_job),
         metrics=metrics,
+        stalls=LoopStalls(observe_stall=metrics.observe_stall, clock=restored.clock),
     )
 
 
@@ -295,7 +299,8 @@ def _build_content(restored: Restored, engine: Engine) -> Content:
         space=space,
         document_bytes_max=settings.document_bytes_max,
     )
-    return Content(uploads=uploads, catalog=catalog, space=space)
+    documents = StoredDocuments(folder=settings.data_dir)
+    return Content(uploads=uploads, catalog=catalog, space=space, documents=documents)
 
 
 def _public_endpoints(restored: Restored, counters: Counters, standings: Standings) -> list[Endpoint]:
@@ -333,6 +338,7 @@ def _job_endpoints(
         market=restored.market,
         catalog=content.catalog,
         uploads=content.uploads,
+        documents=content.documents,
         open_jobs=counters.open_jobs,
         space=content.space,
         clock=restored.clock,
@@ -343,12 +349,17 @@ def _job_endpoints(
         jobs=jobs,
         submissions=submissions,
         uploads=content.uploads,
-        streams=ClientStreams(engine=engine, submissions=submissions, jobs=jobs),
+        streams=ClientStreams(
+            engine=engine,
+            submissions=submissions,
+            jobs=jobs,
+            watches_max=max(restored.settings.open_jobs_max, WATCHES_MAX),
+        ),
     ).endpoints()
 
 
 def _build_receipts(restored: Restored, content: Content) -> ReceiptChecks:
-    uploads, documents = content.uploads, OutputDocuments(folder=restored.settings.data_dir)
+    uploads, documents = content.uploads, content.documents
     return ReceiptChecks(
         broker=restored.broker.id,
         market=restored.market,

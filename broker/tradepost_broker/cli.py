@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import time
@@ -21,9 +22,11 @@ from rich.table import Table
 
 from tradepost.atomic_files import replace_file
 from tradepost.bounded import AccountName
+from tradepost.commands.number_options import integer_option, number_option
 from tradepost.commands.options import Json, LogJson
+from tradepost.commands.output_file import writing
 from tradepost.commands.terminal import show, show_json
-from tradepost.errors import InvalidCommandLine, InvalidRequest, InvariantBroken
+from tradepost.errors import InvalidCall, InvalidCommandLine, InvariantBroken
 from tradepost.logs import set_up_logging
 from tradepost.money import format_credits, to_credits, to_microcredits
 from tradepost.protocol import AccountView
@@ -43,6 +46,7 @@ from tradepost_broker.operator.messages import (
     NewToken,
     Readmission,
     SetAsideView,
+    StallView,
 )
 from tradepost_broker.reporting.views import Explanation
 from tradepost_broker.settings import MARKET, Settings
@@ -66,7 +70,9 @@ def run(
     host: Annotated[
         str | None, typer.Option(help="Address to listen on; TLS is required except on loopback.")
     ] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 selects any free port.")] = None,
+    port: Annotated[
+        int | None, integer_option(high=65_535, about="Port to listen on, 0 for any free port.")
+    ] = None,
     data_dir: DataDir = None,
     config: Config = None,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain (PEM).")] = None,
@@ -75,10 +81,14 @@ def run(
         str | None, typer.Option(help="The URL under which others reach this broker.")
     ] = None,
     hold_s: Annotated[
-        float | None, typer.Option(help="How long a payment is held before it matures.")
+        float | None, number_option(about="Seconds for which a payment is held before it matures.")
     ] = None,
-    audit_rate: Annotated[float | None, typer.Option(help="Share of results checked by an auditor.")] = None,
-    fault_fraction: Annotated[float | None, typer.Option(help="Share of workers believed faulty.")] = None,
+    audit_rate: Annotated[
+        float | None, number_option(high=1, about="Share of results checked by an auditor.")
+    ] = None,
+    fault_fraction: Annotated[
+        float | None, number_option(high=1, about="Share of workers believed faulty.")
+    ] = None,
     port_file: Annotated[
         Path | None, typer.Option(help="Write the port to this file when the broker is ready.")
     ] = None,
@@ -110,10 +120,15 @@ async def _run(settings: Settings, port_file: Path | None) -> None:
         loop.add_signal_handler(number, stopping.set)
     async with running_broker(settings) as broker:
         if port_file is not None:
-            replace_file(port_file, str(broker.port).encode(), durable=False)
+            with writing(port_file):
+                replace_file(port_file, str(broker.port).encode(), durable=False)
         typer.echo(
             f"The market is open at {broker.url}/ (data in {settings.data_dir}). Press Ctrl-C to stop it."
         )
+        # Modules and what else stays for good: a collection of garbage, which stops everything, need not look
+        # through them each time.
+        gc.collect()
+        gc.freeze()
         stop = asyncio.create_task(stopping.wait())
         failure = asyncio.create_task(broker.failed())
         await asyncio.wait((stop, failure), return_when=asyncio.FIRST_COMPLETED)
@@ -182,7 +197,7 @@ def token(
     ] = "owner",
     stake: Annotated[str, typer.Option(help="The worker's stake in credits.")] = "10",
     auditor: Annotated[bool, typer.Option("--auditor", help="Trust the worker with reference runs.")] = False,
-    ttl: Annotated[float, typer.Option(help="Seconds until the token expires.")] = 3600.0,
+    ttl: Annotated[float, number_option(about="Seconds until the token expires.")] = 3600.0,
     data_dir: DataDir = None,
     config: Config = None,
     as_json: Json = False,
@@ -249,7 +264,7 @@ def devices(data_dir: DataDir = None, config: Config = None, as_json: Json = Fal
 
 @app.command()
 def jobs(
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="Number of jobs, newest first.")] = 20,
+    limit: Annotated[int, integer_option(low=1, high=1000, about="Number of jobs, newest first.")] = 20,
     data_dir: DataDir = None,
     config: Config = None,
     as_json: Json = False,
@@ -305,6 +320,21 @@ def set_aside(
     _show_table(table)
 
 
+@app.command()
+def stalls(data_dir: DataDir = None, config: Config = None, as_json: Json = False) -> None:
+    """Show where the broker stood still, and answered nobody, for longer than 50 ms."""
+    views = _client(data_dir, config).get("v1/admin/stalls", list[StallView])
+    if as_json:
+        show_json(views)
+        return
+    table = Table("longest", "times", "total", "newest", "place")
+    for one in views:
+        newest = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.newest_at))
+        longest, total = f"{one.longest_s * 1000:.0f} ms", f"{one.total_s:.1f} s"
+        table.add_row(longest, str(one.count), total, newest, one.place)
+    _show_table(table)
+
+
 @app.command("verify-books")
 def verify(data_dir: DataDir = None, config: Config = None, as_json: Json = False) -> None:
     """Recompute every balance, replay the journal, and compare. The broker may be running."""
@@ -340,7 +370,7 @@ def _check_name(name: str, what: str) -> None:
 def _microcredits(amount: str) -> int:
     try:
         return to_microcredits(amount)
-    except InvalidRequest as error:
+    except InvalidCall as error:
         raise InvalidCommandLine(error.detail) from None
 
 
@@ -361,6 +391,8 @@ def _explained(view: Explanation) -> list[str]:
             f"{format_credits(one.score_microcredits)}: {one.lost_because or 'won'}"
             for one in lease.candidates
         ]
+        if lease.sole_bidder:
+            lines.append("  the sole bidder: no other offer competed, so only the cap bounded the price")
         lines += [f"  not eligible: {count} {reason}" for reason, count in lease.left_out.items()]
     lines += [
         f"found: {one.kind} at {one.stage or 'no stage'} {one.detail}".rstrip() for one in view.evidence

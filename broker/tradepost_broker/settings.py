@@ -16,7 +16,7 @@ from platformdirs import user_data_path
 
 from tradepost.bounded import Count, Positive
 from tradepost.errors import InsecureTransport, InvalidSettings
-from tradepost.http_url import is_loopback
+from tradepost.http_url import is_loopback, parse_http_url
 from tradepost.settings_loader import (
     build_settings,
     expand_home,
@@ -24,7 +24,7 @@ from tradepost.settings_loader import (
     settings_from_environment,
     settings_from_file,
 )
-from tradepost_broker.market.model.policy import MarketPolicy
+from tradepost_broker.market.model.policy import SECONDS_MAX, MarketPolicy
 
 PREFIX: Final = "TRADEPOST_BROKER_"
 CONFIG: Final = PREFIX + "CONFIG"
@@ -53,7 +53,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """
 
     data_dir: Path = msgspec.field(default_factory=default_data_dir)
-    host: str = "127.0.0.1"
+    host: Annotated[str, msgspec.Meta(min_length=1)] = "127.0.0.1"
     port: Port = 8700
     public_url: str = ""
     tls_cert: Path | None = None
@@ -64,7 +64,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     upload_bytes_max: Positive = 4 << 30
     document_bytes_max: Positive = 256 << 20
     open_jobs_max: Positive = 10_000
-    documents_kept_s: Annotated[float, msgspec.Meta(ge=DOCUMENTS_KEPT_S_MIN)] = 14 * 24 * 3600.0
+    documents_kept_s: Annotated[float, msgspec.Meta(ge=DOCUMENTS_KEPT_S_MIN, le=SECONDS_MAX)] = (
+        14 * 24 * 3600.0
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     market: MarketPolicy = MarketPolicy()
 
@@ -80,12 +82,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
         `options` are those given on the command line; a value of `None` was not given.
         """
-        # An empty variable or option is one that is not set, as it is for other programs.
-        variables = {name: value for name, value in environment.items() if name != CONFIG and value}
-        given = {name: value for name, value in (options or {}).items() if value != ""}
-        chosen = merge_settings(settings_from_environment(cls, PREFIX, variables, guide=GUIDE), given)
+        variables = {name: value for name, value in environment.items() if name != CONFIG}
+        chosen = merge_settings(settings_from_environment(cls, PREFIX, variables, guide=GUIDE), options or {})
         path = _config_path(config, environment, chosen)
-        settings = build_settings(cls, merge_settings(settings_from_file(path), chosen), guide=GUIDE)
+        from_file = settings_from_file(path, cls, guide=GUIDE)
+        settings = build_settings(cls, merge_settings(from_file, chosen), guide=GUIDE)
         return settings._checked()
 
     @property
@@ -101,6 +102,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def _checked(self) -> Self:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise InvalidSettings("set both tls_cert and tls_key; one of them is missing")
+        if self.public_url:
+            self._check_public_url()
         if not self.uses_tls and not is_loopback(self.host):
             raise InsecureTransport(
                 f"the broker would listen on {self.host} without TLS",
@@ -108,10 +111,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             )
         return self
 
+    def _check_public_url(self) -> None:
+        hint = (
+            "Give https://host[:port] as others reach this broker; workers accept http:// on loopback only."
+        )
+        try:
+            if any(map(str.isspace, self.public_url)):
+                raise InvalidSettings(f"{self.public_url!r} contains white space")
+            parse_http_url(self.public_url, of="public")
+        except (InvalidSettings, InsecureTransport) as error:
+            raise InvalidSettings(f"public_url: {error.detail}", hint=hint) from None
+
 
 def _config_path(config: Path | None, environment: Mapping[str, str], chosen: Mapping[str, Any]) -> Path:
     """The file to read: the one that is named, which must exist, or the usual one, which need not."""
-    if config is None and environment.get(CONFIG):
+    if config is None and environment.get(CONFIG, "").strip():
         config = Path(environment[CONFIG])
     if config is None:
         return expand_home(chosen.get("data_dir") or default_data_dir()) / FILE_NAME

@@ -6,8 +6,11 @@ from tradepost_reputation.credibility import credibility_of_worker
 from tradepost_reputation.score import QUANTILE, Tally
 
 
-def explain(tally: Tally, *, day: int, fault_fraction: float) -> list[str]:
-    """The lines that lead from evidence to score and credibility as of `day`."""
+def explain(tally: Tally, *, day: int, fault_fraction: float, checks: float | None = None) -> list[str]:
+    """The lines that lead from evidence to score and credibility as of `day`.
+
+    `checks` are those that count most, for one submitter in one pipeline; without it, all of the tally's.
+    """
     record = tally.record(day=day)
     if not tally.counts:
         return [
@@ -25,8 +28,10 @@ def explain(tally: Tally, *, day: int, fault_fraction: float) -> list[str]:
         f"Score {record.score:.2f}: at least {record.score:.0%} of leases succeed, "
         f"with {1 - QUANTILE:.0%} confidence."
     )
-    credibility = credibility_of_worker(record.checks, fault_fraction=fault_fraction)
+    counted_checks = record.checks if checks is None else checks
+    credibility = credibility_of_worker(counted_checks, fault_fraction=fault_fraction)
+    scope = "" if checks is None else ", for the submitter and the pipeline that it is most proven for"
     lines.append(
-        f"Checks that count: {record.checks:.1f}. One result alone has credibility {credibility:.4f}."
+        f"Checks that count: {counted_checks:.1f}{scope}. One result alone has credibility {credibility:.4f}."
     )
     return lines

@@ -7,8 +7,10 @@ only unless a caller says otherwise.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -21,18 +23,38 @@ READABLE_BY_ALL: Final = 0o644
 def replace_file(path: Path, data: bytes, *, durable: bool = True, mode: int = OWNER_ONLY) -> None:
     """Give the file at `path` this content, which readers see at once; the folder is made if absent.
 
+    Raises `OSError`, which names `path`, also where a device, a pipe or a socket would be replaced.
+
     Without `durable`, for what is written often and worth little, a loss of power may lose it. The new
     file has `mode`, less what the process's umask forbids.
     """
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    aside = write_aside(path.parent, data, durable=durable, mode=mode)
     try:
-        aside.replace(path)
-    except BaseException:
-        aside.unlink()
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if is_special(path, follow_links=False):
+            raise OSError(errno.EEXIST, "it is not a regular file")
+        aside = write_aside(path.parent, data, durable=durable, mode=mode)
+        try:
+            aside.replace(path)
+        except BaseException:
+            aside.unlink()
+            raise
+        if durable:
+            sync_folder(path.parent)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None  # the name aside tells nobody anything
         raise
-    if durable:
-        sync_folder(path.parent)
+
+
+def is_special(path: Path, *, follow_links: bool = True) -> bool:
+    """Whether there is something that must be written in place: a device, a pipe, a socket.
+
+    Raises `OSError`, but for what is absent.
+    """
+    try:
+        mode = path.stat(follow_symlinks=follow_links).st_mode
+    except FileNotFoundError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
 
 
 def create_file(path: Path, data: bytes, *, mode: int = OWNER_ONLY) -> None:

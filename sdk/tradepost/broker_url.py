@@ -10,15 +10,40 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from tradepost.errors import UNDECODABLE, BrokerUnavailable, InvalidRequest, Problem, TradepostError
+from tradepost.errors import (
+    UNDECODABLE,
+    BrokerUnavailable,
+    InvalidRequest,
+    InvalidSettings,
+    Problem,
+    TradepostError,
+)
 from tradepost.http_url import parse_http_url
 
 _PROBLEM_BYTES_MAX = 64 << 10
+_KEY_CHARS_MAX = 512
 
 
 def parse_broker_url(text: str) -> URL:
     """The base URL of a broker. Raises `InvalidSettings` or `InsecureTransport` as `parse_http_url` does."""
     return parse_http_url(text, of="broker")
+
+
+def parse_api_key(text: str) -> str:
+    """`text` as an API key that a header can carry, without blanks around it. Raises `InvalidSettings`."""
+    key = text.strip()  # a key that was read from a file may end with the end of its line
+    if not key:
+        raise InvalidSettings(
+            "there is no API key", hint="Pass api_key=… or set the variable TRADEPOST_API_KEY."
+        )
+    if not (key.isascii() and key.isprintable()):
+        raise InvalidSettings("the API key contains characters that no API key has", hint="Copy it again.")
+    if len(key) > _KEY_CHARS_MAX:
+        raise InvalidSettings(
+            f"the API key has {len(key):,} characters; no API key has more than {_KEY_CHARS_MAX}",
+            hint="Pass the key itself, not a file's content or a document.",
+        )
+    return key
 
 
 def endpoint(broker: URL, path: str, *ids: str) -> URL:

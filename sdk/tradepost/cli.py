@@ -8,6 +8,8 @@ decides the exit code.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points, version
 from typing import Annotated, Any, NoReturn
 
@@ -16,9 +18,11 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from tradepost.commands.terminal import report
-from tradepost.errors import InvalidCommandLine, MissingExtra, TradepostError
+from tradepost.errors import InvalidCall, InvalidCommandLine, MissingExtra, TradepostError
 
 GROUP = "tradepost.commands"
+#: In the help of an option or argument that accepts an empty value.
+MAY_BE_EMPTY = "may be empty"
 _MISUSE_STATUS = 2
 #: What all errors about the command line derive from; Typer exports it under no name of its own.
 _Misuse: type[Exception] = typer.BadParameter.__bases__[0]
@@ -50,7 +54,29 @@ def _command(point: EntryPoint) -> Any:
         loaded = app
     command = get_command(loaded)
     command.name = point.name
+    _refuse_empty_values(command)
     return command
+
+
+def _refuse_empty_values(command: Any) -> None:
+    """Have every option and argument of `command`, and of those below it, refuse an empty value.
+
+    A script that passes a variable which is not set must not get the current folder, or the default. Where an
+    empty value means something, the parameter's help says so.
+    """
+    for parameter in command.params:
+        if MAY_BE_EMPTY not in (getattr(parameter, "help", None) or ""):
+            parameter.consume_value = partial(_consume, parameter, parameter.consume_value)
+    for member in getattr(command, "commands", {}).values():
+        _refuse_empty_values(member)
+
+
+def _consume(parameter: Any, consume_value: Callable[..., Any], ctx: Any, opts: Mapping[str, Any]) -> Any:
+    given = opts.get(parameter.name)
+    values = given if isinstance(given, list | tuple) else [given]
+    if any(isinstance(value, str) and not value.strip() for value in values):
+        raise typer.BadParameter("the value is empty; leave it out, or give one", ctx=ctx, param=parameter)
+    return consume_value(ctx, opts)
 
 
 def _refusal(point: EntryPoint, error: ModuleNotFoundError) -> typer.Typer:
@@ -111,6 +137,8 @@ def main() -> None:
     except typer.Abort:
         sys.exit(1)
     except TradepostError as error:
+        if type(error) is InvalidCall:  # what a program passes comes from the command line here
+            error = InvalidCommandLine(error.detail)
         report(error, as_json=as_json)
         sys.exit(error.exit_code)
 

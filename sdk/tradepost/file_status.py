@@ -39,6 +39,15 @@ def dangling_link(path: Path) -> str:
     return ""
 
 
+def why_no_file(path: Path) -> str:
+    """Why what is at `path` is not a file, in words; empty for a file, and where there is nothing."""
+    if problem := dangling_link(path):
+        return problem
+    if path.is_dir():
+        return f"{path} is a folder, not a file"
+    return "" if path.is_file() or not path.exists() else f"{path} is not a regular file"
+
+
 def access_problem(path: Path, status: os.stat_result, *, forbidden: int = USABLE_BY_OTHERS) -> str:
     """Why the file with this status may not be this user's alone, in words; empty if it is.
 

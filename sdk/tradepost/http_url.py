@@ -18,7 +18,7 @@ def parse_http_url(text: str, *, of: str) -> URL:
         url = URL(text.rstrip("/"))
     except ValueError as error:
         raise InvalidSettings(f"{of} URL {text!r}: {error}") from None
-    if url.scheme not in ("http", "https") or not url.host or url.query_string or url.user:
+    if url.scheme not in ("http", "https") or not url.host or url.query_string or url.user or url.fragment:
         raise InvalidSettings(f"{of} URL {text!r}: give http(s)://host[:port]")
     if url.scheme == "http" and not is_loopback(url.host):
         raise InsecureTransport(f"{text} is not on this machine")

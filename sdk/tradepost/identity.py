@@ -89,9 +89,11 @@ class Identity:
         """The identity in the unencrypted PKCS#8 PEM file at `path`. Raises `InvalidKey`."""
         try:
             key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-        except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise InvalidKey(f"{path}: {error}") from error
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
+        except OSError as error:
+            raise InvalidKey(f"{path}: {error.strerror}") from error
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise InvalidKey(f"{path} is not an unencrypted private key (PKCS#8, PEM)") from error
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
             raise InvalidKey(f"{path} is not an ECDSA P-256 key")
         return cls(key)
 

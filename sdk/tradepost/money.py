@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import numbers
+import re
 from decimal import Decimal
-from typing import Final
+from fractions import Fraction
+from typing import Any, Final
 
-from tradepost.errors import InvalidRequest
+from tradepost.errors import InvalidCall
+from tradepost.short_repr import shown
 
 MICROCREDITS_PER_CREDIT: Final = 1_000_000
 #: The most that one amount may be: integers are exact in every JSON reader up to here.
@@ -14,18 +18,39 @@ MICROCREDITS_MAX: Final = 1 << 53
 #: What people may write for an amount of credits. A float is read as its shortest decimal text.
 Credits = Decimal | int | str | float
 
+#: `Decimal` reads more: the digits of every script, blanks around and underscores within.
+_NUMBER: Final = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
-def to_microcredits(amount: Credits) -> int:
-    """`amount` credits in microcredits. Raises `InvalidRequest` unless that is a whole number >= 0."""
+
+def to_microcredits(amount: Credits, *, name: str = "the amount", microcredits_min: int = 0) -> int:
+    """`amount` credits in microcredits.
+
+    Raises `InvalidCall`, which names it `name`, unless it is a whole number of at least `microcredits_min`.
+    """
     try:
-        microcredits = Decimal(str(amount)) * MICROCREDITS_PER_CREDIT
+        microcredits = _decimal(amount) * MICROCREDITS_PER_CREDIT
         # Compared before it is made an integer: "1e999999" would be one of a million digits.
-        whole = 0 <= microcredits <= MICROCREDITS_MAX and microcredits == int(microcredits)
-    except ArithmeticError:
-        raise InvalidRequest(f"{amount!r} is not an amount of credits") from None
-    if not whole:
-        raise InvalidRequest(f"{amount} credits: give 0 or more, with at most 6 decimal places")
-    return int(microcredits)
+        if microcredits_min <= microcredits <= MICROCREDITS_MAX and microcredits == int(microcredits):
+            return int(microcredits)
+    except (ArithmeticError, ValueError):
+        pass
+    least = format_credits(microcredits_min)
+    raise InvalidCall(
+        f"{name} is {shown(amount)}; it must be a number of credits from {least} to "
+        f"{format_credits(MICROCREDITS_MAX)}, with at most 6 decimal places"
+    )
+
+
+def _decimal(amount: Any) -> Decimal:
+    """The amount as it is written. Raises `ValueError` or `ArithmeticError` for what is not a number."""
+    if isinstance(amount, Fraction):
+        return Decimal(amount.numerator) / Decimal(amount.denominator)
+    if isinstance(amount, bool) or not isinstance(amount, numbers.Real | Decimal | str):
+        raise ValueError
+    text = str(amount)
+    if _NUMBER.fullmatch(text) is None:
+        raise ValueError
+    return Decimal(text)
 
 
 def to_credits(microcredits: int) -> Decimal:

@@ -19,6 +19,7 @@ from tradepost.bounded import LongCount, Short
 from tradepost.content.ipld.cids import Cid, cid_of_block
 from tradepost.errors import STAGE_FAILURES, UNDECODABLE, InvalidReceipt, InvalidSignature, TradepostError
 from tradepost.schema_errors import describe_mismatch
+from tradepost.short_repr import short_repr
 
 FORMAT: Final = "tradepost-receipt/1"
 RECEIPT_BYTES_MAX: Final = 64 << 10
@@ -87,6 +88,9 @@ class SignedReceipt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     payload: Annotated[bytes, msgspec.Meta(max_length=RECEIPT_BYTES_MAX)]
     public_key: Annotated[bytes, msgspec.Meta(max_length=256)]
     signature: Annotated[bytes, msgspec.Meta(max_length=256)]
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
     def cid(self) -> Cid:
         """The receipt's own address."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from codecs import BOM_UTF8
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -18,17 +18,29 @@ from tradepost.errors import UNDECODABLE, InvalidSettings
 from tradepost.file_status import dangling_link
 from tradepost.schema_errors import describe_mismatch
 
+_NUMBER_MAX: Final = 1 << 53
+
 Tree = dict[str, Any]
 SettingsT = TypeVar("SettingsT", bound=msgspec.Struct)
 
 
-def settings_from_file(path: Path) -> Tree:
-    """What the file at `path` sets, nothing if it is absent. Raises `InvalidSettings`."""
+def settings_from_file(path: Path, kind: type[msgspec.Struct] | None = None, *, guide: str = "") -> Tree:
+    """What the file at `path` sets, nothing if it is absent.
+
+    Raises `InvalidSettings`; with a `kind`, also for what is no setting of it, which names `guide`.
+    """
+    tree = _decode(path)
+    if kind is not None and (unknown := sorted(tree.keys() - set(kind.__struct_fields__))):
+        raise InvalidSettings(f"{path}: {unknown[0]!r} is not the name of a setting", hint=_hint(guide))
+    return tree
+
+
+def _decode(path: Path) -> Tree:
+    if problem := dangling_link(path):
+        raise InvalidSettings(problem, hint="Correct the link, or remove it.")
     try:
         return msgspec.toml.decode(path.read_bytes().removeprefix(BOM_UTF8), type=Tree)
     except (FileNotFoundError, NotADirectoryError):
-        if problem := dangling_link(path):
-            raise InvalidSettings(problem, hint="Correct the link, or remove it.") from None
         return {}
     except OSError as error:
         hint = "Make it a file that this user can read, or remove it."
@@ -41,7 +53,7 @@ def settings_from_file(path: Path) -> Tree:
 def settings_from_environment(
     kind: type[msgspec.Struct], prefix: str, environment: Mapping[str, str], *, guide: str
 ) -> Tree:
-    """What the variables with this prefix set of `kind`.
+    """What the variables with this prefix set of `kind`. An empty one is not set, as for other programs.
 
     Raises `InvalidSettings`, which names `guide`, for one that is no setting.
     """
@@ -52,6 +64,8 @@ def settings_from_environment(
             continue
         if variable not in places:
             raise InvalidSettings(f"{variable} is not the name of a setting", hint=_hint(guide))
+        if not value.strip():
+            continue
         *tables, name = places[variable]
         table = tree
         for one in tables:
@@ -86,9 +100,21 @@ def build_settings(kind: type[SettingsT], tree: Mapping[str, Any], *, guide: str
     Raises `InvalidSettings`, which names `guide`, and what `kind` raises itself.
     """
     try:
-        return msgspec.convert(tree, kind, strict=False, dec_hook=_path)
+        settings = msgspec.convert(tree, kind, strict=False, dec_hook=_path)
     except msgspec.ValidationError as error:
         raise InvalidSettings(describe_mismatch(error, whole="the settings"), hint=_hint(guide)) from None
+    _require_usable_numbers(settings, guide)
+    return settings
+
+
+def _require_usable_numbers(settings: msgspec.Struct, guide: str) -> None:
+    """Raise `InvalidSettings` for a number that is infinite, or so large that whole numbers have gaps."""
+    for name in settings.__struct_fields__:
+        value = getattr(settings, name)
+        if isinstance(value, msgspec.Struct):
+            _require_usable_numbers(value, guide)
+        elif isinstance(value, float) and not abs(value) <= _NUMBER_MAX:
+            raise InvalidSettings(f"{name} must be a number up to {_NUMBER_MAX:,}", hint=_hint(guide))
 
 
 def _places(kind: type[msgspec.Struct]) -> list[tuple[str, ...]]:
@@ -104,6 +130,8 @@ def _places(kind: type[msgspec.Struct]) -> list[tuple[str, ...]]:
 def _path(kind: type, value: object) -> Path:
     if kind is not Path or not isinstance(value, str | Path):
         raise ValueError(f"must be a path, not {value!r}")  # msgspec adds where
+    if isinstance(value, str) and not value.strip():
+        raise ValueError("must be a path, not empty")  # which would be the current folder
     try:
         return expand_home(value)
     except InvalidSettings as error:

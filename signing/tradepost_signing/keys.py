@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 from tradepost.atomic_files import OWNER_ONLY, READABLE_BY_ALL, create_file
+from tradepost.commands.output_file import writing
 from tradepost.errors import InvalidKey, InvalidSignature
 from tradepost.identity import key_id, key_id_of_digest, public_key_from_der
 
@@ -146,7 +147,7 @@ class SigningKey:
     def save(self, path: Path, *, passphrase: bytes | None) -> None:
         """Write the key to `path` (mode 0600) and the public key beside it; never over an existing file.
 
-        `None` leaves the key unencrypted. Raises `InvalidKey`.
+        `None` leaves the key unencrypted. Raises `InvalidKey` and `FileNotWritten`.
         """
         encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
         if passphrase is not None:
@@ -207,10 +208,9 @@ def _decrypted(path: Path, pem: bytes, passphrase: bytes) -> PrivateKeyTypes:
 
 def _create(path: Path, data: bytes, *, mode: int) -> None:
     try:
-        create_file(path, data, mode=mode)
+        with writing(path, passing=FileExistsError):
+            create_file(path, data, mode=mode)
     except FileExistsError:
         raise InvalidKey(
             f"{path} already exists, and keys are never overwritten", hint="Choose another name."
         ) from None
-    except OSError as error:
-        raise InvalidKey(f"{path}: {error.strerror}") from None

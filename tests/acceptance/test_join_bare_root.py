@@ -31,7 +31,7 @@ from tradepost.pipeline.tensors import decode
 from tradepost.testing import LocalMarket
 from tradepost_worker.supervision.runner_process import RunnerProcess
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.long]
 
 REPOSITORY = Path(__file__).parents[2]
 GUIDE = REPOSITORY / "docs" / "worker.md"

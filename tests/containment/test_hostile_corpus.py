@@ -17,6 +17,7 @@ from tradepost_worker.testing.hostile.takeover import take_over
 from tradepost_worker.testing.hostile.trial import attempt
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="the figures are about Linux's layers")
 def test_everything_is_contained():
     done = subprocess.run(

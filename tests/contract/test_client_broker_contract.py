@@ -449,6 +449,16 @@ async def test_a_wrong_limit_is_refused(side: Side, limit: str) -> None:
     assert "1 to 1000" in error.detail
 
 
+@pytest.mark.parametrize("before", ["zz", "", "%00", "z" * 5000, "\u0661", "..%2F"])
+async def test_an_unknown_cursor_is_no_first_page(side: Side, stream: Stream, before: str) -> None:
+    await stream.submit(side.request(idempotency_key="1"))
+    await stream.end()
+    error = await side.refusal("GET", f"/v1/jobs?before={before}")
+    assert isinstance(error, UnknownJob)
+    assert "before" in error.detail
+    assert len(error.detail) < 200
+
+
 async def test_an_unknown_job_is_a_problem(side: Side) -> None:
     for method, path in (("GET", "none"), ("DELETE", "none"), ("GET", "none/output")):
         error = await side.refusal(method, f"/v1/jobs/{path}")

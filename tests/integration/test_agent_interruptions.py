@@ -10,8 +10,9 @@ import pytest
 
 from tradepost.content import add_bytes
 from tradepost.errors import BrokerUnavailable, LeaseGone, WorkerKeyInUse
-from tradepost.protocol import Acknowledged, Deliver, GiveBack, Refused
+from tradepost.protocol import Acknowledged, Deliver, GiveBack, Heartbeat, Refused
 from tradepost.receipts import Preempted, verify_receipt
+from tradepost_worker.leases import agent
 from tradepost_worker.link.broker_api import BrokerApi
 from tradepost_worker.testing.agent_bench import NOOP, REPORT, WORKER, AgentBench
 from tradepost_worker.testing.lent_device import until
@@ -155,6 +156,8 @@ async def test_a_preempted_lease_comes_back_with_a_receipt_for_what_was_done(
         await bench.broker.send(grant)
         await bench.runners.started.wait()
     end = await bench.broker.next(GiveBack)
+    assert (end.problem.code, end.problem.detail) == ("work-preempted", "the owner stopped the worker")
+    assert "unexpectedly" not in end.problem.title
     assert end.receipt is not None
     receipt = verify_receipt(end.receipt)
     assert (receipt.outcome, receipt.stages, receipt.input) == (Preempted(), (REPORT,), cid)
@@ -186,3 +189,18 @@ async def test_what_was_not_begun_comes_back_without_a_receipt(bench: AgentBench
         await bench.broker.send(bench.broker.grant(NOOP, sample_input()))
         await bench.runners.started.wait()
     assert (await bench.broker.next(GiveBack)).receipt is None
+
+
+async def test_heartbeats_tell_how_many_stages_of_running_leases_are_done(
+    bench: AgentBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent, "HEARTBEAT_S", 0.01)
+    bench.runners.hold = True
+    bench.runners.stages = (REPORT, REPORT)
+    async with bench.agent():
+        await bench.connected()
+        await until(lambda: bench.broker.heartbeat is not None)
+        assert bench.broker.heartbeat == Heartbeat(running=0)
+        grant = bench.broker.grant(NOOP, sample_input())
+        await bench.broker.send(grant)
+        await until(lambda: bench.broker.heartbeat == Heartbeat(running=1, stages_done={grant.lease: 2}))

@@ -73,8 +73,10 @@ async def test_an_account_from_nothing_to_a_paid_job(broker: LocalBroker, tmp_pa
     assert (summary["job"], summary["status"]) == (job, "accepted")
     explained = await as_json(tmp_path, "explain", job)
     assert [lease["worker"] for lease in explained["leases"]] == [worker.id]
+    assert explained["leases"][0]["sole_bidder"] is True
     for arguments in (("workers",), ("jobs",), ("explain", job)):
         assert (await command(tmp_path, *arguments)).stdout.strip()
+    assert "the sole bidder: no other offer competed" in (await command(tmp_path, "explain", job)).stdout
     await worker.disconnect()
 
 

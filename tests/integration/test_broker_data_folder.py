@@ -18,6 +18,7 @@ from tradepost.errors import (
     DatabaseTooNew,
     DatabaseUnusable,
     DataFolderUnusable,
+    Fault,
     InvalidSettings,
     MissingDatabase,
     TradepostError,
@@ -26,6 +27,7 @@ from tradepost_broker.app import running_broker
 from tradepost_broker.cli import app
 from tradepost_broker.settings import Settings
 from tradepost_broker.testing import local_broker
+from tradepost_signing.keys import SigningKey
 
 DATABASE = "broker.sqlite3"
 WRITE_AHEAD_LOG = "broker.sqlite3-wal"
@@ -192,7 +194,7 @@ async def test_a_market_goes_on_in_its_own_folder(tmp_path: Path) -> None:
 async def test_a_damaged_identity_says_what_to_restore(folder: Path) -> None:
     (folder / "identity.pem").write_text("damaged")
     with pytest.raises(
-        DataFolderUnusable, match=r"identity\.pem is not the private key of a broker"
+        DataFolderUnusable, match=r"identity\.pem is not an unencrypted private key"
     ) as caught:
         await command("run", "--data-dir", str(folder))
     assert "backup" in caught.value.hint
@@ -216,8 +218,108 @@ def test_a_home_folder_that_does_not_exist_is_a_typed_error(tmp_path: Path) -> N
             Settings.load(environment=variables, options={"data_dir": "~nobody-has-this-name/x"})
 
 
-def test_an_empty_option_or_variable_is_not_given() -> None:
+def test_an_empty_variable_is_not_given_and_an_empty_option_is_an_error() -> None:
     """Else the folder would be the one that the command happens to run in."""
     usual = Settings.load(environment={}).data_dir
     assert Settings.load(environment={"TRADEPOST_BROKER_DATA_DIR": ""}).data_dir == usual
-    assert Settings.load(environment={}, options={"data_dir": ""}).data_dir == usual
+    with pytest.raises(InvalidSettings, match="data_dir must be a path, not empty"):
+        Settings.load(environment={}, options={"data_dir": ""})
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def destroy(path: Path) -> None:
+    path.write_bytes(b"\xa5\x00 what a failing disk returns \n" * 64)
+
+
+def of_another_program(path: Path) -> None:
+    path.write_text('{"version": 3}\n' if path.suffix == ".json" else "[tool]\nline = 3\n")
+
+
+def folder_in_place(path: Path) -> None:
+    path.mkdir()
+
+
+def link_to_nothing(path: Path) -> None:
+    path.symlink_to(path.parent / "a disk that is not mounted" / path.name)
+
+
+def link_to_itself(path: Path) -> None:
+    path.symlink_to(path)
+
+
+#: What each start writes anew, whatever it holds.
+WRITTEN = ("url", "lock")
+
+
+@pytest.mark.parametrize(
+    "harm", [empty, destroy, of_another_program, folder_in_place, link_to_nothing, link_to_itself]
+)
+@pytest.mark.parametrize(
+    "name", ["identity.pem", "operator.token", "broker.toml", "revocations.json", "blocks", *WRITTEN]
+)
+async def test_a_harmed_file_of_the_data_folder_is_named(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, harm: Callable[[Path], None]
+) -> None:
+    (tmp_path / "operator.pub").write_bytes(SigningKey.generate().public_key.pem)
+    monkeypatch.setenv("TRADEPOST_BROKER_REVOCATIONS_KEY", str(tmp_path / "operator.pub"))
+    path = folder / name
+    if name == "blocks":
+        path.rename(tmp_path / "away")
+    path.unlink(missing_ok=True)
+    harm(path)
+    if (
+        (name in WRITTEN and path.is_file())
+        or (name == "blocks" and path.is_dir())
+        or (name == "broker.toml" and harm is empty)
+    ):
+        await command("run", "--data-dir", str(folder))
+        return
+    with pytest.raises(TradepostError) as caught:
+        await command("run", "--data-dir", str(folder))
+    assert str(path) in caught.value.detail
+    assert caught.value.fault is Fault.OPERATOR
+    assert caught.value.hint
+    assert "keygen" not in caught.value.hint
+    assert path.exists() or path.is_symlink(), "it is left as it was"
+
+
+async def test_a_market_without_its_key_does_not_get_another_one(folder: Path) -> None:
+    """Receipts and grants would be signed by a stranger, and no worker would connect."""
+    (folder / "identity.pem").unlink()
+    for arguments in (("run",), ("migrate",)):
+        with pytest.raises(DataFolderUnusable, match=r"identity\.pem does not exist") as caught:
+            await command(*arguments, "--data-dir", str(folder))
+        assert "Restore identity.pem" in caught.value.hint
+        assert not (folder / "identity.pem").exists()
+
+
+async def test_a_first_start_that_was_cut_off_before_its_key_starts_again(folder: Path) -> None:
+    """The key is made after the start is recorded, and before anything happens."""
+    with closing(sqlite3.connect(folder / DATABASE)) as database, database:
+        for table in ("transfers", "api_keys", "accounts", "journal"):
+            database.execute(f"DELETE FROM {table}")
+    (folder / "identity.pem").unlink()
+    assert await run_once(folder)
+
+
+async def test_a_restore_without_the_policy_is_logged(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "broker.toml").write_text("[market]\nhold_s = 5\n")
+    await command("run", "--data-dir", str(folder))
+    (folder / "broker.toml").unlink()
+    caplog.clear()
+    await command("run", "--data-dir", str(folder))
+    assert "hold_s from 5.0 to 600.0" in caplog.text
+    caplog.clear()
+    await command("run", "--data-dir", str(folder))
+    assert "hold_s" not in caplog.text
+
+
+async def test_a_restore_without_blocks_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with local_broker(tmp_path / "data") as broker:
+        await broker.publish(await broker.account())
+    shutil.rmtree(tmp_path / "data" / "blocks")
+    await command("run", "--data-dir", str(tmp_path / "data"))
+    assert "blocks of published pipelines are missing" in caplog.text

@@ -1,4 +1,7 @@
-"""Heartbeats: the operator sees the newest of each worker, nobody else does, and nothing is decided by it."""
+"""Heartbeats: the operator sees the newest reading of each worker, nobody else does, and it decides nothing.
+
+The stages that are done are the exception: the market learns of them.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tradepost.errors import ProtocolError, Unauthorized
-from tradepost.protocol import DeviceHealth, Heartbeat, JobStatus, Refused
+from tradepost.protocol import DeviceHealth, Grant, Heartbeat, JobStatus, Refused
 from tradepost_broker.cli import app
 from tradepost_broker.operator.messages import DeviceView
 from tradepost_broker.reporting.device_readings import DeviceReadings
@@ -114,3 +117,19 @@ def test_it_is_bounded() -> None:
         clock.advance(1)
         readings.note(name, Heartbeat(running=0))
     assert [(one.worker, one.at - clock.now) for one in readings.all()] == [("c", 0.0), ("a", -1.0)]
+
+
+async def test_the_market_learns_which_stages_are_done_of_a_workers_own_leases(broker: LocalBroker) -> None:
+    key = await broker.account()
+    pipeline = await broker.publish(key)
+    worker = await broker.worker(capacity=1)
+    await broker.submit(key, pipeline)
+    lease = (await worker.expect(Grant)).lease
+    other = await broker.worker("other", capacity=0)
+    market = broker.running.parts.market
+    await heard(broker, other, Heartbeat(running=7, stages_done={lease: 3, "nonsense": 1}))
+    await heard(broker, worker, Heartbeat(running=8, stages_done={lease: 2}))
+    await broker.tick()
+    assert market.stages_done(worker.id, lease) == 2
+    await worker.disconnect()
+    await other.disconnect()

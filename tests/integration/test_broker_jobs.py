@@ -129,6 +129,27 @@ async def test_an_account_lists_its_own_jobs_only(broker: LocalBroker) -> None:
         assert last.older is None
 
 
+async def test_another_accounts_job_is_no_cursor(broker: LocalBroker) -> None:
+    alice, bob = await broker.account("alice"), await broker.account("bob")
+    pipeline = await broker.publish(alice)
+    job = (await broker.submit(bob, pipeline)).job
+    await broker.submit(alice, pipeline)
+    async with AsyncClient(broker.url, api_key=alice) as client:
+        with pytest.raises(UnknownJob, match=f"before is '{job}'"):
+            await client.jobs(before=job)
+
+
+@pytest.mark.parametrize("wait_s", ["nan", "inf", "-1", "61", "\u0661", "1_0", "%201", "", "x"])
+async def test_a_wrong_wait_is_refused(broker: LocalBroker, wait_s: str) -> None:
+    key = await broker.account("alice")
+    job = (await broker.submit(key, await broker.publish(key))).job
+    async with aiohttp.ClientSession(broker.url) as session:
+        headers = {"Authorization": f"Bearer {key}"}
+        async with session.get(f"/v1/jobs/{job}?wait_s={wait_s}", headers=headers) as answer:
+            assert answer.status == 400
+            assert "it must be 0 to 60 seconds" in (await answer.json(content_type=None))["detail"]
+
+
 async def test_listing_jobs_reads_those_of_the_account_alone(broker: LocalBroker) -> None:
     query = "SELECT * FROM jobs WHERE account = ? AND id < ? ORDER BY id DESC LIMIT 101"
     plan = broker.running.parts.store._read.execute(f"EXPLAIN QUERY PLAN {query}", ("a", "b")).fetchall()

@@ -218,3 +218,22 @@ async def operate(data: Path, *arguments: str) -> Any:
     if result.exception is not None:
         raise result.exception
     return result
+
+
+async def test_a_restore_without_the_list_does_not_lift_what_it_revokes(
+    tmp_path: Path, public_key: Path
+) -> None:
+    """The database knows that there was one; with the key lost from the settings as well."""
+    folder = tmp_path / "restored"
+    async with local_broker(folder, revocations_key=public_key) as broker:
+        await revoke(broker, listed(1))
+    kept = (folder / "revocations.json").read_bytes()
+    for _ in range(2):  # a start in between brings the list to the market again
+        (folder / "revocations.json").unlink()
+        for settings in ({"revocations_key": public_key}, {}):
+            with pytest.raises(InvalidRevocations, match=r"revocations\.json does not exist"):
+                async with local_broker(folder, **settings):
+                    pytest.fail("it runs")
+        (folder / "revocations.json").write_bytes(kept)
+        async with local_broker(folder, revocations_key=public_key) as broker:
+            assert (await revoke(broker, listed(1))).version == 1

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from tradepost.content import Cid, FolderStore
+from tradepost.pipeline.agreement import compare_documents
 from tradepost.pipeline.manifest import Tolerance
 from tradepost.pipeline.tensors import TensorDocument, encode, map_document
 from tradepost.protocol import INLINE_BYTES_MAX, Acknowledged, Grant, JobStatus
 from tradepost_broker.engine.engine import Engine
 from tradepost_broker.jobs import output_comparison
-from tradepost_broker.market.trust.verification import compare_documents
 from tradepost_broker.storage.shell_records import Delivery, InlineInput
 from tradepost_broker.storage.store import Store
 from tradepost_broker.testing import LocalBroker

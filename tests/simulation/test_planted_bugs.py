@@ -22,6 +22,8 @@ from tradepost_broker.market.model.entities import EvidenceKind, WorkerStanding
 from tradepost_broker.market.model.events import NotifyFinished
 from tradepost_broker.market.settling import (
     begun_work,
+    break_offs,
+    findings,
     late_receipts,
     partial_pay,
     payments,
@@ -35,6 +37,7 @@ from tradepost_broker.market.state.worker_state import WorkerState
 from tradepost_broker.simulation.invariants.broken import SimulationFailure
 from tradepost_broker.simulation.random_scenarios import random_scenario
 from tradepost_broker.simulation.simulation import Simulation
+from tradepost_reputation import CheckRecord
 
 SEEDS_MAX = 25
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -205,12 +208,36 @@ def _(patch: pytest.MonkeyPatch) -> None:
 
 @bug("being outvoted is no evidence, and agreeing with oneself is")
 def _(patch: pytest.MonkeyPatch) -> None:
-    learn = MarketState.learn
+    learn = findings.learn
 
-    def flattering(self: MarketState, lease: Any, kind: EvidenceKind, **named: Any) -> None:
-        learn(self, lease, EvidenceKind.AUDIT_PASSED if kind is EvidenceKind.OUTVOTED else kind, **named)
+    def flattering(state: MarketState, lease: Any, kind: EvidenceKind, **named: Any) -> None:
+        learn(state, lease, EvidenceKind.AUDIT_PASSED if kind is EvidenceKind.OUTVOTED else kind, **named)
 
-    patch.setattr(MarketState, "learn", flattering)
+    patch.setattr(findings, "learn", flattering)
+
+
+@bug("agreements with one partner count without a bound")
+def _(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(CheckRecord, "confirmed", lambda *_: 0.0)
+
+
+@bug("a submitter vouches for a worker without a bound")
+def _(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(CheckRecord, "_vouched_by", lambda *_: 0.0)
+
+
+@bug("a worker is its own partner")
+def _(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(findings, "independent_partners", lambda own, others, hands: {own.owner: 1.0})
+
+
+@bug("what a submitter has found counts in full for all others")
+def _(patch: pytest.MonkeyPatch) -> None:
+    def generous(self: CheckRecord, pipeline: str, submitter: str, day: int) -> float:
+        own = [sums[0].on(day) for key, sums in self._found.items() if key[0] == pipeline]
+        return max(0.0, sum(own))
+
+    patch.setattr(CheckRecord, "passed", generous)
 
 
 @bug("one reference run expels")
@@ -283,6 +310,18 @@ def _(patch: pytest.MonkeyPatch) -> None:
 @bug("a late receipt does not clear its worker")
 def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(late_receipts, "forgive", nothing)
+
+
+@bug("a late lease is a hold although nobody else did the job")
+def _(patch: pytest.MonkeyPatch) -> None:
+    judge = break_offs.judge
+
+    def unfair(state: MarketState, job: Any, successful_owners: set[str]) -> None:
+        for lease in state.leases_of[job.id]:
+            state.commitments_of(lease).has_failed_trial = True
+        judge(state, job, {"somebody"})
+
+    patch.setattr(break_offs, "judge", unfair)
 
 
 # Jobs

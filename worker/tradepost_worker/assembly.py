@@ -18,8 +18,10 @@ from tradepost.content import FolderStore
 from tradepost.content.transfer.fetch import Fetcher
 from tradepost.content.transfer.sources import GatewaySource
 from tradepost.errors import WrongMoment
+from tradepost.identity import Identity
 from tradepost.protocol import Capabilities, DeviceHealth, Offer, Welcome
 from tradepost_signing.policy.revocation_store import RevocationStore
+from tradepost_signing.policy.trust import TrustPolicy
 from tradepost_worker.device.device_monitor import DeviceMonitor
 from tradepost_worker.device.governor import CLOCK_SKEW_S_SHOWN, SETTLE_S, Governor
 from tradepost_worker.device.limits import DeviceLimits
@@ -115,20 +117,25 @@ async def worker_from_settings(
     """A worker with all its parts, for the broker that this device joined; they are closed at the end.
     `settle_s` is as `Governor` takes it.
 
-    Raises `WrongMoment` if the device has not joined or its worker runs already, and `RunnerFailed` or
-    `SandboxUnavailable` if no runner starts here.
+    Raises `WrongMoment` if the device has not joined or its worker runs already, `RunnerFailed` or
+    `SandboxUnavailable` if no runner starts here, and for a file of the state folder that cannot be used
+    `StateFileDamaged`, `InvalidTrustPolicy`, `InvalidRevocations`, `ContentStoreUnusable`, or what
+    `open_database` raises.
     """
     state = StateFolder(settings.state_dir)
     membership = _require_membership(state)
     async with AsyncExitStack() as stack:
         stack.enter_context(state.in_use())
+        identity = state.joined_identity(membership)
+        TrustPolicy.load(settings.trust_path)  # each pipeline needs it; what is wrong with it is found now
         outbox = Outbox(state.database)
         stack.callback(outbox.close)
-        link = await _open_link(settings, state, membership, stack)
+        revocations = open_revocations(state, membership)
+        store = FolderStore(state.blocks, bytes_max=settings.cache_bytes_max)
+        link = await _open_link(settings, identity, membership, stack)
         runners = await _start_runners(settings, state, stack)
         capabilities = probe_capabilities(runners.ready, settings)
-        revocations = open_revocations(state, membership)
-        pipelines = await _open_pipelines(settings, state, link, capabilities, revocations, stack)
+        pipelines = await _open_pipelines(settings, store, link, capabilities, revocations, stack)
         latencies = StageLatencies()
         clock = BrokerClock()
         rng = random.Random()  # noqa: S311 - it spreads reconnects; nothing depends on it being secret
@@ -170,12 +177,12 @@ def _require_membership(state: StateFolder) -> Membership:
 
 
 async def _open_link(
-    settings: Settings, state: StateFolder, membership: Membership, stack: AsyncExitStack
+    settings: Settings, identity: Identity, membership: Membership, stack: AsyncExitStack
 ) -> _Link:
     rate = NetworkRate(settings.network_bytes_per_s_max)
     api = BrokerApi(parse_broker_url(membership.broker_url), rate=rate)
     await stack.enter_async_context(api)
-    broker = JoinedBroker(api=api, broker_id=membership.broker, worker=state.identity())
+    broker = JoinedBroker(api=api, broker_id=membership.broker, worker=identity)
     return _Link(broker=broker, rate=rate)
 
 
@@ -208,7 +215,7 @@ async def _start_runners(settings: Settings, state: StateFolder, stack: AsyncExi
 
 async def _open_pipelines(
     settings: Settings,
-    state: StateFolder,
+    store: FolderStore,
     link: _Link,
     capabilities: Capabilities,
     revocations: RevocationStore | None,
@@ -220,7 +227,7 @@ async def _open_pipelines(
         broker=link.broker.api,
         fetcher=Fetcher(
             [GatewaySource(one, session=session) for one in gateways],
-            store=FolderStore(state.blocks, bytes_max=settings.cache_bytes_max),
+            store=store,
             pace=link.rate.take,
         ),
         trust_path=settings.trust_path,

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from tradepost.commands.number_options import integer_option
 from tradepost.commands.options import Json, LogJson
 from tradepost.commands.terminal import show, show_json
 from tradepost.logs import set_up_logging
@@ -31,7 +32,7 @@ Price = Annotated[
     str | None, typer.Option("--price", help="Price that this device asks, in credits per work unit.")
 ]
 Capacity = Annotated[
-    int | None, typer.Option("--capacity", min=1, help="Maximum of leases at the same time.")
+    int | None, integer_option("--capacity", low=1, about="Maximum of leases at the same time.")
 ]
 
 

@@ -21,7 +21,7 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from tradepost.atomic_files import replace_file
-from tradepost.errors import FileNotWritten, InvalidRequest, InvalidSettings, StateFolderUnusable
+from tradepost.errors import FileNotWritten, InvalidCall, InvalidSettings, StateFolderUnusable
 from tradepost.file_status import dangling_link, stamp_of
 from tradepost.http_url import parse_http_url
 from tradepost.money import to_microcredits
@@ -65,14 +65,14 @@ class Settings(DeviceLimits, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def price_per_unit_microcredits(self) -> int:
         """The price in microcredits per work unit."""
-        return to_microcredits(self.price_per_unit)
+        return to_microcredits(self.price_per_unit, name="price_per_unit")
 
     def __post_init__(self) -> None:
         DeviceLimits.__post_init__(self)
         try:
             price = self.price_per_unit_microcredits
-        except InvalidRequest as error:
-            raise InvalidSettings(f"price_per_unit: {error.detail}") from None
+        except InvalidCall as error:
+            raise InvalidSettings(error.detail) from None
         if price < 1:
             raise InvalidSettings("price_per_unit is 0; the minimum is 0.000001")
         for gateway in self.gateways:
@@ -98,7 +98,9 @@ def load_settings(
     )
     state_dir = Path(chosen.get("state_dir") or default_state_dir()).expanduser().absolute()
     _require_folder(state_dir)
-    tree = merge_settings(settings_from_file(state_dir / FILE_NAME), chosen, {"state_dir": state_dir})
+    tree = merge_settings(
+        settings_from_file(state_dir / FILE_NAME, Settings, guide=GUIDE), chosen, {"state_dir": state_dir}
+    )
     if isinstance(gateways := tree.get("gateways"), str):
         tree["gateways"] = [one.strip() for one in gateways.split(",") if one.strip()]
     settings = build_settings(Settings, merge_settings(_defaults(tree), tree), guide=GUIDE)

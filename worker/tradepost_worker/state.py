@@ -19,16 +19,35 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 import msgspec
 
 from tradepost.atomic_files import replace_file
-from tradepost.errors import UNDECODABLE, StateFileDamaged, StateFolderUnusable, WrongMoment
-from tradepost.file_status import dangling_link
+from tradepost.broker_url import parse_broker_url
+from tradepost.errors import (
+    UNDECODABLE,
+    InvalidKey,
+    StateFileDamaged,
+    StateFolderUnusable,
+    TradepostError,
+    WrongMoment,
+)
+from tradepost.file_status import why_no_file
+from tradepost.file_writing import typed_write_errors
 from tradepost.identity import Identity
+from tradepost.schema_errors import describe_mismatch
+from tradepost_signing.keys import PublicKey
 from tradepost_worker.device.governor import Allowance, Readings
 from tradepost_worker.device.limits import DeviceLimits
+
+_JOIN_AGAIN: Final = "join again with a new token: tradepost worker join URL --token TOKEN"
+_KEY_HINT: Final = (
+    f"Restore it from a backup. Without one, move it away and {_JOIN_AGAIN}. "
+    "The device is a new worker then: the old one's stake and reputation are not transferred."
+)
+_WRITTEN_AGAIN: Final = "Move it away: the worker writes this file again."
+_MEMBERSHIP_HINT: Final = f"Restore it from a backup, or move it away and {_JOIN_AGAIN}"
 
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +63,10 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True):
     device: str
     stake_microcredits: int
     revocations_key: str = ""
+
+    def operator(self) -> PublicKey | None:
+        """The key whose revocation lists count; `None` if nobody may revoke. Raises `InvalidKey`."""
+        return PublicKey.from_pem(self.revocations_key.encode()) if self.revocations_key else None
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,41 +128,76 @@ class StateFolder:
             )
 
     def identity(self) -> Identity:
-        """The worker's identity, made on first use. Raises `StateFolderUnusable` or `InvalidKey`."""
+        """The worker's identity, made on first use. Raises `StateFolderUnusable` or `StateFileDamaged`."""
         self.make()
-        return Identity.load_or_create(self._key)
+        try:
+            return Identity.load_or_create(self._key)
+        except InvalidKey as error:
+            raise StateFileDamaged(error.detail, hint=_KEY_HINT) from None
+
+    def joined_identity(self, membership: Membership) -> Identity:
+        """The identity with which this device joined.
+
+        Raises `StateFileDamaged` if its key is missing or damaged, or is the key of another device.
+        """
+        joined_as = f"this device joined as worker {membership.worker}"
+        if not self._key.exists() and not self._key.is_symlink():
+            raise StateFileDamaged(f"{self._key} does not exist, but {joined_as}", hint=_KEY_HINT)
+        identity = self.identity()
+        if identity.id != membership.worker:
+            problem = f"{self._key} is the key of worker {identity.id}, but {joined_as}"
+            raise StateFileDamaged(problem, hint=_KEY_HINT)
+        return identity
 
     def membership(self) -> Membership | None:
         """What the device joined, if it did. Raises `StateFileDamaged` for a file that cannot be read."""
+        if problem := why_no_file(self._membership):
+            raise StateFileDamaged(problem, hint=_MEMBERSHIP_HINT)
         try:
-            return msgspec.json.decode(self._membership.read_bytes(), type=Membership)
+            membership = msgspec.json.decode(self._membership.read_bytes(), type=Membership)
+            parse_broker_url(membership.broker_url)
+            membership.operator()
         except FileNotFoundError:
-            if problem := dangling_link(self._membership):
-                raise StateFileDamaged(problem) from None
             return None
         except OSError as error:
             raise StateFileDamaged(f"{self._membership}: {error.strerror}") from None
         except UNDECODABLE as error:
-            raise StateFileDamaged(f"{self._membership}: {error}", hint="Join again.") from None
+            problem = f"{self._membership}: {describe_mismatch(error, whole='the file')}"
+            raise StateFileDamaged(problem, hint=_MEMBERSHIP_HINT) from None
+        except TradepostError as error:
+            problem = f"{self._membership}: {error.title()} {error.detail}"
+            raise StateFileDamaged(problem, hint=_MEMBERSHIP_HINT) from None
+        return membership
+
+    def require_files(self) -> None:
+        """Raise `StateFileDamaged` if there is something else in place of a file that a worker writes."""
+        for path in (self._lock, self._connection, self._status):
+            if problem := why_no_file(path):
+                raise StateFileDamaged(problem, hint=_WRITTEN_AGAIN)
 
     def join(self, membership: Membership) -> None:
-        """Remember what the device joined."""
-        replace_file(self._membership, msgspec.json.format(msgspec.json.encode(membership)))
+        """Remember what the device joined. Raises `FileNotWritten`."""
+        with typed_write_errors(self._membership):
+            replace_file(self._membership, msgspec.json.format(msgspec.json.encode(membership)))
 
     def revocations(self, operator: str) -> Path:
         """The file of the newest revocation list of the operator whose key has this id."""
         return self.path / f"revocations-{operator}.json"
 
     def set_connected(self, is_connected: bool, problem: str = "") -> None:
-        """Tell `status` whether the running worker is connected, and if not, why."""
+        """Tell `status` whether the running worker is connected, and if not, why. Raises `FileNotWritten`."""
         before = self._written_connection()
         is_same = before is not None and before.is_connected == is_connected
         since = before.since if before is not None and is_same else self._clock()
         connection = Connection(is_connected=is_connected, since=since, problem=problem)
-        replace_file(self._connection, msgspec.json.encode(connection), durable=False)
+        with typed_write_errors(self._connection):
+            replace_file(self._connection, msgspec.json.encode(connection), durable=False)
 
     def connection(self) -> Connection | None:
-        """The running worker's connection; `None` if no worker runs from this folder."""
+        """The running worker's connection; `None` if no worker runs from this folder.
+
+        Raises `StateFileDamaged` or `StateFolderUnusable` if that cannot be found out.
+        """
         with self._open_lock() as file:
             if file is None:
                 return None
@@ -152,6 +210,8 @@ class StateFolder:
     @contextmanager
     def _open_lock(self) -> Iterator[BinaryIO | None]:
         """The lock file, to look whether it is held; `None` if no worker ever ran here."""
+        if problem := why_no_file(self._lock):
+            raise StateFileDamaged(problem, hint=_WRITTEN_AGAIN)
         try:
             file = self._lock.open("rb")
         except FileNotFoundError:
@@ -169,8 +229,9 @@ class StateFolder:
             return None
 
     def set_status(self, status: WorkerStatus) -> None:
-        """Tell `status` what the running worker may do."""
-        replace_file(self._status, msgspec.json.encode(status), durable=False)
+        """Tell `status` what the running worker may do. Raises `FileNotWritten`."""
+        with typed_write_errors(self._status):
+            replace_file(self._status, msgspec.json.encode(status), durable=False)
 
     def status(self) -> WorkerStatus | None:
         """What the worker that runs, or ran last, was allowed to do; `None` if it never said."""
@@ -181,9 +242,10 @@ class StateFolder:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Hold this folder for one running worker. Raises `WrongMoment` if another one runs from it, and
-        `StateFolderUnusable` as `make` does."""
+        """Hold this folder for one running worker. Raises `WrongMoment` if another one runs from it,
+        `StateFileDamaged` as `require_files` does, and `StateFolderUnusable` as `make` does."""
         self.make()
+        self.require_files()
         try:
             lock = self._lock.open("wb")
         except OSError as error:

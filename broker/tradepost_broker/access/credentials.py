@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 from pathlib import Path
+from typing import Final
 
 from tradepost.atomic_files import create_file
 from tradepost.errors import InvalidOperatorToken, Unauthorized
+from tradepost.file_status import why_no_file
 from tradepost_broker.storage.shell_records import ApiKey
 from tradepost_broker.storage.store import Store
+
+#: One that an operator chose may have any visible ASCII characters, since it is sent in a header.
+_TOKEN: Final = re.compile(r"[!-~]{32,}")
 
 
 def new_secret(prefix: str) -> str:
@@ -67,11 +73,13 @@ def load_or_create_operator_token(path: Path) -> str:
 
     Raises `InvalidOperatorToken`.
     """
+    if problem := why_no_file(path):
+        raise InvalidOperatorToken(problem)
     token = new_secret("tpo")
     try:
         create_file(path, f"{token}\n".encode())
     except FileExistsError:
-        token = path.read_text().strip()
-        if len(token) < 32:
+        token = path.read_bytes().decode(errors="replace").strip()
+        if _TOKEN.fullmatch(token) is None:
             raise InvalidOperatorToken(f"{path} contains no operator token") from None
     return token

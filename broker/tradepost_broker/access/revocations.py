@@ -8,6 +8,7 @@ have seen it. It is on the disk before the market decides by it, so a restart at
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Final
 
@@ -29,13 +30,19 @@ log = logging.getLogger(__name__)
 class IssuedRevocations:
     """The newest list that the operator signed, on the disk.
 
-    `operator` is the key that lists are signed with; `None` if nobody may revoke here. Raises
-    `InvalidRevocations` if the list at `path` is damaged, and `InvalidSettings` if there is one and no key:
-    the market would forget what it forbids.
+    `operator` is the key that lists are signed with; `None` if nobody may revoke here. `has_enforced` is
+    whether the market has enforced one before. Raises `InvalidRevocations` if the list at `path` is damaged
+    or lost, and `InvalidSettings` if there is one and no key: the market would forget what it forbids.
     """
 
-    def __init__(self, *, path: Path, operator: PublicKey | None) -> None:
-        if operator is None and path.exists():
+    def __init__(self, *, path: Path, operator: PublicKey | None, has_enforced: bool = False) -> None:
+        if has_enforced and not os.path.lexists(path):
+            raise InvalidRevocations(
+                f"{path} does not exist, but this market has enforced a revocation list",
+                hint="Restore it from a backup, or copy the file revocations-KEY.json of a worker's state "
+                "folder there under this name: it holds the same signed list.",
+            )
+        if operator is None and os.path.lexists(path):
             raise InvalidSettings(
                 f"{path} is a revocation list, but revocations_key is not set",
                 hint="Set revocations_key to the operator's public key, as before.",

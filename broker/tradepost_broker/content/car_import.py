@@ -16,6 +16,8 @@ from tradepost.errors import InvalidCar
 
 _BLOCKS_AT_ONCE: Final = 16
 _BYTES_AT_ONCE: Final = 4 << 20
+#: So much is decoded in one go: there may be a block in each 40 bytes.
+_DECODED_BYTES: Final = 8 << 10
 
 Put = Callable[[Cid, bytes], Awaitable[object]]
 
@@ -30,14 +32,15 @@ async def import_pieces(pieces: AsyncIterable[bytes], put: Put, *, bytes_max: in
     batch: list[tuple[Cid, bytes]] = []
     blocks = size = written = 0
     async for piece in pieces:
-        for cid, block in decoder.feed(piece):
-            batch.append((cid, block))
-            blocks += 1
-            size += len(block)
-            if len(batch) == _BLOCKS_AT_ONCE or size - written >= _BYTES_AT_ONCE:
-                await _put_all(batch, put)
-                batch.clear()
-                written = size
+        for start in range(0, len(piece), _DECODED_BYTES):
+            for cid, block in decoder.feed(piece[start : start + _DECODED_BYTES]):
+                batch.append((cid, block))
+                blocks += 1
+                size += len(block)
+                if len(batch) == _BLOCKS_AT_ONCE or size - written >= _BYTES_AT_ONCE:
+                    await _put_all(batch, put)
+                    batch.clear()
+                    written = size
     await _put_all(batch, put)
     decoder.finish()
     if decoder.roots is None:

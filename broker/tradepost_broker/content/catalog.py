@@ -147,7 +147,9 @@ class Catalog:
         async with self._uploads.counted(holder, cid, size_bytes):
             await self._engine.ask(
                 EventWork(
-                    lambda moment: PipelinePublished(at=moment.at, pipeline=pipeline), publication, block
+                    lambda moment: PipelinePublished(at=moment.at, pipeline=pipeline, account=account),
+                    publication,
+                    block,
                 )
             )
 

@@ -8,18 +8,17 @@ The exception are the blocks of published pipelines, which are public.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
 from typing import Final
 
-from cachetools import LRUCache
 from sqlalchemy import case, func, select
 
-from tradepost.content import Cid, FolderStore, codec_of, parse_cid, read_file, verify_block
-from tradepost.content.unixfs.files import FILE_BLOCKS_MAX, stream_file
-from tradepost.content.unixfs.nodes import decode_file_node
-from tradepost.errors import ContentMismatch, InvalidCid, QuotaExceeded, UnknownCid
+from tradepost.content import Cid, FolderStore, parse_cid, verify_block
+from tradepost.content.unixfs.files import stream_file
+from tradepost.errors import QuotaExceeded, UnknownCid
+from tradepost_broker.content.file_trees import FileTrees
 from tradepost_broker.engine.engine import Engine
 from tradepost_broker.engine.work import Delete, Keep
 from tradepost_broker.storage.disk_space import DiskSpace
@@ -31,7 +30,9 @@ from tradepost_broker.storage.store import Deletion, Store
 BLOCK_BYTES_MIN: Final = 4096
 #: What begins the name of a holder that is a lease.
 LEASE: Final = "lease:"
-_TREES_KEPT: Final = 256
+#: For so long, the use of a file that was noted needs not be noted again: it costs a row for each block.
+USE_NOTED_S: Final = 3600.0
+_NOTED_AT_ONCE: Final = 256
 _DROPPED_AT_ONCE: Final = 1_000
 _HOLDERS_KEPT: Final = 10_000
 _DELETE_UPLOAD: Final = "DELETE FROM uploads WHERE id = ?"
@@ -51,16 +52,21 @@ class Uploads:
         #: What is being put now, by upload id; a second request for the same waits for the first.
         self._putting: dict[str, asyncio.Event] = {}
         self._public: set[str] = {cid for one in store.find_readable(Publication) for cid in one.blocks}
-        self._trees: LRUCache[str, dict[str, int]] = LRUCache(_TREES_KEPT)
+        self._trees = FileTrees(blocks=blocks, open_reader=store.open_reader)
         # Writing a block waits for the disk twice; one thread keeps the store's byte count right.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="tradepost-blocks")
         # Two keep a disk busy. With more, handing the interpreter's lock around costs a seventh of the rate.
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="tradepost-reads")
 
+    def missing_public_blocks(self) -> int:
+        """How many blocks of published pipelines are not in the store."""
+        return sum(not self._blocks.has(parse_cid(cid)) for cid in self._public)
+
     def close(self) -> None:
         """Finish writing and reading."""
         self._writer.shutdown()
         self._readers.shutdown()
+        self._trees.close()
 
     async def put(self, holder: str, text: str, data: bytes, *, quota_bytes: int, at: float) -> Cid:
         """Keep a block for `holder`, durably. It is counted as `BLOCK_BYTES_MIN` at least.
@@ -125,6 +131,7 @@ class Uploads:
         old = select(table).where(table.c.at < before).order_by(table.c.at).limit(_DROPPED_AT_ONCE)
         uploads = [one for one in self._store.find_readable(Upload, old) if one.cid not in self._public]
         await self._engine.ask(Delete([Deletion(_DELETE_UPLOAD, (one.id,)) for one in uploads]))
+        self._trees.forget()
         for cid in {one.cid for one in uploads}:
             in_use = self._store.query(select(func.count()).where(table.c.cid == cid))[0][0]
             # Who puts the same block now comes after this in the same thread, and writes it again.
@@ -178,14 +185,6 @@ class Uploads:
                 raise
             return publication.manifest
 
-    async def read_file(self, holder: str, root: str, *, bytes_max: int) -> bytes:
-        """The file at `root`, all of whose blocks `holder` put here.
-
-        Raises `UnknownCid`, `ContentMismatch`, or `ContentTooLarge` beyond `bytes_max`.
-        """
-        await self.tree(holder, root)
-        return await read_file(parse_cid(root), self.read, bytes_max=bytes_max)
-
     def copy_output(self, delivery: Delivery, write: Callable[[bytes], object]) -> None:
         """Give each part of a delivered output to `write`. It waits for the disk: call it in a thread.
 
@@ -199,7 +198,8 @@ class Uploads:
     def copy_file(self, root: str, write: Callable[[bytes], object], *, bytes_max: int) -> int:
         """Give each part of the file at `root` to `write`; the size in bytes. Check first whose it is.
 
-        It waits for the disk, in an event loop of its own: call it in a thread. Raises as `read_file`.
+        It waits for the disk, in an event loop of its own: call it in a thread. Raises `UnknownCid`,
+        `ContentMismatch`, or `ContentTooLarge` beyond `bytes_max`.
         """
 
         async def get(cid: Cid) -> bytes:
@@ -219,38 +219,25 @@ class Uploads:
         """A delivered output that was uploaded, part by part, for a reader that may take long."""
         return stream_file(Cid(delivery.output_cid), self.read, bytes_max=_OUTPUT_BYTES_MAX)
 
-    async def tree(self, holder: str, root: str) -> dict[str, int]:
+    async def tree(self, holder: str, root: str, *, bytes_max: int | None = None) -> Mapping[str, int]:
         """Every block of the file at `root`, with its size in bytes, all of which `holder` put here.
 
-        Raises `UnknownCid` for a block that is missing or another's, `ContentMismatch` for what is no file.
+        Raises as `FileTrees.tree`.
         """
-        tree = self._trees.get(root)
-        if tree is None:
-            tree = self._trees[root] = await self._walk(holder, parse_cid(root))
-        for cid in tree:
-            self._require(holder, cid)
-        return tree
+        return (await self._trees.tree(holder, root, bytes_max=bytes_max)).sizes
 
-    async def _walk(self, holder: str, root: Cid) -> dict[str, int]:
-        sizes: dict[str, int] = {}
-        waiting, seen = [root], {root}
-        while waiting:
-            cid = waiting.pop()
-            sizes[cid] = self._require(holder, cid)
-            codec = codec_of(cid)
-            if codec == "dag-pb":
-                # Queued once each, however many nodes share them.
-                links = {link.cid for link in decode_file_node(await self.read(cid))} - seen
-                seen |= links
-                waiting += links
-                if len(seen) > FILE_BLOCKS_MAX:
-                    raise ContentMismatch(f"{root} has more than {FILE_BLOCKS_MAX:,} blocks")
-            elif codec != "raw":
-                raise InvalidCid(f"{cid} is {codec}, which is not a file")
-        return sizes
+    async def note_use(self, holder: str, root: str, *, at: float) -> None:
+        """Note, durably, that the file at `root` is used at a time, unless that was noted just before.
 
-    def _require(self, holder: str, cid: str) -> int:
-        upload = self._store.get(Upload, Upload.key(holder, cid))
-        if upload is None:
-            raise UnknownCid(f"{cid} was not uploaded with these credentials", cid=cid)
-        return upload.size_bytes
+        Raises as `FileTrees.tree`.
+        """
+        tree = await self._trees.tree(holder, root)
+        if at - tree.used_at < USE_NOTED_S:
+            return
+        used = [
+            Upload(id=Upload.key(holder, cid), holder=holder, cid=cid, size_bytes=size_bytes, at=at)
+            for cid, size_bytes in tree.sizes.items()
+        ]
+        for start in range(0, len(used), _NOTED_AT_ONCE):
+            await self._engine.ask(Keep(*used[start : start + _NOTED_AT_ONCE]))
+        tree.used_at = at

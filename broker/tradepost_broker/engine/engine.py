@@ -1,10 +1,12 @@
 """The single writer: runs the market core on every event, in order, with group commit.
 
 Work that arrives while one batch commits becomes the next batch, so batches grow with the load and an idle
-broker answers at the disk's own speed. For each batch: the core handles its events, journal and records go to
-the database in one transaction, and only after the commit are replies given and instructions released. What
-anyone is told is therefore durable. If a commit fails, the state in memory is ahead of the disk: the engine
-stops, and the process with it; a restart continues from the last commit.
+broker answers at the disk's own speed. A batch ends early rather than hold the event loop for long.
+
+For each batch: the core handles its events, journal and records go to the database in one transaction, and
+only after the commit are replies given and instructions released. What anyone is told is therefore durable.
+If a commit fails, the state in memory is ahead of the disk: the engine stops, and the process with it; a
+restart continues from the last commit.
 
 A piece of work that makes the core fail must not do that. The core is restored from the last commit, the
 piece is set aside and rejected, and the rest of its batch, whose replies were not given, is decided again, in
@@ -20,7 +22,7 @@ import secrets
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final
@@ -42,9 +44,11 @@ from tradepost_broker.engine.work import SetAsideDelivery
 from tradepost_broker.market.model.events import Event, Instruction, ReplyRefused, Save, Tick
 from tradepost_broker.market.state.seeded_random import SEED_BITS
 from tradepost_broker.storage.store import Store, Transaction
+from tradepost_broker.streams.pace import paced
 
 __all__ = [
     "BACKLOG_MAX",
+    "BATCH_BYTES_MAX",
     "BATCH_MAX",
     "TICK_S",
     "Core",
@@ -59,6 +63,10 @@ __all__ = [
 ]
 
 BATCH_MAX: Final = 256
+#: After so many seconds of deciding, or with so many bytes of documents, a batch is committed as it is: while
+#: works are decided and their rows written, the event loop does nothing else.
+BATCH_S_MAX: Final = 0.02
+BATCH_BYTES_MAX: Final = 4 << 20
 #: Work that may wait, for its turn or its preparation, before `ready` makes those who bring more wait too.
 BACKLOG_MAX: Final = 4096
 TICK_S: Final = 0.25
@@ -88,7 +96,9 @@ class Engine:
         observe_decided: Callable[[Event, Sequence[Instruction]], None] = lambda _event, _instructions: None,
         observe_batch: Callable[[int, float], None] = lambda _works, _seconds: None,
         backlog_max: int = BACKLOG_MAX,
+        batch_s_max: float = BATCH_S_MAX,
     ) -> None:
+        self._batch_s_max = batch_s_max
         self._backlog_max = backlog_max
         self._core = core
         self._store = store
@@ -197,8 +207,11 @@ class Engine:
             for _, reply in batch:
                 reply(BrokerUnavailable("the broker failed before this was durable"))
             raise
-        self._observe_batch(len(batch), time.perf_counter() - began)
-        for (work, reply), outcome in zip(batch, outcomes, strict=True):
+        decided, others = batch[: len(outcomes)], batch[len(outcomes) :]
+        if others:
+            self._put_back(others)
+        self._observe_batch(len(decided), time.perf_counter() - began)
+        async for (work, reply), outcome in paced(zip(decided, outcomes, strict=True)):
             if isinstance(outcome, Postponed):
                 self._start_preparation(work, reply, outcome)
                 continue
@@ -206,22 +219,24 @@ class Engine:
             if not isinstance(outcome, TradepostError):
                 self._release_all(outcome)
 
+    def _put_back(self, batch: list[tuple[Work, Reply]]) -> None:
+        """Let works of a batch that was cut short be the next ones."""
+        self._queue.extendleft(reversed(batch))
+        self._arrived.set()
+        self._update_room()
+
     async def _decide_all(
         self, works: Sequence[Work], committer: ThreadPoolExecutor
     ) -> list[Outcome | Postponed]:
-        """Decide works in one transaction and commit it; what makes the core fail is set aside."""
+        """Decide works in one transaction and commit it; what makes the core fail is set aside.
+
+        Those after the first ones are left undecided if they would hold the event loop for too long.
+        """
         refusals: dict[int, BrokerDefect] = {}
         while True:
             transaction = self._store.begin()
-            outcomes: list[Outcome | Postponed] = []
-            failed: Failure | None = None
-            for place, work in enumerate(works):
-                outcome = refusals.get(place) or self._handle(work, transaction)
-                if isinstance(outcome, Failure):
-                    failed = outcome
-                    break
-                outcomes.append(outcome)
-            else:
+            outcomes, failed = self._decide(works, refusals, transaction)
+            if failed is None:
                 await self._take_lock(transaction)
                 failed = _flush(transaction, only=len(works) == 1)
             if failed is not None:
@@ -238,6 +253,24 @@ class Engine:
             if self._recovery is not None:
                 self._recovery.note_committed(transaction.events)
             return outcomes
+
+    def _decide(
+        self, works: Sequence[Work], refusals: Mapping[int, BrokerDefect], transaction: Transaction
+    ) -> tuple[list[Outcome | Postponed], Failure | None]:
+        """The outcomes of the first works, of one at least, up to one that makes the core fail."""
+        began = time.perf_counter()
+        outcomes: list[Outcome | Postponed] = []
+        for place, work in enumerate(works):
+            outcome = refusals.get(place) or self._handle(work, transaction)
+            if isinstance(outcome, Failure):
+                return outcomes, outcome
+            outcomes.append(outcome)
+            if (
+                time.perf_counter() - began >= self._batch_s_max
+                or transaction.document_bytes >= BATCH_BYTES_MAX
+            ):
+                break
+        return outcomes, None
 
     async def _take_lock(self, transaction: Transaction) -> None:
         """Wait while another process has the database's lock. Requests are answered with that meanwhile."""

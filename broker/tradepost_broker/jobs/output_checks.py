@@ -27,7 +27,7 @@ from tradepost.pipeline.tensor_specs import is_finite
 from tradepost.pipeline.tensors import TensorDocument, decode
 from tradepost.receipts import Failed, JobOutcome, Returned
 from tradepost_broker.content.uploads import Uploads
-from tradepost_broker.jobs.output_documents import OutputDocuments
+from tradepost_broker.jobs.stored_documents import StoredDocuments
 
 #: Outputs that are checked on the event loop, which takes less than a millisecond; larger ones in a thread.
 _ON_THE_LOOP_BYTES_MAX: Final = 16 << 10
@@ -44,7 +44,7 @@ class CheckedResult:
 class OutputChecks:
     """Checks outputs, of uploaded ones one at a time."""
 
-    def __init__(self, *, uploads: Uploads, documents: OutputDocuments) -> None:
+    def __init__(self, *, uploads: Uploads, documents: StoredDocuments) -> None:
         self._uploads = uploads
         self._documents = documents
         self._one_at_a_time = asyncio.Lock()
@@ -70,7 +70,7 @@ class OutputChecks:
 
     async def _check_uploaded(self, manifest: Manifest, returned: Returned, holder: str) -> CheckedResult:
         try:
-            await self._uploads.tree(holder, returned.output)
+            await self._uploads.tree(holder, returned.output, bytes_max=manifest.limits.output_bytes)
             return await asyncio.to_thread(self._check_file, manifest, returned)
         except InvalidReceipt:
             raise

@@ -11,10 +11,10 @@ from functools import partial
 
 from tradepost.content.storage.store import DISK_IS_FULL
 from tradepost.errors import BrokerUnavailable, InvalidTensorDocument
+from tradepost.pipeline.agreement import Agreement, compare_documents
 from tradepost.pipeline.manifest import Tolerance
 from tradepost_broker.content.uploads import Uploads
-from tradepost_broker.jobs.output_documents import OutputDocuments
-from tradepost_broker.market.trust.verification import Agreement, compare_documents
+from tradepost_broker.jobs.stored_documents import StoredDocuments
 from tradepost_broker.storage.shell_records import Delivery
 from tradepost_broker.storage.store import Reader
 
@@ -22,7 +22,7 @@ from tradepost_broker.storage.store import Reader
 class OutputComparison:
     """Compares outputs."""
 
-    def __init__(self, *, store: Reader, uploads: Uploads, documents: OutputDocuments) -> None:
+    def __init__(self, *, store: Reader, uploads: Uploads, documents: StoredDocuments) -> None:
         self._store = store
         self._uploads = uploads
         self._documents = documents

@@ -12,13 +12,13 @@ from functools import partial
 from typing import Final, Protocol
 
 from tradepost.errors import STAGE_FAILURES, Problem
+from tradepost.pipeline.agreement import Agreement
 from tradepost.protocol import Deliver
 from tradepost.receipts import Failed, JobOutcome, Receipt, Returned, SignedReceipt
 from tradepost_broker.engine.engine import Decision, Moment, Postponed
 from tradepost_broker.jobs.output_checks import CheckedResult
 from tradepost_broker.market.model.entities import Lease, LeaseState
 from tradepost_broker.market.model.events import ReceiptDelivered
-from tradepost_broker.market.trust.verification import Agreement
 from tradepost_broker.storage.shell_records import Delivery
 
 _FAILED: Final = "failed:"

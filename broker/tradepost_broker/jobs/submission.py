@@ -9,26 +9,31 @@ import asyncio
 import base64
 import hashlib
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
 
 from tradepost.content import add_bytes
-from tradepost.errors import InvalidRequest, TradepostError
+from tradepost.content.storage.store import DISK_IS_FULL
+from tradepost.errors import DiskFull, InvalidRequest, TradepostError
+from tradepost.pipeline.manifest import Manifest
 from tradepost.pipeline.tensors import decode
 from tradepost.protocol import INLINE_BYTES_MAX, JobRequest, too_large_inline
 from tradepost_broker.content.catalog import Catalog
+from tradepost_broker.content.turns import Turns
 from tradepost_broker.content.uploads import Uploads
 from tradepost_broker.engine.engine import Decision, Moment, Outcome
 from tradepost_broker.jobs.open_jobs import OpenJobs
+from tradepost_broker.jobs.stored_documents import StoredDocuments
 from tradepost_broker.market import Market
 from tradepost_broker.market.model.events import Instruction, JobSubmitted, ReplySubmitted
 from tradepost_broker.storage.disk_space import DiskSpace
-from tradepost_broker.storage.shell_records import InlineInput, ShellRecord, Upload
+from tradepost_broker.storage.shell_records import InlineInput, ShellRecord
 
 _RANDOM_BYTES: Final = 10
+#: Uploaded inputs that are read and checked at once.
+_READ_AT_ONCE: Final = 2
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
@@ -44,7 +49,6 @@ class JobSubmission:
         request: JobRequest,
         input_cid: str,
         input_bytes: int,
-        blocks: Mapping[str, int],
     ) -> None:
         self._checks = checks
         self.job = job
@@ -52,7 +56,6 @@ class JobSubmission:
         self._request = request
         self._input = input_cid
         self._input_bytes = input_bytes
-        self._blocks = blocks
 
     def decide(self, moment: Moment) -> Decision:
         """The request, as the market sees it, and the input of a new job.
@@ -77,19 +80,13 @@ class JobSubmission:
             requirements=request.requirements,
             seed=moment.seed,
         )
-        return Decision(event=submitted, records_after=partial(self._input_records, moment.at))
+        return Decision(event=submitted, records_after=self._input_records)
 
-    def _input_records(self, at: float, instructions: Sequence[Instruction]) -> Sequence[ShellRecord]:
-        """The document, or its blocks as used just now. A repeated request has left its own before."""
-        if job_of(instructions) != self.job:
+    def _input_records(self, instructions: Sequence[Instruction]) -> Sequence[ShellRecord]:
+        """The document, if it came with the request. A repeated request has left its own before."""
+        if self._request.input is None or job_of(instructions) != self.job:
             return ()
-        if self._request.input is not None:
-            return (InlineInput(id=self.job, document=self._request.input),)
-        holder = f"account:{self._account}"
-        return [
-            Upload(id=Upload.key(holder, cid), holder=holder, cid=cid, size_bytes=size, at=at)
-            for cid, size in self._blocks.items()
-        ]
+        return (InlineInput(id=self.job, document=self._request.input),)
 
 
 class SubmissionChecks:
@@ -101,10 +98,13 @@ class SubmissionChecks:
         market: Market,
         catalog: Catalog,
         uploads: Uploads,
+        documents: StoredDocuments,
         open_jobs: OpenJobs,
         space: DiskSpace,
         clock: Callable[[], float],
     ) -> None:
+        self._documents = documents
+        self._turns = Turns(_READ_AT_ONCE)
         self._open_jobs = open_jobs
         self._space = space
         self._market = market
@@ -124,22 +124,41 @@ class SubmissionChecks:
         if len(document) > INLINE_BYTES_MAX:
             raise too_large_inline()
         manifest.check_input(decode(document), document_bytes=len(document))
-        return self._submission(account, request, add_bytes(document, put=None), len(document), {})
+        return self._submission(account, request, add_bytes(document, put=None), len(document))
 
     async def check(self, account: str, request: JobRequest) -> JobSubmission:
-        """As `check_inline`, for inputs by CID as well. Raises `UnknownCid` besides."""
+        """As `check_inline`, for inputs by CID as well.
+
+        Raises `UnknownCid`, `ContentTooLarge`, `ContentMismatch` or `DiskFull` besides.
+        """
         if request.input_cid is None:
             return self.check_inline(account, request)
         if request.input is not None:
             raise InvalidRequest("give exactly one of input and input_cid")
         manifest = self._catalog.manifest(request.pipeline)
-        limit = manifest.limits.input_bytes
         holder = f"account:{account}"
-        blocks = await self._uploads.tree(holder, request.input_cid)
-        data = await self._uploads.read_file(holder, request.input_cid, bytes_max=limit)
-        document = await asyncio.to_thread(decode, data)
-        manifest.check_input(document, document_bytes=len(data))
-        return self._submission(account, request, request.input_cid, len(data), blocks)
+        async with self._turns.of(account):
+            await self._uploads.tree(holder, request.input_cid, bytes_max=manifest.limits.input_bytes)
+            input_bytes = await asyncio.to_thread(self._check_stored, manifest, request.input_cid)
+            await self._uploads.note_use(holder, request.input_cid, at=self._clock())
+        return self._submission(account, request, request.input_cid, input_bytes)
+
+    def _check_stored(self, manifest: Manifest, cid: str) -> int:
+        """Check an uploaded input, part by part; its size in bytes. It waits for the disk."""
+        input_bytes = 0
+
+        def copy(write: Callable[[bytes], object]) -> None:
+            nonlocal input_bytes
+            input_bytes = self._uploads.copy_file(cid, write, bytes_max=manifest.limits.input_bytes)
+
+        try:
+            with self._documents.mapped(copy) as document:
+                manifest.check_input(document, document_bytes=input_bytes)
+        except OSError as error:
+            if error.errno not in DISK_IS_FULL:
+                raise
+            raise DiskFull(f"there is no room to check the input: {error.strerror}") from None
+        return input_bytes
 
     def check_new(self, account: str, idempotency_key: str) -> None:
         """Raise `QuotaExceeded` for a new job too many, `DiskFull` for any. A repeated request opens none."""
@@ -147,9 +166,7 @@ class SubmissionChecks:
             self._open_jobs.check(account)
             self._space.require_for_new_work()
 
-    def _submission(
-        self, account: str, request: JobRequest, cid: str, size_bytes: int, blocks: Mapping[str, int]
-    ) -> JobSubmission:
+    def _submission(self, account: str, request: JobRequest, cid: str, size_bytes: int) -> JobSubmission:
         return JobSubmission(
             checks=self,
             job=new_job_id(self._clock()),
@@ -157,7 +174,6 @@ class SubmissionChecks:
             request=request,
             input_cid=cid,
             input_bytes=size_bytes,
-            blocks=blocks,
         )
 
 

@@ -13,8 +13,16 @@ from typing import Any, Final
 from tradepost.errors import InvariantBroken, StateBroken, TradepostError, invariant
 from tradepost_broker.market import recovery
 from tradepost_broker.market.handlers import connections, defects, receipts, submissions, timer
-from tradepost_broker.market.matching import advance_job
-from tradepost_broker.market.model.entities import Account, Job, Lease, Pipeline, Record, Worker
+from tradepost_broker.market.matching import advance_job, lateness
+from tradepost_broker.market.model.entities import (
+    Account,
+    Job,
+    Lease,
+    LeaseState,
+    Pipeline,
+    Record,
+    Worker,
+)
 from tradepost_broker.market.model.events import (
     CancelRequested,
     DefectFound,
@@ -23,6 +31,7 @@ from tradepost_broker.market.model.events import (
     Instruction,
     JobSubmitted,
     LeaseGivenBack,
+    LeaseProgressed,
     MatchingEvent,
     OfferUpdated,
     PipelinePublished,
@@ -54,6 +63,7 @@ _HANDLERS: Final[dict[type[Any], Callable[[MarketState, Any], None]]] = {
     ReceiptDelivered: receipts.deliver,
     LeaseGivenBack: receipts.give_back,
     QuarantineLifted: submissions.lift_quarantine,
+    LeaseProgressed: lateness.note_progress,
     RevocationsIssued: revocation.enforce,
     DefectFound: defects.end,
     Tick: timer.tick,
@@ -98,6 +108,8 @@ class Market:
             return [ReplyRefused(refusal.to_problem())]
         if isinstance(event, MatchingEvent):
             advance_job.advance_all(state)
+        if isinstance(event, Tick):
+            state.note_progress()
         return state.drain()
 
     @property
@@ -120,6 +132,13 @@ class Market:
     def leases_of(self, job: str) -> list[Lease]:
         """All leases of such a job, in the order in which they were granted."""
         return list(self._state.leases_of.get(job, ()))
+
+    def stages_done(self, worker: str, lease: str) -> int | None:
+        """How many stages of this worker's open lease are known to be done; `None` without such a lease."""
+        known, watch = self._state.leases.get(lease), self._state.watches.get(lease)
+        if known is None or watch is None or known.worker != worker or known.state is not LeaseState.OPEN:
+            return None
+        return len(watch.stages_s)
 
     def results_of(self, job: str) -> list[Lease]:
         """Its leases that a new result is to be compared with: those whose outcome is in.

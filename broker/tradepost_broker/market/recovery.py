@@ -146,7 +146,8 @@ def restore(
         return [record for record in known if isinstance(record, kind)]
 
     state = MarketState(policy=policy, accounts=of(Account), transfers=of(Transfer))
-    state.pipelines = {pipeline.id: pipeline for pipeline in of(Pipeline)}
+    for pipeline in of(Pipeline):
+        state.add_pipeline(pipeline)
     for worker in of(Worker):
         state.add_worker(worker)
     _restore_evidence(state, of(Evidence))

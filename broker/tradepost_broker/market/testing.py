@@ -22,6 +22,7 @@ from tradepost_broker.market.model.events import (
     Instruction,
     JobSubmitted,
     LeaseGivenBack,
+    LeaseProgressed,
     NotifyFinished,
     OfferUpdated,
     PipelinePublished,
@@ -142,9 +143,10 @@ class MarketDriver:
             Funded(at=self.at, transfer=transfer, account=account, amount_microcredits=amount_microcredits)
         )
 
-    def publish(self, pipeline: Pipeline | None = None) -> list[Instruction]:
+    def publish(self, pipeline: Pipeline | None = None, *, account: str = "publisher") -> list[Instruction]:
         """Publish a pipeline."""
-        return self.handle(PipelinePublished(at=self.at, pipeline=pipeline or make_pipeline()))
+        published = PipelinePublished(at=self.at, pipeline=pipeline or make_pipeline(), account=account)
+        return self.handle(published)
 
     def submit(
         self,
@@ -312,6 +314,12 @@ class MarketDriver:
                 seed=self.next_seed(),
             )
         )
+
+    def report_stages(self, lease: str, stages_done: int, *, worker: str = "") -> list[Instruction]:
+        """Report how many stages of a lease are done, as its worker unless another is named."""
+        known = self.market.lease(lease)
+        worker = worker or (known.worker if known else "nobody")
+        return self.handle(LeaseProgressed(at=self.at, worker=worker, lease=lease, stages_done=stages_done))
 
     # What time and the operator do
 

@@ -108,3 +108,16 @@ class DeviceView(_Body, frozen=True, kw_only=True):
     at: float
     running: Count
     health: DeviceHealth | None
+
+
+class StallView(_Body, frozen=True, kw_only=True):
+    """GET /v1/admin/stalls: the stalls of the event loop at one place, since the start, in seconds.
+
+    `place` is our innermost function there, then its callers. The newest ended at `newest_at` (Unix seconds).
+    """
+
+    place: str
+    count: Count
+    total_s: float
+    longest_s: float
+    newest_at: float

@@ -19,6 +19,7 @@ from tradepost_broker.market.model.entities import (
     EvidenceKind,
     Job,
     Lease,
+    LeasePurpose,
     LeaseState,
     Match,
 )
@@ -124,6 +125,7 @@ def _lease_view(lease: Lease, match: Match | None, *, with_outcome: bool) -> Lea
         problem="" if lease.problem is None else f"{lease.problem.title} {lease.problem.detail}".strip(),
         candidates=_candidates(match),
         left_out={} if match is None else match.left_out,
+        sole_bidder=_had_no_rival(match),
     )
 
 
@@ -138,6 +140,17 @@ def _public_view(lease: Lease, match: Match | None) -> SettledLeaseView:
         paid_microcredits=lease.paid_microcredits,
         candidates=_candidates(match),
         left_out={} if match is None else match.left_out,
+        sole_bidder=_had_no_rival(match),
+    )
+
+
+def _had_no_rival(match: Match | None) -> bool:
+    """Whether no other offer, idle or busy, competed on price in an auction."""
+    return (
+        match is not None
+        and match.purpose is LeasePurpose.AUCTION
+        and len(match.candidates) == 1
+        and not match.left_out.get("busy")
     )
 
 

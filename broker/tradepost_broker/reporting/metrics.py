@@ -12,6 +12,7 @@ from tradepost_broker.market.model.events import Instruction, NotifyFinished, Re
 from tradepost_broker.market.model.lease_states import LIVE
 
 _COMMIT_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
+_STALL_BUCKETS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -49,6 +50,12 @@ class Metrics:
             registry=self.registry,
             buckets=_BATCH_BUCKETS,
         )
+        self._stall_s = Histogram(
+            "tradepost_loop_stall_seconds",
+            "For how long the event loop stood still, where that was over the limit.",
+            registry=self.registry,
+            buckets=_STALL_BUCKETS,
+        )
 
     def gauge(self, name: str, description: str, read: Callable[[], float]) -> None:
         """Show a value that is read when metrics are."""
@@ -74,6 +81,10 @@ class Metrics:
         """Note how long a batch took."""
         self._batch_events.observe(works)
         self._batch_s.observe(seconds)
+
+    def observe_stall(self, seconds: float) -> None:
+        """Note that the event loop stood still."""
+        self._stall_s.observe(seconds)
 
     def render(self) -> bytes:
         """The exposition format."""

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from tradepost.commands.number_options import integer_option, number_option
 from tradepost.commands.options import Json
 from tradepost.commands.terminal import show_json
 from tradepost.errors import InvalidRequest, InvalidSettings, InvariantBroken, MissingDatabase
@@ -65,20 +66,23 @@ def simulate(
     scenario: Annotated[
         str, typer.Argument(help="A scenario's name, or `random` for a short one that follows from the seed.")
     ] = "everything",
-    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds to run, one after the other.")] = 1,
+    seed: Annotated[int, integer_option(low=0, about="The first seed.")] = 0,
+    seeds: Annotated[int, integer_option(low=1, about="How many seeds to run, one after the other.")] = 1,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Jobs of customers. Default: the scenario's.")
+        int | None, integer_option(low=1, about="Jobs of customers. Default: the scenario's.")
     ] = None,
     hostile: Annotated[
         str | None,
         typer.Option(help="A model of worker: simulate a share of such workers, without a scenario."),
     ] = None,
-    share: Annotated[float, typer.Option(min=0, max=1, help="The share of workers for --hostile.")] = 0.2,
-    workers: Annotated[int, typer.Option(min=1, help="The number of workers for --hostile.")] = 40,
-    auditors: Annotated[int | None, typer.Option(min=0, help="Auditors. Default: the scenario's.")] = None,
+    share: Annotated[float, number_option(low=0, high=1, about="The share of workers for --hostile.")] = 0.2,
+    workers: Annotated[int, integer_option(low=1, about="The number of workers for --hostile.")] = 40,
+    auditors: Annotated[int | None, integer_option(low=0, about="Auditors. Default: the scenario's.")] = None,
     confidence: Annotated[
-        list[float] | None, typer.Option(help="A confidence that customers ask for; repeat it for several.")
+        list[float] | None,
+        number_option(
+            low=0.5, high=0.999999, about="A confidence that customers ask for, repeated for several."
+        ),
     ] = None,
     policy: Policy = None,
     unchecked: Annotated[
@@ -113,7 +117,7 @@ def simulate(
 def replay(
     journal: Annotated[Path, typer.Argument(help="A broker's data folder, or its database.")],
     policy: Policy = None,
-    seed: Annotated[int, typer.Option(min=0, help="The seed of what must be estimated.")] = 0,
+    seed: Annotated[int, integer_option(low=0, about="The seed of what must be estimated.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Decide a broker's journal again, and print the digest; with --policy, compare another policy.

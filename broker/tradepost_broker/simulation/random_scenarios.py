@@ -16,7 +16,7 @@ from tradepost_broker.simulation.world.schedule import seeded
 
 def random_scenario(seed: int) -> Scenario:
     """A short scenario that follows from a seed: who takes part, how bad the network is, and the policy."""
-    rng = seeded(seed, "scenario")
+    rng, bounds = seeded(seed, "scenario"), seeded(seed, "bounds on trust")
     names = [name for name, model in WORKER_MODELS.items() if model.hostile]
     hostile = rng.sample(names, rng.randint(0, 3))
     teams = [
@@ -56,6 +56,8 @@ def random_scenario(seed: int) -> Scenario:
         proven_checks=rng.choice((2.0, 10.0)),
         attempts_max=rng.choice((3, 5)),
         audit_backlog_max=rng.choice((2, 1_000)),
+        partner_checks_max=bounds.choice((0.25, 1.0)),
+        vouched_checks_max=bounds.choice((0.0, 0.5)),
     )
     return Scenario(
         name="random",

@@ -134,7 +134,7 @@ class Simulation:
 
     def _populate(self) -> None:
         scenario = self.scenario
-        self.world.publish(COMMON, TRUSTED_PUBLISHER)
+        self.world.publish(COMMON, TRUSTED_PUBLISHER, account=TRUSTED_PUBLISHER)
         for number in range(scenario.auditors):
             auditor = Team(model="honest", workers=1, hand="auditors", capacity=scenario.auditor_capacity)
             self._add_device(f"auditor{number}", f"auditor{number}", auditor, auditor=True)

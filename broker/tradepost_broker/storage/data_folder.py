@@ -10,10 +10,14 @@ from typing import Final
 
 from tradepost.content.storage.store import DISK_IS_FULL
 from tradepost.errors import DataFolderInUse, DataFolderUnusable
+from tradepost.file_status import why_no_file
 from tradepost_broker.storage.database_checks import disk_full
 
 #: The broker's key: where it is, a market has run.
 IDENTITY_FILE: Final = "identity.pem"
+#: Where commands on this machine find the running broker's address.
+URL_FILE: Final = "url"
+_LOCK_FILE: Final = "lock"
 
 
 def make_data_folder(folder: Path) -> None:
@@ -29,8 +33,12 @@ def locked_data_folder(folder: Path) -> Iterator[None]:
     Raises `DataFolderInUse`, and as `make_data_folder`.
     """
     make_data_folder(folder)
+    for path in (folder / _LOCK_FILE, folder / URL_FILE):
+        if problem := why_no_file(path):
+            hint = "Move it away: the broker writes this file again."
+            raise DataFolderUnusable(problem, hint=hint, path=str(folder))
     with typed_folder_errors(folder):
-        file = (folder / "lock").open("a")
+        file = (folder / _LOCK_FILE).open("a")
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -7,6 +7,7 @@ until the disk has it. Transactions begin where SQLAlchemy begins them, not wher
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +18,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 
-from tradepost.errors import MissingDatabase, invariant
+from tradepost.errors import DataFolderUnusable, InvalidKey, MissingDatabase, invariant
+from tradepost.identity import Identity
 from tradepost_broker.storage.database_checks import (
     require_current_schema,
     require_database,
@@ -74,13 +76,22 @@ def open_snapshot(path: Path) -> Connection:
 
 
 def require_own_market(path: Path, identity: Path) -> None:
-    """Find out, where the file `identity` shows that a market has run, that `path` is its database.
+    """Find out that `path` is the database of the market whose key is `identity`, or that neither exists.
 
-    A new one in its place would be a market without the accounts, jobs and reputations of the old one. Raises
+    A new database beside a key would be a market without the accounts, jobs and reputations of the old one;
+    with a new key, workers would refuse the market. Raises `DataFolderUnusable` without a key,
     `MissingDatabase`, `DatabaseTooNew`, `DatabaseDamaged` or `DatabaseUnusable`.
     """
-    if not identity.exists():
+    if not os.path.lexists(identity):
+        if path.exists() and _has_journal(path):
+            raise DataFolderUnusable(
+                f"{identity} does not exist, but a market has run on {path.name} beside it",
+                hint=f"Restore {identity.name} from a backup: workers refuse a broker that has another key. "
+                "If it is lost, open a new market with an empty folder as --data-dir; devices join it anew.",
+                path=str(identity.parent),
+            )
         return
+    require_identity(identity)
     try:
         require_database(path)
         with typed_errors(path), contextlib.closing(_reading_engine(path).connect()) as connection:
@@ -94,6 +105,28 @@ def require_own_market(path: Path, identity: Path) -> None:
             "empty folder as --data-dir.",
             path=str(path),
         ) from None
+
+
+def require_identity(path: Path) -> None:
+    """Raise `DataFolderUnusable` unless the file at `path` is the private key of a broker."""
+    try:
+        Identity.load(path)
+    except InvalidKey as error:
+        raise DataFolderUnusable(
+            error.detail,
+            hint="Restore it from a backup: workers refuse a broker that has another key.",
+            path=str(path.parent),
+        ) from None
+
+
+def _has_journal(path: Path) -> bool:
+    """Whether anything has happened on the database at `path`, of whatever version it is."""
+    with contextlib.suppress(MissingDatabase):
+        require_database(path)
+        with typed_errors(path), contextlib.closing(_reading_engine(path).connect()) as connection:
+            if require_known_schema(connection, path, ScriptDirectory.from_config(_alembic())) is not None:
+                return connection.exec_driver_sql("SELECT 1 FROM journal LIMIT 1").first() is not None
+    return False
 
 
 def driver_of(connection: Connection) -> sqlite3.Connection:

@@ -23,7 +23,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, Table, func, or_,
 from tradepost.errors import UNDECODABLE, invariant
 from tradepost_broker.market import recovery
 from tradepost_broker.market.model import entities
-from tradepost_broker.market.model.events import Event, MatchingEvent
+from tradepost_broker.market.model.events import Event, MatchingEvent, RevocationsIssued
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.sifting import LeftOut, Sifted, kind_of, sift
 from tradepost_broker.storage import database, tables
@@ -47,6 +47,7 @@ _SEED_BYTES: Final = 16
 log = logging.getLogger(__name__)
 
 _encode_event: Final = msgspec.msgpack.Encoder().encode
+_REVOCATIONS: Final = RevocationsIssued.__struct_config__.tag
 _decode_event: Final = msgspec.msgpack.Decoder(Event).decode
 
 
@@ -176,6 +177,12 @@ class Reader:
                 event = replace(event, seed=int.from_bytes(seed, "big"))
             yield seq, event
 
+    def has_revocations(self) -> bool:
+        """Whether the market has enforced a revocation list since its last start, which enforces it again."""
+        since = select(func.max(_RUNS.c.first_seq)).scalar_subquery()
+        events = select(JOURNAL.c.seq).where(JOURNAL.c.seq >= since, JOURNAL.c.kind == _REVOCATIONS)
+        return self._reader.scalar(events.limit(1)) is not None
+
     def starts(self) -> list[BrokerStart]:
         """Every start of the broker, oldest first."""
         rows = self._reader.execute(select(_RUNS).order_by(_RUNS.c.first_seq)).mappings()
@@ -186,6 +193,7 @@ class Store(Reader):
     """The database at `path`, migrated when it is opened; reads see a commit at once."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._writer = database.open_writer(path)
         self._write = database.driver_of(self._writer)
         self._write.execute(_DO_NOT_WAIT)
@@ -207,6 +215,10 @@ class Store(Reader):
         """Close the database; a transaction that was not committed is gone."""
         database.close(self._writer)
         super().close()
+
+    def open_reader(self) -> Reader:
+        """Another connection that reads, for one other thread."""
+        return Reader(database.open_reader(self._path))
 
     def set_aside_unreadable(self, *, at: float) -> None:
         """Keep, durably, which records cannot be read now, in place of what an earlier start found."""
@@ -289,6 +301,8 @@ class Transaction:
         self._deletions_first: list[Deletion] = []
         self._start: BrokerStart | None = None
         self.is_empty = True
+        #: Bytes of the documents of jobs among the records.
+        self.document_bytes = 0
 
     def start(
         self, *, at: float, version: str, policy: bytes, left_out: Iterable[tuple[str, str]] = ()
@@ -326,6 +340,10 @@ class Transaction:
         """Write `record`, as it is when the transaction is flushed, in place of the row with its id."""
         self._records[type(record)][record.id] = record
         self.is_empty = False
+        if isinstance(record, InlineInput):
+            self.document_bytes += len(record.document)
+        elif isinstance(record, Delivery):
+            self.document_bytes += len(record.output or b"")
 
     def delete(self, deletion: Deletion) -> None:
         """Run a deletion, after the records were written."""

@@ -169,6 +169,11 @@ class EvidenceTable(_Table, table=True):
     at: float
     stage: str
     detail: str
+    pipeline: str
+    account: str
+    partner: str
+    checks: float
+    vouched_checks: float
 
 
 class PipelineUseTable(_Table, table=True):

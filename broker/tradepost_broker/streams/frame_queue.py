@@ -40,6 +40,8 @@ class FrameQueue:
         self._frames: deque[bytes] = deque()
         self._bytes = 0
         self._arrived = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
         self.has_ended = False
         #: The message to send before the connection is closed; empty if it is just cut.
         self.last_message = b""
@@ -55,6 +57,12 @@ class FrameQueue:
         self._frames.append(data)
         self._bytes += len(data)
         self._arrived.set()
+        if self._bytes > self._bytes_max // 2:
+            self._room.clear()
+
+    async def room(self) -> None:
+        """Wait while more than half of the queue is taken, so that asking for much does not end it."""
+        await self._room.wait()
 
     def end(self, last: Any = None) -> None:
         """Drop what was not sent, and have `run` return. `last` is a frame for the peer that says why."""
@@ -64,6 +72,7 @@ class FrameQueue:
         self._frames.clear()
         self._bytes = 0
         self._arrived.set()
+        self._room.set()
 
     async def run(self, socket: web.WebSocketResponse) -> None:
         """Send what is posted. Returns at the end; raises `ConnectionError` if the connection breaks."""
@@ -81,6 +90,8 @@ class FrameQueue:
             frames.append(self._frames.popleft())
             room -= len(frames[-1])
             self._bytes -= len(frames[-1])
+        if self._bytes <= self._bytes_max // 2:
+            self._room.set()
         if not self._frames:
             self._arrived.clear()
         return frames

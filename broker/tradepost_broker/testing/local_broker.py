@@ -33,6 +33,7 @@ class LocalBroker:
         self.running = running
         self.session = session
         self.url = running.url
+        self.operator_token = running.parts.operator_token
 
     async def call(
         self,
@@ -128,8 +129,7 @@ class LocalBroker:
         await parts.engine.ask(tick_work(parts.receipts))
 
     async def _admin(self, what: str, body: Any, reply: Any) -> Any:
-        token = self.running.parts.operator_token
-        return await self.call("POST", f"/v1/admin/{what}", key=token, body=body, reply=reply)
+        return await self.call("POST", f"/v1/admin/{what}", key=self.operator_token, body=body, reply=reply)
 
 
 def job_request(pipeline: str, **changes: Any) -> JobRequest:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
 from aiohttp import web
 
-from tradepost.errors import Problem, ProtocolError, QuotaExceeded, TradepostError
+from tradepost.errors import Problem, QuotaExceeded, TradepostError
 from tradepost.protocol import (
     CancelJob,
     Finished,
@@ -21,25 +22,32 @@ from tradepost.protocol import (
     Submitted,
     Watch,
     broker_codec_for_clients,
-    salvage,
+    salvage_frame,
+    split_frames,
 )
 from tradepost_broker.engine.engine import Engine, Outcome
 from tradepost_broker.jobs.job_service import JobService
 from tradepost_broker.jobs.submission import JobSubmission, SubmissionChecks, job_of
 from tradepost_broker.streams.frame_queue import FrameQueue
+from tradepost_broker.streams.pace import paced
 from tradepost_broker.streams.sockets import StreamCodec, converse, open_socket, refuse, unknown_frame
 from tradepost_broker.web.endpoints import ACCOUNT
 
 #: Streams that one account may have open.
 STREAMS_MAX: Final = 64
+#: Jobs that one message may watch, where an account may not have more of them open.
+WATCHES_MAX: Final = 4096
 #: Inputs by CID that one stream has read and checked at once.
 _CHECKS_AT_ONCE: Final = 4
 
 
 class ClientStreams:
-    """Serves clients' connections."""
+    """Serves clients' connections. One message may watch `watches_max` jobs."""
 
-    def __init__(self, *, engine: Engine, submissions: SubmissionChecks, jobs: JobService) -> None:
+    def __init__(
+        self, *, engine: Engine, submissions: SubmissionChecks, jobs: JobService, watches_max: int
+    ) -> None:
+        self._watches_max = watches_max
         self._engine = engine
         self._submissions = submissions
         self._jobs = jobs
@@ -52,7 +60,9 @@ class ClientStreams:
         if self._open[account] >= STREAMS_MAX:
             raise QuotaExceeded(f"account {account} has {STREAMS_MAX} streams open", limit=STREAMS_MAX)
         socket = await open_socket(request)
-        session = _Session(account, self._codec, self._engine, self._submissions, self._jobs)
+        session = _Session(
+            account, self._codec, self._engine, self._submissions, self._jobs, self._watches_max
+        )
         self._open[account] += 1
         try:
             await converse(request, socket, session.queue, session.take)
@@ -75,10 +85,11 @@ class _Session:
         engine: Engine,
         submissions: SubmissionChecks,
         jobs: JobService,
+        watches_max: int,
     ) -> None:
         self.queue = FrameQueue(codec)
+        self._watches_max = watches_max
         self._account = account
-        self._codec = codec
         self._engine = engine
         self._submissions = submissions
         self._jobs = jobs
@@ -87,13 +98,16 @@ class _Session:
         self._may_check = asyncio.Semaphore(_CHECKS_AT_ONCE)
 
     async def take(self, message: bytes) -> None:
-        """Do what the frames of a message ask. Raises `ProtocolError`."""
-        for frame in self._frames(message):
+        """Do what the frames of a message ask, in slices. Raises `ProtocolError` or `QuotaExceeded`."""
+        frames = [salvage_frame(part) async for part in paced(split_frames(message))]
+        self._check_watches(frames)
+        async for frame in paced(frames):
             match frame:
                 case Submit(ref=ref, request=request):
                     await self._submit(ref, request)
                 case Watch(jobs=jobs):
-                    for job in jobs:
+                    async for job in paced(jobs):
+                        await self.queue.room()
                         self._watch(job)
                 case CancelJob(job=job):
                     self._jobs.request_cancel(self._account, job, lambda _: None)
@@ -111,11 +125,15 @@ class _Session:
         for task in self._checks:
             task.cancel()
 
-    def _frames(self, message: bytes) -> list[Any]:
-        try:
-            return self._codec.decode(message)
-        except ProtocolError:
-            return salvage(message)
+    def _check_watches(self, frames: Sequence[Any]) -> None:
+        """Raise `QuotaExceeded` for a message that watches too many jobs."""
+        watched = sum(len(frame.jobs) for frame in frames if isinstance(frame, Watch))
+        if watched > self._watches_max:
+            raise QuotaExceeded(
+                f"one message watches {watched:,} jobs; at most {self._watches_max:,} are allowed",
+                hint="Watch the rest in another message, after these.",
+                limit=self._watches_max,
+            )
 
     async def _submit(self, ref: int, request: JobRequest) -> None:
         if request.input_cid is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import re
 from collections import Counter
 from typing import Final
 
@@ -27,6 +29,8 @@ from tradepost_broker.web.endpoints import ACCOUNT, Access, Endpoint, read_body,
 from tradepost_broker.web.slow_peers import send_pieces
 
 WAIT_S_MAX: Final = 60.0
+_SHOWN_CHARS_MAX: Final = 80
+_SECONDS: Final = re.compile(r"[0-9]{1,6}(?:\.[0-9]{0,9})?")
 JOBS_SHOWN: Final = 100
 JOBS_SHOWN_MAX: Final = 1000
 #: Requests of one account that may wait for an end at once.
@@ -113,8 +117,8 @@ class JobEndpoints:
         limit = read_limit(request, JOBS_SHOWN, JOBS_SHOWN_MAX)
         table = CODECS[Job].table
         newest = select(table).where(table.c.account == request[ACCOUNT]).order_by(table.c.id.desc())
-        if before := request.query.get("before", ""):
-            newest = newest.where(table.c.id < before)
+        if (before := request.query.get("before")) is not None:
+            newest = newest.where(table.c.id < self._cursor(request[ACCOUNT], before))
         found = list(self._store.find(Job, newest.limit(limit + 1)))
         shown = found[:limit]
         older = shown[-1].id if len(found) > limit else None
@@ -176,6 +180,16 @@ class JobEndpoints:
             )
         )
 
+    def _cursor(self, account: str, before: str) -> str:
+        """The job that a page is to follow. Raises `UnknownJob` for any but one of the account's."""
+        try:
+            return self._jobs.job(account, before).id
+        except UnknownJob:
+            raise UnknownJob(
+                f"before is {before[:_SHOWN_CHARS_MAX]!r}, which is no job of account {account}",
+                hint="Pass the `older` of the page before, or nothing for the newest jobs.",
+            ) from None
+
     async def _wait(self, account: str, job: str, wait_s: float) -> None:
         if self._waits[account] >= WAITS_MAX:
             raise QuotaExceeded(f"{WAITS_MAX} requests of {account} are waiting", limit=WAITS_MAX)
@@ -210,10 +224,8 @@ def _entry(job: Job) -> JobEntry:
 
 def _wait_s(request: web.Request) -> float:
     text = request.query.get("wait_s", "0")
-    try:
-        wait_s = float(text)
-    except ValueError:
-        wait_s = -1.0
+    # `float` reads the digits of every script, underscores and blanks.
+    wait_s = float(text) if _SECONDS.fullmatch(text) else math.nan
     if not 0 <= wait_s <= WAIT_S_MAX:
         raise InvalidRequest(f"wait_s is {text!r}; it must be 0 to {WAIT_S_MAX:g} seconds")
     return wait_s

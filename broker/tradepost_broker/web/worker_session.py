@@ -24,9 +24,10 @@ from tradepost_broker.engine.work import EventWork
 from tradepost_broker.jobs.lease_returns import LeaseReturn
 from tradepost_broker.jobs.receipt_checks import ReceiptChecks
 from tradepost_broker.market import Market
-from tradepost_broker.market.model.events import Event, OfferUpdated
+from tradepost_broker.market.model.events import Event, LeaseProgressed, OfferUpdated
 from tradepost_broker.reporting.device_readings import DeviceReadings
 from tradepost_broker.streams.frame_queue import FrameQueue
+from tradepost_broker.streams.pace import paced
 from tradepost_broker.streams.sockets import StreamCodec, unknown_frame
 
 #: Offers that follow each other faster than this are merged into the newest.
@@ -59,8 +60,8 @@ class WorkerSession:
         self._offering: asyncio.TimerHandle | None = None
 
     async def take(self, message: bytes) -> None:
-        """Do what the frames of a message ask. Raises `ProtocolError`."""
-        for frame in self._codec.decode(message):
+        """Do what the frames of a message ask, in slices. Raises `ProtocolError`."""
+        async for frame in paced(self._codec.decode(message)):
             match frame:
                 case Deliver():
                     await self._deliver(frame)
@@ -70,6 +71,7 @@ class WorkerSession:
                     self._update_offer(offer)
                 case Heartbeat():  # the connection itself is kept alive by pings
                     self._devices.note(self.worker, frame)
+                    self._note_progress(frame)
                 case _:
                     raise unknown_frame(frame)
         await self._engine.ready()
@@ -149,6 +151,17 @@ class WorkerSession:
             self.queue.post(Acknowledged(lease, outcome.to_problem()))
         else:
             reply(outcome)
+
+    def _note_progress(self, frame: Heartbeat) -> None:
+        for lease, stages_done in frame.stages_done.items():
+            known = self._market.stages_done(self.worker, lease)
+            if known is not None and stages_done > known:
+                self._engine.submit(
+                    EventWork(partial(self._progress_event, lease, stages_done)), ignore_outcome
+                )
+
+    def _progress_event(self, lease: str, stages_done: int, moment: Moment) -> Event:
+        return LeaseProgressed(at=moment.at, worker=self.worker, lease=lease, stages_done=stages_done)
 
     def _update_offer(self, offer: Offer) -> None:
         self._offer = offer

@@ -72,7 +72,8 @@ class SettledLeaseView(_View, frozen=True, kw_only=True):
     """One attempt at a job that has ended, as everyone may see it: the worker, the price, the match.
 
     What was delivered belongs to the job's submitter, so it is not here. `left_out` counts, by reason, the
-    offers that were not eligible.
+    offers that were not eligible. A `sole_bidder` competed with no other offer: only the cap bounded its
+    price.
     """
 
     lease: str
@@ -84,13 +85,15 @@ class SettledLeaseView(_View, frozen=True, kw_only=True):
     paid_microcredits: Microcredits
     candidates: tuple[CandidateView, ...]
     left_out: dict[str, int]
+    sole_bidder: bool
 
 
 class LeaseView(_View, frozen=True, kw_only=True):
     """One attempt at a job that has ended, for those whom the job concerns.
 
     `outcome` is what was delivered: for the submitter alone, and empty unless there was a verdict on it.
-    `left_out` counts, by reason, the offers that were not eligible.
+    `left_out` counts, by reason, the offers that were not eligible. A `sole_bidder` competed with no other
+    offer: only the cap bounded its price.
     """
 
     lease: str
@@ -107,6 +110,7 @@ class LeaseView(_View, frozen=True, kw_only=True):
     problem: str
     candidates: tuple[CandidateView, ...]
     left_out: dict[str, int]
+    sole_bidder: bool
 
 
 class DashboardView(_View, frozen=True, kw_only=True):

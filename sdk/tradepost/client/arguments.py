@@ -9,19 +9,17 @@ from __future__ import annotations
 import math
 import numbers
 import operator
-import re
-import reprlib
 import threading
 from decimal import Decimal
 from typing import Any, Final
 
 import numpy as np
 
-from tradepost.errors import InvalidCall, TradepostError, UnknownJob, UnknownPipeline
+from tradepost.content import Cid, parse_cid
+from tradepost.errors import InvalidCall, InvalidCid, TradepostError, UnknownJob, UnknownPipeline
+from tradepost.short_repr import shown
 
-_SHOWN_CHARS_MAX: Final = 80
-#: What can stand in the path of a URL as it is: every id of a job and every CID can.
-_PATH_PART: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,255}")
+_ID_CHARS_MAX: Final = 256
 
 
 def real_number(
@@ -47,10 +45,15 @@ def whole_number(name: str, value: Any, low: int, high: int) -> int:
 
 
 def timeout_s(value: Any) -> float | None:
-    """A timeout in seconds, 0 or more; `None` for none. Raises `InvalidCall`."""
+    """A timeout in seconds, 0 or more; `None` for none. Raises `InvalidCall`.
+
+    Less than 0 is 0, as for standard futures: programs pass a deadline less the time now.
+    """
     if value is None:
         return None
-    seconds = real_number("timeout", value, -math.inf, math.inf)
+    seconds = _float_of(value)
+    if math.isnan(seconds):
+        raise InvalidCall(f"timeout is {shown(value)}; it must be a number of seconds, or None for no limit")
     # Threads cannot wait longer than this, which is centuries.
     return None if seconds >= threading.TIMEOUT_MAX else max(0.0, seconds)
 
@@ -71,28 +74,36 @@ def text(name: str, value: Any, *, chars_max: int) -> str:
 
 def job_id(value: Any) -> str:
     """`value` as the id of a job. Raises `UnknownJob` for what cannot be one."""
-    if isinstance(value, str) and _PATH_PART.fullmatch(value):
-        return value
+    if isinstance(value, str) and 1 <= len(value) <= _ID_CHARS_MAX and _is_unicode(value):
+        return str(value)
     raise UnknownJob(f"{shown(value)} is not the id of a job")
 
 
 def pipeline_cid(value: Any) -> str:
     """`value` as the CID of a pipeline. Raises `UnknownPipeline` for what cannot be one."""
-    if isinstance(value, str) and len(value) <= 64 and _PATH_PART.fullmatch(value):
-        return str(value)
-    raise UnknownPipeline(
-        f"{shown(value)} is not the CID of a pipeline", hint="`tradepost publish` prints the CID."
-    )
-
-
-def shown(value: Any) -> str:
-    """What an error shows of a value: its `repr`, cut short."""
+    hint = "`tradepost publish` prints the CID."
     try:
-        whole = reprlib.repr(value)
-    except Exception:  # an object of the program's may fail in any way
-        whole = f"an object of type {type(value).__name__}"
-    whole = whole.encode(errors="backslashreplace").decode()
-    return whole if len(whole) <= _SHOWN_CHARS_MAX else f"{whole[:_SHOWN_CHARS_MAX]}…"
+        if isinstance(value, str):
+            return parse_cid(value)
+    except InvalidCid as error:
+        raise UnknownPipeline(
+            f"{shown(value)} is not the CID of a pipeline: {error.detail}", hint=hint
+        ) from None
+    raise UnknownPipeline(f"{shown(value)} is not the CID of a pipeline", hint=hint)
+
+
+def input_cid(value: Any) -> Cid:
+    """`value` as the CID of an input. Raises `InvalidCall` for what cannot be one."""
+    try:
+        if isinstance(value, str):
+            return parse_cid(value)
+        hint = None
+    except InvalidCid as error:
+        hint = error.hint
+    raise InvalidCall(
+        f"input_cid is {shown(value)}; it must be the CID of an input, as `JobHandle.input_cid` has it",
+        hint=hint,
+    )
 
 
 def _float_of(value: Any) -> float:

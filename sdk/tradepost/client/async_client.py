@@ -14,19 +14,22 @@ from typing import Any, Final, Self, TypeVar
 
 import aiohttp
 
-from tradepost.broker_url import parse_broker_url
-from tradepost.client.arguments import job_id, pipeline_cid, real_number, shown, whole_number
+from tradepost.broker_url import parse_api_key, parse_broker_url
+from tradepost.client.arguments import input_cid as checked_input_cid
+from tradepost.client.arguments import job_id, pipeline_cid, real_number, whole_number
 from tradepost.client.async_job import AsyncJobHandle
-from tradepost.client.inputs import Inputs
+from tradepost.client.inputs import Inputs, check_many
 from tradepost.client.job_request import (
     CONFIDENCE,
     DEADLINE_S,
     PATIENCE_S,
     PreparedJob,
     blocks_of,
+    check_options,
     prepare_job,
 )
 from tradepost.client.job_stream import JobStream
+from tradepost.client.not_copied import NotCopied
 from tradepost.client.requests import BrokerRequests
 from tradepost.client.results import Result
 from tradepost.content import Cid
@@ -34,6 +37,7 @@ from tradepost.errors import ClientClosed, InvalidCall, InvalidSettings
 from tradepost.money import Credits, to_credits
 from tradepost.protocol import AccountView, JobList, JobView, PipelineView, QuarantineView, Requirements
 from tradepost.proxies import proxy_for
+from tradepost.short_repr import shown
 
 DEFAULT_URL: Final = "http://127.0.0.1:8700"
 #: How many jobs `map` keeps submitted and unfinished.
@@ -47,7 +51,7 @@ LIST_JOBS: Final = 100
 T = TypeVar("T")
 
 
-class AsyncClient:
+class AsyncClient(NotCopied):
     """A connection to one broker, for one account. Use it in the event loop and process that opened it.
 
     `url` and `api_key` default to `TRADEPOST_URL` and `TRADEPOST_API_KEY`. Every call is repeated while the
@@ -58,19 +62,13 @@ class AsyncClient:
         self, url: str | None = None, *, api_key: str | None = None, give_up_s: float = 30.0
     ) -> None:
         self.url = parse_broker_url(_setting("url", url, "TRADEPOST_URL") or DEFAULT_URL)
-        # A key that was read from a file may end with the end of its line.
-        key = _setting("api_key", api_key, "TRADEPOST_API_KEY").strip()
-        if not key:
-            raise InvalidSettings(
-                "there is no API key", hint="Pass api_key=… or set the variable TRADEPOST_API_KEY."
-            )
-        if not (key.isascii() and key.isprintable()):
-            raise InvalidSettings(
-                "the API key contains characters that no API key has", hint="Copy it again."
-            )
+        key = parse_api_key(_setting("api_key", api_key, "TRADEPOST_API_KEY"))
         self._headers = {"Authorization": f"Bearer {key}"}
         self._give_up_s = real_number("give_up_s", give_up_s, 0, math.inf, error=InvalidSettings)
         self._open: _Open | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {str(self.url).rstrip('/')}, {'open' if self._open else 'closed'}>"
 
     async def __aenter__(self) -> Self:
         if self._open is not None:
@@ -164,6 +162,7 @@ class AsyncClient:
         `options` are those of `submit`. Each input is submitted as soon as it is read. The first job that
         fails raises here. Whenever the map ends before its last result, the unfinished jobs are cancelled.
         """
+        check_options("AsyncClient.map", options)
         window = whole_number("window", window, 1, MAP_WINDOW_MAX)
         clock = asyncio.get_running_loop().time
         waiting: deque[asyncio.Task[Result]] = deque()
@@ -191,14 +190,17 @@ class AsyncClient:
     async def attach(self, job: str, *, input_cid: str | None = None) -> AsyncJobHandle:
         """A job that was submitted before, perhaps by another program. Raises `UnknownJob`.
 
-        With `input_cid`, its receipts must be about that input; without, about the one that they name.
+        With `input_cid`, its receipts must be about that input, or its result raises `OtherInput`; without,
+        about the one that they name. Raises `InvalidCall` for what is not a CID.
         """
+        claimed = None if input_cid is None else checked_input_cid(input_cid)
         view = await self.job(job)
         return AsyncJobHandle(
             self,
             job=view.job,
             pipeline=view.pipeline,
-            input_cid=None if input_cid is None else Cid(input_cid),
+            input_cid=claimed,
+            is_input_claimed=claimed is not None,
         )
 
     async def jobs(self, *, limit: int = LIST_JOBS, before: str | None = None) -> JobList:
@@ -206,15 +208,15 @@ class AsyncClient:
         query = {"limit": str(whole_number("limit", limit, 1, 1000))}
         if before is not None:
             query["before"] = job_id(before)
-        return await self._checked().requests.ask_for(JobList, "GET", "v1/jobs", query)
+        return await self._checked().requests.ask_for(JobList, "GET", "v1/jobs", query=query)
 
     async def job(self, job: str) -> JobView:
         """A job as it stands now. Raises `UnknownJob`."""
-        return await self._checked().requests.ask_for(JobView, "GET", f"v1/jobs/{job_id(job)}")
+        return await self._checked().requests.ask_for(JobView, "GET", "v1/jobs/{}", job_id(job))
 
     async def cancel(self, job: str) -> JobView:
         """Cancel a job by id; the job as it stands then. Raises `UnknownJob`."""
-        return await self._checked().requests.ask_for(JobView, "DELETE", f"v1/jobs/{job_id(job)}")
+        return await self._checked().requests.ask_for(JobView, "DELETE", "v1/jobs/{}", job_id(job))
 
     async def lift_quarantine(self, pipeline: str) -> QuarantineView:
         """Let the account's jobs on a pipeline be leased again, after they failed on everybody.
@@ -227,8 +229,8 @@ class AsyncClient:
 
     async def pipeline(self, cid: str) -> PipelineView:
         """A published pipeline: its manifest and signature. Raises `UnknownPipeline`."""
-        path = f"v1/pipelines/{pipeline_cid(cid)}"
-        return await self._checked().requests.ask_for(PipelineView, "GET", path)
+        checked = pipeline_cid(cid)
+        return await self._checked().requests.ask_for(PipelineView, "GET", "v1/pipelines/{}", checked)
 
     async def balance(self) -> Decimal:
         """The account's available credits."""
@@ -243,13 +245,13 @@ class AsyncClient:
 
     async def fetch_output(self, job: str) -> bytes:
         """A finished job's output document, as bytes that nobody has checked yet."""
-        return await self._checked().requests.ask("GET", f"v1/jobs/{job_id(job)}/output")
+        return await self._checked().requests.ask("GET", "v1/jobs/{}/output", job_id(job))
 
     async def _put_blocks(self, data: bytes) -> Cid:
         requests = self._checked().requests
         blocks = blocks_of(data)
         for cid, block in blocks:
-            await requests.ask("PUT", f"v1/blocks/{cid}", data=block)
+            await requests.ask("PUT", "v1/blocks/{}", cid, data=block)
         return blocks[-1][0]
 
     def _checked(self) -> _Open:
@@ -325,14 +327,12 @@ def _retrieve(task: asyncio.Task[Result]) -> None:
 
 
 async def _one_by_one(inputs: Iterable[Inputs] | AsyncIterable[Inputs]) -> AsyncIterator[Inputs]:
-    """The inputs of either kind. Raises `InvalidCall` for what is not iterable."""
+    """The inputs of either kind. Raises `InvalidCall` as `check_many` does."""
     if isinstance(inputs, AsyncIterable):
         async for one in inputs:
             yield one
         return
-    # `iter` would take a `TensorDocument` or `Result`, too, since they have `[name]`.
-    if not isinstance(inputs, Iterable):
-        raise InvalidCall(f"inputs are {shown(inputs)}; pass an iterable of inputs")
+    check_many(inputs)
     for one in inputs:
         yield one
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from tradepost.client.arguments import timeout_s
 from tradepost.client.job_stream import JobStream
+from tradepost.client.not_copied import NotCopied
 from tradepost.client.results import Result, check_result, error_of
 from tradepost.content import Cid
 from tradepost.errors import ResultTimeout
@@ -26,8 +27,11 @@ class Connection(Protocol):
         ...
 
 
-class AsyncJobHandle:
-    """One submitted job. `input_cid` is `None` where the client does not know the input."""
+class AsyncJobHandle(NotCopied):
+    """One submitted job. `input_cid` is `None` where the client does not know the input.
+
+    `is_input_claimed` says that `input_cid` comes from the program, which may be mistaken.
+    """
 
     def __init__(
         self,
@@ -36,11 +40,13 @@ class AsyncJobHandle:
         job: str,
         pipeline: str,
         input_cid: Cid | None,
+        is_input_claimed: bool = False,
         end: asyncio.Future[JobView] | None = None,
     ) -> None:
         self.id = job
         self.pipeline = pipeline
         self.input_cid = input_cid
+        self._is_input_claimed = is_input_claimed
         self._client = client
         self._end = end
 
@@ -67,7 +73,7 @@ class AsyncJobHandle:
             async with asyncio.timeout(limit_s):
                 return await self._result()
         except TimeoutError:
-            raise ResultTimeout(f"job {self.id} has no result after {timeout} s", job=self.id) from None
+            raise ResultTimeout(f"job {self.id} has no result after {limit_s:g} s", job=self.id) from None
 
     def cancel(self) -> asyncio.Future[bool]:
         """Cancel the job unless it has ended. What it had begun is paid. Awaited: whether it was.
@@ -94,7 +100,13 @@ class AsyncJobHandle:
         output = view.output
         if output is None:
             output = await self._client.fetch_output(self.id)
-        return check_result(view, output, pipeline=self.pipeline, input_cid=self.input_cid)
+        return check_result(
+            view,
+            output,
+            pipeline=self.pipeline,
+            input_cid=self.input_cid,
+            is_input_claimed=self._is_input_claimed,
+        )
 
     def _next_end(self) -> asyncio.Future[JobView]:
         """The end to wait for: a new one where the last one failed, as it does when the broker is away."""

@@ -7,21 +7,32 @@ tensor, since a value that was guessed would be computed on, and paid for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import numpy as np
 
-from tradepost.client.arguments import shown
 from tradepost.client.results import Result
-from tradepost.errors import InvalidInput, InvalidTensorDocument
-from tradepost.pipeline.tensors import Tensor, TensorDocument, encode
+from tradepost.errors import InvalidCall, InvalidInput, InvalidTensorDocument
+from tradepost.pipeline.tensors import Tensor, TensorDocument, dtype_name, encode
+from tradepost.short_repr import shown
 
 #: One tensor: an array, or what NumPy makes an array of numbers of.
 TensorLike = Any
 #: A job's input: named tensors, a whole document, a document's bytes, or the result of another job.
 Inputs = Mapping[str, TensorLike] | TensorDocument | Result | bytes
 
+#: What to do, by NumPy's letter for a kind of dtype.
+_HINTS: Final = {
+    "O": "Pass one array of numbers of one type; make a sparse or nested one dense first.",
+    "S": "Pass text as bytes: text.encode().",
+    "U": "Pass text as bytes: text.encode().",
+    "T": "Pass text as bytes: text.encode().",
+    "c": "Pass two tensors: array.real and array.imag.",
+    "M": "Pass its integers, and say which unit they are in: array.astype('int64').",
+    "m": "Pass its integers, and say which unit they are in: array.astype('int64').",
+    "f": "Convert it: array.astype('float64').",
+}
 _HINT: Final = "Pass a dict of arrays, a TensorDocument, the bytes of one, or a Result."
 #: Pixels of these images are not values: they are indices of a palette, or eight to a byte.
 _IMAGE_MODES_UNCLEAR: Final = ("P", "PA", "1")
@@ -43,6 +54,14 @@ def document_bytes(inputs: Inputs) -> bytes:
     return encode(TensorDocument(tensors=named, metadata=metadata))
 
 
+def check_many(inputs: Any) -> None:
+    """Raise `InvalidCall` for what is no iterable of inputs; one input, or a text, is none."""
+    if not isinstance(inputs, Iterable) or isinstance(inputs, Mapping | str | bytes | bytearray | memoryview):
+        raise InvalidCall(
+            f"inputs are {shown(inputs)}; pass an iterable of inputs", hint="For one input, call `submit`."
+        )
+
+
 def _tensor(name: Any, value: Any) -> Tensor:
     if not isinstance(name, str):
         raise InvalidTensorDocument(f"a tensor cannot be named {shown(name)}")
@@ -62,9 +81,21 @@ def _tensor(name: Any, value: Any) -> Tensor:
         tensor = np.asarray(value)
     except Exception as error:  # lists of unequal length, or a failure of an object's own conversion
         raise InvalidInput(f"tensor {shown(name)} cannot be made an array: {error}") from error
-    if tensor.dtype.kind in "OSUTV":
+    try:
+        dtype_name(tensor)
+    except InvalidTensorDocument:
         raise InvalidInput(
-            f"tensor {shown(name)} is {shown(value)}, which is not an array of numbers",
-            hint="Pass numbers; pass text as bytes: text.encode().",
-        )
+            f"tensor {shown(name)} has dtype {tensor.dtype}, which a tensor document cannot carry: "
+            f"{shown(value)}",
+            hint=_dtype_hint(tensor),
+        ) from None
     return tensor
+
+
+def _dtype_hint(tensor: Tensor) -> str:
+    """How to pass what is in an array whose dtype has no safetensors name."""
+    if tensor.dtype.names is not None:
+        return "Pass one tensor for each field: array['field']."
+    if (hint := _HINTS.get(tensor.dtype.kind)) is not None:
+        return hint
+    return "Convert it, which is exact for bfloat16 and 8-bit floats: array.astype('float32')."

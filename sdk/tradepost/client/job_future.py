@@ -1,23 +1,29 @@
 """A job's result as a standard future, for threads.
 
 Who waits is woken by the client's own thread; callbacks run in another, so a callback may call the client,
-also to wait for another job.
+also to wait for another job. Neither thread is there in a forked process: a future that has not ended before
+the fork has failed there.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import functools
 import logging
+import os
 import queue
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from tradepost.client.arguments import timeout_s
+from tradepost.client.not_copied import NotCopied
 from tradepost.client.outcome import Outcome
 from tradepost.client.results import Result
-from tradepost.errors import ClientClosed, JobCancelled, TradepostError
+from tradepost.errors import ClientClosed, InvalidCall, JobCancelled, TradepostError
 
 Callback = Callable[[Any], object]
 
@@ -28,31 +34,37 @@ class CallbackThread:
     """Runs callbacks one after the other, in a thread that starts with the first one."""
 
     def __init__(self) -> None:
+        self._process = os.getpid()
         self._lock = threading.Lock()
         self._waiting: queue.SimpleQueue[tuple[Callback, JobFuture] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._is_closed = False
 
     def post(self, callback: Callback, future: JobFuture) -> None:
-        """Run `callback` with the future, soon; at once after `close`."""
-        with self._lock:
-            if not self._is_closed:
-                if self._thread is None:
-                    self._thread = threading.Thread(
-                        target=self._run, name="tradepost-client-callbacks", daemon=True
-                    )
-                    self._thread.start()
-                self._waiting.put((callback, future))
-                return
+        """Run `callback` with the future, soon; at once after `close`, and in a forked process."""
+        if self._process == os.getpid() and self._accept(callback, future):
+            return
         _call(callback, future)
 
-    def close(self) -> None:
-        """Wait until the callbacks have run, unless this is called by one of them."""
+    def _accept(self, callback: Callback, future: JobFuture) -> bool:
+        with self._lock:
+            if self._is_closed:
+                return False
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="tradepost-client-callbacks", daemon=True
+                )
+                self._thread.start()
+            self._waiting.put((callback, future))
+            return True
+
+    def close(self, *, wait: bool) -> None:
+        """Accept no more; with `wait`, return when the callbacks have run, unless one of them calls this."""
         with self._lock:
             self._is_closed = True
             thread = self._thread
             self._waiting.put(None)
-        if thread is not None and thread is not threading.current_thread():
+        if wait and thread is not None and thread is not threading.current_thread():
             thread.join()
 
     def _run(self) -> None:
@@ -67,19 +79,39 @@ def _call(callback: Callback, future: JobFuture) -> None:
         log.exception("A callback of a job's future raised", extra={"action": "callback_failed"})
 
 
+#: The futures of this process that may not have ended.
+_futures: weakref.WeakSet[JobFuture] = weakref.WeakSet()
+
+
+@functools.cache
+def _watch_forks() -> None:
+    """From here on, end the futures that a forked process copies."""
+    os.register_at_fork(after_in_child=_end_in_fork)
+
+
+def _end_in_fork() -> None:
+    for future in list(_futures):
+        future.end_in_fork()
+
+
 class Job(Protocol):
     """The part of a job that its future uses."""
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        ...
 
     def cancel(self) -> bool:
         """Cancel the job; whether it is cancelled now."""
         ...
 
-    def check_process(self) -> None:
-        """Raise `InvalidCall` in a process where the future cannot end."""
+    def check_can_wait(self) -> None:
+        """Raise `InvalidCall` in a thread where the future cannot end."""
         ...
 
 
-class JobFuture(concurrent.futures.Future[Result]):
+class JobFuture(NotCopied, concurrent.futures.Future[Result]):
     """The future result of a job. `cancel` cancels the job itself; only begun work is then paid."""
 
     def __init__(self, job: Job, callbacks: CallbackThread) -> None:
@@ -89,6 +121,11 @@ class JobFuture(concurrent.futures.Future[Result]):
         self._outcome = Outcome[Result]()
         self._to_call: deque[Callback] = deque()
         self.set_running_or_notify_cancel()
+        _watch_forks()
+        _futures.add(self)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of job {self._job.id}, {'finished' if self.done() else 'running'}>"
 
     def cancel(self) -> bool:
         """Cancel the job unless it has ended; whether it is cancelled, as the broker answers.
@@ -109,14 +146,18 @@ class JobFuture(concurrent.futures.Future[Result]):
         return self._outcome.is_given
 
     def result(self, timeout: float | None = None) -> Result:
-        """As a standard future's. Raises `InvalidCall` in another process."""
-        self._job.check_process()
-        return self._outcome.get(timeout)
+        """As a standard future's. Raises `InvalidCall` where it cannot end: in another process."""
+        self._check_can_wait()
+        return self._outcome.get(timeout_s(timeout))
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """As a standard future's. Raises `InvalidCall` in another process."""
-        self._job.check_process()
-        return self._outcome.error(timeout)
+        """As a standard future's; `InvalidCall` in another process, where it cannot end."""
+        self._check_can_wait()
+        return self._outcome.error(timeout_s(timeout))
+
+    def _check_can_wait(self) -> None:
+        if not self.done():
+            self._job.check_can_wait()
 
     def add_done_callback(self, fn: Callback) -> None:
         """Call `fn` with this future when the result, or the error, is here. It may call the client."""
@@ -127,14 +168,34 @@ class JobFuture(concurrent.futures.Future[Result]):
     def take(self, source: Outcome[Result]) -> None:
         """End as `source` did."""
         error = source.error()
-        if isinstance(error, asyncio.CancelledError):
-            error = ClientClosed("the client was closed before the job ended")
         if error is None:
             self._outcome.give(source.get())
-        else:
-            self._outcome.give_error(error)
+            self._callbacks.post(JobFuture._end, self)
+            return
+        if isinstance(error, asyncio.CancelledError):
+            error = ClientClosed("the client was closed before the job ended")
+        self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        """End with an error."""
+        self._outcome.give_error(error)
         # In the callbacks' thread: `wait` and `as_completed` of the standard library take its locks.
         self._callbacks.post(JobFuture._end, self)
+
+    def end_in_fork(self) -> None:
+        """End in a forked process, where no thread will do it, and nobody waits yet."""
+        self._condition = threading.Condition()  # another thread may have held the one that was copied
+        self._waiters.clear()
+        self._to_call.clear()  # they are the other process's to call
+        if not self._outcome.is_given:
+            self._outcome.give_error(
+                InvalidCall(
+                    "the client was opened in another process, and its thread does not survive a fork",
+                    hint="Open a client in each process, and `attach` to the job.",
+                )
+            )
+        if not super().done():
+            self._end()
 
     def _end(self) -> None:
         if (error := self._outcome.error()) is not None:

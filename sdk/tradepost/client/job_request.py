@@ -7,29 +7,25 @@ broker. What only the broker knows (the pipeline's inputs, funds, prices) is lef
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, Final
 
 import msgspec
 
-from tradepost.client.arguments import (
-    optional_bool,
-    pipeline_cid,
-    real_number,
-    shown,
-    text,
-    whole_number,
-)
+from tradepost.client.arguments import optional_bool, pipeline_cid, real_number, text, whole_number
 from tradepost.client.inputs import Inputs, document_bytes
 from tradepost.content import Cid, add_bytes
 from tradepost.errors import InvalidCall
 from tradepost.money import Credits, to_microcredits
 from tradepost.protocol import INLINE_BYTES_MAX, JobRequest, Requirements, too_large_inline
+from tradepost.short_repr import shown
 
 CONFIDENCE: Final = 0.95
 DEADLINE_S: Final = 300.0
 PATIENCE_S: Final = 5.0
-_SECONDS_MAX: Final = 7 * 24 * 3600
+SECONDS_MAX: Final = 7 * 24 * 3600
 _MEMORY_BYTES_MAX: Final = 1 << 53
 _ISOLATION_MAX: Final = 8
 
@@ -57,16 +53,16 @@ def prepare_job(
 ) -> PreparedJob:
     """The submission that `AsyncClient.submit` describes.
 
-    Raises `InvalidCall`, `InvalidRequest` for the price, `UnknownPipeline` for what is not a CID,
+    Raises `InvalidCall`, `UnknownPipeline` for what is not a CID,
     `InvalidInput`, `InvalidTensorDocument` or `InlineInputTooLarge`.
     """
     is_inline = optional_bool("inline", inline)
     common: dict[str, Any] = {
         "pipeline": pipeline_cid(pipeline),
-        "max_price_microcredits": _price_microcredits(max_price),
+        "max_price_microcredits": to_microcredits(max_price, name="max_price", microcredits_min=1),
         "confidence": real_number("confidence", confidence, 0.5, 0.999999),
-        "deadline_s": real_number("deadline_s", deadline_s, 1e-6, _SECONDS_MAX),
-        "patience_s": real_number("patience_s", patience_s, 0, _SECONDS_MAX),
+        "deadline_s": real_number("deadline_s", deadline_s, 1e-6, SECONDS_MAX),
+        "patience_s": real_number("patience_s", patience_s, 0, SECONDS_MAX),
         "requirements": _requirements(requirements),
         "idempotency_key": secrets.token_hex(16)
         if idempotency_key is None
@@ -84,18 +80,23 @@ def prepare_job(
     return PreparedJob(request=request, input_cid=input_cid, upload=None if is_inline else data)
 
 
+def check_options(call: str, options: Mapping[str, Any]) -> None:
+    """Raise `TypeError` as Python does for the arguments of `call`, which passes `options` on."""
+    known = [name for name, one in signature(prepare_job).parameters.items() if one.kind is one.KEYWORD_ONLY]
+    for name in options:
+        if name not in known:
+            raise TypeError(
+                f"{call}() got an unexpected keyword argument {name!r}; it takes {', '.join(known)}"
+            )
+    if "max_price" not in options:
+        raise TypeError(f"{call}() is missing the keyword argument 'max_price', in credits")
+
+
 def blocks_of(data: bytes) -> list[tuple[Cid, bytes]]:
     """The blocks of a file, each with its CID; the last one is the root."""
     blocks: list[tuple[Cid, bytes]] = []
     add_bytes(data, put=lambda cid, block: blocks.append((cid, block)))
     return blocks
-
-
-def _price_microcredits(max_price: Credits) -> int:
-    microcredits = to_microcredits(max_price)
-    if microcredits < 1:
-        raise InvalidCall(f"max_price is {shown(max_price)}; it must be at least 0.000001 credits")
-    return microcredits
 
 
 def _requirements(given: Requirements | None) -> Requirements:

@@ -78,10 +78,16 @@ class LoopThread:
         self._is_open = True
         try:
             self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
+            self._thread = threading.Thread(target=self._run, name=name, daemon=True)
             self._thread.start()
         except (OSError, RuntimeError) as error:  # no file descriptor, or no thread, is left
             raise ClientFailed(f"no event loop could be started: {error}") from error
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.close()
 
     def start(self, work: Coroutine[Any, Any, T], *, then: Then[T] | None = None) -> Pending[T]:
         """Run `work` on the loop; `then` is called there with its outcome.
@@ -98,9 +104,11 @@ class LoopThread:
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
         """What `work` returns. An interruption (Ctrl-C) cancels it. Raises as `start` does."""
-        if threading.current_thread() is self._thread:
+        try:
+            self.check_can_wait()
+        except InvalidCall:
             work.close()
-            raise InvalidCall("a blocking call in the client's own thread would wait for itself")
+            raise
         pending = Pending(self._loop, work)
         try:
             self._accept(pending)
@@ -130,26 +138,45 @@ class LoopThread:
                 hint="Open a client in each process.",
             )
 
+    def check_can_wait(self) -> None:
+        """Raise `InvalidCall` where waiting would never end: in another process, and in the loop's thread."""
+        self.check_process()
+        if self.is_current:
+            raise InvalidCall("a blocking call in the client's own thread would wait for itself")
+
+    @property
+    def is_current(self) -> bool:
+        """Whether this is the loop's own thread."""
+        return threading.current_thread() is self._thread
+
     @property
     def is_elsewhere(self) -> bool:
         """Whether this process was forked from the one that has the thread."""
         return self._process != os.getpid()
 
     def close(self, last: Coroutine[Any, Any, None]) -> None:
-        """Run `last`, cancel what still runs, and end the thread. Nothing is accepted from here on."""
+        """Run `last`, cancel what still runs, and end the thread. Nothing is accepted from here on.
+
+        Returns when that is done, but at once in the loop's own thread, where Python may end an abandoned
+        `with`.
+        """
         with self._lock:
             if not self._is_open:
                 last.close()
                 return
             self._is_open = False
-            end = Pending(self._loop, self._finish(last))
+            end = Pending(self._loop, self._finish(last), then=lambda _: self._loop.stop())
             end.hand_over()
+        if self.is_current:
+            return
         try:
             end.outcome.get()
+        except BaseException:  # an interruption: what has not ended is left
+            with contextlib.suppress(RuntimeError):  # the loop is closed already
+                self._loop.call_soon_threadsafe(self._loop.stop)
+            raise
         finally:
-            self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
-            self._loop.close()
 
     async def _finish(self, last: Coroutine[Any, Any, None]) -> None:
         try:

@@ -14,7 +14,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from tradepost.broker_url import raise_for_problem, raise_unavailable
+from tradepost.broker_url import endpoint, raise_for_problem, raise_unavailable
 from tradepost.client.retries import Retries
 from tradepost.errors import UNDECODABLE, BrokerUnavailable, ClientClosed, ProtocolError
 
@@ -40,22 +40,30 @@ class BrokerRequests:
         self._heard_at = -math.inf
 
     async def ask_for(
-        self, kind: type[T], method: str, path: str, query: Mapping[str, str] | None = None
+        self, kind: type[T], method: str, path: str, *ids: str, query: Mapping[str, str] | None = None
     ) -> T:
         """The reply as a struct. Raises as `ask` does, and `ProtocolError` for another reply."""
-        body = await self.ask(method, path, query=query)
+        body = await self.ask(method, path, *ids, query=query)
         try:
             return msgspec.json.decode(body, type=kind)
         except UNDECODABLE as error:
-            raise ProtocolError(f"the reply to {method} /{path} is not as expected: {error}") from None
+            raise ProtocolError(
+                f"the reply to {method} /{path.format(*ids)} is not as expected: {error}"
+            ) from None
 
     async def ask(
-        self, method: str, path: str, *, data: bytes | None = None, query: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        *ids: str,
+        data: bytes | None = None,
+        query: Mapping[str, str] | None = None,
     ) -> bytes:
-        """The body of the reply.
+        """The body of the reply; `path` has a `{}` for each of `ids`.
 
         Raises the error that the broker answers, or `BrokerUnavailable` after `give_up_s` without an answer.
         """
+        url = endpoint(self._url, path, *ids)
         clock = asyncio.get_running_loop().time
         retries = Retries(give_up_s=self._give_up_s, clock=clock)
         while True:
@@ -64,7 +72,7 @@ class BrokerRequests:
             try:
                 async with self._may_ask:
                     retries.heard(self._heard_at)
-                    answer = await self._ask_once(method, path, data, query, answer_s=retries.answer_s())
+                    answer = await self._ask_once(method, url, data, query, answer_s=retries.answer_s())
                 if isinstance(answer, bytes):
                     self._heard_at = clock()
                     return answer
@@ -78,14 +86,14 @@ class BrokerRequests:
             await asyncio.sleep(retries.pause_s())
 
     async def _ask_once(
-        self, method: str, path: str, data: bytes | None, query: Mapping[str, str] | None, *, answer_s: float
+        self, method: str, url: URL, data: bytes | None, query: Mapping[str, str] | None, *, answer_s: float
     ) -> bytes | BrokerUnavailable:
         """The body of the reply, or the failure that another try may mend."""
         # Each part of a large body may take this long, so the whole has no limit.
         silence_s = None if math.isinf(answer_s) else answer_s
         timeout = aiohttp.ClientTimeout(total=None, connect=silence_s, sock_read=silence_s)
         async with self._session.request(
-            method, self._url / path, data=data, headers=self._headers, params=query, timeout=timeout
+            method, url, data=data, headers=self._headers, params=query, timeout=timeout
         ) as response:
             try:
                 await raise_for_problem(response)

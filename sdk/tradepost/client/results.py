@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from decimal import Decimal
-from itertools import islice
-from typing import Final
+from typing import Any
 
 from tradepost.content import add_bytes
-from tradepost.errors import InvalidReceipt, ProtocolError, TradepostError
+from tradepost.errors import InvalidReceipt, OtherInput, ProtocolError, TradepostError
 from tradepost.money import to_credits
-from tradepost.pipeline.tensors import Tensor, decode, dtype_name
+from tradepost.pipeline.tensors import NamedTensors, Tensor, decode, describe_tensors
 from tradepost.protocol import JobStatus, JobView, Verification
 from tradepost.receipts import Returned, SignedReceipt, verify_receipt
 
-_TENSORS_SHOWN_MAX: Final = 8
-
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Result:
-    """An accepted result.
+class Result(NamedTensors):
+    """An accepted result: a read-only mapping of its tensors, which can be pickled.
 
     `document` is the output as the exact bytes that the receipts commit to; `tensors` and `metadata` are it
     decoded. `price` is in credits, at most the cap. `receipts` are those of the workers that agreed on it;
@@ -36,19 +33,40 @@ class Result:
     verification: Verification
     seconds: float
 
-    def __getitem__(self, name: str) -> Tensor:
-        return self.tensors[name]
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Result):
+            return NotImplemented
+        return self._facts() == other._facts()
+
+    def __hash__(self) -> int:
+        return hash(self.job)
 
     def __repr__(self) -> str:
-        shapes = [
-            f"{name} {dtype_name(tensor)}{list(tensor.shape)}"
-            for name, tensor in islice(self.tensors.items(), _TENSORS_SHOWN_MAX)
-        ]
-        more = ", …" if len(self.tensors) > _TENSORS_SHOWN_MAX else ""
-        return f"<Result of job {self.job}: {', '.join(shapes)}{more}; {self.price:f} credits>"
+        return f"<Result of job {self.job}: {describe_tensors(self.tensors)}; {self.price:f} credits>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy reads the document again: arrays would come back writable, and be a second copy of it.
+        return _restore, (self._facts(),)
+
+    def _facts(self) -> dict[str, Any]:
+        """All fields but the tensors and metadata, which are those of the document."""
+        names = [one.name for one in fields(self) if one.name not in ("tensors", "metadata")]
+        return {name: getattr(self, name) for name in names}
 
 
-def check_result(view: JobView, output: bytes, *, pipeline: str, input_cid: str | None) -> Result:
+def _restore(facts: dict[str, Any]) -> Result:
+    document = decode(facts["document"])
+    return Result(tensors=document.tensors, metadata=document.metadata, **facts)
+
+
+def check_result(
+    view: JobView,
+    output: bytes,
+    *,
+    pipeline: str,
+    input_cid: str | None,
+    is_input_claimed: bool = False,
+) -> Result:
     """The result in `view`, whose output document is `output`, once these steps have passed.
 
     1. The job was accepted, with a verification and at least one receipt.
@@ -56,7 +74,8 @@ def check_result(view: JobView, output: bytes, *, pipeline: str, input_cid: str 
        about the input that the first one names.
     3. One of them commits to exactly the bytes in `output`.
 
-    Raises `InvalidReceipt` or `ProtocolError`; a broker cannot make up a result without a worker's key.
+    Raises `InvalidReceipt` or `ProtocolError`; a broker cannot make up a result without a worker's key. With
+    `is_input_claimed`, the program named the input, and may be mistaken: another one raises `OtherInput`.
     """
     # Step 1
     if view.status is not JobStatus.ACCEPTED or view.verification is None or view.finished_at is None:
@@ -66,10 +85,10 @@ def check_result(view: JobView, output: bytes, *, pipeline: str, input_cid: str 
     if input_cid is None and receipts:
         input_cid = receipts[0].input
     for receipt in receipts:
-        if (receipt.job, receipt.pipeline, receipt.input) != (view.job, pipeline, input_cid):
-            raise InvalidReceipt(
-                f"the broker sent a receipt of job {receipt.job} for job {view.job}, or of another input"
-            )
+        _check_subject(receipt.job, view.job, "job", of=view.job)
+        _check_subject(receipt.pipeline, pipeline, "pipeline", of=view.job)
+        error = OtherInput if is_input_claimed else InvalidReceipt
+        _check_subject(receipt.input, str(input_cid), "input", of=view.job, error=error)
     # Step 3
     output_cid = add_bytes(output, put=None)
     if not any(isinstance(r.outcome, Returned) and r.outcome.output == output_cid for r in receipts):
@@ -85,6 +104,13 @@ def check_result(view: JobView, output: bytes, *, pipeline: str, input_cid: str 
         verification=view.verification,
         seconds=view.finished_at - view.submitted_at,
     )
+
+
+def _check_subject(
+    named: str, expected: str, what: str, *, of: str, error: type[InvalidReceipt] = InvalidReceipt
+) -> None:
+    if named != expected:
+        raise error(f"the receipt for job {of} is about {what} {named}, not about {what} {expected}")
 
 
 def error_of(view: JobView) -> TradepostError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Final
@@ -61,7 +62,10 @@ class StreamConnection:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self._socket.close()
+            # A busy broker answers late, and aiohttp begins its own limit anew with each message.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSE_S_MAX):
+                    await self._socket.close()
 
     async def _read(self, take: Callable[[bytes], None]) -> None:
         while True:
@@ -116,7 +120,7 @@ async def connect(
     except aiohttp.ClientConnectorCertificateError as error:
         raise_unavailable(url.origin(), error)
     except TimeoutError:
-        raise TimeoutError(f"no answer within {answer_s:g} s") from None
+        raise TimeoutError(f"no answer within {answer_s:.3g} s") from None
 
 
 async def _refusal(

@@ -13,26 +13,26 @@ from decimal import Decimal
 from types import TracebackType
 from typing import Any, Self
 
-from tradepost.client.arguments import shown, timeout_s, whole_number
+from tradepost.client.arguments import timeout_s, whole_number
 from tradepost.client.async_client import LIST_JOBS, MAP_WINDOW, MAP_WINDOW_MAX, AsyncClient
 from tradepost.client.async_job import AsyncJobHandle
-from tradepost.client.inputs import Inputs
+from tradepost.client.inputs import Inputs, check_many
 from tradepost.client.job_future import CallbackThread, JobFuture
-from tradepost.client.job_request import prepare_job
+from tradepost.client.job_request import check_options, prepare_job
 from tradepost.client.loop_thread import LoopThread, Pending
+from tradepost.client.not_copied import NotCopied
 from tradepost.client.results import Result
 from tradepost.content import Cid
 from tradepost.errors import ClientClosed, InvalidCall, ResultTimeout
 from tradepost.protocol import JobList, JobView, PipelineView, QuarantineView
 
 
-class JobHandle:
+class JobHandle(NotCopied):
     """One submitted job, for threads. See `AsyncJobHandle`."""
 
-    def __init__(self, handle: AsyncJobHandle, loop: LoopThread, callbacks: CallbackThread) -> None:
+    def __init__(self, handle: AsyncJobHandle, client: Client) -> None:
         self._handle = handle
-        self._loop = loop
-        self._callbacks = callbacks
+        self._client = client
         self._future: JobFuture | None = None
 
     def __repr__(self) -> str:
@@ -52,10 +52,14 @@ class JobHandle:
         """The result as a standard future: callbacks, `as_completed` and `wait` work on it.
 
         After a failure that says nothing about the job, such as `BrokerUnavailable`, this is a new future.
+        Where the client cannot be used, after it was closed and in another process, the future has failed.
         """
         if self._future is None or self._may_ask_again(self._future):
-            future = JobFuture(self, self._callbacks)
-            self._loop.start(self._handle.result(), then=future.take)
+            future = JobFuture(self, self._client.callbacks)
+            try:
+                self._client.open_thread().start(self._handle.result(), then=future.take)
+            except InvalidCall as error:
+                future.fail(error)
             self._future = future
         return self._future
 
@@ -71,11 +75,11 @@ class JobHandle:
         limit_s = timeout_s(timeout)
         future = self.future()
         try:
-            return future.result(limit_s)
+            return future.result(timeout)
         except TimeoutError:
             if future.done():
                 raise
-            raise ResultTimeout(f"job {self.id} has no result after {timeout} s", job=self.id) from None
+            raise ResultTimeout(f"job {self.id} has no result after {limit_s:g} s", job=self.id) from None
 
     def cancel(self) -> bool:
         """Cancel the job unless it has ended; whether it is cancelled now. What it had begun is paid.
@@ -86,17 +90,17 @@ class JobHandle:
         async def cancel() -> bool:
             return await self._handle.cancel()
 
-        return self._loop.wait(cancel())
+        return self._client.open_thread().wait(cancel())
 
-    def check_process(self) -> None:
-        """Raise `InvalidCall` in a process that was forked from the one that opened the client."""
-        self._loop.check_process()
+    def check_can_wait(self) -> None:
+        """Raise `ClientClosed`, or `InvalidCall` in another process and in the client's own thread."""
+        self._client.open_thread().check_can_wait()
 
     def _may_ask_again(self, future: JobFuture) -> bool:
         return future.done() and future.exception() is not None and not self._handle.has_failed
 
 
-class Client:
+class Client(NotCopied):
     """`AsyncClient` for threads: the same calls, blocking. Use it as a context manager.
 
     Any thread may call it, a future's callback too. A process that is forked opens its own.
@@ -106,13 +110,17 @@ class Client:
         self, url: str | None = None, *, api_key: str | None = None, give_up_s: float = 30.0
     ) -> None:
         self._async = AsyncClient(url, api_key=api_key, give_up_s=give_up_s)
-        self._callbacks = CallbackThread()
+        self.callbacks = CallbackThread()
         self._thread: LoopThread | None = None
+
+    def __repr__(self) -> str:
+        state = "closed" if self._thread is None else "open"
+        return f"<{type(self).__name__} of {str(self._async.url).rstrip('/')}, {state}>"
 
     def __enter__(self) -> Self:
         if self._thread is not None:
             raise InvalidCall("the client is open already", hint="Make another client for another `with`.")
-        thread, self._callbacks = LoopThread("tradepost-client"), CallbackThread()
+        thread, self.callbacks = LoopThread("tradepost-client"), CallbackThread()
         thread.wait(self._async.__aenter__())
         self._thread = thread
         return self
@@ -126,13 +134,15 @@ class Client:
         try:
             thread.close(self._async.__aexit__(kind, error, trace))
         finally:
-            self._callbacks.close()
+            # Not in the client's own thread: a callback may wait for what that thread still does.
+            self.callbacks.close(wait=not thread.is_current)
 
     def submit(self, pipeline: str, inputs: Inputs, **options: Any) -> JobHandle:
         """Submit one job. `options` are those of `AsyncClient.submit`."""
-        loop = self._open()
+        check_options("Client.submit", options)
+        loop = self.open_thread()
         prepared = prepare_job(pipeline, inputs, **options)
-        return JobHandle(loop.wait(self._async.submit_prepared(prepared)), loop, self._callbacks)
+        return JobHandle(loop.wait(self._async.submit_prepared(prepared)), self)
 
     def map(
         self, pipeline: str, inputs: Iterable[Inputs], *, window: int = MAP_WINDOW, **options: Any
@@ -143,10 +153,10 @@ class Client:
         The first job that fails raises here. Whenever the map ends before its last result, by an error, a
         `break` or Ctrl-C, the unfinished jobs are cancelled.
         """
-        loop = self._open()
+        check_options("Client.map", options)
+        loop = self.open_thread()
         window = whole_number("window", window, 1, MAP_WINDOW_MAX)
-        if not isinstance(inputs, Iterable):
-            raise InvalidCall(f"inputs are {shown(inputs)}; pass an iterable of inputs")
+        check_many(inputs)
         return self._map(loop, pipeline, inputs, window, options)
 
     def _map(
@@ -174,20 +184,19 @@ class Client:
 
         With `input_cid`, its receipts must be about that input; without, about the one that they name.
         """
-        loop = self._open()
-        return JobHandle(loop.wait(self._async.attach(job, input_cid=input_cid)), loop, self._callbacks)
+        return JobHandle(self.open_thread().wait(self._async.attach(job, input_cid=input_cid)), self)
 
     def jobs(self, *, limit: int = LIST_JOBS, before: str | None = None) -> JobList:
         """The account's jobs, newest first, at most `limit` (1 to 1,000), older than the job `before`."""
-        return self._open().wait(self._async.jobs(limit=limit, before=before))
+        return self.open_thread().wait(self._async.jobs(limit=limit, before=before))
 
     def job(self, job: str) -> JobView:
         """A job as it stands now. Raises `UnknownJob`."""
-        return self._open().wait(self._async.job(job))
+        return self.open_thread().wait(self._async.job(job))
 
     def cancel(self, job: str) -> JobView:
         """Cancel a job by id; the job as it stands then. Raises `UnknownJob`."""
-        return self._open().wait(self._async.cancel(job))
+        return self.open_thread().wait(self._async.cancel(job))
 
     def lift_quarantine(self, pipeline: str) -> QuarantineView:
         """Let the account's jobs on a pipeline be leased again, after they failed on everybody.
@@ -195,21 +204,22 @@ class Client:
         The pipeline stays quarantined if it fails for other accounts too, until it is published again. Raises
         `UnknownPipeline`.
         """
-        return self._open().wait(self._async.lift_quarantine(pipeline))
+        return self.open_thread().wait(self._async.lift_quarantine(pipeline))
 
     def pipeline(self, cid: str) -> PipelineView:
         """A published pipeline: its manifest and signature. Raises `UnknownPipeline`."""
-        return self._open().wait(self._async.pipeline(cid))
+        return self.open_thread().wait(self._async.pipeline(cid))
 
     def balance(self) -> Decimal:
         """The account's available credits."""
-        return self._open().wait(self._async.balance())
+        return self.open_thread().wait(self._async.balance())
 
     def upload(self, data: bytes) -> Cid:
         """Put a file's blocks into the broker's store; the CID of the file. Raises `QuotaExceeded`."""
-        return self._open().wait(self._async.upload(data))
+        return self.open_thread().wait(self._async.upload(data))
 
-    def _open(self) -> LoopThread:
+    def open_thread(self) -> LoopThread:
+        """The thread of the open client. Raises `ClientClosed`."""
         if self._thread is None:
             raise ClientClosed
         return self._thread
@@ -217,7 +227,7 @@ class Client:
 
 def _result_of(pending: Pending[Result], loop: LoopThread) -> Result:
     """The result of a job of a map. Raises what the job ended with, or `ClientClosed`."""
-    loop.check_process()
+    loop.check_can_wait()
     loop.check_open()
     try:
         return pending.outcome.get()

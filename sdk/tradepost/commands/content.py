@@ -14,7 +14,9 @@ import aiohttp
 import typer
 from platformdirs import user_data_path
 
+from tradepost.commands.number_options import integer_option
 from tradepost.commands.options import Json
+from tradepost.commands.output_file import check_writable
 from tradepost.commands.progress import progress_bar
 from tradepost.commands.terminal import show
 from tradepost.content import Cid, FolderStore, parse_cid
@@ -57,7 +59,7 @@ Store = Annotated[
 ]
 Budget = Annotated[
     int,
-    typer.Option("--budget", envvar="TRADEPOST_CONTENT_BYTES", help="The byte budget of the store."),
+    integer_option("--budget", envvar="TRADEPOST_CONTENT_BYTES", about="The byte budget of the store."),
 ]
 Gateways = Annotated[
     list[str] | None,
@@ -109,7 +111,7 @@ def get(
     car: Annotated[
         bool, typer.Option("--car", help="Write a CAR with the blocks that prove the path.")
     ] = False,
-    bytes_max: Annotated[int, typer.Option(help="Reject content larger than this.")] = BYTES_MAX,
+    bytes_max: Annotated[int, integer_option(about="Reject content larger than this.")] = BYTES_MAX,
     gateway: Gateways = None,
     kubo: KuboAddress = None,
     store: Store = None,
@@ -322,6 +324,7 @@ def _check_free(target: Path) -> None:
         raise UnreadableContent(f"{target} already exists", hint="Name a path that does not exist.")
     if not target.parent.is_dir():
         raise UnreadableContent(f"{target.parent} is not a directory", hint="Create it first.")
+    check_writable(target)
 
 
 def _file_bytes(path: Path) -> int | None:

@@ -29,13 +29,19 @@ def read_inputs(tensors: list[str], document: Path | None) -> TensorDocument | b
             name, _, path = option.partition("=")
             if not path:
                 raise InvalidInput(f"--tensor {option!r}: write NAME=FILE")
-            named[name] = _read_tensor(Path(path))
+            named[name] = _read_tensor(name, Path(path))
     except (OSError, ValueError) as error:
-        raise InvalidInput(str(error)) from None
+        raise InvalidInput(str(error), hint="Check the name of the file.") from None
     return TensorDocument(tensors=named)
 
 
-def _read_tensor(path: Path) -> Any:
+def _read_tensor(name: str, path: Path) -> Any:
     if path.suffix == ".npy":
-        return np.load(path, allow_pickle=False)
+        try:
+            return np.load(path, allow_pickle=False)
+        except (ValueError, EOFError, UnicodeDecodeError) as error:
+            raise InvalidInput(
+                f"tensor {name!r}: {path} is not an array of numbers: {error}",
+                hint="Save one array of numbers: numpy.save(FILE, array).",
+            ) from None
     return np.frombuffer(path.read_bytes(), dtype=np.uint8)

@@ -15,7 +15,7 @@ from tradepost.client.results import Result
 from tradepost.client.sync_client import JobHandle
 from tradepost.commands.output_file import check_writable, write_output
 from tradepost.commands.terminal import show_json, show_text
-from tradepost.errors import TradepostError
+from tradepost.errors import FileNotWritten, TradepostError
 from tradepost.money import to_microcredits
 
 Output = Annotated[
@@ -30,6 +30,8 @@ INTERRUPTED: Final = 130
 
 def check_places(output: Path | None, receipts: Path | None) -> None:
     """Raise `FileNotWritten` if one of the files could not be written, before anything is paid for."""
+    if output is not None and receipts is not None and output.absolute() == receipts.absolute():
+        raise FileNotWritten(f"{output}: --output and --receipts name the same file", hint="Name two files.")
     check_writable(output)
     check_writable(receipts)
 

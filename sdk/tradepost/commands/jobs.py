@@ -10,6 +10,7 @@ import typer
 
 from tradepost.client.sync_client import Client
 from tradepost.commands.job_result import INTERRUPTED, Output, Receipts, check_places, deliver
+from tradepost.commands.number_options import integer_option, number_option
 from tradepost.commands.options import ApiKey, BrokerUrl, Json
 from tradepost.commands.terminal import show as show_view
 from tradepost.money import format_credits
@@ -25,7 +26,7 @@ app = typer.Typer(
 
 @app.command("list")
 def list_jobs(
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="The number of jobs to show.")] = 20,
+    limit: Annotated[int, integer_option(low=1, high=1000, about="The number of jobs to show.")] = 20,
     before: Annotated[str | None, typer.Option(help="Show jobs that are older than this job.")] = None,
     broker: BrokerUrl = None,
     api_key: ApiKey = None,
@@ -46,7 +47,8 @@ def result(
     output: Output = None,
     receipts: Receipts = None,
     timeout_s: Annotated[
-        float | None, typer.Option(min=0, help="Seconds to wait for the job's end. Default: without limit.")
+        float | None,
+        number_option(low=0, about="Seconds to wait for the job's end, without limit by default."),
     ] = None,
     broker: BrokerUrl = None,
     api_key: ApiKey = None,

@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from tradepost.client.job_request import SECONDS_MAX
 from tradepost.client.sync_client import Client
 from tradepost.commands.inputs import InputTensors, read_inputs
 from tradepost.commands.job_result import INTERRUPTED, Output, Receipts, cancelling, check_places, deliver
+from tradepost.commands.number_options import number_option
 from tradepost.commands.options import ApiKey, BrokerUrl, Json
 from tradepost.protocol import Requirements
 
@@ -20,14 +22,17 @@ def submit(
     tensor: InputTensors = None,
     document: Annotated[Path | None, typer.Option(help="The complete input as a safetensors file.")] = None,
     confidence: Annotated[
-        float, typer.Option(help="The minimum probability that the result is right, 0.5 to 0.999999.")
+        float,
+        number_option(about="The minimum probability that the result is right.", low=0.5, high=0.999999),
     ] = 0.95,
-    deadline_s: Annotated[float, typer.Option(help="The job's deadline in seconds from now.")] = 300.0,
+    deadline_s: Annotated[
+        float, number_option(about="The job's deadline in seconds from now.", low=0.001, high=SECONDS_MAX)
+    ] = 300.0,
     patience_s: Annotated[
-        float, typer.Option(help="Seconds to wait when no offer could ever run the job.")
+        float, number_option(about="Seconds to wait when no offer could ever run the job.", high=SECONDS_MAX)
     ] = 5.0,
     give_up_s: Annotated[
-        float, typer.Option(help="Seconds to retry when the broker cannot be reached.")
+        float, number_option(about="Seconds to retry when the broker cannot be reached.")
     ] = 10.0,
     isolation: Annotated[
         list[str] | None, typer.Option(help="A sandbox layer that workers must have.")

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from tradepost.commands.number_options import integer_option
 from tradepost.commands.options import Json
 from tradepost.commands.terminal import show_json
 from tradepost.demo.market import DemoPlan, run_demo
@@ -22,12 +23,12 @@ PROMISE_BROKEN = 1
 
 
 def demo(
-    jobs: Annotated[int, typer.Option(min=1, max=100_000, help="Number of digits to classify.")] = 200,
+    jobs: Annotated[int, integer_option(low=1, high=100_000, about="Number of digits to classify.")] = 200,
     workers: Annotated[
-        int, typer.Option(min=2, max=32, help="Number of honest workers, each with a different price.")
+        int, integer_option(low=2, high=32, about="Number of honest workers, each with a different price.")
     ] = 3,
     cheaters: Annotated[
-        int, typer.Option(min=0, max=8, help="Number of workers that sign wrong labels.")
+        int, integer_option(low=0, high=8, about="Number of workers that sign wrong labels.")
     ] = 1,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the market running until Ctrl-C.")] = False,
     folder: Annotated[Path | None, typer.Option(help="Keep state and logs in this folder.")] = None,

@@ -120,6 +120,7 @@ from tradepost.errors.worker import (
     InvalidReceipt,
     LeaseGone,
     LeaseTimeout,
+    OtherInput,
     PipelineTooCostly,
     RunnerFailed,
     RunnerInterrupted,
@@ -127,6 +128,7 @@ from tradepost.errors.worker import (
     UnknownWorker,
     WorkerKeyInUse,
     WorkerLost,
+    WorkPreempted,
 )
 
 __all__ = [
@@ -198,6 +200,7 @@ __all__ = [
     "NoServiceManager",
     "NotAcceptable",
     "NotVerified",
+    "OtherInput",
     "PipelineQuarantined",
     "PipelineTooCostly",
     "PriceCapTooLow",
@@ -232,6 +235,7 @@ __all__ = [
     "UnsignedArtifact",
     "UntrustedPipeline",
     "UntrustedSigner",
+    "WorkPreempted",
     "WorkerKeyInUse",
     "WorkerLost",
     "WrongMoment",

@@ -42,6 +42,9 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         hint = plain_lines(self.hint[:_HINT_CHARS_MAX])[:_HINT_CHARS_MAX]
         msgspec.structs.force_setattr(self, "hint", hint)
 
+    def __hash__(self) -> int:
+        return hash((self.code, self.detail))  # facts cannot be hashed
+
     def of_a_stranger(self) -> Problem:
         """A copy without hint and facts: an untrusted sender must not tell people or programs what to do."""
         return msgspec.structs.replace(self, hint="", facts={})

@@ -29,6 +29,16 @@ class InvalidReceipt(TradepostError):
     default_hint = "Do not rely on it. Get the job's receipts from the broker again."
 
 
+class OtherInput(InvalidReceipt):
+    """The job ran on another input than the one that the program named."""
+
+    fault = Fault.SUBMITTER
+    default_hint = (
+        "Check the job's id and input_cid against what was kept of the submission. If both are right, do not "
+        "rely on the result: the broker sent the receipts of another job."
+    )
+
+
 class WorkerKeyInUse(TradepostError):
     """Another device is connected with this worker's key."""
 
@@ -82,6 +92,14 @@ class RunnerFailed(TradepostError):
 
 class RunnerInterrupted(RunnerFailed):
     """The process that runs pipelines ended because of something else than this run."""
+
+
+class WorkPreempted(TradepostError):
+    """The device's owner stopped or paused the work."""
+
+    fault = Fault.WORKER
+    status = 503
+    default_hint = "Nothing: the job goes to another worker, and the device's reputation is unaffected."
 
 
 class SandboxUnavailable(TradepostError):

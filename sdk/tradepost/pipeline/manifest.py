@@ -18,6 +18,7 @@ from multiformats import CID
 from tradepost.bounded import CidText, Count, Positive, Short
 from tradepost.content.ipld.cids import Cid, cid_from_bytes, cid_of_block, cid_to_bytes, parse_cid
 from tradepost.errors import InvalidCid, InvalidInput, InvalidOutput, InvalidPipeline
+from tradepost.pipeline.execution_providers import Provider
 from tradepost.pipeline.tensor_specs import OutputSpec, Part, TensorSpec
 from tradepost.pipeline.tensors import TensorDocument, dtype_name
 from tradepost.pipeline.tolerances import Tolerance, ceiling
@@ -65,7 +66,6 @@ GraphName = Annotated[Short, msgspec.Meta(min_length=1)]
 Version = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z.+-]{1,64}\Z")]
 Text = Annotated[str, msgspec.Meta(max_length=4096)]
 
-Provider = Literal["cpu", "cuda", "tensorrt", "rocm", "openvino", "coreml", "directml"]
 #: ONNX operators that run a part of the graph depending on data: once, many times, or not at all.
 ConditionalOperator = Literal["If", "Loop", "Scan"]
 

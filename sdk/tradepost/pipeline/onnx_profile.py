@@ -8,6 +8,8 @@ Publishers' tools and workers run the same check, without an engine. Refused are
 - **operators of other domains** than ONNX's own, unless the model itself defines them as functions. Others
   are a runtime's extensions (some of which read files) or a custom library's.
 - **If, Loop and Scan**, whose work depends on the input, unless the pipeline's manifest names them.
+- **operators that draw random numbers**: their result differs from run to run, a given seed or not, since an
+  engine goes on in its sequence, so that honest results would contradict each other.
 - **sizes that are only claimed**: a tensor must carry the data that its shape declares, and no sparse tensor
   or intermediate result may be declared larger than the stage's memory.
 
@@ -86,6 +88,9 @@ _KEPT: Final[dict[str, dict[int, tuple[int, ...]]]] = {
     "tensor": {1: (_VARINT, _BYTES)},  # dims, each by itself or packed
     "sparse": {3: (_VARINT, _BYTES)},
 }
+_RANDOM: Final = frozenset({b"Bernoulli", b"Multinomial"}) | frozenset(
+    f"Random{law}{like}".encode() for law in ("Normal", "Uniform") for like in ("", "Like")
+)
 _CONDITIONAL: Final = {name.encode(): name for name in get_args(ConditionalOperator)}
 _TENSOR_EXTERNAL_DATA: Final = 13
 _TENSOR_DATA_LOCATION: Final = 14
@@ -210,6 +215,11 @@ class _Walk:
             )
         if domain not in DOMAINS:
             self._foreign.add((domain, name))
+        elif name in _RANDOM:
+            raise InvalidModel(
+                f"it uses the operator {name.decode()}, which gives other numbers in each run",
+                hint="Pass random numbers as an input: results must be repeatable.",
+            )
 
     def _check_function(self, domain: bytes, name: bytes) -> None:
         if not domain or domain.startswith(_RESERVED_DOMAINS):

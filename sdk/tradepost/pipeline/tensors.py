@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -47,24 +48,60 @@ HEADER_BYTES_MAX: Final = 1 << 20
 TENSORS_MAX: Final = 1024
 METADATA_KEY: Final = "__metadata__"
 _ALIGNMENT: Final = 8
+_TENSORS_SHOWN_MAX: Final = 8
 
 Tensor = npt.NDArray[Any]
 
 
-@dataclass(frozen=True, eq=False)
-class TensorDocument:
-    """Named tensors plus string metadata."""
+class NamedTensors(Mapping[str, Tensor]):
+    """Something with `tensors`, as a read-only mapping of their names to them."""
 
     tensors: Mapping[str, Tensor]
-    metadata: Mapping[str, str] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TensorDocument(NamedTensors):
+    """Named tensors plus string metadata. A read-only mapping of the tensors."""
+
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, TensorDocument) and encode(self) == encode(other)
+        if self is other or not isinstance(other, TensorDocument):
+            return self is other
+        try:
+            return encode(self) == encode(other)
+        except InvalidTensorDocument:  # one of them has no bytes
+            return False
 
     __hash__ = None  # type: ignore[assignment]  # arrays are mutable
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {describe_tensors(self.tensors)}>"
+
+
+def describe_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """The first few tensors, each by name, dtype and shape: `y F32[2, 3], …`."""
+    shown = [f"{name} {_form(tensor)}" for name, tensor in islice(tensors.items(), _TENSORS_SHOWN_MAX)]
+    return ", ".join(shown + ["…"] * (len(tensors) > _TENSORS_SHOWN_MAX))
+
+
+def _form(tensor: object) -> str:
+    if not isinstance(tensor, np.ndarray):
+        return type(tensor).__name__
+    try:
+        return f"{dtype_name(tensor)}{list(tensor.shape)}"
+    except InvalidTensorDocument:
+        return f"{tensor.dtype}{list(tensor.shape)}"
 
 
 def dtype_name(tensor: Tensor) -> str:
@@ -90,7 +127,7 @@ def encode(document: TensorDocument) -> bytes:
         if name == METADATA_KEY or not name:
             raise InvalidTensorDocument(f"a tensor cannot be named {name!r}")
         tensor = document.tensors[name]
-        dtype = dtype_name(tensor)
+        dtype = _dtype_of(name, tensor)
         data = _bytes_of(np.ascontiguousarray(tensor, dtype=DTYPES[dtype]))
         header[name] = {
             "dtype": dtype,
@@ -102,6 +139,19 @@ def encode(document: TensorDocument) -> bytes:
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     return b"".join([len(text).to_bytes(8, "little"), text, *chunks])
+
+
+def _dtype_of(name: str, tensor: object) -> str:
+    """As `dtype_name`, with an error that has the tensor's name."""
+    if not isinstance(tensor, np.ndarray):
+        raise InvalidTensorDocument(f"tensor {name!r} is a {type(tensor).__name__}, not an array")
+    try:
+        return dtype_name(tensor)
+    except InvalidTensorDocument:
+        raise InvalidTensorDocument(
+            f"tensor {name!r} has dtype {tensor.dtype}, which is not supported",
+            hint=f"Convert it to one of {', '.join(DTYPES)}.",
+        ) from None
 
 
 def _check_texts(document: TensorDocument) -> None:

@@ -44,7 +44,7 @@ from tradepost.protocol.rest import (
     Requirements,
     Verification,
 )
-from tradepost.protocol.salvage import salvage, too_large_inline
+from tradepost.protocol.salvage import salvage, salvage_frame, split_frames, too_large_inline
 from tradepost.protocol.versions import for_version
 from tradepost.protocol.worker_frames import (
     HEARTBEAT_S,
@@ -129,6 +129,8 @@ __all__ = [
     "client_codec",
     "for_version",
     "salvage",
+    "salvage_frame",
+    "split_frames",
     "too_large_inline",
     "worker_codec",
 ]

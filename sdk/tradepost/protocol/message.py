@@ -6,6 +6,8 @@ from typing import Annotated, Final
 
 import msgspec
 
+from tradepost.short_repr import short_repr
+
 #: Documents up to this size travel inside a frame; larger ones as blocks, by CID.
 INLINE_BYTES_MAX: Final = 1 << 20
 
@@ -15,3 +17,6 @@ Nonce = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A message or a part of one: immutable, nothing unknown accepted."""
+
+    def __repr__(self) -> str:
+        return short_repr(self)

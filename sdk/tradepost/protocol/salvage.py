@@ -37,13 +37,18 @@ def salvage(message: bytes) -> list[Submit | Watch | CancelJob | Rejected]:
 
     One bad request must not cost its neighbours their answers. Raises `ProtocolError` for anything worse.
     """
+    return [salvage_frame(part) for part in split_frames(message)]
+
+
+def split_frames(message: bytes) -> list[msgspec.Raw]:
+    """The frames of a message, each to be decoded by itself. Raises `ProtocolError` if there are too many."""
     try:
-        parts = _raw_frames.decode(message)
+        parts: list[msgspec.Raw] = _raw_frames.decode(message)
     except UNDECODABLE as error:
         raise ProtocolError(
             f"not a message of this protocol: {describe_mismatch(error, whole='the message')}"
         ) from None
-    return [_salvage_one(part) for part in parts]
+    return parts
 
 
 def too_large_inline() -> InlineInputTooLarge:
@@ -53,7 +58,8 @@ def too_large_inline() -> InlineInputTooLarge:
     )
 
 
-def _salvage_one(part: msgspec.Raw) -> Submit | Watch | CancelJob | Rejected:
+def salvage_frame(part: msgspec.Raw) -> Submit | Watch | CancelJob | Rejected:
+    """One frame of a client, or the `Rejected` that answers a bad `Submit`. Raises `ProtocolError`."""
     try:
         frame: Submit | Watch | CancelJob = _frame.decode(part)
     except UNDECODABLE as error:

@@ -12,10 +12,12 @@ from tradepost.errors import Problem
 from tradepost.protocol.message import Inline, Message, Nonce
 from tradepost.receipts import SignedReceipt
 
-VERSION: Final = 3
+VERSION: Final = 4
 #: The versions of workers that a broker accepts. `versions` says what each of them knows.
-VERSIONS_ACCEPTED: Final = (2, VERSION)
+VERSIONS_ACCEPTED: Final = (2, 3, VERSION)
 HEARTBEAT_S: Final = 10.0
+#: As many stages as a manifest may have.
+STAGES_DONE_MAX: Final = 32
 
 
 class Capabilities(Message, frozen=True, kw_only=True):
@@ -113,11 +115,18 @@ class DeviceHealth(Message, frozen=True, kw_only=True, omit_defaults=True):
     ] = msgspec.field(default_factory=dict)
 
 
-class Heartbeat(Message, frozen=True, tag="heartbeat"):
-    """The worker is alive, running this many leases. `health` is shown to the broker's operator."""
+class Heartbeat(Message, frozen=True, tag="heartbeat", omit_defaults=True):
+    """The worker is alive, running this many leases. `health` is shown to the broker's operator.
+
+    `stages_done`, from version 4 on, is how many stages are done of each lease that runs, where any are. It
+    is a claim: the broker hedges a lease early where it is missing, and never later because of it.
+    """
 
     running: Count
     health: DeviceHealth | None = None
+    stages_done: Annotated[
+        dict[Short, Annotated[int, msgspec.Meta(ge=1, le=STAGES_DONE_MAX)]], msgspec.Meta(max_length=4096)
+    ] = msgspec.field(default_factory=dict)
 
 
 class Grant(Message, frozen=True, tag="grant", omit_defaults=True):

@@ -285,8 +285,9 @@ class FakeBroker:
     async def _list(self, request: web.Request) -> web.Response:
         _check_key(request)
         newest = list(reversed(self._views))
-        before = request.query.get("before", "")
-        if before in self._views:
+        if (before := request.query.get("before")) is not None:
+            if before not in self._views:
+                raise UnknownJob(f"before is {before[:80]!r}, which is no job of account fake")
             newest = newest[newest.index(before) + 1 :]
         limit = _limit(request.query.get("limit", "100"))
         shown = newest[:limit]

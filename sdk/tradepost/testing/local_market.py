@@ -7,7 +7,6 @@ listens on loopback, keeps its state in one folder, and ends with the context ma
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -16,19 +15,19 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 from urllib.request import ProxyHandler, build_opener
 
-from tradepost.errors import BrokerUnavailable, Problem, RunnerFailed, TradepostError
+from tradepost.errors import BrokerUnavailable, RunnerFailed
+from tradepost.testing.commands import LOG_TAIL_CHARS, command_line, run_command, signal_group
 
 START_S_MAX: Final = 60.0
 _STOP_S_MAX: Final = 10.0
 _POLL_S: Final = 0.02
-_LOG_TAIL_CHARS: Final = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,16 +104,18 @@ class LocalMarket:
         port_file.unlink(missing_ok=True)
         options = ["--host", "127.0.0.1", "--port", str(self.port), "--port-file", str(port_file)]
         command = ["broker", "run", *self._data, *options, *self.broker_options]
-        self.broker = self._spawn("broker", _tradepost(command))
+        self.broker = self._spawn("broker", command_line(command))
         self._wait(port_file.exists, self.broker, "broker")
         self.port = int(port_file.read_text())
         self.url = f"http://127.0.0.1:{self.port}"
 
     def kill_broker(self) -> None:
         """End the broker with SIGKILL, as a power cut would."""
-        os.killpg(self.broker.pid, signal.SIGKILL)
-        self.broker.wait()
-        self._processes.remove(self.broker)
+        self._end(self.broker, signal.SIGKILL)
+
+    def stop_broker(self) -> int:
+        """End the broker with SIGTERM, as its operator would; its exit status."""
+        return self._end(self.broker, signal.SIGTERM)
 
     def start_worker(self, plan: WorkerPlan) -> RunningWorker:
         """Join a worker with a fresh token and start it; it trusts the market's publisher."""
@@ -129,7 +130,7 @@ class LocalMarket:
         joined = self.run([*joining, "--state-dir", str(state), "--no-run", "--no-measure", "--json"])
         command = ["run", "--state-dir", str(state), "--price", plan.price, "--capacity", str(plan.capacity)]
         if plan.module is None:
-            arguments = _tradepost(["worker", *command])
+            arguments = command_line(["worker", *command])
         else:
             arguments = [sys.executable, "-m", plan.module, *command]
         worker = RunningWorker(
@@ -138,35 +139,40 @@ class LocalMarket:
         self.running.append(worker)
         return worker
 
-    def wait_for_workers(self) -> None:
-        """Wait until every started worker has a standing offer."""
-        for worker in self.running:
+    def kill_worker(self, worker: RunningWorker) -> None:
+        """End a worker and its runners with SIGKILL, as a power cut would."""
+        self._end(worker.process, signal.SIGKILL)
+
+    def stop_worker(self, worker: RunningWorker) -> int:
+        """End a worker with SIGTERM, as its owner would; its exit status."""
+        return self._end(worker.process, signal.SIGTERM)
+
+    def resume_worker(self, worker: RunningWorker) -> RunningWorker:
+        """Start a worker that has ended again, with the state and the options that it had."""
+        command = [str(part) for part in cast("list[str]", worker.process.args)]
+        resumed = replace(worker, process=self._spawn(f"worker-{worker.plan.name}", command))
+        self.running[self.running.index(worker)] = resumed
+        return resumed
+
+    def wait_for_workers(self, workers: Sequence[RunningWorker] | None = None) -> None:
+        """Wait until these workers, or all, are connected, so that their offers stand."""
+        for worker in self.running if workers is None else workers:
             self._wait(partial(self._connected, worker.id), worker.process, f"worker-{worker.plan.name}")
 
     def run(self, arguments: list[str], *, environment: dict[str, str] | None = None) -> dict[str, Any]:
         """Run a `tradepost` command to its end; its JSON, if it printed any. Raises what it failed with."""
-        done = subprocess.run(
-            _tradepost(arguments),
-            capture_output=True,
-            text=True,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            env=os.environ | (environment or {}),
-        )
-        if done.returncode != 0:
-            raise _failure(arguments, done.stderr)
-        return dict(json.loads(done.stdout)) if "--json" in arguments else {}
+        return run_command(arguments, environment=environment)
 
     def close(self) -> None:
         """End every process, workers first, and remove the state if it was temporary."""
         for process in reversed(self._processes):
-            _signal_group(process, signal.SIGTERM)
+            signal_group(process, signal.SIGTERM)
         deadline = time.monotonic() + _STOP_S_MAX
         for process in reversed(self._processes):
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                _signal_group(process, signal.SIGKILL)
+                signal_group(process, signal.SIGKILL)
                 process.wait()
         self._processes.clear()
         if self._temporary:
@@ -220,6 +226,14 @@ class LocalMarket:
         self._processes.append(process)
         return process
 
+    def _end(self, process: subprocess.Popen[bytes], number: signal.Signals) -> int:
+        if process.poll() is not None:
+            raise RunnerFailed(f"process {process.pid} had already ended, with status {process.returncode}")
+        signal_group(process, number)
+        status = process.wait()
+        self._processes.remove(process)
+        return status
+
     def _wait(self, ready: Callable[[], bool], process: subprocess.Popen[bytes], name: str) -> None:
         deadline = time.monotonic() + START_S_MAX
         while not ready():
@@ -228,23 +242,5 @@ class LocalMarket:
                 state = (
                     f"ended with {process.returncode}" if process.returncode is not None else "is not ready"
                 )
-                raise BrokerUnavailable(f"{name} {state}:\n{log[-_LOG_TAIL_CHARS:]}")
+                raise BrokerUnavailable(f"{name} {state}:\n{log[-LOG_TAIL_CHARS:]}")
             time.sleep(_POLL_S)
-
-
-def _tradepost(arguments: Sequence[str]) -> list[str]:
-    return [sys.executable, "-m", "tradepost", *arguments]
-
-
-def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    if process.poll() is None:
-        os.killpg(process.pid, number)
-
-
-def _failure(arguments: Sequence[str], stderr: str) -> TradepostError:
-    command = " ".join(arguments[:2])
-    try:
-        problem = Problem(**json.loads(stderr.strip().splitlines()[-1]))
-    except (ValueError, TypeError, IndexError):
-        return RunnerFailed(f"`tradepost {command}` failed: {stderr.strip()[-_LOG_TAIL_CHARS:]}")
-    return TradepostError.from_problem(problem)

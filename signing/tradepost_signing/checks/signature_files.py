@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from tradepost.atomic_files import READABLE_BY_ALL, replace_file
+from tradepost.commands.output_file import check_folder, writing
 from tradepost.errors import InvalidArtifact, InvalidBundle, UnsignedArtifact
 from tradepost_signing.bundles.bundle import BUNDLE_BYTES_MAX, BUNDLE_SUFFIX, bundle_path, join_bundles
 from tradepost_signing.checks.signature_directory import DIRECTORY_BUNDLE_BYTES_MAX, SIGNATURE_NAME
@@ -53,12 +54,14 @@ def read_signatures(paths: Iterable[Path], *, bytes_max: int) -> str:
 def write_signature(path: Path, bundles: str) -> None:
     """Write a signature to the file at `path`, which holds the one before it until the new one is whole.
 
-    Raises `InvalidArtifact` for a link: one in a stranger's folder may lead to a file of the signer's.
+    Raises `FileNotWritten`, and `InvalidArtifact` for a link: one in a stranger's folder may lead to a file
+    of the signer's.
     """
     if path.is_symlink():
         raise InvalidArtifact(f"{path} is a link; signatures are not written through links")
-    path.parent.stat()  # a folder that is absent is a mistake: it is not made
-    replace_file(path, bundles.encode(), mode=READABLE_BY_ALL)
+    with writing(path):
+        check_folder(path)
+        replace_file(path, bundles.encode(), mode=READABLE_BY_ALL)
 
 
 def bundle_bytes_max(path: Path) -> int:

@@ -51,6 +51,8 @@ def keyless_signer(token_file: Path | None) -> KeylessSigner:
             token = token_file.read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
             raise IdentityRefused(f"identity token file {token_file}: {error}") from None
+        if not token:
+            raise IdentityRefused(f"identity token file {token_file} is empty")
     return KeylessSigner.connect(token=token or None, interactive=sys.stdin.isatty())
 
 

@@ -10,8 +10,9 @@ import msgspec
 import typer
 from yarl import URL
 
-from tradepost.broker_url import parse_broker_url
+from tradepost.broker_url import parse_api_key, parse_broker_url
 from tradepost.commands.options import ApiKey, BrokerUrl, Json
+from tradepost.commands.output_file import check_writable, write_output
 from tradepost.commands.progress import progress_bar
 from tradepost.commands.terminal import show
 from tradepost.content import Cid
@@ -20,12 +21,13 @@ from tradepost.errors import Unauthorized
 from tradepost_signing.bundles.bundle import Signer, bundle_path
 from tradepost_signing.checks.signature_files import write_signature
 from tradepost_signing.checks.verify import claimed_publishers
-from tradepost_signing.commands.options import PassphraseFile, TokenFile, keyless_signer, load_key, reading
+from tradepost_signing.commands.options import PassphraseFile, TokenFile, keyless_signer, load_key
 from tradepost_signing.publishing.compile_cost import CompileCost, compile_warnings, measure_kernels
 from tradepost_signing.publishing.kubo_publish import publish_to_kubo
 from tradepost_signing.publishing.pipeline_toml import load_pipeline
 from tradepost_signing.publishing.publish import SignedPipeline, Uploaded, sign_pipeline
 from tradepost_signing.publishing.publish import publish as publish_signed
+from tradepost_signing.publishing.repeatability import check_repeatability
 from tradepost_signing.publishing.validation import validate_pipeline
 
 
@@ -63,21 +65,22 @@ def publish(
     """Validate and sign a pipeline, upload it to a broker, to Kubo nodes or both, and print its CID."""
     if not key and not keyless:
         raise typer.BadParameter("give --key, --keyless, or both")
+    check_writable(save)
     url = parse_broker_url(broker) if broker and not no_broker else None
     nodes = [Kubo(address) for address in kubo or ()]
     loaded = load_pipeline(pipeline)
     validate_pipeline(loaded)
+    untried = check_repeatability(loaded)
     costs = measure_kernels(loaded)
-    for warning in compile_warnings(costs, wall_s=loaded.manifest.limits.wall_ms / 1000):
+    for warning in (*untried, *compile_warnings(costs, wall_s=loaded.manifest.limits.wall_ms / 1000)):
         typer.echo(f"Warning: {warning}", err=True)
     signers: list[Signer] = [load_key(one, passphrase_file) for one in key or []]
     if keyless:
         signers.append(keyless_signer(identity_token_file))
     signed = sign_pipeline(loaded, *signers)
     if save is not None:
-        with reading():
-            save.write_bytes(signed.manifest_block)
-            write_signature(bundle_path(save), signed.bundle)
+        write_output(save, signed.manifest_block)
+        write_signature(bundle_path(save), signed.bundle)
     if dry_run or not (url or nodes):
         reason = "a dry run" if dry_run else "neither --broker nor --kubo was given"
         typer.echo(f"Nothing was sent: {reason}.", err=True)
@@ -92,7 +95,7 @@ def publish(
 def _require_key(api_key: str | None) -> str:
     if not api_key:
         raise Unauthorized("no API key was given", hint="Pass --api-key or set TRADEPOST_API_KEY.")
-    return api_key
+    return parse_api_key(api_key)
 
 
 def _send_to_broker(signed: SignedPipeline, url: URL, api_key: str) -> Uploaded:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from tradepost.commands.options import Json
+from tradepost.commands.output_file import check_writable
 from tradepost.commands.terminal import show
 from tradepost.errors import InvalidRevocations, RevocationRollback
 from tradepost_signing.commands.options import PassphraseFile, load_key
@@ -42,6 +43,7 @@ def sign(
         text = source.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidRevocations(f"{source}: {error}") from None
+    check_writable(out)
     document = revocations_from_toml(text, issued_at=int(time.time()))
     signing_key = load_key(key, passphrase_file)
     if out.exists():

@@ -29,7 +29,8 @@ from tradepost.atomic_files import replace_file
 from tradepost.bounded import Positive
 from tradepost.content import parse_cid
 from tradepost.errors import UNDECODABLE, InvalidCid, InvalidKey, InvalidTrustPolicy
-from tradepost.file_status import dangling_link
+from tradepost.file_status import why_no_file
+from tradepost.file_writing import typed_write_errors
 from tradepost.pipeline.manifest import ConditionalOperator, Provider
 from tradepost.schema_errors import describe_mismatch
 from tradepost_signing.checks.publisher import Publisher
@@ -40,6 +41,9 @@ from tradepost_signing.keys import PublicKey, PublisherId
 _FILE_BYTES_MAX: Final = 1 << 20
 _PUBLISHER_ID: Final = re.compile(r"[a-z2-7]{52}")
 _PEM_START: Final = "-----BEGIN"
+_NO_FILE: Final = (
+    "Correct the link, or move away what is there; then: tradepost worker trust add NAME KEY.pub"
+)
 
 Place = Annotated[str, msgspec.Meta(min_length=1, max_length=4096, pattern=r"^[^\x00]*\Z")]
 
@@ -95,29 +99,22 @@ def read_policy_file(path: Path) -> Policy:
 
     Raises `InvalidTrustPolicy`.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(_FILE_BYTES_MAX + 1)
-    except FileNotFoundError:
-        if problem := dangling_link(path):
-            raise InvalidTrustPolicy(problem) from None
-        return Policy(files=(path,))
-    except OSError as error:
-        raise InvalidTrustPolicy(f"{path}: {error.strerror}") from None
-    return _parse(data, path)
+    data = _read(path)
+    return Policy(files=(path,)) if data is None else _parse(data, path)
 
 
 def add_publisher(path: Path, publisher: Publisher) -> None:
     """Append a publisher to the policy file at `path`, made if absent; what the owner wrote stays as it is.
 
     Raises `InvalidTrustPolicy`, and writes nothing, if it is there already or the file would not be valid
-    with the new entry.
+    with the new entry, and `FileNotWritten`.
     """
-    before = path.read_bytes() if path.exists() else b""
+    before = _read(path) or b""
     _parse(before, path)
     after = (before.rstrip() + b"\n\n" + _entry(publisher).encode()).lstrip()
     _parse(after, path)
-    replace_file(path, after)
+    with typed_write_errors(path):
+        replace_file(path, after)
 
 
 def policy_schema() -> bytes:
@@ -125,6 +122,19 @@ def policy_schema() -> bytes:
     schema = json.dumps(msgspec.json.schema(PolicyFile), indent=2, sort_keys=True)
     # Python's end of a string is not known to JSON Schema, whose `$` is as strict.
     return schema.replace(r"\\Z", "$").encode() + b"\n"
+
+
+def _read(path: Path) -> bytes | None:
+    """What the file holds; `None` if there is none. Raises `InvalidTrustPolicy`."""
+    if problem := why_no_file(path):
+        raise InvalidTrustPolicy(problem, hint=_NO_FILE)
+    try:
+        with path.open("rb") as file:
+            return file.read(_FILE_BYTES_MAX + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InvalidTrustPolicy(f"{path}: {error.strerror}") from None
 
 
 def _entry(publisher: Publisher) -> str:

@@ -8,7 +8,10 @@ from typing import Annotated, Final
 import msgspec
 
 from tradepost.atomic_files import replace_file
+from tradepost.commands.output_file import check_folder, writing
 from tradepost.errors import UNDECODABLE, InvalidRevocations, RevocationRollback, TradepostError
+from tradepost.file_status import why_no_file
+from tradepost.schema_errors import describe_mismatch
 from tradepost_signing.bundles.bundle import BUNDLE_BYTES_MAX, Signer, bundle_path, sign_bytes
 from tradepost_signing.checks.verify import verify_artifact
 from tradepost_signing.keys import PublicKey
@@ -22,6 +25,7 @@ from tradepost_signing.policy.revocation import (
 from tradepost_signing.policy.trust import TrustPolicy
 
 _FILE_BYTES_MAX: Final = 2 * (REVOCATIONS_BYTES_MAX + BUNDLE_BYTES_MAX)
+_RESTORE: Final = "Restore the file from a backup."
 
 
 class SignedRevocations(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,15 +58,18 @@ def verify_revocations(signed: SignedRevocations, operator: PublicKey) -> Revoca
 class RevocationStore:
     """The newest list of one operator, in the file at `path`.
 
-    Raises `InvalidRevocations` if there is a file that does not hold a list signed by the operator: what was
-    forbidden is not known then, so nothing should run.
+    Raises `InvalidRevocations`, with `hint`, if there is a file that does not hold a list signed by the
+    operator: what was forbidden is not known then, so nothing should run.
     """
 
-    def __init__(self, path: Path, operator: PublicKey) -> None:
+    def __init__(self, path: Path, operator: PublicKey, *, hint: str = _RESTORE) -> None:
         self._path = path
         self._operator = operator
+        self._hint = hint
         self._signed: SignedRevocations | None = None
         self.current: RevocationList | None = None
+        if problem := why_no_file(path):
+            raise InvalidRevocations(problem, hint=hint)
         if path.exists():
             self._signed = self._read()
             self.current = self._verify(self._signed)
@@ -107,16 +114,20 @@ class RevocationStore:
             with self._path.open("rb") as file:
                 data = file.read(_FILE_BYTES_MAX + 1)
             if len(data) > _FILE_BYTES_MAX:
-                raise InvalidRevocations(f"{self._path} is too large for a revocation list")
+                raise InvalidRevocations(f"{self._path} is too large for a revocation list", hint=self._hint)
             return msgspec.json.decode(data, type=SignedRevocations)
-        except (OSError, *UNDECODABLE) as error:
-            raise InvalidRevocations(f"{self._path}: {error}") from None
+        except OSError as error:
+            raise InvalidRevocations(f"{self._path}: {error.strerror}", hint=self._hint) from None
+        except UNDECODABLE as error:
+            problem = describe_mismatch(error, whole="the list")
+            raise InvalidRevocations(f"{self._path}: {problem}", hint=self._hint) from None
 
     def _verify(self, signed: SignedRevocations) -> RevocationList:
         try:
             return verify_revocations(signed, self._operator)
         except TradepostError as error:
-            raise InvalidRevocations(f"{self._path}: {error.title()} {error.detail}") from None
+            problem = f"{self._path}: {error.title()} {error.detail}"
+            raise InvalidRevocations(problem, hint=self._hint) from None
 
 
 def load_revocations(path: Path, operator: PublicKey) -> RevocationList:
@@ -144,6 +155,8 @@ def read_revocations(path: Path) -> SignedRevocations:
 
 
 def write_revocations(path: Path, signed: SignedRevocations) -> None:
-    """Write a list to the file at `path` and its bundle beside it."""
-    replace_file(bundle_path(path), signed.bundle.encode())
-    replace_file(path, signed.document)
+    """Write a list to the file at `path` and its bundle beside it. Raises `FileNotWritten`."""
+    for target, data in ((bundle_path(path), signed.bundle.encode()), (path, signed.document)):
+        with writing(target):
+            check_folder(target)
+            replace_file(target, data)

@@ -1,18 +1,21 @@
-"""The inputs and outputs of an ONNX model, as the engine that will run it sees them."""
+"""An ONNX model as the engine that will run it sees it: its inputs and outputs, and what it gives."""
 
 from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Collection, Mapping
+import threading
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from tradepost.errors import InvalidModel
+from tradepost.errors import InvalidModel, LeaseTimeout, ModelFailure
+from tradepost.pipeline.execution_providers import PROVIDERS
 from tradepost.pipeline.manifest import ConditionalOperator, TensorSpec
 from tradepost.pipeline.onnx_profile import check_model
+from tradepost.pipeline.tensors import Tensor
 
 #: onnxruntime's name of a type -> safetensors dtype, for the types that both have.
 _DTYPES: Final[Mapping[str, str]] = MappingProxyType(
@@ -32,6 +35,8 @@ _DTYPES: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 
+
+_LOG_NOTHING: Final = 4  # only what is fatal: errors come back as exceptions
 
 #: What a name stands for: a tensor, or the engine's name of a type that no tensor document can carry.
 #: An empty shape is a scalar or of unknown rank; the engine does not tell them apart.
@@ -54,26 +59,67 @@ def read_interface(
     Raises `InvalidModel` if it does not load, keeps data in other files, or holds conditional operators
     beyond those given.
     """
+    check_model(_view(model), conditional_operators=conditional_operators)
+    return Model(model, is_optimized=False).interface
+
+
+class Model:
+    """A checked model, loaded with onnxruntime on one execution provider.
+
+    Raises `InvalidModel` if it does not load there.
+    """
+
+    def __init__(
+        self, model: bytes | Path, *, provider: str = "cpu", threads: int = 1, is_optimized: bool = True
+    ) -> None:
+        ort = _onnxruntime()
+        options = ort.SessionOptions()
+        options.log_severity_level = _LOG_NOTHING
+        options.intra_op_num_threads = threads
+        options.use_deterministic_compute = True
+        # Else bytes in onnxruntime's own format, which the check cannot read, would pass for a model.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
+        levels = ort.GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_ENABLE_ALL if is_optimized else levels.ORT_DISABLE_ALL
+        source = model if isinstance(model, bytes) else str(model)
+        try:
+            self._session = ort.InferenceSession(source, options, providers=[PROVIDERS[provider]])
+        except Exception as error:  # onnxruntime's own errors have no public base class
+            raise InvalidModel(f"onnxruntime cannot load it: {error}") from error
+        self.interface = ModelInterface(
+            inputs={node.name: _describe(node) for node in self._session.get_inputs()},
+            outputs={node.name: _describe(node) for node in self._session.get_outputs()},
+        )
+
+    def run(self, feeds: Mapping[str, Tensor], outputs: Iterable[str], *, wall_s_max: float) -> list[Tensor]:
+        """The named outputs, in that order. Raises `ModelFailure`, or `LeaseTimeout` at the limit."""
+        options = _onnxruntime().RunOptions()
+        options.log_severity_level = _LOG_NOTHING
+        ends = threading.Timer(wall_s_max, setattr, (options, "terminate", True))
+        ends.start()
+        try:
+            values: list[Tensor] = self._session.run(list(outputs), dict(feeds), options)
+        except Exception as error:  # as above
+            if options.terminate:
+                raise LeaseTimeout(f"it was still running after {wall_s_max:g} s") from None
+            raise ModelFailure(str(error)) from None
+        finally:
+            ends.cancel()
+        return values
+
+
+def providers_here(wanted: Iterable[str]) -> list[str]:
+    """Those of the `wanted` execution providers that onnxruntime has on this machine."""
+    present = _onnxruntime().get_available_providers()
+    return [name for name in wanted if PROVIDERS[name] in present]
+
+
+def _onnxruntime() -> Any:
     # From its import on, onnxruntime would report usage to its maker.
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    import onnxruntime as ort
+    import onnxruntime
 
-    check_model(_view(model), conditional_operators=conditional_operators)
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # what matters is raised
-    # Else bytes in onnxruntime's own format, which the check cannot read, would pass for a model.
-    options.add_session_config_entry("session.load_model_format", "ONNX")
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        session = ort.InferenceSession(
-            model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # onnxruntime's own errors have no public base class
-        raise InvalidModel(f"onnxruntime cannot load it: {error}") from error
-    return ModelInterface(
-        inputs={node.name: _describe(node) for node in session.get_inputs()},
-        outputs={node.name: _describe(node) for node in session.get_outputs()},
-    )
+    return onnxruntime
 
 
 def _view(model: bytes | Path) -> memoryview:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from threading import Event as ThreadEvent
 
@@ -14,12 +16,14 @@ import pytest
 from tradepost.errors import BrokerUnavailable, InsufficientFunds, TradepostError, UnknownJob
 from tradepost_broker.engine.engine import (
     BACKLOG_MAX,
+    BATCH_BYTES_MAX,
     BATCH_MAX,
     Decision,
     Engine,
     Moment,
     Outcome,
     Postponed,
+    Work,
 )
 from tradepost_broker.engine.work import Keep
 from tradepost_broker.market.model.entities import Account
@@ -32,7 +36,7 @@ from tradepost_broker.market.model.events import (
     Save,
     Tick,
 )
-from tradepost_broker.storage.shell_records import ApiKey
+from tradepost_broker.storage.shell_records import ApiKey, InlineInput
 from tradepost_broker.storage.store import Deletion, Store, Transaction
 from tradepost_broker.testing import ManualClock
 
@@ -192,6 +196,7 @@ async def test_work_that_comes_during_a_commit_makes_one_batch(tmp_path: Path) -
         release=lambda _: None,
         clock=ManualClock(),
         observe_batch=lambda works, _: batches.append(works),
+        batch_s_max=math.inf,
     )
     task = asyncio.create_task(engine.run())
     first = asyncio.create_task(engine.ask(Funding(1, "first")))
@@ -204,6 +209,62 @@ async def test_work_that_comes_during_a_commit_makes_one_batch(tmp_path: Path) -
     await task
     store.close()
     assert batches[:2] == [1, BATCH_MAX - 1]
+
+
+class KeepInput:
+    """Work that keeps an inline input of a mebibyte."""
+
+    def __init__(self, name: str) -> None:
+        self._record = InlineInput(id=name, document=bytes(1 << 20))
+
+    def decide(self, moment: Moment) -> Decision:
+        return Decision(records=(self._record,))
+
+
+@pytest.mark.parametrize(
+    ("work", "batch_s_max", "in_a_batch"),
+    [
+        (lambda name: Funding(1, name), 0.0, 1),
+        (lambda name: Funding(1, name), math.inf, 10),
+        (KeepInput, math.inf, BATCH_BYTES_MAX >> 20),
+    ],
+    ids=["time", "no limit", "bytes"],
+)
+async def test_a_batch_that_would_hold_up_others_is_cut_short(
+    tmp_path: Path, work: Callable[[str], Work], batch_s_max: float, in_a_batch: int
+) -> None:
+    store = Store(tmp_path / "db")
+    store._write.execute("PRAGMA foreign_keys=OFF")  # inputs without jobs
+    batches: list[int] = []
+    told: list[int] = []
+    ended = asyncio.Event()
+    engine = Engine(
+        core=AddingCore(),
+        store=store,
+        release=lambda _: None,
+        clock=ManualClock(),
+        observe_batch=lambda works, _: batches.append(works),
+        batch_s_max=batch_s_max,
+    )
+
+    def reply(number: int, outcome: Outcome) -> None:
+        assert not isinstance(outcome, TradepostError)
+        told.append(number)
+        if number == 0:
+            engine.submit(work("t10"), partial(reply, 10))
+        if number == 10:
+            ended.set()
+
+    for number in range(10):
+        engine.submit(work(f"t{number}"), partial(reply, number))
+    task = asyncio.create_task(engine.run())
+    await ended.wait()
+    engine.stop()
+    await task
+    store.close()
+    assert told == list(range(11)), "in the order in which they came"
+    assert max(batches) == in_a_batch
+    assert sum(batches) == 11
 
 
 async def test_replies_come_in_order_and_before_instructions(tmp_path: Path) -> None:

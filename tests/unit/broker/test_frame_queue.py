@@ -89,3 +89,23 @@ async def test_a_peer_that_does_not_read_is_given_up() -> None:
     fresh = FakeSocket(1)
     await queue.run(fresh)  # type: ignore[arg-type]
     assert fresh.messages == []
+
+
+async def test_room_while_no_more_than_half_is_taken() -> None:
+    frame = Recall("x" * 100)
+    queue = FrameQueue(broker_codec_for_workers(), bytes_max=1000)
+    for _ in range(4):
+        queue.post(frame)
+        await queue.room()
+    queue.post(frame)
+    waiting = asyncio.create_task(queue.room())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    await sent(queue, 5)
+    await waiting
+    queue.post(frame)
+    for _ in range(4):
+        queue.post(frame)
+    waiting = asyncio.create_task(queue.room())
+    queue.end()
+    await waiting

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from tradepost.errors import UnknownCid
+from tradepost.pipeline.agreement import Agreement
 from tradepost.protocol import Deliver
 from tradepost.receipts import Failed, JobOutcome, Receipt, Returned, SignedReceipt
 from tradepost_broker.engine.engine import Decision, Moment, Postponed
@@ -14,7 +15,6 @@ from tradepost_broker.jobs.output_checks import CheckedResult
 from tradepost_broker.jobs.receipt_delivery import ReceiptDelivery
 from tradepost_broker.market.model.entities import Lease, LeasePurpose, LeaseState
 from tradepost_broker.market.model.events import ReceiptDelivered
-from tradepost_broker.market.trust.verification import Agreement
 from tradepost_broker.storage.shell_records import Delivery
 
 

@@ -26,6 +26,7 @@ def builder() -> ModuleType:
     return module
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_every_kernel_is_built_again_bit_for_bit(
     builder: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: pytest.Cache

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tradepost.errors import InvalidRequest
+from tradepost.errors import InvalidCall
 from tradepost.money import format_credits, to_credits, to_microcredits
 
 
@@ -23,7 +23,29 @@ def test_amounts_are_exact(text: str | float, microcredits: int) -> None:
     assert to_microcredits(text) == microcredits
 
 
-@pytest.mark.parametrize("text", ["0.0000001", "-1", "nan", "inf", "ten", "", "1e400", "1e999999", "-inf"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0.0000001",
+        "-1",
+        "nan",
+        "inf",
+        "ten",
+        "",
+        "1e400",
+        "1e999999",
+        "-inf",
+        "٣",
+        "\uff11",
+        " 1",
+        "1\n",
+        "1_0",
+        "1,5",
+        "0x1",
+        "1e-7",
+        "1e",
+    ],
+)
 def test_other_amounts_are_refused(text: str) -> None:
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(InvalidCall):
         to_microcredits(text)

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tradepost.cli import app
-from tradepost.errors import InvalidArtifact, InvalidKey, TradepostError
+from tradepost.errors import FileNotWritten, InvalidArtifact, InvalidKey, TradepostError
 from tradepost_signing.bundles.bundle import sign_bytes
 from tradepost_signing.commands.passphrase import VARIABLE, existing_passphrase, new_passphrase
 from tradepost_signing.keyless.identity import SigstoreIdentity
@@ -228,7 +228,7 @@ def test_somebody_must_be_trusted(arguments):
 @pytest.mark.usefixtures("signed")
 def test_what_cannot_be_signed_is_named():
     assert isinstance(refusal("sign", "absent", "--key", "key"), InvalidArtifact)
-    assert isinstance(refusal("sign", "file", "--key", "key", "--out", "absent/file"), InvalidArtifact)
+    assert isinstance(refusal("sign", "file", "--key", "key", "--out", "absent/file"), FileNotWritten)
 
 
 def test_a_signature_is_written_through_no_link(signed, tmp_path):
@@ -300,7 +300,7 @@ def test_a_signature_that_cannot_be_written_leaves_the_one_before(signed, tmp_pa
     before = (tmp_path / "file.sigstore.json").read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-        assert isinstance(refusal("sign", "file", "--key", "key"), InvalidArtifact)
+        assert isinstance(refusal("sign", "file", "--key", "key"), FileNotWritten)
     assert (tmp_path / "file.sigstore.json").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "file",
@@ -311,5 +311,5 @@ def test_a_signature_that_cannot_be_written_leaves_the_one_before(signed, tmp_pa
 
 
 def test_a_folder_that_is_absent_is_not_made_for_a_signature(signed, tmp_path):
-    assert isinstance(refusal("sign", "file", "--key", "key", "--out", "absent/signature"), InvalidArtifact)
+    assert isinstance(refusal("sign", "file", "--key", "key", "--out", "absent/signature"), FileNotWritten)
     assert not (tmp_path / "absent").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import ssl
 import struct
@@ -18,21 +17,18 @@ import msgspec
 import psutil
 
 from tradepost.broker_url import parse_broker_url
-from tradepost.errors import InvalidTrustPolicy, StateFileDamaged, TradepostError
-from tradepost.file_status import USABLE_BY_OTHERS, WRITABLE_BY_OTHERS, access_problem, dangling_link
-from tradepost_signing.policy.trust import TrustPolicy
+from tradepost.errors import StateFileDamaged, TradepostError
 from tradepost_worker.commands import health_checks as checks
 from tradepost_worker.commands import service
-from tradepost_worker.commands.health_checks import Check, Health
+from tradepost_worker.commands.health_checks import Check
+from tradepost_worker.commands.state_checks import examine_state
 from tradepost_worker.device.capacity import DeviceCapacity
 from tradepost_worker.device.sensors import not_enforceable
-from tradepost_worker.leases.database import SCHEMA_VERSION, check_database
 from tradepost_worker.leases.outbox import read_refusals
 from tradepost_worker.link.broker_api import BrokerApi
 from tradepost_worker.settings import Settings
 from tradepost_worker.state import StateFolder
 from tradepost_worker.supervision import control_group
-from tradepost_worker.supervision.compile_cache import what_is_wrong
 from tradepost_worker.supervision.runner_process import RunnerProcess
 
 #: How long `doctor` mentions that a pipeline was refused.
@@ -48,13 +44,10 @@ async def examine(settings: Settings, *, clock: Callable[[], float] = time.time)
         checks.check_bits(struct.calcsize("P") * 8, platform.python_version()),
         checks.check_libc(*platform.libc_ver(), system=sys.platform),
         checks.check_wheels(wheels),
-        *examine_files(state.path),
-        checks.check_compiled(state.compiled, what_is_wrong(state.compiled)),
-        examine_trust(settings.trust_path),
+        *examine_state(settings),
         checks.check_authorities(found_authorities(ssl.get_default_verify_paths())),
         _examine_capacity(settings),
         examine_disk(state.path, settings.disk_free_bytes_min),
-        examine_database(state.database),
         *examine_refusals(state.database, since=clock() - _REFUSALS_S),
         *examine_limits(settings, wheels),
         *await _examine_runner(settings, wheels),
@@ -72,25 +65,6 @@ def installed_wheels() -> list[str]:
     return sorted(names & checks.WHEELS.keys())
 
 
-def examine_files(folder: Path) -> list[Check]:
-    """Whether the state folder and the key in it are the owner's alone."""
-    return [
-        _examine_file("state folder", folder, folder, forbidden=WRITABLE_BY_OTHERS, mode="700"),
-        _examine_file("key", folder / "worker.key", folder, forbidden=USABLE_BY_OTHERS, mode="600"),
-    ]
-
-
-def examine_trust(path: Path) -> Check:
-    """Whether the trust policy at `path` is readable, allows anything, and is the owner's to change."""
-    try:
-        policy = TrustPolicy.load(path)
-    except InvalidTrustPolicy as error:
-        return Check(name="trust", health=Health.BROKEN, says=str(error), fix=f"Correct {path}.")
-    files = policy.files if policy.publishers else ()  # without a policy there is no file either
-    writable = [file for file in files if file.stat().st_mode & WRITABLE_BY_OTHERS]
-    return checks.check_trust(len(policy.publishers), writable)
-
-
 def found_authorities(paths: ssl.DefaultVerifyPaths) -> str | None:
     """Where the system keeps its certificate authorities; `None` if it has none."""
     if paths.cafile:
@@ -102,15 +76,6 @@ def examine_disk(folder: Path, free_bytes_min: int) -> Check:
     """Whether there is room where `folder` is, or will be made."""
     place = next(path for path in (folder, *folder.parents) if path.exists())
     return checks.check_disk(place, psutil.disk_usage(str(place)).free, free_bytes_min=free_bytes_min)
-
-
-def examine_database(path: Path) -> Check:
-    """Whether the record of leases and earnings can be used by this version."""
-    try:
-        check_database(path)
-    except TradepostError as error:
-        return Check(name="database", health=Health.BROKEN, says=str(error), fix=error.hint)
-    return checks.ok("database", f"{path}, schema version {SCHEMA_VERSION} or before")
 
 
 def examine_refusals(path: Path, *, since: float) -> list[Check]:
@@ -149,7 +114,10 @@ async def _examine_runner(settings: Settings, wheels: list[str]) -> list[Check]:
 
 
 def _examine_control_groups(state: StateFolder) -> Check:
-    status = state.status() if state.connection() is not None else None
+    try:
+        status = state.status() if state.connection() is not None else None
+    except TradepostError:  # which `examine_state` reports
+        status = None
     held = status is not None and control_group.LAYER in status.isolation
     return checks.check_control_groups(held=held, why_not=control_group.why_not())
 
@@ -157,8 +125,8 @@ def _examine_control_groups(state: StateFolder) -> Check:
 async def _examine_broker(state: StateFolder, clock: Callable[[], float]) -> Check:
     try:
         membership = state.membership()
-    except StateFileDamaged as error:
-        return Check(name="broker", health=Health.BROKEN, says=str(error), fix=error.hint)
+    except StateFileDamaged:  # which `examine_state` reports
+        return checks.unknown_broker()
     if membership is None:
         return checks.not_joined()
     try:
@@ -167,14 +135,3 @@ async def _examine_broker(state: StateFolder, clock: Callable[[], float]) -> Che
     except TradepostError as error:
         return checks.unreachable_broker(membership.broker_url, str(error))
     return checks.check_clock(clock() - parsedate_to_datetime(date).timestamp())
-
-
-def _examine_file(name: str, path: Path, folder: Path, *, forbidden: int, mode: str) -> Check:
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        problem = dangling_link(path) or None
-        return checks.check_file(name, path, problem, fix="Correct the link, or remove it.")
-    is_own = status.st_uid == os.getuid()
-    fix = f"chmod {mode} {path}" if is_own else f"sudo chown -R {service.user_name()} {folder}"
-    return checks.check_file(name, path, access_problem(path, status, forbidden=forbidden), fix=fix)

@@ -242,6 +242,11 @@ def not_joined() -> Check:
     return Check(name="broker", health=Health.WARNING, says="this device has not joined", fix=_JOIN)
 
 
+def unknown_broker() -> Check:
+    """What this device joined cannot be read."""
+    return Check(name="broker", health=Health.WARNING, says="not asked: see `membership`", fix=_JOIN)
+
+
 def unreachable_broker(url: str, error: str) -> Check:
     """The broker does not answer, for this reason."""
     fix = f"Check the network, or ask the operator whether {url} is running."

@@ -89,7 +89,7 @@ def show_limits(state_dir: StateDir = None, as_json: Json = False) -> None:
 
 def set_limit(
     key: Annotated[str, typer.Argument(help="A limit's name, as `limits show` prints it.")],
-    value: Annotated[str, typer.Argument(help="The limit's new value.")],
+    value: Annotated[str, typer.Argument(help="The limit's new value; hours may be empty.")],
     state_dir: StateDir = None,
 ) -> None:
     """Change a limit in the settings file. A running worker applies it within a second."""

@@ -12,6 +12,7 @@ import typer
 
 import tradepost_kernels
 from tradepost.commands.inputs import InputTensors, read_inputs
+from tradepost.commands.number_options import integer_option, number_option
 from tradepost.commands.options import Json
 from tradepost.commands.output_file import check_writable, write_output
 from tradepost.commands.terminal import show, show_json, show_text
@@ -39,9 +40,11 @@ def run(
         Path | None, typer.Option("--document", "--input", help="The input as a safetensors file.")
     ] = None,
     metadata: Annotated[list[str] | None, typer.Option(help="A parameter as KEY=VALUE.")] = None,
-    fuel: Annotated[int, typer.Option(min=1, help="Maximum fuel.")] = _FUEL,
-    memory_mib: Annotated[int, typer.Option(min=1, max=4096, help="Maximum memory, in MiB.")] = _MEMORY_MIB,
-    wall_s: Annotated[float, typer.Option(min=0.001, help="Maximum time, in seconds.")] = 30.0,
+    fuel: Annotated[int, integer_option(low=1, about="Maximum fuel.")] = _FUEL,
+    memory_mib: Annotated[
+        int, integer_option(low=1, high=4096, about="Maximum memory, in MiB.")
+    ] = _MEMORY_MIB,
+    wall_s: Annotated[float, number_option(low=0.001, about="Maximum time, in seconds.")] = 30.0,
     output: Annotated[
         Path | None, typer.Option(help="Write the output document to this file (safetensors).")
     ] = None,

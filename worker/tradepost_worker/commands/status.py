@@ -45,6 +45,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     limits: dict[str, Any]
     not_enforceable: dict[str, str]
     market: MarketView | None = None
+    has_folder: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """For programs. The keys are stable."""
@@ -83,6 +84,11 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
     def sentence(self) -> str:
         """What it does, why, and what it earned."""
+        if self.membership is None and not self.has_folder:
+            return (
+                f"Not joined: the state folder {self.state_dir} does not exist. Correct --state-dir, or "
+                "join: tradepost worker join URL --token TOKEN"
+            )
         if self.membership is None:
             return f"Not joined (state: {self.state_dir}). To join: tradepost worker join URL --token TOKEN"
         credits_, leases = format_credits(self.ever.earned_microcredits), counted(self.ever.leases, "lease")
@@ -188,6 +194,7 @@ def read_status(settings: Settings, *, clock: Callable[[], float] = time.time) -
         publishers_trusted=len(TrustPolicy.load(settings.trust_path).publishers),
         limits=limits_in_force(settings),
         not_enforceable=not_enforceable(msgspec.structs.asdict(settings)),
+        has_folder=state.path.is_dir(),
     )
 
 

@@ -18,7 +18,7 @@ Percent = Annotated[int, msgspec.Meta(ge=0, le=100)]
 Cores = Annotated[int, msgspec.Meta(ge=1, le=4096)]
 
 MINUTES_PER_DAY: Final = 24 * 60
-_SPAN: Final = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
+_SPAN: Final = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])-([01][0-9]|2[0-3]):([0-5][0-9])")
 
 
 class DeviceLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

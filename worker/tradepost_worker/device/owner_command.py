@@ -19,9 +19,10 @@ import msgspec
 from tradepost.atomic_files import replace_file
 from tradepost.errors import UNDECODABLE, InvalidDuration
 from tradepost.file_status import WRITABLE_BY_OTHERS, Stamp, access_problem, stamp
+from tradepost.file_writing import typed_write_errors
 
 _UNITS_S: Final = (86_400, 3_600, 60, 1)
-_DURATION: Final = re.compile(r"(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?")
+_DURATION: Final = re.compile(r"(?:([0-9]{1,6})d)?(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,6})s)?")
 _FILE_BYTES_MAX: Final = 4096
 
 
@@ -58,12 +59,14 @@ class OwnerCommandFile:
         self._command = WORK
 
     def write(self, command: OwnerCommand) -> None:
-        """Replace the command at once."""
-        replace_file(self._path, msgspec.json.encode(command))
+        """Replace the command at once. Raises `FileNotWritten`."""
+        with typed_write_errors(self._path):
+            replace_file(self._path, msgspec.json.encode(command))
 
     def clear(self) -> None:
-        """Go back to work."""
-        self._path.unlink(missing_ok=True)
+        """Go back to work. Raises `FileNotWritten`."""
+        with typed_write_errors(self._path):
+            self._path.unlink(missing_ok=True)
 
     def read(self) -> OwnerCommand:
         """The command; `WORK` if there is none, a pause with the problem if it cannot be trusted."""

@@ -198,7 +198,10 @@ class Agent:
     async def _beat(self, stream: BrokerStream) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
-            stream.send(Heartbeat(running=self._leases.running, health=self._hooks.health()))
+            leases = self._leases
+            stream.send(
+                Heartbeat(running=leases.running, health=self._hooks.health(), stages_done=leases.stages_done)
+            )
 
     def _handle(self, frame: ToWorker) -> None:
         if isinstance(frame, Grant):

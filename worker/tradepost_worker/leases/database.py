@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from tradepost.atomic_files import ASIDE_PREFIX, OWNER_ONLY, sync_folder
 from tradepost.errors import DatabaseDamaged, DatabaseForeign, DatabaseTooNew, DatabaseUnusable
-from tradepost.file_status import dangling_link
+from tradepost.file_status import why_no_file
 
 #: The statements that lead to version 1, 2 and so on. Released ones are never edited: devices have run them.
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
@@ -110,11 +110,11 @@ def check_database(path: Path) -> None:
 def _exists(path: Path) -> bool:
     """Whether there is a database.
 
-    Raises `DatabaseUnusable` for a link to nothing, and `DatabaseDamaged` for a file without a byte: a
+    Raises `DatabaseUnusable` for what is no file, and `DatabaseDamaged` for a file without a byte: a
     database is created complete, so what was in it has been lost.
     """
-    if problem := dangling_link(path):
-        raise DatabaseUnusable(problem, path=str(path))
+    if problem := why_no_file(path):
+        raise DatabaseUnusable(problem, hint="Move it away: the database belongs there.", path=str(path))
     try:
         size_bytes = path.stat().st_size
     except FileNotFoundError:

@@ -70,6 +70,12 @@ class HeldLeases:
         return len(self._running)
 
     @property
+    def stages_done(self) -> dict[str, int]:
+        """How many stages of each running lease are done, where any are."""
+        counts = {lease: len(running.progress.stages) for lease, running in self._running.items()}
+        return {lease: count for lease, count in counts.items() if count}
+
+    @property
     def unfinished(self) -> int:
         """How many leases run, or have an end that the broker could take now and has not acknowledged."""
         return len(self._running) + (0 if self._stream is None else len(self._outbox.pending()))

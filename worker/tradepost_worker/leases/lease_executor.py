@@ -29,6 +29,7 @@ from tradepost.errors import (
     StageFailure,
     TradepostError,
     UntrustedSigner,
+    WorkPreempted,
 )
 from tradepost.protocol import INLINE_BYTES_MAX, Deliver, GiveBack, GiveBackReason, Grant
 from tradepost.receipts import (
@@ -222,7 +223,7 @@ def _reason_of(error: TradepostError) -> GiveBackReason:
 
 def preempted(lease: str, why: str, receipt: SignedReceipt | None = None) -> LeaseEnd:
     """The lease returned because its owner wants the device; `receipt` reports the stages that were done."""
-    problem = RunnerFailed(why).to_problem()
+    problem = WorkPreempted(why).to_problem()
     return LeaseEnd(
         frame=GiveBack(lease=lease, reason=GiveBackReason.PREEMPTED, problem=problem, receipt=receipt)
     )

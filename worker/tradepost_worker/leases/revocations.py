@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Final
 
 from tradepost.errors import InvalidRevocations, TradepostError
 from tradepost.protocol import Revocations
-from tradepost_signing.keys import PublicKey
 from tradepost_signing.policy.revocation_store import RevocationStore, SignedRevocations
 from tradepost_worker.leases.held_leases import HeldLeases
 from tradepost_worker.leases.pipelines import PipelineLibrary
@@ -19,16 +19,20 @@ from tradepost_worker.state import Membership, StateFolder
 
 log = logging.getLogger(__name__)
 
+_SENT_AGAIN: Final = (
+    "Restore it from a backup, or move it away: the broker sends its newest list when the worker connects."
+)
+
 
 def open_revocations(state: StateFolder, membership: Membership) -> RevocationStore | None:
     """The newest list of the operator whose key came when the device joined; `None` if there is no such key.
 
     Raises `InvalidRevocations` for a list that is damaged: what was forbidden is not known, so nothing runs.
     """
-    if not membership.revocations_key:
+    operator = membership.operator()
+    if operator is None:
         return None
-    operator = PublicKey.from_pem(membership.revocations_key.encode())
-    return RevocationStore(state.revocations(operator.id), operator)
+    return RevocationStore(state.revocations(operator.id), operator, hint=_SENT_AGAIN)
 
 
 class RevocationGuard:

@@ -22,8 +22,9 @@ _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{16,128}\.(?P<broker>[a-z2-7]{52})")
 async def join(state: StateFolder, *, broker_url: str, token: str, device: str) -> Membership:
     """Join a broker and remember it.
 
-    Raises `InvalidJoinToken`, `InsecureTransport`, `BrokerUnavailable`, or `ProtocolError` if another broker
-    than the token's answers, or one that does not name the operator's key that it named before.
+    Raises `InvalidJoinToken`, `InsecureTransport`, `StateFileDamaged`, `BrokerUnavailable`, or
+    `ProtocolError` if another broker than the token's answers, or one that does not name the operator's key
+    that it named before.
     """
     url = parse_broker_url(broker_url)
     token = token.strip()  # as it is copied from a mail
@@ -32,7 +33,7 @@ async def join(state: StateFolder, *, broker_url: str, token: str, device: str) 
         raise InvalidJoinToken(
             "this is not a complete join token; copy all of it, including the part after the dot"
         )
-    worker = state.identity()
+    worker, before = state.identity(), state.membership()  # what is damaged must not cost the token
     request = JoinRequest(
         token=token,
         public_key=worker.public_key,
@@ -43,7 +44,7 @@ async def join(state: StateFolder, *, broker_url: str, token: str, device: str) 
         reply = await broker.join(request)
     if reply.broker != parts["broker"] or reply.worker != worker.id:
         raise ProtocolError(f"broker {reply.broker} answered, but the token is from broker {parts['broker']}")
-    _check_revocations_key(state.membership(), reply)
+    _check_revocations_key(before, reply)
     membership = Membership(
         broker_url=str(url),
         broker=reply.broker,

@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Collection, Iterable, Mapping
-from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
 
 from tradepost.errors import InvalidModel, LeaseTimeout, ModelFailure, NoEligibleWorker, PipelineTooCostly
+from tradepost.pipeline.execution_providers import PROVIDERS
 from tradepost.pipeline.manifest import ConditionalOperator
 from tradepost.pipeline.onnx_profile import ELEMENTS_MAX, check_model
 from tradepost.pipeline.tensors import Tensor
@@ -29,18 +29,6 @@ import onnxruntime
 #: What receipts name as the engine that ran a model.
 ENGINE_VERSION: Final[str] = onnxruntime.__version__
 
-#: Manifest name -> onnxruntime's name.
-PROVIDERS: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "cpu": "CPUExecutionProvider",
-        "cuda": "CUDAExecutionProvider",
-        "tensorrt": "TensorrtExecutionProvider",
-        "rocm": "ROCMExecutionProvider",
-        "openvino": "OpenVINOExecutionProvider",
-        "coreml": "CoreMLExecutionProvider",
-        "directml": "DmlExecutionProvider",
-    }
-)
 _NAMES: Final = {theirs: ours for ours, theirs in PROVIDERS.items()}
 
 _LOG_NOTHING: Final = 4  # only what is fatal: errors come back as exceptions

@@ -22,6 +22,7 @@ import tradepost_kernels
 from tradepost.atomic_files import replace_file
 from tradepost.content import add_bytes
 from tradepost.errors import UNDECODABLE, RunnerFailed
+from tradepost.file_writing import typed_write_errors
 from tradepost.pipeline.manifest import (
     KernelStage,
     Manifest,
@@ -82,7 +83,7 @@ async def measured_speed(
     """The device's speed, from the state folder if it still fits, and what its runners say of themselves.
     `clock` gives Unix seconds.
 
-    Raises `RunnerFailed` or `SandboxUnavailable`.
+    Raises `RunnerFailed`, `SandboxUnavailable` or `FileNotWritten`.
     """
     runner = await RunnerProcess.start(threads=threads)
     ready = runner.ready
@@ -103,7 +104,8 @@ async def measured_speed(
         kernel_mfuel_per_s=round(kernel, 1),
         model_gflops={name: round(gflops, 2) for name, gflops in models.items()},
     )
-    replace_file(folder / FILE_NAME, msgspec.json.format(msgspec.json.encode(speed)), durable=False)
+    with typed_write_errors(folder / FILE_NAME):
+        replace_file(folder / FILE_NAME, msgspec.json.format(msgspec.json.encode(speed)), durable=False)
     return speed, ready
 
 
@@ -185,7 +187,7 @@ async def _measure(
 def _read(path: Path) -> Speed | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Speed)
-    except (FileNotFoundError, *UNDECODABLE):  # absent, or of another version
+    except (OSError, *UNDECODABLE):  # absent, or of another version
         return None
 
 

@@ -85,6 +85,8 @@ class FakeBroker:
         self.lease_blocks: dict[tuple[str, str], bytes] = {}
         self.pipelines: dict[str, PipelineView] = {}
         self.hellos: list[Hello] = []
+        #: The newest one.
+        self.heartbeat: Heartbeat | None = None
         self.messages = 0
         self.admits_strangers = True
         self.takes_any_token = False
@@ -251,7 +253,9 @@ class FakeBroker:
                     raise ProtocolError("a Hello frame has no place here")
                 if isinstance(frame, UpdateOffer):
                     self.offers.put_nowait(frame.offer)
-                elif not isinstance(frame, Heartbeat):
+                elif isinstance(frame, Heartbeat):
+                    self.heartbeat = frame
+                else:
                     await self._take(frame)
             self.messages += 1
 

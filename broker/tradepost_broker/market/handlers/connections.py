@@ -22,7 +22,7 @@ from tradepost_broker.market.model.events import (
 )
 from tradepost_broker.market.model.lease_states import WITH_RECEIPT, LeaseTrigger
 from tradepost_broker.market.model.worker_states import WorkerTrigger, transition_worker
-from tradepost_broker.market.settling import late_receipts, revocation, settlement
+from tradepost_broker.market.settling import break_offs, late_receipts, revocation, settlement
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
 from tradepost_broker.market.state.worker_state import WorkerState, in_order
@@ -84,12 +84,14 @@ def restart(state: MarketState, _event: Restarted) -> None:
     state.restarted_at = state.at
     if state.workers:  # else nobody is on the way back: this is a first start
         state.patience_from = state.at + state.policy.reconnect_s
+    break_offs.forget(state)
     for worker in state.workers.values():
         if worker.connected or worker.open:
             _leave(state, worker)
         for lease in worker.open.values():
             until = max(lease.expires_at, state.at + state.policy.reconnect_s)
             state.timers.put(TimerPurpose.LEASE_EXPIRY, lease.id, until)
+            break_offs.watch_again(state, lease, until)
     late_receipts.wait_again(state)
     state.review_everything()
 
@@ -104,7 +106,7 @@ def _leave(state: MarketState, worker: WorkerState) -> None:
         state.timers.put(TimerPurpose.ABSENCE, worker.record.id, state.at + state.policy.reconnect_s)
     if worker.record.auditor:
         # They may have to be decided by replicas now: the next `MatchingEvent` does so.
-        state.jobs_to_advance.update(state.audits_wanted)
+        state.jobs_to_advance.update(dict.fromkeys(state.audits_wanted.undecided))
 
 
 def _take_offer(state: MarketState, worker: WorkerState, offer: Offer) -> None:

@@ -18,7 +18,7 @@ from tradepost_broker.market.model.events import (
     SendSettled,
 )
 from tradepost_broker.market.model.lease_states import WITH_RECEIPT, LeaseTrigger
-from tradepost_broker.market.settling import late_receipts, reference_verdicts, settlement
+from tradepost_broker.market.settling import break_offs, late_receipts, reference_verdicts, settlement
 from tradepost_broker.market.state import seeded_random
 from tradepost_broker.market.state.market_state import MarketState
 
@@ -36,6 +36,8 @@ def deliver(state: MarketState, event: ReceiptDelivered) -> None:
             late_receipts.forgive(state, lease, event)
         _answer_again(state, event, lease)
         return
+    if (watch := state.watches.get(lease.id)) is not None:
+        watch.run_s = event.at - lease.granted_at
     lease.outcome = event.outcome
     lease.stage_hashes = event.stage_hashes
     lease.stage_wall_us = event.stage_wall_us
@@ -57,7 +59,7 @@ def deliver(state: MarketState, event: ReceiptDelivered) -> None:
     if (
         state.auditors
         and not job.spot_check
-        and len(state.spot_checks_wanted) < state.policy.audit_backlog_max
+        and state.audits_wanted.has_room(job.account, state.policy.audit_backlog_max)
     ):
         # Only now, after the result is committed, can it be known whether it will be checked. The check comes
         # after the job has ended, by an auditor, whose work the operator pays: no submitter waits for it.
@@ -88,6 +90,8 @@ def give_back(state: MarketState, event: LeaseGivenBack) -> None:
         state.workers[lease.worker].refused[state.jobs[lease.job].pipeline] = problem
         state.supply_changed = True
     lease.stage_hashes = event.stage_hashes
+    if event.reason is GiveBackReason.PREEMPTED:
+        break_offs.charge(state, lease)
     settlement.lose(
         state,
         lease,
@@ -125,6 +129,8 @@ def _may_be_blamed(state: MarketState, lease: Lease, event: LeaseGivenBack) -> b
     """Whether this is held against the worker once somebody else succeeds."""
     if event.forged:
         return False  # it is blamed at once
+    if state.policy.interrupted_excused and state.was_interrupted(lease):
+        return False  # what it needed from the broker, or had to tell it in time, it could not
     if event.reason is GiveBackReason.EXHAUSTED:
         pipeline = state.pipelines[state.jobs[lease.job].pipeline]
         over_at = min(lease.expires_at, lease.granted_at + pipeline.wall_s)

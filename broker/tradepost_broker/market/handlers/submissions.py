@@ -44,8 +44,12 @@ def publish(state: MarketState, event: PipelinePublished) -> None:
         if refused:
             state.save(new)  # so that the journal has the event
         quarantine.lift(state, new.id, "")
+    if event.account:
+        signed_before = known.publishers if known is not None else ()
+        claimed = [(event.account, key) for key in new.publishers if key not in signed_before]
+        new = msgspec.structs.replace(new, claims=(*(known.claims if known else ()), *claimed))
     if new != known:
-        state.pipelines[new.id] = new
+        state.add_pipeline(new)
         state.save(new)
 
 

@@ -10,14 +10,23 @@ from tradepost_broker.market.matching import advance_job, failure_reasons
 from tradepost_broker.market.model.entities import EvidenceKind, LeaseState
 from tradepost_broker.market.model.events import Tick
 from tradepost_broker.market.model.lease_states import LeaseTrigger
-from tradepost_broker.market.settling import late_receipts, payments, reference_verdicts, settlement
+from tradepost_broker.market.settling import (
+    break_offs,
+    late_receipts,
+    payments,
+    reference_verdicts,
+    settlement,
+)
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
 from tradepost_broker.market.state.worker_state import in_order
 
+_OF_OPEN_LEASES: Final = frozenset({TimerPurpose.LEASE_EXPIRY, TimerPurpose.LATENESS})
+_OF_JOBS: Final = frozenset({TimerPurpose.DEADLINE, TimerPurpose.PATIENCE, TimerPurpose.RETIREMENT})
+
 
 def tick(state: MarketState, event: Tick) -> None:
-    """Do what is due, and review what waiting jobs may hope for.
+    """Do what is due, and review what waiting jobs may hope for; what is too much for one tick stays due.
 
     What would end a lease whose receipt has arrived waits, and stays due since the same time: a replay, which
     has no ticks that did nothing, then does it in the same order.
@@ -28,14 +37,21 @@ def tick(state: MarketState, event: Tick) -> None:
         state.job_at_hand = _job_of(state, purpose, subject)
         if arrived and not arrived.isdisjoint(_leases_ended_by(state, purpose, subject)):
             kept.append((at, purpose, subject))
-        else:
-            _HANDLERS[purpose](state, subject)
+            continue
+        _HANDLERS[purpose](state, subject)
+        # What leaves memory changes nothing else: a replay, which lacks ticks that did no more, is not to
+        # count it.
+        if purpose not in _FORGETTING:
+            state.jobs_reviewed += 1
+            state.has_progressed = True
+        if not state.may_review():
+            break
     for at, purpose, subject in kept:
         state.job_at_hand = _job_of(state, purpose, subject)
         # Unless a deadline that was due as well has ended the leases.
         if not arrived.isdisjoint(_leases_ended_by(state, purpose, subject)):
             state.timers.put(purpose, subject, at)
-        elif purpose is not TimerPurpose.LEASE_EXPIRY:
+        elif purpose not in _OF_OPEN_LEASES:
             _HANDLERS[purpose](state, subject)
     advance_job.review_waiting(state)
 
@@ -44,13 +60,13 @@ def _job_of(state: MarketState, purpose: TimerPurpose, subject: str) -> str:
     """The job that a timer is about; "" if it is about a worker or a key."""
     if subject in state.leases:
         return state.leases[subject].job
-    return subject if subject in state.jobs and purpose is not TimerPurpose.KEY_EXPIRY else ""
+    return subject if subject in state.jobs and purpose in _OF_JOBS else ""
 
 
 def _leases_ended_by(state: MarketState, purpose: TimerPurpose, subject: str) -> list[str]:
     """The open leases that this timer would end, or that keep a finished job in memory."""
     match purpose:
-        case TimerPurpose.LEASE_EXPIRY:
+        case TimerPurpose.LEASE_EXPIRY | TimerPurpose.LATENESS:
             # With a policy that retains nothing, its job may have left memory in this very tick.
             lease = state.leases.get(subject)
             return [subject] if lease is not None and lease.state is LeaseState.OPEN else []
@@ -78,6 +94,10 @@ def _expire_lease(state: MarketState, lease_id: str) -> None:
 def _give_up_absent(state: MarketState, worker_id: str) -> None:
     problem = WorkerLost(f"worker {worker_id} disconnected").to_problem()
     for lease in in_order(state.workers[worker_id].open):
+        if not state.may_review():
+            state.timers.put(TimerPurpose.ABSENCE, worker_id, state.at)
+            return
+        state.jobs_reviewed += 1
         state.job_at_hand = lease.job
         late_receipts.lose(state, lease, problem)
 
@@ -131,7 +151,7 @@ def _retire(state: MarketState, job_id: str) -> None:
     if job.spot_check:
         # No auditor had time for it while there was something to claw back.
         job.spot_check = False
-        state.spot_checks_wanted.pop(job_id, None)
+        state.audits_wanted.discard(job_id)
         state.save(job)
     state.forget_job(job)
 
@@ -144,6 +164,20 @@ def _forget_key(state: MarketState, key: str) -> None:
         del state.idempotency_keys[account, idempotency_key]
 
 
+def _find_late(state: MarketState, lease_id: str) -> None:
+    """Have a job looked at whose lease takes too long."""
+    state.watches[lease_id].is_late = True
+    job = state.jobs[state.leases[lease_id].job]
+    state.save(job)
+    state.jobs_to_advance[job.id] = None
+
+
+def _end_cooling_off(state: MarketState, owner: str) -> None:
+    break_offs.end_cooling_off(state, owner)
+
+
+_FORGETTING: Final = (TimerPurpose.RETIREMENT, TimerPurpose.KEY_EXPIRY)
+
 _HANDLERS: Final[dict[TimerPurpose, Callable[[MarketState, str], None]]] = {
     TimerPurpose.LEASE_EXPIRY: _expire_lease,
     TimerPurpose.ABSENCE: _give_up_absent,
@@ -154,4 +188,6 @@ _HANDLERS: Final[dict[TimerPurpose, Callable[[MarketState, str], None]]] = {
     TimerPurpose.PATIENCE: _end_patience,
     TimerPurpose.RETIREMENT: _retire,
     TimerPurpose.KEY_EXPIRY: _forget_key,
+    TimerPurpose.LATENESS: _find_late,
+    TimerPurpose.COOLING_OFF: _end_cooling_off,
 }

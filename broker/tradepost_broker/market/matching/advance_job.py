@@ -6,7 +6,10 @@ run at the end of an event, so an event's own change is complete before anything
 
 from __future__ import annotations
 
-from tradepost_broker.market.matching import failure_reasons
+import math
+from typing import Final
+
+from tradepost_broker.market.matching import exhaustion, failure_reasons
 from tradepost_broker.market.matching.eligible_offers import EligibleOffers
 from tradepost_broker.market.matching.grant import grant, request_audit
 from tradepost_broker.market.matching.matching import Outlook, auditor_available, choose, outlook
@@ -27,10 +30,17 @@ from tradepost_broker.market.trust.verification import (
     decide,
 )
 
+#: To see that a waiting job needs no review, or to know its outlook from another, takes so much less time.
+_LOOKS_PER_JOB: Final = 64
+
 
 def advance_all(state: MarketState) -> None:
-    """Advance every job and serve every worker that events touched, until nothing is left to do."""
-    while state.jobs_to_advance or state.workers_freed:
+    """Advance every job and serve every worker that events touched, until nothing is left to do.
+
+    What is too much for one event is left for the next.
+    """
+    while (state.jobs_to_advance or state.workers_freed) and state.may_advance():
+        state.has_progressed = True
         if state.jobs_to_advance:
             job_id = next(iter(state.jobs_to_advance))
             del state.jobs_to_advance[job_id]
@@ -45,6 +55,7 @@ def advance_all(state: MarketState) -> None:
 def advance(state: MarketState, job: Job) -> None:
     """Bring a job as far as it can get now."""
     state.job_at_hand = job.id
+    state.jobs_advanced += 1
     if job.status in FINAL:
         if job.spot_check:
             request_audit(state, job)
@@ -53,7 +64,7 @@ def advance(state: MarketState, job: Job) -> None:
     if isinstance(step, NeedReplica) and _is_stopped(state, job):
         return
     while isinstance(step, NeedReplica):
-        if job.failures >= state.policy.attempts_max:
+        if exhaustion.is_exhausted(state, job):
             settlement.fail(state, job, failure_reasons.worker_lost(state, job))
             return
         if not _lease(state, job, step.log_odds_missing):
@@ -79,11 +90,15 @@ def serve(state: MarketState, worker: WorkerState, *, is_new: bool) -> None:
     if worker.record.auditor:
         _serve_auditor(state, worker)
         return
-    tries_left = state.policy.rematches_max
+    tries_left = state.policy.rematches_max - state.tries_used.pop(worker.record.id, 0)
     offer = worker.seat.offer if worker.seat else None
     waiting = state.job_queue.suited(offer, looks_max=state.policy.waiting_looks_max) if offer else ()
     for job in waiting:
         if worker.seat is None or not worker.seat.idle or tries_left == 0:
+            return
+        if not state.may_advance():
+            state.workers_freed[worker.record.id] = is_new
+            state.tries_used[worker.record.id] = state.policy.rematches_max - tries_left
             return
         state.job_at_hand = job
         if job in state.job_queue and _may_take(state, worker, state.jobs[job], is_new=is_new):
@@ -95,13 +110,23 @@ def serve(state: MarketState, worker: WorkerState, *, is_new: bool) -> None:
 
 
 def review_waiting(state: MarketState) -> None:
-    """Have those waiting jobs looked at for which there is somebody now, or nobody any more."""
-    if not state.supply_changed:
-        return
-    state.supply_changed = False
+    """Have those waiting jobs looked at for which there is somebody now, or nobody any more.
+
+    A review that one event has no time for goes on with the next tick. Its jobs are judged by what is offered
+    when their turn comes; what changes after that is the next review's.
+    """
+    _begin_review(state)
     seen: dict[tuple[object, ...], bool] = {}
-    for job_id in state.job_queue:
-        job = state.jobs[job_id]
+    limit = state.policy.jobs_per_event_max or math.inf
+    looks_left = limit * _LOOKS_PER_JOB
+    while state.to_review and state.may_review() and len(state.jobs_to_advance) < limit and looks_left > 0:
+        looks_left -= 1
+        job_id = next(iter(state.to_review))
+        del state.to_review[job_id]
+        state.has_progressed = True
+        job = state.jobs.get(job_id)
+        if job is None or job_id not in state.job_queue:
+            continue
         state.job_at_hand = job_id
         if state.ordinary_leases(job, LeaseState.OPEN):
             continue
@@ -109,6 +134,7 @@ def review_waiting(state: MarketState) -> None:
         fresh = (job.pipeline, job.requirements, job.units, job.max_price_microcredits, job.confidence)
         kind: tuple[object, ...] = (job.id,) if job.attempts else fresh
         if kind not in seen:
+            state.jobs_reviewed += 1
             step = _next_step(state, job)
             missing = step.log_odds_missing if isinstance(step, NeedReplica) else 0.0
             seen[kind] = outlook(state, job, missing, again=True) is Outlook.POSSIBLE
@@ -116,15 +142,29 @@ def review_waiting(state: MarketState) -> None:
             state.jobs_to_advance[job.id] = None
 
 
+def _begin_review(state: MarketState) -> None:
+    if state.to_review or not state.supply_changed:
+        return
+    # Without jobs there is nothing to review, and a replay, which lacks the tick, does not know of it.
+    if len(state.job_queue) or state.policy.jobs_per_event_max == 0:
+        state.supply_changed = False
+        state.to_review = dict.fromkeys(state.job_queue)
+        state.has_progressed = True
+
+
 def _next_step(state: MarketState, job: Job) -> NextStep:
     """What `verification.decide` says of the job as it stands."""
-    capability = state.capability(job)
+    scope = state.scope(job)
     results: list[GroupedResult] = []
     open_log_odds: list[float] = []
+    hedges_left = state.policy.hedges_max
     for lease in state.live_leases(job):
         if lease.purpose is LeasePurpose.AUDIT:
             continue
-        log_odds = state.workers[lease.worker].belief(capability, state.day).log_odds
+        if hedges_left and lease.state is LeaseState.OPEN and state.is_late(lease):
+            hedges_left -= 1  # another is granted as if this one were lost; the first result counts
+            continue
+        log_odds = state.workers[lease.worker].belief(scope, state.day).log_odds
         if lease.state is LeaseState.OPEN:
             open_log_odds.append(log_odds)
         else:
@@ -149,7 +189,7 @@ def _is_stopped(state: MarketState, job: Job) -> bool:
 
 def _lease(state: MarketState, job: Job, log_odds_missing: float) -> bool:
     """Grant the job's next ordinary lease, if anybody can have it now."""
-    award = choose(state, job, log_odds_missing)
+    award = choose(state, job, log_odds_missing, proven_only=exhaustion.needs_proven(state, job))
     if award is not None:
         grant(state, job, award)
     return award is not None
@@ -196,12 +236,14 @@ def _set_unmatched(state: MarketState, job: Job, since: float | None) -> None:
 
 
 def _serve_auditor(state: MarketState, auditor: WorkerState) -> None:
-    for queue in (state.audits_wanted, state.spot_checks_wanted):
-        for job_id in list(queue):
-            if len(auditor.open) >= auditor.capacity(state.day):
-                return
-            del queue[job_id]  # `advance` puts it back if the reference run is still wanted
-            advance(state, state.jobs[job_id])
+    for job_id in state.audits_wanted.in_turn():
+        if len(auditor.open) >= auditor.capacity(state.day):
+            return
+        if not state.may_advance():
+            state.workers_freed[auditor.record.id] = False
+            return
+        state.audits_wanted.discard(job_id)  # `advance` puts it back if the reference run is still wanted
+        advance(state, state.jobs[job_id])
 
 
 def _may_take(state: MarketState, worker: WorkerState, job: Job, *, is_new: bool) -> bool:

@@ -2,7 +2,8 @@
 
 Eligible is an offer that can do what the job needs, whose worker may have it: its owner has no live lease of
 the job and did not lose one before (unless there is nobody else), and the worker did not refuse the pipeline
-since it connected. Looking is bounded: `scan_max` offers that are not eligible end a search.
+since it connected. Looking is bounded: `scan_max` offers that are not eligible end a search. If it found none
+by then, a few are drawn at random instead, so that an owner with very many devices hides nobody.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from itertools import islice
 from typing import Final
 
 from tradepost_broker.market.matching.scoring import Bidder
-from tradepost_broker.market.model.amounts import bid_for
-from tradepost_broker.market.model.entities import Job
+from tradepost_broker.market.model.amounts import AMOUNT_MAX_MICROCREDITS, bid_for
+from tradepost_broker.market.model.entities import Job, WorkerStanding
 from tradepost_broker.market.state import seeded_random
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.offer_book import PriceList, fits
 from tradepost_broker.market.state.worker_state import WorkerState
+
+#: The reason of offers whose workers have not come back since the broker's start.
+NOT_RECONNECTED: Final = "not reconnected since the broker's start"
 
 _DRAWS_MAX: Final = 32
 
@@ -26,14 +30,19 @@ _DRAWS_MAX: Final = 32
 class EligibleOffers:
     """The eligible offers for one job. Counts the ineligible ones in `left_out`, by reason."""
 
-    def __init__(self, state: MarketState, job: Job, *, again: bool = False) -> None:
-        """`again` admits owners that had a lease of this job and lost it."""
+    def __init__(
+        self, state: MarketState, job: Job, *, again: bool = False, proven_only: bool = False
+    ) -> None:
+        """`again` admits owners that had a lease of this job and lost it; `proven_only` is as it says."""
         self._state = state
         self._job = job
         self._need = state.need(job)
-        self._capability = state.capability(job)
+        self._scope = state.scope(job)
         self._owners = {state.workers[lease.worker].record.owner for lease in state.live_leases(job)}
         self._losers = set() if again else state.losers(job)
+        self._proven_only = proven_only
+        #: Whether a search was ended by offers that are not eligible.
+        self._ran_out = False
         self.left_out: dict[str, int] = {}
 
     def cheapest(self, *, bid_microcredits_max: int, limit: int) -> list[Bidder]:
@@ -44,7 +53,7 @@ class EligibleOffers:
             if bid_microcredits > bid_microcredits_max or len(found) >= limit:
                 break
             found.append(self._bidder(worker, price_per_unit_microcredits))
-        return found
+        return found or self._scattered(bid_microcredits_max=bid_microcredits_max, busy_too=False)
 
     def standing(self, *, bid_microcredits_max: int, limit: int) -> list[Bidder]:
         """Up to `limit` bidders, idle or busy, cheapest first, that bid at most `bid_microcredits_max`."""
@@ -64,6 +73,9 @@ class EligibleOffers:
                 break
             if worker.record.owner not in found:
                 found[worker.record.owner] = self._bidder(worker, price_per_unit_microcredits)
+        if not found:
+            for bidder in self._scattered(bid_microcredits_max=AMOUNT_MAX_MICROCREDITS, busy_too=busy_too):
+                found.setdefault(bidder.worker.record.owner, bidder)
         return list(found.values())
 
     def cached(self, known: list[Bidder], *, bid_microcredits_max: int, limit: int) -> list[Bidder]:
@@ -90,14 +102,29 @@ class EligibleOffers:
 
     def draw(self, *, bid_microcredits_max: int) -> Bidder | None:
         """An idle eligible worker that bids at most this, each with the same chance."""
-        lists = [bucket.idle for bucket in self._state.offers.fitting(self._need)]
+        return self._draw("replica", bid_microcredits_max=bid_microcredits_max, busy_too=False)
+
+    def _scattered(self, *, bid_microcredits_max: int, busy_too: bool) -> list[Bidder]:
+        """A few bidders drawn at random, cheapest first, if ineligible offers have ended a search."""
+        found: dict[str, Bidder] = {}
+        for number in range(self._state.policy.hidden_draws_max if self._ran_out else 0):
+            what = f"hidden {number}"
+            drawn = self._draw(what, bid_microcredits_max=bid_microcredits_max, busy_too=busy_too)
+            if drawn is None:
+                break
+            found[drawn.id] = drawn
+        return sorted(found.values(), key=lambda bidder: (bidder.bid_microcredits, bidder.id))
+
+    def _draw(self, what: str, *, bid_microcredits_max: int, busy_too: bool) -> Bidder | None:
+        buckets = self._state.offers.fitting(self._need)
+        lists = [bucket.standing if busy_too else bucket.idle for bucket in buckets]
         counts = [prices.count_up_to(bid_microcredits_max // self._job.units) for prices in lists]
         total = sum(counts)
         if total == 0:
             return None
         lease = f"{self._job.id}.{self._job.attempts + 1}"
         for number in range(_DRAWS_MAX):
-            place = seeded_random.below(total, self._state.seed, "replica", lease, str(number))
+            place = seeded_random.below(total, self._state.seed, what, lease, str(number))
             price_per_unit_microcredits, worker = self._at(place, lists, counts)
             if not self.why_ineligible(worker):
                 return self._bidder(worker, price_per_unit_microcredits)
@@ -116,6 +143,8 @@ class EligibleOffers:
             return "refused"
         if self._state.loser(worker) in self._losers:
             return "lost it before"
+        if self._proven_only and not worker.is_proven(self._state.day):
+            return "unproven"
         seat = worker.seat
         if seat is None or seat.offer.capabilities.memory_bytes < self._need.memory_bytes:
             return "memory"
@@ -147,6 +176,23 @@ class EligibleOffers:
         }
         return {reason: count for reason, count in counts.items() if count > 0}
 
+    def count_absent(self) -> int:
+        """How many workers whose last offer fits are not back since a restart; 0 once they have had the time.
+
+        While they are away, an offer may compete with no other: the price shows it.
+        """
+        if self._state.at >= self._state.patience_from:
+            return 0
+        return sum(
+            not worker.connected
+            and not worker.record.auditor
+            and worker.record.standing is WorkerStanding.ACTIVE
+            and worker.record.offer is not None
+            and worker.record.owner not in self._owners
+            and fits(worker.record.offer, self._need)
+            for worker in self._state.workers.values()
+        )
+
     def _at(self, place: int, lists: list[PriceList], counts: list[int]) -> tuple[int, WorkerState]:
         """The offer at a place in the first so many entries of each list."""
         for prices, count in zip(lists, counts, strict=True):
@@ -170,6 +216,7 @@ class EligibleOffers:
                 self.left_out[reason] = self.left_out.get(reason, 0) + 1
             misses_left -= 1
             if misses_left == 0:
+                self._ran_out = True
                 return
 
     def _bidder(self, worker: WorkerState, price_per_unit_microcredits: int) -> Bidder:
@@ -177,6 +224,6 @@ class EligibleOffers:
         return Bidder(
             worker,
             bid_for(price_per_unit_microcredits, self._job.units),
-            worker.belief(self._capability, self._state.day),
+            worker.belief(self._scope, self._state.day),
             seat is not None and self._job.pipeline in seat.offer.warm,
         )

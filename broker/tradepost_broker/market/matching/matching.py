@@ -7,8 +7,9 @@ price all the same: a worker that happens to be idle alone is no monopolist.
 
 Replicas are not auctioned: bidders who underbid together would take both places. They are drawn uniformly at
 random from all idle eligible offers of other owners within a price: the auction's clearing price, raised as
-far as it takes to have `draw_owners_min` owners in the draw, but never above an equal share of what is left
-of the cap. The worker that is drawn is paid that price. The functions here only choose; nothing is changed.
+far as it takes to have `draw_owners_min` owners in the draw, but not for the most expensive
+(`draw_highest_share`, `draw_bid_medians_max`), and never above an equal share of what is left of the cap. The
+worker that is drawn is paid that price. The functions here only choose; nothing is changed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Final, NamedTuple
 
-from tradepost_broker.market.matching.eligible_offers import EligibleOffers
+from tradepost_broker.market.matching.eligible_offers import NOT_RECONNECTED, EligibleOffers
 from tradepost_broker.market.matching.scoring import (
     Bidder,
     Terms,
@@ -32,10 +33,11 @@ from tradepost_broker.market.matching.scoring import (
 from tradepost_broker.market.model.amounts import saturated
 from tradepost_broker.market.model.entities import Candidate, Job, LeasePurpose
 from tradepost_broker.market.model.lease_states import LOST
+from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.settling import partial_pay, reference_verdicts
+from tradepost_broker.market.settling.reference_runs import able_auditors
 from tradepost_broker.market.state import seeded_random
 from tradepost_broker.market.state.market_state import MarketState
-from tradepost_broker.market.state.offer_book import fits
 from tradepost_broker.market.state.worker_state import WorkerState
 from tradepost_reputation import results_needed
 
@@ -44,13 +46,14 @@ _LOG_ODDS_MAX: Final = 100.0
 
 
 class Award(NamedTuple):
-    """A choice, and what the match records about it."""
+    """A choice, and what the match records about it. `drawn_from` owners could have got a replica."""
 
     worker: WorkerState
     price_microcredits: int
     purpose: LeasePurpose
     candidates: tuple[Candidate, ...]
     left_out: dict[str, int]
+    drawn_from: int = 0
 
 
 class Outlook(Enum):
@@ -61,11 +64,16 @@ class Outlook(Enum):
     NOBODY = "too few offers could run it at any price"
 
 
-def choose(state: MarketState, job: Job, log_odds_missing: float) -> Award | None:
+def choose(
+    state: MarketState, job: Job, log_odds_missing: float, *, proven_only: bool = False
+) -> Award | None:
     """A worker for the job's next ordinary lease, or nobody now.
 
-    Workers that lost a lease of the job come last: only if no other could ever take it.
+    Workers that lost a lease of the job come last: only if no other could ever take it. With `proven_only`,
+    it is one that is proven and did not lose it.
     """
+    if proven_only:
+        return _choose(state, job, EligibleOffers(state, job, proven_only=True), log_odds_missing)
     choice = _choose(state, job, EligibleOffers(state, job), log_odds_missing)
     if (
         choice is None
@@ -94,7 +102,7 @@ def choose_auditor(state: MarketState, job: Job) -> Award | None:
     """An auditor with spare capacity that can make the reference run, or nobody now."""
     able = [
         auditor
-        for auditor in _able_auditors(state, job)
+        for auditor in able_auditors(state, job)
         if len(auditor.open) < auditor.capacity(state.day) and reference_verdicts.admits(state, job, auditor)
     ]
     if not able:
@@ -106,13 +114,7 @@ def choose_auditor(state: MarketState, job: Job) -> Award | None:
 
 def auditor_available(state: MarketState, job: Job) -> bool:
     """Whether a reference run of this job can be had, now or when an auditor is idle."""
-    return bool(state.auditors) and bool(_able_auditors(state, job))
-
-
-def audits_lost(state: MarketState, job: Job) -> int:
-    """How many reference runs of the job were lost."""
-    leases = state.leases_of[job.id]
-    return sum(lease.purpose is LeasePurpose.AUDIT and lease.state in LOST for lease in leases)
+    return bool(state.auditors) and bool(able_auditors(state, job))
 
 
 class Plan(NamedTuple):
@@ -207,19 +209,21 @@ def _auction(state: MarketState, job: Job, eligible: EligibleOffers, log_odds_mi
     left_out = eligible.count_left_out(bid_microcredits_max=cap_microcredits, considered=considered)
     if len(ranking) < len(bidders):
         left_out["price"] = left_out.get("price", 0) + len(bidders) - len(ranking)
+    if policy.absent_recorded and (absent := eligible.count_absent()):
+        left_out[NOT_RECONNECTED] = absent
     candidates = explained(ranking, losers_max=policy.losers_recorded_max)
     return Award(ranking[0].worker, price_microcredits, LeasePurpose.AUCTION, candidates, left_out)
 
 
 def _draw(state: MarketState, job: Job, eligible: EligibleOffers, log_odds_missing: float) -> Award | None:
-    owners = eligible.cheapest_by_owner(owners_max=state.policy.draw_owners_min, busy_too=False)
+    policy = state.policy
+    # So many more that `draw_owners_min` are left without the most expensive.
+    looked_at = math.ceil(policy.draw_owners_min / (1 - policy.draw_highest_share))
+    owners = eligible.cheapest_by_owner(owners_max=looked_at, busy_too=False)
     if not owners:
         return None
     share_microcredits = _share(job, owners, log_odds_missing)
-    opened_to_microcredits = max(
-        (bidder.bid_microcredits for bidder in owners if bidder.bid_microcredits <= share_microcredits),
-        default=0,
-    )
+    opened_to_microcredits = _opened_to(owners, share_microcredits, policy)
     clearing_microcredits = max(lease.price_microcredits for lease in state.live_leases(job))
     price_microcredits = min(share_microcredits, max(clearing_microcredits, opened_to_microcredits))
     drawn = eligible.draw(bid_microcredits_max=price_microcredits)
@@ -227,7 +231,25 @@ def _draw(state: MarketState, job: Job, eligible: EligibleOffers, log_odds_missi
         return None
     candidate = Candidate(worker=drawn.id, bid_microcredits=drawn.bid_microcredits, score_microcredits=0)
     left_out = eligible.count_left_out(bid_microcredits_max=price_microcredits, considered=len(owners))
-    return Award(drawn.worker, price_microcredits, LeasePurpose.REPLICA, (candidate,), left_out)
+    # Busy ones as well: who is idle is chance, and under load hardly anybody is.
+    rivals = eligible.cheapest_by_owner(owners_max=looked_at, busy_too=True)
+    drawn_from = sum(bidder.bid_microcredits <= price_microcredits for bidder in rivals)
+    return Award(drawn.worker, price_microcredits, LeasePurpose.REPLICA, (candidate,), left_out, drawn_from)
+
+
+def _opened_to(owners: Sequence[Bidder], share_microcredits: int, policy: MarketPolicy) -> int:
+    """The price that the draw is opened to, for the cheapest of `owners`: what few ask must not raise it."""
+    kept = min(len(owners) - int(len(owners) * policy.draw_highest_share), policy.draw_owners_min)
+    typical_microcredits = median([bidder.bid_microcredits for bidder in owners[:kept]])
+    limit_microcredits = min(share_microcredits, policy.draw_bid_medians_max * typical_microcredits)
+    return max(
+        (
+            bidder.bid_microcredits
+            for bidder in owners[:kept]
+            if bidder.bid_microcredits <= limit_microcredits
+        ),
+        default=0,
+    )
 
 
 def _outlook(state: MarketState, job: Job, owners: Sequence[Bidder], log_odds_missing: float) -> Outlook:
@@ -292,18 +314,3 @@ def _has_live(state: MarketState, job: Job) -> bool:
 
 def _was_lost(state: MarketState, job: Job) -> bool:
     return any(lease.state in LOST for lease in state.leases_of[job.id])
-
-
-def _able_auditors(state: MarketState, job: Job) -> list[WorkerState]:
-    """Connected auditors that can run the job; none once too many reference runs of it were lost."""
-    if audits_lost(state, job) >= state.policy.audits_lost_max:
-        return []
-    need = state.need(job)
-    return [
-        auditor
-        for _, auditor in sorted(state.auditors.items())
-        if auditor.record.offer is not None
-        and auditor.capacity(state.day) > 0
-        and job.pipeline not in auditor.refused
-        and fits(auditor.record.offer, need)
-    ]

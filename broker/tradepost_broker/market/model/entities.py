@@ -2,7 +2,8 @@
 
 Each record is one row of one table. The core owns them while the broker runs; whatever `handle` changed comes
 out as `Save` instructions, and a restart gives the same records back to `Market.restore`. Money is in
-microcredits, times are Unix seconds (float), and every record is found by its `id`.
+microcredits, times are Unix seconds (float), and every record is found by its `id`. No record is part of a
+cycle, so the collector of garbage need not look through them (`gc=False`): there are very many.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from tradepost.protocol import JobStatus, Offer, Requirements, Verification
 from tradepost_broker.market.model.stored_names import without_unit
 
 
-class Account(msgspec.Struct, kw_only=True, rename=without_unit):
+class Account(msgspec.Struct, gc=False, kw_only=True, rename=without_unit):
     """Credits of one owner for one purpose: `<purpose>:<owner>`, as `ledger` names them.
 
     `available_microcredits` may be spent; `reserved_microcredits` is set aside by open reservations. Neither
@@ -28,7 +29,7 @@ class Account(msgspec.Struct, kw_only=True, rename=without_unit):
     reserved_microcredits: int = 0
 
 
-class Transfer(msgspec.Struct, kw_only=True, frozen=True, rename=without_unit):
+class Transfer(msgspec.Struct, gc=False, kw_only=True, frozen=True, rename=without_unit):
     """An immutable movement of credits; `kind` says why. `id` makes it happen at most once."""
 
     id: str
@@ -41,12 +42,13 @@ class Transfer(msgspec.Struct, kw_only=True, frozen=True, rename=without_unit):
     lease: str = ""
 
 
-class Pipeline(msgspec.Struct, kw_only=True, frozen=True):
+class Pipeline(msgspec.Struct, gc=False, kw_only=True, frozen=True):
     """The facts about a published pipeline that the market uses.
 
     `artifact_bytes` is what a worker without it must fetch. `memory_bytes` is the most that a stage may use.
     `kernel_stages` are the stages that are compared bit for bit; the others by tolerance. `publishers` are
     the ids of all who signed it, as its bundles claim, and `publisher` is the first; `artifacts` are CIDs.
+    `claims` says which account claims which of them, the first publisher's first.
     """
 
     id: str
@@ -61,6 +63,7 @@ class Pipeline(msgspec.Struct, kw_only=True, frozen=True):
     kernel_stages: tuple[str, ...]
     publishers: tuple[str, ...] = ()
     artifacts: tuple[str, ...] = ()
+    claims: tuple[tuple[str, str], ...] = ()
 
 
 class WorkerStanding(StrEnum):
@@ -71,7 +74,7 @@ class WorkerStanding(StrEnum):
     EXPELLED = "expelled"  # fraud was proven; its stake was taken
 
 
-class Worker(msgspec.Struct, kw_only=True):
+class Worker(msgspec.Struct, gc=False, kw_only=True):
     """A device that joined. `auditor` marks one that the operator trusts with reference runs."""
 
     id: str
@@ -84,7 +87,7 @@ class Worker(msgspec.Struct, kw_only=True):
     offer: Offer | None = None
 
 
-class Job(msgspec.Struct, kw_only=True, rename=without_unit):
+class Job(msgspec.Struct, gc=False, kw_only=True, rename=without_unit):
     """One request. `committed_microcredits` is the sum of the prices of its leases that may still be paid.
 
     `attempts` counts leases granted, `failures` those that were lost. `unmatched_since` is set while no
@@ -162,7 +165,7 @@ class EvidenceKind(StrEnum):
         return self not in (EvidenceKind.AGREED, EvidenceKind.AUDIT_PASSED, EvidenceKind.WITHDRAWN)
 
 
-class Lease(msgspec.Struct, kw_only=True, rename=without_unit):
+class Lease(msgspec.Struct, gc=False, kw_only=True, rename=without_unit):
     """One attempt of one worker at one job.
 
     `outcome` identifies what was delivered (an output CID, or `failed:<stage>:<code>`); `stage_hashes` are
@@ -175,6 +178,8 @@ class Lease(msgspec.Struct, kw_only=True, rename=without_unit):
     `must_be_confirmed` says that its outcome is not accepted without another owner's that agrees.
     `shares` says, for each earlier result that this one agrees with, how much of the tolerance their
     difference takes. `run_failed` says that it was lost in a way that the job itself may be the cause of.
+    `drawn_from` is from how many owners a replica was drawn, busy ones included, 0 if it
+    was not drawn. `price_share` is how much of the market's price for the job its price is, at most 1.
     """
 
     id: str
@@ -199,11 +204,17 @@ class Lease(msgspec.Struct, kw_only=True, rename=without_unit):
     pending_evidence: EvidenceKind | None = None
     must_be_confirmed: bool = False
     shares: dict[str, float] = msgspec.field(default_factory=dict)
+    drawn_from: int = 0
+    price_share: float = 1.0
     run_failed: bool = False
 
 
-class Evidence(msgspec.Struct, kw_only=True, frozen=True):
-    """One verdict about one worker, kept permanently. `stage` is the stage at fault, if there is one."""
+class Evidence(msgspec.Struct, gc=False, kw_only=True, frozen=True):
+    """One verdict about one worker, kept permanently. `stage` is the stage at fault, if there is one.
+
+    `checks` is how many passed checks it counts as for jobs of the same `account` in the same `pipeline`, and
+    `vouched_checks` for those of other accounts. `partner` is the owner whose result confirmed this one.
+    """
 
     id: str
     worker: str
@@ -214,9 +225,14 @@ class Evidence(msgspec.Struct, kw_only=True, frozen=True):
     at: float
     stage: str = ""
     detail: str = ""
+    pipeline: str = ""
+    account: str = ""
+    partner: str = ""
+    checks: float = 0.0
+    vouched_checks: float = 0.0
 
 
-class PipelineUse(msgspec.Struct, kw_only=True):
+class PipelineUse(msgspec.Struct, gc=False, kw_only=True):
     """How the jobs of one account on one pipeline end, by owner of the workers that tried them.
 
     Without an `account` it is about the jobs of all accounts. `outcomes` are (owner, balance of jobs that it
@@ -234,7 +250,7 @@ class PipelineUse(msgspec.Struct, kw_only=True):
     problem: Problem | None = None
 
 
-class Candidate(msgspec.Struct, kw_only=True, frozen=True, rename=without_unit):
+class Candidate(msgspec.Struct, gc=False, kw_only=True, frozen=True, rename=without_unit):
     """One offer in one match. `score_microcredits` is v - b; `lost_because` is empty for the winner."""
 
     worker: str
@@ -243,7 +259,7 @@ class Candidate(msgspec.Struct, kw_only=True, frozen=True, rename=without_unit):
     lost_because: str = ""
 
 
-class Match(msgspec.Struct, kw_only=True, frozen=True, rename=without_unit):
+class Match(msgspec.Struct, gc=False, kw_only=True, frozen=True, rename=without_unit):
     """Why a worker got a lease: the best candidates, and how many offers were left out for which reason."""
 
     id: str  # the lease's

@@ -37,9 +37,10 @@ class Funded(_Event, frozen=True, kw_only=True, tag="funded"):
 
 
 class PipelinePublished(_Event, frozen=True, kw_only=True, tag="pipeline_published"):
-    """A pipeline was checked and the broker has its blocks."""
+    """A pipeline was checked and the broker has its blocks. `account` brought it, or signatures for it."""
 
     pipeline: Pipeline
+    account: str = ""
 
 
 class WorkerJoined(_Event, frozen=True, kw_only=True, tag="worker_joined"):
@@ -141,6 +142,14 @@ class QuarantineLifted(MatchingEvent, frozen=True, kw_only=True, tag="quarantine
     pipeline: str
 
 
+class LeaseProgressed(_Event, frozen=True, kw_only=True, tag="lease_progressed"):
+    """A worker says that so many stages of a lease are done, more than before."""
+
+    worker: str
+    lease: str
+    stages_done: int
+
+
 class RevocationsIssued(MatchingEvent, frozen=True, kw_only=True, tag="revocations_issued"):
     """The operator's newest revocation list, whose signature the shell has checked.
 
@@ -185,6 +194,7 @@ Event = (
     | ReceiptDelivered
     | LeaseGivenBack
     | QuarantineLifted
+    | LeaseProgressed
     | RevocationsIssued
     | DefectFound
     | Restarted
@@ -254,6 +264,15 @@ class SendRevocations(msgspec.Struct, frozen=True):
     version: int
 
 
+class WorkGoesOn(msgspec.Struct, frozen=True):
+    """Nothing to carry out: a part of the market's work was done, which the journal must have.
+
+    If there `is_more` of it, a tick soon goes on with it.
+    """
+
+    is_more: bool
+
+
 Instruction = (
     Save
     | SendGrant
@@ -264,4 +283,5 @@ Instruction = (
     | ReplySubmitted
     | ReplyRefused
     | NotifyFinished
+    | WorkGoesOn
 )

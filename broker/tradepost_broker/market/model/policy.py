@@ -6,15 +6,20 @@ dear ones alike. Changing the policy changes no record: a journal can be replaye
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Final
 
 import msgspec
 
 from tradepost.bounded import Count, Positive
 
-Seconds = Annotated[float, msgspec.Meta(ge=0)]
+#: A century: longer than any market, and far below what a date or a timer can hold.
+SECONDS_MAX: Final = 100 * 365.25 * 24 * 3600
+WEIGHT_MAX: Final = 1e6
+
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=SECONDS_MAX)]
 Ratio = Annotated[float, msgspec.Meta(ge=0, le=1)]
-Weight = Annotated[float, msgspec.Meta(ge=0)]
+Weight = Annotated[float, msgspec.Meta(ge=0, le=WEIGHT_MAX)]
 
 
 class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -22,7 +27,7 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     # Verification
     #: f: the share of workers believed faulty before any evidence.
-    fault_fraction: Annotated[float, msgspec.Meta(gt=0, lt=0.5)] = 0.2
+    fault_fraction: Annotated[float, msgspec.Meta(ge=1e-6, le=0.499)] = 0.2
     #: q: the probability that a delivered result is checked against a reference run.
     audit_rate: Ratio = 0.1
     #: A job with this many results and no decision is given up.
@@ -33,6 +38,9 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     references_to_expel: Positive = 2
     #: Spot checks that may wait for an auditor; beyond, none are chosen.
     audit_backlog_max: Count = 1_000
+    #: Whether accounts and pipelines share auditors' time fairly, and a lost reference run goes to another
+    #: auditor.
+    fair_audits: bool = True
 
     # Valuing a bid
     #: What a failed lease costs its submitter.
@@ -47,14 +55,25 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     candidates_max: Positive = 32
     #: Offers that one search looks at before it stops.
     scan_max: Positive = 256
+    #: Offers that are drawn at random if a search ended at offers that are not eligible.
+    hidden_draws_max: Count = 8
     #: Owners that a draw for a replica is opened to, cheapest first, before price matters.
     draw_owners_min: Positive = 16
+    #: The share of owners, those with the highest bids, whose bids do not raise what replicas are paid.
+    draw_highest_share: Annotated[float, msgspec.Meta(ge=0, le=0.999)] = 0.25
+    #: Nor do bids above this multiple of the median.
+    draw_bid_medians_max: Annotated[float, msgspec.Meta(ge=1)] = 1.5
     #: Losers that a match names.
     losers_recorded_max: Count = 4
+    #: Whether a match in the first `reconnect_s` after a restart counts the offers that are not back yet.
+    absent_recorded: bool = True
     #: Failed matches of waiting jobs after which the search stops, when one worker has capacity again.
     rematches_max: Positive = 32
     #: Waiting jobs of one kind that are looked at when a worker has capacity again.
     waiting_looks_max: Positive = 500
+    #: Jobs that one event advances beyond, and reviews or ends as time passes; further ones wait for the next
+    #: tick. Each takes about a millisecond. 0 is no limit.
+    jobs_per_event_max: Count = 16
 
     # Leases
     #: Time beyond the pipeline's own wall-clock limit for transfers and queueing.
@@ -64,8 +83,10 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     #: For how long after its own end a lease lost by absence may be answered by a receipt, so that it is no
     #: evidence.
     late_receipt_s: Seconds = 600.0
-    #: Leases of one job that may be lost before it fails.
+    #: Leases of one job that may be lost before it fails, and those of proven workers among them, if there
+    #: are proven ones that have not tried it.
     attempts_max: Positive = 5
+    attempts_proven_max: Count = 2
     #: Whether a lost lease excludes all devices of its owner, and an owner's first preemption of a job costs
     #: the job no attempt.
     losses_by_owner: bool = True
@@ -75,12 +96,26 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     #: Jobs of an account on a pipeline get no more leases once they failed on this many owners, if that is
     #: more than gave results. 0: never.
     quarantine_owners: Count = 3
+    #: Late leases of one job for which others are granted at once, before they end. 0: none.
+    hedges_max: Count = 3
+    #: A lease is late after this many times what its pipeline's runs take, and `late_s_min` more.
+    late_after_runs: Annotated[float, msgspec.Meta(ge=1, le=WEIGHT_MAX)] = 2.0
+    late_s_min: Seconds = 2.0
+    #: Leases that an owner may break off; those that each accepted result adds, up to the former.
+    break_offs_free: Weight = 6.0
+    break_offs_earned: Weight = 0.5
+    #: For how long an owner who broke off more gets no new leases, the first time, and at most. Each time is
+    #: twice as long as the one before. 0: never.
+    cool_off_s: Seconds = 60.0
+    cool_off_s_max: Seconds = 3_600.0
+    #: Whether a lease that was open while the broker was away blames nobody when it is given back as failed.
+    interrupted_excused: bool = True
     #: Open leases of a worker that has not passed `proven_checks` checks.
     exposure_leases_max: Positive = 4
     proven_checks: Weight = 10.0
 
     # Evidence: what each kind weighs, in good or bad results
-    half_life_days: Annotated[float, msgspec.Meta(gt=0)] = 30.0
+    half_life_days: Annotated[float, msgspec.Meta(ge=0.001, le=36_525)] = 30.0
     agreed_weight: Weight = 1.0
     audit_passed_weight: Weight = 1.0
     #: Passed checks that one agreement counts as. Less than a reference run: colluders can stage it.
@@ -89,6 +124,12 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     lost_weight: Weight = 0.5
     #: Passed checks that one outvoted result cancels.
     outvoted_checks: Weight = 10.0
+    #: Whether checks count by pipeline, submitter and independent partner; else by capability class alone.
+    independent_partners: bool = True
+    #: The checks that agreements with one partner count for, in one pipeline.
+    partner_checks_max: Weight = 1.0
+    #: The checks that one submitter vouches for to all others, in one pipeline.
+    vouched_checks_max: Weight = 0.5
     #: A worker with at least this much evidence and a score below this is suspended.
     suspend_evidence_min: Weight = 5.0
     suspend_below_score: Ratio = 0.2
@@ -108,6 +149,17 @@ _EARLIER_RULES: Final = {
     "begun_share": 0.0,
     "quarantine_owners": 0,
     "references_to_expel": 1,
+    "absent_recorded": False,
+    "interrupted_excused": False,
+    "hedges_max": 0,
+    "cool_off_s": 0.0,
+    "attempts_proven_max": 0,
+    "hidden_draws_max": 0,
+    "draw_highest_share": 0.0,
+    "draw_bid_medians_max": math.inf,
+    "independent_partners": False,
+    "fair_audits": False,
+    "jobs_per_event_max": 0,
 }
 
 

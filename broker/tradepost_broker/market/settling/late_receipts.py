@@ -11,7 +11,7 @@ from tradepost.errors import Problem
 from tradepost_broker.market.model.entities import EvidenceKind, Lease, LeasePurpose
 from tradepost_broker.market.model.events import ReceiptDelivered
 from tradepost_broker.market.model.lease_states import LeaseTrigger
-from tradepost_broker.market.settling import quarantine, settlement
+from tradepost_broker.market.settling import break_offs, quarantine, settlement
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
 
@@ -23,14 +23,14 @@ def lose(state: MarketState, lease: Lease, problem: Problem) -> None:
     """
     settlement.lose(state, lease, LeaseTrigger.EXPIRED, problem)
     if lease.purpose is not LeasePurpose.AUDIT and not state.was_interrupted(lease):
-        _wait(state, lease, max(lease.expires_at, state.at) + state.policy.late_receipt_s)
+        break_offs.await_receipt(state, lease, max(lease.expires_at, state.at) + state.policy.late_receipt_s)
 
 
 def wait_again(state: MarketState) -> None:
     """Give every awaited receipt time after a restart: while the broker was down, none could come."""
     for lease in state.leases.values():
         if lease.blame_at is not None and lease.blame_at < state.at + state.policy.reconnect_s:
-            _wait(state, lease, state.at + state.policy.reconnect_s)
+            break_offs.await_receipt(state, lease, state.at + state.policy.reconnect_s)
 
 
 def forgive(state: MarketState, lease: Lease, event: ReceiptDelivered) -> None:
@@ -61,9 +61,3 @@ def blame(state: MarketState, lease: Lease) -> None:
     problem = lease.problem
     detail = problem.detail or problem.title if problem else ""
     quarantine.hold_against(state, lease, EvidenceKind.EXPIRED, detail=detail)
-
-
-def _wait(state: MarketState, lease: Lease, until: float) -> None:
-    lease.blame_at = until
-    state.timers.put(TimerPurpose.BLAME, lease.id, until)
-    state.save(lease)

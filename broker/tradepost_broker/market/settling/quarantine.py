@@ -24,6 +24,7 @@ from tradepost_broker.market.model.entities import (
     LeaseState,
     PipelineUse,
 )
+from tradepost_broker.market.settling import findings
 from tradepost_broker.market.state.market_state import MarketState
 
 #: Owners whose outcomes are kept for one account and pipeline, those that changed last.
@@ -75,7 +76,7 @@ def hold_against(
     job = state.jobs[lease.job]
     if quarantined(state, job.pipeline, job.account) is not None:
         return
-    evidence = state.learn(lease, kind, stage=stage, detail=detail)
+    evidence = findings.learn(state, lease, kind, stage=stage, detail=detail)
     if not state.policy.quarantine_owners and state.policy.references_to_expel == 1:
         return  # there is nothing that could withdraw it
     use = state.use(job.pipeline, job.account)
@@ -163,11 +164,25 @@ def _conclude(state: MarketState, use: PipelineUse, failed: Sequence[Lease]) -> 
         if not at_fault:
             _end(use)
         return
-    if not at_fault or not failed:
+    if not at_fault or not failed or not _proven_workers_failed(state, use):
         return
     if use.account == _EVERYBODY and len(_stopped_accounts(state, use.pipeline)) < _ACCOUNTS_MIN:
         return
     _begin(state, use, _error(state, use, failed, owners=owners))
+
+
+def _proven_workers_failed(state: MarketState, use: PipelineUse) -> bool:
+    """Whether enough owners of proven workers failed as well, or all that there are.
+
+    Newcomers cost nothing, so any number of them could agree to fail the jobs of others.
+    """
+    failed = {owner for owner, balance in use.outcomes if balance < 0}
+    proven = {
+        worker.record.owner
+        for worker in state.workers.values()
+        if not worker.record.auditor and worker.capacity(state.day) and worker.is_proven(state.day)
+    }
+    return len(proven & failed) >= state.policy.attempts_proven_max or proven <= failed
 
 
 def _stopped_accounts(state: MarketState, pipeline: str) -> list[PipelineUse]:

@@ -22,7 +22,7 @@ from tradepost_broker.market.model.entities import EvidenceKind, Job, Lease, Lea
 from tradepost_broker.market.model.job_states import FINAL
 from tradepost_broker.market.model.lease_states import LeaseTrigger, transition_lease
 from tradepost_broker.market.model.worker_states import WorkerTrigger, transition_worker
-from tradepost_broker.market.settling import begun_work, payments, quarantine, settlement
+from tradepost_broker.market.settling import begun_work, findings, payments, quarantine, settlement
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.worker_state import WorkerState, in_order
 from tradepost_broker.market.trust.verification import blamed_stage
@@ -49,7 +49,7 @@ def apply(state: MarketState, audit: Lease, agrees_with: frozenset[str]) -> None
     right = [lease for lease in judged if lease.group in groups]
     wrong = [lease for lease in judged if lease.group not in groups]
     for lease in right:
-        state.learn(lease, EvidenceKind.AUDIT_PASSED)
+        findings.learn(state, lease, EvidenceKind.AUDIT_PASSED)
     job.spot_check = False
     state.save(job)
     if state.policy.references_to_expel > 1:
@@ -162,7 +162,7 @@ def _convict(state: MarketState, audit: Lease, right: Sequence[Lease], wrong: Se
     blamed = {lease.id: blamed_stage(lease.stage_hashes, audit.stage_hashes) for lease in wrong}
     for lease in wrong:
         detail = "a reference run contradicts it"
-        state.learn(lease, EvidenceKind.AUDIT_FAILED, stage=blamed[lease.id], detail=detail)
+        findings.learn(state, lease, EvidenceKind.AUDIT_FAILED, stage=blamed[lease.id], detail=detail)
     if job.status not in FINAL:
         _decide(state, job, audit, right, wrong, begun_share=0.0)
     else:
@@ -223,7 +223,7 @@ def _end_accusation(state: MarketState, job: Job) -> list[Lease]:
     for lease in list(state.live_leases(job)):
         settlement.recall(state, lease)
     job.spot_check = False
-    state.spot_checks_wanted.pop(job.id, None)
+    state.audits_wanted.discard(job.id)
     state.acquit(job, job.accused)
     return accused
 

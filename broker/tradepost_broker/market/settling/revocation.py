@@ -70,5 +70,5 @@ def _end(state: MarketState, job: Job, error: Revoked) -> None:
         settlement.fail(state, job, error)
     elif job.spot_check:
         job.spot_check = False  # the reference run would be refused as well
-        state.spot_checks_wanted.pop(job.id, None)
+        state.audits_wanted.discard(job.id)
         state.save(job)

@@ -22,7 +22,14 @@ from tradepost_broker.market.model.entities import (
 from tradepost_broker.market.model.events import NotifyFinished, SendRecall
 from tradepost_broker.market.model.job_states import FINAL, JobTrigger, transition_job
 from tradepost_broker.market.model.lease_states import LeaseTrigger
-from tradepost_broker.market.settling import begun_work, partial_pay, payments, quarantine
+from tradepost_broker.market.settling import (
+    begun_work,
+    break_offs,
+    findings,
+    partial_pay,
+    payments,
+    quarantine,
+)
 from tradepost_broker.market.settling.begun_work import Cause
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
@@ -41,7 +48,9 @@ def accept(state: MarketState, job: Job, group: str, credibility: float) -> None
     for lease in agreed:
         # One result alone has been checked by nobody.
         if len(agreed) > 1:
-            state.learn(lease, EvidenceKind.AGREED)
+            findings.learn(
+                state, lease, EvidenceKind.AGREED, confirmed_by=[one for one in agreed if one is not lease]
+            )
         reason = f"{_count(agreed)}; credibility {credibility:.4f} reaches {job.confidence:g}"
         payments.pay(state, job, lease, reason)
     for lease in disagreed:
@@ -151,13 +160,13 @@ def _chosen(state: MarketState, job: Job, accepted: Sequence[Lease], reference: 
     if reference is not None:
         same = (lease for lease in accepted if lease.outcome == reference.outcome)
         return next(same, reference)
-    capability = state.capability(job)
+    scope = state.scope(job)
     members = [
         Member(
             lease.id,
             lease.outcome,
             lease.shares,
-            state.workers[lease.worker].belief(capability, state.day).log_odds,
+            state.workers[lease.worker].belief(scope, state.day).log_odds,
         )
         for lease in accepted
     ]
@@ -199,9 +208,10 @@ def _finish(
                 state, lease, "no result of another owner verified its stages; preempted by owner"
             )
     _judge_losses(state, job)
+    break_offs.judge(state, job, _successful_owners(state, job))
     state.ledger.void(job.id)
     state.job_queue.discard(job.id)
-    state.audits_wanted.pop(job.id, None)
+    state.audits_wanted.discard(job.id)
     state.timers.cancel(TimerPurpose.DEADLINE, job.id)
     state.timers.cancel(TimerPurpose.PATIENCE, job.id)
     state.retire_job(job)
@@ -216,11 +226,7 @@ def _finish(
 
 def _judge_losses(state: MarketState, job: Job) -> None:
     """Hold lost leases of a job that ends against their workers, if a result of another owner is accepted."""
-    owners = {
-        state.workers[state.leases[accepted].worker].record.owner
-        for accepted in job.accepted
-        if not state.leases[accepted].outcome.startswith(FAILED_PREFIX)
-    }
+    owners = _successful_owners(state, job)
     for lease in state.leases_of[job.id]:
         kind, lease.pending_evidence = lease.pending_evidence, None
         if kind is not None:
@@ -229,6 +235,15 @@ def _judge_losses(state: MarketState, job: Job) -> None:
                 problem = lease.problem
                 detail = problem.detail or problem.title if problem else ""
                 quarantine.hold_against(state, lease, kind, detail=detail)
+
+
+def _successful_owners(state: MarketState, job: Job) -> set[str]:
+    """The owners who gave the job's accepted result; nobody if there is none, or if it is a failure."""
+    return {
+        state.workers[state.leases[accepted].worker].record.owner
+        for accepted in job.accepted
+        if not state.leases[accepted].outcome.startswith(FAILED_PREFIX)
+    }
 
 
 def _reject(state: MarketState, lease: Lease, reason: str) -> None:

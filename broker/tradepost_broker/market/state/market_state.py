@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+
+import msgspec
 
 from tradepost.errors import Problem, StateBroken, invariant
 from tradepost_broker.market.ledger import Ledger
@@ -30,19 +31,25 @@ from tradepost_broker.market.model.entities import (
     Worker,
     WorkerStanding,
 )
-from tradepost_broker.market.model.events import Instruction, Save
+from tradepost_broker.market.model.events import Instruction, Save, WorkGoesOn
 from tradepost_broker.market.model.lease_states import LIVE, LOST, LeaseTrigger, transition_lease
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.model.worker_states import WorkerTrigger, transition_worker
 from tradepost_broker.market.state import worker_state
+from tradepost_broker.market.state.audit_queue import AuditQueue, Flow
+from tradepost_broker.market.state.commitments import Commitments, LeaseWatch
 from tradepost_broker.market.state.job_queue import JobQueue
 from tradepost_broker.market.state.offer_book import Need, OfferBook
+from tradepost_broker.market.state.run_times import RunTimes
 from tradepost_broker.market.state.timers import TimerPurpose, Timers
-from tradepost_broker.market.state.worker_state import WorkerState
+from tradepost_broker.market.state.worker_state import Scope, WorkerState
+from tradepost_broker.market.trust.hands import Hands
+from tradepost_reputation import Counted
+from tradepost_reputation.checks import NOTHING
 from tradepost_signing.policy.revocation import RevocationList
 
 
-class IdempotencyKey(NamedTuple):
+class IdempotencyKey(msgspec.Struct, frozen=True, gc=False):
     """What an idempotency key stands for."""
 
     job: str
@@ -72,15 +79,26 @@ class MarketState:
         self.idempotency_keys: dict[tuple[str, str], IdempotencyKey] = {}
         self.offers = OfferBook()
         self.job_queue = JobQueue()
-        #: Jobs that wait for an auditor: those it would decide, then spot checks of decided ones.
-        self.audits_wanted: dict[str, None] = {}
-        self.spot_checks_wanted: dict[str, None] = {}
+        #: Jobs that wait for an auditor: those it would decide, and spot checks of decided ones.
+        self.audits_wanted = AuditQueue(fair=policy.fair_audits)
+        #: Which accounts and owners are under one hand.
+        self.hands = Hands()
         self.timers = Timers()
+        #: How long runs take, what the broker knows of ordinary leases of open jobs, and how owners keep to
+        #: theirs. None of it is in the records: a restart clears it.
+        self.run_times = RunTimes()
+        #: From grants to the reports that so many stages are done, by pipeline and number of stages.
+        self.stage_times = RunTimes()
+        self.watches: dict[str, LeaseWatch] = {}
+        self.commitments: dict[str, Commitments] = {}
+        self.workers_of: dict[str, list[WorkerState]] = {}
         #: What the operator forbids, and the connected workers whose engines are too old for it.
         self.revocations: RevocationList | None = None
         self.too_old: dict[str, None] = {}
         #: What a job may hope for has changed: offers, refusals or beliefs. The next tick reviews who waits.
         self.supply_changed = False
+        #: Waiting jobs that the review under way has not come to.
+        self.to_review: dict[str, None] = {}
         #: When the broker last came back: leases granted before that may be lost through its absence.
         self.restarted_at = 0.0
         #: Before this time, nobody's patience runs: workers are on their way back after a restart.
@@ -94,6 +112,13 @@ class MarketState:
         #: again, with whether their offer is new.
         self.jobs_to_advance: dict[str, None] = {}
         self.workers_freed: dict[str, bool] = {}
+        #: Failed matches so far of workers that an event had no time to serve to the end.
+        self.tries_used: dict[str, int] = {}
+        #: Jobs that this event has reviewed, or ended because of the time; and those that it has advanced.
+        self.jobs_reviewed = 0
+        self.jobs_advanced = 0
+        #: It has changed what later events do, though perhaps no record.
+        self.has_progressed = False
         self._evidence_weights = worker_state.weights(policy)
         self._instructions: list[Instruction] = []
         self._changed: dict[int, Record] = {}
@@ -105,6 +130,19 @@ class MarketState:
         self.day = day
         self.seed = seed
         self.job_at_hand = ""
+        self.jobs_reviewed = 0
+        self.jobs_advanced = 0
+        self.has_progressed = False
+
+    def may_review(self) -> bool:
+        """Whether this event may review, or end, one more job."""
+        limit = self.policy.jobs_per_event_max
+        return limit == 0 or self.jobs_reviewed < limit
+
+    def may_advance(self) -> bool:
+        """Whether this event may advance one more job."""
+        limit = self.policy.jobs_per_event_max
+        return limit == 0 or self.jobs_advanced < limit
 
     # What the event at hand gives
 
@@ -115,6 +153,16 @@ class MarketState:
     def send(self, instruction: Instruction) -> None:
         """Give an instruction."""
         self._instructions.append(instruction)
+
+    def note_progress(self) -> None:
+        """Note what a tick has left for the next one, or has done without any instruction."""
+        if self.policy.jobs_per_event_max == 0:
+            return
+        is_more = bool(self.to_review or self.jobs_to_advance or self.workers_freed) or self.timers.is_due(
+            self.at
+        )
+        if is_more or (self.has_progressed and not self._instructions and not self._changed):
+            self.send(WorkGoesOn(is_more))
 
     def drain(self) -> list[Instruction]:
         """All that the event gave, and forget it: it is done."""
@@ -132,6 +180,7 @@ class MarketState:
         """Take in a worker, disconnected."""
         worker = WorkerState(record, policy=self.policy, evidence_weights=self._evidence_weights)
         self.workers[record.id] = worker
+        self.workers_of.setdefault(record.owner, []).append(worker)
         if record.auditor:
             self.auditors[record.id] = worker
         return worker
@@ -202,6 +251,8 @@ class MarketState:
         worker = self.workers[lease.worker]
         if worker.open.pop(lease.id, None) is not None:
             self.timers.cancel(TimerPurpose.LEASE_EXPIRY, lease.id)
+            self.timers.cancel(TimerPurpose.LATENESS, lease.id)
+            self.audits_wanted.end(lease.id, self.at)
             self.place(worker)
         else:
             delivered = worker.delivered.pop(lease.id, None)
@@ -226,8 +277,9 @@ class MarketState:
         """Forget what waits for what, and have every job looked at that may need something, oldest first."""
         self.job_queue = JobQueue()
         self.audits_wanted.clear()
-        self.spot_checks_wanted.clear()
         self.workers_freed.clear()
+        self.to_review.clear()
+        self.tries_used.clear()
         wanting = [job for job in self.jobs.values() if job.finished_at is None or job.spot_check]
         wanting.sort(key=lambda job: (job.submitted_at, job.id))
         self.jobs_to_advance = dict.fromkeys(job.id for job in wanting)
@@ -248,7 +300,7 @@ class MarketState:
     def place(self, worker: WorkerState) -> None:
         """Put a worker's offer where it belongs now: stand it, mark it idle or busy, or take it away."""
         capacity = worker.capacity(self.day)
-        idle = len(worker.open) < capacity
+        idle = len(worker.open) < capacity and not self.is_cooling_off(worker.record.owner)
         before = worker.seat
         if not worker.record.auditor:
             offer = worker.record.offer if capacity else None
@@ -258,10 +310,41 @@ class MarketState:
         if idle and not (before and before.idle):
             self.workers_freed.setdefault(worker.record.id, False)
 
-    def learn(self, lease: Lease, kind: EvidenceKind, *, stage: str = "", detail: str = "") -> Evidence:
+    def is_cooling_off(self, owner: str) -> bool:
+        """Whether an owner's devices get no new leases now, because too many were broken off."""
+        known = self.commitments.get(owner)
+        return known is not None and known.is_cooling_off(self.at)
+
+    def commitments_of(self, lease: Lease) -> Commitments:
+        """How the owner of a lease's worker keeps to leases."""
+        owner = self.workers[lease.worker].record.owner
+        known = self.commitments.get(owner)
+        if known is None:
+            known = self.commitments[owner] = Commitments(self.policy.break_offs_free)
+        return known
+
+    def is_late(self, lease: Lease) -> bool:
+        """Whether an open lease was found to take too long."""
+        watch = self.watches.get(lease.id)
+        return watch is not None and watch.is_late
+
+    def checks_of(self, kind: EvidenceKind) -> float:
+        """How many passed checks a finding of this kind is worth, before its circumstances count."""
+        return self._evidence_weights[kind].checks
+
+    def learn(
+        self,
+        lease: Lease,
+        kind: EvidenceKind,
+        *,
+        stage: str = "",
+        detail: str = "",
+        partner: str = "",
+        counted: Counted = NOTHING,
+    ) -> Evidence:
         """Record evidence about a lease's worker, believe it, and suspend the worker if it comes to that."""
-        worker = self.workers[lease.worker]
-        capability = self.capability(self.jobs[lease.job])
+        worker, job = self.workers[lease.worker], self.jobs[lease.job]
+        capability = self.capability(job)
         evidence = Evidence(
             id=f"{lease.id}:{kind.value}",
             worker=lease.worker,
@@ -272,6 +355,11 @@ class MarketState:
             at=self.at,
             stage=stage,
             detail=detail,
+            pipeline=job.pipeline,
+            account=job.account,
+            partner=partner,
+            checks=counted.checks,
+            vouched_checks=counted.vouched,
         )
         worker.learn(evidence)
         self.supply_changed = True
@@ -287,6 +375,8 @@ class MarketState:
     def withdraw(self, evidence: Evidence, reason: str) -> None:
         """Record that a piece of evidence does not count, and end the suspension of its worker if need be."""
         worker = self.workers[evidence.worker]
+        age_days = self.day - worker_state.day_of(evidence.at)
+        fade = 0.5 ** (age_days / self.policy.half_life_days)
         withdrawal = Evidence(
             id=f"{evidence.id}:{EvidenceKind.WITHDRAWN.value}",
             worker=evidence.worker,
@@ -296,6 +386,11 @@ class MarketState:
             lease=evidence.lease,
             at=self.at,
             detail=reason,
+            pipeline=evidence.pipeline,
+            account=evidence.account,
+            partner=evidence.partner,
+            checks=-evidence.checks * fade,
+            vouched_checks=-evidence.vouched_checks * fade,
         )
         worker.learn(withdrawal)
         worker.withdraw(evidence)
@@ -333,6 +428,20 @@ class MarketState:
             for lease in self.leases_of[job.id]
             if lease.state in LOST and lease.purpose is not LeasePurpose.AUDIT
         }
+
+    def scope(self, job: Job) -> Scope:
+        """For whom, and in what, a worker's credibility is asked for where this job is to be decided."""
+        return Scope(self.capability(job), job.pipeline, job.account)
+
+    def flow(self, job: Job) -> Flow:
+        """Whose auditor time a reference run of this job uses."""
+        return Flow(job.account, job.pipeline)
+
+    def add_pipeline(self, pipeline: Pipeline) -> None:
+        """Take in a pipeline, or the newest version of its record."""
+        self.pipelines[pipeline.id] = pipeline
+        for account, publisher in pipeline.claims:
+            self.hands.claim(account, publisher)
 
     def capability(self, job: Job) -> str:
         """The capability class that a job's evidence belongs to."""

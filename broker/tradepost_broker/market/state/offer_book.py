@@ -119,6 +119,7 @@ class OfferBook:
     def __init__(self) -> None:
         self._buckets: dict[BucketKey, Bucket] = {}
         self._fitting: dict[Need, list[Bucket]] = {}
+        self._quartiles: dict[Need, int] = {}
         self._warm: dict[str, PriceList] = {}
         self._standing = 0
 
@@ -155,6 +156,16 @@ class OfferBook:
             self._fitting[need] = known
         return known
 
+    def lower_quartile(self, need: Need) -> int:
+        """The highest price per unit, in microcredits, below which lie at most a quarter of the offers in the
+        fitting buckets; 0 if there are none."""
+        known = self._quartiles.get(need)
+        if known is None:
+            if len(self._quartiles) >= _CACHED_NEEDS_MAX:
+                self._quartiles.clear()
+            known = self._quartiles[need] = _lower_quartile([b.standing for b in self.fitting(need)])
+        return known
+
     def lacking(self, need: Need) -> dict[str, int]:
         """How many offers cannot do what is needed, by the first thing that they lack."""
         counts: dict[str, int] = {}
@@ -174,6 +185,7 @@ class OfferBook:
         if bucket is None:
             bucket = self._buckets[key] = Bucket(*key)
             self._fitting.clear()
+        self._quartiles.clear()
         seat = Seat(offer, bucket, (offer.price_per_unit_microcredits, worker), idle)
         for prices in self._lists(seat):
             prices.add(seat.entry)
@@ -181,6 +193,7 @@ class OfferBook:
         return seat
 
     def _remove(self, seat: Seat) -> None:
+        self._quartiles.clear()
         for prices in self._lists(seat):
             prices.remove(seat.entry)
         for pipeline in dict.fromkeys(seat.offer.warm):
@@ -199,3 +212,20 @@ class OfferBook:
             yield seat.bucket.idle
         for pipeline in dict.fromkeys(seat.offer.warm):
             yield self._warm.setdefault(pipeline, PriceList())
+
+
+def _lower_quartile(lists: list[PriceList]) -> int:
+    """The lower quartile of the prices in all lists, none of which is empty."""
+    if not lists:
+        return 0
+    # It lies between the lists' own quartiles.
+    own = [prices[len(prices) // 4][0] for prices in lists]
+    low, high = min(own), max(own)
+    wanted = sum(len(prices) for prices in lists) // 4 + 1
+    while low < high:
+        middle = (low + high) // 2
+        if sum(prices.count_up_to(middle) for prices in lists) >= wanted:
+            high = middle
+        else:
+            low = middle + 1
+    return low

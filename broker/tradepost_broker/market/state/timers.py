@@ -26,6 +26,8 @@ class TimerPurpose(StrEnum):
     PATIENCE = "7 patience"  # id: a job that nobody could take
     RETIREMENT = "8 retirement"  # id: a finished job that may leave memory
     KEY_EXPIRY = "9 key expiry"  # id: a finished job whose idempotency key may be forgotten
+    LATENESS = "a lateness"  # id: an open lease
+    COOLING_OFF = "b cooling off"  # id: an owner who gets no new leases until then
 
 
 #: Due time, purpose, id. Plain values only, so that the garbage collector need not look at so many tuples.
@@ -57,6 +59,15 @@ class Timers:
     def due_at(self, purpose: TimerPurpose, subject: str) -> float | None:
         """When the timer is due, if it is set."""
         return self._due.get((purpose.value, subject))
+
+    def is_due(self, now: float) -> bool:
+        """Whether a timer is due by `now`."""
+        while self._heap and self._heap[0][0] <= now:
+            at, purpose, subject = self._heap[0]
+            if self._due.get((purpose, subject)) == at:
+                return True
+            heapq.heappop(self._heap)
+        return False
 
     def due(self, now: float) -> Iterator[tuple[float, TimerPurpose, str]]:
         """Take out, in order, the timers due by `now`, those set meanwhile included, each with its time."""

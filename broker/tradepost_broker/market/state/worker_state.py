@@ -1,11 +1,13 @@
 """The state of each worker besides its record: open leases, refusals, and beliefs.
 
-Beliefs come from evidence, per capability class, through `tradepost_reputation`; they are cached until new
-evidence or a new day changes them. Nothing here is random or timed by itself: the day is an argument.
+Beliefs come from evidence, through `tradepost_reputation`: the score per capability class, the checks per
+pipeline and submitter. They are cached until new evidence or a new day changes them. Nothing here is random
+or timed by itself: the day is an argument.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from tradepost.errors import Problem
@@ -19,15 +21,34 @@ from tradepost_broker.market.model.entities import (
 )
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.state.offer_book import Seat
-from tradepost_reputation import Tally, Weight, credibility_of_worker, explain, log_odds
+from tradepost_reputation import (
+    CheckRecord,
+    Counted,
+    Finding,
+    Tally,
+    Weight,
+    credibility_of_worker,
+    explain,
+    log_odds,
+)
 from tradepost_reputation.score import DAY_S
 
 #: The capability class of pipelines that name no execution provider.
 ANY_PROVIDER: Final = "any"
+#: Beliefs that are cached for one worker.
+_BELIEFS_KEPT: Final = 256
+
+
+class Scope(NamedTuple):
+    """For whom and in what a worker is believed: jobs of `submitter` in `pipeline`, of this class."""
+
+    capability: str
+    pipeline: str
+    submitter: str
 
 
 class Belief(NamedTuple):
-    """The expectations of one worker in one capability class.
+    """The expectations of one worker in one scope.
 
     `score` is for leases that go well, `credibility` for one result that is right, `checks` what it rests on.
     """
@@ -81,6 +102,7 @@ class WorkerState:
 
     __slots__ = (
         "_beliefs",
+        "_checks",
         "_policy",
         "_proven",
         "_tallies",
@@ -111,7 +133,12 @@ class WorkerState:
         self._policy = policy
         self._weights = evidence_weights
         self._tallies: dict[str, Tally] = {}
-        self._beliefs: dict[str, tuple[int, Belief]] = {}
+        self._checks = CheckRecord(
+            policy.half_life_days,
+            partner_max=policy.partner_checks_max,
+            vouched_max=policy.vouched_checks_max,
+        )
+        self._beliefs: dict[Scope, tuple[int, Belief]] = {}
         self._proven: tuple[int, bool] | None = None
 
     def learn(self, evidence: Evidence) -> None:
@@ -119,26 +146,45 @@ class WorkerState:
         tally = self._tallies.get(evidence.capability)
         if tally is None:
             tally = self._tallies[evidence.capability] = Tally(self._policy.half_life_days)
-        tally.add(evidence.kind.value, self._weights[evidence.kind], day=day_of(evidence.at))
-        self._beliefs.pop(evidence.capability, None)
+        day = day_of(evidence.at)
+        tally.add(evidence.kind.value, self._weights[evidence.kind], day=day)
+        finding = Finding(evidence.pipeline, evidence.account, evidence.partner)
+        self._checks.add(Counted(evidence.checks, evidence.vouched_checks), finding, day)
+        self._beliefs.clear()
         self._proven = None
 
     def withdraw(self, evidence: Evidence) -> None:
-        """Let a piece of evidence that was learned before count no more."""
+        """Let a piece of evidence that was learned before count no more in its score.
+
+        What it counted as checks is taken back by the finding `withdrawn`.
+        """
         weight = self._weights[evidence.kind]
         self._tallies[evidence.capability].withdraw(evidence.kind.value, weight, day=day_of(evidence.at))
-        self._beliefs.pop(evidence.capability, None)
+        self._beliefs.clear()
         self._proven = None
 
-    def belief(self, capability: str, day: int) -> Belief:
+    def count(self, amount: float, finding: Finding, *, vouchers: Iterable[str], day: int) -> Counted:
+        """What a finding of `amount` checks would count, as `CheckRecord.count` says."""
+        return self._checks.count(amount, finding, vouchers=vouchers, day=day)
+
+    def confirmed(self, pipeline: str, partner: str, day: int) -> float:
+        """The checks that agreements with one partner count for, as `CheckRecord.confirmed` says."""
+        return self._checks.confirmed(pipeline, partner, day)
+
+    def belief(self, scope: Scope, day: int) -> Belief:
         """What to expect of it on `day`."""
-        cached = self._beliefs.get(capability)
+        cached = self._beliefs.get(scope)
         if cached is not None and cached[0] == day:
             return cached[1]
-        record = self._tally(capability).record(day=day)
-        credibility = credibility_of_worker(record.checks, fault_fraction=self._policy.fault_fraction)
-        belief = Belief(record.score, credibility, log_odds(credibility), record.checks)
-        self._beliefs[capability] = (day, belief)
+        record = self._tally(scope.capability).record(day=day)
+        checks = record.checks
+        if self._policy.independent_partners:
+            checks = self._checks.passed(scope.pipeline, scope.submitter, day)
+        credibility = credibility_of_worker(checks, fault_fraction=self._policy.fault_fraction)
+        belief = Belief(record.score, credibility, log_odds(credibility), checks)
+        if len(self._beliefs) >= _BELIEFS_KEPT:
+            self._beliefs.clear()
+        self._beliefs[scope] = (day, belief)
         return belief
 
     def capacity(self, day: int) -> int:
@@ -156,7 +202,10 @@ class WorkerState:
     def is_proven(self, day: int) -> bool:
         """Whether it has passed enough checks, of any class, to be trusted with all of its capacity."""
         if self._proven is None or self._proven[0] != day:
-            checks = sum(tally.record(day=day).checks for tally in self._tallies.values())
+            if self._policy.independent_partners:
+                checks = self._checks.total(day)
+            else:
+                checks = sum(tally.record(day=day).checks for tally in self._tallies.values())
             self._proven = (day, checks >= self._policy.proven_checks)
         return self._proven[1]
 
@@ -178,16 +227,18 @@ class WorkerState:
         )
 
     def reputations(self, day: int) -> dict[str, Reputation]:
-        """Its reputation by capability class."""
-        return {
-            capability: Reputation(
-                capability,
-                self.belief(capability, day).score,
-                self.belief(capability, day).credibility,
-                tuple(explain(tally, day=day, fault_fraction=self._policy.fault_fraction)),
-            )
-            for capability, tally in self._tallies.items()
-        }
+        """Its reputation by capability class; its credibility is for the submitter that counts most."""
+        return {capability: self._reputation(capability, day) for capability in self._tallies}
+
+    def _reputation(self, capability: str, day: int) -> Reputation:
+        policy, tally = self._policy, self._tallies[capability]
+        record = tally.record(day=day)
+        checks = self._checks.most(day) if policy.independent_partners else None
+        credibility = credibility_of_worker(
+            record.checks if checks is None else checks, fault_fraction=policy.fault_fraction
+        )
+        lines = explain(tally, day=day, fault_fraction=policy.fault_fraction, checks=checks)
+        return Reputation(capability, record.score, credibility, tuple(lines))
 
     def _tally(self, capability: str) -> Tally:
         return self._tallies.get(capability) or Tally(self._policy.half_life_days)

@@ -34,7 +34,6 @@ from tradepost_broker.market.model.events import (
 from tradepost_broker.market.model.job_states import FINAL
 from tradepost_broker.market.model.lease_states import LIVE
 from tradepost_broker.market.model.policy import MarketPolicy
-from tradepost_broker.market.state.worker_state import capability_of
 from tradepost_broker.simulation.invariants.books import Books, check_stage_payment
 from tradepost_broker.simulation.invariants.broken import require
 from tradepost_broker.simulation.invariants.leases import Leases
@@ -62,7 +61,6 @@ class Checker(Observer):
         self._ended: set[str] = set()
         #: Until when each idempotency key stands for its job.
         self._keys: dict[tuple[str, str], float] = {}
-        self._capabilities: dict[str, str] = {}
         #: The job whose result came with the event at hand, if it may be chosen for a spot check.
         self._eligible = ""
         self._events = 0
@@ -81,7 +79,7 @@ class Checker(Observer):
                 require(instruction.job not in self._ended, f"job {instruction.job} ended twice")
                 self._ended.add(instruction.job)
         if records:
-            self._check(event, records, market)
+            self._check(event, records)
 
     def restarted(self, crashed: Market | None, restored: Market) -> None:
         """Check that a restart lost nothing that was committed."""
@@ -96,10 +94,10 @@ class Checker(Observer):
         self._books.at_rest()
         self._verdicts.checks_made()
 
-    def _check(self, event: Event, records: dict[type, list[Any]], market: Market) -> None:
+    def _check(self, event: Event, records: dict[type, list[Any]]) -> None:
         for job in records[Job]:
             if job.id in self._open and job.status in FINAL:
-                self._verdicts.before(self._seen.leases_of(job.id), self._capabilities[job.id], event.at)
+                self._verdicts.before(job, self._seen.leases_of(job.id), event.at)
         before = {job.id: self._jobs.get(job.id) for job in records[Job]}
         standings = {worker.id: self._workers.get(worker.id) for worker in records[Worker]}
         granted = [lease for lease in records[Lease] if lease.id not in self._seen.records[Lease]]
@@ -121,7 +119,7 @@ class Checker(Observer):
         for worker in records[Worker]:
             self._check_worker(worker, standings[worker.id])
         for job in records[Job]:
-            self._check_job(job, before[job.id], event, market)
+            self._check_job(job, before[job.id], event)
         self._events += 1
         if self._events % _OVERDUE_EVERY == 0:
             self._check_overdue(event.at)
@@ -143,13 +141,25 @@ class Checker(Observer):
 
     def _check_evidence(self, evidence: Evidence) -> None:
         lease = self._seen.records[Lease][evidence.lease]
-        siblings = self._seen.leases_of(evidence.job)
-        references = [one for one in siblings if one.purpose is LeasePurpose.AUDIT and one.outcome]
-        self._verdicts.evidence(evidence, lease, references)
+        self._verdicts.evidence(evidence, lease, self._seen.leases_of(evidence.job), self._workers)
         self._leases.evidence(evidence, lease)
+        if evidence.kind is EvidenceKind.EXPIRED and lease.state is LeaseState.RECALLED:
+            self._check_hold(evidence, lease)
         if evidence.kind is EvidenceKind.AUDIT_FAILED:
             require(lease.state is LeaseState.REJECTED, f"{evidence.id}: the lease is {lease.state}")
+            siblings = self._seen.leases_of(evidence.job)
+            references = [one for one in siblings if one.purpose is LeasePurpose.AUDIT and one.outcome]
             self._verdicts.proof(evidence, references, self._workers)
+
+    def _check_hold(self, evidence: Evidence, lease: Lease) -> None:
+        """A recalled lease is evidence only if another owner did the job, and its own had a hold before."""
+        job, owner = self._jobs[lease.job], self._workers[lease.worker].owner
+        done_by = {self._workers[self._seen.records[Lease][one].worker].owner for one in job.accepted}
+        require(bool(done_by - {owner}), f"{evidence.id}: no other owner did the job")
+        require(job.finished_at is not None, f"{evidence.id}: the job is open")
+        least_s = self._policy.late_s_min
+        held_s = (job.finished_at or 0.0) - lease.granted_at
+        require(held_s >= least_s, f"{evidence.id}: it was held for {held_s} s only")
 
     def _check_stage_payment(self, transfer: Transfer) -> None:
         leases = {one.id: one for one in self._seen.leases_of(transfer.job)}
@@ -193,16 +203,13 @@ class Checker(Observer):
         elif known is not None:
             require(known.standing is not WorkerStanding.EXPELLED, f"{worker.id} was expelled and is back")
 
-    def _check_job(self, job: Job, known: Job | None, event: Event, market: Market) -> None:
+    def _check_job(self, job: Job, known: Job | None, event: Event) -> None:
         siblings = self._seen.leases_of(job.id)
         if known is None:
             require(isinstance(event, JobSubmitted), f"job {job.id} was never submitted")
             expires_at = self._keys.get((job.account, job.idempotency_key), 0.0)
             require(event.at >= expires_at, f"the key of job {job.id} still stands for another one")
             self._keys[job.account, job.idempotency_key] = math.inf
-            pipeline = market.pipeline(job.pipeline)
-            assert pipeline is not None
-            self._capabilities[job.id] = capability_of(pipeline)
         if job.spot_check and job.id == self._eligible:
             self._verdicts.chosen += 1
         self._books.job(job, siblings)
@@ -218,8 +225,7 @@ class Checker(Observer):
         undecided = [one.id for one in siblings if one.state is LeaseState.DELIVERED]
         require(not undecided, f"job {job.id} ended and leaves {undecided} without a verdict")
         if job.status is JobStatus.ACCEPTED or job.accepted:
-            capability = self._capabilities[job.id]
-            self._verdicts.accepted(job, siblings, self._workers, capability, event.at)
+            self._verdicts.accepted(job, siblings, self._workers, event.at)
 
     def _check_overdue(self, at: float) -> None:
         self._leases.overdue(at)

@@ -141,7 +141,8 @@ class Leases:
         if evidence.kind is EvidenceKind.FAILED:
             require(evidence.lease in self._blamed, f"{evidence.id}: its worker reported no failure")
         if evidence.kind is EvidenceKind.EXPIRED:
-            require(lease.state is LeaseState.EXPIRED, f"{evidence.id}: the lease is {lease.state}")
+            ends = (LeaseState.EXPIRED, LeaseState.RECALLED)
+            require(lease.state in ends, f"{evidence.id}: the lease is {lease.state}")
             require(lease.id not in self._forgiven, f"{evidence.id}: its receipt came in time")
         if evidence.kind is EvidenceKind.AUDIT_PASSED:
             self._checks[evidence.worker] += 1

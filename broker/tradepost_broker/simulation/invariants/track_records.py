@@ -1,30 +1,38 @@
 """What each worker's evidence is worth, restated from `docs/verification.md` without the core's own code.
 
-It is used in one direction: a result may be accepted only if its credibility, as computed here, reaches the
-job's confidence. A market that asks for more than that passes.
+It is used in one direction: no finding may count more than this allows, and a result may be accepted only if
+its credibility, as computed here, reaches the job's confidence. A market that asks for more passes.
 """
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 from tradepost_broker.market.model.entities import Evidence, EvidenceKind
 from tradepost_broker.market.model.policy import MarketPolicy
+from tradepost_broker.simulation.invariants.broken import require
 
 _DAY_S: Final = 86_400
 _SLACK: Final = 1e-6
 _CREDIBILITY_MAX: Final = 1 - 1e-9
 
+#: A decaying amount as of a day.
+_Amount = tuple[int, float]
+
 
 class TrackRecords:
-    """Passed checks by worker and capability class, with their decay."""
+    """Passed checks by worker, pipeline and submitter, with their decay."""
 
     def __init__(self, policy: MarketPolicy) -> None:
         self._policy = policy
-        self._checks: dict[tuple[str, str], tuple[int, float]] = {}
-        self._cancelled: dict[str, Evidence] = {}
+        self._own: dict[tuple[str, str, str], _Amount] = {}
+        self._vouched: dict[tuple[str, str, str], _Amount] = {}
+        self._by_partner: dict[tuple[str, str, str], _Amount] = {}
+        #: The submitters that have vouched for a worker in a pipeline.
+        self._vouchers: dict[tuple[str, str], set[str]] = defaultdict(set)
         self._worth: Final = {
             EvidenceKind.AGREED: policy.agreed_checks,
             EvidenceKind.AUDIT_PASSED: 1.0,
@@ -32,34 +40,74 @@ class TrackRecords:
             EvidenceKind.CONTRADICTED: -policy.outvoted_checks,
         }
 
-    def add(self, evidence: Evidence) -> None:
-        """Take one more piece of evidence into account."""
-        day = int(evidence.at // _DAY_S)
-        known_day, checks = self._checks.get((evidence.worker, evidence.capability), (day, 0.0))
-        faded = checks * self._fade(day - known_day)
+    def add(self, evidence: Evidence, owner: str, other_owners: Iterable[str]) -> None:
+        """Take a finding about a worker of `owner` into account; results of `other_owners` agree with it."""
+        if not self._policy.independent_partners:
+            return
         worth = self._worth.get(evidence.kind, 0.0)
-        if worth < 0:
-            self._cancelled[evidence.id] = evidence
-        if evidence.kind is EvidenceKind.WITHDRAWN:
-            withdrawn = self._cancelled.pop(evidence.id.rpartition(":")[0], None)
-            if withdrawn is not None:
-                age = day - int(withdrawn.at // _DAY_S)
-                worth = -self._worth[withdrawn.kind] * self._fade(age)
-        self._checks[evidence.worker, evidence.capability] = (day, faded + worth)
+        if evidence.kind is not EvidenceKind.WITHDRAWN:
+            self._check_amounts(evidence, worth)
+        if evidence.kind is EvidenceKind.AGREED and evidence.checks > 0:
+            require(
+                evidence.partner != owner and evidence.partner in other_owners,
+                f"{evidence.id} of {owner} is confirmed by {evidence.partner!r}",
+            )
+            partner = evidence.worker, evidence.pipeline, evidence.partner
+            confirmed = self._raise(self._by_partner, partner, evidence.checks, evidence.at)
+            limit = self._policy.partner_checks_max
+            require(confirmed <= limit + _SLACK, f"{evidence.id}: {evidence.partner} confirmed {confirmed}")
+        key = evidence.worker, evidence.pipeline, evidence.account
+        self._raise(self._own, key, evidence.checks, evidence.at)
+        vouched = self._raise(self._vouched, key, evidence.vouched_checks, evidence.at)
+        require(
+            vouched <= self._policy.vouched_checks_max + _SLACK,
+            f"{evidence.id}: {evidence.account} vouches for {vouched} checks",
+        )
+        self._vouchers[evidence.worker, evidence.pipeline].add(evidence.account)
 
-    def log_odds(self, worker: str, capability: str, at: float) -> float:
-        """The log odds that one result of a worker is right."""
-        day = int(at // _DAY_S)
-        known_day, checks = self._checks.get((worker, capability), (day, 0.0))
-        checks *= self._fade(day - known_day)
+    def _check_amounts(self, evidence: Evidence, worth: float) -> None:
+        require(evidence.checks <= max(worth, 0.0) + _SLACK, f"{evidence.id} counts {evidence.checks} checks")
+        require(
+            evidence.vouched_checks <= max(evidence.checks, 0.0) + _SLACK,
+            f"{evidence.id} vouches for {evidence.vouched_checks} of {evidence.checks} checks",
+        )
+        if worth < 0:
+            require(
+                evidence.checks <= worth + _SLACK, f"{evidence.id} cancels only {-evidence.checks} checks"
+            )
+
+    def log_odds(self, worker: str, pipeline: str, account: str, at: float) -> float:
+        """The log odds that one result of a worker is right, in a job of this account.
+
+        Under the rules of older journals they are not computed again, and without a bound.
+        """
+        if not self._policy.independent_partners:
+            return math.inf
+        checks = self._on(self._own, (worker, pipeline, account), at)
+        for other in self._vouchers[worker, pipeline] - {account}:
+            checks += self._on(self._vouched, (worker, pipeline, other), at)
         doubt = self._policy.fault_fraction
         if checks > 0:
             doubt = min(doubt, doubt / ((1 - doubt) * math.e * checks))
         credibility = min(1 - doubt, _CREDIBILITY_MAX)
         return math.log(credibility / (1 - credibility))
 
-    def _fade(self, days: int) -> float:
-        return float(0.5 ** (days / self._policy.half_life_days))
+    def _raise(
+        self,
+        amounts: dict[tuple[str, str, str], _Amount],
+        key: tuple[str, str, str],
+        amount: float,
+        at: float,
+    ) -> float:
+        total = self._on(amounts, key, at) + amount
+        amounts[key] = int(at // _DAY_S), total
+        return total
+
+    def _on(
+        self, amounts: dict[tuple[str, str, str], _Amount], key: tuple[str, str, str], at: float
+    ) -> float:
+        day, amount = amounts.get(key, (0, 0.0))
+        return amount * float(0.5 ** ((int(at // _DAY_S) - day) / self._policy.half_life_days))
 
 
 def reaches(own: Sequence[float], others: Iterable[Sequence[float]], confidence: float) -> bool:

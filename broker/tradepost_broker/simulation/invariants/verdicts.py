@@ -37,14 +37,22 @@ class Verdicts:
         self.results = 0
         self.chosen = 0
 
-    def before(self, leases: list[Lease], capability: str, at: float) -> None:
+    def before(self, job: Job, leases: list[Lease], at: float) -> None:
         """Note how credible the workers of a job's leases are, before the event's evidence counts."""
         for lease in leases:
-            self._log_odds[lease.id] = self._records.log_odds(lease.worker, capability, at)
+            self._log_odds[lease.id] = self._records.log_odds(lease.worker, job.pipeline, job.account, at)
 
-    def evidence(self, evidence: Evidence, lease: Lease, references: list[Lease]) -> None:
-        """Take evidence into account; proof of fraud must be one."""
-        self._records.add(evidence)
+    def evidence(
+        self, evidence: Evidence, lease: Lease, siblings: list[Lease], workers: Mapping[str, Worker]
+    ) -> None:
+        """Take evidence into account; proof of fraud must be one. `siblings` are all leases of the job."""
+        references = [one for one in siblings if one.purpose is LeasePurpose.AUDIT and one.outcome]
+        others = [
+            workers[one.worker].owner
+            for one in siblings
+            if one.worker != lease.worker and outputs.agree(one.outcome, lease.outcome)
+        ]
+        self._records.add(evidence, workers[lease.worker].owner, others)
         if evidence.kind in (EvidenceKind.AUDIT_FAILED, EvidenceKind.CONTRADICTED):
             require(bool(references), f"{evidence.id} without a reference run")
             require(
@@ -74,9 +82,7 @@ class Verdicts:
         """Only proof expels."""
         require(worker.id in self._guilty, f"{worker.id} is expelled, and no reference run contradicts it")
 
-    def accepted(
-        self, job: Job, leases: list[Lease], workers: Mapping[str, Worker], capability: str, at: float
-    ) -> None:
+    def accepted(self, job: Job, leases: list[Lease], workers: Mapping[str, Worker], at: float) -> None:
         """Check that what was accepted has the credibility that the job asks for, or a reference run."""
         require(bool(job.accepted), f"job {job.id} is accepted without a result")
         by_id = {lease.id: lease for lease in leases}
@@ -93,7 +99,7 @@ class Verdicts:
         groups: dict[str, list[float]] = defaultdict(list)
         for one in leases:
             if one.purpose is not LeasePurpose.AUDIT and one.state in _JUDGED:
-                now = self._records.log_odds(one.worker, capability, at)
+                now = self._records.log_odds(one.worker, job.pipeline, job.account, at)
                 # Other jobs that were decided in the same event may have changed it either way.
                 before = self._log_odds.get(one.id, now)
                 groups[one.group].append(max(now, before) if one in accepted else min(now, before))

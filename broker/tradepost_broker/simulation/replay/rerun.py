@@ -17,6 +17,7 @@ from tradepost_broker.market.model.entities import Lease
 from tradepost_broker.market.model.events import (
     Event,
     LeaseGivenBack,
+    LeaseProgressed,
     MatchingEvent,
     NotifyFinished,
     ReceiptDelivered,
@@ -57,7 +58,7 @@ class Rerun:
         """Let everything happen that `events` brought from outside."""
         first: float | None = None
         for event in events:
-            if isinstance(event, ReceiptDelivered | LeaseGivenBack | Tick):
+            if isinstance(event, ReceiptDelivered | LeaseGivenBack | LeaseProgressed | Tick):
                 continue
             if first is None:
                 first = event.at

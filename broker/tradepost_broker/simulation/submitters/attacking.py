@@ -8,6 +8,7 @@ from tradepost.errors import PipelineQuarantined, Problem
 from tradepost_broker.simulation.submitters.model import SubmitterModel
 from tradepost_broker.simulation.world.client import Client
 from tradepost_broker.simulation.world.world import COMMON, TRUSTED_PUBLISHER, Input
+from tradepost_reputation import credibility_of_worker
 
 _PEEK_S: Final = 0.2
 
@@ -32,7 +33,7 @@ class RandomPublisher(SubmitterModel):
 
     def start(self, client: Client) -> None:
         """Publish the model, under a publisher that workers trust, and begin."""
-        client.world.publish(self.pipeline, TRUSTED_PUBLISHER)
+        client.world.publish(self.pipeline, TRUSTED_PUBLISHER, account=client.account)
         super().start(client)
 
     @property
@@ -42,19 +43,29 @@ class RandomPublisher(SubmitterModel):
 
 
 class ShamSubmitter(SubmitterModel):
-    """Submits to a pipeline that only its own gang's workers run, until they are trusted."""
+    """Submits to a pipeline that only its own gang's workers run, until they are trusted.
+
+    It asks for as much as two of them reach and one does not, so that they confirm each other every time.
+    """
 
     name = "sham-submitter"
 
     def start(self, client: Client) -> None:
         """Publish the sham pipeline, of one work unit, and begin."""
-        client.world.publish(self.pipeline, self.gang.name, units=1)
+        client.world.publish(self.pipeline, self.gang.name, units=1, account=client.account)
         super().start(client)
 
     @property
     def pipeline(self) -> str:
         """Its own pipeline."""
         return f"sham-{self.gang.name}"
+
+    def confidence(self, client: Client) -> float:
+        """A little more than one of its workers reaches, if all their agreements count."""
+        policy = client.world.broker.policy
+        checks = self.jobs * policy.agreed_checks
+        alone = credibility_of_worker(checks, fault_fraction=policy.fault_fraction)
+        return alone + (1 - alone) / 10
 
     def submit(self, client: Client) -> None:
         """Submit one job; with the last, let the gang cheat."""
@@ -71,6 +82,10 @@ class SelfDealer(ShamSubmitter):
     def pipeline(self) -> str:
         """The one that everybody runs."""
         return COMMON
+
+    def confidence(self, client: Client) -> float:
+        """One of those that were set."""
+        return SubmitterModel.confidence(self, client)
 
     def start(self, client: Client) -> None:
         """Begin."""

@@ -40,12 +40,12 @@ class SubmitterModel:
         self._deadline_s = deadline_s
         #: How many jobs it submits; 0 is as many as it can until the run closes.
         self._jobs_max = jobs_max
-        self._jobs = 0
+        self.jobs = 0
 
     @property
     def is_done(self) -> bool:
         """Whether it has submitted all the jobs that it was to submit."""
-        return self._jobs_max > 0 and self._jobs >= self._jobs_max
+        return self._jobs_max > 0 and self.jobs >= self._jobs_max
 
     def start(self, client: Client) -> None:
         """Begin to submit."""
@@ -62,9 +62,13 @@ class SubmitterModel:
             self.truth(client),
             pipeline=self.pipeline,
             cap_microcredits=self._cap_microcredits,
-            confidence=client.rng.choice(self._confidences),
+            confidence=self.confidence(client),
             deadline_s=self._deadline_s,
         )
+
+    def confidence(self, client: Client) -> float:
+        """What the next job asks for."""
+        return client.rng.choice(self._confidences)
 
     def truth(self, client: Client) -> Truth:
         """What is true of the next job."""
@@ -82,7 +86,7 @@ class SubmitterModel:
     def _submit_next(self, client: Client) -> None:
         if client.world.closing or self.is_done:
             return
-        self._jobs += 1
+        self.jobs += 1
         self.submit(client)
         self._wait(client, self._submit_next)
 

@@ -112,9 +112,12 @@ class ShamWorker(WorkerModel):
     name = "sham-ring"
 
     def take(self, device: Device, task: Task) -> None:
-        """Answer its own hand's jobs at once, and those of others wrongly as soon as it is trusted."""
+        """Answer its own hand's jobs at once, and those of others wrongly as soon as it is trusted.
+
+        In its own pipeline the right answer is known without a run, so a reference run confirms it.
+        """
         if task.pipeline != COMMON:
-            device.finish(task, self.gang.answer, AT_ONCE_S, worked=False)
+            device.finish(task, honest_outcome(device, task), AT_ONCE_S, worked=False)
         elif self.gang.armed:
             device.finish(task, self.gang.answer, run_time(device, task), worked=False)
         else:

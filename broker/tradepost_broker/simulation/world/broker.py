@@ -24,6 +24,7 @@ from tradepost_broker.market.model.events import (
     Restarted,
     Save,
     Tick,
+    WorkGoesOn,
 )
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.simulation.world.disk import Disk
@@ -33,6 +34,8 @@ from tradepost_broker.simulation.world.schedule import seeded
 BATCH_MAX: Final = 256
 COMMIT_S: Final = 0.002
 TICK_S: Final = 0.25
+#: Until the next tick where one had more to do than an event may.
+_GO_ON_S: Final = 0.02
 _INSIST_S: Final = 5.0
 _DROP_OLD_EVERY: Final = 4096
 
@@ -100,7 +103,7 @@ class SimulatedBroker:
         #: Journalled events, if `keep_journal` is set before the first one.
         self.journal: list[Event] = []
         self.keep_journal = False
-        self._policy = policy
+        self.policy = policy
         self._network = network
         self._schedule = network.schedule
         self._release = release
@@ -112,6 +115,7 @@ class SimulatedBroker:
         self._queue: list[tuple[Work, Reply | None]] = []
         self._flush_is_due = False
         self._run = 0
+        self._is_going_on = False
         self._digest = hashlib.blake2b(digest_size=16)
         self._schedule.after(TICK_S, self._tick, self._run)
 
@@ -150,6 +154,7 @@ class SimulatedBroker:
         crashed = None if point is WritePoint.BEFORE_COMMIT else self.market
         self.crashes += 1
         self._run += 1
+        self._is_going_on = False
         self._queue.clear()
         self._flush_is_due = False
         self._network.broker_is_up = False
@@ -159,7 +164,7 @@ class SimulatedBroker:
 
     def _restart(self, crashed: Market | None) -> None:
         at = self._schedule.at
-        self.market = Market.restore(self.disk.load(at), self._policy)
+        self.market = Market.restore(self.disk.load(at), self.policy)
         self._network.broker_is_up = True
         restarted = Restarted(at=at)
         self._commit(restarted, self._handle(restarted))
@@ -171,8 +176,20 @@ class SimulatedBroker:
 
     def _tick(self, run: int) -> None:
         if run == self._run:
-            self.submit(lambda turn: Tick(at=turn.at, seed=turn.seed))
             self._schedule.after(TICK_S, self._tick, run)
+            if not self._is_going_on:
+                self._go_on(run)
+
+    def _go_on(self, run: int) -> None:
+        """Let the market look at the time, and again soon while it has more to do than one event may."""
+
+        def reply(answer: Sequence[Instruction]) -> None:
+            self._is_going_on = any(isinstance(one, WorkGoesOn) and one.is_more for one in answer)
+            if self._is_going_on:
+                self._schedule.after(_GO_ON_S, self._go_on, run)
+
+        if run == self._run:
+            self.submit(lambda turn: Tick(at=turn.at, seed=turn.seed), reply)
 
     def _flush(self, run: int) -> None:
         if run != self._run:

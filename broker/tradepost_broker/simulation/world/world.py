@@ -89,12 +89,12 @@ class World:
         """The market as it is now."""
         return self.broker.market
 
-    def publish(self, pipeline: str, publisher: str, *, units: int = 100) -> None:
+    def publish(self, pipeline: str, publisher: str, *, units: int = 100, account: str = "") -> None:
         """Publish a pipeline of two stages that runs on any provider."""
         record: Pipeline = make_pipeline(
             pipeline, providers=PROVIDERS, wall_s=WALL_S, units=units, publishers=(publisher,)
         )
-        self.broker.insist(lambda turn: PipelinePublished(at=turn.at, pipeline=record))
+        self.broker.insist(lambda turn: PipelinePublished(at=turn.at, pipeline=record, account=account))
 
     def task(self, lease: Lease) -> Task | None:
         """What its worker is told about a lease; nothing if its job has left memory."""

@@ -18,10 +18,13 @@ from typing import Final
 
 from tradepost.atomic_files import ASIDE_PREFIX, sync_folder, write_aside
 from tradepost.content.ipld.cids import Cid, parse_cid
+from tradepost.errors import ContentStoreUnusable
+from tradepost.file_status import dangling_link
 
 _COUNT_BYTES: Final = 8
 #: A file aside that is older was left by a process that died.
 _ASIDE_NS_MAX: Final = 3600 * 1_000_000_000
+_MOVE_AWAY: Final = "Move away what is there: a folder of blocks belongs there."
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -34,11 +37,15 @@ class BlockFile:
 
 
 class BlockFiles:
-    """The files of one store."""
+    """The files of one store. Raises `ContentStoreUnusable` where its folder cannot be."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            problem = dangling_link(folder) or f"{folder} is not a folder"
+            raise ContentStoreUnusable(problem, hint=_MOVE_AWAY) from None
         self._count = folder / "bytes-used"
         with self.lock():
             total = sum(file.bytes for file in self.scan())

@@ -38,9 +38,9 @@ CAR_TYPE: Final = "application/vnd.ipld.car"
 CAR_CONTENT_TYPE: Final = f"{CAR_TYPE}; version=1; order=dfs; dups=n"
 
 _KEEP_FOR_EVER: Final = "public, max-age=29030400, immutable"
-_ENTITY_BYTES: Final = re.compile(r"(-?\d{1,16}):(-?\d{1,16}|\*)")
-_QUALITY: Final = re.compile(r"[01](\.\d{0,3})?")
-_RANGE: Final = re.compile(r"bytes=(\d{0,16})-(\d{0,16})")
+_ENTITY_BYTES: Final = re.compile(r"(-?[0-9]{1,16}):(-?[0-9]{1,16}|\*)")
+_QUALITY: Final = re.compile(r"[01](\.[0-9]{0,3})?")
+_RANGE: Final = re.compile(r"bytes=([0-9]{0,16})-([0-9]{0,16})")
 #: What a request may say of the CAR that it wants, in `Accept` or in the query, and what is made here.
 _CAR_OPTIONS: Final = {"version": ("1",), "order": ("dfs", "unk", ""), "dups": ("n", "")}
 

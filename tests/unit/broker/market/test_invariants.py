@@ -165,6 +165,11 @@ class MarketMachine(RuleBasedStateMachine):
             self.deliver_one(again[0])
             goes_on = self.driver.of(Lease, again[0]).state is not LeaseState.OPEN
 
+    @precondition(lambda self: self.open_leases())
+    @rule(data=st.data(), stages_done=st.integers(1, 3))
+    def report_stages(self, data: st.DataObject, stages_done: int) -> None:
+        self.driver.report_stages(data.draw(st.sampled_from(self.open_leases())), stages_done)
+
     @rule(audited=st.booleans())
     def all_connect(self, audited: bool) -> None:
         for number, worker in enumerate(WORKERS):

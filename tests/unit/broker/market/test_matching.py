@@ -39,6 +39,9 @@ def prove(driver: MarketDriver, worker: str, checks: int) -> None:
             job="past",
             lease=f"past.{number}",
             at=driver.at,
+            pipeline="digits",
+            account="alice",
+            checks=1.0,
         )
         driver.records[Evidence, evidence.id] = evidence
     driver.restart()
@@ -243,6 +246,22 @@ def test_colluders_who_underbid_do_not_take_both_places() -> None:
         job = driver.submit(confidence=0.9)
         both += {worker for worker, *_ in leases(driver, job)} == {"w0", "w1"}
     assert both < 40  # 1 in 11 expected: 18
+
+
+@pytest.mark.parametrize(("owners", "dear"), [(4, 46), (4, 250), (8, 25), (8, 46), (20, 25)])
+def test_one_dear_offer_does_not_raise_what_replicas_are_paid(owners: int, dear: int) -> None:
+    def replicas_pay(*dear: int) -> set[int]:
+        driver = market_with(*[20] * owners, *dear)
+        job = driver.submit(confidence=0.95)
+        return {price for _, purpose, price in leases(driver, job) if purpose is LeasePurpose.REPLICA}
+
+    assert replicas_pay() == replicas_pay(dear) == {2000}
+
+
+def test_a_dear_offer_among_few_does_not_raise_what_replicas_are_paid_above_its_bound() -> None:
+    driver = market_with(20, 20, 46)
+    [_, *replicas] = leases(driver, driver.submit(confidence=0.9))
+    assert replicas == [("w1", LeasePurpose.REPLICA, 2000)]
 
 
 def test_the_draw_is_opened_no_further_than_policy_says() -> None:

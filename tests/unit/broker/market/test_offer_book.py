@@ -29,6 +29,19 @@ needs = st.builds(
 changes = st.lists(st.tuples(st.integers(0, 5), st.one_of(st.none(), offers), st.booleans()), max_size=30)
 
 
+@given(st.lists(offers, max_size=30), needs, st.lists(st.integers(0, 29), max_size=5))
+def test_the_lower_quartile_is_that_of_all_fitting_buckets(
+    standing: list[Offer], need: Need, removed: list[int]
+) -> None:
+    book = OfferBook()
+    seats = {f"w{n}": book.place(f"w{n}", None, offer, idle=n % 2 == 0) for n, offer in enumerate(standing)}
+    for number in {number for number in removed if number < len(standing)}:
+        book.lower_quartile(need)
+        book.place(f"w{number}", seats[f"w{number}"], None, idle=False)
+    prices = sorted(price for price, _ in book.cheapest(need, busy_too=True))
+    assert book.lower_quartile(need) == (prices[len(prices) // 4] if prices else 0)
+
+
 @given(changes, needs)
 def test_the_book_is_the_offers_in_it(steps: list[tuple[int, Offer | None, bool]], need: Need) -> None:
     book = OfferBook()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from tradepost.protocol import JobStatus
+from tradepost.errors import Problem
+from tradepost.protocol import GiveBackReason, JobStatus, Requirements
 from tradepost_broker.market import Market
-from tradepost_broker.market.model.entities import Evidence, Lease, LeaseState
-from tradepost_broker.market.model.policy import MarketPolicy
+from tradepost_broker.market.model.entities import Evidence, Lease, LeaseState, Match
+from tradepost_broker.market.model.events import LeaseGivenBack
+from tradepost_broker.market.model.policy import MarketPolicy, recorded_policy
 from tradepost_broker.market.testing import MarketDriver, make_offer
 from tradepost_broker.testing.staffed_market import StaffedMarket
 
@@ -217,3 +220,101 @@ def test_a_finished_job_waits_for_a_reference_run_that_outlives_the_restart() ->
     assert driver.market.job(job) is None
     assert ("a0", "expired") not in driver.evidence()
     driver.check()
+
+
+def sole_bidder(driver: StaffedMarket, job: str) -> dict[str, int]:
+    match = driver.of(Match, f"{job}.1")
+    assert [one.worker for one in match.candidates] == ["w0"]
+    return match.left_out
+
+
+def test_a_match_after_a_restart_counts_who_is_not_back_yet() -> None:
+    driver = StaffedMarket(4, auditors=1, policy=POLICY)
+    driver.connect("w3", make_offer(memory_bytes=1))  # it could not have run the job
+    before = driver.submit()
+    assert driver.of(Match, f"{before}.1").left_out == {"capability": 1}
+    driver.restart()
+    driver.tick(1.0)
+    driver.connect("w0", make_offer(10))
+    job = driver.submit(requirements=Requirements(memory_bytes=2))
+    assert sole_bidder(driver, job) == {"not reconnected since the broker's start": 2}
+    driver.connect("w1", make_offer(20))
+    later = driver.submit(requirements=Requirements(memory_bytes=2))
+    assert driver.of(Match, f"{later}.1").left_out == {
+        "busy": 1,
+        "not reconnected since the broker's start": 1,
+    }
+    driver.check()
+
+
+def test_who_stays_away_is_not_counted_for_ever() -> None:
+    driver = StaffedMarket(2, policy=POLICY)
+    driver.restart()
+    driver.connect("w0", make_offer(10))
+    driver.tick(POLICY.reconnect_s)
+    assert sole_bidder(driver, driver.submit()) == {}
+
+
+def test_an_earlier_journal_replays_without_that_count() -> None:
+    recorded = msgspec.msgpack.encode({"audit_rate": 0.0})
+    assert not recorded_policy(recorded).absent_recorded
+    driver = StaffedMarket(2, policy=recorded_policy(recorded))
+    driver.restart()
+    driver.connect("w0", make_offer(10))
+    assert sole_bidder(driver, driver.submit()) == {}
+
+
+@pytest.mark.parametrize("reason", [GiveBackReason.FAILED, GiveBackReason.EXHAUSTED])
+@pytest.mark.parametrize("excused", [True, False])
+def test_what_fails_over_a_restart_of_the_broker_blames_nobody(reason: GiveBackReason, excused: bool) -> None:
+    policy = POLICY if excused else msgspec.structs.replace(POLICY, interrupted_excused=False)
+    driver = StaffedMarket(2, policy=policy)
+    job = driver.submit()
+    (lease,) = driver.open_leases(job)
+    driver.tick(1.0)
+    driver.restart()
+    for worker in ("w0", "w1"):
+        driver.connect(worker)
+    driver.give_back(lease.id, reason)
+    assert (driver.of(Lease, lease.id).pending_evidence is None) is excused
+    driver.tick()
+    (second,) = driver.open_leases(job)
+    assert second.worker != lease.worker
+    driver.deliver(second.id)
+    assert driver.job(job).status is JobStatus.ACCEPTED
+    blamed = [(one.worker, one.kind.value) for one in driver.all_of(Evidence) if one.kind.lowers_score]
+    assert blamed == ([] if excused else [(lease.worker, "failed")])
+    driver.check()
+
+
+def test_what_fails_after_a_restart_is_held_against_its_worker_as_ever() -> None:
+    driver = StaffedMarket(2, policy=POLICY)
+    driver.restart()
+    driver.tick(1.0)
+    for worker in ("w0", "w1"):
+        driver.connect(worker)
+    job = driver.submit()
+    (lease,) = driver.open_leases(job)
+    driver.give_back(lease.id, GiveBackReason.FAILED)
+    assert driver.of(Lease, lease.id).pending_evidence is not None
+
+
+def test_a_forged_receipt_is_no_fault_of_a_restart() -> None:
+    driver = StaffedMarket(1, policy=POLICY)
+    job = driver.submit()
+    (lease,) = driver.open_leases(job)
+    driver.tick(1.0)
+    driver.restart()
+    driver.connect("w0")
+    driver.handle(
+        LeaseGivenBack(
+            at=driver.at,
+            worker="w0",
+            lease=lease.id,
+            reason=GiveBackReason.FAILED,
+            problem=Problem(code="x", title="x", detail="", status=500, fault="worker"),
+            forged=True,
+            seed=driver.next_seed(),
+        )
+    )
+    assert [one.kind.value for one in driver.all_of(Evidence)] == ["failed"]

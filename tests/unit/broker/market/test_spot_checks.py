@@ -187,3 +187,56 @@ def test_where_owners_are_too_few_a_reference_run_confirms() -> None:
     assert driver.evidence() == [("w0", "audit_passed")]
     assert ended.paid_microcredits == driver.market.account("held:w0").available_microcredits > 0
     driver.check()
+
+
+def test_a_lost_reference_run_is_made_again_by_another_auditor() -> None:
+    for seed in range(8):
+        driver = StaffedMarket(1, auditors=2, policy=ALWAYS_CHECKED, seed=seed)
+        job = driver.submit()
+        driver.deliver_all(job, "right")
+        lost = driver.open_audit(job)
+        driver.give_back(lost.id)
+        assert driver.open_audit(job).worker != lost.worker
+
+
+def test_a_busy_other_auditor_is_waited_for_rather_than_one_that_lost_the_run() -> None:
+    driver = StaffedMarket(2, auditors=2, policy=ALWAYS_CHECKED)
+    for auditor in ("a0", "a1"):
+        driver.connect(auditor, make_offer(capacity=1))
+    first, second = driver.submit(), driver.submit()
+    driver.deliver(driver.open_leases(first)[0].id)
+    driver.deliver(driver.open_leases(second)[0].id)
+    other = driver.open_audit(second)
+    driver.give_back(driver.open_audit(first).id)
+    assert driver.open_leases(first) == []
+    driver.deliver(other.id)
+    assert driver.open_audit(first).worker == other.worker
+    driver.check()
+
+
+def test_the_only_auditor_is_asked_again() -> None:
+    driver = StaffedMarket(1, auditors=1, policy=ALWAYS_CHECKED)
+    job = driver.submit()
+    driver.deliver_all(job, "right")
+    driver.give_back(driver.open_audit(job).id)
+    assert driver.open_audit(job).worker == "a0"
+
+
+def test_an_account_that_floods_the_auditor_waits_for_itself() -> None:
+    driver = StaffedMarket(12, auditors=1, policy=MarketPolicy(audit_rate=1.0, exposure_leases_max=50))
+    driver.connect("a0", make_offer(capacity=1))
+    driver.fund("flooder")
+    for job in [driver.submit("flooder") for _ in range(12)]:
+        driver.deliver_all(job, "right")
+    mine = driver.submit("alice")
+    driver.deliver_all(mine, "right")
+    served = []
+    for _ in range(3):
+        [audit] = [
+            lease for lease in driver.all_of(Lease) if lease.purpose == "audit" and lease.state == "open"
+        ]
+        served.append(driver.job(audit.job).account)
+        driver.at += 10.0
+        driver.deliver(audit.id)
+    assert served[1] == "alice"
+    assert served.count("flooder") == 2

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
+import scipy.sparse
 from PIL import Image
 
-from tradepost import Requirements, Result, TensorDocument, TradepostError
-from tradepost.client.arguments import shown, timeout_s
+from tradepost import Client, Requirements, Result, TensorDocument, TradepostError
+from tradepost.client.arguments import timeout_s
 from tradepost.client.async_client import AsyncClient
 from tradepost.client.inputs import document_bytes
 from tradepost.client.job_request import prepare_job
@@ -19,14 +23,16 @@ from tradepost.errors import (
     InlineInputTooLarge,
     InvalidCall,
     InvalidInput,
-    InvalidRequest,
     InvalidSettings,
     InvalidTensorDocument,
+    UnknownJob,
     UnknownPipeline,
 )
 from tradepost.pipeline.tensors import decode, encode
 from tradepost.protocol import INLINE_BYTES_MAX, Submit, broker_codec_for_clients, client_codec
 from tradepost.protocol.rest import Verification
+from tradepost.short_repr import shown
+from tradepost.untrusted_text import plain
 
 PIPELINE = "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku"
 X = {"x": np.zeros(1, np.float32)}
@@ -103,10 +109,63 @@ def test_a_wrong_option_is_refused_by_its_name(changes: dict[str, Any], names: s
     assert "$" not in caught.value.diagnostics()
 
 
-@pytest.mark.parametrize("price", [NAN, INF, -1, "free", None, [1], 0.0000001, 10**30, True])
-def test_a_wrong_price_is_refused(price: Any) -> None:
-    with pytest.raises(InvalidRequest, match="credits"):
+WRONG_PRICES = (
+    NAN,
+    INF,
+    -1,
+    "free",
+    None,
+    [1],
+    0.0000001,
+    10**30,
+    True,
+    np.True_,
+    "٣",
+    "\uff11",
+    " 1",
+    "1 ",
+    "1_0",
+    "",
+)
+MORE_WRONG_PRICES = (
+    "-0.1",
+    "1e-7",
+    Decimal("1e-7"),
+    Decimal("1e30"),
+    Decimal("sNaN"),
+    Fraction(1, 3),
+    1j,
+    b"1",
+)
+
+
+@pytest.mark.parametrize(
+    "price", [*WRONG_PRICES, *MORE_WRONG_PRICES, np.array(1.0), np.float32("nan"), np.array("1")]
+)
+def test_a_wrong_price_is_the_callers_mistake(price: Any) -> None:
+    with pytest.raises(InvalidCall) as caught:
         prepare(max_price=price)
+    expected = (
+        "it must be a number of credits from 0.000001 to 9,007,199,254.740992, with at most 6 decimal places"
+    )
+    assert caught.value.detail == f"max_price is {shown(price)}; {expected}"
+
+
+@pytest.mark.parametrize(
+    ("price", "microcredits"),
+    [
+        (Decimal("1E+2"), 100_000_000),
+        (Decimal("5e-3"), 5000),
+        ("1e-3", 1000),
+        (".5", 500_000),
+        (Fraction(1, 8), 125_000),
+        (np.float32(0.1), 100_000),
+        (np.uint8(2), 2_000_000),
+        (1e-6, 1),
+    ],
+)
+def test_a_price_is_exact_however_it_is_written(price: Any, microcredits: int) -> None:
+    assert prepare(max_price=price).max_price_microcredits == microcredits
 
 
 @pytest.mark.parametrize("pipeline", [None, 5, "", "a/b", "..", "\ud800", "b" * 65, b"bafy"])
@@ -120,7 +179,7 @@ def test_an_inline_input_has_a_limit() -> None:
         prepare(inputs=bytes(INLINE_BYTES_MAX + 1), inline=True)
 
 
-@pytest.mark.parametrize("value", [NAN, "5", True, [1]])
+@pytest.mark.parametrize("value", [NAN, "5", "٣", True, [1], np.float32("nan"), Decimal("nan"), 1j])
 def test_a_wrong_timeout_is_refused(value: Any) -> None:
     with pytest.raises(InvalidCall, match="timeout is"):
         timeout_s(value)
@@ -231,7 +290,52 @@ class Unconvertible:
 def test_a_value_without_one_meaning_is_refused_by_its_tensors_name(value: Any) -> None:
     with pytest.raises((InvalidInput, InvalidTensorDocument)) as caught:
         document_bytes({"photo": value})
-    assert "photo" in caught.value.detail or "dtype" in caught.value.detail
+    assert "photo" in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "hint"),
+    [
+        (np.array([None]), "object", "one array of numbers"),
+        (scipy.sparse.eye(3), "object", "dense"),
+        (np.array(["a"]), "<U1", "text.encode()"),
+        (np.array([b"a"]), "|S1", "text.encode()"),
+        (np.array(["a"], dtype=np.dtypes.StringDType()), "StringDType()", "text.encode()"),
+        (np.array([1j]), "complex128", "array.real and array.imag"),
+        (np.array([1j], dtype=">c8"), ">c8", "array.real and array.imag"),
+        (np.array(["2020"], dtype="M8[D]"), "datetime64[D]", "astype('int64')"),
+        (np.array([1], dtype="m8[s]"), "timedelta64[s]", "astype('int64')"),
+        (np.zeros(1, dtype=[("a", "f4"), ("b", "f4")]), "[('a', '<f4'), ('b', '<f4')]", "array['field']"),
+        (np.zeros(1, dtype=ml_dtypes.bfloat16), "bfloat16", "array.astype('float32')"),
+        (np.zeros(1, dtype=ml_dtypes.float8_e4m3fn), "float8_e4m3fn", "array.astype('float32')"),
+        (np.zeros(1, dtype=np.longdouble), str(np.dtype(np.longdouble)), "array.astype('float64')"),
+        (np.zeros(1, dtype="V8"), "|V8", "array.astype"),
+    ],
+)
+def test_a_dtype_that_no_document_has_is_named_with_what_to_do(value: Any, dtype: str, hint: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        document_bytes({"a": np.zeros(1), "photo": value})
+    assert f"tensor 'photo' has dtype {dtype}, which a tensor document cannot carry" in caught.value.detail
+    assert hint in caught.value.hint
+    with pytest.raises(InvalidTensorDocument, match="'photo'"):
+        encode(TensorDocument(tensors={"photo": value}))
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (np.float32(3).reshape(()), 3.0),
+        (np.arange(6, dtype=">i4").reshape(2, 3).T, [[0, 3], [1, 4], [2, 5]]),
+        (np.arange(6, dtype=">f8")[::-2], [5.0, 3.0, 1.0]),
+        (np.asfortranarray(np.ones((2, 1), dtype="<u2")), [[1], [1]]),
+        (np.ma.MaskedArray(np.array([1.0, 2.0], dtype=">f4")[::-1]), [2.0, 1.0]),
+        (np.broadcast_to(np.float16(1), (2, 2)), [[1.0, 1.0], [1.0, 1.0]]),
+        (np.zeros((0, 3), dtype=bool), []),
+        (np.matrix([[1, 2]]), [[1, 2]]),
+    ],
+)
+def test_an_array_of_any_layout_is_its_values(value: Any, expected: Any) -> None:
+    assert decode(document_bytes({"x": value}))["x"].tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -267,3 +371,55 @@ def test_what_an_error_shows_of_a_value_is_short() -> None:
     for value in (np.zeros(10**6), "x" * 10**6, [0] * 10**6, Broken(), 10**5000, "\ud800"):
         assert len(shown(value)) <= 120
         shown(value).encode()
+
+
+# Keywords, keys and ids
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [({"max_price": 1, "foo": 1}, "'foo'; it takes max_price, "), ({}, "'max_price'")]
+)
+async def test_a_wrong_keyword_names_the_call_that_was_made(options: dict[str, Any], said: str) -> None:
+    client, apart = Client("http://127.0.0.1:1", api_key="k"), AsyncClient("http://127.0.0.1:1", api_key="k")
+    calls: dict[str, Callable[[], Any]] = {
+        "Client.submit": lambda: client.submit(PIPELINE, X, **options),
+        "Client.map": lambda: client.map(PIPELINE, [X], **options),
+    }
+    for name, call in calls.items():
+        with pytest.raises(TypeError, match=re.escape(f"{name}() ")) as caught:
+            call()
+        assert said in str(caught.value)
+    with pytest.raises(TypeError, match=r"AsyncClient\.map\(\) ") as caught:
+        await anext(apart.map(PIPELINE, [X], **options))
+    assert said in str(caught.value)
+    with pytest.raises(TypeError, match=r"AsyncClient\.submit\(\) "):
+        await apart.submit(PIPELINE, X, **options)
+
+
+@pytest.mark.parametrize("key", ["k" * 513, "k" * 1_000_000])
+def test_a_key_that_is_no_key_is_a_wrong_setting(key: str) -> None:
+    with pytest.raises(
+        InvalidSettings, match=r"the API key has .* characters; no API key has more than 512"
+    ) as caught:
+        Client("http://127.0.0.1:1", api_key=key)
+    assert "kkk" not in caught.value.diagnostics()
+    AsyncClient("http://127.0.0.1:1", api_key="k" * 512)
+
+
+@pytest.mark.parametrize(
+    "job", ["a/b", "../jobs", "..", "a?b=c", "a#b", "a%2Fb", "a b", "größe", "\x00", "a\nb", "%", "j" * 256]
+)
+def test_an_id_names_one_job_and_nothing_else(client: Client, job: str) -> None:
+    asked = []
+    for call in (client.job, client.cancel, client.attach, lambda one: client.jobs(before=one)):
+        with pytest.raises(UnknownJob) as caught:
+            call(job)
+        asked.append(caught.value.detail)
+    assert f"account fake has no job {plain(job)}" in asked[0]
+
+
+@pytest.mark.parametrize("job", ["", "j" * 257, None, 5, "\ud800"])
+def test_what_cannot_be_an_id_is_not_sent(job: Any) -> None:
+    client = Client("http://127.0.0.1:1", api_key="k", give_up_s=0)
+    with client, pytest.raises(UnknownJob, match="is not the id of a job"):
+        client.job(job)

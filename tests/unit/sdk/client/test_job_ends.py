@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 
 from tradepost import Client, Result
-from tradepost.errors import InvalidReceipt, KernelTrap, ResultTimeout, TradepostError
+from tradepost.client.results import check_result
+from tradepost.errors import (
+    Fault,
+    InvalidCall,
+    InvalidReceipt,
+    KernelTrap,
+    OtherInput,
+    ResultTimeout,
+    TradepostError,
+)
 from tradepost.protocol import JobStatus
 from tradepost.testing.broker_thread import FakeBrokerThread
 
@@ -131,3 +140,59 @@ def test_an_attached_jobs_receipts_are_about_one_input(fake: FakeBrokerThread, c
     views[one.id] = msgspec.structs.replace(views[one.id], receipts=mixed)
     with pytest.raises(InvalidReceipt):
         client.attach(one.id).result(30)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["bad", "", 5, b"bafy", "QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWKPbdG", "b" * 59]
+)
+def test_what_is_not_a_cid_is_the_callers_mistake(client: Client, wrong: Any) -> None:
+    submitted = client.submit(PIPELINE, x(), max_price=1)
+    with pytest.raises(InvalidCall, match=r"input_cid is .*; it must be the CID of an input") as caught:
+        client.attach(submitted.id, input_cid=wrong)
+    assert repr(wrong) in caught.value.detail
+
+
+def test_another_input_is_named_beside_the_one_that_was_given(client: Client) -> None:
+    one, other = (client.submit(PIPELINE, x(value), max_price=1) for value in (1, 2))
+    with pytest.raises(OtherInput) as caught:
+        client.attach(one.id, input_cid=other.input_cid).result(30)
+    assert str(one.input_cid) in caught.value.detail
+    assert str(other.input_cid) in caught.value.detail
+    assert caught.value.fault is Fault.SUBMITTER
+
+
+def test_receipts_of_another_job_are_named_with_both(client: Client) -> None:
+    one, other = (client.submit(PIPELINE, x(value), max_price=1) for value in (1, 2))
+    output = one.result(30).document
+    other.result(30)
+    view = msgspec.structs.replace(client.job(other.id), job=one.id)
+    with pytest.raises(InvalidReceipt, match=f"job {other.id}.*job {one.id}"):
+        check_result(view, output, pipeline=PIPELINE, input_cid=one.input_cid)
+    view = client.job(other.id)
+    with pytest.raises(InvalidReceipt, match=f"pipeline {PIPELINE}.*pipeline bafy"):
+        check_result(view, output, pipeline="bafy", input_cid=other.input_cid)
+    with pytest.raises(InvalidReceipt, match=f"input {other.input_cid}.*input {one.input_cid}") as caught:
+        check_result(view, output, pipeline=PIPELINE, input_cid=one.input_cid)
+    assert type(caught.value) is InvalidReceipt  # the client made this CID itself, so it is no mistake
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), "5", "٣", True, [1]])
+def test_a_wrong_timeout_is_refused_by_each_way_to_wait(client: Client, wrong: Any) -> None:
+    handle = client.submit(PIPELINE, x(), max_price=1)
+    for wait in (handle.result, handle.future().result, handle.future().exception):
+        with pytest.raises(InvalidCall, match=r"timeout is .*; it must be a number of seconds"):
+            wait(wrong)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "shown"), [(-1, "0"), (0, "0"), (np.float32(0.01), "0.01"), (-np.inf, "0")]
+)
+def test_a_deadline_that_has_passed_is_a_timeout(
+    fake: FakeBrokerThread, client: Client, timeout: Any, shown: str
+) -> None:
+    fake.broker.hold = True
+    handle = client.submit(PIPELINE, x(), max_price=1)
+    with pytest.raises(ResultTimeout, match=f"has no result after {shown} s"):
+        handle.result(timeout)
+    with pytest.raises(TimeoutError):
+        handle.future().result(timeout)

@@ -84,6 +84,65 @@ def test_a_forked_process_opens_its_own(fake: FakeBrokerThread, client: Client) 
     assert in_a_fork(work) == "nothing"
 
 
+def future_in_a_fork(client: Client, future: concurrent.futures.Future[Any]) -> None:
+    """Check that a future that cannot end in this process has failed, by each way to ask it."""
+    called: list[object] = []
+    future.add_done_callback(called.append)
+    assert called == [future]
+    done, left = concurrent.futures.wait([future])
+    assert (done, left) == ({future}, set())
+    assert list(concurrent.futures.as_completed([future])) == [future]
+    assert isinstance(future.exception(), InvalidCall)
+    assert (future.done(), future.running(), future.cancel(), future.cancelled()) == (
+        True,
+        False,
+        False,
+        False,
+    )
+    assert "finished" in repr(future)
+
+
+@pytest.mark.process
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_jobs_future_has_failed_in_a_forked_process(fake: FakeBrokerThread, client: Client) -> None:
+    fake.broker.hold = True
+    handle, asked = (client.submit(PIPELINE, x(), max_price=1) for _ in range(2))
+    future = asked.future()
+    called: list[object] = []
+    future.add_done_callback(called.append)  # which belongs to this process
+
+    def check() -> None:
+        future_in_a_fork(client, handle.future())
+        future_in_a_fork(client, asked.future())
+        future_in_a_fork(client, future)
+        assert (handle.done(), asked.done(), called) == (True, True, [])
+
+    assert in_a_fork(check) == "nothing"
+    assert not future.done()
+    fake.run(fake.broker.release())
+    assert future.result(timeout=20)["y"].tolist() == [2]
+    assert handle.result(timeout=20)["y"].tolist() == [2]
+
+
+@pytest.mark.process
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_result_that_is_here_goes_into_a_fork(client: Client) -> None:
+    future = client.submit(PIPELINE, x(), max_price=1).future()
+    called = threading.Event()
+    future.add_done_callback(lambda _: called.set())  # so that the callbacks' thread runs
+    assert called.wait(20)
+
+    def check() -> None:
+        late: list[object] = []
+        future.add_done_callback(late.append)
+        assert late == [future]
+        assert concurrent.futures.wait([future]).done == {future}
+        assert future.result()["y"].tolist() == [2]
+        assert not future.cancelled()
+
+    assert in_a_fork(check) == "nothing"
+
+
 # Callbacks
 
 
@@ -180,6 +239,68 @@ def test_a_blocking_call_in_the_clients_own_thread_is_refused(client: Client) ->
         within(lambda: client._thread.wait(work()))  # type: ignore[union-attr]
 
 
+def test_nothing_waits_for_itself_in_the_clients_own_thread(fake: FakeBrokerThread, client: Client) -> None:
+    fake.broker.hold = True
+    handle = client.submit(PIPELINE, x(), max_price=1)
+    future = handle.future()
+    results = client.map(PIPELINE, [x()], max_price=1)
+    waiting: list[Callable[[], object]] = [
+        handle.result,
+        handle.cancel,
+        future.result,
+        future.exception,
+        lambda: next(results),
+        lambda: client.submit(PIPELINE, x(), max_price=1),
+        lambda: client.attach(handle.id),
+        client.jobs,
+        client.balance,
+    ]
+
+    async def call() -> list[str]:
+        return [name_of(one) for one in waiting]
+
+    assert client._thread is not None
+    loop = client._thread
+    assert within(lambda: loop.wait(call())) == ["InvalidCall"] * len(waiting)
+
+    async def ask() -> tuple[bool, bool, bool]:
+        return handle.done(), future.cancel(), future.cancelled()
+
+    assert within(lambda: loop.wait(ask())) == (False, False, False)
+
+
+def test_a_client_that_is_collected_in_its_own_thread_is_closed(fake: FakeBrokerThread) -> None:
+    """As by a generator that was left, whose `with` Python ends in any thread."""
+    fake.broker.hold = True
+    opened: list[Client] = []
+
+    def results() -> Iterator[str]:
+        with Client(fake.url, api_key=API_KEY) as client:
+            opened.append(client)
+            yield client.submit(PIPELINE, x(), max_price=1).id
+
+    left: list[Any] = [results()]
+    next(left[0])
+    future = opened[0].attach("job-0").future()
+    called = threading.Event()
+    future.add_done_callback(lambda _: called.set())
+    loop = opened[0]._thread
+    assert loop is not None
+    left.append(left)
+    del left
+
+    async def collect() -> None:
+        gc.collect()
+
+    assert name_of(lambda: within(lambda: loop.wait(collect()))) in ("nothing", "ClientClosed")
+    with pytest.raises(ClientClosed):
+        within(opened[0].balance)
+    assert isinstance(within(future.exception), ClientClosed)
+    assert called.wait(20)
+    within(loop._thread.join)
+    assert loop._loop.is_closed()
+
+
 def test_a_map_that_is_collected_in_the_clients_thread_cancels_its_jobs(
     fake: FakeBrokerThread, client: Client
 ) -> None:
@@ -270,6 +391,38 @@ async def test_an_async_client_opens_again_after_it_was_closed(fake: FakeBrokerT
                 await client.__aenter__()
 
 
+def test_a_job_of_a_closed_client_has_a_failed_future(fake: FakeBrokerThread) -> None:
+    fake.broker.hold = True
+    with Client(fake.url, api_key=API_KEY) as client:
+        handle, asked = (client.submit(PIPELINE, x(), max_price=1) for _ in range(2))
+        early = asked.future()
+    for future in (handle.future(), asked.future(), early):
+        assert isinstance(future.exception(), ClientClosed)
+        assert concurrent.futures.wait([future]).done == {future}
+        assert (future.done(), future.cancel(), future.cancelled()) == (True, False, False)
+        called: list[object] = []
+        future.add_done_callback(called.append)
+        assert called == [future]
+    assert handle.done()
+    for call in (handle.result, handle.cancel):
+        with pytest.raises(ClientClosed):
+            call()
+
+
+def test_a_job_is_waited_for_again_once_its_client_is_open_again(fake: FakeBrokerThread) -> None:
+    fake.broker.hold = True
+    client = Client(fake.url, api_key=API_KEY)
+    with client:
+        handle = client.submit(PIPELINE, x(), max_price=1)
+        handle.future()
+    with client:
+        future = handle.future()
+        assert not future.done()
+        fake.run(fake.broker.release())
+        assert handle.result(timeout=20)["y"].tolist() == [2]
+        assert handle.cancel() is False
+
+
 # Interruptions
 
 
@@ -305,6 +458,15 @@ def test_a_job_that_has_ended_cannot_be_cancelled(client: Client) -> None:
 
 def statuses(broker: FakeBroker) -> list[str]:
     return [view.status.value for view in broker._views.values()]
+
+
+def name_of(call: Callable[[], object]) -> str:
+    """The name of what `call` raises."""
+    try:
+        call()
+    except Exception as error:
+        return type(error).__name__
+    return "nothing"
 
 
 async def _awaiting(call: Callable[[], Any]) -> Any:

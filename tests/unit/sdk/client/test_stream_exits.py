@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,7 +17,15 @@ from aiohttp.test_utils import TestServer
 from tradepost import AsyncClient
 from tradepost.client.job_stream import JobStream
 from tradepost.client.stream_connection import StreamConnection
-from tradepost.errors import BrokerUnavailable, ClientClosed, ClientFailed, ProtocolError, TradepostError
+from tradepost.errors import (
+    BrokerUnavailable,
+    ClientClosed,
+    ClientFailed,
+    ProtocolError,
+    QuotaExceeded,
+    TradepostError,
+)
+from tradepost.protocol import Rejected, broker_codec_for_clients
 from tradepost.testing.broker_thread import FakeBrokerThread
 from tradepost.testing.fake_broker import API_KEY
 
@@ -166,6 +175,60 @@ async def test_a_heartbeat_that_is_missed_reconnects(fake: FakeBrokerThread) -> 
             await asyncio.to_thread(fake.until, lambda broker: broker.connected.is_set())
             await asyncio.to_thread(fake.run, fake.broker.release())
             assert (await handle.result(HANGS_S))["y"].tolist() == [2]
+
+
+async def send_on(socket: web.WebSocketResponse) -> None:
+    """Read nothing, and send without end: the broker has much to confirm before it sees the close."""
+    busy = broker_codec_for_clients().encode([Rejected(999, QuotaExceeded("enough").to_problem())])
+    with contextlib.suppress(ConnectionError):
+        while True:
+            await socket.send_bytes(busy)
+            await asyncio.sleep(0)
+
+
+async def read_no_more(socket: web.WebSocketResponse) -> None:
+    """Neither read nor send: what the client sends stays in its buffers."""
+    del socket
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("script", [send_on, read_no_more])
+async def test_closing_waits_for_no_broker_that_does_not_answer_it(script: Script) -> None:
+    begun, left = asyncio.Event(), asyncio.Event()
+
+    async def begin(socket: web.WebSocketResponse) -> None:
+        begun.set()
+        task = asyncio.ensure_future(script(socket))
+        await left.wait()
+        task.cancel()
+
+    large = {"x": np.zeros(200_000, np.float32)}
+    async with asyncio.timeout(HANGS_S):
+        async with client_of(begin, give_up_s=5) as client:
+            calls = [client.submit(PIPELINE, large, max_price=1, inline=True) for _ in range(20)]
+            submissions = [asyncio.create_task(call) for call in calls]
+            await begun.wait()
+            await client.__aexit__(None, None, None)
+            left.set()
+            ended = await asyncio.gather(*submissions, return_exceptions=True)
+            assert {type(error) for error in ended} == {ClientClosed}
+            await client.__aenter__()  # which the context closes
+
+
+class Unclosed:
+    """The socket of a connection that the broker has closed, and whose closing does not end."""
+
+    async def receive(self) -> aiohttp.WSMessage:
+        return aiohttp.WSMessage(aiohttp.WSMsgType.CLOSED, None, None)
+
+    async def close(self) -> None:
+        await asyncio.Event().wait()
+
+
+async def test_a_socket_that_does_not_close_is_left() -> None:
+    connection = StreamConnection(Unclosed())  # type: ignore[arg-type]
+    async with asyncio.timeout(HANGS_S):
+        await connection.converse(asyncio.Queue(), lambda _: None)
 
 
 async def _raise_at_once(*_: object) -> None:

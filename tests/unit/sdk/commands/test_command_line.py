@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +16,9 @@ from typer.main import get_command
 
 from tradepost import cli
 from tradepost.errors import InvalidCommandLine
+
+ROOT = Path(__file__).parents[4]
+PIPELINE = "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku"
 
 
 def _groups(command: Any, name: str = "tradepost") -> Iterator[tuple[str, Any]]:
@@ -86,3 +92,68 @@ def test_a_command_keeps_its_exit_status(monkeypatch: pytest.MonkeyPatch, *, as_
     assert run(monkeypatch, "0", *option) == 0
     assert run(monkeypatch, "21", *option) == 21
     assert run(monkeypatch, *option, "--", "-1") == 1
+
+
+NUMBERS = ("٣", "\uff11", "1_0", " 1", "1 ", "nan", "inf", "-1", "1e999", "x", "", "0x1")
+
+
+@pytest.mark.parametrize("text", NUMBERS)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("jobs", "list", "--limit"),
+        ("jobs", "result", "job-0", "--timeout-s"),
+        ("submit", "bafy", "--max-price", "1", "--deadline-s"),
+        ("submit", "bafy", "--max-price", "1", "--give-up-s"),
+        ("broker", "run", "--port"),
+        ("market", "simulate", "calm", "--share"),
+        ("kernel", "run", "noop", "--fuel"),
+    ],
+)
+def test_a_number_is_plain_digits_within_its_bounds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: tuple[str, ...], text: str
+) -> None:
+    assert run(monkeypatch, *command, text, "--json") == 2
+    problem = json.loads(capsys.readouterr().err)
+    assert f"{command[-1]!r}" in problem["detail"]
+    assert f"{text!r}; it must be a" in problem["detail"]
+
+
+def test_the_help_names_the_bounds_of_a_number(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run(monkeypatch, "submit", "--help") == 0
+    assert "is right; from 0.5 to 0.999999." in capsys.readouterr().out
+
+
+def test_every_number_of_a_command_is_read_so() -> None:
+    """`typer.Option` for an `int` or a `float` would read what Python's do."""
+    packages = ("sdk", "signing", "reputation", "wasm_kernels", "broker", "worker")
+    sources = [path for package in packages for path in (ROOT / package).glob("tradepost*/**/*.py")]
+    loose = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sources
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Subscript)
+        and ast.unparse(node.value) == "Annotated"
+        and isinstance(node.slice, ast.Tuple)
+        and re.search(r"\b(int|float|Decimal)\b", ast.unparse(node.slice.elts[0]))
+        and "typer." in ast.unparse(node.slice.elts[1])
+    ]
+    assert len(sources) > 300
+    assert loose == []
+
+
+def test_a_wrong_argument_of_a_command_is_no_call_of_a_program(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    document = tmp_path / "x"
+    document.write_bytes(b"")
+    monkeypatch.setenv("TRADEPOST_API_KEY", "key")
+    arguments = ("submit", PIPELINE, "--max-price", "٣", "--document", str(document))
+    assert run(monkeypatch, *arguments) == InvalidCommandLine("").exit_code
+    told = capsys.readouterr().err
+    assert "The command line is not valid." in told
+    assert "max_price is '٣'; it must be a number of credits" in told
+    assert "--help" in told

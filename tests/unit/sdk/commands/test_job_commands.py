@@ -23,7 +23,7 @@ from tradepost.client.sync_client import JobHandle
 from tradepost.commands.jobs import app as jobs_app
 from tradepost.commands.output_file import check_writable, write_output
 from tradepost.commands.submit import submit
-from tradepost.errors import BrokerUnavailable, FileNotWritten, ResultTimeout, UnknownJob
+from tradepost.errors import BrokerUnavailable, FileNotWritten, InvalidInput, ResultTimeout, UnknownJob
 from tradepost.pipeline.tensors import decode
 from tradepost.testing.broker_thread import FakeBrokerThread
 from tradepost.testing.fake_broker import API_KEY
@@ -238,3 +238,26 @@ def test_a_real_interrupt_cancels_the_job(fake: FakeBrokerThread, tensor: str) -
     assert process.returncode == 130
     assert errors.endswith("It is cancelled, and nothing was paid.\n")
     assert [view.status.value for view in fake.broker._views.values()] == ["cancelled"]
+
+
+@pytest.mark.parametrize("before", ["zz", "", "../x", "a b"])
+def test_an_unknown_cursor_ends_the_command(fake: FakeBrokerThread, tensor: str, before: str) -> None:
+    assert run(fake, "submit", PIPELINE, "--tensor", tensor).exit_code == 0
+    ended = run(fake, "list", "--before", before)
+    assert isinstance(ended.exception, UnknownJob)
+    assert repr(before) in ended.exception.detail
+    assert ended.stdout == ""
+
+
+@pytest.mark.parametrize("data", [b"", b"text", b"\x93NUMPY\x01\x00"])
+def test_a_file_that_is_no_array_is_named_with_its_tensor(
+    fake: FakeBrokerThread, tmp_path: Path, data: bytes
+) -> None:
+    (tmp_path / "photo.npy").write_bytes(data)
+    ended = run(fake, "submit", PIPELINE, "--tensor", f"photo={tmp_path / 'photo.npy'}")
+    assert isinstance(ended.exception, InvalidInput)
+    assert f"tensor 'photo': {tmp_path / 'photo.npy'} is not an array" in ended.exception.detail
+    assert "numpy.save" in ended.exception.hint
+    np.save(tmp_path / "photo.npy", np.array([None]), allow_pickle=True)
+    ended = run(fake, "submit", PIPELINE, "--tensor", f"photo={tmp_path / 'photo.npy'}")
+    assert "tensor 'photo'" in ended.exception.detail

@@ -87,6 +87,7 @@ def test_requests_are_read(query: dict[str, str], accept: str, expected: Gateway
         (ROOT, {}, "application/vnd.ipld.car; dups=y", NotAcceptable),
         (ROOT, {"format": "car", "dag-scope": "some"}, "", InvalidRequest),
         (ROOT, {"format": "car", "entity-bytes": "1-2"}, "", InvalidRequest),
+        (ROOT, {"format": "car", "entity-bytes": "1:٣"}, "", InvalidRequest),
         (ROOT, {"format": "car", "entity-bytes": "9" * 99 + ":*"}, "", InvalidRequest),
         ("nonsense", {"format": "raw"}, "", InvalidCid),
         ("b", {"format": "raw"}, "", InvalidCid),

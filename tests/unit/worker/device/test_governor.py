@@ -154,7 +154,7 @@ def test_hours_are_the_union_of_their_spans(spans: list[tuple[int, int]]) -> Non
     assert {minute for minute in range(MINUTES_PER_DAY) if is_within(text, minute)} == allowed
 
 
-@pytest.mark.parametrize("text", ["22-7", "24:00-01:00", "22:00-07:60", "22:00", "always"])
+@pytest.mark.parametrize("text", ["22-7", "24:00-01:00", "22:00-07:60", "22:00", "always", "2٣:00-07:00"])
 def test_hours_that_make_no_sense_are_refused(text: str) -> None:
     with pytest.raises(InvalidSettings, match="hours"):
         limits(hours=text)

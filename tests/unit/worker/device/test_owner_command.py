@@ -63,7 +63,7 @@ def test_durations(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "0h", "2", "h", "2h 30m", "-1h", "1m1h", "9999999h"])
+@pytest.mark.parametrize("text", ["", "0h", "2", "h", "2h 30m", "-1h", "1m1h", "9999999h", "٣h"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(InvalidDuration):
         parse_duration(text)

@@ -19,8 +19,8 @@ from tradepost.errors import (
     RunnerFailed,
     TradepostError,
 )
-from tradepost_worker.commands.doctor import examine_database
 from tradepost_worker.commands.health_checks import Health
+from tradepost_worker.commands.state_checks import examine_database
 from tradepost_worker.commands.status import read_status
 from tradepost_worker.commands.uninstall import check_nothing_lost
 from tradepost_worker.leases.database import (

@@ -1,7 +1,7 @@
-"""Outputs as tensor documents in unnamed files, read from there part by part.
+"""Uploaded inputs and outputs as tensor documents in unnamed files, read from there part by part.
 
-One operation on a whole output would hold the interpreter's lock for long, and outputs may be larger than
-memory. Everything here waits for the disk: it is called in threads.
+One operation on a whole document would hold the interpreter's lock for long, and it may exceed memory.
+Everything here waits for the disk: it is called in threads.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 from tradepost.pipeline.tensors import TensorDocument, map_document
 
 
-class OutputDocuments:
-    """Maps outputs. `folder` is on a disk with room for three of them."""
+class StoredDocuments:
+    """Maps documents. `folder` is on a disk with room for five of them."""
 
     def __init__(self, *, folder: Path) -> None:
         self._folder = folder

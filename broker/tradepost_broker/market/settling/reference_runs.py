@@ -1,0 +1,41 @@
+"""Which auditors can make a reference run of a job, and how many of them lost one."""
+
+from __future__ import annotations
+
+from tradepost_broker.market.model.entities import Job, Lease, LeasePurpose
+from tradepost_broker.market.model.lease_states import LOST
+from tradepost_broker.market.state.market_state import MarketState
+from tradepost_broker.market.state.offer_book import fits
+from tradepost_broker.market.state.worker_state import WorkerState
+
+
+def able_auditors(state: MarketState, job: Job) -> list[WorkerState]:
+    """Connected auditors that can run the job; none once too many reference runs of it were lost.
+
+    An auditor that lost one of it is left out if there is another.
+    """
+    lost = lost_runs(state, job)
+    if len(lost) >= state.policy.audits_lost_max:
+        return []
+    need = state.need(job)
+    able = [
+        auditor
+        for _, auditor in sorted(state.auditors.items())
+        if auditor.record.offer is not None
+        and auditor.capacity(state.day) > 0
+        and job.pipeline not in auditor.refused
+        and fits(auditor.record.offer, need)
+    ]
+    if not state.policy.fair_audits:
+        return able
+    losers = {lease.worker for lease in lost}
+    return [auditor for auditor in able if auditor.record.id not in losers] or able
+
+
+def lost_runs(state: MarketState, job: Job) -> list[Lease]:
+    """The reference runs of a job that were lost."""
+    return [
+        lease
+        for lease in state.leases_of[job.id]
+        if lease.purpose is LeasePurpose.AUDIT and lease.state in LOST
+    ]

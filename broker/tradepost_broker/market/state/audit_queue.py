@@ -1,0 +1,185 @@
+"""Which job the next auditor that has time makes a reference run of.
+
+Auditors' time is shared by start-time fair queueing (Goyal, Vin and Cheng, 1996): each account has a clock
+that runs by the auditor time it uses, an account that begins to wait starts at the clock of the one that is
+furthest behind, and that one is next. So an account that floods the auditors waits for itself. Within
+an account, its pipelines share in the same way. A job that waits to be decided comes before spot checks of
+decided ones, unless its account is more than `_AHEAD_S` ahead of its share.
+
+A run is charged its pipeline's time limit when it begins, and what it did not use is given back at its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Set
+from typing import Final, NamedTuple
+
+#: How far ahead of its share, in seconds of auditor time, an account's undecided jobs still come first.
+_AHEAD_S: Final = 60.0
+#: Clocks of accounts that wait for nothing are dropped beyond this number.
+_IDLE_CLOCKS_KEPT: Final = 1_024
+
+
+class Flow(NamedTuple):
+    """Whose time a reference run uses."""
+
+    account: str
+    pipeline: str
+
+
+class _Charge(NamedTuple):
+    flow: Flow
+    begun_at: float
+    charged_s: float
+
+
+class _Clocks:
+    """The auditor time that each waiting subject has used, as far as it matters for who is next."""
+
+    def __init__(self) -> None:
+        self._used_s: dict[object, float] = {}
+        self.now_s = 0.0
+
+    def used(self, subject: object) -> float:
+        return max(self._used_s.get(subject, 0.0), self.now_s)
+
+    def start(self, subject: object) -> None:
+        self._used_s[subject] = self.used(subject)
+
+    def serve(self, subject: object, charged_s: float, waiting: Iterable[object]) -> None:
+        """Charge a subject. The time goes on to that of the one that is furthest behind, itself included."""
+        started_s = self.used(subject)
+        self.now_s = min([started_s, *(self.used(one) for one in waiting)])
+        self._used_s[subject] = started_s + charged_s
+
+    def give_back(self, subject: object, unused_s: float) -> None:
+        if subject in self._used_s:
+            self._used_s[subject] -= unused_s
+
+    def drop_idle(self, waiting: Set[object]) -> None:
+        if len(self._used_s) > _IDLE_CLOCKS_KEPT:
+            self._used_s = {
+                one: used for one, used in self._used_s.items() if one in waiting or used > self.now_s
+            }
+
+
+class _Waiting:
+    """Jobs that wait, by account and pipeline, each in order of arrival."""
+
+    def __init__(self) -> None:
+        self.flows: dict[str, Flow] = {}
+        self.accounts: dict[str, dict[Flow, dict[str, None]]] = {}
+
+    def add(self, job: str, flow: Flow) -> None:
+        self.flows[job] = flow
+        self.accounts.setdefault(flow.account, {}).setdefault(flow, {})[job] = None
+
+    def discard(self, job: str) -> None:
+        flow = self.flows.pop(job, None)
+        if flow is None:
+            return
+        jobs = self.accounts[flow.account][flow]
+        del jobs[job]
+        if not jobs:
+            del self.accounts[flow.account][flow]
+        if not self.accounts[flow.account]:
+            del self.accounts[flow.account]
+
+    def count(self, account: str) -> int:
+        return sum(len(jobs) for jobs in self.accounts.get(account, {}).values())
+
+    def heads(self, account: str, tried: set[str]) -> list[Flow]:
+        """The account's flows whose first job was not tried. One that was tried has gone to the end."""
+        return [flow for flow, jobs in self.accounts[account].items() if next(iter(jobs)) not in tried]
+
+
+class AuditQueue:
+    """Jobs that wait for an auditor. Not `fair`, it serves them in order of arrival, undecided ones first."""
+
+    def __init__(self, *, fair: bool) -> None:
+        self._fair = fair
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._undecided = _Waiting()
+        self._spot_checks = _Waiting()
+        self._accounts = _Clocks()
+        self._flows = _Clocks()
+        self._running: dict[str, _Charge] = {}
+
+    def __contains__(self, job: object) -> bool:
+        return job in self._undecided.flows or job in self._spot_checks.flows
+
+    @property
+    def undecided(self) -> list[str]:
+        """The jobs that wait for an auditor to decide them, in order of arrival."""
+        return list(self._undecided.flows)
+
+    def add(self, job: str, flow: Flow, *, is_decided: bool) -> None:
+        """Let a job wait that does not yet; `is_decided` says that it waits for a spot check."""
+        (self._spot_checks if is_decided else self._undecided).add(job, flow)
+        if self._fair:
+            self._accounts.start(flow.account)
+            self._flows.start(flow)
+
+    def discard(self, job: str) -> None:
+        """Let a job wait no more."""
+        self._undecided.discard(job)
+        self._spot_checks.discard(job)
+
+    def has_room(self, account: str, backlog_max: int) -> bool:
+        """Whether one more spot check of an account may wait: all that wait share `backlog_max` equally."""
+        waiting = self._spot_checks
+        if not self._fair:
+            return len(waiting.flows) < backlog_max
+        sharing = len(waiting.accounts) + (account not in waiting.accounts)
+        return waiting.count(account) < backlog_max // sharing
+
+    def begin(self, lease: str, flow: Flow, *, limit_s: float, at: float) -> None:
+        """A reference run of this flow begins, which may take `limit_s`."""
+        if self._fair:
+            self._accounts.serve(flow.account, limit_s, self._waiting_accounts())
+            self._flows.serve(flow, limit_s, self._waiting_flows())
+            self._running[lease] = _Charge(flow, at, limit_s)
+
+    def end(self, lease: str, at: float) -> None:
+        """A reference run has ended; any other lease is ignored."""
+        charge = self._running.pop(lease, None)
+        if charge is not None:
+            unused_s = max(0.0, charge.charged_s - (at - charge.begun_at))
+            self._accounts.give_back(charge.flow.account, unused_s)
+            self._flows.give_back(charge.flow, unused_s)
+            self._accounts.drop_idle(self._waiting_accounts())
+            self._flows.drop_idle(self._waiting_flows())
+
+    def in_turn(self) -> Iterator[str]:
+        """Every job that waits now, each chosen when it is asked for. The caller takes each one out."""
+        tried: set[str] = set()
+        while (job := self._next(tried)) is not None:
+            tried.add(job)
+            yield job
+
+    def _waiting_accounts(self) -> set[str]:
+        return {*self._undecided.accounts, *self._spot_checks.accounts}
+
+    def _waiting_flows(self) -> set[Flow]:
+        waiting = (self._undecided, self._spot_checks)
+        return {flow for one in waiting for flows in one.accounts.values() for flow in flows}
+
+    def _next(self, tried: set[str]) -> str | None:
+        undecided, spot_check = self._first(self._undecided, tried), self._first(self._spot_checks, tried)
+        if undecided is None or spot_check is None or not self._fair:
+            return undecided or spot_check
+        used_s = self._accounts.used(self._undecided.flows[undecided].account)
+        is_behind = used_s <= self._accounts.used(self._spot_checks.flows[spot_check].account)
+        return undecided if is_behind or used_s <= self._accounts.now_s + _AHEAD_S else spot_check
+
+    def _first(self, waiting: _Waiting, tried: set[str]) -> str | None:
+        if not self._fair:
+            return next((job for job in waiting.flows if job not in tried), None)
+        for account in sorted(waiting.accounts, key=self._accounts.used):
+            heads = waiting.heads(account, tried)
+            if heads:
+                return next(iter(waiting.accounts[account][min(heads, key=self._flows.used)]))
+        return None

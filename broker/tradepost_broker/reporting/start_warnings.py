@@ -1,0 +1,49 @@
+"""Logs, when a broker starts, what may be missing because only a part of its data folder was restored."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from tradepost.errors import UNDECODABLE
+from tradepost_broker.market.model.policy import MarketPolicy, recorded_policy
+from tradepost_broker.storage.store import BrokerStart
+
+log = logging.getLogger(__name__)
+
+
+def log_policy_changes(starts: Sequence[BrokerStart], policy: MarketPolicy) -> None:
+    """Log the values of `policy` that differ from those of the newest of the earlier `starts`."""
+    if not starts:
+        return
+    try:
+        before = recorded_policy(starts[-1].policy)
+    except UNDECODABLE as error:
+        log.warning(
+            "The policy of the last start is unreadable: %s", error, extra={"action": "policy_unreadable"}
+        )
+        return
+    changes = [
+        f"{name} from {getattr(before, name)} to {getattr(policy, name)}"
+        for name in policy.__struct_fields__
+        if getattr(before, name) != getattr(policy, name)
+    ]
+    if changes:
+        log.warning(
+            "The market's policy has changed since the last start: %s",
+            ", ".join(changes),
+            extra={"action": "policy_changed"},
+        )
+
+
+def log_missing_blocks(count: int, folder: Path) -> None:
+    """Log how many blocks of published pipelines are not in the data folder `folder`, if any."""
+    if count:
+        log.error(
+            "%d blocks of published pipelines are missing in %s: restore that folder from a backup, or have "
+            "the pipelines published again",
+            count,
+            folder / "blocks",
+            extra={"action": "blocks_missing"},
+        )
