@@ -68,6 +68,23 @@ class Tally:
         self.counts[kind] = self.counts.get(kind, 0) + 1
         self._today = Weight(*(old + new for old, new in zip(self._today, weight, strict=True)))
 
+    def withdraw(self, kind: str, weight: Weight, *, day: int) -> None:
+        """Undo one `add` of the same arguments, whatever was added since."""
+        self.counts[kind] -= 1
+        if not self.counts[kind]:
+            del self.counts[kind]
+        if day == self._day:
+            self._today = Weight(*(old - gone for old, gone in zip(self._today, weight, strict=True)))
+            return
+        fade = 0.5 ** ((self._day - day) / self.half_life_days)
+        past = self._past
+        self._past = Weight(
+            good=past.good - weight.good * fade,
+            bad=past.bad - weight.bad * fade,
+            fraud=past.fraud - weight.fraud,
+            checks=past.checks - weight.checks * fade,
+        )
+
     def record(self, *, day: int) -> TrackRecord:
         """The record as of `day`."""
         faded = self._faded(max(day, self._day))
@@ -77,8 +94,9 @@ class Tally:
         fade = 0.5 ** ((day - self._day) / self.half_life_days)
         past, today = self._past, self._today
         return Weight(
-            good=(past.good + today.good) * fade,
-            bad=(past.bad + today.bad) * fade,
+            # What was withdrawn on a later day may leave a rest of rounding below zero.
+            good=max(0.0, past.good + today.good) * fade,
+            bad=max(0.0, past.bad + today.bad) * fade,
             fraud=past.fraud + today.fraud,
             checks=(past.checks + today.checks) * fade,
         )

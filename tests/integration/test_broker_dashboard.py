@@ -80,7 +80,7 @@ async def test_a_failures_detail_is_for_the_submitter_alone(broker: LocalBroker)
 
 
 async def test_a_score_opens_the_evidence_behind_it(tmp_path: Path) -> None:
-    async with local_broker(tmp_path, policy=MarketPolicy(audit_rate=1.0)) as broker:
+    async with local_broker(tmp_path, policy=MarketPolicy(audit_rate=1.0, references_to_expel=1)) as broker:
         key = await broker.account()
         pipeline = await broker.publish(key)
         auditor = await broker.worker("operator", serve=True, auditor=True)

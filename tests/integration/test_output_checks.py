@@ -172,7 +172,7 @@ async def test_zeros_do_not_pass_in_a_pipeline_from_before_the_ceilings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(catalog, "check_tolerances", lambda _: None)
-    async with local_broker(tmp_path, policy=MarketPolicy(audit_rate=1.0)) as broker:
+    async with local_broker(tmp_path, policy=MarketPolicy(audit_rate=1.0, references_to_expel=1)) as broker:
         key = await broker.account()
         old = await broker.publish(key, SamplePipeline(tolerance=Tolerance(atol=1.0, rtol=1.0)))
         auditor = await broker.worker("operator", serve=True, auditor=True)

@@ -83,6 +83,7 @@ class Scene:
             "job": [self.job],
             "lease": [f"{self.job}.{attempt}" for attempt in (1, 2, 3)],
             "worker": [worker.id for worker in self.workers.values()],
+            "pipeline": [DECOY_CID],
             "cid": [DECOY_CID, str(add_bytes(sample_input(), put=None))],
             "path": ["x"],
         }

@@ -47,10 +47,10 @@ def team(figures: RunFigures, model: str) -> TeamFigures:
 
 
 @pytest.mark.parametrize("confidence", [0.95, 0.99])
-def test_with_an_auditor_cheats_are_expelled_and_hardly_any_wrong_result_is_accepted(
+def test_with_two_auditors_cheats_are_expelled_and_hardly_any_wrong_result_is_accepted(
     confidence: float,
 ) -> None:
-    figures = simulate(colluders(confidence=confidence, auditors=1), seed=20)
+    figures = simulate(colluders(confidence=confidence, auditors=2), seed=20)
     [got] = figures.confidences
     assert got.accepted == JOBS
     assert got.wrong_accepted / got.accepted <= (1 - confidence) / 2

@@ -21,11 +21,13 @@ from tradepost_broker.market.matching.eligible_offers import EligibleOffers
 from tradepost_broker.market.model.entities import EvidenceKind, WorkerStanding
 from tradepost_broker.market.model.events import NotifyFinished
 from tradepost_broker.market.settling import (
+    begun_work,
     break_offs,
     findings,
     late_receipts,
     partial_pay,
     payments,
+    reference_verdicts,
     settlement,
 )
 from tradepost_broker.market.state import seeded_random
@@ -138,6 +140,11 @@ def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(partial_pay, "_worth", lambda price, stages, results: 2 * price)
 
 
+@bug("begun work costs more than the price of its lease")
+def _(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(begun_work, "share_of_price", lambda lease, share: 2 * lease.price_microcredits)
+
+
 # Verdicts
 
 
@@ -166,13 +173,13 @@ def _(patch: pytest.MonkeyPatch) -> None:
 
 @bug("a reference run blames those who agree with it")
 def _(patch: pytest.MonkeyPatch) -> None:
-    apply = settlement.apply_audit
+    apply = reference_verdicts.apply
 
     def inverted(state: MarketState, audit: Any, agrees_with: frozenset[str]) -> None:
         judged = {one.id for one in state.leases_of[audit.job] if settlement.is_result(one)}
         apply(state, audit, frozenset(judged - agrees_with))
 
-    patch.setattr(settlement, "apply_audit", inverted)
+    patch.setattr(reference_verdicts, "apply", inverted)
 
 
 @bug("no result is chosen for a spot check")
@@ -231,6 +238,19 @@ def _(patch: pytest.MonkeyPatch) -> None:
         return max(0.0, sum(own))
 
     patch.setattr(CheckRecord, "passed", generous)
+
+
+@bug("one reference run expels")
+def _(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(reference_verdicts, "_accuse", reference_verdicts._convict)
+
+
+@bug("reference runs that differ prove fraud")
+def _(patch: pytest.MonkeyPatch) -> None:
+    def convict(state: MarketState, job: Any, one: Any, _other: Any) -> None:
+        reference_verdicts._convict(state, one, (), reference_verdicts._end_accusation(state, job))
+
+    patch.setattr(reference_verdicts, "_dismiss", convict)
 
 
 # Leases

@@ -22,6 +22,7 @@ from tradepost_broker.market.model.events import (
     MatchingEvent,
     OfferUpdated,
     PipelinePublished,
+    QuarantineLifted,
     ReceiptDelivered,
     RevocationsIssued,
     WorkerConnected,
@@ -65,6 +66,7 @@ def _offer(event: WorkerConnected | OfferUpdated) -> str:
 _NAMES: Final[dict[type[Any], Callable[[Any], str]]] = {
     JobSubmitted: lambda event: f"submission {event.account} {event.idempotency_key}",
     CancelRequested: lambda event: f"cancellation {event.job}",
+    QuarantineLifted: lambda event: f"quarantine {event.pipeline} {event.account}",
     ReceiptDelivered: lambda event: delivery_of(event.lease),
     LeaseGivenBack: lambda event: delivery_of(event.lease),
     LeaseProgressed: lambda event: f"progress {event.lease}",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import partial
 
 from tradepost.errors import UnknownJob
-from tradepost.protocol import JobView
-from tradepost_broker.engine.engine import Engine, Reply
+from tradepost.protocol import JobView, QuarantineView
+from tradepost_broker.engine.engine import Engine, Moment, Reply
 from tradepost_broker.engine.work import EventWork
-from tradepost_broker.market.model.entities import Job
-from tradepost_broker.market.model.events import CancelRequested
+from tradepost_broker.market.model.entities import Job, PipelineUse
+from tradepost_broker.market.model.events import CancelRequested, QuarantineLifted
 from tradepost_broker.reporting.views import job_view
 from tradepost_broker.storage.shell_records import Delivery
 from tradepost_broker.storage.store import Store
@@ -62,6 +62,20 @@ class JobService:
         self.job(account, job_id)
         await self._engine.ask(_cancelling(account, job_id))
         return self.view(account, job_id)
+
+    async def lift_quarantine(self, account: str, pipeline: str) -> QuarantineView:
+        """Let the account's jobs on a pipeline be leased again; how it stands then.
+
+        Raises `UnknownPipeline`.
+        """
+
+        def lifted(moment: Moment) -> QuarantineLifted:
+            return QuarantineLifted(at=moment.at, account=account, pipeline=pipeline, seed=moment.seed)
+
+        await self._engine.ask(EventWork(lifted))
+        uses = [self._store.get(PipelineUse, f"{pipeline}/{whose}") for whose in (account, "")]
+        quarantined = any(use is not None and use.quarantined_at is not None for use in uses)
+        return QuarantineView(pipeline=pipeline, quarantined=quarantined)
 
 
 def _cancelling(account: str, job_id: str) -> EventWork:

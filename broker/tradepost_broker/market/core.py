@@ -35,6 +35,7 @@ from tradepost_broker.market.model.events import (
     MatchingEvent,
     OfferUpdated,
     PipelinePublished,
+    QuarantineLifted,
     ReceiptDelivered,
     ReplyRefused,
     Restarted,
@@ -45,7 +46,7 @@ from tradepost_broker.market.model.events import (
     WorkerJoined,
 )
 from tradepost_broker.market.model.policy import MarketPolicy
-from tradepost_broker.market.settling import revocation, settlement
+from tradepost_broker.market.settling import reference_verdicts, revocation, settlement
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.worker_state import Reputation
 
@@ -61,6 +62,7 @@ _HANDLERS: Final[dict[type[Any], Callable[[MarketState, Any], None]]] = {
     Restarted: connections.restart,
     ReceiptDelivered: receipts.deliver,
     LeaseGivenBack: receipts.give_back,
+    QuarantineLifted: submissions.lift_quarantine,
     LeaseProgressed: lateness.note_progress,
     RevocationsIssued: revocation.enforce,
     DefectFound: defects.end,
@@ -151,8 +153,16 @@ class Market:
         return len(watch.stages_s)
 
     def results_of(self, job: str) -> list[Lease]:
-        """Its leases that a new result is to be compared with: those whose outcome is in, checks excluded."""
-        return [lease for lease in self._state.leases_of.get(job, ()) if settlement.is_result(lease)]
+        """Its leases that a new result is to be compared with: those whose outcome is in.
+
+        Reference runs are among them only while they have to be confirmed by others.
+        """
+        accused = job in self._state.jobs and bool(self._state.jobs[job].accused)
+        return [
+            lease
+            for lease in self._state.leases_of.get(job, ())
+            if settlement.is_result(lease) or (accused and reference_verdicts.is_reference(lease))
+        ]
 
     def open_leases_of(self, worker: str) -> list[Lease]:
         """The leases that a worker is expected to work on."""

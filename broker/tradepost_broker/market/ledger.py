@@ -36,6 +36,7 @@ class Kind:
     STAKE: Final = "stake"
     PAY: Final = "pay"
     PAY_STAGES: Final = "pay_stages"
+    PAY_BEGUN: Final = "pay_begun"
     MATURE: Final = "mature"
     CLAW_BACK: Final = "claw_back"
     SLASH: Final = "slash"
@@ -139,8 +140,11 @@ class Ledger:
     def pay(
         self, job: str, lease: str, worker: str, amount_microcredits: int, *, at: float, kind: str = Kind.PAY
     ) -> None:
-        """Post a part of a job's reservation to a worker's hold, once per lease: for its result, or for the
-        stages that it had done (`PAY_STAGES`)."""
+        """Post a part of a job's reservation to a worker's hold, once per lease.
+
+        It is for its result, for the stages that it had done (`PAY_STAGES`), or for work on a job that gave
+        no result (`PAY_BEGUN`).
+        """
         transfer = f"{lease}:{Kind.PAY}"
         known = self._applied.get(transfer)
         if known is not None:

@@ -18,9 +18,11 @@ from tradepost_broker.market.ledger import Kind, Reservation
 from tradepost_broker.market.model.entities import (
     Account,
     Evidence,
+    EvidenceKind,
     Job,
     Lease,
     Pipeline,
+    PipelineUse,
     Record,
     Transfer,
     Worker,
@@ -101,6 +103,7 @@ def needed(at: float, policy: MarketPolicy) -> Selection:
         Job: job_conditions,
         Lease: (Related("job", Job, "id", job_conditions),),
         Evidence: None,
+        PipelineUse: None,
     }
 
 
@@ -147,13 +150,19 @@ def restore(
         state.add_pipeline(pipeline)
     for worker in of(Worker):
         state.add_worker(worker)
-    for evidence in sorted(of(Evidence), key=lambda evidence: (evidence.at, evidence.id)):
-        state.workers[evidence.worker].learn(evidence)
+    _restore_evidence(state, of(Evidence))
+    for use in of(PipelineUse):
+        state.uses[use.pipeline, use.account] = use
+    may_be_withdrawn = {evidence for use in state.uses.values() for evidence in use.evidence}
+    state.withdrawable = {one.id: one for one in of(Evidence) if one.id in may_be_withdrawn}
     for job in sorted(of(Job), key=lambda job: (job.submitted_at, job.id)):
         _restore_job(state, job)
     for lease in sorted(of(Lease), key=lambda lease: (lease.job, lease.attempt)):
         invariant(lease.job in state.jobs, f"lease {lease.id} has no job")
         state.add_lease(lease)
+    for job in state.jobs.values():
+        if job.accused:
+            state.accuse(job)
     open_jobs = [job for job in state.jobs.values() if job.status not in FINAL]
     for job in open_jobs:
         committed_microcredits = sum(lease.price_microcredits for lease in state.live_leases(job))
@@ -166,6 +175,17 @@ def restore(
         may_be_more=any(kind == kind_of(Job) for kind, _ in left_out),
     )
     return state
+
+
+def _restore_evidence(state: MarketState, known: list[Evidence]) -> None:
+    by_id = {evidence.id: evidence for evidence in known}
+    for evidence in sorted(known, key=lambda evidence: (evidence.at, evidence.id)):
+        worker = state.workers[evidence.worker]
+        worker.learn(evidence)
+        if evidence.kind is EvidenceKind.WITHDRAWN:
+            withdrawn = by_id.get(evidence.id.removesuffix(f":{EvidenceKind.WITHDRAWN.value}"))
+            if withdrawn is not None:  # else its row cannot be read, so that it was not learned either
+                worker.withdraw(withdrawn)
 
 
 def _restore_job(state: MarketState, job: Job) -> None:

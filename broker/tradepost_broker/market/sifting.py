@@ -15,6 +15,7 @@ from tradepost_broker.market.model.entities import (
     Job,
     Lease,
     Pipeline,
+    PipelineUse,
     Record,
     Worker,
 )
@@ -59,6 +60,8 @@ def sift(records: Iterable[Record], *, without: Iterable[tuple[str, str]] = ()) 
         reason = ""
         if isinstance(record, Job):
             reason = _why_not_job(record, pipelines, workers, leases.get(record.id, []))
+        elif isinstance(record, PipelineUse) and record.pipeline not in pipelines:
+            reason = f"its pipeline {record.pipeline} is missing"
         elif isinstance(record, Evidence) and record.worker not in workers:
             reason = f"worker {record.worker} is missing"
         if reason:

@@ -255,18 +255,42 @@ class MarketDriver:
         """Deliver an outcome for a lease, as its worker unless another is named."""
         known = self.market.lease(lease)
         peers = self.market.results_of(known.job) if known else []
+        agrees_with = tuple(peer.id for peer in peers if peer.outcome == outcome and peer.id != lease)
+        worker = worker or (known.worker if known else "nobody")
         return self.handle(
-            ReceiptDelivered(
-                at=self.at,
-                worker=worker or (known.worker if known else "nobody"),
-                lease=lease,
-                outcome=outcome,
-                stage_hashes=stages,
-                stage_wall_us=wall_us,
-                agrees_with=tuple(peer.id for peer in peers if peer.outcome == outcome and peer.id != lease),
+            self.receipt(
+                lease,
+                outcome,
+                worker=worker,
+                agrees_with=agrees_with,
+                stages=stages,
+                wall_us=wall_us,
                 problem=problem,
-                seed=self.next_seed(),
             )
+        )
+
+    def receipt(
+        self,
+        lease: str,
+        outcome: str,
+        *,
+        worker: str,
+        agrees_with: tuple[str, ...],
+        stages: tuple[tuple[str, str], ...] = (),
+        wall_us: tuple[int, ...] = (),
+        problem: Problem | None = None,
+    ) -> ReceiptDelivered:
+        """The event that brings an outcome which agrees with these leases, be it within a tolerance."""
+        return ReceiptDelivered(
+            at=self.at,
+            worker=worker,
+            lease=lease,
+            outcome=outcome,
+            stage_hashes=stages,
+            stage_wall_us=wall_us,
+            agrees_with=agrees_with,
+            problem=problem,
+            seed=self.next_seed(),
         )
 
     def give_back(

@@ -29,6 +29,7 @@ WORKER_MODELS: Final[dict[str, type[WorkerModel]]] = {
         cheating.SelfDealingWorker,
         cheating.Underbidder,
         cheating.SybilSwarm,
+        disruptive.Accomplice,
         disruptive.Holder,
         disruptive.Preempter,
     )
@@ -87,7 +88,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     rate_per_s: float = 4.0
     deadline_s: float = 300.0
     confidences: tuple[float, ...] = CONFIDENCES
-    auditors: int = 1
+    auditors: int = 2
     auditor_capacity: int = 4
     stake_microcredits: int = 1_000_000
     outcomes_are_visible: bool = False
@@ -217,9 +218,17 @@ _PRESETS: Final = (
     ),
     Scenario(
         name="poison-jobs",
-        about="A submitter whose jobs fail on every device, at no cost to it.",
+        about="A submitter whose jobs fail on every device, and who lifts each quarantine.",
         teams=(_HONEST,),
         accounts=(Account(model="poison-submitter", rate_per_s=2.0),),
+    ),
+    Scenario(
+        name="poison-accomplice",
+        about="Jobs that fail on every device but two accomplices', so that the others are blamed.",
+        teams=(Team(model="honest", workers=12), Team(model="accomplice", workers=2)),
+        accounts=(Account(model="poison-submitter", hand="accomplice", rate_per_s=2.0),),
+        jobs=1_000,
+        rate_per_s=2.0,
     ),
     Scenario(
         name="nondeterministic-model",

@@ -176,6 +176,16 @@ class EvidenceTable(_Table, table=True):
     vouched_checks: float
 
 
+class PipelineUseTable(_Table, table=True):
+    """`entities.PipelineUse`."""
+
+    __tablename__ = "pipeline_uses"
+    __table_args__ = (_SMALL,)
+    id: str = _key()
+    pipeline: str = Field(foreign_key="pipelines.id")
+    body: bytes = _blob()
+
+
 class MatchTable(_Table, table=True):
     """`entities.Match`."""
 

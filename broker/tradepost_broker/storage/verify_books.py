@@ -21,6 +21,7 @@ from tradepost_broker.market.model.entities import (
     Lease,
     Match,
     Pipeline,
+    PipelineUse,
     Transfer,
     Worker,
 )
@@ -39,6 +40,7 @@ KINDS: Final[tuple[type[Any], ...]] = (
     Job,
     Lease,
     Evidence,
+    PipelineUse,
     Match,
 )
 _SHOWN_MAX: Final = 20

@@ -8,8 +8,9 @@ from tradepost_broker.market.model.entities import Evidence, Lease, LeasePurpose
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.testing import MarketDriver
 
-NO_CHECKS: Final = MarketPolicy(audit_rate=0.0)
-ALWAYS_CHECKED: Final = MarketPolicy(audit_rate=1.0)
+#: One reference run proves fraud, so that tests of its consequences need one only.
+NO_CHECKS: Final = MarketPolicy(audit_rate=0.0, references_to_expel=1)
+ALWAYS_CHECKED: Final = MarketPolicy(audit_rate=1.0, references_to_expel=1)
 
 
 class StaffedMarket(MarketDriver):

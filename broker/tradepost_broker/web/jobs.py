@@ -12,7 +12,7 @@ from aiohttp import web
 from sqlalchemy import select
 
 from tradepost.errors import InvalidRequest, QuotaExceeded, UnknownJob
-from tradepost.protocol import AccountView, JobEntry, JobList, JobRequest, JobView
+from tradepost.protocol import AccountView, JobEntry, JobList, JobRequest, JobView, QuarantineView
 from tradepost_broker.content.uploads import Uploads
 from tradepost_broker.engine.engine import Engine
 from tradepost_broker.jobs.job_service import JobService
@@ -93,6 +93,13 @@ class JobEndpoints:
                 reply=Explanation,
             ),
             Endpoint(
+                method="DELETE",
+                path="/v1/quarantines/{pipeline}",
+                handler=self.lift_quarantine,
+                access=account,
+                reply=QuarantineView,
+            ),
+            Endpoint(
                 method="GET", path="/v1/account", handler=self.account, access=account, reply=AccountView
             ),
             Endpoint(
@@ -130,6 +137,11 @@ class JobEndpoints:
     async def cancel(self, request: web.Request) -> web.StreamResponse:
         """Cancel a job that has not ended; what was reserved for it is free again."""
         return reply(await self._jobs.cancel(request[ACCOUNT], request.match_info["job"]))
+
+    async def lift_quarantine(self, request: web.Request) -> web.StreamResponse:
+        """Let the account's jobs on a pipeline be leased again, after they failed on everybody."""
+        view = await self._jobs.lift_quarantine(request[ACCOUNT], request.match_info["pipeline"])
+        return reply(view)
 
     async def output(self, request: web.Request) -> web.StreamResponse:
         """The output document of an accepted job, as the receipts commit to it."""

@@ -35,7 +35,7 @@ from tradepost.client.results import Result
 from tradepost.content import Cid
 from tradepost.errors import ClientClosed, InvalidCall, InvalidSettings
 from tradepost.money import Credits, to_credits
-from tradepost.protocol import AccountView, JobList, JobView, PipelineView, Requirements
+from tradepost.protocol import AccountView, JobList, JobView, PipelineView, QuarantineView, Requirements
 from tradepost.proxies import proxy_for
 from tradepost.short_repr import shown
 
@@ -217,6 +217,15 @@ class AsyncClient(NotCopied):
     async def cancel(self, job: str) -> JobView:
         """Cancel a job by id; the job as it stands then. Raises `UnknownJob`."""
         return await self._checked().requests.ask_for(JobView, "DELETE", "v1/jobs/{}", job_id(job))
+
+    async def lift_quarantine(self, pipeline: str) -> QuarantineView:
+        """Let the account's jobs on a pipeline be leased again, after they failed on everybody.
+
+        The pipeline stays quarantined if it fails for other accounts too, until it is published again. Raises
+        `UnknownPipeline`.
+        """
+        path = f"v1/quarantines/{pipeline_cid(pipeline)}"
+        return await self._checked().requests.ask_for(QuarantineView, "DELETE", path)
 
     async def pipeline(self, cid: str) -> PipelineView:
         """A published pipeline: its manifest and signature. Raises `UnknownPipeline`."""

@@ -76,7 +76,7 @@ class AsyncJobHandle(NotCopied):
             raise ResultTimeout(f"job {self.id} has no result after {limit_s:g} s", job=self.id) from None
 
     def cancel(self) -> asyncio.Future[bool]:
-        """Cancel the job unless it has ended. Awaited: whether it is cancelled now, which costs nothing.
+        """Cancel the job unless it has ended. What it had begun is paid. Awaited: whether it was.
 
         `False` says that it ended before: `result` tells how. Awaiting raises `BrokerUnavailable`; the job is
         cancelled whether this is awaited or not.

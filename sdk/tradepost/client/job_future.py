@@ -112,7 +112,7 @@ class Job(Protocol):
 
 
 class JobFuture(NotCopied, concurrent.futures.Future[Result]):
-    """The future result of a job. `cancel` cancels the job itself, and `True` says that nothing is paid."""
+    """The future result of a job. `cancel` cancels the job itself; only begun work is then paid."""
 
     def __init__(self, job: Job, callbacks: CallbackThread) -> None:
         super().__init__()

@@ -24,7 +24,7 @@ from tradepost.client.not_copied import NotCopied
 from tradepost.client.results import Result
 from tradepost.content import Cid
 from tradepost.errors import ClientClosed, InvalidCall, ResultTimeout
-from tradepost.protocol import JobList, JobView, PipelineView
+from tradepost.protocol import JobList, JobView, PipelineView, QuarantineView
 
 
 class JobHandle(NotCopied):
@@ -82,7 +82,7 @@ class JobHandle(NotCopied):
             raise ResultTimeout(f"job {self.id} has no result after {limit_s:g} s", job=self.id) from None
 
     def cancel(self) -> bool:
-        """Cancel the job unless it has ended; whether it is cancelled now, which costs nothing.
+        """Cancel the job unless it has ended; whether it is cancelled now. What it had begun is paid.
 
         `False` says that it ended before: `result` tells how. Raises `BrokerUnavailable`.
         """
@@ -197,6 +197,14 @@ class Client(NotCopied):
     def cancel(self, job: str) -> JobView:
         """Cancel a job by id; the job as it stands then. Raises `UnknownJob`."""
         return self.open_thread().wait(self._async.cancel(job))
+
+    def lift_quarantine(self, pipeline: str) -> QuarantineView:
+        """Let the account's jobs on a pipeline be leased again, after they failed on everybody.
+
+        The pipeline stays quarantined if it fails for other accounts too, until it is published again. Raises
+        `UnknownPipeline`.
+        """
+        return self.open_thread().wait(self._async.lift_quarantine(pipeline))
 
     def pipeline(self, cid: str) -> PipelineView:
         """A published pipeline: its manifest and signature. Raises `UnknownPipeline`."""

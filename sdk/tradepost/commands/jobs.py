@@ -90,10 +90,24 @@ def cancel(
     broker: BrokerUrl = None,
     api_key: ApiKey = None,
 ) -> None:
-    """Cancel a job; its reserved credits are refunded."""
+    """Cancel a job; what was not begun is refunded."""
     with Client(broker, api_key=api_key) as client:
         view = client.cancel(job)
     typer.echo(f"{view.job}: {view.status.value}")
+
+
+@app.command()
+def lift_quarantine(
+    pipeline: Annotated[str, typer.Argument(help="The pipeline's CID.")],
+    broker: BrokerUrl = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Let jobs on a pipeline run again, after they failed on all workers that tried them."""
+    with Client(broker, api_key=api_key) as client:
+        view = client.lift_quarantine(pipeline)
+    line = "It is still quarantined for all accounts." if view.quarantined else "Its jobs can run again."
+    show_view(view, line, as_json=as_json)
 
 
 @app.command()

@@ -50,7 +50,7 @@ class Answer:
 
 
 def plan_workers(plan: DemoPlan) -> list[WorkerPlan]:
-    """Honest workers at rising prices, cheaters that underbid them all, and the operator's auditor."""
+    """Honest workers at rising prices, cheaters that underbid them all, and two owners' auditors."""
     honest = [
         WorkerPlan(name=_name(n), owner=_name(n), price=f"{0.0015 + 0.0005 * n:.4f}")
         for n in range(plan.workers)
@@ -59,8 +59,12 @@ def plan_workers(plan: DemoPlan) -> list[WorkerPlan]:
         WorkerPlan(name=f"mallory-{n}", owner=f"mallory-{n}", price="0.0005", module=CHEATING_MODULE)
         for n in range(1, plan.cheaters + 1)
     ]
-    auditor = WorkerPlan(name="auditor", owner="operator", price="0.001", stake="0", auditor=True)
-    return [*honest, *cheating, auditor]
+    # One auditor alone proves no fraud: another owner's must agree with it.
+    auditors = [
+        WorkerPlan(name=name, owner=owner, price="0.001", stake="0", auditor=True)
+        for name, owner in (("auditor", "operator"), ("second-auditor", "second-operator"))
+    ]
+    return [*honest, *cheating, *auditors]
 
 
 def run_demo(

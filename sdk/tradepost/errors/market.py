@@ -63,6 +63,17 @@ class NoEligibleWorker(TradepostError):
     default_hint = "Require less memory, less isolation or other providers, or wait for more workers."
 
 
+class PipelineQuarantined(TradepostError):
+    """Jobs of this account on this pipeline failed on all workers that tried them."""
+
+    fault = Fault.SUBMITTER
+    status = 409
+    default_hint = (
+        "Test the pipeline and the input on a device of your own. Then lift the quarantine with "
+        "`tradepost jobs lift-quarantine PIPELINE`."
+    )
+
+
 class NotVerified(TradepostError):
     """The credibility of the results did not reach the job's confidence."""
 
@@ -84,7 +95,7 @@ class JobCancelled(TradepostError):
 
     fault = Fault.SUBMITTER
     status = 409
-    default_hint = "Submit it again if you still need the result; the reserved credits are available again."
+    default_hint = "Submit it again if you still need the result; what was not begun is refunded."
 
 
 class ResultTimeout(TradepostError, TimeoutError):

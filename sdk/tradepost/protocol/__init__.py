@@ -40,6 +40,7 @@ from tradepost.protocol.rest import (
     JoinRequest,
     PipelineView,
     PublishRequest,
+    QuarantineView,
     Requirements,
     Verification,
 )
@@ -106,6 +107,7 @@ __all__ = [
     "Offer",
     "PipelineView",
     "PublishRequest",
+    "QuarantineView",
     "Recall",
     "Refused",
     "Rejected",

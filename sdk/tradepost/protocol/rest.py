@@ -95,6 +95,13 @@ class JobList(Message, frozen=True, kw_only=True):
     older: Short | None
 
 
+class QuarantineView(Message, frozen=True, kw_only=True):
+    """DELETE /v1/quarantines/{pipeline}: whether the account's jobs on a pipeline still get no leases."""
+
+    pipeline: Short
+    quarantined: bool
+
+
 class AccountView(Message, frozen=True, kw_only=True):
     """GET /v1/account: what may be spent, and what is set aside for open jobs."""
 

@@ -57,7 +57,7 @@ def test_its_books_verify(store: Store) -> None:
     assert (report.starts, report.total_microcredits) == (2, SUPPLY_MICROCREDITS)
     assert {transfer.kind for transfer in store.find(Transfer)} == {
         value for name, value in vars(Kind).items() if name.isupper()
-    }
+    } - {Kind.PAY_BEGUN}
 
 
 def test_its_amounts_are_read(store: Store) -> None:

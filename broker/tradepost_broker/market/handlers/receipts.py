@@ -18,7 +18,7 @@ from tradepost_broker.market.model.events import (
     SendSettled,
 )
 from tradepost_broker.market.model.lease_states import WITH_RECEIPT, LeaseTrigger
-from tradepost_broker.market.settling import break_offs, late_receipts, settlement
+from tradepost_broker.market.settling import break_offs, late_receipts, reference_verdicts, settlement
 from tradepost_broker.market.state import seeded_random
 from tradepost_broker.market.state.market_state import MarketState
 
@@ -51,7 +51,7 @@ def deliver(state: MarketState, event: ReceiptDelivered) -> None:
         lease.group = lease.id
         state.close_lease(lease, LeaseTrigger.RECEIPT_DELIVERED, event.problem)
         state.send(SendAcknowledged(lease.id, lease.worker))
-        settlement.apply_audit(state, lease, agrees_with)
+        reference_verdicts.apply(state, lease, agrees_with)
         return
     peers = state.ordinary_leases(job, LeaseState.DELIVERED)
     lease.group = next((peer.group for peer in peers if peer.id in agrees_with), lease.id)
@@ -103,6 +103,7 @@ def give_back(state: MarketState, event: LeaseGivenBack) -> None:
         evidence=EvidenceKind.FAILED if event.forged else None,
         pending_evidence=EvidenceKind.FAILED if _may_be_blamed(state, lease, event) else None,
         counts=_counts(state, lease, event.reason),
+        run_failed=not event.forged and event.reason in (GiveBackReason.FAILED, GiveBackReason.EXHAUSTED),
     )
 
 

@@ -15,10 +15,11 @@ from tradepost_broker.market.model.events import (
     Funded,
     JobSubmitted,
     PipelinePublished,
+    QuarantineLifted,
     ReplySubmitted,
 )
 from tradepost_broker.market.model.job_states import FINAL
-from tradepost_broker.market.settling import revocation, settlement
+from tradepost_broker.market.settling import quarantine, revocation, settlement
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.worker_state import WorkerState
 
@@ -44,6 +45,7 @@ def publish(state: MarketState, event: PipelinePublished) -> None:
         state.supply_changed |= bool(refused)
         if refused:
             state.save(new)  # so that the journal has the event
+        quarantine.lift(state, new.id, "")
     if event.account:
         signed_before = known.publishers if known is not None else ()
         claimed = [(event.account, key) for key in new.publishers if key not in signed_before]
@@ -70,6 +72,7 @@ def submit(state: MarketState, event: JobSubmitted) -> None:
     if pipeline is None:
         raise UnknownPipeline(event.pipeline)
     revocation.check(state, pipeline)
+    quarantine.check(state, event.pipeline, event.account)
     if event.job in state.jobs or event.max_price_microcredits < 1:
         raise InvalidRequest(f"job {event.job} with a cap of {event.max_price_microcredits} microcredits")
     state.ledger.reserve(event.job, event.account, event.max_price_microcredits)
@@ -93,6 +96,13 @@ def submit(state: MarketState, event: JobSubmitted) -> None:
     state.save(job)
     state.send(ReplySubmitted(job.id))
     state.jobs_to_advance[job.id] = None
+
+
+def lift_quarantine(state: MarketState, event: QuarantineLifted) -> None:
+    """Let an account's jobs on a pipeline be leased again. Without a quarantine it changes nothing."""
+    if event.pipeline not in state.pipelines:
+        raise UnknownPipeline(event.pipeline)
+    quarantine.lift(state, event.pipeline, event.account)
 
 
 def cancel(state: MarketState, event: CancelRequested) -> None:

@@ -10,7 +10,13 @@ from tradepost_broker.market.matching import advance_job, failure_reasons
 from tradepost_broker.market.model.entities import EvidenceKind, LeaseState
 from tradepost_broker.market.model.events import Tick
 from tradepost_broker.market.model.lease_states import LeaseTrigger
-from tradepost_broker.market.settling import break_offs, late_receipts, payments, settlement
+from tradepost_broker.market.settling import (
+    break_offs,
+    late_receipts,
+    payments,
+    reference_verdicts,
+    settlement,
+)
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
 from tradepost_broker.market.state.worker_state import in_order
@@ -78,7 +84,9 @@ def _expire_lease(state: MarketState, lease_id: str) -> None:
     if state.workers[lease.worker].connected:
         # Right after a restart, it has perhaps not been able to say yet that it is done.
         evidence = None if state.was_interrupted(lease) else EvidenceKind.EXPIRED
-        settlement.lose(state, lease, LeaseTrigger.EXPIRED, problem, evidence=evidence)
+        settlement.lose(
+            state, lease, LeaseTrigger.EXPIRED, problem, evidence=evidence, run_failed=evidence is not None
+        )
     else:
         late_receipts.lose(state, lease, problem)
 
@@ -99,12 +107,21 @@ def _blame(state: MarketState, lease_id: str) -> None:
 
 
 def _mature(state: MarketState, lease_id: str) -> None:
-    payments.mature(state, state.leases[lease_id])
+    lease = state.leases[lease_id]
+    until = state.accused_until(lease.worker)
+    if until > state.at:
+        payments.hold_longer(state, lease, until)
+    else:
+        payments.mature(state, lease)
+
+
+def _end_accusation(state: MarketState, job_id: str) -> None:
+    reference_verdicts.give_up(state, state.jobs[job_id])
 
 
 def _end_late_job(state: MarketState, job_id: str) -> None:
     job = state.jobs[job_id]
-    settlement.fail(state, job, failure_reasons.deadline_exceeded(state, job))
+    settlement.fail(state, job, failure_reasons.deadline_exceeded(state, job), at_deadline=True)
 
 
 def _end_patience(state: MarketState, job_id: str) -> None:
@@ -123,6 +140,8 @@ def _retire(state: MarketState, job_id: str) -> None:
         for purpose in purposes
         if (at := state.timers.due_at(purpose, lease.id)) is not None
     ]
+    if job.accused_until is not None:
+        pending.append(job.accused_until)
     if job.spot_check and not pending and state.at < settlement.check_until(state, job):
         pending.append(settlement.check_until(state, job))
     if pending:
@@ -163,6 +182,7 @@ _HANDLERS: Final[dict[TimerPurpose, Callable[[MarketState, str], None]]] = {
     TimerPurpose.LEASE_EXPIRY: _expire_lease,
     TimerPurpose.ABSENCE: _give_up_absent,
     TimerPurpose.BLAME: _blame,
+    TimerPurpose.ACCUSATION: _end_accusation,
     TimerPurpose.MATURITY: _mature,
     TimerPurpose.DEADLINE: _end_late_job,
     TimerPurpose.PATIENCE: _end_patience,

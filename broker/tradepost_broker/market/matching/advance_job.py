@@ -16,7 +16,7 @@ from tradepost_broker.market.matching.matching import Outlook, auditor_available
 from tradepost_broker.market.model.amounts import bid_for
 from tradepost_broker.market.model.entities import Job, LeasePurpose, LeaseState
 from tradepost_broker.market.model.job_states import FINAL
-from tradepost_broker.market.settling import settlement
+from tradepost_broker.market.settling import quarantine, settlement
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
 from tradepost_broker.market.state.worker_state import WorkerState
@@ -61,6 +61,8 @@ def advance(state: MarketState, job: Job) -> None:
             request_audit(state, job)
         return
     step = _next_step(state, job)
+    if isinstance(step, NeedReplica) and _is_stopped(state, job):
+        return
     while isinstance(step, NeedReplica):
         if exhaustion.is_exhausted(state, job):
             settlement.fail(state, job, failure_reasons.worker_lost(state, job))
@@ -175,6 +177,14 @@ def _next_step(state: MarketState, job: Job) -> NextStep:
         auditor_available=contested and auditor_available(state, job),
         results_max=state.policy.results_max,
     )
+
+
+def _is_stopped(state: MarketState, job: Job) -> bool:
+    """Whether the job's pipeline is in quarantine: it gets no more leases, and fails if none is open."""
+    error = quarantine.quarantined(state, job.pipeline, job.account)
+    if error is not None and not state.ordinary_leases(job, LeaseState.OPEN):
+        settlement.fail(state, job, error)
+    return error is not None
 
 
 def _lease(state: MarketState, job: Job, log_odds_missing: float) -> bool:

@@ -14,7 +14,7 @@ from tradepost_broker.market.model.amounts import bid_for
 from tradepost_broker.market.model.entities import Job, Lease, LeasePurpose, Match
 from tradepost_broker.market.model.events import SendGrant
 from tradepost_broker.market.model.job_states import FINAL, JobTrigger, transition_job
-from tradepost_broker.market.settling import settlement
+from tradepost_broker.market.settling import reference_verdicts, settlement
 from tradepost_broker.market.settling.reference_runs import lost_runs
 from tradepost_broker.market.state import seeded_random
 from tradepost_broker.market.state.market_state import MarketState
@@ -77,6 +77,8 @@ def request_audit(state: MarketState, job: Job) -> None:
         grant(state, job, award)
     elif finished and not _is_worth_checking(state, job):
         queue.discard(job.id)
+        if job.accused:
+            reference_verdicts.give_up(state, job)
         job.spot_check = False
         state.save(job)
     elif job.id not in queue:
@@ -87,7 +89,8 @@ def request_audit(state: MarketState, job: Job) -> None:
 def _is_worth_checking(state: MarketState, job: Job) -> bool:
     """Whether a finished job should go on waiting for its spot check."""
     few_lost = len(lost_runs(state, job)) < state.policy.audits_lost_max
-    return few_lost and state.at < settlement.check_until(state, job)
+    in_time = state.at < settlement.check_until(state, job)
+    return few_lost and in_time and reference_verdicts.may_be_confirmed(state, job)
 
 
 def _price_share(state: MarketState, job: Job, award: Award) -> float:

@@ -34,7 +34,7 @@ from tradepost_broker.market.model.amounts import saturated
 from tradepost_broker.market.model.entities import Candidate, Job, LeasePurpose
 from tradepost_broker.market.model.lease_states import LOST
 from tradepost_broker.market.model.policy import MarketPolicy
-from tradepost_broker.market.settling import partial_pay
+from tradepost_broker.market.settling import partial_pay, reference_verdicts
 from tradepost_broker.market.settling.reference_runs import able_auditors
 from tradepost_broker.market.state import seeded_random
 from tradepost_broker.market.state.market_state import MarketState
@@ -101,7 +101,9 @@ def outlook(state: MarketState, job: Job, log_odds_missing: float, *, again: boo
 def choose_auditor(state: MarketState, job: Job) -> Award | None:
     """An auditor with spare capacity that can make the reference run, or nobody now."""
     able = [
-        auditor for auditor in able_auditors(state, job) if len(auditor.open) < auditor.capacity(state.day)
+        auditor
+        for auditor in able_auditors(state, job)
+        if len(auditor.open) < auditor.capacity(state.day) and reference_verdicts.admits(state, job, auditor)
     ]
     if not able:
         return None

@@ -92,7 +92,8 @@ class Job(msgspec.Struct, gc=False, kw_only=True, rename=without_unit):
 
     `attempts` counts leases granted, `failures` those that were lost. `unmatched_since` is set while no
     standing offer, idle or busy, could take it. `spot_check` asks for a reference run of what was delivered.
-    `paid_microcredits` is what the submitter paid, less what was clawed back.
+    `paid_microcredits` is what the submitter paid, less what was clawed back. `accused` are leases whose
+    results a reference run contradicts, while others are made to confirm that, until `accused_until`.
     """
 
     id: str
@@ -120,6 +121,8 @@ class Job(msgspec.Struct, gc=False, kw_only=True, rename=without_unit):
     accepted: tuple[str, ...] = ()
     verification: Verification | None = None
     problem: Problem | None = None
+    accused: tuple[str, ...] = ()
+    accused_until: float | None = None
 
 
 class LeasePurpose(StrEnum):
@@ -150,14 +153,16 @@ class EvidenceKind(StrEnum):
     AGREED = "agreed"  # its result matched the accepted group of other owners
     AUDIT_PASSED = "audit_passed"  # its result matched a reference run
     OUTVOTED = "outvoted"  # its result was outside the accepted group; soft
-    AUDIT_FAILED = "audit_failed"  # a reference run contradicts it: fraud
+    CONTRADICTED = "contradicted"  # a reference run contradicts it, which is not confirmed; soft
+    AUDIT_FAILED = "audit_failed"  # reference runs of several auditors contradict it: fraud
     FAILED = "failed"  # it gave the lease back because the device failed
     EXPIRED = "expired"  # it let the lease expire
+    WITHDRAWN = "withdrawn"  # an earlier finding does not count: the pipeline or the input was at fault
 
     @property
     def lowers_score(self) -> bool:
         """Whether it counts against its worker."""
-        return self not in (EvidenceKind.AGREED, EvidenceKind.AUDIT_PASSED)
+        return self not in (EvidenceKind.AGREED, EvidenceKind.AUDIT_PASSED, EvidenceKind.WITHDRAWN)
 
 
 class Lease(msgspec.Struct, gc=False, kw_only=True, rename=without_unit):
@@ -172,7 +177,8 @@ class Lease(msgspec.Struct, gc=False, kw_only=True, rename=without_unit):
     `pending_evidence` is what having lost it is evidence of, once the job has a result of somebody else.
     `must_be_confirmed` says that its outcome is not accepted without another owner's that agrees.
     `shares` says, for each earlier result that this one agrees with, how much of the tolerance their
-    difference takes. `drawn_from` is from how many owners a replica was drawn, busy ones included, 0 if it
+    difference takes. `run_failed` says that it was lost in a way that the job itself may be the cause of.
+    `drawn_from` is from how many owners a replica was drawn, busy ones included, 0 if it
     was not drawn. `price_share` is how much of the market's price for the job its price is, at most 1.
     """
 
@@ -200,6 +206,7 @@ class Lease(msgspec.Struct, gc=False, kw_only=True, rename=without_unit):
     shares: dict[str, float] = msgspec.field(default_factory=dict)
     drawn_from: int = 0
     price_share: float = 1.0
+    run_failed: bool = False
 
 
 class Evidence(msgspec.Struct, gc=False, kw_only=True, frozen=True):
@@ -225,6 +232,24 @@ class Evidence(msgspec.Struct, gc=False, kw_only=True, frozen=True):
     vouched_checks: float = 0.0
 
 
+class PipelineUse(msgspec.Struct, gc=False, kw_only=True):
+    """How the jobs of one account on one pipeline end, by owner of the workers that tried them.
+
+    Without an `account` it is about the jobs of all accounts. `outcomes` are (owner, balance of jobs that it
+    gave a result of and that failed on it), in the order of their last change. `evidence` are the ids of what
+    its jobs' failures have put on workers. While `quarantined_at` is set, its jobs get no leases, and
+    `problem` says why.
+    """
+
+    id: str
+    pipeline: str
+    account: str
+    outcomes: tuple[tuple[str, int], ...] = ()
+    evidence: tuple[str, ...] = ()
+    quarantined_at: float | None = None
+    problem: Problem | None = None
+
+
 class Candidate(msgspec.Struct, gc=False, kw_only=True, frozen=True, rename=without_unit):
     """One offer in one match. `score_microcredits` is v - b; `lost_because` is empty for the winner."""
 
@@ -246,4 +271,4 @@ class Match(msgspec.Struct, gc=False, kw_only=True, frozen=True, rename=without_
     at: float
 
 
-Record = Account | Transfer | Pipeline | Worker | Job | Lease | Evidence | Match
+Record = Account | Transfer | Pipeline | Worker | Job | Lease | Evidence | PipelineUse | Match

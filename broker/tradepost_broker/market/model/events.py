@@ -135,6 +135,13 @@ class LeaseGivenBack(MatchingEvent, frozen=True, kw_only=True, tag="lease_given_
     forged: bool = False
 
 
+class QuarantineLifted(MatchingEvent, frozen=True, kw_only=True, tag="quarantine_lifted"):
+    """An account lets its jobs on a pipeline be leased again, though they failed on everybody."""
+
+    account: str
+    pipeline: str
+
+
 class LeaseProgressed(_Event, frozen=True, kw_only=True, tag="lease_progressed"):
     """A worker says that so many stages of a lease are done, more than before."""
 
@@ -186,6 +193,7 @@ Event = (
     | CancelRequested
     | ReceiptDelivered
     | LeaseGivenBack
+    | QuarantineLifted
     | LeaseProgressed
     | RevocationsIssued
     | DefectFound

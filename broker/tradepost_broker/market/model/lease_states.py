@@ -45,6 +45,8 @@ LEASE_STATES: Final = TransitionTable(
         (LeaseState.DELIVERED, LeaseTrigger.CONTRADICTED): LeaseState.REJECTED,
         (LeaseState.DELIVERED, LeaseTrigger.UNDECIDED): LeaseState.INCONCLUSIVE,
         (LeaseState.ACCEPTED, LeaseTrigger.CONTRADICTED): LeaseState.REJECTED,
+        # The result of a cancelled job is paid, and can be checked like any other.
+        (LeaseState.INCONCLUSIVE, LeaseTrigger.CONTRADICTED): LeaseState.REJECTED,
         # Results that other results outvoted are compared with a later reference run as well.
         (LeaseState.REJECTED, LeaseTrigger.CONTRADICTED): LeaseState.REJECTED,
     },

@@ -33,6 +33,8 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     results_max: Positive = 9
     #: Reference runs of one job that may be lost before it is decided without one.
     audits_lost_max: Positive = 3
+    #: Auditors of so many owners must contradict a result, each twice, before its worker is expelled.
+    references_to_expel: Positive = 2
     #: Spot checks that may wait for an auditor; beyond, none are chosen.
     audit_backlog_max: Count = 1_000
     #: Whether accounts and pipelines share auditors' time fairly, and a lost reference run goes to another
@@ -87,6 +89,12 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     #: Whether a lost lease excludes all devices of its owner, and an owner's first preemption of a job costs
     #: the job no attempt.
     losses_by_owner: bool = True
+    #: The least share of its price that a lease costs its submitter once it was granted, if its job is
+    #: cancelled or fails by its own doing. 0: such work is not paid.
+    begun_share: Ratio = 0.1
+    #: Jobs of an account on a pipeline get no more leases once they failed on this many owners, if that is
+    #: more than gave results. 0: never.
+    quarantine_owners: Count = 3
     #: Late leases of one job for which others are granted at once, before they end. 0: none.
     hedges_max: Count = 3
     #: A lease is late after this many times what its pipeline's runs take, and `late_s_min` more.
@@ -137,6 +145,9 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 #: The rules of starts that were recorded before these settings existed.
 _EARLIER_RULES: Final = {
     "losses_by_owner": False,
+    "begun_share": 0.0,
+    "quarantine_owners": 0,
+    "references_to_expel": 1,
     "absent_recorded": False,
     "interrupted_excused": False,
     "hedges_max": 0,

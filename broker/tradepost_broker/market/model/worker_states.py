@@ -18,6 +18,7 @@ class WorkerTrigger(StrEnum):
 
     REPUTATION_FELL = "reputation fell too low"
     RETURN_DESERVED = "connected with a recovered reputation"
+    EVIDENCE_WITHDRAWN = "evidence withdrawn"
     FRAUD_PROVEN = "fraud proven"
 
 
@@ -28,6 +29,7 @@ WORKER_STATES: Final = TransitionTable(
         (WorkerStanding.ACTIVE, WorkerTrigger.REPUTATION_FELL): WorkerStanding.SUSPENDED,
         (WorkerStanding.ACTIVE, WorkerTrigger.FRAUD_PROVEN): WorkerStanding.EXPELLED,
         (WorkerStanding.SUSPENDED, WorkerTrigger.RETURN_DESERVED): WorkerStanding.ACTIVE,
+        (WorkerStanding.SUSPENDED, WorkerTrigger.EVIDENCE_WITHDRAWN): WorkerStanding.ACTIVE,
         (WorkerStanding.SUSPENDED, WorkerTrigger.FRAUD_PROVEN): WorkerStanding.EXPELLED,
         (WorkerStanding.EXPELLED, WorkerTrigger.FRAUD_PROVEN): WorkerStanding.EXPELLED,
     },

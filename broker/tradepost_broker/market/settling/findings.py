@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from tradepost_broker.market.model.entities import EvidenceKind, Job, Lease
+from tradepost_broker.market.model.entities import Evidence, EvidenceKind, Job, Lease
 from tradepost_broker.market.settling.reference_runs import able_auditors
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.trust.partners import Party, independent_partners
@@ -22,7 +22,7 @@ def learn(
     confirmed_by: Sequence[Lease] = (),
     stage: str = "",
     detail: str = "",
-) -> None:
+) -> Evidence:
     """Record a verdict about a lease as evidence. `confirmed_by` are the results that agree with it."""
     job = state.jobs[lease.job]
     amount = state.checks_of(kind)
@@ -33,7 +33,7 @@ def learn(
     else:
         share = lease.price_share if amount > 0 else 1.0
         partner, counted = "", _count(state, job, lease, "", amount * share)
-    state.learn(lease, kind, stage=stage, detail=detail, partner=partner, counted=counted)
+    return state.learn(lease, kind, stage=stage, detail=detail, partner=partner, counted=counted)
 
 
 def _agreement(

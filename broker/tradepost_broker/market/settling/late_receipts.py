@@ -11,7 +11,7 @@ from tradepost.errors import Problem
 from tradepost_broker.market.model.entities import EvidenceKind, Lease, LeasePurpose
 from tradepost_broker.market.model.events import ReceiptDelivered
 from tradepost_broker.market.model.lease_states import LeaseTrigger
-from tradepost_broker.market.settling import break_offs, settlement
+from tradepost_broker.market.settling import break_offs, quarantine, settlement
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
 
@@ -62,4 +62,5 @@ def blame(state: MarketState, lease: Lease) -> None:
     lease.blame_at = None
     state.save(lease)
     problem = lease.problem
-    state.learn(lease, EvidenceKind.EXPIRED, detail=problem.detail or problem.title if problem else "")
+    detail = problem.detail or problem.title if problem else ""
+    quarantine.hold_against(state, lease, EvidenceKind.EXPIRED, detail=detail)

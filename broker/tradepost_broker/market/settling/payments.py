@@ -13,7 +13,7 @@ from tradepost_broker.market.ledger import Kind
 from tradepost_broker.market.model.entities import Job, Lease, WorkerStanding
 from tradepost_broker.market.model.events import SendSettled
 from tradepost_broker.market.model.lease_states import LeaseTrigger
-from tradepost_broker.market.settling import partial_pay
+from tradepost_broker.market.settling import begun_work, partial_pay, quarantine
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
 
@@ -50,10 +50,55 @@ def pay_stages(state: MarketState, job: Job, accepted: Sequence[Lease]) -> None:
         send_settled(state, lease, f"{stages} of {count} stages, verified; preempted by owner")
 
 
+def due_for_begun(state: MarketState, job: Job, cause: begun_work.Cause) -> list[tuple[Lease, int]]:
+    """Which of a job's leases are due something, in microcredits, now that it ends without a result.
+
+    Never more in all than what is reserved for it.
+    """
+    at_fault = quarantine.quarantined(state, job.pipeline, job.account) is not None
+    left_microcredits = state.ledger.reservation(job.id)
+    found: list[tuple[Lease, int]] = []
+    for lease in state.leases_of[job.id]:
+        worker = state.workers[lease.worker]
+        if worker.record.standing is WorkerStanding.EXPELLED:
+            continue
+        due_microcredits = begun_work.due(
+            lease,
+            cause=cause,
+            at=state.at,
+            connected=worker.connected,
+            at_fault=at_fault,
+            begun_share=state.policy.begun_share,
+        )
+        amount_microcredits = min(due_microcredits, left_microcredits)
+        if amount_microcredits:
+            left_microcredits -= amount_microcredits
+            found.append((lease, amount_microcredits))
+    return found
+
+
+def pay_begun(state: MarketState, job: Job, lease: Lease, amount_microcredits: int, reason: str) -> None:
+    """Pay a lease that has ended what it is due, if anything, for work that its job has no result of."""
+    if amount_microcredits:
+        state.ledger.pay(
+            job.id, lease.id, lease.worker, amount_microcredits, at=state.at, kind=Kind.PAY_BEGUN
+        )
+        _hold(state, job, lease, amount_microcredits)
+        state.save(lease)
+    send_settled(state, lease, reason)
+
+
 def mature(state: MarketState, lease: Lease) -> None:
     """Let a held payment become the worker's own."""
     state.ledger.mature(lease.id, lease.worker, lease.paid_microcredits, at=state.at)
     _release_hold(state, lease)
+
+
+def hold_longer(state: MarketState, lease: Lease, until: float) -> None:
+    """Let a held payment mature later."""
+    lease.matures_at = until
+    state.timers.put(TimerPurpose.MATURITY, lease.id, until)
+    state.save(lease)
 
 
 def claw_back(state: MarketState, lease: Lease) -> int:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 from tradepost import errors
 from tradepost.errors import Problem, TradepostError, invariant
-from tradepost.money import format_credits
 from tradepost.protocol import Verification
 from tradepost_broker.market.model.entities import (
     EvidenceKind,
@@ -22,18 +21,23 @@ from tradepost_broker.market.model.entities import (
 )
 from tradepost_broker.market.model.events import NotifyFinished, SendRecall
 from tradepost_broker.market.model.job_states import FINAL, JobTrigger, transition_job
-from tradepost_broker.market.model.lease_states import LeaseTrigger, transition_lease
-from tradepost_broker.market.model.worker_states import WorkerTrigger, transition_worker
-from tradepost_broker.market.settling import break_offs, findings, partial_pay, payments
+from tradepost_broker.market.model.lease_states import LeaseTrigger
+from tradepost_broker.market.settling import (
+    begun_work,
+    break_offs,
+    findings,
+    partial_pay,
+    payments,
+    quarantine,
+)
+from tradepost_broker.market.settling.begun_work import Cause
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
-from tradepost_broker.market.state.worker_state import WorkerState, in_order
 from tradepost_broker.market.trust.chosen_output import Member, nearest_to_median
 from tradepost_broker.market.trust.verification import blamed_stage
 
 #: An outcome that says how the pipeline failed begins so: `failed:<stage>:<code>`.
 FAILED_PREFIX = "failed:"
-_REFERENCE_CREDIBILITY = 1.0
 
 
 def accept(state: MarketState, job: Job, group: str, credibility: float) -> None:
@@ -51,58 +55,24 @@ def accept(state: MarketState, job: Job, group: str, credibility: float) -> None
         payments.pay(state, job, lease, reason)
     for lease in disagreed:
         stage = blamed_stage(lease.stage_hashes, agreed[0].stage_hashes)
-        findings.learn(state, lease, EvidenceKind.OUTVOTED, stage=stage)
+        quarantine.hold_against(state, lease, EvidenceKind.OUTVOTED, stage=stage)
         _reject(state, lease, f"outvoted by results with credibility {credibility:.4f}; the stake is kept")
-    _conclude(state, job, agreed, disagreed, credibility)
+    conclude(state, job, agreed, disagreed, credibility)
 
 
-def apply_audit(state: MarketState, audit: Lease, agrees_with: frozenset[str]) -> None:
-    """Let a reference run decide its job, or check the decision that was made; expel who it contradicts.
+def fail(state: MarketState, job: Job, error: TradepostError, *, at_deadline: bool = False) -> None:
+    """End a job without a result; its cap is refunded, less what was begun by its own doing.
 
-    A result is contradicted only if no result of its group agrees with the reference.
+    `at_deadline` says that it ends because its time is over.
     """
-    job = state.jobs[audit.job]
-    judged = [lease for lease in state.leases_of[job.id] if is_result(lease)]
-    groups = {lease.group for lease in judged if lease.id in agrees_with}
-    right = [lease for lease in judged if lease.group in groups]
-    wrong = [lease for lease in judged if lease.group not in groups]
-    for lease in right:
-        findings.learn(state, lease, EvidenceKind.AUDIT_PASSED)
-    blamed = {lease.id: blamed_stage(lease.stage_hashes, audit.stage_hashes) for lease in wrong}
-    for lease in wrong:
-        detail = "a reference run contradicts it"
-        findings.learn(state, lease, EvidenceKind.AUDIT_FAILED, stage=blamed[lease.id], detail=detail)
-    state.close_lease(audit, LeaseTrigger.ACCEPTED)
-    audit.settled_at = state.at
-    job.spot_check = False
-    state.save(job)
-    if job.status not in FINAL:
-        for lease in right:
-            payments.pay(state, job, lease, "a reference run confirms it")
-        for lease in wrong:
-            state.close_lease(lease, LeaseTrigger.CONTRADICTED)
-        _conclude(state, job, right or [audit], wrong, _REFERENCE_CREDIBILITY, reference=audit)
-    else:
-        for lease in wrong:
-            transition_lease(lease, LeaseTrigger.CONTRADICTED)
-        if not right:
-            workers = tuple(lease.worker for lease in wrong)
-            job.verification = Verification(credibility=0.0, disagreed=workers)
-            payments.claw_back_stages(state, job, audit)
-    for lease in wrong:
-        lease.settled_at = state.at
-        state.save(lease)
-        _expel(state, state.workers[lease.worker], lease, blamed[lease.id])
-
-
-def fail(state: MarketState, job: Job, error: TradepostError) -> None:
-    """End a job without a result; all of its cap is refunded."""
-    _finish(state, job, JobTrigger.GIVEN_UP, error.to_problem())
+    cause = Cause.DEADLINE if at_deadline else Cause.OTHER
+    _finish(state, job, JobTrigger.GIVEN_UP, error.to_problem(), cause)
 
 
 def cancel(state: MarketState, job: Job) -> None:
-    """End a job because its submitter says so; all of its cap is refunded."""
-    _finish(state, job, JobTrigger.CANCELLED, errors.JobCancelled(f"job {job.id}").to_problem())
+    """End a job because its submitter requests it; its cap is refunded, less what was begun."""
+    problem = errors.JobCancelled(f"job {job.id}").to_problem()
+    _finish(state, job, JobTrigger.CANCELLED, problem, Cause.CANCELLED)
 
 
 def lose(
@@ -114,11 +84,13 @@ def lose(
     evidence: EvidenceKind | None = None,
     pending_evidence: EvidenceKind | None = None,
     counts: bool = True,
+    run_failed: bool = False,
 ) -> None:
     """Take an open lease back without a result. If it `counts`, it is one of the attempts that a job has.
 
     It is `evidence` at once, and `pending_evidence` when the job has a result of another owner: submitters
     and publishers could lower any score for nothing, if what fails on everybody blamed those who tried it.
+    `run_failed` says that the job itself may be the cause.
     """
     state.close_lease(lease, trigger, problem)
     lease.settled_at = state.at
@@ -126,8 +98,11 @@ def lose(
     if lease.purpose is not LeasePurpose.AUDIT:
         job.failures += counts
         lease.pending_evidence = pending_evidence
+        lease.run_failed = run_failed
+        if run_failed:
+            quarantine.note_failure(state, lease)
         if evidence is not None:
-            state.learn(lease, evidence, detail=problem.detail or problem.title)
+            quarantine.hold_against(state, lease, evidence, detail=problem.detail or problem.title)
     note_lost_lease(state, job)
 
 
@@ -142,16 +117,17 @@ def note_lost_lease(state: MarketState, job: Job) -> None:
 def check_until(state: MarketState, job: Job) -> float:
     """Until when a spot check of a finished job may begin: while its payments can still be clawed back."""
     assert job.finished_at is not None
-    return job.finished_at + state.policy.hold_s
+    return max(job.finished_at + state.policy.hold_s, job.accused_until or 0.0)
 
 
 def is_result(lease: Lease) -> bool:
-    """Whether an ordinary lease brought a result that still stands or stood when its job was decided."""
+    """Whether an ordinary lease brought a result that stands, stood when its job was decided, or was paid."""
     judged = (LeaseState.DELIVERED, LeaseState.ACCEPTED, LeaseState.REJECTED)
-    return lease.purpose is not LeasePurpose.AUDIT and lease.state in judged
+    is_paid_anyway = lease.state is LeaseState.INCONCLUSIVE and lease.paid_microcredits > 0
+    return lease.purpose is not LeasePurpose.AUDIT and (lease.state in judged or is_paid_anyway)
 
 
-def _conclude(
+def conclude(
     state: MarketState,
     job: Job,
     accepted: Sequence[Lease],
@@ -197,15 +173,33 @@ def _chosen(state: MarketState, job: Job, accepted: Sequence[Lease], reference: 
     return state.leases[nearest_to_median(members)]
 
 
-def _finish(state: MarketState, job: Job, trigger: JobTrigger, problem: Problem | None) -> None:
+def _finish(
+    state: MarketState,
+    job: Job,
+    trigger: JobTrigger,
+    problem: Problem | None,
+    cause: Cause = Cause.OTHER,
+) -> None:
     """What every end of a job has in common."""
     verified = trigger in (JobTrigger.RESULT_ACCEPTED, JobTrigger.FAILURE_ACCEPTED)
-    job.spot_check = job.spot_check and verified
-    for lease in list(state.live_leases(job)):
-        if lease.state is LeaseState.DELIVERED:
-            _leave_undecided(state, lease, "the job ended before its results were verified")
-        elif lease.purpose is not LeasePurpose.AUDIT or not job.spot_check:
-            _recall(state, lease)
+    live = list(state.live_leases(job))
+    quarantine.note_end(state, job, verified=verified)
+    begun = [] if verified else payments.due_for_begun(state, job, cause)
+    paid = {lease.id for lease, _ in begun}
+    is_result_paid = cause is not Cause.OTHER and any(
+        lease.state is LeaseState.DELIVERED for lease, _ in begun
+    )
+    job.spot_check = job.spot_check and (verified or is_result_paid)
+    for lease in live:
+        if lease.state is not LeaseState.DELIVERED:
+            if lease.purpose is not LeasePurpose.AUDIT or not job.spot_check:
+                recall(state, lease)
+        elif lease.id in paid:
+            _close_undecided(state, lease)
+        else:
+            leave_undecided(state, lease, "the job ended before its results were verified")
+    for lease, amount_microcredits in begun:
+        payments.pay_begun(state, job, lease, amount_microcredits, begun_work.reason(lease, cause))
     transition_job(job, trigger, at=state.at)
     job.problem = problem
     for lease in partial_pay.preempted(state.leases_of[job.id]):
@@ -239,7 +233,8 @@ def _judge_losses(state: MarketState, job: Job) -> None:
             state.save(lease)
             if owners - {state.workers[lease.worker].record.owner}:
                 problem = lease.problem
-                state.learn(lease, kind, detail=problem.detail or problem.title if problem else "")
+                detail = problem.detail or problem.title if problem else ""
+                quarantine.hold_against(state, lease, kind, detail=detail)
 
 
 def _successful_owners(state: MarketState, job: Job) -> set[str]:
@@ -257,39 +252,21 @@ def _reject(state: MarketState, lease: Lease, reason: str) -> None:
     payments.send_settled(state, lease, reason)
 
 
-def _leave_undecided(state: MarketState, lease: Lease, reason: str) -> None:
+def _close_undecided(state: MarketState, lease: Lease) -> None:
+    """Take a delivered lease out of its worker's hands without a verdict."""
     state.close_lease(lease, LeaseTrigger.UNDECIDED)
     lease.settled_at = state.at
+
+
+def leave_undecided(state: MarketState, lease: Lease, reason: str) -> None:
+    _close_undecided(state, lease)
     payments.send_settled(state, lease, reason)
 
 
-def _recall(state: MarketState, lease: Lease) -> None:
+def recall(state: MarketState, lease: Lease) -> None:
     state.close_lease(lease, LeaseTrigger.RECALLED)
     lease.settled_at = state.at
     state.send(SendRecall(lease.id, lease.worker))
-
-
-def _expel(state: MarketState, worker: WorkerState, lease: Lease, stage: str) -> None:
-    """Take what a proven cheat has left here, and give its other work to others."""
-    transition_worker(worker.record, WorkerTrigger.FRAUD_PROVEN)
-    state.save(worker.record)
-    stake_microcredits = state.ledger.slash(worker.record.id, at=state.at, lease=lease.id)
-    returned_microcredits = sum(payments.claw_back(state, held) for held in in_order(worker.held))
-    for live in in_order(worker.open | worker.delivered):
-        if live.state is LeaseState.OPEN:
-            _recall(state, live)
-        else:
-            _leave_undecided(state, live, "its worker was expelled because of another result")
-        note_lost_lease(state, state.jobs[live.job])
-    state.place(worker)
-    where = f" in stage {stage}" if stage else ""
-    payments.send_settled(
-        state,
-        lease,
-        f"a reference run contradicts it{where}; its stake of {format_credits(stake_microcredits)} credits "
-        f"is taken, and {format_credits(returned_microcredits)} credits of held earnings are refunded to "
-        "submitters",
-    )
 
 
 def _count(leases: Sequence[Lease]) -> str:

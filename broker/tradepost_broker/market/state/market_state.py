@@ -25,6 +25,7 @@ from tradepost_broker.market.model.entities import (
     LeasePurpose,
     LeaseState,
     Pipeline,
+    PipelineUse,
     Record,
     Transfer,
     Worker,
@@ -68,6 +69,11 @@ class MarketState:
         self.leases: dict[str, Lease] = {}
         self.leases_of: dict[str, list[Lease]] = {}
         self.pipelines: dict[str, Pipeline] = {}
+        #: How pipelines fare, by pipeline and account ("" for all), and the evidence that may be withdrawn.
+        self.uses: dict[tuple[str, str], PipelineUse] = {}
+        self.withdrawable: dict[str, Evidence] = {}
+        #: Until when payments are held at least, by worker and job of which a result is contradicted.
+        self.accusations: dict[str, dict[str, float]] = {}
         self.workers: dict[str, WorkerState] = {}
         self.auditors: dict[str, WorkerState] = {}
         self.idempotency_keys: dict[tuple[str, str], IdempotencyKey] = {}
@@ -215,6 +221,31 @@ class MarketState:
         if lease.blame_at is not None:
             self.timers.put(TimerPurpose.BLAME, lease.id, lease.blame_at)
 
+    def accuse(self, job: Job) -> None:
+        """Take in that results of a job are contradicted: payments of their workers stay held meanwhile."""
+        assert job.accused_until is not None
+        for lease in job.accused:
+            self.accusations.setdefault(self.leases[lease].worker, {})[job.id] = job.accused_until
+        self.timers.put(TimerPurpose.ACCUSATION, job.id, job.accused_until)
+
+    def acquit(self, job: Job, leases: Iterable[str]) -> None:
+        """Take in that so many of the accused leases of a job are accused no more, for whatever reason."""
+        gone = set(leases)
+        for lease in gone:
+            accused = self.accusations.get(self.leases[lease].worker, {})
+            accused.pop(job.id, None)
+            if not accused:
+                self.accusations.pop(self.leases[lease].worker, None)
+        job.accused = tuple(lease for lease in job.accused if lease not in gone)
+        if not job.accused:
+            job.accused_until = None
+            self.timers.cancel(TimerPurpose.ACCUSATION, job.id)
+        self.save(job)
+
+    def accused_until(self, worker: str) -> float:
+        """Until when a worker's payments must be held because its results are contradicted; 0 if none is."""
+        return max(self.accusations.get(worker, {}).values(), default=0.0)
+
     def was_interrupted(self, lease: Lease) -> bool:
         """Whether the broker was away while the lease was open: losing it may be the broker's fault."""
         return lease.granted_at < self.restarted_at
@@ -314,7 +345,7 @@ class MarketState:
         detail: str = "",
         partner: str = "",
         counted: Counted = NOTHING,
-    ) -> None:
+    ) -> Evidence:
         """Record evidence about a lease's worker, believe it, and suspend the worker if it comes to that."""
         worker, job = self.workers[lease.worker], self.jobs[lease.job]
         capability = self.capability(job)
@@ -343,6 +374,44 @@ class MarketState:
             transition_worker(worker.record, WorkerTrigger.REPUTATION_FELL)
             self.save(worker.record)
         self.place(worker)  # its exposure cap may have changed as well
+        return evidence
+
+    def withdraw(self, evidence: Evidence, reason: str) -> None:
+        """Record that a piece of evidence does not count, and end the suspension of its worker if need be."""
+        worker = self.workers[evidence.worker]
+        age_days = self.day - worker_state.day_of(evidence.at)
+        fade = 0.5 ** (age_days / self.policy.half_life_days)
+        withdrawal = Evidence(
+            id=f"{evidence.id}:{EvidenceKind.WITHDRAWN.value}",
+            worker=evidence.worker,
+            capability=evidence.capability,
+            kind=EvidenceKind.WITHDRAWN,
+            job=evidence.job,
+            lease=evidence.lease,
+            at=self.at,
+            detail=reason,
+            pipeline=evidence.pipeline,
+            account=evidence.account,
+            partner=evidence.partner,
+            checks=-evidence.checks * fade,
+            vouched_checks=-evidence.vouched_checks * fade,
+        )
+        worker.learn(withdrawal)
+        worker.withdraw(evidence)
+        self.supply_changed = True
+        self.save(withdrawal)
+        if worker.record.standing is WorkerStanding.SUSPENDED and worker.deserves_return(self.day):
+            transition_worker(worker.record, WorkerTrigger.EVIDENCE_WITHDRAWN)
+            self.save(worker.record)
+        self.place(worker)
+
+    def use(self, pipeline: str, account: str) -> PipelineUse:
+        """How the jobs of an account ("" for all) on a pipeline end; it is made when first asked for."""
+        known = self.uses.get((pipeline, account))
+        if known is None:
+            known = PipelineUse(id=f"{pipeline}/{account}", pipeline=pipeline, account=account)
+            self.uses[pipeline, account] = known
+        return known
 
     # What a job is, to the market
 
@@ -384,4 +453,4 @@ class MarketState:
 
 
 #: The records that change; the others are frozen.
-MUTABLE = (Account, Worker, Job, Lease)
+MUTABLE = (Account, Worker, Job, Lease, PipelineUse)

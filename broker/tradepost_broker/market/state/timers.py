@@ -21,12 +21,13 @@ class TimerPurpose(StrEnum):
     LEASE_EXPIRY = "2 lease expiry"  # id: a lease
     ABSENCE = "3 absence"  # id: a worker whose stream closed
     BLAME = "4 blame"  # id: a lease lost by absence, whose receipt has not come
-    MATURITY = "5 maturity"  # id: a lease that was paid
-    PATIENCE = "6 patience"  # id: a job that nobody could take
-    RETIREMENT = "7 retirement"  # id: a finished job that may leave memory
-    KEY_EXPIRY = "8 key expiry"  # id: a finished job whose idempotency key may be forgotten
-    LATENESS = "9 lateness"  # id: an open lease
-    COOLING_OFF = "a cooling off"  # id: an owner who gets no new leases until then
+    ACCUSATION = "5 accusation"  # id: a finished job whose contradicted results are not confirmed wrong
+    MATURITY = "6 maturity"  # id: a lease that was paid
+    PATIENCE = "7 patience"  # id: a job that nobody could take
+    RETIREMENT = "8 retirement"  # id: a finished job that may leave memory
+    KEY_EXPIRY = "9 key expiry"  # id: a finished job whose idempotency key may be forgotten
+    LATENESS = "a lateness"  # id: an open lease
+    COOLING_OFF = "b cooling off"  # id: an owner who gets no new leases until then
 
 
 #: Due time, purpose, id. Plain values only, so that the garbage collector need not look at so many tuples.

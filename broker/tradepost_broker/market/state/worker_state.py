@@ -84,9 +84,11 @@ def weights(policy: MarketPolicy) -> dict[EvidenceKind, Weight]:
         EvidenceKind.AGREED: Weight(good=policy.agreed_weight, checks=policy.agreed_checks),
         EvidenceKind.AUDIT_PASSED: Weight(good=policy.audit_passed_weight, checks=1.0),
         EvidenceKind.OUTVOTED: Weight(bad=policy.outvoted_weight, checks=-policy.outvoted_checks),
+        EvidenceKind.CONTRADICTED: Weight(bad=policy.outvoted_weight, checks=-policy.outvoted_checks),
         EvidenceKind.AUDIT_FAILED: Weight(fraud=1.0),
         EvidenceKind.FAILED: Weight(bad=policy.lost_weight),
         EvidenceKind.EXPIRED: Weight(bad=policy.lost_weight),
+        EvidenceKind.WITHDRAWN: Weight(),
     }
 
 
@@ -148,6 +150,16 @@ class WorkerState:
         tally.add(evidence.kind.value, self._weights[evidence.kind], day=day)
         finding = Finding(evidence.pipeline, evidence.account, evidence.partner)
         self._checks.add(Counted(evidence.checks, evidence.vouched_checks), finding, day)
+        self._beliefs.clear()
+        self._proven = None
+
+    def withdraw(self, evidence: Evidence) -> None:
+        """Let a piece of evidence that was learned before count no more in its score.
+
+        What it counted as checks is taken back by the finding `withdrawn`.
+        """
+        weight = self._weights[evidence.kind]
+        self._tallies[evidence.capability].withdraw(evidence.kind.value, weight, day=day_of(evidence.at))
         self._beliefs.clear()
         self._proven = None
 

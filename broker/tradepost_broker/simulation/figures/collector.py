@@ -95,7 +95,7 @@ class Collector(Observer):
     def _take_transfer(self, transfer: Transfer) -> None:
         amount_microcredits = transfer.amount_microcredits
         match transfer.kind:
-            case Kind.PAY | Kind.PAY_STAGES:
+            case Kind.PAY | Kind.PAY_STAGES | Kind.PAY_BEGUN:
                 self.team_of[_owner(transfer.credit)].paid_microcredits += amount_microcredits
                 self.accounts[_owner(transfer.debit)].spent_microcredits += amount_microcredits
             case Kind.CLAW_BACK:

@@ -11,7 +11,7 @@ from tradepost_broker.market.model.lease_states import LIVE
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.simulation.invariants.broken import require
 
-_PAID = frozenset({Kind.PAY, Kind.PAY_STAGES})
+_PAID = frozenset({Kind.PAY, Kind.PAY_STAGES, Kind.PAY_BEGUN})
 
 
 class Books:

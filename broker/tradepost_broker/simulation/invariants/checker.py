@@ -110,8 +110,7 @@ class Checker(Observer):
         for evidence in records[Evidence]:
             self._check_evidence(evidence)
         for transfer in records[Transfer]:
-            if transfer.kind == Kind.PAY_STAGES:
-                self._check_stage_payment(transfer)
+            self._check_payment(transfer)
         for match in records[Match]:
             self._leases.matched(match)
         for lease in granted:
@@ -148,6 +147,9 @@ class Checker(Observer):
             self._check_hold(evidence, lease)
         if evidence.kind is EvidenceKind.AUDIT_FAILED:
             require(lease.state is LeaseState.REJECTED, f"{evidence.id}: the lease is {lease.state}")
+            siblings = self._seen.leases_of(evidence.job)
+            references = [one for one in siblings if one.purpose is LeasePurpose.AUDIT and one.outcome]
+            self._verdicts.proof(evidence, references, self._workers)
 
     def _check_hold(self, evidence: Evidence, lease: Lease) -> None:
         """A recalled lease is evidence only if another owner did the job, and its own had a hold before."""
@@ -163,6 +165,26 @@ class Checker(Observer):
         leases = {one.id: one for one in self._seen.leases_of(transfer.job)}
         accepted = [leases[one] for one in self._jobs[transfer.job].accepted]
         check_stage_payment(leases[transfer.lease], transfer.amount_microcredits, accepted)
+
+    def _check_payment(self, transfer: Transfer) -> None:
+        if transfer.kind == Kind.PAY_STAGES:
+            self._check_stage_payment(transfer)
+        elif transfer.kind == Kind.PAY_BEGUN:
+            self._check_begun_payment(transfer)
+
+    def _check_begun_payment(self, transfer: Transfer) -> None:
+        job = self._jobs[transfer.job]
+        lease = self._seen.records[Lease][transfer.lease]
+        accepted = [self._seen.records[Lease][one] for one in job.accepted]
+        require(
+            all(one.purpose is LeasePurpose.AUDIT for one in accepted),
+            f"job {job.id} has an accepted result, and pays lease {lease.id} for begun work",
+        )
+        require(
+            transfer.amount_microcredits <= lease.price_microcredits,
+            f"lease {lease.id} is paid {transfer.amount_microcredits} for begun work, its price was "
+            f"{lease.price_microcredits}",
+        )
 
     def _check_grant(self, lease: Lease, worker: Worker) -> None:
         others = [

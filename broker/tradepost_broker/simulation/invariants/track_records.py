@@ -37,6 +37,7 @@ class TrackRecords:
             EvidenceKind.AGREED: policy.agreed_checks,
             EvidenceKind.AUDIT_PASSED: 1.0,
             EvidenceKind.OUTVOTED: -policy.outvoted_checks,
+            EvidenceKind.CONTRADICTED: -policy.outvoted_checks,
         }
 
     def add(self, evidence: Evidence, owner: str, other_owners: Iterable[str]) -> None:
@@ -44,15 +45,8 @@ class TrackRecords:
         if not self._policy.independent_partners:
             return
         worth = self._worth.get(evidence.kind, 0.0)
-        require(evidence.checks <= max(worth, 0.0) + _SLACK, f"{evidence.id} counts {evidence.checks} checks")
-        require(
-            evidence.vouched_checks <= max(evidence.checks, 0.0) + _SLACK,
-            f"{evidence.id} vouches for {evidence.vouched_checks} of {evidence.checks} checks",
-        )
-        if worth < 0:
-            require(
-                evidence.checks <= worth + _SLACK, f"{evidence.id} cancels only {-evidence.checks} checks"
-            )
+        if evidence.kind is not EvidenceKind.WITHDRAWN:
+            self._check_amounts(evidence, worth)
         if evidence.kind is EvidenceKind.AGREED and evidence.checks > 0:
             require(
                 evidence.partner != owner and evidence.partner in other_owners,
@@ -70,6 +64,17 @@ class TrackRecords:
             f"{evidence.id}: {evidence.account} vouches for {vouched} checks",
         )
         self._vouchers[evidence.worker, evidence.pipeline].add(evidence.account)
+
+    def _check_amounts(self, evidence: Evidence, worth: float) -> None:
+        require(evidence.checks <= max(worth, 0.0) + _SLACK, f"{evidence.id} counts {evidence.checks} checks")
+        require(
+            evidence.vouched_checks <= max(evidence.checks, 0.0) + _SLACK,
+            f"{evidence.id} vouches for {evidence.vouched_checks} of {evidence.checks} checks",
+        )
+        if worth < 0:
+            require(
+                evidence.checks <= worth + _SLACK, f"{evidence.id} cancels only {-evidence.checks} checks"
+            )
 
     def log_odds(self, worker: str, pipeline: str, account: str, at: float) -> float:
         """The log odds that one result of a worker is right, in a job of this account.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Final
 
@@ -53,18 +53,30 @@ class Verdicts:
             if one.worker != lease.worker and outputs.agree(one.outcome, lease.outcome)
         ]
         self._records.add(evidence, workers[lease.worker].owner, others)
-        if evidence.kind is EvidenceKind.AUDIT_FAILED:
+        if evidence.kind in (EvidenceKind.AUDIT_FAILED, EvidenceKind.CONTRADICTED):
             require(bool(references), f"{evidence.id} without a reference run")
             require(
                 not any(outputs.agree(lease.outcome, one.outcome) for one in references),
                 f"{evidence.id}: lease {lease.id} agrees with the reference run",
             )
-            self._guilty.add(evidence.worker)
         if evidence.kind is EvidenceKind.AUDIT_PASSED:
             require(
                 any(outputs.agree(lease.outcome, one.outcome) for one in references),
                 f"{evidence.id}: lease {lease.id} agrees with no reference run",
             )
+
+    def proof(self, evidence: Evidence, references: list[Lease], workers: Mapping[str, Worker]) -> None:
+        """Fraud is proven by auditors of so many owners, each of whom agrees with itself and the others."""
+        needed = self._policy.references_to_expel
+        if needed > 1:
+            runs = Counter(one.worker for one in references)
+            owners = {workers[worker].owner for worker, count in runs.items() if count > 1}
+            require(len(owners) >= needed, f"{evidence.id} is proven by the runs {dict(runs)}")
+            require(
+                all(outputs.agree(one.outcome, references[0].outcome) for one in references),
+                f"{evidence.id} is proven by reference runs that differ",
+            )
+        self._guilty.add(evidence.worker)
 
     def expelled(self, worker: Worker) -> None:
         """Only proof expels."""

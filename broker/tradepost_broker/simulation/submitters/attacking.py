@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from tradepost.errors import PipelineQuarantined, Problem
 from tradepost_broker.simulation.submitters.model import SubmitterModel
 from tradepost_broker.simulation.world.client import Client
 from tradepost_broker.simulation.world.world import COMMON, TRUSTED_PUBLISHER, Input
@@ -13,10 +14,15 @@ _PEEK_S: Final = 0.2
 
 
 class PoisonSubmitter(SubmitterModel):
-    """Submits jobs that fail on every device, so that the workers' scores fall; failed jobs cost nothing."""
+    """Submits jobs that fail on every device, so that the workers' scores fall, and lifts each quarantine."""
 
     name = "poison-submitter"
     input = Input.POISON
+
+    def refused(self, client: Client, problem: Problem) -> None:
+        """Begin again."""
+        if problem.code == PipelineQuarantined.code():
+            client.lift_quarantine(self.pipeline)
 
 
 class RandomPublisher(SubmitterModel):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
+from tradepost.errors import Problem
 from tradepost_broker.simulation.workers.model import Gang
 from tradepost_broker.simulation.world.client import Client
 from tradepost_broker.simulation.world.world import COMMON, Input, Truth
@@ -75,6 +76,9 @@ class SubmitterModel:
 
     def submitted(self, client: Client, job: str) -> None:
         """A job was taken in."""
+
+    def refused(self, client: Client, problem: Problem) -> None:
+        """A job was refused."""
 
     def finished(self, client: Client, job: str) -> None:
         """A job ended."""

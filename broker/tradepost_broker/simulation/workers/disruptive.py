@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from tradepost.protocol import GiveBackReason
-from tradepost_broker.simulation.workers.model import Gang, WorkerModel, work
+from tradepost_broker.simulation.workers.model import AT_ONCE_S, Gang, WorkerModel, work
 from tradepost_broker.simulation.world.device import Device
-from tradepost_broker.simulation.world.world import Task
+from tradepost_broker.simulation.world.world import Input, Task
 
 _PREEMPT_S: Final = 0.2
 #: Up to so many leases are done honestly, for a score that wins auctions.
@@ -37,6 +37,19 @@ class _LowBidder(WorkerModel):
 
     def refuse(self, device: Device, task: Task) -> None:
         """Do no work."""
+
+
+class Accomplice(WorkerModel):
+    """Honest, but makes a result up for inputs that fail on every device, so that others are blamed."""
+
+    name = "accomplice"
+
+    def take(self, device: Device, task: Task) -> None:
+        """Answer at once what nobody can run."""
+        if task.truth.input is Input.POISON:
+            device.finish(task, self.gang.answer, AT_ONCE_S, worked=False)
+        else:
+            work(device, task)
 
 
 class Holder(_LowBidder):

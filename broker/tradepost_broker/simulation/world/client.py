@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import Final, Protocol
 
+from tradepost.errors import Problem
 from tradepost.protocol import Requirements
 from tradepost_broker.market.model.events import (
     CancelRequested,
@@ -13,6 +14,7 @@ from tradepost_broker.market.model.events import (
     Funded,
     Instruction,
     JobSubmitted,
+    QuarantineLifted,
     ReplyRefused,
     ReplySubmitted,
 )
@@ -28,6 +30,9 @@ class Submitting(Protocol):
 
     def submitted(self, client: Client, job: str) -> None:
         """The broker took a job in."""
+
+    def refused(self, client: Client, problem: Problem) -> None:
+        """The broker refused a job."""
 
     def finished(self, client: Client, job: str) -> None:
         """A job ended."""
@@ -120,6 +125,16 @@ class Client:
             lambda turn: CancelRequested(at=turn.at, job=job, account=self.account, seed=turn.seed),
         )
 
+    def lift_quarantine(self, pipeline: str) -> None:
+        """Let its jobs on a pipeline be leased again; a lost message is not repeated."""
+        self._link.send(
+            True,
+            self.world.broker.submit,
+            lambda turn: QuarantineLifted(
+                at=turn.at, account=self.account, pipeline=pipeline, seed=turn.seed
+            ),
+        )
+
     def receive_finished(self, job: str) -> None:
         """The broker says that a job ended."""
         self._link.send(False, self.model.finished, self, job)
@@ -134,3 +149,4 @@ class Client:
                 self.model.submitted(self, instruction.job)
             elif isinstance(instruction, ReplyRefused):
                 self.refused += 1
+                self.model.refused(self, instruction.problem)

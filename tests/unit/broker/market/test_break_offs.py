@@ -13,7 +13,8 @@ from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.state.commitments import Commitments
 from tradepost_broker.market.testing import MarketDriver, make_offer, make_pipeline
 
-POLICY = MarketPolicy(audit_rate=0.0)
+#: Leases that nobody answers are no quarantine here.
+POLICY = MarketPolicy(quarantine_owners=0, audit_rate=0.0)
 FREE = int(POLICY.break_offs_free)
 
 

@@ -25,11 +25,17 @@ def market_with(*prices: int, **policy: float) -> MarketDriver:
 
 def problem_of(driver: MarketDriver, job: str) -> Problem:
     """The problem that ended the job, whose cap must be refunded and which must owe nobody anything."""
+    problem = problem_of_begun(driver, job, paid_microcredits=0)
+    assert driver.market.account("credits:alice") == Account(id="credits:alice", available_microcredits=FUNDS)
+    return problem
+
+
+def problem_of_begun(driver: MarketDriver, job: str, *, paid_microcredits: int) -> Problem:
+    """The problem that ended a job which has paid so much for what it had begun."""
     ended = driver.job(job)
     assert ended.status is JobStatus.FAILED
     assert ended.problem is not None
-    assert (ended.paid_microcredits, ended.committed_microcredits) == (0, 0)
-    assert driver.market.account("credits:alice") == Account(id="credits:alice", available_microcredits=FUNDS)
+    assert (ended.paid_microcredits, ended.committed_microcredits) == (paid_microcredits, 0)
     driver.check()
     return ended.problem
 
@@ -269,7 +275,7 @@ def test_a_deadline_recalls_what_is_open() -> None:
     first = driver.open_leases(job)[0]
     driver.deliver(first.id)
     driver.tick(20.0)
-    problem = problem_of(driver, job)
+    problem = problem_of_begun(driver, job, paid_microcredits=first.price_microcredits // 10)
     assert problem.code == "deadline-exceeded"
     assert problem.facts == {"results": 1, "open_leases": 2}
     assert {lease.state.value for lease in driver.market.leases_of(job)} == {"inconclusive", "recalled"}

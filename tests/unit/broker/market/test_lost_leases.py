@@ -43,7 +43,7 @@ def test_what_another_owner_can_do_is_held_against_who_lost_it(how: str) -> None
 def test_what_fails_on_everybody_blames_nobody(how: str) -> None:
     driver = StaffedMarket(6)
     job = driver.submit(deadline_s=10_000.0)
-    for _ in range(driver.policy.attempts_max):
+    for _ in range(driver.policy.quarantine_owners):
         lose_first(driver, how, job)
     assert driver.job(job).status is JobStatus.FAILED
     driver.tick(10_000.0)

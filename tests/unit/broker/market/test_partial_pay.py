@@ -22,7 +22,7 @@ def market(
     *workers: str, audit_rate: float = 0.0, auditor: bool = False, owners: dict[str, str] | None = None
 ) -> MarketDriver:
     """Workers at a price of 1,000 for a job, each its own owner's unless `owners` says otherwise."""
-    driver = MarketDriver(policy=MarketPolicy(audit_rate=audit_rate))
+    driver = MarketDriver(policy=MarketPolicy(audit_rate=audit_rate, references_to_expel=1))
     driver.fund(amount_microcredits=10_000_000)
     driver.publish()
     if auditor:

@@ -112,7 +112,7 @@ def test_reputation_survives_a_restart(driver: StaffedMarket) -> None:
 
 
 def test_a_spot_check_survives_a_restart() -> None:
-    driver = MarketDriver(policy=MarketPolicy(audit_rate=1.0))
+    driver = MarketDriver(policy=MarketPolicy(audit_rate=1.0, references_to_expel=1))
     driver.fund()
     driver.publish()
     driver.add_worker("a0", auditor=True)
@@ -131,7 +131,7 @@ def test_a_spot_check_survives_a_restart() -> None:
 
 
 def test_a_replay_goes_on_past_a_restart() -> None:
-    driver = MarketDriver(policy=MarketPolicy(audit_rate=1.0))
+    driver = MarketDriver(policy=MarketPolicy(audit_rate=1.0, references_to_expel=1))
     driver.fund()
     driver.publish()
     driver.add_worker("w0")
@@ -204,7 +204,9 @@ def test_a_lease_granted_after_a_restart_is_judged_as_ever(driver: StaffedMarket
 
 def test_a_finished_job_waits_for_a_reference_run_that_outlives_the_restart() -> None:
     """It ends later than it says: a tick that waited for the time that it says would never end."""
-    driver = StaffedMarket(1, auditors=1, policy=MarketPolicy(audit_rate=1.0, hold_s=1.0, retain_s=1.0))
+    driver = StaffedMarket(
+        1, auditors=1, policy=MarketPolicy(audit_rate=1.0, references_to_expel=1, hold_s=1.0, retain_s=1.0)
+    )
     job = driver.submit(confidence=0.5)
     driver.deliver_all(job, "right")
     audit = driver.open_audit(job)

@@ -76,7 +76,7 @@ def test_by_the_rules_of_older_journals_the_ring_is_believed_alone() -> None:
 
 
 def test_no_wrong_result_of_a_ring_is_accepted_beside_an_auditor() -> None:
-    driver = farmed_market(auditors=1)
+    driver = farmed_market(auditors=1, policy=MarketPolicy(references_to_expel=1))
     wrong = 0
     for _ in range(200):
         job = driver.submit(confidence=0.999)

@@ -44,7 +44,11 @@ def test_a_spot_check_that_contradicts_an_accepted_result_refunds_and_slashes() 
 
 
 def test_what_has_matured_cannot_be_clawed_back() -> None:
-    driver = StaffedMarket(1, auditors=1, policy=MarketPolicy(audit_rate=1.0, hold_s=5.0, lease_grace_s=60.0))
+    driver = StaffedMarket(
+        1,
+        auditors=1,
+        policy=MarketPolicy(audit_rate=1.0, references_to_expel=1, hold_s=5.0, lease_grace_s=60.0),
+    )
     job = driver.submit()
     driver.deliver_all(job, "wrong")
     paid = driver.job(job).paid_microcredits

@@ -195,7 +195,7 @@ def test_a_job_stays_in_memory_while_its_payment_is_held(driver: MarketDriver) -
     assert driver.market.leases_of(job) == []
 
 
-def test_cancelling_recalls_and_refunds(driver: MarketDriver) -> None:
+def test_cancelling_recalls_and_refunds_what_was_not_begun(driver: MarketDriver) -> None:
     for worker in ("w0", "w1", "w2"):
         driver.add_worker(worker)
     job = driver.submit(confidence=0.95)
@@ -205,15 +205,15 @@ def test_cancelling_recalls_and_refunds(driver: MarketDriver) -> None:
     driver.cancel(job)
     delivered = driver.market.lease(open_leases[0])
     assert delivered is not None
+    reason = "the submitter cancelled the job; what was begun is paid"
+    stopped = driver.market.leases_of(job)[1:]
     assert driver.told() == [
-        SendSettled(
-            delivered.id,
-            delivered.worker,
-            "inconclusive",
-            0,
-            "the job ended before its results were verified",
+        *(SendRecall(lease.id, lease.worker) for lease in stopped),
+        SendSettled(delivered.id, delivered.worker, "inconclusive", delivered.price_microcredits, reason),
+        *(
+            SendSettled(lease.id, lease.worker, "recalled", lease.price_microcredits // 10, reason)
+            for lease in stopped
         ),
-        *(SendRecall(lease.id, lease.worker) for lease in driver.market.leases_of(job)[1:]),
         NotifyFinished(job),
     ]
     ended = driver.job(job)
@@ -221,9 +221,10 @@ def test_cancelling_recalls_and_refunds(driver: MarketDriver) -> None:
     assert ended.problem is not None
     assert ended.problem.code == "job-cancelled"
     assert driver.market.account("credits:alice") == Account(
-        id="credits:alice", available_microcredits=250_000
+        id="credits:alice", available_microcredits=250_000 - ended.paid_microcredits
     )
-    assert [transfer.kind for transfer in driver.all_of(Transfer)].count("pay") == 0
+    kinds = [transfer.kind for transfer in driver.all_of(Transfer)]
+    assert (kinds.count("pay"), kinds.count("pay_begun")) == (0, 3)
     driver.check()
 
 

@@ -86,7 +86,7 @@ def test_without_an_auditor_replicas_outvote_and_nothing_is_slashed() -> None:
     driver.check()
 
 
-def test_a_job_that_never_agrees_is_not_verified_and_refunded() -> None:
+def test_a_job_that_never_agrees_is_not_verified_and_costs_a_part() -> None:
     driver = StaffedMarket(5, policy=MarketPolicy(audit_rate=0.0, results_max=4))
     job = driver.submit(confidence=0.9)
     for number in range(4):
@@ -95,9 +95,11 @@ def test_a_job_that_never_agrees_is_not_verified_and_refunded() -> None:
     assert ended.status is JobStatus.FAILED
     assert ended.problem.code == "not-verified"
     assert ended.problem.facts["results"] == 4
-    assert ended.paid_microcredits == 0
-    assert {lease.state for lease in driver.market.leases_of(job)} == {LeaseState.INCONCLUSIVE}
-    assert driver.market.account("credits:alice").available_microcredits == 10_000_000
+    leases = driver.market.leases_of(job)
+    assert ended.paid_microcredits == sum(lease.price_microcredits // 10 for lease in leases)
+    assert {lease.state for lease in leases} == {LeaseState.INCONCLUSIVE}
+    left_microcredits = driver.market.account("credits:alice").available_microcredits
+    assert left_microcredits == 10_000_000 - ended.paid_microcredits
     assert driver.evidence() == []
     driver.check()
 

@@ -1,0 +1,229 @@
+"""One reference run proves no fraud: others must agree with it, and each auditor with itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from tradepost.protocol import JobStatus
+from tradepost_broker.market.model.entities import (
+    Evidence,
+    EvidenceKind,
+    Lease,
+    LeaseState,
+    WorkerStanding,
+)
+from tradepost_broker.market.model.policy import MarketPolicy, recorded_policy
+from tradepost_broker.testing.staffed_market import StaffedMarket
+
+CHECKED = MarketPolicy(audit_rate=1.0)
+UNCHECKED = MarketPolicy(audit_rate=0.0)
+
+
+def wrong_job(driver: StaffedMarket) -> tuple[str, Lease]:
+    """A job that was accepted with one wrong result, and its lease."""
+    job = driver.submit()
+    [lease] = driver.open_leases(job)
+    driver.deliver(lease.id, "wrong")
+    assert driver.job(job).status is JobStatus.ACCEPTED
+    return job, lease
+
+
+def run_references(driver: StaffedMarket, job: str, *outcomes: str) -> list[str]:
+    """Deliver these outcomes for the reference runs of a job, one after the other; the auditors."""
+    auditors = []
+    for outcome in outcomes:
+        audit = driver.open_audit(job)
+        auditors.append(audit.worker)
+        driver.deliver(audit.id, outcome)
+    return auditors
+
+
+def standing(driver: StaffedMarket, worker: str) -> WorkerStanding:
+    found = driver.market.worker(worker)
+    assert found is not None
+    return found.standing
+
+
+def test_two_auditors_that_agree_with_each_other_and_themselves_expel() -> None:
+    driver = StaffedMarket(2, auditors=3, policy=CHECKED)
+    job, wrong = wrong_job(driver)
+    auditors = run_references(driver, job, "right")
+    assert standing(driver, wrong.worker) is WorkerStanding.ACTIVE
+    assert driver.evidence() == [(wrong.worker, "contradicted")]
+    assert driver.of(Lease, wrong.id).paid_microcredits == wrong.price_microcredits
+    auditors += run_references(driver, job, "right", "right")
+    assert standing(driver, wrong.worker) is WorkerStanding.ACTIVE
+    auditors += run_references(driver, job, "right")
+    assert sorted(auditors.count(auditor) for auditor in set(auditors)) == [2, 2]
+    assert standing(driver, wrong.worker) is WorkerStanding.EXPELLED
+    assert driver.evidence()[-1] == (wrong.worker, "audit_failed")
+    assert driver.of(Lease, wrong.id).state is LeaseState.REJECTED
+    assert driver.of(Lease, wrong.id).paid_microcredits == 0
+    assert driver.market.account(f"stake:{wrong.worker}").available_microcredits == 0
+    verification = driver.job(job).verification
+    assert verification is not None
+    assert verification.credibility == 0.0
+    assert driver.open_leases(job) == []
+    driver.check()
+
+
+def test_with_one_auditor_the_result_is_unpaid_and_the_worker_keeps_its_stake() -> None:
+    driver = StaffedMarket(2, auditors=1, policy=CHECKED)
+    job, wrong = wrong_job(driver)
+    run_references(driver, job, "right", "right")
+    assert driver.open_leases(job) == []
+    assert standing(driver, wrong.worker) is WorkerStanding.ACTIVE
+    assert driver.evidence() == [(wrong.worker, "contradicted")]
+    assert driver.of(Lease, wrong.id).state is LeaseState.REJECTED
+    assert driver.of(Lease, wrong.id).paid_microcredits == driver.job(job).paid_microcredits == 0
+    assert driver.market.account(f"stake:{wrong.worker}").available_microcredits == 1_000_000
+    driver.check()
+
+
+def test_a_second_auditor_of_the_same_owner_does_not_count() -> None:
+    driver = StaffedMarket(2, policy=CHECKED)
+    driver.add_worker("a0", owner="operator", auditor=True)
+    driver.add_worker("a1", owner="operator", auditor=True)
+    job, wrong = wrong_job(driver)
+    auditors = run_references(driver, job, "right", "right")
+    assert len(set(auditors)) == 1
+    assert driver.open_leases(job) == []
+    assert standing(driver, wrong.worker) is WorkerStanding.ACTIVE
+
+
+@pytest.mark.parametrize("auditors", [1, 2])
+def test_a_model_that_gives_another_result_in_every_run_expels_nobody(auditors: int) -> None:
+    driver = StaffedMarket(3, auditors=auditors, policy=CHECKED)
+    job, honest = wrong_job(driver)
+    run_references(driver, job, "random 1", "random 2")
+    assert standing(driver, honest.worker) is WorkerStanding.ACTIVE
+    assert driver.evidence() == [(honest.worker, "contradicted"), (honest.worker, "withdrawn")]
+    assert driver.of(Lease, honest.id).paid_microcredits == honest.price_microcredits
+    assert driver.submit() == ""
+    assert driver.refusal().code == "pipeline-quarantined"
+    assert "not reproducible" in driver.refusal().detail
+    driver.check()
+    driver.tick(601.0)
+    earned = driver.market.account(f"earned:{honest.worker}").available_microcredits
+    assert earned == honest.price_microcredits
+
+
+def test_an_open_job_is_decided_by_the_first_reference_and_its_submitter_does_not_wait() -> None:
+    driver = StaffedMarket(2, auditors=2, policy=UNCHECKED)
+    job = driver.submit(confidence=0.9)
+    wrong, right = driver.deliver_all(job, "wrong", "right")
+    run_references(driver, job, "right")
+    assert driver.job(job).status is JobStatus.ACCEPTED
+    assert driver.of(Lease, right.id).paid_microcredits == right.price_microcredits
+    assert driver.of(Lease, wrong.id).state is LeaseState.REJECTED
+    assert standing(driver, wrong.worker) is WorkerStanding.ACTIVE
+    run_references(driver, job, "right", "right", "right")
+    assert standing(driver, wrong.worker) is WorkerStanding.EXPELLED
+    assert standing(driver, right.worker) is WorkerStanding.ACTIVE
+    driver.check()
+
+
+def test_a_reference_that_no_result_agrees_with_costs_a_part_until_it_is_confirmed() -> None:
+    driver = StaffedMarket(2, auditors=2, policy=UNCHECKED)
+    job = driver.submit(confidence=0.9)
+    leases = driver.deliver_all(job, "random 1", "random 2")
+    run_references(driver, job, "random 3")
+    assert driver.job(job).status is JobStatus.ACCEPTED
+    paid = [driver.of(Lease, lease.id).paid_microcredits for lease in leases]
+    assert paid == [lease.price_microcredits // 10 for lease in leases]
+    run_references(driver, job, "random 4")
+    assert [kind for _, kind in driver.evidence()] == ["contradicted"] * 2 + ["withdrawn"] * 2
+    driver.tick(601.0)
+    assert driver.market.account("earned:w0").available_microcredits == leases[0].price_microcredits // 10
+    assert driver.submit() == ""
+    driver.check()
+
+
+def test_a_later_reference_that_agrees_with_the_result_clears_it() -> None:
+    driver = StaffedMarket(2, auditors=2, policy=UNCHECKED)
+    job = driver.submit(confidence=0.9)
+    one, other = driver.deliver_all(job, "one", "other")
+    run_references(driver, job, "one")
+    audit = driver.open_audit(job)
+    references = [lease for lease in driver.market.results_of(job) if lease.purpose == "audit"]
+    # Within the tolerance of both: agreement is not transitive.
+    both = driver.receipt(
+        audit.id, "between", worker=audit.worker, agrees_with=(references[0].id, one.id, other.id)
+    )
+    driver.handle(both)
+    assert standing(driver, other.worker) is WorkerStanding.ACTIVE
+    assert driver.evidence()[-1] == (other.worker, "withdrawn")
+    assert driver.open_leases(job) == []
+    driver.check()
+
+
+def test_payments_of_the_accused_are_held_until_the_accusation_ends() -> None:
+    driver = StaffedMarket(2, auditors=2, policy=UNCHECKED)
+    driver.disconnect("a1")
+    [paid] = driver.deliver_all(driver.submit(), "right")
+    driver.tick(590.0)
+    job = driver.submit(confidence=0.9)
+    for lease in driver.open_leases(job):
+        driver.deliver(lease.id, "wrong" if lease.worker == paid.worker else "right")
+    run_references(driver, job, "right", "right")
+    driver.tick(20.0)
+    assert driver.market.account(f"earned:{paid.worker}").available_microcredits == 0
+    driver.restart()
+    for auditor in ("a0", "a1"):
+        driver.connect(auditor)
+    driver.tick()
+    assert driver.market.account(f"held:{paid.worker}").available_microcredits == paid.price_microcredits
+    run_references(driver, job, "right", "right")
+    assert standing(driver, paid.worker) is WorkerStanding.EXPELLED
+    assert driver.of(Lease, paid.id).paid_microcredits == 0
+    assert driver.market.account(f"earned:{paid.worker}").available_microcredits == 0
+    driver.check()
+
+
+def test_an_accusation_that_no_auditor_confirms_in_time_ends_without_a_sentence() -> None:
+    driver = StaffedMarket(1, auditors=2, policy=CHECKED)
+    driver.disconnect("a1")
+    job, wrong = wrong_job(driver)
+    run_references(driver, job, "right", "right")
+    assert driver.job(job).accused == (wrong.id,)
+    driver.tick(599.0)
+    assert driver.of(Lease, wrong.id).paid_microcredits == wrong.price_microcredits
+    driver.tick(2.0)
+    assert driver.job(job).accused == ()
+    assert driver.of(Lease, wrong.id).paid_microcredits == 0
+    assert standing(driver, wrong.worker) is WorkerStanding.ACTIVE
+    assert [one.kind for one in driver.all_of(Evidence)] == [EvidenceKind.CONTRADICTED]
+    driver.check()
+    driver.tick(1_000.0)
+    assert driver.market.job(job) is None
+
+
+def test_a_run_that_was_to_confirm_it_is_stopped_when_the_time_is_over() -> None:
+    driver = StaffedMarket(2, auditors=2, policy=UNCHECKED)
+    job = driver.submit(confidence=0.9)
+    wrong, right = driver.deliver_all(job, "wrong", "right")
+    driver.tick(1.0)
+    run_references(driver, job, "right")
+    for auditor in ("a0", "a1"):
+        driver.disconnect(auditor)
+    driver.tick(590.0)
+    for auditor in ("a0", "a1"):
+        driver.connect(auditor)
+    late = driver.open_audit(job)
+    driver.tick(15.0)
+    assert driver.open_leases(job) == []
+    driver.deliver(late.id, "right")
+    kinds = [kind for worker, kind in driver.evidence() if worker == right.worker]
+    assert kinds == ["audit_passed"]
+    assert standing(driver, wrong.worker) is WorkerStanding.ACTIVE
+    driver.check()
+
+
+def test_starts_before_this_rule_are_replayed_without_it() -> None:
+    policy = recorded_policy(b"\x80")
+    assert policy.references_to_expel == 1
+    driver = StaffedMarket(2, auditors=1, policy=policy)
+    job = driver.submit(confidence=0.9)
+    wrong, _ = driver.deliver_all(job, "wrong", "right")
+    run_references(driver, job, "right")
+    assert standing(driver, wrong.worker) is WorkerStanding.EXPELLED
