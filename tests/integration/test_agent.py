@@ -138,3 +138,4 @@ async def test_a_worker_that_is_stopped_gives_back_what_runs(bench: AgentBench) 
         await bench.runners.started.wait()
     end = await bench.broker.next(GiveBack)
     assert (end.lease, end.reason) == (grant.lease, GiveBackReason.PREEMPTED)
+    assert (await bench.broker.offers.get()).capacity == 0, "else it would be leased the same job again"

@@ -143,11 +143,9 @@ async def test_refusals_are_typed(broker: LocalBroker, tmp_path: Path) -> None:
         ),
         (("account", "create", ""), "use lower-case letters, digits"),
         (("fund", "alice", "0"), "0 credits: give more than 0"),
-        (("fund", "alice", "nan"), "'nan' is not an amount of credits"),
+        (("fund", "alice", "nan"), "the amount is 'nan'; it must be a number of credits"),
         (("fund", "ALICE", "1"), "the account's name"),
-        (("token", "--ttl", "nan"), "--ttl is nan seconds; give more than 0 and at most 2,592,000"),
         (("token", "--ttl", "0"), "--ttl is 0 seconds"),
-        (("token", "--ttl", "inf"), "--ttl is inf seconds"),
         (("token", "--owner", ""), "the owner's name"),
     ],
 )
@@ -159,6 +157,13 @@ async def test_arguments_are_checked_in_plain_words(
         await command(tmp_path, *arguments)
     assert detail in caught.value.detail
     assert caught.value.fault is Fault.OPERATOR
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "1e999", "٣"])
+async def test_seconds_are_plain_finite_numbers(tmp_path: Path, seconds: str) -> None:
+    refused = await command(tmp_path, "token", "--ttl", seconds)
+    assert refused.exit_code == 2
+    assert "it must be a number at least 0" in " ".join(refused.stderr.split())
 
 
 async def test_a_transfer_id_that_is_used_again_says_what_it_did(broker: LocalBroker, tmp_path: Path) -> None:

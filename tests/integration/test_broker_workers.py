@@ -437,6 +437,24 @@ async def test_a_new_offer_counts_for_the_next_job(broker: LocalBroker) -> None:
     await worker.disconnect()
 
 
+async def test_who_withdraws_the_offer_and_gives_back_is_not_granted_the_same_job_again(
+    broker: LocalBroker,
+) -> None:
+    """As a worker does that its owner stops: it is gone before another grant would reach it."""
+    key = await broker.account()
+    worker = await broker.worker()
+    job = (await broker.submit(key, await broker.publish(key))).job
+    grant = await worker.expect(Grant)
+    stopped = TradepostError("the owner stopped the worker").to_problem()
+    await worker.send(
+        UpdateOffer(msgspec.structs.replace(worker.offer, capacity=0)),
+        GiveBack(lease=grant.lease, reason=GiveBackReason.PREEMPTED, problem=stopped),
+    )
+    await worker.expect(Acknowledged)
+    assert [lease.id for lease in broker.running.parts.market.leases_of(job)] == [grant.lease]
+    await worker.disconnect()
+
+
 # Blocks of a lease
 
 

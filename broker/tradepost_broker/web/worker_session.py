@@ -88,6 +88,7 @@ class WorkerSession:
         """Forget an offer that was not taken over yet."""
         if self._offering is not None:
             self._offering.cancel()
+            self._offering = None
 
     async def _deliver(self, frame: Deliver) -> None:
         try:
@@ -173,7 +174,12 @@ class WorkerSession:
 
     def _update_offer(self, offer: Offer) -> None:
         self._offer = offer
-        if self._offering is None:
+        if not offer.capacity:
+            # At once: what comes next may be leases that are given back, which must not come here again. It
+            # adds no more to the journal than the offers that it withdraws, and those wait.
+            self.close()
+            self._submit_offer()
+        elif self._offering is None:
             wait_s = max(OFFER_S_MIN, self._journal_bytes.wait_s(self.worker))
             self._offering = asyncio.get_running_loop().call_later(wait_s, self._submit_offer)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import functools
 import logging
 import os
@@ -157,7 +158,8 @@ class JobFuture(NotCopied, concurrent.futures.Future[Result]):
 
     def _check_can_wait(self) -> None:
         if not self.done():
-            self._job.check_can_wait()
+            with contextlib.suppress(ClientClosed):  # then the closing ends it: at once, or in a moment
+                self._job.check_can_wait()
 
     def add_done_callback(self, fn: Callback) -> None:
         """Call `fn` with this future when the result, or the error, is here. It may call the client."""

@@ -228,7 +228,8 @@ class Agent:
             stream.send(UpdateOffer(offer=self._offer))
 
     async def _leave(self) -> None:
-        """Give back what runs, and see it acknowledged."""
+        """Withdraw the offer, give back what runs, and see it acknowledged."""
+        self.offer_capacity(0)  # before that, the broker would lease the same jobs to this device again
         await self._leases.give_back_all()
         try:
             async with asyncio.timeout(self._stop_s_max):

@@ -147,8 +147,9 @@ class HeldLeases:
                 self._finish(give_back(lease, error, GiveBackReason.REFUSED))
 
     async def give_back_all(self) -> None:
-        """Stop and give back whatever runs, because the owner stops the worker."""
-        for end in await self._preempt_all("the owner stopped the worker"):
+        """Stop and give back whatever runs, because the owner stops the worker, and what still comes."""
+        self._paused = "the owner stopped the worker"
+        for end in await self._preempt_all(self._paused):
             self._finish(end)
 
     async def pause(self, why: str, *, finish: bool = False) -> None:
