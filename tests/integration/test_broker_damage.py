@@ -106,7 +106,7 @@ CASES: dict[str, tuple[Callable[[Damaged], None], Callable[[Damaged], str]]] = {
     ),
     "evidence": (
         lambda d: d.execute(
-            "INSERT INTO evidence SELECT 'e', ?, 'cpu', 'no such kind', 'j', 'l', 1.0, '', '', '', '', '', 0, 0",
+            "INSERT INTO evidence VALUES ('e', ?, 'cpu', 'no kind', 'j', 'l', 1.0, '', '', '', '', '', 0, 0)",
             d.worker,
         ),
         lambda d: "evidence e",
