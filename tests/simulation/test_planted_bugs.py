@@ -39,7 +39,7 @@ from tradepost_broker.simulation.random_scenarios import random_scenario
 from tradepost_broker.simulation.simulation import Simulation
 from tradepost_reputation import CheckRecord
 
-SEEDS_MAX = 25
+SEEDS_MAX = 60
 Plant = Callable[[pytest.MonkeyPatch], None]
 BUGS: dict[str, Plant] = {}
 
@@ -299,7 +299,7 @@ def _(patch: pytest.MonkeyPatch) -> None:
 
 @bug("an expelled worker keeps its open leases")
 def _(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(settlement, "_recall", nothing)
+    patch.setattr(settlement, "recall", nothing)
 
 
 @bug("preemption by the owner counts as a failure")
