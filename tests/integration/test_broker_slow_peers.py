@@ -194,7 +194,9 @@ async def test_hanging_up_is_no_defect(tmp_path: Path, caplog: pytest.LogCapture
         writer.transport.abort()
         # The broker goes on for others, and stops without waiting for who is gone.
         assert await broker.call("GET", "/healthz")
-    assert [one for one in caplog.records if one.levelname in ("WARNING", "ERROR")] == []
+    warnings = [one for one in caplog.records if one.levelname in ("WARNING", "ERROR")]
+    # On a busy machine, the event loop may stand still for other reasons.
+    assert [one for one in warnings if not one.name.endswith(".loop_stalls")] == []
 
 
 async def test_blocks_on_their_way_to_one_address_are_bounded(

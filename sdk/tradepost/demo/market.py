@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import as_file, files
@@ -28,6 +29,9 @@ CHEATING_MODULE: Final = "tradepost_worker.testing.cheating"
 _NAMES: Final = ("ada", "grace", "edsger", "barbara", "donald", "radia", "leslie", "frances")
 #: Jobs in flight at once: enough to keep every worker busy, few enough that latency means something.
 _WINDOW: Final = 16
+#: For how long verdicts are waited for after the last answer, and how often they are looked at.
+_VERDICTS_S_MAX: Final = 30.0
+_LOOK_S: Final = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +118,24 @@ async def _classify(
             on_answer(len(answers))
 
         await asyncio.gather(*(ask(index) for index in range(plan.jobs)))
-        async with aiohttp.ClientSession() as session:
-            standings = [await _standing(session, market, worker) for worker in market.running]
+        on_step("Waiting for the last reference runs")
+        standings = await _standings(market)
     return _report(market, pipeline, held_out, plan, answers, standings)
+
+
+async def _standings(market: LocalMarket) -> list[WorkerReport]:
+    """How the workers stand when every cheater is caught, or after `_VERDICTS_S_MAX`.
+
+    Two auditors must find the same before a worker is expelled, which may be after the last job's answer.
+    """
+    begun_s = time.monotonic()
+    async with aiohttp.ClientSession() as session:
+        while True:
+            standings = [await _standing(session, market, worker) for worker in market.running]
+            is_over = time.monotonic() - begun_s > _VERDICTS_S_MAX
+            if is_over or all(worker.caught for worker in standings if worker.cheats):
+                return standings
+            await asyncio.sleep(_LOOK_S)
 
 
 async def _standing(
