@@ -12,7 +12,7 @@ PYTEST = $(BIN)/python -m pytest -n $(shell expr $$(getconf _NPROCESSORS_ONLN) +
 DEPTRY := $(BIN)/deptry --no-ansi
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test long quick extended check format lint types coverage docs kernels containment benchmark constraints clean
+.PHONY: help demo test long quick extended restarts check format lint types coverage docs kernels containment benchmark constraints clean
 
 help:
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -33,6 +33,10 @@ quick: $(VENV)/ready-to-develop ## lint, types, and the unit tests that start no
 extended: SEED ?= $(shell date +%s)
 extended: $(VENV)/ready-to-develop ## run each mutation and fuzzing property 10,000 times (again: SEED=...)
 	HYPOTHESIS_PROFILE=extended $(PYTEST) -q -m extended --hypothesis-seed=$(SEED) $(TESTS)
+
+restarts: SEED ?= $(shell date +%s)
+restarts: $(VENV)/ready-to-develop ## restart a broker and its workers twenty times under load (again: SEED=...)
+	HYPOTHESIS_PROFILE=extended $(BIN)/python -m pytest -q --hypothesis-seed=$(SEED) tests/acceptance/test_restarts_under_load.py
 
 check: test long lint types ## what must hold before a change lands
 

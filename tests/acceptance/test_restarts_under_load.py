@@ -33,11 +33,11 @@ from tradepost_broker.storage.store import Reader
 
 pytestmark = pytest.mark.acceptance
 
-#: In the extended run; otherwise two, which restart each side by SIGKILL and by SIGTERM.
+#: In `make restarts`; otherwise two, which restart each side by SIGKILL and by SIGTERM.
 EXTENDED_ROUNDS = 20
 ROUNDS = 2
 SUBMITTERS = 3
-#: Jobs that end between two restarts of the extended run, at most.
+#: Jobs that end between two restarts of `make restarts`, at most.
 JOBS_MAX = 4
 WAIT_S_MAX = 120.0
 
@@ -203,7 +203,6 @@ def restart_all(market: LocalMarket, load: Load, *, rounds: int, seed: int) -> N
     load.wait_for_more(1)
 
 
-@pytest.mark.extended(examples=1)
 @given(seed=st.integers(0, 1 << 32))
 @settings(max_examples=1, phases=[Phase.generate], deadline=None)
 def test_restarts_of_both_sides_under_load_blame_no_honest_worker(
