@@ -1,18 +1,18 @@
 """Evidence says for whom it counts, leases how they were drawn and priced, pipelines who claims which key."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import msgspec
 import sqlalchemy as sa
 from alembic import op
+
+from tradepost_broker.storage.migrations.record_bodies import add_fields
 
 revision = "0005"
 down_revision = "0004"
 branch_labels = None
 depends_on = None
 
-_ROWS = 1000
 _NEW: dict[str, dict[str, object]] = {
     "leases": {"drawn_from": 0, "price_share": 1.0},
     "pipelines": {"claims": []},
@@ -29,7 +29,7 @@ def upgrade() -> None:
     Evidence counts as it did when it was found, now only for the submitter and the pipeline that it is about.
     """
     for name, fields in _NEW.items():
-        _extend_bodies(name, fields)
+        add_fields(name, fields)
     without_rowid = {"sqlite_with_rowid": False}
     with op.batch_alter_table("evidence", recreate="always", table_kwargs=without_rowid) as evidence:
         for name in _TEXTS:
@@ -70,22 +70,3 @@ def _decoded(body: bytes) -> dict[str, object]:
         return msgspec.msgpack.decode(body, type=dict[str, object])
     except msgspec.MsgspecError:
         return {}
-
-
-def _extend_bodies(name: str, fields: dict[str, object]) -> None:
-    table = sa.table(name, sa.column("id", sa.String()), sa.column("body", sa.LargeBinary()))
-    connection, last = op.get_bind(), ""
-    while rows := connection.execute(
-        sa.select(table).where(table.c.id > last).order_by(table.c.id).limit(_ROWS)
-    ).all():
-        for id_, body in _readable(rows):
-            written = msgspec.msgpack.encode(body | fields)
-            connection.execute(table.update().where(table.c.id == id_).values(body=written))
-        last = rows[-1].id
-
-
-def _readable(rows: Iterable[Any]) -> Iterable[tuple[str, dict[str, object]]]:
-    """Every row with its fields. The broker leaves out and names those that cannot be read."""
-    for id_, body in rows:
-        if fields := _decoded(body):
-            yield id_, fields
