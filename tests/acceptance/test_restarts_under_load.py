@@ -19,10 +19,10 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
-import wasmtime
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from counting_kernel import counting_kernel
 from tradepost import Client
 from tradepost.client.results import Result
 from tradepost.protocol import JobStatus
@@ -41,17 +41,8 @@ SUBMITTERS = 3
 JOBS_MAX = 4
 WAIT_S_MAX = 120.0
 
-#: Counts to twenty million, about a twentieth of a second of work, then returns its input.
-COUNTING = """
-(module
-  (memory (export "memory") 4)
-  (func (export "kernel_alloc") (param i32) (result i32) i32.const 1024)
-  (func (export "kernel_run") (param i32 i32) (result i64) (local i64)
-    (loop
-      (local.set 2 (i64.add (local.get 2) (i64.const 1)))
-      (br_if 0 (i64.lt_u (local.get 2) (i64.const 20000000))))
-    (i64.or (i64.shl (i64.extend_i32_u (local.get 0)) (i64.const 32)) (i64.extend_i32_u (local.get 1)))))
-"""
+#: About a twentieth of a second of work in each stage.
+COUNT = 20_000_000
 #: Two stages, so that a worker that is stopped gives back a receipt for the first one.
 PIPELINE = """
 name = "counting"
@@ -211,7 +202,7 @@ def test_restarts_of_both_sides_under_load_blame_no_honest_worker(
     """One example is a whole market, so none is tried again to shrink it."""
     rounds = EXTENDED_ROUNDS if settings.get_current_profile_name() == "extended" else ROUNDS
     tmp_path = tmp_path_factory.mktemp("restarts")
-    (tmp_path / "counting.wasm").write_bytes(wasmtime.wat2wasm(COUNTING))
+    (tmp_path / "counting.wasm").write_bytes(counting_kernel(COUNT))
     (tmp_path / "pipeline.toml").write_text(PIPELINE)
     plans = [
         *(WorkerPlan(name=f"w{n}", owner=f"owner{n}", price=f"0.00{n}", capacity=2) for n in (1, 2, 3)),

@@ -8,25 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import wasmtime
 
+from counting_kernel import counting_kernel
 from tradepost import Client
 from tradepost.protocol import JobStatus
 from tradepost.testing import LocalMarket, WorkerPlan
 
 pytestmark = pytest.mark.acceptance
 
-#: Counts to two thousand million, some seconds of work, then returns its input.
-SLOW = """
-(module
-  (memory (export "memory") 4)
-  (func (export "kernel_alloc") (param i32) (result i32) i32.const 1024)
-  (func (export "kernel_run") (param i32 i32) (result i64) (local i64)
-    (loop
-      (local.set 2 (i64.add (local.get 2) (i64.const 1)))
-      (br_if 0 (i64.lt_u (local.get 2) (i64.const 2000000000))))
-    (i64.or (i64.shl (i64.extend_i32_u (local.get 0)) (i64.const 32)) (i64.extend_i32_u (local.get 1)))))
-"""
+#: Some seconds of work.
+COUNT = 2_000_000_000
 PIPELINE = """
 name = "slow"
 version = "1.0.0"
@@ -47,7 +38,7 @@ wall_ms = 60_000
 
 def test_a_killed_workers_job_is_finished_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRADEPOST_BROKER_MARKET_RECONNECT_S", "0.5")
-    (tmp_path / "slow.wasm").write_bytes(wasmtime.wat2wasm(SLOW))
+    (tmp_path / "slow.wasm").write_bytes(counting_kernel(COUNT))
     (tmp_path / "pipeline.toml").write_text(PIPELINE)
     plans = [
         WorkerPlan(name="first", owner="first", price="0.001"),
