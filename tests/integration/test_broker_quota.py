@@ -1,4 +1,4 @@
-"""What is kept for an account counts against its quota, whoever sends it and whatever becomes of the job."""
+"""What is kept for an account counts against its quota, also if another sends it or the job fails."""
 
 from __future__ import annotations
 

@@ -265,7 +265,7 @@ async def test_nobody_can_use_up_another_workers_connections(broker: LocalBroker
         handshake = Handshake(broker, worker)
         challenge = await handshake.challenge()
         assert await handshake.refusal(handshake.hello(challenge, signature=b"forged"))
-    # From the same address as whoever has failed so often.
+    # From the same address as the caller that failed so often.
     await worker.connect()
     await worker.disconnect()
 

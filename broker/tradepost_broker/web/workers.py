@@ -49,7 +49,7 @@ class WorkerEndpoints:
     async def join(self, request: web.Request) -> web.StreamResponse:
         """Make a device a worker, on a single-use token from the operator."""
         body = await read_body(request, JoinRequest)
-        # A token cannot be guessed, so whoever has one is not kept out by others at the same address.
+        # A token cannot be guessed, so a device that has one is not kept out by others at the same address.
         caller = self._joins.known_token(body.token) or caller_group(request)
         self._failures.check(caller, "failed attempts to join")
         try:

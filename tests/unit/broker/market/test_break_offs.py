@@ -39,7 +39,7 @@ def offer_job(driver: MarketDriver, owner: str) -> Lease | None:
 
 
 def preempt(driver: MarketDriver, lease: Lease) -> None:
-    """Give a lease back, and have whoever gets the job next deliver."""
+    """Give a lease back, and have the worker that gets the job next deliver."""
     driver.give_back(lease.id, GiveBackReason.PREEMPTED)
     for other in driver.open_leases(lease.job):
         driver.deliver(other.id)
