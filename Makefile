@@ -36,7 +36,7 @@ extended: $(VENV)/ready-to-develop ## run each mutation and fuzzing property 10,
 
 restarts: SEED ?= $(shell date +%s)
 restarts: $(VENV)/ready-to-develop ## restart a broker and its workers twenty times under load (again: SEED=...)
-	HYPOTHESIS_PROFILE=extended $(BIN)/python -m pytest -q --hypothesis-seed=$(SEED) tests/acceptance/test_restarts_under_load.py
+	ROUNDS=20 SEED=$(SEED) $(BIN)/python -m pytest -q tests/acceptance/test_restarts_under_load.py
 
 check: test long lint types ## what must hold before a change lands
 

@@ -34,18 +34,21 @@ def dangling_link(path: Path) -> str:
 
     To a reader such a link looks like an absent file, while its owner believes that there is one.
     """
-    if path.is_symlink() and not path.exists():
-        return f"{path} is a link to {path.readlink()}, which does not exist"
+    if os.path.islink(path) and not os.path.exists(path):
+        return f"{path} is a link to {os.readlink(path)}, which does not exist"
     return ""
 
 
 def why_no_file(path: Path) -> str:
-    """Why what is at `path` is not a file, in words; empty for a file, and where there is nothing."""
+    """Why what is at `path` is not a file, in words; empty for a file, and where there is or may be nothing.
+
+    Where the folder cannot be searched, that is found out by opening the file.
+    """
     if problem := dangling_link(path):
         return problem
-    if path.is_dir():
+    if os.path.isdir(path):
         return f"{path} is a folder, not a file"
-    return "" if path.is_file() or not path.exists() else f"{path} is not a regular file"
+    return "" if os.path.isfile(path) or not os.path.exists(path) else f"{path} is not a regular file"
 
 
 def access_problem(path: Path, status: os.stat_result, *, forbidden: int = USABLE_BY_OTHERS) -> str:

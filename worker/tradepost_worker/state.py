@@ -141,7 +141,7 @@ class StateFolder:
         Raises `StateFileDamaged` if its key is missing or damaged, or is the key of another device.
         """
         joined_as = f"this device joined as worker {membership.worker}"
-        if not self._key.exists() and not self._key.is_symlink():
+        if not os.path.lexists(self._key):
             raise StateFileDamaged(f"{self._key} does not exist, but {joined_as}", hint=_KEY_HINT)
         identity = self.identity()
         if identity.id != membership.worker:

@@ -244,7 +244,12 @@ def not_joined() -> Check:
 
 def unknown_broker() -> Check:
     """What this device joined cannot be read."""
-    return Check(name="broker", health=Health.WARNING, says="not asked: see `membership`", fix=_JOIN)
+    return Check(
+        name="broker",
+        health=Health.WARNING,
+        says="not asked: see `membership`",
+        fix="Mend `membership` first.",
+    )
 
 
 def unreachable_broker(url: str, error: str) -> Check:

@@ -49,9 +49,9 @@ def examine_files(state: StateFolder, membership: Membership | None) -> list[Che
     try:
         if membership is not None:
             state.joined_identity(membership)
-        elif key.exists() or key.is_symlink():
+        elif os.path.lexists(key):
             state.identity()
-    except StateFileDamaged as error:
+    except TradepostError as error:
         found = _broken("key", error)
     else:
         found = _examine_access("key", key, state.path, forbidden=USABLE_BY_OTHERS, mode="600")

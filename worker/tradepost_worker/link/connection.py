@@ -19,9 +19,9 @@ import msgspec
 from tradepost import identity
 from tradepost.errors import (
     BrokerUnavailable,
-    ContentMismatch,
     ContentUnavailable,
     ProtocolError,
+    SourceFailed,
     TradepostError,
 )
 from tradepost.identity import Identity
@@ -60,15 +60,16 @@ def reconnect_delays(*, rng: random.Random) -> Iterator[float]:
 
 
 async def until_reached(call: Callable[[], Awaitable[T]], *, rng: random.Random) -> T:
-    """What `call` gives, called again while the broker, or each source of content, cannot be reached.
+    """What `call` gives, called again while the broker, or a source of content, cannot be reached.
 
-    It is never given up here: the caller bounds the time. A source that lies is not waited for.
+    It is never given up here: the caller bounds the time. What sources lie about or lack is not waited for.
     """
     for delay_s in reconnect_delays(rng=rng):
         try:
             return await call()
         except (BrokerUnavailable, ContentUnavailable) as error:
-            if ContentMismatch.code() in error.facts.get("sources", {}).values():
+            sources = error.facts.get("sources")
+            if sources and SourceFailed.code() not in sources.values():
                 raise
             await asyncio.sleep(delay_s)
     raise AssertionError("the delays never end")
