@@ -6,7 +6,7 @@ formulas), and `explain` says in words where the numbers come from.
 """
 
 from tradepost_reputation.beta import beta_quantile
-from tradepost_reputation.checks import CheckRecord, Counted, Finding
+from tradepost_reputation.checks import CheckRecord, Counted, Finding, in_steps
 from tradepost_reputation.credibility import (
     credibility_of_groups,
     credibility_of_worker,
@@ -27,6 +27,7 @@ __all__ = [
     "credibility_of_groups",
     "credibility_of_worker",
     "explain",
+    "in_steps",
     "log_odds",
     "results_needed",
     "score",

@@ -37,6 +37,11 @@ class Finding(NamedTuple):
     partner: str = ""
 
 
+def in_steps(amount: float) -> float:
+    """The nearest amount that findings may count."""
+    return round(amount / _STEP) * _STEP
+
+
 class DecayingSum:
     """A sum that halves every `half_life_days`, by whole days. Order within a day does not matter."""
 

@@ -17,6 +17,10 @@ QUANTILE: Final = 0.05
 DAY_S: Final = 86_400
 #: One proven fraud outweighs any record that a worker can build up.
 FRAUD_WEIGHT: Final = 1000.0
+#: What is withdrawn, and what it is taken from, are multiples of this, which floats add up exactly.
+_STEP: Final = 2.0**-30
+#: Less than this is left of a sum only by rounding: the weights are multiples of 1/8, faded for a while.
+_REST: Final = 2.0**-20
 
 
 class Weight(NamedTuple):
@@ -69,20 +73,20 @@ class Tally:
         self._today = Weight(*(old + new for old, new in zip(self._today, weight, strict=True)))
 
     def withdraw(self, kind: str, weight: Weight, *, day: int) -> None:
-        """Undo one `add` of the same arguments, whatever was added since."""
+        """Undo one `add` of the same arguments, whatever was added since. The order does not matter."""
         self.counts[kind] -= 1
         if not self.counts[kind]:
             del self.counts[kind]
         if day == self._day:
-            self._today = Weight(*(old - gone for old, gone in zip(self._today, weight, strict=True)))
+            self._today = Weight(*map(_without, self._today, weight))
             return
         fade = 0.5 ** ((self._day - day) / self.half_life_days)
         past = self._past
         self._past = Weight(
-            good=past.good - weight.good * fade,
-            bad=past.bad - weight.bad * fade,
+            good=_without(past.good, weight.good * fade),
+            bad=_without(past.bad, weight.bad * fade),
             fraud=past.fraud - weight.fraud,
-            checks=past.checks - weight.checks * fade,
+            checks=_without(past.checks, weight.checks * fade),
         )
 
     def record(self, *, day: int) -> TrackRecord:
@@ -94,12 +98,17 @@ class Tally:
         fade = 0.5 ** ((day - self._day) / self.half_life_days)
         past, today = self._past, self._today
         return Weight(
-            # What was withdrawn on a later day may leave a rest of rounding below zero.
-            good=max(0.0, past.good + today.good) * fade,
-            bad=max(0.0, past.bad + today.bad) * fade,
+            good=(past.good + today.good) * fade,
+            bad=(past.bad + today.bad) * fade,
             fraud=past.fraud + today.fraud,
             checks=(past.checks + today.checks) * fade,
         )
+
+
+def _without(total: float, part: float) -> float:
+    """A sum without a part of it."""
+    left = (round(total / _STEP) - round(part / _STEP)) * _STEP
+    return left if abs(left) >= _REST else 0.0
 
 
 def score(good: float, bad: float) -> float:

@@ -35,8 +35,8 @@ pytestmark = pytest.mark.acceptance
 
 #: Two rounds restart each side by SIGKILL and by SIGTERM; `make restarts` asks for more, in other orders.
 ROUNDS_MIN = 2
-ROUNDS = int(os.environ.get("ROUNDS", ROUNDS_MIN))
-SEED = int(os.environ.get("SEED", 0))
+ROUNDS = int(os.environ.get("ROUNDS", f"{ROUNDS_MIN}"))
+SEED = int(os.environ.get("SEED", "0"))
 SUBMITTERS = 3
 #: Jobs that end between two restarts, at most, where there are more rounds.
 JOBS_MAX = 4

@@ -23,7 +23,7 @@ class Core(Protocol):
 
     @property
     def changed(self) -> bool:
-        """Whether the newest event that was not rejected may have changed anything."""
+        """Whether the newest event may have changed anything, so that the journal must have it."""
         ...
 
 

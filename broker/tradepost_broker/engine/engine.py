@@ -41,7 +41,7 @@ from tradepost_broker.engine.decisions import (
 )
 from tradepost_broker.engine.pieces import delivery_of
 from tradepost_broker.engine.work import SetAsideDelivery
-from tradepost_broker.market.model.events import Event, Instruction, ReplyRefused, Save, Tick
+from tradepost_broker.market.model.events import Event, Instruction, ReplyRefused, Save
 from tradepost_broker.market.state.seeded_random import SEED_BITS
 from tradepost_broker.storage.store import Store, Transaction
 from tradepost_broker.streams.pace import paced
@@ -381,7 +381,7 @@ class Engine:
                 return TradepostError.from_problem(instruction.problem)
         if event is not None:
             self._observe_decided(event, instructions)
-            if self._core.changed and (instructions or not isinstance(event, Tick)):
+            if self._core.changed:
                 transaction.journal(event)
         for instruction in instructions:
             if isinstance(instruction, Save):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Final, Protocol
+from typing import Protocol
 
 from tradepost.errors import STAGE_FAILURES, Problem
 from tradepost.pipeline.agreement import Agreement
@@ -17,11 +17,9 @@ from tradepost.protocol import Deliver
 from tradepost.receipts import Failed, JobOutcome, Receipt, Returned, SignedReceipt
 from tradepost_broker.engine.engine import Decision, Moment, Postponed
 from tradepost_broker.jobs.output_checks import CheckedResult
-from tradepost_broker.market.model.entities import Lease, LeaseState
+from tradepost_broker.market.model.entities import FAILED_PREFIX, Lease, LeaseState, is_failure
 from tradepost_broker.market.model.events import ReceiptDelivered
 from tradepost_broker.storage.shell_records import Delivery
-
-_FAILED: Final = "failed:"
 
 #: Compares an output with that of a lease whose result is durable.
 Compare = Callable[[Delivery, str], Awaitable[Agreement]]
@@ -110,7 +108,7 @@ class ReceiptDelivery:
 
     def _needs_comparison(self, other: Lease) -> bool:
         """Whether only the documents can tell if both results agree."""
-        both_returned = not (self._outcome.startswith(_FAILED) or other.outcome.startswith(_FAILED))
+        both_returned = not (is_failure(self._outcome) or is_failure(other.outcome))
         return self._compare_with is not None and both_returned and other.outcome != self._outcome
 
     async def _compare(self, leases: Sequence[str]) -> None:
@@ -133,7 +131,7 @@ class ReceiptDelivery:
 
 def outcome_of(result: JobOutcome) -> str:
     """What identifies the outcome in the market: the output's CID, or `failed:<stage>:<code>`."""
-    return result.output if isinstance(result, Returned) else f"{_FAILED}{result.stage}:{result.code}"
+    return result.output if isinstance(result, Returned) else f"{FAILED_PREFIX}{result.stage}:{result.code}"
 
 
 def stage_hashes(receipt: Receipt) -> tuple[tuple[str, str], ...]:

@@ -18,7 +18,6 @@ from tradepost_broker.market.model.entities import (
     Account,
     Job,
     Lease,
-    LeaseState,
     Pipeline,
     Record,
     Worker,
@@ -107,20 +106,23 @@ class Market:
         has_more_to_do = bool(state.jobs_to_advance or state.workers_freed)
         refusal = _refusal(state, event)
         if refusal is not None:
+            self._changed = False
             return [ReplyRefused(refusal.to_problem())]
         if isinstance(event, MatchingEvent):
             advance_job.advance_all(state)
         if isinstance(event, Tick):
             state.note_progress()
-        self._changed = has_more_to_do or not state.is_repeated
-        return state.drain()
+        is_news = has_more_to_do or not state.is_repeated
+        answer = state.drain()
+        self._changed = is_news and (bool(answer) or not isinstance(event, Tick))
+        return answer
 
     @property
     def changed(self) -> bool:
-        """Whether the newest event that was not rejected may have changed anything.
+        """Whether the newest event may have changed anything, so that the journal must have it.
 
-        One that did not, such as a repeated frame, needs no place in the journal, which anyone who can repeat
-        it could fill for nothing.
+        One that did not was rejected, is a repeated frame, with which anyone who can repeat it could fill the
+        journal for nothing, or is a tick at which nothing was due.
         """
         return self._changed
 
@@ -147,10 +149,7 @@ class Market:
 
     def stages_done(self, worker: str, lease: str) -> int | None:
         """How many stages of this worker's open lease are known to be done; `None` without such a lease."""
-        known, watch = self._state.leases.get(lease), self._state.watches.get(lease)
-        if known is None or watch is None or known.worker != worker or known.state is not LeaseState.OPEN:
-            return None
-        return len(watch.stages_s)
+        return lateness.stages_done(self._state, worker, lease)
 
     def results_of(self, job: str) -> list[Lease]:
         """Its leases that a new result is to be compared with: those whose outcome is in.

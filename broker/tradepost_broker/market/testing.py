@@ -109,6 +109,8 @@ class MarketDriver:
         self.at = at
         self.events: list[Event] = []
         self.answers: list[list[Instruction]] = []
+        #: What a shell would have in its journal, with the answers.
+        self.journal: list[tuple[Event, list[Instruction]]] = []
         #: The newest saved version of every record, by kind and id.
         self.records: dict[tuple[type, str], Record] = {}
         #: The leases that each worker was sent and has not ended, in order.
@@ -122,6 +124,8 @@ class MarketDriver:
         answer = self.market.handle(event)
         self.events.append(event)
         self.answers.append(answer)
+        if self.market.changed:
+            self.journal.append((event, answer))
         for instruction in answer:
             match instruction:
                 case Save(record):

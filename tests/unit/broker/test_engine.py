@@ -46,10 +46,10 @@ class AddingCore:
 
     def __init__(self) -> None:
         self.account = Account(id="credits:alice")
-
-    changed = True
+        self.changed = False
 
     def handle(self, event: Event) -> list[Instruction]:
+        self.changed = isinstance(event, Funded)
         if not isinstance(event, Funded):
             return []
         if event.amount_microcredits < 0:
@@ -345,11 +345,13 @@ async def test_events_are_observed_in_their_turn_unless_refused(tmp_path: Path) 
     assert [type(event) for event in observed] == [Funded, Tick]
 
 
-async def test_a_tick_that_changes_nothing_is_not_journalled(tmp_path: Path) -> None:
+async def test_what_changes_nothing_is_not_journalled(tmp_path: Path) -> None:
     store = Store(tmp_path / "db")
     async with running(store) as engine:
         await engine.ask(EmptyTick())
         assert store.last_seq == 0
+        await engine.ask(Funding(5))
+        assert store.last_seq == 1
 
 
 async def test_a_defect_in_the_core_stops_the_engine(tmp_path: Path) -> None:

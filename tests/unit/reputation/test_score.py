@@ -1,5 +1,7 @@
 """Scores: what evidence does to them, what time does, and what time does not do."""
 
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,3 +87,38 @@ def test_the_explanation_names_what_counts() -> None:
 def test_the_explanation_of_fraud_and_of_nothing() -> None:
     assert "Fraud was proven" in "\n".join(explain(tally_of(("x", FRAUD, 0)), day=0, fault_fraction=0.2))
     assert "newcomer scores 0.05" in explain(Tally(30), day=0, fault_fraction=0.2)[0]
+
+
+days = st.integers(0, 90)
+eighths = st.builds(
+    lambda good, bad, checks: Weight(good=good / 8, bad=bad / 8, checks=checks / 8),
+    st.integers(0, 8),
+    st.integers(0, 8),
+    st.integers(-80, 8),
+)
+
+
+@given(st.lists(st.tuples(eighths, days), min_size=1, max_size=20), st.randoms(use_true_random=False))
+def test_what_is_withdrawn_leaves_nothing_in_any_order(found: list[tuple[Weight, int]], rng: Random) -> None:
+    found.sort(key=lambda one: one[1])
+    records = []
+    for _ in range(2):
+        tally = tally_of(*(("failed", weight, day) for weight, day in found))
+        for weight, day in rng.sample(found, len(found)):
+            tally.withdraw("failed", weight, day=day)
+        assert tally.counts == {}
+        records.append(tally.record(day=90))
+    assert records == [Tally(half_life_days=30).record(day=90)] * 2
+
+
+@given(st.lists(st.tuples(eighths, days), min_size=2, max_size=20), st.randoms(use_true_random=False))
+def test_the_order_of_withdrawals_does_not_matter(found: list[tuple[Weight, int]], rng: Random) -> None:
+    found.sort(key=lambda one: one[1])
+    gone = found[::2]
+    records = set()
+    for _ in range(3):
+        tally = tally_of(*(("failed", weight, day) for weight, day in found))
+        for weight, day in rng.sample(gone, len(gone)):
+            tally.withdraw("failed", weight, day=day)
+        records.add(tally.record(day=90))
+    assert len(records) == 1

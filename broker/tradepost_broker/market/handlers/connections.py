@@ -88,6 +88,7 @@ def restart(state: MarketState, _event: Restarted) -> None:
         state.patience_from = state.at + state.policy.reconnect_s
     break_offs.forget(state)
     for worker in state.workers.values():
+        worker.refused.clear()
         if worker.connected or worker.open:
             _leave(state, worker)
         for lease in worker.open.values():
@@ -95,6 +96,9 @@ def restart(state: MarketState, _event: Restarted) -> None:
             state.timers.put(TimerPurpose.LEASE_EXPIRY, lease.id, until)
             break_offs.watch_again(state, lease, until)
     late_receipts.wait_again(state)
+    for job in state.jobs.values():
+        if job.finished_at is not None:
+            state.timers.put(TimerPurpose.RETIREMENT, job.id, job.finished_at + state.policy.retain_s)
     state.review_everything()
 
 

@@ -10,7 +10,14 @@ from typing import Final
 
 from tradepost.errors import LeaseGone, Problem
 from tradepost.protocol import GiveBackReason
-from tradepost_broker.market.model.entities import EvidenceKind, Job, Lease, LeasePurpose, LeaseState
+from tradepost_broker.market.model.entities import (
+    EvidenceKind,
+    Job,
+    Lease,
+    LeasePurpose,
+    LeaseState,
+    is_failure,
+)
 from tradepost_broker.market.model.events import (
     LeaseGivenBack,
     ReceiptDelivered,
@@ -43,7 +50,7 @@ def deliver(state: MarketState, event: ReceiptDelivered) -> None:
     lease.outcome = event.outcome
     lease.stage_hashes = event.stage_hashes
     lease.stage_wall_us = event.stage_wall_us
-    lease.must_be_confirmed = event.must_be_confirmed or event.outcome.startswith(settlement.FAILED_PREFIX)
+    lease.must_be_confirmed = event.must_be_confirmed or is_failure(event.outcome)
     lease.shares = dict(zip(event.agrees_with, event.shares, strict=False))
     job = state.jobs[lease.job]
     agrees_with = frozenset(event.agrees_with)

@@ -37,6 +37,7 @@ def publish(state: MarketState, event: PipelinePublished) -> None:
     revocation.check(state, event.pipeline)
     new, known = event.pipeline, state.pipelines.get(event.pipeline.id)
     refused: list[WorkerState] = []
+    is_lifted = False
     if known is not None:
         new = msgspec.structs.replace(
             known, publisher=new.publisher, publishers=new.publishers, artifacts=new.artifacts
@@ -45,7 +46,7 @@ def publish(state: MarketState, event: PipelinePublished) -> None:
         state.supply_changed |= bool(refused)
         if refused:
             state.save(new)  # so that the journal has the event
-        quarantine.lift(state, new.id, "")
+        is_lifted = quarantine.lift(state, new.id, "")
     if event.account:
         signed_before = known.publishers if known is not None else ()
         claimed = [(event.account, key) for key in new.publishers if key not in signed_before]
@@ -53,7 +54,7 @@ def publish(state: MarketState, event: PipelinePublished) -> None:
     if new != known:
         state.add_pipeline(new)
         state.save(new)
-    elif not refused:
+    elif not (refused or is_lifted):
         state.is_repeated = True
 
 
@@ -102,7 +103,7 @@ def lift_quarantine(state: MarketState, event: QuarantineLifted) -> None:
     """Let an account's jobs on a pipeline be leased again. Without a quarantine it changes nothing."""
     if event.pipeline not in state.pipelines:
         raise UnknownPipeline(event.pipeline)
-    quarantine.lift(state, event.pipeline, event.account)
+    state.is_repeated = not quarantine.lift(state, event.pipeline, event.account)
 
 
 def cancel(state: MarketState, event: CancelRequested) -> None:

@@ -17,12 +17,15 @@ from tradepost_broker.market.settling import (
     reference_verdicts,
     settlement,
 )
+from tradepost_broker.market.settling.begun_work import Cause
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
 from tradepost_broker.market.state.worker_state import in_order
 
 _OF_OPEN_LEASES: Final = frozenset({TimerPurpose.LEASE_EXPIRY, TimerPurpose.LATENESS})
-_OF_JOBS: Final = frozenset({TimerPurpose.DEADLINE, TimerPurpose.PATIENCE, TimerPurpose.RETIREMENT})
+_OF_JOBS: Final = frozenset(
+    {TimerPurpose.DEADLINE, TimerPurpose.PATIENCE, TimerPurpose.RETIREMENT, TimerPurpose.ACCUSATION}
+)
 
 
 def tick(state: MarketState, event: Tick) -> None:
@@ -46,6 +49,8 @@ def tick(state: MarketState, event: Tick) -> None:
             state.has_progressed = True
         if not state.may_review():
             break
+    # What waits for a receipt is not among it: to look at it again at once would be no use.
+    state.is_cut_short = state.timers.is_due(event.at)
     for at, purpose, subject in kept:
         state.job_at_hand = _job_of(state, purpose, subject)
         # Unless a deadline that was due as well has ended the leases.
@@ -72,7 +77,7 @@ def _leases_ended_by(state: MarketState, purpose: TimerPurpose, subject: str) ->
             return [subject] if lease is not None and lease.state is LeaseState.OPEN else []
         case TimerPurpose.ABSENCE:
             return list(state.workers[subject].open)
-        case TimerPurpose.RETIREMENT:
+        case TimerPurpose.RETIREMENT | TimerPurpose.ACCUSATION:
             return [lease.id for lease in state.live_leases(state.jobs[subject])]
         case _:
             return []
@@ -121,7 +126,7 @@ def _end_accusation(state: MarketState, job_id: str) -> None:
 
 def _end_late_job(state: MarketState, job_id: str) -> None:
     job = state.jobs[job_id]
-    settlement.fail(state, job, failure_reasons.deadline_exceeded(state, job), at_deadline=True)
+    settlement.fail(state, job, failure_reasons.deadline_exceeded(state, job), Cause.DEADLINE)
 
 
 def _end_patience(state: MarketState, job_id: str) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 from tradepost_broker.market.matching import exhaustion, failure_reasons
 from tradepost_broker.market.matching.eligible_offers import EligibleOffers
 from tradepost_broker.market.matching.grant import grant, request_audit
-from tradepost_broker.market.matching.matching import Outlook, auditor_available, choose, outlook
+from tradepost_broker.market.matching.matching import Outlook, auditor_available, choose, may_run, outlook
 from tradepost_broker.market.model.amounts import bid_for
 from tradepost_broker.market.model.entities import Job, LeasePurpose, LeaseState
 from tradepost_broker.market.model.job_states import FINAL
@@ -236,7 +236,11 @@ def _set_unmatched(state: MarketState, job: Job, since: float | None) -> None:
 
 
 def _serve_auditor(state: MarketState, auditor: WorkerState) -> None:
-    for job_id in state.audits_wanted.in_turn():
+    def suits(job_id: str) -> bool:
+        # Where events are not sliced, every job that waits is advanced, as older journals have it.
+        return state.policy.jobs_per_event_max == 0 or may_run(state, state.jobs[job_id], auditor)
+
+    for job_id in state.audits_wanted.in_turn(suits):
         if len(auditor.open) >= auditor.capacity(state.day):
             return
         if not state.may_advance():

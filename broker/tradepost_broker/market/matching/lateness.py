@@ -31,19 +31,23 @@ def watch(state: MarketState, job: Job, lease: Lease, *, fetch_s: float) -> None
 
 def note_progress(state: MarketState, event: LeaseProgressed) -> None:
     """Take in that more stages of a lease are done: the next report is awaited."""
-    known = state.leases.get(event.lease)
-    watch = state.watches.get(event.lease)
-    if known is None or watch is None or known.worker != event.worker or known.state is not LeaseState.OPEN:
-        state.is_repeated = True
-        return
-    new = min(event.stages_done, STAGES_DONE_MAX) - len(watch.stages_s)
+    done = stages_done(state, event.worker, event.lease)
+    new = 0 if done is None else min(event.stages_done, STAGES_DONE_MAX) - done
     if new <= 0:
         state.is_repeated = True
         return
-    watch.stages_s += [event.at - known.granted_at] * new
+    lease, watch = state.leases[event.lease], state.watches[event.lease]
+    watch.stages_s += [event.at - lease.granted_at] * new
     if not watch.is_late:
-        _set_timer(state, state.jobs[known.job], known)
-    state.save(known)  # so that the journal has the event
+        _set_timer(state, state.jobs[lease.job], lease)
+
+
+def stages_done(state: MarketState, worker: str, lease: str) -> int | None:
+    """How many stages of this worker's open lease are known to be done; `None` without such a lease."""
+    known, watch = state.leases.get(lease), state.watches.get(lease)
+    if known is None or watch is None or known.worker != worker or known.state is not LeaseState.OPEN:
+        return None
+    return len(watch.stages_s)
 
 
 def _set_timer(state: MarketState, job: Job, lease: Lease) -> None:

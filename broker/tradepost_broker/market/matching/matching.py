@@ -112,6 +112,11 @@ def choose_auditor(state: MarketState, job: Job) -> Award | None:
     return Award(auditor, 0, LeasePurpose.AUDIT, (candidate,), {})
 
 
+def may_run(state: MarketState, job: Job, auditor: WorkerState) -> bool:
+    """Whether this auditor may make the reference run of a job, when it is idle."""
+    return auditor in able_auditors(state, job) and reference_verdicts.admits(state, job, auditor)
+
+
 def auditor_available(state: MarketState, job: Job) -> bool:
     """Whether a reference run of this job can be had, now or when an auditor is idle."""
     return bool(state.auditors) and bool(able_auditors(state, job))

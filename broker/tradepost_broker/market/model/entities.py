@@ -9,6 +9,7 @@ cycle, so the collector of garbage need not look through them (`gc=False`): ther
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
@@ -165,6 +166,15 @@ class EvidenceKind(StrEnum):
         return self not in (EvidenceKind.AGREED, EvidenceKind.AUDIT_PASSED, EvidenceKind.WITHDRAWN)
 
 
+#: An outcome that says how the pipeline failed begins so: `failed:<stage>:<code>`.
+FAILED_PREFIX: Final = "failed:"
+
+
+def is_failure(outcome: str) -> bool:
+    """Whether an outcome says how the pipeline failed."""
+    return outcome.startswith(FAILED_PREFIX)
+
+
 class Lease(msgspec.Struct, gc=False, kw_only=True, rename=without_unit):
     """One attempt of one worker at one job.
 
@@ -238,7 +248,7 @@ class PipelineUse(msgspec.Struct, gc=False, kw_only=True):
     Without an `account` it is about the jobs of all accounts. `outcomes` are (owner, balance of jobs that it
     gave a result of and that failed on it), in the order of their last change. `evidence` are the ids of what
     its jobs' failures have put on workers. While `quarantined_at` is set, its jobs get no leases, and
-    `problem` says why.
+    `problem` says why. If that `follows_outcomes`, other outcomes end it.
     """
 
     id: str
@@ -248,6 +258,7 @@ class PipelineUse(msgspec.Struct, gc=False, kw_only=True):
     evidence: tuple[str, ...] = ()
     quarantined_at: float | None = None
     problem: Problem | None = None
+    follows_outcomes: bool = False
 
 
 class Candidate(msgspec.Struct, gc=False, kw_only=True, frozen=True, rename=without_unit):

@@ -50,7 +50,7 @@ def judge(state: MarketState, job: Job, successful_owners: set[str]) -> None:
     """Credit who gave the job's result, and charge who was late while another owner gave it."""
     for lease in state.leases_of[job.id]:
         watch = state.watches.pop(lease.id, None)
-        if watch is None or lease.purpose is LeasePurpose.AUDIT:
+        if watch is None:
             continue
         if lease.id in job.accepted:
             _credit(state, job, lease, watch)

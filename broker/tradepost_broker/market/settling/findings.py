@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
+from tradepost.errors import Problem
 from tradepost_broker.market.model.entities import Evidence, EvidenceKind, Job, Lease
 from tradepost_broker.market.settling.reference_runs import able_auditors
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.trust.partners import Party, independent_partners
 from tradepost_reputation import Counted, Finding
+from tradepost_reputation.checks import NOTHING
 
-_NO_CHECK: Final = Counted()
+
+def in_words(problem: Problem | None) -> str:
+    """What a finding says of why a lease was lost."""
+    return problem.detail or problem.title if problem else ""
 
 
 def learn(
@@ -44,7 +48,7 @@ def _agreement(
     Nothing where the market has auditors and none of them could check it: a ring would have its own pipeline.
     """
     if state.auditors and not able_auditors(state, job):
-        return "", _NO_CHECK
+        return "", NOTHING
     shares = independent_partners(
         _party(state, lease), (_party(state, other) for other in others), state.hands
     )
@@ -57,7 +61,7 @@ def _agreement(
         return counted[owner].checks, -worker.confirmed(job.pipeline, owner, state.day)
 
     partner = max(counted, key=rank, default="")
-    return partner, counted.get(partner, _NO_CHECK)
+    return partner, counted.get(partner, NOTHING)
 
 
 def _count(state: MarketState, job: Job, lease: Lease, partner: str, amount: float) -> Counted:

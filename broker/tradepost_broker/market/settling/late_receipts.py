@@ -11,7 +11,7 @@ from tradepost.errors import Problem
 from tradepost_broker.market.model.entities import EvidenceKind, Lease, LeasePurpose
 from tradepost_broker.market.model.events import ReceiptDelivered
 from tradepost_broker.market.model.lease_states import LeaseTrigger
-from tradepost_broker.market.settling import break_offs, quarantine, settlement
+from tradepost_broker.market.settling import break_offs, findings, quarantine, settlement
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
 
@@ -61,6 +61,4 @@ def blame(state: MarketState, lease: Lease) -> None:
     """No receipt came: having lost the lease is evidence now."""
     lease.blame_at = None
     state.save(lease)
-    problem = lease.problem
-    detail = problem.detail or problem.title if problem else ""
-    quarantine.hold_against(state, lease, EvidenceKind.EXPIRED, detail=detail)
+    quarantine.hold_against(state, lease, EvidenceKind.EXPIRED, detail=findings.in_words(lease.problem))

@@ -23,6 +23,7 @@ from tradepost_broker.market.model.entities import (
     Lease,
     LeaseState,
     PipelineUse,
+    is_failure,
 )
 from tradepost_broker.market.settling import findings
 from tradepost_broker.market.state.market_state import MarketState
@@ -35,8 +36,6 @@ _BALANCE_MAX: Final = 3
 _EVIDENCE_MAX: Final = 256
 #: Accounts whose jobs a pipeline must have failed before it is stopped for everybody.
 _ACCOUNTS_MIN: Final = 2
-#: An outcome that says how the pipeline failed begins so: `failed:<stage>:<code>`.
-_FAILED_PREFIX: Final = "failed:"
 _SHOWN_MAX: Final = 4
 _EVERYBODY: Final = ""
 
@@ -57,13 +56,15 @@ def quarantined(state: MarketState, pipeline: str, account: str) -> TradepostErr
     return None
 
 
-def lift(state: MarketState, pipeline: str, account: str) -> None:
-    """End a quarantine, and forget what led to it."""
+def lift(state: MarketState, pipeline: str, account: str) -> bool:
+    """End a quarantine, and forget what led to it; whether there was one."""
     use = state.uses.get((pipeline, account))
-    if use is not None and use.quarantined_at is not None:
-        _end(use)
-        use.outcomes = ()
-        state.save(use)
+    if use is None or use.quarantined_at is None:
+        return False
+    _end(use)
+    use.outcomes = ()
+    state.save(use)
+    return True
 
 
 def hold_against(
@@ -82,7 +83,7 @@ def hold_against(
     use = state.use(job.pipeline, job.account)
     kept = (*use.evidence, evidence.id)
     for forgotten in kept[:-_EVIDENCE_MAX]:
-        del state.withdrawable[forgotten]
+        state.withdrawable.pop(forgotten, None)  # its record may have been unreadable
     use.evidence = kept[-_EVIDENCE_MAX:]
     state.withdrawable[evidence.id] = evidence
     state.save(use)
@@ -135,7 +136,7 @@ def not_reproducible(state: MarketState, job: Job, error: TradepostError) -> Non
 
 def _accepted_results(state: MarketState, job: Job) -> list[Lease]:
     accepted = (state.leases[lease] for lease in job.accepted)
-    return [lease for lease in accepted if not lease.outcome.startswith(_FAILED_PREFIX)]
+    return [lease for lease in accepted if not is_failure(lease.outcome)]
 
 
 def _owners(state: MarketState, leases: Sequence[Lease]) -> list[str]:
@@ -161,13 +162,15 @@ def _conclude(state: MarketState, use: PipelineUse, failed: Sequence[Lease]) -> 
     owners = sum(balance < 0 for _, balance in use.outcomes)
     at_fault = owners >= state.policy.quarantine_owners and owners > gave
     if use.quarantined_at is not None:
-        if not at_fault:
+        if use.follows_outcomes and not at_fault:
             _end(use)
+            state.save(use)
         return
     if not at_fault or not failed or not _proven_workers_failed(state, use):
         return
     if use.account == _EVERYBODY and len(_stopped_accounts(state, use.pipeline)) < _ACCOUNTS_MIN:
         return
+    use.follows_outcomes = True
     _begin(state, use, _error(state, use, failed, owners=owners))
 
 
@@ -212,12 +215,15 @@ def _begin(state: MarketState, use: PipelineUse, error: TradepostError) -> None:
 def _end(use: PipelineUse) -> None:
     use.quarantined_at = None
     use.problem = None
+    use.follows_outcomes = False
 
 
 def _withdraw_evidence(state: MarketState, use: PipelineUse) -> None:
     ids, use.evidence = use.evidence, ()
     for one in ids:
-        state.withdraw(state.withdrawable.pop(one), f"pipeline {use.pipeline} fails on everybody")
+        evidence = state.withdrawable.pop(one, None)
+        if evidence is not None:
+            state.withdraw(evidence, f"pipeline {use.pipeline} fails on everybody")
     if ids:
         state.save(use)
 

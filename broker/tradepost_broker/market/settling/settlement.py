@@ -18,6 +18,7 @@ from tradepost_broker.market.model.entities import (
     Lease,
     LeasePurpose,
     LeaseState,
+    is_failure,
 )
 from tradepost_broker.market.model.events import NotifyFinished, SendRecall
 from tradepost_broker.market.model.job_states import FINAL, JobTrigger, transition_job
@@ -35,9 +36,6 @@ from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
 from tradepost_broker.market.trust.chosen_output import Member, nearest_to_median
 from tradepost_broker.market.trust.verification import blamed_stage
-
-#: An outcome that says how the pipeline failed begins so: `failed:<stage>:<code>`.
-FAILED_PREFIX = "failed:"
 
 
 def accept(state: MarketState, job: Job, group: str, credibility: float) -> None:
@@ -60,12 +58,11 @@ def accept(state: MarketState, job: Job, group: str, credibility: float) -> None
     conclude(state, job, agreed, disagreed, credibility)
 
 
-def fail(state: MarketState, job: Job, error: TradepostError, *, at_deadline: bool = False) -> None:
+def fail(state: MarketState, job: Job, error: TradepostError, cause: Cause = Cause.OTHER) -> None:
     """End a job without a result; its cap is refunded, less what was begun by its own doing.
 
-    `at_deadline` says that it ends because its time is over.
+    The `cause` tells what the work that was begun costs.
     """
-    cause = Cause.DEADLINE if at_deadline else Cause.OTHER
     _finish(state, job, JobTrigger.GIVEN_UP, error.to_problem(), cause)
 
 
@@ -102,7 +99,7 @@ def lose(
         if run_failed:
             quarantine.note_failure(state, lease)
         if evidence is not None:
-            quarantine.hold_against(state, lease, evidence, detail=problem.detail or problem.title)
+            quarantine.hold_against(state, lease, evidence, detail=findings.in_words(problem))
     note_lost_lease(state, job)
 
 
@@ -148,7 +145,7 @@ def conclude(
         disagreed=tuple(lease.worker for lease in rejected),
     )
     payments.pay_stages(state, job, accepted)
-    if not outcome.outcome.startswith(FAILED_PREFIX):
+    if not is_failure(outcome.outcome):
         _finish(state, job, JobTrigger.RESULT_ACCEPTED, None)
         return
     unnamed = errors.StageFailure(outcome.outcome).to_problem()
@@ -207,8 +204,9 @@ def _finish(
             payments.send_settled(
                 state, lease, "no result of another owner verified its stages; preempted by owner"
             )
-    _judge_losses(state, job)
-    break_offs.judge(state, job, _successful_owners(state, job))
+    owners = _successful_owners(state, job)
+    _judge_losses(state, job, owners)
+    break_offs.judge(state, job, owners)
     state.ledger.void(job.id)
     state.job_queue.discard(job.id)
     state.audits_wanted.discard(job.id)
@@ -224,17 +222,14 @@ def _finish(
     state.send(NotifyFinished(job.id))
 
 
-def _judge_losses(state: MarketState, job: Job) -> None:
+def _judge_losses(state: MarketState, job: Job, successful_owners: set[str]) -> None:
     """Hold lost leases of a job that ends against their workers, if a result of another owner is accepted."""
-    owners = _successful_owners(state, job)
     for lease in state.leases_of[job.id]:
         kind, lease.pending_evidence = lease.pending_evidence, None
         if kind is not None:
             state.save(lease)
-            if owners - {state.workers[lease.worker].record.owner}:
-                problem = lease.problem
-                detail = problem.detail or problem.title if problem else ""
-                quarantine.hold_against(state, lease, kind, detail=detail)
+            if successful_owners - {state.workers[lease.worker].record.owner}:
+                quarantine.hold_against(state, lease, kind, detail=findings.in_words(lease.problem))
 
 
 def _successful_owners(state: MarketState, job: Job) -> set[str]:
@@ -242,7 +237,7 @@ def _successful_owners(state: MarketState, job: Job) -> set[str]:
     return {
         state.workers[state.leases[accepted].worker].record.owner
         for accepted in job.accepted
-        if not state.leases[accepted].outcome.startswith(FAILED_PREFIX)
+        if not is_failure(state.leases[accepted].outcome)
     }
 
 

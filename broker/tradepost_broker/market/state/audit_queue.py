@@ -11,7 +11,7 @@ A run is charged its pipeline's time limit when it begins, and what it did not u
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from typing import Final, NamedTuple
 
 #: How far ahead of its share, in seconds of auditor time, an account's undecided jobs still come first.
@@ -88,9 +88,20 @@ class _Waiting:
     def count(self, account: str) -> int:
         return sum(len(jobs) for jobs in self.accounts.get(account, {}).values())
 
-    def heads(self, account: str, tried: set[str]) -> list[Flow]:
+    def postpone(self, job: str) -> None:
+        """Have a job wait behind the others of its flow, if it waits here."""
+        flow = self.flows.get(job)
+        if flow is not None:
+            self.discard(job)
+            self.add(job, flow)
+
+    def heads(self, account: str, tried: set[str], passed_over: set[Flow]) -> list[Flow]:
         """The account's flows whose first job was not tried. One that was tried has gone to the end."""
-        return [flow for flow, jobs in self.accounts[account].items() if next(iter(jobs)) not in tried]
+        return [
+            flow
+            for flow, jobs in self.accounts[account].items()
+            if flow not in passed_over and next(iter(jobs)) not in tried
+        ]
 
 
 class AuditQueue:
@@ -153,12 +164,22 @@ class AuditQueue:
             self._accounts.drop_idle(self._waiting_accounts())
             self._flows.drop_idle(self._waiting_flows())
 
-    def in_turn(self) -> Iterator[str]:
-        """Every job that waits now, each chosen when it is asked for. The caller takes each one out."""
+    def in_turn(self, suits: Callable[[str], bool] = lambda _: True) -> Iterator[str]:
+        """Every job that waits now, each chosen when it is asked for. The caller takes each one out.
+
+        Where one does not suit, all of its flow is passed over, and begins with another job the next time:
+        what an auditor cannot run costs a look, however many such jobs wait.
+        """
         tried: set[str] = set()
-        while (job := self._next(tried)) is not None:
+        passed_over: set[Flow] = set()
+        while (job := self._next(tried, passed_over)) is not None:
             tried.add(job)
-            yield job
+            if suits(job):
+                yield job
+            else:
+                waiting = self._undecided if job in self._undecided.flows else self._spot_checks
+                passed_over.add(waiting.flows[job])
+                waiting.postpone(job)
 
     def _waiting_accounts(self) -> set[str]:
         return {*self._undecided.accounts, *self._spot_checks.accounts}
@@ -167,19 +188,21 @@ class AuditQueue:
         waiting = (self._undecided, self._spot_checks)
         return {flow for one in waiting for flows in one.accounts.values() for flow in flows}
 
-    def _next(self, tried: set[str]) -> str | None:
-        undecided, spot_check = self._first(self._undecided, tried), self._first(self._spot_checks, tried)
+    def _next(self, tried: set[str], passed_over: set[Flow]) -> str | None:
+        undecided = self._first(self._undecided, tried, passed_over)
+        spot_check = self._first(self._spot_checks, tried, passed_over)
         if undecided is None or spot_check is None or not self._fair:
             return undecided or spot_check
         used_s = self._accounts.used(self._undecided.flows[undecided].account)
         is_behind = used_s <= self._accounts.used(self._spot_checks.flows[spot_check].account)
         return undecided if is_behind or used_s <= self._accounts.now_s + _AHEAD_S else spot_check
 
-    def _first(self, waiting: _Waiting, tried: set[str]) -> str | None:
+    def _first(self, waiting: _Waiting, tried: set[str], passed_over: set[Flow]) -> str | None:
         if not self._fair:
-            return next((job for job in waiting.flows if job not in tried), None)
+            jobs = waiting.flows.items()
+            return next((job for job, flow in jobs if job not in tried and flow not in passed_over), None)
         for account in sorted(waiting.accounts, key=self._accounts.used):
-            heads = waiting.heads(account, tried)
+            heads = waiting.heads(account, tried, passed_over)
             if heads:
                 return next(iter(waiting.accounts[account][min(heads, key=self._flows.used)]))
         return None

@@ -44,7 +44,7 @@ from tradepost_broker.market.state.run_times import RunTimes
 from tradepost_broker.market.state.timers import TimerPurpose, Timers
 from tradepost_broker.market.state.worker_state import Scope, WorkerState
 from tradepost_broker.market.trust.hands import Hands
-from tradepost_reputation import Counted
+from tradepost_reputation import Counted, in_steps
 from tradepost_reputation.checks import NOTHING
 from tradepost_signing.policy.revocation import RevocationList
 
@@ -122,6 +122,8 @@ class MarketState:
         self.jobs_advanced = 0
         #: It has changed what later events do, though perhaps no record.
         self.has_progressed = False
+        #: A tick has left timers that are due for the next one.
+        self.is_cut_short = False
         self._evidence_weights = worker_state.weights(policy)
         self._instructions: list[Instruction] = []
         self._changed: dict[int, Record] = {}
@@ -136,6 +138,7 @@ class MarketState:
         self.jobs_reviewed = 0
         self.jobs_advanced = 0
         self.has_progressed = False
+        self.is_cut_short = False
         self.is_repeated = False
 
     def may_review(self) -> bool:
@@ -162,9 +165,7 @@ class MarketState:
         """Note what a tick has left for the next one, or has done without any instruction."""
         if self.policy.jobs_per_event_max == 0:
             return
-        is_more = bool(self.to_review or self.jobs_to_advance or self.workers_freed) or self.timers.is_due(
-            self.at
-        )
+        is_more = self.is_cut_short or bool(self.to_review or self.jobs_to_advance or self.workers_freed)
         if is_more or (self.has_progressed and not self._instructions and not self._changed):
             self.send(WorkGoesOn(is_more))
 
@@ -393,8 +394,8 @@ class MarketState:
             pipeline=evidence.pipeline,
             account=evidence.account,
             partner=evidence.partner,
-            checks=-evidence.checks * fade,
-            vouched_checks=-evidence.vouched_checks * fade,
+            checks=-in_steps(evidence.checks * fade),
+            vouched_checks=-in_steps(evidence.vouched_checks * fade),
         )
         worker.learn(withdrawal)
         worker.withdraw(evidence)

@@ -71,8 +71,7 @@ class Timers:
 
     def due(self, now: float) -> Iterator[tuple[float, TimerPurpose, str]]:
         """Take out, in order, the timers due by `now`, those set meanwhile included, each with its time."""
-        while self._heap and self._heap[0][0] <= now:
+        while self.is_due(now):
             at, purpose, subject = heapq.heappop(self._heap)
-            if self._due.get((purpose, subject)) == at:
-                del self._due[purpose, subject]
-                yield at, TimerPurpose(purpose), subject
+            del self._due[purpose, subject]
+            yield at, TimerPurpose(purpose), subject

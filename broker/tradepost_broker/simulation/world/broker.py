@@ -42,6 +42,14 @@ _DROP_OLD_EVERY: Final = 4096
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
+class _Decided(NamedTuple):
+    """An event, what the market answered, and whether the journal must have it."""
+
+    event: Event
+    answer: list[Instruction]
+    changed: bool
+
+
 class WritePoint(IntEnum):
     """Where in a batch the machine can crash."""
 
@@ -167,7 +175,7 @@ class SimulatedBroker:
         self.market = Market.restore(self.disk.load(at), self.policy)
         self._network.broker_is_up = True
         restarted = Restarted(at=at)
-        self._commit(restarted, self._handle(restarted))
+        self._commit(self._handle(restarted))
         if crashed is not None:
             crashed.handle(restarted)
         for observer in self._observers:
@@ -199,22 +207,24 @@ class SimulatedBroker:
         if self._flush_is_due:
             self._schedule.after(COMMIT_S, self._flush, run)
         decided = [(self._turn(work), reply) for work, reply in batch]
-        changes = any(answer for (_, answer), _ in decided)
+        changes = any(one is not None and one.answer for one, _ in decided)
         crash = self._next_crash() if changes else None
         if crash is WritePoint.BEFORE_COMMIT:
             self.crash(crash)
             return
-        for (event, answer), _ in decided:
-            if event is not None:
-                self._commit(event, answer)
+        for one, _ in decided:
+            if one is not None:
+                self._commit(one)
         if crash is WritePoint.AFTER_COMMIT:
             self.crash(crash)
             return
         sent = decided if crash is None else decided[: len(decided) // 2]
-        for (event, answer), reply in sent:
-            if event is not None and reply is not None:
-                reply(answer)
-            for instruction in answer:
+        for one, reply in sent:
+            if one is None:
+                continue
+            if reply is not None:
+                reply(one.answer)
+            for instruction in one.answer:
                 if not isinstance(instruction, Save):
                     self._release(instruction)
         if crash is WritePoint.HALF_RELEASED:
@@ -231,23 +241,24 @@ class SimulatedBroker:
             return self._crash_rng.choice(list(WritePoint))
         return None
 
-    def _turn(self, work: Work) -> tuple[Event | None, list[Instruction]]:
+    def _turn(self, work: Work) -> _Decided | None:
         event = work(Turn(self._schedule.at, self._seeds.getrandbits(128), self.market))
-        return event, [] if event is None else self._handle(event)
+        return None if event is None else self._handle(event)
 
-    def _handle(self, event: Event) -> list[Instruction]:
+    def _handle(self, event: Event) -> _Decided:
         began = self._timer()
         answer = self.market.handle(event)
         self.core_s += self._timer() - began
-        return answer
+        return _Decided(event, answer, self.market.changed)
 
-    def _commit(self, event: Event, answer: list[Instruction]) -> None:
-        if not answer and isinstance(event, Tick):
+    def _commit(self, decided: _Decided) -> None:
+        event, answer, changed = decided
+        if not answer and not changed:
             return
         self.events += 1
         self._digest.update(_encoded(event))
         self._digest.update(_encode(answer))
-        if self.keep_journal:
+        if self.keep_journal and changed:
             self.journal.append(event)
         for observer in self._observers:
             observer.decided(event, answer, self.market)

@@ -219,6 +219,17 @@ def test_a_run_that_was_to_confirm_it_is_stopped_when_the_time_is_over() -> None
     driver.check()
 
 
+def test_a_confirming_run_that_has_arrived_when_the_time_is_over_still_counts() -> None:
+    driver = StaffedMarket(2, auditors=2, policy=CHECKED)
+    job, wrong = wrong_job(driver)
+    run_references(driver, job, "right", "right", "right")
+    last = driver.open_audit(job)
+    driver.tick(10_000.0, arrived=(last.id,))
+    driver.deliver(last.id, "right")
+    assert standing(driver, wrong.worker) is WorkerStanding.EXPELLED
+    driver.check()
+
+
 def test_starts_before_this_rule_are_replayed_without_it() -> None:
     policy = recorded_policy(b"\x80")
     assert policy.references_to_expel == 1

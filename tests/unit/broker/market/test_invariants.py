@@ -15,7 +15,6 @@ from tradepost.protocol import GiveBackReason
 from tradepost_broker.market import Market
 from tradepost_broker.market.ledger import earned_of, held_of, stake_of
 from tradepost_broker.market.model.entities import Job, Lease, LeaseState
-from tradepost_broker.market.model.events import ReplyRefused, Tick
 from tradepost_broker.market.model.job_states import FINAL
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.testing import MarketDriver, make_offer, make_pipeline
@@ -269,15 +268,8 @@ class MarketMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "driver"):
             return
-        journal = list(zip(self.driver.events, self.driver.answers, strict=True))
-        # A shell leaves out of the journal what was refused, and ticks that gave nothing.
-        kept = [
-            (event, answer)
-            for event, answer in journal
-            if not any(isinstance(told, ReplyRefused) for told in answer)
-            and (answer or not isinstance(event, Tick))
-        ]
-        for replayed in (journal, kept):
+        everything = list(zip(self.driver.events, self.driver.answers, strict=True))
+        for replayed in (everything, self.driver.journal):
             fresh = Market(policy=POLICY)
             for event, answer in replayed:
                 assert fresh.handle(event) == answer, f"it replays differently: {event}"

@@ -115,6 +115,16 @@ def test_an_accomplice_that_succeeds_blames_nobody_for_long() -> None:
     assert driver.submit() == ""
 
 
+def fail_on(driver: StaffedMarket, worker: str) -> None:
+    """A job that fails on this worker, which is the cheapest, and that the others have a result of."""
+    job = driver.submit()
+    [lease] = driver.open_leases(job)
+    assert lease.worker == worker
+    driver.give_back(lease.id)
+    for other in driver.open_leases(job):
+        driver.deliver(other.id)
+
+
 def test_evidence_is_withdrawn_and_a_suspension_ends() -> None:
     driver = StaffedMarket(1, policy=NO_CHECKS)
     driver.add_worker("accomplice", 11)
@@ -130,12 +140,7 @@ def test_evidence_is_withdrawn_and_a_suspension_ends() -> None:
     assert worker.standing is WorkerStanding.SUSPENDED
     for name in ("v0", "v1"):
         driver.add_worker(name, 9)
-        job = driver.submit()
-        [lease] = driver.open_leases(job)
-        assert lease.worker == name
-        driver.give_back(lease.id)
-        for lease in driver.open_leases(job):
-            driver.deliver(lease.id)
+        fail_on(driver, name)
         driver.update_offer(name, driver.market.worker("accomplice").offer)  # type: ignore[arg-type, union-attr]
     assert worker.standing is WorkerStanding.ACTIVE
     reputation = driver.market.reputation_of("w0")["cpu"]
@@ -232,6 +237,56 @@ def test_a_pipeline_that_fails_two_accounts_is_stopped_until_it_is_published_aga
     job = driver.submit("carol")
     assert job
     assert driver.submit("bob") == ""
+
+
+def test_the_journal_has_what_lifts_a_quarantine_and_nothing_that_lifts_none() -> None:
+    driver = StaffedMarket(6)
+    driver.fund("bob")
+    fail_everywhere(driver, driver.submit())
+    fail_everywhere(driver, driver.submit("bob"))
+    for publish, lift_it in ((True, False), (False, True)):
+        before = len(driver.journal)
+        for _ in range(3):
+            if publish:
+                driver.publish(make_pipeline())
+            elif lift_it:
+                lift(driver)
+        assert len(driver.journal) == before + 1
+    assert driver.submit()
+
+
+def test_other_results_do_not_end_the_quarantine_of_what_is_not_reproducible() -> None:
+    driver = StaffedMarket(3, auditors=1, policy=MarketPolicy(audit_rate=1.0))
+    driver.fund("bob")
+    open_job, checked = driver.submit(), driver.submit()
+    driver.deliver(driver.open_leases(checked)[0].id)
+    driver.deliver(driver.open_audit(checked).id, "random 1")
+    driver.deliver(driver.open_audit(checked).id, "random 2")
+    assert driver.submit() == ""
+    for lease in driver.open_leases(open_job):
+        driver.deliver(lease.id)
+    assert driver.submit() == ""
+    driver.restart()
+    assert driver.submit() == ""
+
+
+def test_a_finding_that_cannot_be_read_any_more_is_passed_over() -> None:
+    driver = StaffedMarket(1, policy=NO_CHECKS)
+    driver.add_worker("accomplice", 11)
+    for _ in range(2):
+        fail_on(driver, "w0")
+    lost, kept = (one for one in driver.all_of(Evidence) if one.kind is EvidenceKind.FAILED)
+    del driver.records[Evidence, lost.id]
+    driver.restart()
+    driver.connect("accomplice", make_offer(11))
+    for name in ("v0", "v1"):
+        driver.add_worker(name, 9)
+        fail_on(driver, name)
+        driver.update_offer(name, make_offer(11))
+    assert driver.submit() == ""
+    withdrawn = {one.lease for one in driver.all_of(Evidence) if one.kind is EvidenceKind.WITHDRAWN}
+    assert kept.lease in withdrawn
+    assert lost.lease not in withdrawn
 
 
 def test_it_survives_a_restart() -> None:

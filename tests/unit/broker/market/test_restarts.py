@@ -148,6 +148,23 @@ def test_a_replay_goes_on_past_a_restart() -> None:
     assert [fresh.handle(event) for event in driver.events] == driver.answers
 
 
+def test_a_replay_knows_no_more_past_a_restart_than_the_records_do() -> None:
+    driver = StaffedMarket(2, auditors=1, policy=MarketPolicy(audit_rate=1.0))
+    audits = []
+    for _ in range(2):
+        job = driver.submit()
+        driver.deliver(driver.open_leases(job)[0].id, "wrong")
+        driver.deliver(driver.open_audit(job).id, "right")
+        audits.append(driver.open_audit(job))
+    driver.restart()
+    driver.give_back(audits[0].id, GiveBackReason.FAILED)
+    driver.give_back(audits[1].id, GiveBackReason.REFUSED)  # what is refused is in no record
+    driver.restart()
+    driver.tick()
+    fresh = Market(policy=driver.policy)
+    assert [fresh.handle(event) for event in driver.events] == driver.answers
+
+
 def test_an_empty_database_is_a_new_market() -> None:
     market = Market.restore([], POLICY)
     assert market.accounts() == Market(policy=POLICY).accounts()

@@ -7,10 +7,10 @@ from typing import get_args
 
 import pytest
 
-from tradepost.protocol import GiveBackReason, JobStatus
+from tradepost.protocol import GiveBackReason, JobStatus, Requirements
 from tradepost_broker.market import Market
-from tradepost_broker.market.model.entities import Job, Record
-from tradepost_broker.market.model.events import Save, SendGrant, Tick, WorkGoesOn
+from tradepost_broker.market.model.entities import Job, LeasePurpose, Record
+from tradepost_broker.market.model.events import Save, SendGrant, WorkGoesOn
 from tradepost_broker.market.model.policy import MarketPolicy, recorded_policy
 from tradepost_broker.market.testing import MarketDriver, make_offer
 
@@ -58,13 +58,12 @@ def submit_distinct(driver: MarketDriver, count: int = JOBS, **options: float) -
 
 
 def replayed(driver: MarketDriver) -> dict[tuple[type, str], object]:
-    """The records that the journal gives: it lacks ticks that gave nothing."""
+    """The records that the journal gives."""
     market, records = Market(policy=driver.policy), dict[tuple[type, str], object]()
-    for event, answer in zip(driver.events, driver.answers, strict=True):
-        if answer or not isinstance(event, Tick):
-            for one in market.handle(event):
-                if isinstance(one, Save):
-                    records[type(one.record), one.record.id] = one.record
+    for event, _ in driver.journal:
+        for one in market.handle(event):
+            if isinstance(one, Save):
+                records[type(one.record), one.record.id] = one.record
     return records
 
 
@@ -195,6 +194,28 @@ def test_hopeless_jobs_do_not_keep_a_worker_for_ever(driver: MarketDriver) -> No
     tick_until_done(driver)
 
 
+def test_checks_that_no_auditor_here_can_make_keep_nobody_busy() -> None:
+    driver = MarketDriver(policy=MarketPolicy(audit_rate=1.0, jobs_per_event_max=LIMIT))
+    driver.fund(amount_microcredits=10**12)
+    driver.publish()
+    driver.add_worker("w", CHEAP)
+    small, large = make_offer(CHEAP), make_offer(CHEAP, memory_bytes=1 << 40)
+    driver.add_worker("auditor", auditor=True)
+    driver.connect("auditor", large)
+    driver.connect("w", large)
+    for _ in range(3 * LIMIT):
+        job = driver.submit(confidence=0.5, requirements=Requirements(memory_bytes=1 << 39))
+        [lease] = [one for one in driver.open_leases(job) if one.purpose is not LeasePurpose.AUDIT]
+        driver.deliver(lease.id)
+    driver.update_offer("auditor", small)
+    for audit in driver.market.open_leases_of("auditor"):
+        driver.deliver(audit.id)
+    assert len(driver.market.open_leases_of("auditor")) == 0
+    assert tick_until_done(driver) <= 3
+    assert [driver.tick(0.25) for _ in range(20)] == [[]] * 20
+    assert replayed(driver) == driver.records
+
+
 def test_the_collector_of_garbage_does_not_look_through_records() -> None:
     kinds = get_args(Record)
     assert Job in kinds
@@ -211,3 +232,14 @@ def test_earlier_journals_have_no_limit() -> None:
     assert {driver.job(job).status for job in jobs} == {JobStatus.FAILED}
     assert not any(isinstance(one, WorkGoesOn) for answer in driver.answers for one in answer)
     driver.check()
+
+
+def test_what_waits_for_a_receipt_is_not_looked_at_again_at_once(driver: MarketDriver) -> None:
+    driver.add_worker("one")
+    job = driver.submit(deadline_s=2_000.0)
+    [lease] = driver.open_leases(job)
+    driver.tick(lease.expires_at + 1 - driver.at, arrived=(lease.id,))
+    assert not is_more(driver), "a broker that checks a receipt would tick without end"
+    assert driver.open_leases(job) == [lease]
+    driver.tick(0.0)
+    assert driver.open_leases(job) != [lease]
