@@ -7,8 +7,6 @@ age. So the quota refuses something only where open jobs and uploaded blocks fil
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 from tradepost.errors import QuotaExceeded
@@ -35,10 +33,6 @@ class AccountQuota:
         """What is kept for the account."""
         return self._uploads.used_bytes(f"account:{account}") + self._documents.bytes_of(account)
 
-    def blocks_bytes_max(self, account: str) -> int:
-        """What the blocks that the account uploads itself may have."""
-        return max(0, self.bytes_max - self._documents.bytes_of(account))
-
     def has_room(self, account: str, size_bytes: int) -> bool:
         """Whether `size_bytes` more fit; asks for room if few do."""
         wanted = self.used_bytes(account) + size_bytes
@@ -57,21 +51,8 @@ class AccountQuota:
             )
 
     def count(self, account: str, size_bytes: int) -> None:
-        """Count a document of a job that is kept from now on."""
+        """Count a document of a job that came inside a message, and is kept from now on."""
         self._documents.add(account, size_bytes)
-
-    @contextmanager
-    def reserved(self, account: str, size_bytes: int) -> Iterator[None]:
-        """Hold `size_bytes` until the context ends, in which what needs them is counted.
-
-        Raises `QuotaExceeded`.
-        """
-        self.require(account, size_bytes)
-        self._documents.add(account, size_bytes)
-        try:
-            yield
-        finally:
-            self._documents.subtract({account: size_bytes})
 
     def is_roomy(self, account: str) -> bool:
         """Whether enough room has been made."""

@@ -36,6 +36,9 @@ _DELETE_UPLOAD: Final = "DELETE FROM uploads WHERE id = ?"
 #: Outputs were checked against their pipeline's limit when they were delivered.
 _OUTPUT_BYTES_MAX: Final = 1 << 53
 
+#: Raises an error unless there is room for so many bytes.
+RequireRoom = Callable[[int], None]
+
 
 class Uploads:
     """The content store, by holder: `account:<name>` or `lease:<id>`.
@@ -78,17 +81,32 @@ class Uploads:
         self._trees.close()
 
     async def put(
-        self, holder: str, text: str, data: bytes, *, quota_bytes: int, at: float, account: str = ""
+        self,
+        holder: str,
+        text: str,
+        data: bytes,
+        *,
+        at: float,
+        require_room: RequireRoom,
+        quota_bytes: int | None = None,
+        account: str = "",
     ) -> Cid:
         """Keep a block for `holder`, durably. It is counted as `BLOCK_BYTES_MIN` at least.
 
-        `account` is whom a block of a lease is kept for.
+        `require_room`, `quota_bytes` and `account` are as in `counted`.
 
-        Raises `QuotaExceeded`, `DiskFull`, or what the content store raises.
+        Raises what `counted` raises, `DiskFull`, or what the content store raises.
         """
         cid = parse_cid(text)
         verify_block(cid, data, source="the request")
-        counted = self.counted(holder, cid, len(data), quota_bytes=quota_bytes, account=account)
+        counted = self.counted(
+            holder,
+            cid,
+            len(data),
+            require_room=require_room,
+            quota_bytes=quota_bytes,
+            account=account,
+        )
         async with counted as is_new:
             if is_new:
                 await self._in_thread(self._write, holder, cid, data)
@@ -105,12 +123,17 @@ class Uploads:
         cid: Cid,
         size_bytes: int,
         *,
+        require_room: RequireRoom | None = None,
         quota_bytes: int | None = None,
         account: str = "",
     ) -> AsyncIterator[bool]:
         """Count a block for `holder`, who puts it until this ends; whether it is new, and so counted at all.
 
-        Of several at once, one is new. If it fails, it is not counted. Raises `QuotaExceeded`.
+        Of several at once, one is new. If it fails, it is not counted. `require_room` gets the bytes that a
+        new block is counted as, and raises to refuse it. All blocks of `holder` may have `quota_bytes`.
+        `account` is whom a block of a lease is kept for.
+
+        Raises `QuotaExceeded` beyond `quota_bytes`, and what `require_room` raises.
         """
         key = Upload.key(holder, cid)
         while (earlier := self._putting.get(key)) is not None:
@@ -126,16 +149,18 @@ class Uploads:
                 f"{used:,} of {quota_bytes:,} bytes are used; this block counts as {counted:,}",
                 limit_bytes=quota_bytes,
             )
+        if require_room is not None:
+            require_room(counted)
         self._used[holder] = used + counted
         if account:
-            self._documents.add(account, counted)
+            self._documents.add_blocks(account, counted)
         done = self._putting[key] = asyncio.Event()
         try:
             yield True
         except BaseException:
             self._used[holder] -= counted
             if account:
-                self._documents.subtract({account: counted})
+                self._documents.subtract_blocks(account, counted)
             raise
         finally:
             del self._putting[key]
@@ -178,7 +203,7 @@ class Uploads:
                 self._used[upload.holder] -= max(upload.size_bytes, BLOCK_BYTES_MIN)
             if upload.holder.startswith(LEASE):
                 account = self._documents.account_of_lease(upload.holder.removeprefix(LEASE))
-                self._documents.subtract({account: max(upload.size_bytes, BLOCK_BYTES_MIN)})
+                self._documents.subtract_blocks(account, max(upload.size_bytes, BLOCK_BYTES_MIN))
 
     async def _in_thread(self, function: Callable[..., object], *arguments: object) -> None:
         await asyncio.get_running_loop().run_in_executor(self._writer, function, *arguments)
