@@ -189,9 +189,11 @@ class Uploads:
         await self._drop([one for one in found if one.cid not in self._public])
 
     async def _drop(self, uploads: Sequence[Upload]) -> None:
+        if not uploads:
+            return
         table = CODECS[Upload].table
         await self._engine.ask(Delete([Deletion(_DELETE_UPLOAD, (one.id,)) for one in uploads]))
-        self._trees.forget()
+        self._trees.forget({one.holder for one in uploads})
         for cid in {one.cid for one in uploads}:
             in_use = self._store.query(select(func.count()).where(table.c.cid == cid))[0][0]
             # Who puts the same block now comes after this in the same thread, and writes it again.
