@@ -22,7 +22,7 @@ from tradepost.protocol import (
     JobView,
     Recall,
 )
-from tradepost_broker.content.kept_documents import BLOCK_BYTES_MIN
+from tradepost_broker.content.kept_documents import BLOCK_BYTES_MIN, KeptDocuments
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.testing import (
     LocalBroker,
@@ -190,6 +190,30 @@ async def test_uploaded_blocks_ask_for_room(broker: LocalBroker, tmp_path: Path)
     await broker.running.parts.retention.sweep()
     assert kept_bytes(tmp_path) == 0
     await broker.call("PUT", f"/v1/blocks/{cid_of_block(blocks[2], 'raw')}", key=key, body=blocks[2])
+
+
+async def test_a_dropped_output_counts_no_more(broker: LocalBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = await broker.account()
+    pipeline = await broker.publish(key)
+    worker = await broker.worker()
+    await broker.submit(key, pipeline)
+    grant = await worker.expect(Grant)
+    before = used_bytes(broker)
+    output = sample_input(size=150_000)
+    await worker.upload_output(grant, output)
+    assert used_bytes(broker) > before + len(output)
+    leases: list[str] = []
+    account_of_lease = KeptDocuments.account_of_lease
+
+    def counted(documents: KeptDocuments, lease: str) -> str:
+        leases.append(lease)
+        return account_of_lease(documents, lease)
+
+    monkeypatch.setattr(KeptDocuments, "account_of_lease", counted)
+    await broker.running.parts.uploads.drop_output(grant.lease)
+    assert used_bytes(broker) == before
+    assert leases == [grant.lease], "its account is looked up once, however many blocks it has"
+    await worker.disconnect()
 
 
 async def test_an_inline_output_without_room_ends_the_job(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ The exception are the blocks of published pipelines, which are public.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
@@ -199,13 +200,16 @@ class Uploads:
             # Who puts the same block now comes after this in the same thread, and writes it again.
             if not in_use and not any(key.endswith(f"/{cid}") for key in self._putting):
                 await self._in_thread(self._blocks.discard, Cid(cid))
+        freed: Counter[str] = Counter()
         for upload in uploads:
+            freed[upload.holder] += max(upload.size_bytes, BLOCK_BYTES_MIN)
+        for holder, size_bytes in freed.items():
             # Not forgotten: what is being put now is counted here alone.
-            if upload.holder in self._used:
-                self._used[upload.holder] -= max(upload.size_bytes, BLOCK_BYTES_MIN)
-            if upload.holder.startswith(LEASE):
-                account = self._documents.account_of_lease(upload.holder.removeprefix(LEASE))
-                self._documents.subtract_blocks(account, max(upload.size_bytes, BLOCK_BYTES_MIN))
+            if holder in self._used:
+                self._used[holder] -= size_bytes
+            if holder.startswith(LEASE):
+                account = self._documents.account_of_lease(holder.removeprefix(LEASE))
+                self._documents.subtract_blocks(account, size_bytes)
 
     async def _in_thread(self, function: Callable[..., object], *arguments: object) -> None:
         await asyncio.get_running_loop().run_in_executor(self._writer, function, *arguments)

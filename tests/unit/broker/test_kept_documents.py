@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,3 +36,16 @@ def test_a_recount_forgets_inline_documents_that_are_not_durable(store: Store) -
     kept.add("alice", 700)
     kept.recount()
     assert kept.bytes_of("alice") == 0
+
+
+def test_a_recount_reads_inputs_and_outputs_once_each(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = KeptDocuments(store=store)
+    statements: list[str] = []
+
+    def rows(statement: str, _: object) -> list[Any]:
+        statements.append(statement)
+        return []
+
+    monkeypatch.setattr(store, "rows", rows)
+    kept.recount()
+    assert ["inputs" in one for one in statements] == [True, False]
