@@ -32,6 +32,7 @@ from tradepost_broker.jobs.job_service import JobService
 from tradepost_broker.jobs.open_jobs import OpenJobs
 from tradepost_broker.jobs.output_checks import OutputChecks
 from tradepost_broker.jobs.output_comparison import OutputComparison
+from tradepost_broker.jobs.output_quota import OutputQuota
 from tradepost_broker.jobs.receipt_checks import ReceiptChecks
 from tradepost_broker.jobs.stored_documents import StoredDocuments
 from tradepost_broker.jobs.submission import SubmissionChecks
@@ -139,6 +140,7 @@ class Content:
     space: DiskSpace
     documents: StoredDocuments
     quota: AccountQuota
+    outputs: OutputQuota
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,7 +343,14 @@ def _build_content(restored: Restored, engine: Engine, kept: KeptDocuments) -> C
     )
     documents = StoredDocuments(folder=settings.data_dir)
     quota = AccountQuota(uploads=uploads, documents=kept, bytes_max=settings.upload_bytes_max)
-    return Content(uploads=uploads, catalog=catalog, space=space, documents=documents, quota=quota)
+    return Content(
+        uploads=uploads,
+        catalog=catalog,
+        space=space,
+        documents=documents,
+        quota=quota,
+        outputs=OutputQuota(market=restored.market, quota=quota),
+    )
 
 
 def _public_endpoints(restored: Restored, counters: Counters, standings: Standings) -> list[Endpoint]:
@@ -371,6 +380,7 @@ def _content_endpoints(restored: Restored, content: Content, engine: Engine) -> 
             market=restored.market,
             clock=clock,
             quota=content.quota,
+            outputs=content.outputs,
             engine=engine,
         ).endpoints(),
         *GatewayEndpoints(uploads=uploads).endpoints(),
@@ -414,7 +424,7 @@ def _build_receipts(restored: Restored, content: Content) -> ReceiptChecks:
         catalog=content.catalog,
         outputs=OutputChecks(uploads=uploads, documents=documents),
         comparison=OutputComparison(store=restored.store, uploads=uploads, documents=documents),
-        quota=content.quota,
+        quota=content.outputs,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,10 +10,28 @@ from pathlib import Path
 import pytest
 
 from tradepost.content import cid_of_block
-from tradepost.errors import LeaseGone, QuotaExceeded
-from tradepost.protocol import Grant, JobStatus, Recall
+from tradepost.errors import LeaseGone, QuotaExceeded, RunnerFailed
+from tradepost.pipeline.manifest import PipelineLimits
+from tradepost.protocol import (
+    INLINE_BYTES_MAX,
+    Acknowledged,
+    GiveBack,
+    GiveBackReason,
+    Grant,
+    JobStatus,
+    JobView,
+    Recall,
+)
+from tradepost_broker.content.kept_documents import BLOCK_BYTES_MIN, KeptDocuments
 from tradepost_broker.market.model.policy import MarketPolicy
-from tradepost_broker.testing import LocalBroker, ManualClock, echo, local_broker, sample_input
+from tradepost_broker.testing import (
+    LocalBroker,
+    ManualClock,
+    SamplePipeline,
+    echo,
+    local_broker,
+    sample_input,
+)
 
 #: 100,000 bytes of numbers, and a little around them.
 DOCUMENT = sample_input(size=25_000)
@@ -126,6 +145,77 @@ async def test_outputs_that_were_uploaded_count_for_the_submitter(tmp_path: Path
         await worker.disconnect()
 
 
+async def test_a_block_that_is_kept_needs_no_room_again(broker: LocalBroker) -> None:
+    key = await broker.account()
+    pipeline = await broker.publish(key)
+    worker = await broker.worker()
+    job = await broker.submit(key, pipeline)
+    grant = await worker.expect(Grant)
+    output = bytes(100_000)
+    await worker.upload_output(grant, output)
+    await fill_quota(broker, key)
+    await worker.upload_output(grant, output)
+    view = await broker.call("GET", f"/v1/jobs/{job.job}", key=key, reply=JobView)
+    assert view.status is JobStatus.RUNNING
+    await worker.disconnect()
+
+
+async def test_blocks_on_their_way_count_once(broker: LocalBroker) -> None:
+    key = await broker.account()
+    pipeline = await broker.publish(key)
+    worker = await broker.worker()
+    await broker.submit(key, pipeline)
+    grant = await worker.expect(Grant)
+    before = used_bytes(broker)
+    outputs = [bytes([number]) * 230_000 for number in range(4)]
+    assert before + 4 * 230_000 < QUOTA < before + 5 * 230_000
+    await asyncio.gather(*(worker.upload_output(grant, output) for output in outputs))
+    assert used_bytes(broker) == before + 4 * 230_000
+    with pytest.raises(LeaseGone, match="its output has no room"):
+        await worker.upload_output(grant, bytes([4]) * 230_000)
+    await worker.disconnect()
+
+
+async def test_uploaded_blocks_ask_for_room(broker: LocalBroker, tmp_path: Path) -> None:
+    key = await broker.account()
+    pipeline = await broker.publish(key)
+    for _ in range(4):
+        # Nobody offers to run it, so it fails at once.
+        await broker.submit(key, pipeline, input=DOCUMENT, patience_s=0.0)
+    await broker.running.parts.retention.sweep()
+    assert kept_bytes(tmp_path) == 4 * len(DOCUMENT)
+    blocks = [bytes([number]) * 200_000 for number in range(3)]
+    for block in blocks[:2]:
+        await broker.call("PUT", f"/v1/blocks/{cid_of_block(block, 'raw')}", key=key, body=block)
+    await broker.running.parts.retention.sweep()
+    assert kept_bytes(tmp_path) == 0
+    await broker.call("PUT", f"/v1/blocks/{cid_of_block(blocks[2], 'raw')}", key=key, body=blocks[2])
+
+
+async def test_a_dropped_output_counts_no_more(broker: LocalBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = await broker.account()
+    pipeline = await broker.publish(key)
+    worker = await broker.worker()
+    await broker.submit(key, pipeline)
+    grant = await worker.expect(Grant)
+    before = used_bytes(broker)
+    output = sample_input(size=150_000)
+    await worker.upload_output(grant, output)
+    assert used_bytes(broker) > before + len(output)
+    leases: list[str] = []
+    account_of_lease = KeptDocuments.account_of_lease
+
+    def counted(documents: KeptDocuments, lease: str) -> str:
+        leases.append(lease)
+        return account_of_lease(documents, lease)
+
+    monkeypatch.setattr(KeptDocuments, "account_of_lease", counted)
+    await broker.running.parts.uploads.drop_output(grant.lease)
+    assert used_bytes(broker) == before
+    assert leases == [grant.lease], "its account is looked up once, however many blocks it has"
+    await worker.disconnect()
+
+
 async def test_an_inline_output_without_room_ends_the_job(tmp_path: Path) -> None:
     quota = 150_000
     async with local_broker(tmp_path, upload_bytes_max=quota) as broker:
@@ -137,6 +227,44 @@ async def test_an_inline_output_without_room_ends_the_job(tmp_path: Path) -> Non
         assert kept_bytes(tmp_path) <= quota
         assert (await broker.standing(worker)).evidence == ()
         await worker.disconnect()
+
+
+async def fill_quota(broker: LocalBroker, key: str) -> None:
+    """Upload blocks until not even the smallest fits."""
+    parts = broker.running.parts
+    while (room := parts.quota.bytes_max - used_bytes(broker)) >= BLOCK_BYTES_MIN:
+        block = room.to_bytes(8, "big") + bytes(min(room, 1 << 20) - 8)
+        await broker.call("PUT", f"/v1/blocks/{cid_of_block(block, 'raw')}", key=key, body=block)
+
+
+@pytest.mark.parametrize("numbers", [25_000, 300_000], ids=["inline", "uploaded"])
+async def test_a_reference_run_is_taken_whatever_its_submitters_quota(tmp_path: Path, numbers: int) -> None:
+    """It comes after the job has ended, and the operator pays for it."""
+    output = echo(sample_input(size=numbers))
+    assert (len(output) > INLINE_BYTES_MAX) == (numbers == 300_000)
+    quota = 4 * len(output)
+    async with local_broker(tmp_path, policy=MarketPolicy(audit_rate=1.0), upload_bytes_max=quota) as broker:
+        key = await broker.account()
+        pipeline = await broker.publish(
+            key, SamplePipeline(limits=PipelineLimits(output_bytes=2 * len(output)))
+        )
+        auditor = await broker.worker("operator", auditor=True, script=lambda _: output)
+        worker = await broker.worker(serve=True, script=lambda _: output)
+        job = await broker.submit(key, pipeline)
+        assert (await broker.result(key, job.job)).status is JobStatus.ACCEPTED
+        grant = await auditor.expect(Grant)
+        await fill_quota(broker, key)
+        before = used_bytes(broker)
+        if len(output) > INLINE_BYTES_MAX:
+            await auditor.upload_output(grant, output)
+        await auditor.answer(grant)
+        # Its answer shows that nothing more comes for the reference run.
+        await auditor.send(GiveBack("last", GiveBackReason.FAILED, RunnerFailed("").to_problem()))
+        assert await auditor.expect(Acknowledged) == Acknowledged(grant.lease)
+        assert [one.kind for one in (await broker.standing(worker)).evidence] == ["audit_passed"]
+        assert used_bytes(broker) >= before + len(output)
+        for one in (auditor, worker):
+            await one.disconnect()
 
 
 async def test_results_that_are_held_are_kept_and_older_ones_make_room(tmp_path: Path) -> None:

@@ -95,6 +95,7 @@ async def test_an_input_is_noted_as_used_once_an_hour(tmp_path: Path) -> None:
         clock.advance(3600)
         assert await used_at() == {noted := clock.now}
         clock.advance(USE_NOTED_S / 2)
+        await broker.running.parts.retention.sweep()
         assert await used_at() == {noted}, "a row for each block is written once an hour"
         clock.advance(USE_NOTED_S / 2)
         assert await used_at() == {clock.now}

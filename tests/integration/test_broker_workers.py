@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,14 @@ from tradepost.protocol import (
     Hello,
     JobStatus,
     JoinRequest,
+    Recall,
     Refused,
     UpdateOffer,
     worker_codec,
 )
+from tradepost_broker.engine.engine import Work
 from tradepost_broker.market.model.entities import Evidence, EvidenceKind
+from tradepost_broker.market.model.events import Instruction
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.reporting.views import Explanation
 from tradepost_broker.storage import database
@@ -307,6 +311,35 @@ async def test_a_worker_that_comes_back_keeps_its_lease_and_delivers(broker: Loc
     await worker.answer(grant)
     view = await broker.result(key, job)
     assert view.status is JobStatus.ACCEPTED
+    await worker.disconnect()
+
+
+async def test_only_leases_that_the_market_was_not_asked_about_are_recalled(
+    broker: LocalBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the market forgets one of the others before the worker is welcomed."""
+    key = await broker.account()
+    worker = await broker.worker()
+    job = (await broker.submit(key, await broker.publish(key))).job
+    grant = await worker.expect(Grant)
+    await worker.answer(grant)
+    await broker.result(key, job)
+    await worker.vanish()
+    worker.undelivered.clear()
+    worker.unfinished = {grant.lease: grant, "made-up": grant}
+    worker.frames.clear()
+    parts = broker.running.parts
+    ask = parts.engine.ask
+
+    async def ask_and_forget(work: Work) -> Sequence[Instruction]:
+        outcome = await ask(work)
+        monkeypatch.setattr(parts.market, "lease", lambda _: None)
+        return outcome
+
+    monkeypatch.setattr(parts.engine, "ask", ask_and_forget)
+    await worker.connect()
+    assert (await worker.expect(Acknowledged)).lease == grant.lease
+    assert (await worker.expect(Recall)).lease == "made-up"
     await worker.disconnect()
 
 

@@ -57,24 +57,27 @@ class ConcurrencyLimit:
         self._total = total
         self._each = each
         self._taken: Counter[str] = Counter()
+        self._taken_in_all = 0
 
     @property
     def taken(self) -> int:
         """How much is under way."""
-        return self._taken.total()
+        return self._taken_in_all
 
     @contextmanager
     def take(self, key: str, amount: int = 1) -> Iterator[None]:
         """Hold `amount` for `key` until the context ends. Raises `QuotaExceeded` if it is too much."""
-        if self._taken[key] + amount > self._each or self._taken.total() + amount > self._total:
+        if self._taken[key] + amount > self._each or self._taken_in_all + amount > self._total:
             raise QuotaExceeded(
                 f"{self._what}: more than {self._each:,} for one caller or {self._total:,} in total",
                 hint="Try again in a moment.",
             )
         self._taken[key] += amount
+        self._taken_in_all += amount
         try:
             yield
         finally:
             self._taken[key] -= amount
+            self._taken_in_all -= amount
             if not self._taken[key]:
                 del self._taken[key]

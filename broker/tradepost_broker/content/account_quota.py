@@ -7,8 +7,6 @@ age. So the quota refuses something only where open jobs and uploaded blocks fil
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 from tradepost.errors import QuotaExceeded
@@ -21,7 +19,10 @@ _ROOMY: Final = 0.5
 
 
 class AccountQuota:
-    """Bounds what is kept for each account to `bytes_max`. `crowded` are the accounts that need room."""
+    """Bounds what is kept for each account to `bytes_max`.
+
+    `crowded` are the accounts for which each sweep makes room.
+    """
 
     def __init__(self, *, uploads: Uploads, documents: KeptDocuments, bytes_max: int) -> None:
         self._uploads = uploads
@@ -35,14 +36,11 @@ class AccountQuota:
         """What is kept for the account."""
         return self._uploads.used_bytes(f"account:{account}") + self._documents.bytes_of(account)
 
-    def blocks_bytes_max(self, account: str) -> int:
-        """What the blocks that the account uploads itself may have."""
-        return max(0, self.bytes_max - self._documents.bytes_of(account))
-
     def has_room(self, account: str, size_bytes: int) -> bool:
-        """Whether `size_bytes` more fit; asks for room if few do."""
+        """Whether `size_bytes` more fit. An account that becomes crowded with them asks for room."""
         wanted = self.used_bytes(account) + size_bytes
-        if wanted > _CROWDED * self.bytes_max and self._documents.bytes_of(account):
+        is_crowded = wanted > _CROWDED * self.bytes_max and self._documents.bytes_of(account) > 0
+        if is_crowded and account not in self.crowded:
             self.crowded.add(account)
             self.room_wanted.set()
         return wanted <= self.bytes_max
@@ -57,21 +55,13 @@ class AccountQuota:
             )
 
     def count(self, account: str, size_bytes: int) -> None:
-        """Count a document of a job that is kept from now on."""
+        """Count a document of a job that came inside a message, and is kept from now on."""
         self._documents.add(account, size_bytes)
 
-    @contextmanager
-    def reserved(self, account: str, size_bytes: int) -> Iterator[None]:
-        """Hold `size_bytes` until the context ends, in which what needs them is counted.
-
-        Raises `QuotaExceeded`.
-        """
-        self.require(account, size_bytes)
-        self._documents.add(account, size_bytes)
-        try:
-            yield
-        finally:
-            self._documents.subtract({account: size_bytes})
+    def end_making_room(self, account: str) -> None:
+        """Note that all documents were deleted that may be. If it is still crowded, it stays in `crowded`."""
+        if self.used_bytes(account) <= _CROWDED * self.bytes_max:
+            self.crowded.discard(account)
 
     def is_roomy(self, account: str) -> bool:
         """Whether enough room has been made."""

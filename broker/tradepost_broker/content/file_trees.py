@@ -9,7 +9,7 @@ size has 256 KiB; one of some bytes costs a disk and a walk as much as that.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -65,17 +65,18 @@ class FileTrees:
         """Finish walking."""
         self._walker.shutdown()
 
-    def forget(self) -> None:
-        """Walk again from now on: uploads were dropped."""
+    def forget(self, holders: Collection[str]) -> None:
+        """Walk the files of these holders again from now on: uploads of theirs were dropped."""
         self._drops += 1
-        self._kept.clear()
+        for key in [key for key in self._kept if key[0] in holders]:
+            del self._kept[key]
 
     async def tree(self, holder: str, root: str, *, bytes_max: int | None = None) -> FileTree:
         """The blocks of the file at `root`, all of which `holder` put here.
 
         Raises `UnknownCid` for a block that is missing or another's, `InvalidDag` or `InvalidCid` for what is
         no file, `ContentTooLarge` if it declares more than `bytes_max` bytes or has too many blocks for its
-        size.
+        size. A tree that is cached is not walked, so `bytes_max` is not held against it.
         """
         known = self._kept.get((holder, root))
         if known is None:

@@ -2,7 +2,7 @@
 
 Inputs that came inside requests, outputs that came inside frames, and the blocks of outputs that were
 uploaded for a lease are all kept for the submitter, so they count against the submitter's quota. What an
-account uploads itself is counted by `Uploads`.
+account uploads itself is counted by `Uploads`, which also reports the blocks of outputs here.
 """
 
 from __future__ import annotations
@@ -30,9 +30,8 @@ _OUTPUTS: Final = (
     " JOIN deliveries ON deliveries.id = leases.id"
     " WHERE deliveries.output IS NOT NULL AND {condition} GROUP BY jobs.account"
 )
-_OPEN: Final = "jobs.finished_at IS NULL"
 _FINISHED: Final = "jobs.finished_at >= ? AND jobs.finished_at < ?"
-_EVER: Final = (0.0, 1e18)
+_ANY: Final = "TRUE"
 # ';' is the character after ':'.
 _OUTPUT_BLOCKS: Final = (
     "SELECT jobs.account, SUM(MAX(uploads.size_bytes, ?)) FROM uploads"
@@ -61,29 +60,39 @@ class KeptDocuments:
 
     def __init__(self, *, store: Reader) -> None:
         self._store = store
-        self._bytes: Counter[str] = Counter()
+        self._inline: Counter[str] = Counter()
+        self._blocks: Counter[str] = Counter(self._sums(_OUTPUT_BLOCKS, (BLOCK_BYTES_MIN,)))
         self.recount()
 
     def recount(self) -> None:
-        """Count anew what is durable: the market was restored from it."""
-        self._bytes = Counter()
+        """Count the inline documents that are durable anew: the market was restored from them.
+
+        No block is written with the market's decisions, so their count still holds, with those on their way.
+        """
+        self._inline = Counter()
         for statement in (_INPUTS, _OUTPUTS):
-            self._bytes.update(self._sums(statement.format(condition=_OPEN)))
-            self._bytes.update(self._sums(statement.format(condition=_FINISHED), _EVER))
-        self._bytes.update(self._sums(_OUTPUT_BLOCKS, (BLOCK_BYTES_MIN,)))
+            self._inline.update(self._sums(statement.format(condition=_ANY)))
 
     def bytes_of(self, account: str) -> int:
         """The bytes that are kept for the account's jobs."""
-        return self._bytes[account]
+        return self._inline[account] + self._blocks[account]
 
     def add(self, account: str, size_bytes: int) -> None:
-        """Count bytes that are kept from now on."""
-        self._bytes[account] += size_bytes
+        """Count an inline document that is kept from now on."""
+        self._inline[account] += size_bytes
 
     def subtract(self, freed: Mapping[str, int]) -> None:
-        """Count bytes no more, by account."""
+        """Count inline documents no more; their bytes by account."""
         for account, size_bytes in freed.items():
-            self._bytes[account] = max(0, self._bytes[account] - size_bytes)
+            self._inline[account] = max(0, self._inline[account] - size_bytes)
+
+    def add_blocks(self, account: str, size_bytes: int) -> None:
+        """Count blocks of an output that are kept from now on."""
+        self._blocks[account] += size_bytes
+
+    def subtract_blocks(self, account: str, size_bytes: int) -> None:
+        """Count blocks of an output no more."""
+        self._blocks[account] = max(0, self._blocks[account] - size_bytes)
 
     def finished_within(self, span: tuple[float, float]) -> Counter[str]:
         """The bytes by account of the inline documents of jobs that finished in a span of time."""

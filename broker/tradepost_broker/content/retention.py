@@ -123,8 +123,7 @@ class Retention:
         oldest_open = self._documents.oldest_open(account)
         self._forgotten_to[account] = min(forgotten_to, oldest_open) if oldest_open else forgotten_to
         freed_bytes = before - self._quota.used_bytes(account)
-        if self._quota.is_roomy(account):
-            self._quota.crowded.discard(account)  # else it is tried again by the next sweep
+        self._quota.end_making_room(account)
         if freed_bytes > 0:
             log.info(
                 "Deleted %d bytes of documents of finished jobs of %s, whose quota needs room",

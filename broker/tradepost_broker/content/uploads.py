@@ -8,6 +8,7 @@ The exception are the blocks of published pipelines, which are public.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
@@ -35,6 +36,9 @@ _HOLDERS_KEPT: Final = 10_000
 _DELETE_UPLOAD: Final = "DELETE FROM uploads WHERE id = ?"
 #: Outputs were checked against their pipeline's limit when they were delivered.
 _OUTPUT_BYTES_MAX: Final = 1 << 53
+
+#: Raises an error unless there is room for so many bytes.
+RequireRoom = Callable[[int], None]
 
 
 class Uploads:
@@ -78,17 +82,32 @@ class Uploads:
         self._trees.close()
 
     async def put(
-        self, holder: str, text: str, data: bytes, *, quota_bytes: int, at: float, account: str = ""
+        self,
+        holder: str,
+        text: str,
+        data: bytes,
+        *,
+        at: float,
+        require_room: RequireRoom,
+        quota_bytes: int | None = None,
+        account: str = "",
     ) -> Cid:
         """Keep a block for `holder`, durably. It is counted as `BLOCK_BYTES_MIN` at least.
 
-        `account` is whom a block of a lease is kept for.
+        `require_room`, `quota_bytes` and `account` are as in `counted`.
 
-        Raises `QuotaExceeded`, `DiskFull`, or what the content store raises.
+        Raises what `counted` raises, `DiskFull`, or what the content store raises.
         """
         cid = parse_cid(text)
         verify_block(cid, data, source="the request")
-        counted = self.counted(holder, cid, len(data), quota_bytes=quota_bytes, account=account)
+        counted = self.counted(
+            holder,
+            cid,
+            len(data),
+            require_room=require_room,
+            quota_bytes=quota_bytes,
+            account=account,
+        )
         async with counted as is_new:
             if is_new:
                 await self._in_thread(self._write, holder, cid, data)
@@ -105,12 +124,17 @@ class Uploads:
         cid: Cid,
         size_bytes: int,
         *,
+        require_room: RequireRoom | None = None,
         quota_bytes: int | None = None,
         account: str = "",
     ) -> AsyncIterator[bool]:
         """Count a block for `holder`, who puts it until this ends; whether it is new, and so counted at all.
 
-        Of several at once, one is new. If it fails, it is not counted. Raises `QuotaExceeded`.
+        Of several at once, one is new. If it fails, it is not counted. `require_room` gets the bytes that a
+        new block is counted as, and raises to refuse it. All blocks of `holder` may have `quota_bytes`.
+        `account` is whom a block of a lease is kept for.
+
+        Raises `QuotaExceeded` beyond `quota_bytes`, and what `require_room` raises.
         """
         key = Upload.key(holder, cid)
         while (earlier := self._putting.get(key)) is not None:
@@ -126,16 +150,18 @@ class Uploads:
                 f"{used:,} of {quota_bytes:,} bytes are used; this block counts as {counted:,}",
                 limit_bytes=quota_bytes,
             )
+        if require_room is not None:
+            require_room(counted)
         self._used[holder] = used + counted
         if account:
-            self._documents.add(account, counted)
+            self._documents.add_blocks(account, counted)
         done = self._putting[key] = asyncio.Event()
         try:
             yield True
         except BaseException:
             self._used[holder] -= counted
             if account:
-                self._documents.subtract({account: counted})
+                self._documents.subtract_blocks(account, counted)
             raise
         finally:
             del self._putting[key]
@@ -164,21 +190,26 @@ class Uploads:
         await self._drop([one for one in found if one.cid not in self._public])
 
     async def _drop(self, uploads: Sequence[Upload]) -> None:
+        if not uploads:
+            return
         table = CODECS[Upload].table
         await self._engine.ask(Delete([Deletion(_DELETE_UPLOAD, (one.id,)) for one in uploads]))
-        self._trees.forget()
+        self._trees.forget({one.holder for one in uploads})
         for cid in {one.cid for one in uploads}:
             in_use = self._store.query(select(func.count()).where(table.c.cid == cid))[0][0]
             # Who puts the same block now comes after this in the same thread, and writes it again.
             if not in_use and not any(key.endswith(f"/{cid}") for key in self._putting):
                 await self._in_thread(self._blocks.discard, Cid(cid))
+        freed: Counter[str] = Counter()
         for upload in uploads:
+            freed[upload.holder] += max(upload.size_bytes, BLOCK_BYTES_MIN)
+        for holder, size_bytes in freed.items():
             # Not forgotten: what is being put now is counted here alone.
-            if upload.holder in self._used:
-                self._used[upload.holder] -= max(upload.size_bytes, BLOCK_BYTES_MIN)
-            if upload.holder.startswith(LEASE):
-                account = self._documents.account_of_lease(upload.holder.removeprefix(LEASE))
-                self._documents.subtract({account: max(upload.size_bytes, BLOCK_BYTES_MIN)})
+            if holder in self._used:
+                self._used[holder] -= size_bytes
+            if holder.startswith(LEASE):
+                account = self._documents.account_of_lease(holder.removeprefix(LEASE))
+                self._documents.subtract_blocks(account, size_bytes)
 
     async def _in_thread(self, function: Callable[..., object], *arguments: object) -> None:
         await asyncio.get_running_loop().run_in_executor(self._writer, function, *arguments)

@@ -17,12 +17,11 @@ from tradepost.receipts import (
     is_stage_failure,
     verify_receipt,
 )
-from tradepost_broker.content.account_quota import AccountQuota
 from tradepost_broker.content.catalog import Catalog, loosest_tolerance
 from tradepost_broker.engine.work import EventWork
 from tradepost_broker.jobs.output_checks import CheckedResult, OutputChecks
 from tradepost_broker.jobs.output_comparison import OutputComparison
-from tradepost_broker.jobs.output_quota import CountedDelivery
+from tradepost_broker.jobs.output_quota import CountedDelivery, OutputQuota
 from tradepost_broker.jobs.receipt_delivery import ReceiptDelivery
 from tradepost_broker.market import Market
 from tradepost_broker.market.model.entities import Job, Lease, LeasePurpose
@@ -40,7 +39,7 @@ class ReceiptChecks:
         catalog: Catalog,
         outputs: OutputChecks,
         comparison: OutputComparison,
-        quota: AccountQuota,
+        quota: OutputQuota,
     ) -> None:
         self._quota = quota
         self._broker = broker
@@ -106,7 +105,7 @@ class ReceiptChecks:
             frame=frame,
             find_lease=self._market.lease,
         )
-        return CountedDelivery(delivery, job=job, quota=self._quota)
+        return CountedDelivery(delivery, lease=lease, account=job.account, quota=self._quota)
 
     def check_stages_done(self, worker: str, frame: GiveBack) -> Receipt | None:
         """The receipt with which a preempted lease comes back, if it does, once steps 1 to 3 of `check` and

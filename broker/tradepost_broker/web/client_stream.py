@@ -35,14 +35,14 @@ from tradepost_broker.web.endpoints import ACCOUNT
 
 #: Streams that one account may have open.
 STREAMS_MAX: Final = 64
-#: Jobs that one message may watch, where an account may not have more of them open.
+#: Jobs that one message may watch, unless an account may have more than that open.
 WATCHES_MAX: Final = 4096
 #: Inputs by CID that one stream has read and checked at once.
 _CHECKS_AT_ONCE: Final = 4
 
 
 class ClientStreams:
-    """Serves clients' connections. One message may watch `watches_max` jobs."""
+    """Serves clients' connections. Each message may watch at most `watches_max` jobs."""
 
     def __init__(
         self, *, engine: Engine, submissions: SubmissionChecks, jobs: JobService, watches_max: int

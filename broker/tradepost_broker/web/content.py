@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
 from functools import partial
 from typing import Final
 
@@ -19,7 +18,6 @@ from tradepost.errors import (
     DiskFull,
     InvalidRequest,
     LeaseGone,
-    QuotaExceeded,
     Unauthorized,
     UnknownCid,
 )
@@ -30,7 +28,7 @@ from tradepost_broker.content.catalog import Catalog
 from tradepost_broker.content.kept_documents import BLOCK_BYTES_MIN, LEASE
 from tradepost_broker.content.uploads import Uploads
 from tradepost_broker.engine.engine import Engine
-from tradepost_broker.jobs.output_quota import cancel_without_room
+from tradepost_broker.jobs.output_quota import OutputQuota, OutputWithoutRoom, cancel_without_room
 from tradepost_broker.market import Market
 from tradepost_broker.market.model.entities import Job, Lease, LeaseState
 from tradepost_broker.reporting.views import ImportedCar
@@ -63,9 +61,11 @@ class ContentEndpoints:
         market: Market,
         clock: Callable[[], float],
         quota: AccountQuota,
+        outputs: OutputQuota,
         engine: Engine,
     ) -> None:
         self._quota = quota
+        self._outputs = outputs
         self._engine = engine
         self._uploads = uploads
         self._catalog = catalog
@@ -119,7 +119,8 @@ class ContentEndpoints:
     async def put(self, request: web.Request) -> web.StreamResponse:
         """Keep one block of at most 2 MiB for this account, whose quota it counts against."""
         account = request[ACCOUNT]
-        return await self._put(request, f"account:{account}", self._quota.blocks_bytes_max(account))
+        put = partial(self._uploads.put, require_room=partial(self._quota.require, account))
+        return await self._put(request, f"account:{account}", put)
 
     async def post_car(self, request: web.Request) -> web.StreamResponse:
         """Keep every block of a CAR (version 1) for this account, whose quota they count against.
@@ -136,8 +137,8 @@ class ContentEndpoints:
             )
 
         async def put(cid: Cid, block: bytes) -> Cid:
-            room = self._quota.blocks_bytes_max(account)
-            return await self._uploads.put(holder, cid, block, quota_bytes=room, at=at)
+            require_room = partial(self._quota.require, account)
+            return await self._uploads.put(holder, cid, block, at=at, require_room=require_room)
 
         with self._cars.take(holder):
             found = await import_pieces(body_pieces(request), put, bytes_max=quota)
@@ -165,37 +166,28 @@ class ContentEndpoints:
         """
         lease, job = self._open_lease(request)
         limit = self._catalog.manifest(job.pipeline).limits.output_bytes
-        quota = limit + limit // _TREE_SHARE + _TREE_BYTES
+        put = partial(
+            self._uploads.put,
+            require_room=partial(self._outputs.require, lease),
+            quota_bytes=limit + limit // _TREE_SHARE + _TREE_BYTES,
+            account=job.account,
+        )
         try:
-            return await self._put(request, f"{LEASE}{lease.id}", quota, job)
+            return await self._put(request, f"{LEASE}{lease.id}", put)
+        except OutputWithoutRoom as error:
+            await self._engine.ask(cancel_without_room(error.job))
+            raise LeaseGone(f"job {job.id} was cancelled: its output has no room") from None
         except (ContentStoreFull, DiskFull) as error:
             # Not the worker's fault: it keeps its output, and tries again.
             raise BrokerUnavailable(f"the broker has no room for this output: {error.detail}") from None
 
     async def _put(
-        self, request: web.Request, holder: str, quota_bytes: int, job: Job | None = None
+        self, request: web.Request, holder: str, put: Callable[..., Awaitable[Cid]]
     ) -> web.StreamResponse:
         with self._blocks.take(holder):
             data = await read_bytes(request)
-            put = partial(
-                self._uploads.put,
-                holder,
-                request.match_info["cid"],
-                data,
-                quota_bytes=quota_bytes,
-                at=self._clock(),
-            )
-            cid = await put() if job is None else await self._put_for(job, len(data), put)
+            cid = await put(holder, request.match_info["cid"], data, at=self._clock())
         return reply({"cid": cid}, status=201)
-
-    async def _put_for(self, job: Job, size_bytes: int, put: Callable[..., Awaitable[Cid]]) -> Cid:
-        with ExitStack() as held:
-            try:
-                held.enter_context(self._quota.reserved(job.account, max(size_bytes, BLOCK_BYTES_MIN)))
-            except QuotaExceeded:
-                await self._engine.ask(cancel_without_room(job))
-                raise LeaseGone(f"job {job.id} was cancelled: its output has no room") from None
-            return await put(account=job.account)
 
     def _open_lease(self, request: web.Request) -> tuple[Lease, Job]:
         """The lease whose nonce the request brings. Raises `Unauthorized` or `LeaseGone`."""

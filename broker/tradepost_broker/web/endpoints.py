@@ -17,6 +17,7 @@ from aiohttp import web
 
 from tradepost.errors import (
     UNDECODABLE,
+    ContentTooLarge,
     Fault,
     InvalidRequest,
     Problem,
@@ -75,13 +76,14 @@ def guarded(endpoint: Endpoint, credentials: Credentials) -> Handler:
     """The handler, behind the endpoint's access check."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        caller = caller_group(request)
         if endpoint.access is Access.ACCOUNT:
             request[ACCOUNT] = credentials.account_of(_bearer(request))
             caller = f"account {request[ACCOUNT]}"
         elif endpoint.access is Access.OPERATOR:
             credentials.check_operator(_bearer(request))
             caller = "operator"
+        else:
+            caller = caller_group(request)
         with body_allowed(request, caller, bytes_max=endpoint.body_bytes_max):
             return await endpoint.handler(request)
 
@@ -91,9 +93,15 @@ def guarded(endpoint: Endpoint, credentials: Credentials) -> Handler:
 async def read_body(request: web.Request, kind: type[T]) -> T:
     """The request's JSON body.
 
-    Raises what `read_bytes` raises, and `InvalidRequest`, or `InlineInputTooLarge` for a job's input.
+    Raises what `read_bytes` raises, and `InvalidRequest`; for a job `InlineInputTooLarge`, whose input alone
+    can be too large, instead of `ContentTooLarge`.
     """
-    data = await read_bytes(request)
+    try:
+        data = await read_bytes(request)
+    except ContentTooLarge:
+        if kind is JobRequest:
+            raise too_large_inline() from None
+        raise
     try:
         return msgspec.json.decode(data, type=kind)
     except UNDECODABLE as error:

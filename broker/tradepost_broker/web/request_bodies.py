@@ -14,8 +14,8 @@ from typing import Final
 
 from aiohttp import web
 
-from tradepost.errors import ContentTooLarge, InvalidRequest, TradepostError
-from tradepost.protocol import INLINE_BYTES_MAX, too_large_inline
+from tradepost.errors import ContentTooLarge, InvalidRequest
+from tradepost.protocol import INLINE_BYTES_MAX
 from tradepost_broker.access.caller_limits import ConcurrencyLimit
 from tradepost_broker.web.slow_peers import body_pieces
 
@@ -55,11 +55,11 @@ def body_allowed(request: web.Request, caller: str, *, bytes_max: int) -> Iterat
 async def read_bytes(request: web.Request) -> bytes:
     """The request's whole body, which must come within `BODY_S_MAX`.
 
-    Raises `ContentTooLarge`, `InlineInputTooLarge` for a job, `QuotaExceeded` or `InvalidRequest`.
+    Raises `ContentTooLarge`, `QuotaExceeded` or `InvalidRequest`.
     """
     allowance, bodies = request[_ALLOWANCE], request.app[BODIES]
     if (request.content_length or 0) > allowance.bytes_max:
-        raise _too_large(request, allowance.bytes_max)
+        raise _too_large(allowance.bytes_max)
     body = bytearray()
     counted_bytes = 0
     try:
@@ -67,16 +67,15 @@ async def read_bytes(request: web.Request) -> bytes:
             async for piece in body_pieces(request):
                 body += piece
                 if len(body) > allowance.bytes_max:
-                    raise _too_large(request, allowance.bytes_max)
-                while counted_bytes < len(body):
-                    allowance.held.enter_context(bodies.take(allowance.caller, _STEP_BYTES))
-                    counted_bytes += _STEP_BYTES
+                    raise _too_large(allowance.bytes_max)
+                if (missing_bytes := len(body) - counted_bytes) > 0:
+                    amount = -(-missing_bytes // _STEP_BYTES) * _STEP_BYTES
+                    allowance.held.enter_context(bodies.take(allowance.caller, amount))
+                    counted_bytes += amount
     except TimeoutError:
         raise InvalidRequest(f"the body did not arrive within {BODY_S_MAX:g} s") from None
     return bytes(body)
 
 
-def _too_large(request: web.Request, limit_bytes: int) -> TradepostError:
-    if request.path == "/v1/jobs":
-        return too_large_inline()
+def _too_large(limit_bytes: int) -> ContentTooLarge:
     return ContentTooLarge(f"the body is larger than {limit_bytes:,} bytes", limit_bytes=limit_bytes)

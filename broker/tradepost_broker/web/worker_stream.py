@@ -37,11 +37,11 @@ from tradepost.protocol import (
 )
 from tradepost_broker.access.caller_limits import RateLimit
 from tradepost_broker.access.revocations import IssuedRevocations
-from tradepost_broker.engine.engine import Engine
+from tradepost_broker.engine.engine import Engine, Moment
 from tradepost_broker.engine.work import EventWork
 from tradepost_broker.market import Market
 from tradepost_broker.market.model.entities import Worker
-from tradepost_broker.market.model.events import WorkerConnected, WorkerDisconnected
+from tradepost_broker.market.model.events import Event, WorkerConnected, WorkerDisconnected
 from tradepost_broker.streams.sessions import Sessions
 from tradepost_broker.streams.sockets import converse, open_socket, refuse
 from tradepost_broker.web.caller_addresses import caller_group
@@ -176,6 +176,24 @@ class WorkerStreams:
         leases = {id_: self._market.lease(id_) for id_ in hello.open_leases}
         return tuple(id_ for id_, lease in leases.items() if lease is not None and lease.worker == worker)
 
+    async def _ask_to_connect(self, worker: str, hello: Hello) -> frozenset[str]:
+        """Tell the market that the worker is connected; the leases that it was asked about.
+
+        It answers for these, as they were in its turn. Some may have left memory since.
+        """
+        asked: frozenset[str] = frozenset()
+
+        def connected(moment: Moment) -> Event:
+            nonlocal asked
+            leases = self._known_leases(worker, hello)
+            asked = frozenset(leases)
+            return WorkerConnected(
+                at=moment.at, worker=worker, offer=hello.offer, open_leases=leases, seed=moment.seed
+            )
+
+        await self._engine.ask(EventWork(connected))
+        return asked
+
     async def _serve(
         self, request: web.Request, socket: web.WebSocketResponse, session: WorkerSession, hello: Hello
     ) -> None:
@@ -187,20 +205,9 @@ class WorkerStreams:
             in_use = WorkerKeyInUse(f"another device connected with the key of worker {worker}")
             replaced.end(Refused(in_use.to_problem()))
         try:
-            await self._engine.ask(
-                EventWork(
-                    lambda moment: WorkerConnected(
-                        at=moment.at,
-                        worker=worker,
-                        offer=hello.offer,
-                        open_leases=self._known_leases(worker, hello),
-                        seed=moment.seed,
-                    )
-                )
-            )
-            known = self._known_leases(worker, hello)
+            asked = await self._ask_to_connect(worker, hello)
             for lease in hello.open_leases:
-                if lease not in known:
+                if lease not in asked:
                     session.queue.post(Recall(lease))
             log.info("Worker %s is connected", worker, extra={"action": "worker_connected"})
             # Of the leases that the worker named, those that are open. Others reach it as grants: those made

@@ -55,7 +55,7 @@ class WorkerEndpoints:
         try:
             joined = await self._joins.join(body)
         except TradepostError:
-            self._failures.take(caller, "failed attempts to join")
+            self._failures.spend(caller)  # `take` would raise in its place if others have failed meanwhile
             raise
         return reply(joined, status=201)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.strategies.loop_turns import LoopTurns
 
 from tradepost.errors import QuotaExceeded
 from tradepost.protocol import JobStatus, JobView, Watch, broker_codec_for_clients, client_codec
@@ -32,17 +33,12 @@ class FakeJobs:
         self.turns: set[int] = set()
         self._output = output
         self._is_slow = is_slow
-        self._turn = 0
-        asyncio.get_running_loop().call_soon(self._next_turn)
-
-    def _next_turn(self) -> None:
-        self._turn += 1
-        self._handle = asyncio.get_running_loop().call_soon(self._next_turn)
+        self._loop_turns = LoopTurns()
 
     def watch(self, account: str, job: str, watcher: Callable[[JobView], None]) -> None:
         """Answer at once."""
         self.watched.append(job)
-        self.turns.add(self._turn)
+        self.turns.add(self._loop_turns.count)
         if self._is_slow:
             until = time.perf_counter() + SLICE_S
             while time.perf_counter() < until:
@@ -56,7 +52,7 @@ class FakeJobs:
 
     def stop(self) -> None:
         """Count no more turns."""
-        self._handle.cancel()
+        self._loop_turns.stop()
 
 
 def session_of(jobs: FakeJobs) -> Any:

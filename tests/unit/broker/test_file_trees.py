@@ -136,9 +136,20 @@ async def test_it_is_walked_once_until_uploads_are_dropped(content: Content) -> 
     transaction.delete(Deletion("DELETE FROM uploads WHERE cid = ?", (root,)))
     transaction.flush()
     transaction.commit()
-    content.trees.forget()
+    content.trees.forget(["account:alice"])
     with pytest.raises(UnknownCid):
         await content.trees.tree("account:alice", root)
+
+
+async def test_only_the_trees_of_those_whose_uploads_were_dropped_are_walked_again(content: Content) -> None:
+    root = content.file_of(small(3))
+    await content.trees.tree("account:alice", root)
+    content.trees.forget(["account:bob", "lease:of-alice"])
+    await content.trees.tree("account:alice", root)
+    assert content.opened == 1
+    content.trees.forget(["account:bob", "account:alice"])
+    await content.trees.tree("account:alice", root)
+    assert content.opened == 2
 
 
 async def test_it_is_each_holders_own(content: Content) -> None:

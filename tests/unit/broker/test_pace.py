@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
+from tests.strategies.loop_turns import LoopTurns
 
 from tradepost_broker.streams.pace import SLICE_S, paced
 from tradepost_broker.testing import ManualClock
 
 
-class Turns:
-    """Counts the turns of the loop until it is stopped."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._handle = asyncio.get_running_loop().call_soon(self._turn)
-
-    def _turn(self) -> None:
-        self.count += 1
-        self._handle = asyncio.get_running_loop().call_soon(self._turn)
-
-    def stop(self) -> None:
-        """Count no more."""
-        self._handle.cancel()
-
-
 async def test_a_turn_after_each_slice() -> None:
-    clock, turns = ManualClock(0.0), Turns()
+    clock, turns = ManualClock(0.0), LoopTurns()
     seen = []
     async for item in paced(range(10), monotonic=clock):
         seen.append((item, turns.count))
@@ -36,7 +20,7 @@ async def test_a_turn_after_each_slice() -> None:
 
 
 async def test_quick_work_is_not_interrupted() -> None:
-    turns = Turns()
+    turns = LoopTurns()
     async for _ in paced(range(10_000), monotonic=ManualClock()):
         pass
     turns.stop()

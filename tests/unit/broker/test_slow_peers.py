@@ -92,9 +92,11 @@ def test_what_goes_on_at_once_is_bounded_in_all_and_for_each() -> None:
             at_once.take("a").__enter__()
         with at_once.take("b", 2), pytest.raises(QuotaExceeded):
             at_once.take("c").__enter__()
+        assert at_once.taken == 3
         with at_once.take("c", 2):
-            pass
+            assert at_once.taken == 5
     with pytest.raises(ZeroDivisionError), at_once.take("a", 3):
         _ = 1 / 0
     with at_once.take("a", 3), at_once.take("b", 2):
-        pass
+        assert at_once.taken == 5
+    assert at_once.taken == 0
