@@ -1,8 +1,9 @@
 """A broker for tests of programs that use the SDK: the real protocol, one pretended worker, no market.
 
 `FakeBroker` answers each job with what a function makes of the input document, under a receipt that a real
-key signs. It accepts any pipeline and any price. `refuse` and `hold` script the unhappy paths, `drop` breaks
-the connection as a network does. Everything else it answers like the real broker.
+key signs. It accepts any pipeline and any price. `refuse`, `hold` and `cancelled_price_microcredits` script
+the unhappy paths, `drop` breaks the connection as a network does. Everything else it answers like the real
+broker.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ class FakeBroker:
         self.refuse: TradepostError | None = None
         self.hold = False
         self.silent = False
+        self.cancelled_price_microcredits = 0
         self.url = ""
         self.connected = asyncio.Event()
         self.taken = asyncio.Event()
@@ -248,6 +250,7 @@ class FakeBroker:
             pipeline=view.pipeline,
             submitted_at=view.submitted_at,
             finished_at=time.time(),
+            price_microcredits=self.cancelled_price_microcredits,
             problem=JobCancelled().to_problem(),
         )
         await self._finish(job)

@@ -72,6 +72,14 @@ def test_time_runs_out(timeout: float) -> None:
     assert outcome.get(timeout) == 1
 
 
+def test_who_no_longer_waits_is_forgotten() -> None:
+    outcome = Outcome[int]()
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            outcome.get(0)
+    assert not outcome._gates
+
+
 def test_an_interruption_anywhere_blocks_nobody() -> None:
     step = 1
     while True:
