@@ -19,7 +19,7 @@ class Outcome(Generic[T]):
     """A value or an error that is given once."""
 
     def __init__(self) -> None:
-        self._gates: list[queue.SimpleQueue[None]] = []
+        self._gates: set[queue.SimpleQueue[None]] = set()
         self._value: T
         self._error: BaseException | None = None
         self.is_given = False
@@ -44,15 +44,18 @@ class Outcome(Generic[T]):
         """The error, `None` if a value was given. Raises `TimeoutError` after `timeout` seconds."""
         if not self.is_given:
             gate: queue.SimpleQueue[None] = queue.SimpleQueue()
-            self._gates.append(gate)
-            # It may have been given since it was looked at, when this gate was not there yet.
-            if not self.is_given:
-                _wait(gate, timeout)
+            try:
+                self._gates.add(gate)
+                # It may have been given since it was looked at, when this gate was not there yet.
+                if not self.is_given:
+                    _wait(gate, timeout)
+            finally:
+                self._gates.discard(gate)
         return self._error
 
     def _open_gates(self) -> None:
         self.is_given = True
-        for gate in list(self._gates):
+        for gate in self._gates.copy():
             gate.put(None)
 
 
