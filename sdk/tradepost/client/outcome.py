@@ -9,7 +9,6 @@ reading take no lock: each thread that waits has a queue, which is written in C.
 from __future__ import annotations
 
 import queue
-import threading
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -35,7 +34,7 @@ class Outcome(Generic[T]):
         self._open_gates()
 
     def get(self, timeout: float | None = None) -> T:
-        """The value. Raises the error, or `TimeoutError` after `timeout` seconds."""
+        """The value. Raises the error, or `TimeoutError` after `timeout` seconds (`arguments.timeout_s`)."""
         if (error := self.error(timeout)) is not None:
             raise error
         return self._value
@@ -60,8 +59,6 @@ class Outcome(Generic[T]):
 
 
 def _wait(gate: queue.SimpleQueue[None], timeout: float | None) -> None:
-    if timeout is not None:
-        timeout = min(max(0.0, timeout), threading.TIMEOUT_MAX)
     try:
         gate.get(timeout=timeout)
     except queue.Empty:

@@ -75,7 +75,7 @@ class JobHandle(NotCopied):
         limit_s = timeout_s(timeout)
         future = self.future()
         try:
-            return future.result(timeout)
+            return future.result(limit_s)
         except TimeoutError:
             if future.done():
                 raise

@@ -63,7 +63,7 @@ def test_an_error_is_raised_again_and_again() -> None:
     assert isinstance(outcome.error(), LookupError)
 
 
-@pytest.mark.parametrize("timeout", [0, -1, 0.001])
+@pytest.mark.parametrize("timeout", [0, 0.001])
 def test_time_runs_out(timeout: float) -> None:
     outcome = Outcome[int]()
     with pytest.raises(TimeoutError):
