@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import math
 
-from tradepost.protocol.worker_frames import HEARTBEAT_S, STAGES_DONE_MAX
+from tradepost.pipeline.manifest import STAGES_MAX
+from tradepost.protocol.worker_frames import HEARTBEAT_S
 from tradepost_broker.market.model.entities import Job, Lease, LeaseState
 from tradepost_broker.market.model.events import LeaseProgressed
 from tradepost_broker.market.state.commitments import Lateness, LeaseWatch
@@ -36,7 +37,7 @@ def note_progress(state: MarketState, event: LeaseProgressed) -> None:
     if known is None or watch is None or known.worker != event.worker or known.state is not LeaseState.OPEN:
         state.is_repeated = True
         return
-    new = min(event.stages_done, STAGES_DONE_MAX) - len(watch.stages_s)
+    new = min(event.stages_done, STAGES_MAX) - len(watch.stages_s)
     if new <= 0:
         state.is_repeated = True
         return
