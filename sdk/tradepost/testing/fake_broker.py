@@ -19,6 +19,7 @@ from aiohttp import WSMsgType, web
 from tradepost.content import Cid, add_bytes, parse_cid, read_file, verify_block
 from tradepost.errors import (
     IdempotencyConflict,
+    InvalidCid,
     InvalidRequest,
     JobCancelled,
     ProtocolError,
@@ -26,6 +27,7 @@ from tradepost.errors import (
     Unauthorized,
     UnknownCid,
     UnknownJob,
+    UnknownPipeline,
 )
 from tradepost.identity import Identity
 from tradepost.pipeline.tensors import TensorDocument, decode, encode
@@ -39,6 +41,7 @@ from tradepost.protocol import (
     JobRequest,
     JobStatus,
     JobView,
+    QuarantineView,
     Rejected,
     Submit,
     Submitted,
@@ -80,6 +83,8 @@ class FakeBroker:
         self.hold = False
         self.silent = False
         self.cancelled_price_microcredits = 0
+        #: Pipelines that stay quarantined when an account lifts its own quarantine.
+        self.quarantined_for_all: set[str] = set()
         self.url = ""
         self.connected = asyncio.Event()
         self.taken = asyncio.Event()
@@ -93,6 +98,7 @@ class FakeBroker:
                 web.get("/v1/jobs/{job}", self._show),
                 web.delete("/v1/jobs/{job}", self._cancel),
                 web.get("/v1/jobs/{job}/output", self._output),
+                web.delete("/v1/quarantines/{pipeline}", self._lift_quarantine),
             ]
         )
 
@@ -328,6 +334,17 @@ class FakeBroker:
                 job=view.job,
             )
         return _bytes(self._outputs[view.job])
+
+    async def _lift_quarantine(self, request: web.Request) -> web.Response:
+        _check_key(request)
+        pipeline = request.match_info["pipeline"]
+        try:
+            parse_cid(pipeline)
+        except InvalidCid:
+            raise UnknownPipeline(pipeline) from None
+        return json_response(
+            QuarantineView(pipeline=pipeline, quarantined=pipeline in self.quarantined_for_all)
+        )
 
     async def _put_block(self, request: web.Request) -> web.Response:
         _check_key(request)

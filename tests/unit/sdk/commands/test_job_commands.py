@@ -23,7 +23,14 @@ from tradepost.client.sync_client import JobHandle
 from tradepost.commands.jobs import app as jobs_app
 from tradepost.commands.output_file import check_writable, write_output
 from tradepost.commands.submit import submit
-from tradepost.errors import BrokerUnavailable, FileNotWritten, InvalidInput, ResultTimeout, UnknownJob
+from tradepost.errors import (
+    BrokerUnavailable,
+    FileNotWritten,
+    InvalidInput,
+    ResultTimeout,
+    UnknownJob,
+    UnknownPipeline,
+)
 from tradepost.pipeline.tensors import decode
 from tradepost.testing.broker_thread import FakeBrokerThread
 from tradepost.testing.fake_broker import API_KEY
@@ -160,6 +167,20 @@ def test_a_result_is_waited_for_and_checked(fake: FakeBrokerThread) -> None:
     shown = json.loads(run(fake, "result", "job-0", "--json").stdout)
     assert (shown["job"], shown["tensors"]) == ("job-0", {"y": [2.0]})
     assert type(run(fake, "result", "another").exception) is UnknownJob
+
+
+@pytest.mark.parametrize(
+    ("is_quarantined", "line"),
+    [(False, "Its jobs can run again.\n"), (True, "It is still quarantined for all accounts.\n")],
+)
+def test_lifting_a_quarantine_says_whether_jobs_can_run(
+    fake: FakeBrokerThread, is_quarantined: bool, line: str
+) -> None:
+    fake.broker.quarantined_for_all = {PIPELINE} if is_quarantined else set()
+    assert run(fake, "lift-quarantine", PIPELINE).stdout == line
+    shown = json.loads(run(fake, "lift-quarantine", PIPELINE, "--json").stdout)
+    assert shown == {"pipeline": PIPELINE, "quarantined": is_quarantined}
+    assert type(run(fake, "lift-quarantine", "nonsense").exception) is UnknownPipeline
 
 
 # Interruptions
