@@ -24,9 +24,9 @@ from tradepost.atomic_files import replace_file
 from tradepost.bounded import AccountName
 from tradepost.commands.number_options import integer_option, number_option
 from tradepost.commands.options import Json, LogJson
-from tradepost.commands.output_file import writing
 from tradepost.commands.terminal import show, show_json
 from tradepost.errors import InvalidCall, InvalidCommandLine, InvariantBroken
+from tradepost.file_writing import writing
 from tradepost.logs import set_up_logging
 from tradepost.money import format_credits, to_credits, to_microcredits
 from tradepost.protocol import AccountView

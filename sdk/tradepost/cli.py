@@ -17,13 +17,23 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from tradepost.commands.standard_output import (
+    STDERR,
+    STDOUT,
+    OutputFailed,
+    discard,
+    flush_output,
+    watch_output,
+)
 from tradepost.commands.terminal import report
-from tradepost.errors import InvalidCall, InvalidCommandLine, MissingExtra, TradepostError
+from tradepost.errors import FileNotWritten, InvalidCall, InvalidCommandLine, MissingExtra, TradepostError
 
 GROUP = "tradepost.commands"
 #: In the help of an option or argument that accepts an empty value.
 MAY_BE_EMPTY = "may be empty"
 _MISUSE_STATUS = 2
+#: Of a command whose output nobody reads any more, such as `head`'s: as Typer has it.
+_UNREAD_STATUS = 1
 #: What all errors about the command line derive from; Typer exports it under no name of its own.
 _Misuse: type[Exception] = typer.BadParameter.__bases__[0]
 _EXTRAS = {"tradepost_broker": "broker", "tradepost_worker": "worker", "tradepost_signing": "signing"}
@@ -127,23 +137,45 @@ def root(
 def main() -> None:
     """Run the command line and exit: 0 success, 2 misuse, 10 and above by fault (`errors.EXIT_CODES`)."""
     as_json = "--json" in sys.argv[1:]
+    watch_output()
+    try:
+        try:
+            _run(as_json=as_json)
+        finally:
+            flush_output()
+    except OutputFailed as error:
+        discard(STDOUT)
+        if error.is_unread:
+            sys.exit(_UNREAD_STATUS)
+        hint = "Free disk space, or send the output to another place. The command may have done its work."
+        _exit(FileNotWritten(f"the standard output: {error.reason}", hint=hint), as_json=as_json)
+
+
+def _run(*, as_json: bool) -> NoReturn:
     try:
         status = app(prog_name="tradepost", standalone_mode=not as_json)
         # Not reached without --json: then Typer exits itself.
         sys.exit(status if isinstance(status, int) else 0)
     except _Misuse as error:  # only with --json: otherwise Typer has shown it to people
-        _report_misuse(error)
-        sys.exit(_MISUSE_STATUS)
+        _exit_for_misuse(error)
     except typer.Abort:
         sys.exit(1)
     except TradepostError as error:
         if type(error) is InvalidCall:  # what a program passes comes from the command line here
             error = InvalidCommandLine(error.detail)
-        report(error, as_json=as_json)
-        sys.exit(error.exit_code)
+        _exit(error, as_json=as_json)
 
 
-def _report_misuse(error: Any) -> None:
+def _exit_for_misuse(error: Any) -> NoReturn:
     command = error.ctx.command_path if error.ctx is not None else "tradepost"
     hint = f"`{command} --help` lists the arguments and options."
-    report(InvalidCommandLine(error.format_message(), hint=hint), as_json=True)
+    _exit(InvalidCommandLine(error.format_message(), hint=hint), as_json=True, status=_MISUSE_STATUS)
+
+
+def _exit(error: TradepostError, *, as_json: bool, status: int | None = None) -> NoReturn:
+    """Report the error and exit with its status, unless another one is given."""
+    try:
+        report(error, as_json=as_json)
+    except OSError:  # the status still tells what kind of error it was
+        discard(STDERR)
+    sys.exit(error.exit_code if status is None else status)

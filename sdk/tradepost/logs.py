@@ -10,6 +10,7 @@ import json
 import logging
 import sys
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from types import TracebackType
 from typing import Final
@@ -77,7 +78,7 @@ class RepeatLimit(logging.Filter):
         self._per_s = per_s
         self._monotonic = monotonic
         #: By kind of line: how many more may come, since when, and how many were left out.
-        self._kinds: dict[tuple[str, int, str], tuple[float, float, int]] = {}
+        self._kinds: OrderedDict[tuple[str, int, str], tuple[float, float, int]] = OrderedDict()
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the line is written."""
@@ -88,7 +89,7 @@ class RepeatLimit(logging.Filter):
         is_written = left >= 1
         self._kinds[kind] = (left - 1, now, 0) if is_written else (left, now, left_out + 1)
         if len(self._kinds) > _KINDS_MAX:
-            del self._kinds[next(iter(self._kinds))]
+            self._kinds.popitem(last=False)  # at once: filters run in several threads, under no lock
         if is_written and left_out:
             record.lines_left_out = left_out
         return is_written

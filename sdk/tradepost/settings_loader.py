@@ -10,15 +10,13 @@ from __future__ import annotations
 from codecs import BOM_UTF8
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from tradepost.errors import UNDECODABLE, InvalidSettings
 from tradepost.file_status import dangling_link
 from tradepost.schema_errors import describe_mismatch
-
-_NUMBER_MAX: Final = 1 << 53
 
 Tree = dict[str, Any]
 SettingsT = TypeVar("SettingsT", bound=msgspec.Struct)
@@ -100,21 +98,9 @@ def build_settings(kind: type[SettingsT], tree: Mapping[str, Any], *, guide: str
     Raises `InvalidSettings`, which names `guide`, and what `kind` raises itself.
     """
     try:
-        settings = msgspec.convert(tree, kind, strict=False, dec_hook=_path)
+        return msgspec.convert(tree, kind, strict=False, dec_hook=_path)
     except msgspec.ValidationError as error:
         raise InvalidSettings(describe_mismatch(error, whole="the settings"), hint=_hint(guide)) from None
-    _require_usable_numbers(settings, guide)
-    return settings
-
-
-def _require_usable_numbers(settings: msgspec.Struct, guide: str) -> None:
-    """Raise `InvalidSettings` for a number that is infinite, or so large that whole numbers have gaps."""
-    for name in settings.__struct_fields__:
-        value = getattr(settings, name)
-        if isinstance(value, msgspec.Struct):
-            _require_usable_numbers(value, guide)
-        elif isinstance(value, float) and not abs(value) <= _NUMBER_MAX:
-            raise InvalidSettings(f"{name} must be a number up to {_NUMBER_MAX:,}", hint=_hint(guide))
 
 
 def _places(kind: type[msgspec.Struct]) -> list[tuple[str, ...]]:

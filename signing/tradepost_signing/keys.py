@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 from tradepost.atomic_files import OWNER_ONLY, READABLE_BY_ALL, create_file
-from tradepost.commands.output_file import writing
 from tradepost.errors import InvalidKey, InvalidSignature
+from tradepost.file_writing import writing
 from tradepost.identity import key_id, key_id_of_digest, public_key_from_der
 
 #: The id of a key, or of a keyless identity, as `tradepost.identity.key_id` makes it.

@@ -33,6 +33,7 @@ from tradepost.errors import (
     Unauthorized,
     UnknownCid,
     UnknownJob,
+    UnknownPipeline,
 )
 from tradepost.pipeline.tensors import TensorDocument, encode
 from tradepost.protocol import (
@@ -46,6 +47,7 @@ from tradepost.protocol import (
     JobRequest,
     JobStatus,
     JobView,
+    QuarantineView,
     Rejected,
     Submit,
     Submitted,
@@ -69,6 +71,7 @@ ENDPOINTS = [
     ("GET", "/v1/jobs/none"),
     ("DELETE", "/v1/jobs/none"),
     ("GET", "/v1/jobs/none/output"),
+    ("DELETE", f"/v1/quarantines/{ABSENT}"),
 ]
 
 
@@ -464,6 +467,17 @@ async def test_an_unknown_job_is_a_problem(side: Side) -> None:
         error = await side.refusal(method, f"/v1/jobs/{path}")
         assert isinstance(error, UnknownJob), path
         assert error.facts == {"job": "none"}
+
+
+async def test_a_quarantine_is_lifted_also_where_there_is_none(side: Side) -> None:
+    for _ in range(2):
+        response, body = await side.ask("DELETE", f"/v1/quarantines/{side.pipeline}")
+        view = msgspec.json.decode(body, type=QuarantineView)
+        assert (response.status, response.content_type) == (200, "application/json")
+        assert view == QuarantineView(pipeline=side.pipeline, quarantined=False)
+    error = await side.refusal("DELETE", "/v1/quarantines/nonsense")
+    assert isinstance(error, UnknownPipeline)
+    assert error.detail == "nonsense"
 
 
 async def test_the_account_has_credits(side: Side) -> None:

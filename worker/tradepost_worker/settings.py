@@ -21,8 +21,9 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from tradepost.atomic_files import replace_file
-from tradepost.errors import FileNotWritten, InvalidCall, InvalidSettings, StateFolderUnusable
+from tradepost.errors import InvalidCall, InvalidSettings, StateFolderUnusable
 from tradepost.file_status import dangling_link, stamp_of
+from tradepost.file_writing import writing_own
 from tradepost.http_url import parse_http_url
 from tradepost.money import to_microcredits
 from tradepost.settings_loader import (
@@ -137,16 +138,16 @@ def save_settings(path: Path, changes: Mapping[str, str | int]) -> None:
 
     Raises `InvalidSettings` for a file that is not TOML, and `FileNotWritten`.
     """
-    try:
+    with writing_own(path):
         before = path.read_bytes() if path.exists() else b""
+    try:
         after = set_keys(before, changes)
-        if after != before:
-            _replace(path, after)
     except (TOMLKitError, UnicodeDecodeError) as error:
         hint = "Correct this file: it must be TOML."
         raise InvalidSettings(f"{path}: {error}", hint=hint) from None
-    except OSError as error:
-        raise FileNotWritten(f"{path}: {error.strerror}") from None
+    if after != before:
+        with writing_own(path):
+            _replace(path, after)
 
 
 def set_keys(toml: bytes, changes: Mapping[str, str | int]) -> bytes:

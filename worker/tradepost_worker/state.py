@@ -34,7 +34,7 @@ from tradepost.errors import (
     WrongMoment,
 )
 from tradepost.file_status import why_no_file
-from tradepost.file_writing import typed_write_errors
+from tradepost.file_writing import writing_own
 from tradepost.identity import Identity
 from tradepost.schema_errors import describe_mismatch
 from tradepost_signing.keys import PublicKey
@@ -177,7 +177,7 @@ class StateFolder:
 
     def join(self, membership: Membership) -> None:
         """Remember what the device joined. Raises `FileNotWritten`."""
-        with typed_write_errors(self._membership):
+        with writing_own(self._membership):
             replace_file(self._membership, msgspec.json.format(msgspec.json.encode(membership)))
 
     def revocations(self, operator: str) -> Path:
@@ -190,7 +190,7 @@ class StateFolder:
         is_same = before is not None and before.is_connected == is_connected
         since = before.since if before is not None and is_same else self._clock()
         connection = Connection(is_connected=is_connected, since=since, problem=problem)
-        with typed_write_errors(self._connection):
+        with writing_own(self._connection):
             replace_file(self._connection, msgspec.json.encode(connection), durable=False)
 
     def connection(self) -> Connection | None:
@@ -230,7 +230,7 @@ class StateFolder:
 
     def set_status(self, status: WorkerStatus) -> None:
         """Tell `status` what the running worker may do. Raises `FileNotWritten`."""
-        with typed_write_errors(self._status):
+        with writing_own(self._status):
             replace_file(self._status, msgspec.json.encode(status), durable=False)
 
     def status(self) -> WorkerStatus | None:

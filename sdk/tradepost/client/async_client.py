@@ -224,8 +224,8 @@ class AsyncClient(NotCopied):
         The pipeline stays quarantined if it fails for other accounts too, until it is published again. Raises
         `UnknownPipeline`.
         """
-        path = f"v1/quarantines/{pipeline_cid(pipeline)}"
-        return await self._checked().requests.ask_for(QuarantineView, "DELETE", path)
+        checked = pipeline_cid(pipeline)
+        return await self._checked().requests.ask_for(QuarantineView, "DELETE", "v1/quarantines/{}", checked)
 
     async def pipeline(self, cid: str) -> PipelineView:
         """A published pipeline: its manifest and signature. Raises `UnknownPipeline`."""

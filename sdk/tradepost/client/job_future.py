@@ -1,8 +1,9 @@
 """A job's result as a standard future, for threads.
 
-Who waits is woken by the client's own thread; callbacks run in another, so a callback may call the client,
-also to wait for another job. Neither thread is there in a forked process: a future that has not ended before
-the fork has failed there.
+Who waits for one future is woken by the client's own thread. A second thread ends the future for `wait` and
+`as_completed`, and a third runs the callbacks, so a callback may call the client and wait for other jobs in
+each of these ways. None of them is there in a forked process: a future that has not ended before the fork has
+failed there.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ log = logging.getLogger(__name__)
 class CallbackThread:
     """Runs callbacks one after the other, in a thread that starts with the first one."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._waiting: queue.SimpleQueue[tuple[Callback, JobFuture] | None] = queue.SimpleQueue()
@@ -52,9 +54,7 @@ class CallbackThread:
             if self._is_closed:
                 return False
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="tradepost-client-callbacks", daemon=True
-                )
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
             self._waiting.put((callback, future))
             return True
@@ -71,6 +71,22 @@ class CallbackThread:
     def _run(self) -> None:
         while (work := self._waiting.get()) is not None:
             _call(*work)
+
+
+class FutureThreads:
+    """The two threads of a client's futures: one ends them, the other runs the callbacks of their users.
+
+    With one for both, a callback that waits for another future would block the thread that ends it.
+    """
+
+    def __init__(self) -> None:
+        self.ending = CallbackThread("tradepost-client-futures")
+        self.callbacks = CallbackThread("tradepost-client-callbacks")
+
+    def close(self, *, wait: bool) -> None:
+        """Accept no more; with `wait`, return when futures have ended and their callbacks have run."""
+        self.ending.close(wait=wait)  # the first: futures that end pass on their callbacks
+        self.callbacks.close(wait=wait)
 
 
 def _call(callback: Callback, future: JobFuture) -> None:
@@ -115,10 +131,10 @@ class Job(Protocol):
 class JobFuture(NotCopied, concurrent.futures.Future[Result]):
     """The future result of a job. `cancel` cancels the job itself; only begun work is then paid."""
 
-    def __init__(self, job: Job, callbacks: CallbackThread) -> None:
+    def __init__(self, job: Job, threads: FutureThreads) -> None:
         super().__init__()
         self._job = job
-        self._callbacks = callbacks
+        self._threads = threads
         self._outcome = Outcome[Result]()
         self._to_call: deque[Callback] = deque()
         self.set_running_or_notify_cancel()
@@ -165,14 +181,14 @@ class JobFuture(NotCopied, concurrent.futures.Future[Result]):
         """Call `fn` with this future when the result, or the error, is here. It may call the client."""
         self._to_call.append(fn)
         if self.done():  # else they are called when it ends
-            self._callbacks.post(JobFuture._call_all, self)
+            self._threads.callbacks.post(JobFuture._call_all, self)
 
     def take(self, source: Outcome[Result]) -> None:
         """End as `source` did."""
         error = source.error()
         if error is None:
             self._outcome.give(source.get())
-            self._callbacks.post(JobFuture._end, self)
+            self._threads.ending.post(JobFuture._end, self)
             return
         if isinstance(error, asyncio.CancelledError):
             error = ClientClosed("the client was closed before the job ended")
@@ -181,8 +197,8 @@ class JobFuture(NotCopied, concurrent.futures.Future[Result]):
     def fail(self, error: BaseException) -> None:
         """End with an error."""
         self._outcome.give_error(error)
-        # In the callbacks' thread: `wait` and `as_completed` of the standard library take its locks.
-        self._callbacks.post(JobFuture._end, self)
+        # Not in the client's own thread: `wait` and `as_completed` of the standard library take its locks.
+        self._threads.ending.post(JobFuture._end, self)
 
     def end_in_fork(self) -> None:
         """End in a forked process, where no thread will do it, and nobody waits yet."""
@@ -208,4 +224,4 @@ class JobFuture(NotCopied, concurrent.futures.Future[Result]):
 
     def _call_all(self) -> None:
         while self._to_call:
-            self._callbacks.post(self._to_call.popleft(), self)
+            self._threads.callbacks.post(self._to_call.popleft(), self)

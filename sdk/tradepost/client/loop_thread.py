@@ -104,13 +104,9 @@ class LoopThread:
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
         """What `work` returns. An interruption (Ctrl-C) cancels it. Raises as `start` does."""
-        try:
-            self.check_can_wait()
-        except InvalidCall:
-            work.close()
-            raise
         pending = Pending(self._loop, work)
         try:
+            self.check_can_wait()
             self._accept(pending)
             return pending.outcome.get()
         except asyncio.CancelledError:

@@ -9,7 +9,6 @@ reading take no lock: each thread that waits has a queue, which is written in C.
 from __future__ import annotations
 
 import queue
-import threading
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -19,7 +18,7 @@ class Outcome(Generic[T]):
     """A value or an error that is given once."""
 
     def __init__(self) -> None:
-        self._gates: list[queue.SimpleQueue[None]] = []
+        self._gates: set[queue.SimpleQueue[None]] = set()
         self._value: T
         self._error: BaseException | None = None
         self.is_given = False
@@ -35,7 +34,7 @@ class Outcome(Generic[T]):
         self._open_gates()
 
     def get(self, timeout: float | None = None) -> T:
-        """The value. Raises the error, or `TimeoutError` after `timeout` seconds."""
+        """The value. Raises the error, or `TimeoutError` after `timeout` seconds (`arguments.timeout_s`)."""
         if (error := self.error(timeout)) is not None:
             raise error
         return self._value
@@ -44,21 +43,22 @@ class Outcome(Generic[T]):
         """The error, `None` if a value was given. Raises `TimeoutError` after `timeout` seconds."""
         if not self.is_given:
             gate: queue.SimpleQueue[None] = queue.SimpleQueue()
-            self._gates.append(gate)
-            # It may have been given since it was looked at, when this gate was not there yet.
-            if not self.is_given:
-                _wait(gate, timeout)
+            try:
+                self._gates.add(gate)
+                # It may have been given since it was looked at, when this gate was not there yet.
+                if not self.is_given:
+                    _wait(gate, timeout)
+            finally:
+                self._gates.discard(gate)
         return self._error
 
     def _open_gates(self) -> None:
         self.is_given = True
-        for gate in list(self._gates):
+        for gate in self._gates.copy():
             gate.put(None)
 
 
 def _wait(gate: queue.SimpleQueue[None], timeout: float | None) -> None:
-    if timeout is not None:
-        timeout = min(max(0.0, timeout), threading.TIMEOUT_MAX)
     try:
         gate.get(timeout=timeout)
     except queue.Empty:

@@ -17,7 +17,7 @@ from tradepost.client.arguments import timeout_s, whole_number
 from tradepost.client.async_client import LIST_JOBS, MAP_WINDOW, MAP_WINDOW_MAX, AsyncClient
 from tradepost.client.async_job import AsyncJobHandle
 from tradepost.client.inputs import Inputs, check_many
-from tradepost.client.job_future import CallbackThread, JobFuture
+from tradepost.client.job_future import FutureThreads, JobFuture
 from tradepost.client.job_request import check_options, prepare_job
 from tradepost.client.loop_thread import LoopThread, Pending
 from tradepost.client.not_copied import NotCopied
@@ -55,7 +55,7 @@ class JobHandle(NotCopied):
         Where the client cannot be used, after it was closed and in another process, the future has failed.
         """
         if self._future is None or self._may_ask_again(self._future):
-            future = JobFuture(self, self._client.callbacks)
+            future = JobFuture(self, self._client.future_threads)
             try:
                 self._client.open_thread().start(self._handle.result(), then=future.take)
             except InvalidCall as error:
@@ -75,7 +75,7 @@ class JobHandle(NotCopied):
         limit_s = timeout_s(timeout)
         future = self.future()
         try:
-            return future.result(timeout)
+            return future.result(limit_s)
         except TimeoutError:
             if future.done():
                 raise
@@ -110,7 +110,7 @@ class Client(NotCopied):
         self, url: str | None = None, *, api_key: str | None = None, give_up_s: float = 30.0
     ) -> None:
         self._async = AsyncClient(url, api_key=api_key, give_up_s=give_up_s)
-        self.callbacks = CallbackThread()
+        self.future_threads = FutureThreads()
         self._thread: LoopThread | None = None
 
     def __repr__(self) -> str:
@@ -120,7 +120,7 @@ class Client(NotCopied):
     def __enter__(self) -> Self:
         if self._thread is not None:
             raise InvalidCall("the client is open already", hint="Make another client for another `with`.")
-        thread, self.callbacks = LoopThread("tradepost-client"), CallbackThread()
+        thread, self.future_threads = LoopThread("tradepost-client"), FutureThreads()
         thread.wait(self._async.__aenter__())
         self._thread = thread
         return self
@@ -135,7 +135,7 @@ class Client(NotCopied):
             thread.close(self._async.__aexit__(kind, error, trace))
         finally:
             # Not in the client's own thread: a callback may wait for what that thread still does.
-            self.callbacks.close(wait=not thread.is_current)
+            self.future_threads.close(wait=not thread.is_current)
 
     def submit(self, pipeline: str, inputs: Inputs, **options: Any) -> JobHandle:
         """Submit one job. `options` are those of `AsyncClient.submit`."""

@@ -15,7 +15,7 @@ from tradepost.client.results import Result
 from tradepost.client.sync_client import JobHandle
 from tradepost.commands.output_file import check_writable, write_output
 from tradepost.commands.terminal import show_json, show_text
-from tradepost.errors import FileNotWritten, TradepostError
+from tradepost.errors import FileNotWritten, JobCancelled, TradepostError
 from tradepost.money import to_microcredits
 
 Output = Annotated[
@@ -67,7 +67,10 @@ def cancelling(job: JobHandle) -> Iterator[None]:
 
 def _cancelled(job: JobHandle) -> str:
     if job.cancel():
-        return "It is cancelled, and nothing was paid."
+        try:
+            job.future().result()
+        except JobCancelled as error:
+            return f"It is cancelled, and {error.payment()}."
     return f"It had ended already. Get its result: tradepost jobs result {job.id}"
 
 

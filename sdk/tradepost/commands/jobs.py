@@ -15,7 +15,7 @@ from tradepost.commands.options import ApiKey, BrokerUrl, Json
 from tradepost.commands.terminal import show as show_view
 from tradepost.money import format_credits
 from tradepost.pipeline.manifest import KernelStage, Manifest, decode_manifest
-from tradepost.protocol import JobEntry
+from tradepost.protocol import JobEntry, JobView
 
 app = typer.Typer(
     help="List, show and cancel jobs, fetch results, and show pipelines.",
@@ -78,7 +78,7 @@ def show(
     """Show the status and the price of a job."""
     with Client(broker, api_key=api_key) as client:
         view = client.job(job)
-    lines = [f"{view.job}: {view.status.value}, {format_credits(view.price_microcredits)} credits"]
+    lines = [_state(view)]
     if view.problem is not None:
         lines.append(f"{view.problem.title} {view.problem.detail}\nhint: {view.problem.hint}")
     show_view(view, "\n".join(lines), as_json=as_json)
@@ -93,7 +93,7 @@ def cancel(
     """Cancel a job; what was not begun is refunded."""
     with Client(broker, api_key=api_key) as client:
         view = client.cancel(job)
-    typer.echo(f"{view.job}: {view.status.value}")
+    typer.echo(_state(view))
 
 
 @app.command()
@@ -126,6 +126,10 @@ def pipeline(
 def _line(entry: JobEntry) -> str:
     at = datetime.fromtimestamp(entry.submitted_at).astimezone().isoformat(sep=" ", timespec="seconds")
     return f"{entry.job}  {at}  {entry.status.value:9}  {format_credits(entry.price_microcredits)} credits"
+
+
+def _state(view: JobView) -> str:
+    return f"{view.job}: {view.status.value}, {format_credits(view.price_microcredits)} credits"
 
 
 def describe_pipeline(manifest: Manifest) -> Iterator[str]:

@@ -1,25 +1,14 @@
-"""Files that a command writes its result to: checked before the work begins, and replaced whole after it.
-
-An error names the file that was asked for, never the one aside that it was first written to, and its hint
-fits the cause.
-"""
+"""Files that a command writes its result to: checked before the work begins, and replaced whole after it."""
 
 from __future__ import annotations
 
 import errno
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
 
 from tradepost.atomic_files import ASIDE_PREFIX, READABLE_BY_ALL, is_special, replace_file
-from tradepost.errors import FileNotWritten
-
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_FORBIDDEN: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
-_ABSENT: Final = (errno.ENOENT, errno.ENOTDIR)
+from tradepost.file_writing import check_folder, writing
 
 
 def check_writable(path: Path | None) -> None:
@@ -55,47 +44,3 @@ def write_output(path: Path | None, data: bytes, *, hint: str | None = None) -> 
             target = path.resolve()
             check_folder(target)
             replace_file(target, data, mode=READABLE_BY_ALL)
-
-
-def check_folder(path: Path) -> None:
-    """Raise `OSError` unless the folder of `path` is there: one that is absent is a mistake."""
-    os.stat(os.path.join(path.parent, os.curdir))
-
-
-@contextmanager
-def writing(path: Path, *, hint: str | None = None, passing: type[OSError] | None = None) -> Iterator[None]:
-    """Turn the system's errors about the file at `path`, but `passing`, into `FileNotWritten`.
-
-    It has `hint` if that is given.
-    """
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError) as error:  # a NUL in the path, a loop of links
-        if passing is not None and isinstance(error, passing):
-            raise
-        what, next_step = _cause(path, error)
-        raise FileNotWritten(f"{path}: {what}", hint=next_step if hint is None else hint) from None
-
-
-def _cause(path: Path, error: Exception) -> tuple[str, str | None]:
-    """What went wrong, and what to do next."""
-    if not isinstance(error, OSError) or error.errno is None:
-        return str(error), "Name another file."
-    what = os.strerror(error.errno)
-    if error.errno == errno.EISDIR:
-        return "it is a directory", "Name a file."
-    if error.errno in _FULL:
-        return what, "Free disk space, or name a file on another disk."
-    if error.errno in _FORBIDDEN:
-        return what, "Name a file that this user may write, in a folder that this user may write."
-    if error.errno in _ABSENT:
-        return _absence(path.parent)
-    return what, None
-
-
-def _absence(folder: Path) -> tuple[str, str]:
-    if not folder.exists():
-        return f"the folder {folder} does not exist", "Create the folder, or name a file in another one."
-    if not folder.is_dir():
-        return f"{folder} is not a folder", "Name a file in a folder."
-    return f"no file can be created in {folder}", "Name a file in another folder."

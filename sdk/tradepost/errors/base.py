@@ -83,6 +83,10 @@ class TradepostError(Exception):
         """The exit code of a command that ends with this error."""
         return EXIT_CODES[self.fault]
 
+    def payment(self) -> str:
+        """What was paid for the job that ended with this error, as the end of a sentence."""
+        return f"{self.price:f} credits were paid" if self.price else "nothing was paid"
+
     def diagnostics(self) -> str:
         """What happened, where, who is at fault and what to do next, one line each."""
         lines = [self.title()]
@@ -92,8 +96,7 @@ class TradepostError(Exception):
         if self.stage:
             lines.append(f"  stage: {self.stage}")
         if self.job:
-            paid = f"{self.price:f} credits were paid" if self.price else "nothing was paid"
-            lines.append(f"  job:   {self.job}, for which {paid}")
+            lines.append(f"  job:   {self.job}, for which {self.payment()}")
         lines.append(f"  fault: {self.fault.value}")
         if self.hint:
             lines.append(f"  hint:  {self.hint}")

@@ -9,6 +9,7 @@ import msgspec
 
 from tradepost.bounded import CidText, Count, Microcredits, Positive, Short
 from tradepost.errors import Problem
+from tradepost.pipeline.manifest import STAGES_MAX
 from tradepost.protocol.message import Inline, Message, Nonce
 from tradepost.receipts import SignedReceipt
 
@@ -16,8 +17,6 @@ VERSION: Final = 4
 #: The versions of workers that a broker accepts. `versions` says what each of them knows.
 VERSIONS_ACCEPTED: Final = (2, 3, VERSION)
 HEARTBEAT_S: Final = 10.0
-#: As many stages as a manifest may have.
-STAGES_DONE_MAX: Final = 32
 
 
 class Capabilities(Message, frozen=True, kw_only=True):
@@ -125,7 +124,7 @@ class Heartbeat(Message, frozen=True, tag="heartbeat", omit_defaults=True):
     running: Count
     health: DeviceHealth | None = None
     stages_done: Annotated[
-        dict[Short, Annotated[int, msgspec.Meta(ge=1, le=STAGES_DONE_MAX)]], msgspec.Meta(max_length=4096)
+        dict[Short, Annotated[int, msgspec.Meta(ge=1, le=STAGES_MAX)]], msgspec.Meta(max_length=4096)
     ] = msgspec.field(default_factory=dict)
 
 

@@ -1,8 +1,9 @@
 """A broker for tests of programs that use the SDK: the real protocol, one pretended worker, no market.
 
 `FakeBroker` answers each job with what a function makes of the input document, under a receipt that a real
-key signs. It accepts any pipeline and any price. `refuse` and `hold` script the unhappy paths, `drop` breaks
-the connection as a network does. Everything else it answers like the real broker.
+key signs. It accepts any pipeline and any price. `refuse`, `hold` and `cancelled_price_microcredits` script
+the unhappy paths, `drop` breaks the connection as a network does. Everything else it answers like the real
+broker.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from aiohttp import WSMsgType, web
 from tradepost.content import Cid, add_bytes, parse_cid, read_file, verify_block
 from tradepost.errors import (
     IdempotencyConflict,
+    InvalidCid,
     InvalidRequest,
     JobCancelled,
     ProtocolError,
@@ -25,6 +27,7 @@ from tradepost.errors import (
     Unauthorized,
     UnknownCid,
     UnknownJob,
+    UnknownPipeline,
 )
 from tradepost.identity import Identity
 from tradepost.pipeline.tensors import TensorDocument, decode, encode
@@ -38,6 +41,7 @@ from tradepost.protocol import (
     JobRequest,
     JobStatus,
     JobView,
+    QuarantineView,
     Rejected,
     Submit,
     Submitted,
@@ -78,6 +82,9 @@ class FakeBroker:
         self.refuse: TradepostError | None = None
         self.hold = False
         self.silent = False
+        self.cancelled_price_microcredits = 0
+        #: Pipelines that stay quarantined when an account lifts its own quarantine.
+        self.quarantined_for_all: set[str] = set()
         self.url = ""
         self.connected = asyncio.Event()
         self.taken = asyncio.Event()
@@ -91,6 +98,7 @@ class FakeBroker:
                 web.get("/v1/jobs/{job}", self._show),
                 web.delete("/v1/jobs/{job}", self._cancel),
                 web.get("/v1/jobs/{job}/output", self._output),
+                web.delete("/v1/quarantines/{pipeline}", self._lift_quarantine),
             ]
         )
 
@@ -248,6 +256,7 @@ class FakeBroker:
             pipeline=view.pipeline,
             submitted_at=view.submitted_at,
             finished_at=time.time(),
+            price_microcredits=self.cancelled_price_microcredits,
             problem=JobCancelled().to_problem(),
         )
         await self._finish(job)
@@ -325,6 +334,17 @@ class FakeBroker:
                 job=view.job,
             )
         return _bytes(self._outputs[view.job])
+
+    async def _lift_quarantine(self, request: web.Request) -> web.Response:
+        _check_key(request)
+        pipeline = request.match_info["pipeline"]
+        try:
+            parse_cid(pipeline)
+        except InvalidCid:
+            raise UnknownPipeline(pipeline) from None
+        return json_response(
+            QuarantineView(pipeline=pipeline, quarantined=pipeline in self.quarantined_for_all)
+        )
 
     async def _put_block(self, request: web.Request) -> web.Response:
         _check_key(request)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from tradepost.atomic_files import READABLE_BY_ALL, replace_file
-from tradepost.commands.output_file import check_folder, writing
 from tradepost.errors import InvalidArtifact, InvalidBundle, UnsignedArtifact
+from tradepost.file_writing import check_folder, writing
 from tradepost_signing.bundles.bundle import BUNDLE_BYTES_MAX, BUNDLE_SUFFIX, bundle_path, join_bundles
 from tradepost_signing.checks.signature_directory import DIRECTORY_BUNDLE_BYTES_MAX, SIGNATURE_NAME
 

@@ -30,7 +30,7 @@ from tradepost.bounded import Positive
 from tradepost.content import parse_cid
 from tradepost.errors import UNDECODABLE, InvalidCid, InvalidKey, InvalidTrustPolicy
 from tradepost.file_status import why_no_file
-from tradepost.file_writing import typed_write_errors
+from tradepost.file_writing import writing_own
 from tradepost.pipeline.manifest import ConditionalOperator, Provider
 from tradepost.schema_errors import describe_mismatch
 from tradepost_signing.checks.publisher import Publisher
@@ -113,7 +113,7 @@ def add_publisher(path: Path, publisher: Publisher) -> None:
     _parse(before, path)
     after = (before.rstrip() + b"\n\n" + _entry(publisher).encode()).lstrip()
     _parse(after, path)
-    with typed_write_errors(path):
+    with writing_own(path):
         replace_file(path, after)
 
 

@@ -8,9 +8,9 @@ from typing import Annotated, Final
 import msgspec
 
 from tradepost.atomic_files import replace_file
-from tradepost.commands.output_file import check_folder, writing
 from tradepost.errors import UNDECODABLE, InvalidRevocations, RevocationRollback, TradepostError
 from tradepost.file_status import why_no_file
+from tradepost.file_writing import check_folder, writing
 from tradepost.schema_errors import describe_mismatch
 from tradepost_signing.bundles.bundle import BUNDLE_BYTES_MAX, Signer, bundle_path, sign_bytes
 from tradepost_signing.checks.verify import verify_artifact

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from tradepost.errors import InvalidModel, LeaseTimeout, ModelFailure
-from tradepost.pipeline.execution_providers import PROVIDERS
+from tradepost.pipeline.execution_providers import LOG_NOTHING, PROVIDERS, session_options
 from tradepost.pipeline.manifest import ConditionalOperator, TensorSpec
 from tradepost.pipeline.onnx_profile import check_model
 from tradepost.pipeline.tensors import Tensor
@@ -34,9 +34,6 @@ _DTYPES: Final[Mapping[str, str]] = MappingProxyType(
         "tensor(double)": "F64",
     }
 )
-
-
-_LOG_NOTHING: Final = 4  # only what is fatal: errors come back as exceptions
 
 #: What a name stands for: a tensor, or the engine's name of a type that no tensor document can carry.
 #: An empty shape is a scalar or of unknown rank; the engine does not tell them apart.
@@ -64,7 +61,7 @@ def read_interface(
 
 
 class Model:
-    """A checked model, loaded with onnxruntime on one execution provider.
+    """A checked model, loaded with onnxruntime on one execution provider, which runs all of it.
 
     Raises `InvalidModel` if it does not load there.
     """
@@ -73,19 +70,17 @@ class Model:
         self, model: bytes | Path, *, provider: str = "cpu", threads: int = 1, is_optimized: bool = True
     ) -> None:
         ort = _onnxruntime()
-        options = ort.SessionOptions()
-        options.log_severity_level = _LOG_NOTHING
-        options.intra_op_num_threads = threads
-        options.use_deterministic_compute = True
-        # Else bytes in onnxruntime's own format, which the check cannot read, would pass for a model.
-        options.add_session_config_entry("session.load_model_format", "ONNX")
-        levels = ort.GraphOptimizationLevel
-        options.graph_optimization_level = levels.ORT_ENABLE_ALL if is_optimized else levels.ORT_DISABLE_ALL
+        wanted = [PROVIDERS[provider]]
+        options = session_options(ort, wanted, threads=threads)
+        if not is_optimized:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         source = model if isinstance(model, bytes) else str(model)
         try:
-            self._session = ort.InferenceSession(source, options, providers=[PROVIDERS[provider]])
+            self._session = ort.InferenceSession(source, options, providers=wanted)
         except Exception as error:  # onnxruntime's own errors have no public base class
             raise InvalidModel(f"onnxruntime cannot load it: {error}") from error
+        # Else a failing provider would be replaced by another one in mid-run, unseen.
+        self._session.disable_fallback()
         self.interface = ModelInterface(
             inputs={node.name: _describe(node) for node in self._session.get_inputs()},
             outputs={node.name: _describe(node) for node in self._session.get_outputs()},
@@ -94,7 +89,7 @@ class Model:
     def run(self, feeds: Mapping[str, Tensor], outputs: Iterable[str], *, wall_s_max: float) -> list[Tensor]:
         """The named outputs, in that order. Raises `ModelFailure`, or `LeaseTimeout` at the limit."""
         options = _onnxruntime().RunOptions()
-        options.log_severity_level = _LOG_NOTHING
+        options.log_severity_level = LOG_NOTHING
         ends = threading.Timer(wall_s_max, setattr, (options, "terminate", True))
         ends.start()
         try:

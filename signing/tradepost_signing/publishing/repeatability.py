@@ -50,7 +50,15 @@ def check_repeatability(pipeline: AuthoredPipeline) -> list[str]:
 def _problems(stage: ModelStage, content: bytes | Path, wall_s: float) -> Iterator[str]:
     """What kept the runs from being tried, in words."""
     first, *others = providers_here(stage.providers) or ["cpu"]
-    model = Model(content, provider=first)
+    while True:
+        try:
+            model = Model(content, provider=first)
+            break
+        except InvalidModel as error:
+            if not others:
+                raise
+            yield f"not run on {first} (threads: 1): {error.detail}"
+            first, *others = others
     feeds = _made_up(stage, model.interface.inputs)
     if feeds is None:
         yield "not run twice: its smallest inputs are too large to make up"

@@ -91,6 +91,29 @@ def test_every_number_of_both_is_found() -> None:
     assert len(names) > 50
 
 
+def floats(kind: inspect.Type, name: str = "") -> Iterator[tuple[str, inspect.FloatType]]:
+    """The types of the floats in `kind` with the names of their settings, wherever they are."""
+    match kind:
+        case inspect.FloatType():
+            yield name, kind
+        case inspect.StructType(fields=fields):
+            for field in fields:
+                yield from floats(field.type, f"{name}.{field.name}")
+        case inspect.UnionType(types=types):
+            for one in types:
+                yield from floats(one, name)
+
+
+def test_every_float_has_both_bounds() -> None:
+    """The environment and TOML have infinite numbers, and nothing else keeps them out."""
+    kinds = (BrokerSettings, MarketPolicy, WorkerSettings)
+    found = [one for kind in kinds for one in floats(inspect.type_info(kind))]
+    assert len(found) > 20
+    for name, bounded in found:
+        assert bounded.ge is not None or bounded.gt is not None, name
+        assert (bounded.le or bounded.lt or math.inf) <= 1 << 53, name
+
+
 @pytest.mark.parametrize("setting", NUMBERS, ids=lambda setting: ".".join(setting[1]))
 def test_an_extreme_number_is_refused_by_name_or_finite_and_bounded(tmp_path: Path, setting: Any) -> None:
     load, path = setting

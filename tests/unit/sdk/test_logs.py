@@ -6,10 +6,12 @@ import io
 import json
 import logging
 import sys
+from types import FrameType
+from typing import Any
 
 import pytest
 
-from tradepost.logs import JsonFormatter, LineFormatter, RepeatLimit
+from tradepost.logs import _KINDS_MAX, JsonFormatter, LineFormatter, RepeatLimit
 
 HOSTILE = "\x1b[2J\n\u2028\u202e\x7f\r"
 
@@ -70,3 +72,35 @@ def test_lines_that_repeat_are_left_out_and_counted(formatter: logging.Formatter
     logger.warning("A stranger sent %d", 1001)
     assert "left_out" not in stream.getvalue().splitlines()[5]
     assert "left out" not in stream.getvalue().splitlines()[5]
+
+
+def test_threads_that_log_at_once_disturb_no_call() -> None:
+    """Another thread's line comes at every instruction of the filter, while each new kind replaces one."""
+    limit = RepeatLimit()
+    for number in range(_KINDS_MAX):
+        limit.filter(record(msg=f"kind {number}"))
+    left = 0
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal left
+        if frame.f_code is not RepeatLimit.filter.__code__:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            left -= 1
+            if left == 0:
+                limit.filter(record(msg=f"another at {step}"))
+        return trace
+
+    before = sys.gettrace()
+    for step in range(1, 1_000):
+        left = step
+        sys.settrace(trace)
+        try:
+            assert limit.filter(record(msg=f"one at {step}"))
+        finally:
+            sys.settrace(before)
+        if left > 0:
+            break
+    assert step > 40  # else it was never disturbed in its midst
+    assert len(limit._kinds) <= _KINDS_MAX + 1

@@ -3,11 +3,14 @@
 import numpy as np
 import onnx
 import onnx.numpy_helper
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
 from tradepost.errors import InvalidModel
-from tradepost_signing.publishing import repeatability
+from tradepost.pipeline import execution_providers
+from tradepost.pipeline.execution_providers import PROVIDERS
+from tradepost_signing.publishing import onnx_interface, repeatability
 from tradepost_signing.publishing.onnx_interface import Model
 from tradepost_signing.publishing.pipeline_toml import load_pipeline
 from tradepost_signing.publishing.repeatability import check_repeatability
@@ -124,3 +127,30 @@ def test_a_model_that_runs_too_long_is_said_and_stopped(check):
     allowed = PIPELINE.replace('outputs = ["y"]', 'outputs = ["y"]\nconditional_operators = ["Loop"]')
     (warning,) = check(model(loop, initializers=[square, turns]), allowed + "\n[limits]\nwall_ms = 50\n")
     assert "it was still running after 0.05 s" in warning
+
+
+@pytest.fixture
+def azure_as_cuda(monkeypatch):
+    """A provider of this name that is here and runs no operator: the engine would take the CPU instead."""
+    if "AzureExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime was built without the Azure provider")
+    providers = {**PROVIDERS, "cuda": "AzureExecutionProvider"}
+    monkeypatch.setattr(onnx_interface, "PROVIDERS", providers)
+    monkeypatch.setattr(execution_providers, "PROVIDERS", providers)
+
+
+@pytest.mark.usefixtures("azure_as_cuda")
+@pytest.mark.parametrize("providers", [["cpu", "cuda"], ["cuda", "cpu"]])
+def test_a_provider_that_does_not_run_the_model_is_said(check, providers):
+    text = PIPELINE.replace('outputs = ["y"]', f'outputs = ["y"]\nproviders = {providers}')
+    (warning,) = check(model(helper.make_node("Sigmoid", ["x"], ["y"])), text)
+    assert warning.startswith(
+        "stage model: model.onnx was not run on cuda (threads: 1): onnxruntime cannot load"
+    )
+
+
+@pytest.mark.usefixtures("azure_as_cuda")
+def test_a_model_that_runs_on_none_of_its_providers_is_refused(check):
+    text = PIPELINE.replace('outputs = ["y"]', 'outputs = ["y"]\nproviders = ["cuda"]')
+    with pytest.raises(InvalidModel, match=r"model\.onnx: onnxruntime cannot load it"):
+        check(model(helper.make_node("Sigmoid", ["x"], ["y"])), text)

@@ -205,7 +205,7 @@ def state(tmp_path: Path) -> StateFolder:
 
 def test_a_service_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / ".config").touch()
-    with pytest.raises(FileNotWritten, match="cannot be written: Not a directory"):
+    with pytest.raises(FileNotWritten, match=r"config is not a folder"):
         install(SystemdUnit(tmp_path), tmp_path, start=False)
 
 

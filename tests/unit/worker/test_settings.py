@@ -267,7 +267,7 @@ def test_saving_into_what_is_no_toml_changes_nothing(tmp_path):
 
 def test_settings_that_cannot_be_saved_are_a_typed_error(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(FileNotWritten, match="File exists"):
+    with pytest.raises(FileNotWritten, match="file is not a folder"):
         save_settings(tmp_path / "file" / FILE_NAME, {"capacity": 3})
 
 

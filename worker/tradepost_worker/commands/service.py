@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 from typing import Final, Protocol
 
-from tradepost.errors import FileNotWritten, NoServiceManager
+from tradepost.errors import NoServiceManager
+from tradepost.file_writing import writing_own
 
 NAME: Final = "tradepost-worker"
 _LABEL: Final = "tradepost.worker"
@@ -202,12 +203,9 @@ def install(service: Service, state_dir: Path, *, start: bool) -> str:
 
     Raises `FileNotWritten` if the file cannot be written.
     """
-    try:
+    with writing_own(service.path):
         service.path.parent.mkdir(parents=True, exist_ok=True)
         service.path.write_text(service.text(state_dir))
-    except OSError as error:
-        hint = f"Make sure that you can write to the folder {service.path.parent}."
-        raise FileNotWritten(f"{service.path} cannot be written: {error.strerror}", hint=hint) from None
     return _run_until_failure(service.start_commands()) if start else ""
 
 

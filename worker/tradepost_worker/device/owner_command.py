@@ -19,7 +19,7 @@ import msgspec
 from tradepost.atomic_files import replace_file
 from tradepost.errors import UNDECODABLE, InvalidDuration
 from tradepost.file_status import WRITABLE_BY_OTHERS, Stamp, access_problem, stamp
-from tradepost.file_writing import typed_write_errors
+from tradepost.file_writing import writing_own
 
 _UNITS_S: Final = (86_400, 3_600, 60, 1)
 _DURATION: Final = re.compile(r"(?:([0-9]{1,6})d)?(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,6})s)?")
@@ -60,12 +60,12 @@ class OwnerCommandFile:
 
     def write(self, command: OwnerCommand) -> None:
         """Replace the command at once. Raises `FileNotWritten`."""
-        with typed_write_errors(self._path):
+        with writing_own(self._path):
             replace_file(self._path, msgspec.json.encode(command))
 
     def clear(self) -> None:
         """Go back to work. Raises `FileNotWritten`."""
-        with typed_write_errors(self._path):
+        with writing_own(self._path):
             self._path.unlink(missing_ok=True)
 
     def read(self) -> OwnerCommand:

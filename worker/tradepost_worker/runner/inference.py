@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from tradepost.errors import InvalidModel, LeaseTimeout, ModelFailure, NoEligibleWorker, PipelineTooCostly
-from tradepost.pipeline.execution_providers import PROVIDERS
+from tradepost.pipeline.execution_providers import LOG_NOTHING, PROVIDERS, session_options
 from tradepost.pipeline.manifest import ConditionalOperator
 from tradepost.pipeline.onnx_profile import ELEMENTS_MAX, check_model
 from tradepost.pipeline.tensors import Tensor
@@ -31,7 +31,6 @@ ENGINE_VERSION: Final[str] = onnxruntime.__version__
 
 _NAMES: Final = {theirs: ours for ours, theirs in PROVIDERS.items()}
 
-_LOG_NOTHING: Final = 4  # only what is fatal: errors come back as exceptions
 #: The text of onnxruntime's errors where memory ran out, which is no property of a model. Their classes and
 #: codes do not tell: it is `Fail` or `RuntimeException`, as for much else. The first comes from onnxruntime's
 #: own arena, the others from `std::bad_alloc` of the GNU and LLVM, and of the Microsoft standard library.
@@ -45,7 +44,7 @@ class Inference:
     """
 
     def __init__(self, *, threads: int = 1, providers: Iterable[str] | None = None) -> None:
-        onnxruntime.set_default_logger_severity(_LOG_NOTHING)
+        onnxruntime.set_default_logger_severity(LOG_NOTHING)
         built_in = [_NAMES[name] for name in onnxruntime.get_available_providers() if name in _NAMES]
         self.providers = tuple(built_in if providers is None else (p for p in providers if p in built_in))
         self._threads = threads
@@ -69,28 +68,15 @@ class Inference:
             raise NoEligibleWorker(
                 f"this device has {self.providers}; the model runs only on {list(providers)}"
             )
+        options = session_options(onnxruntime, wanted, threads=self._threads)
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         try:
-            session = onnxruntime.InferenceSession(model, self._options(wanted), providers=wanted)
+            session = onnxruntime.InferenceSession(model, options, providers=wanted)
         except Exception as error:  # onnxruntime's errors have no base class of their own
             raise (PipelineTooCostly if _lacks_memory(error) else InvalidModel)(_detail(error)) from None
         # Else a failing provider would be replaced by another one in mid-run, unseen.
         session.disable_fallback()
         return Model(session, self._deadline)
-
-    def _options(self, wanted: list[str]) -> onnxruntime.SessionOptions:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self._threads
-        options.inter_op_num_threads = 1
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.use_deterministic_compute = True
-        options.log_severity_level = _LOG_NOTHING
-        # Else bytes in onnxruntime's own format, which the check cannot read, would pass for a model.
-        options.add_session_config_entry("session.load_model_format", "ONNX")
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        if PROVIDERS["cpu"] not in wanted:
-            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        return options
 
 
 class Model:
@@ -112,7 +98,7 @@ class Model:
         """
         names = list(dict.fromkeys(outputs))  # two names of a stage may stand for one graph output
         options = onnxruntime.RunOptions()
-        options.log_severity_level = _LOG_NOTHING
+        options.log_severity_level = LOG_NOTHING
 
         def terminate() -> None:
             options.terminate = True

@@ -22,7 +22,7 @@ import tradepost_kernels
 from tradepost.atomic_files import replace_file
 from tradepost.content import add_bytes
 from tradepost.errors import UNDECODABLE, RunnerFailed
-from tradepost.file_writing import typed_write_errors
+from tradepost.file_writing import writing_own
 from tradepost.pipeline.manifest import (
     KernelStage,
     Manifest,
@@ -104,7 +104,7 @@ async def measured_speed(
         kernel_mfuel_per_s=round(kernel, 1),
         model_gflops={name: round(gflops, 2) for name, gflops in models.items()},
     )
-    with typed_write_errors(folder / FILE_NAME):
+    with writing_own(folder / FILE_NAME):
         replace_file(folder / FILE_NAME, msgspec.json.format(msgspec.json.encode(speed)), durable=False)
     return speed, ready
 

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import math
 
-from tradepost.protocol.worker_frames import HEARTBEAT_S, STAGES_DONE_MAX
+from tradepost.pipeline.manifest import STAGES_MAX
+from tradepost.protocol.worker_frames import HEARTBEAT_S
 from tradepost_broker.market.model.entities import Job, Lease, LeaseState
 from tradepost_broker.market.model.events import LeaseProgressed
 from tradepost_broker.market.state.commitments import Lateness, LeaseWatch
@@ -32,7 +33,7 @@ def watch(state: MarketState, job: Job, lease: Lease, *, fetch_s: float) -> None
 def note_progress(state: MarketState, event: LeaseProgressed) -> None:
     """Take in that more stages of a lease are done: the next report is awaited."""
     done = stages_done(state, event.worker, event.lease)
-    new = 0 if done is None else min(event.stages_done, STAGES_DONE_MAX) - done
+    new = 0 if done is None else min(event.stages_done, STAGES_MAX) - done
     if new <= 0:
         state.is_repeated = True
         return

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tradepost.pipeline.manifest import STAGES_MAX
 from tradepost.protocol import GiveBackReason, JobStatus
-from tradepost.protocol.worker_frames import HEARTBEAT_S, STAGES_DONE_MAX
+from tradepost.protocol.worker_frames import HEARTBEAT_S
 from tradepost_broker.market.ledger import held_of
 from tradepost_broker.market.model.entities import Evidence, Job, Lease, LeaseState
 from tradepost_broker.market.model.policy import MarketPolicy
@@ -360,7 +359,3 @@ def test_what_is_no_news_of_an_open_lease_changes_nothing() -> None:
     driver.deliver(lease.id)
     assert driver.report_stages(lease.id, 3) == []
     assert driver.market.stages_done(lease.worker, lease.id) is None
-
-
-def test_a_heartbeat_can_report_every_stage_of_a_manifest() -> None:
-    assert STAGES_DONE_MAX == STAGES_MAX

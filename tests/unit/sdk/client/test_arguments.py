@@ -416,10 +416,3 @@ def test_an_id_names_one_job_and_nothing_else(client: Client, job: str) -> None:
             call(job)
         asked.append(caught.value.detail)
     assert f"account fake has no job {plain(job)}" in asked[0]
-
-
-@pytest.mark.parametrize("job", ["", "j" * 257, None, 5, "\ud800"])
-def test_what_cannot_be_an_id_is_not_sent(job: Any) -> None:
-    client = Client("http://127.0.0.1:1", api_key="k", give_up_s=0)
-    with client, pytest.raises(UnknownJob, match="is not the id of a job"):
-        client.job(job)

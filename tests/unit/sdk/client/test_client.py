@@ -22,7 +22,9 @@ from tradepost.errors import (
     JobCancelled,
     ResultTimeout,
     Unauthorized,
+    UnknownPipeline,
 )
+from tradepost.protocol import QuarantineView
 from tradepost.testing.fake_broker import API_KEY, FakeBroker
 
 PIPELINE = "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku"
@@ -240,3 +242,23 @@ def test_a_missing_key_says_how_to_give_one(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(InvalidSettings) as caught:
         AsyncClient("http://127.0.0.1:1")
     assert "TRADEPOST_API_KEY" in caught.value.hint
+
+
+async def test_a_quarantine_is_lifted_by_either_client(broker: FakeBroker) -> None:
+    def lift(client: Client) -> QuarantineView:
+        with client:
+            return client.lift_quarantine(PIPELINE)
+
+    for is_quarantined in (False, True):
+        broker.quarantined_for_all = {PIPELINE} if is_quarantined else set()
+        expected = QuarantineView(pipeline=PIPELINE, quarantined=is_quarantined)
+        async with client_of(broker) as client:
+            assert await client.lift_quarantine(PIPELINE) == expected
+        assert await asyncio.to_thread(lift, Client(broker.url, api_key=API_KEY)) == expected
+
+
+async def test_what_cannot_be_a_pipeline_has_no_quarantine(broker: FakeBroker) -> None:
+    async with client_of(broker) as client:
+        for wrong in ("", "../account", None):
+            with pytest.raises(UnknownPipeline, match="is not the CID of a pipeline"):
+                await client.lift_quarantine(wrong)  # type: ignore[arg-type]

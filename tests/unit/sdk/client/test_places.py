@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import gc
 import os
+import queue
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -159,6 +160,43 @@ def test_a_callback_may_submit_and_wait(client: Client) -> None:
 
     client.submit(PIPELINE, x(), max_price=1).future().add_done_callback(again)
     assert chained.result(timeout=20) == 8
+
+
+def test_a_callback_may_wait_for_other_futures(fake: FakeBrokerThread, client: Client) -> None:
+    fake.broker.hold = True
+    first, second, third = (client.submit(PIPELINE, x(), max_price=1).future() for _ in range(3))
+    has_begun = threading.Event()
+    seen: queue.SimpleQueue[list[object]] = queue.SimpleQueue()
+
+    def wait_for_others(_: object) -> None:
+        has_begun.set()
+        seen.put(list(concurrent.futures.wait([second], timeout=10).done))
+        seen.put(list(concurrent.futures.as_completed([third], timeout=10)))
+
+    first.add_done_callback(wait_for_others)
+    fake.run(fake.broker._finish("job-0"))
+    assert has_begun.wait(20)
+    fake.run(fake.broker.release())
+    assert [seen.get(timeout=30) for _ in range(2)] == [[second], [third]]
+
+
+def test_a_slow_callback_delays_nobody_who_waits(fake: FakeBrokerThread, client: Client) -> None:
+    fake.broker.hold = True
+    slow, other = (client.submit(PIPELINE, x(), max_price=1).future() for _ in range(2))
+    has_begun, goes_on = threading.Event(), threading.Event()
+
+    def callback(_: object) -> None:
+        has_begun.set()
+        goes_on.wait()
+
+    slow.add_done_callback(callback)
+    fake.run(fake.broker._finish("job-0"))
+    assert has_begun.wait(20)
+    try:
+        fake.run(fake.broker.release())
+        assert list(concurrent.futures.as_completed([other], timeout=10)) == [other]
+    finally:
+        goes_on.set()
 
 
 def test_a_callback_may_close_the_client(fake: FakeBrokerThread) -> None:

@@ -23,7 +23,14 @@ from tradepost.client.sync_client import JobHandle
 from tradepost.commands.jobs import app as jobs_app
 from tradepost.commands.output_file import check_writable, write_output
 from tradepost.commands.submit import submit
-from tradepost.errors import BrokerUnavailable, FileNotWritten, InvalidInput, ResultTimeout, UnknownJob
+from tradepost.errors import (
+    BrokerUnavailable,
+    FileNotWritten,
+    InvalidInput,
+    ResultTimeout,
+    UnknownJob,
+    UnknownPipeline,
+)
 from tradepost.pipeline.tensors import decode
 from tradepost.testing.broker_thread import FakeBrokerThread
 from tradepost.testing.fake_broker import API_KEY
@@ -162,6 +169,20 @@ def test_a_result_is_waited_for_and_checked(fake: FakeBrokerThread) -> None:
     assert type(run(fake, "result", "another").exception) is UnknownJob
 
 
+@pytest.mark.parametrize(
+    ("is_quarantined", "line"),
+    [(False, "Its jobs can run again.\n"), (True, "It is still quarantined for all accounts.\n")],
+)
+def test_lifting_a_quarantine_says_whether_jobs_can_run(
+    fake: FakeBrokerThread, is_quarantined: bool, line: str
+) -> None:
+    fake.broker.quarantined_for_all = {PIPELINE} if is_quarantined else set()
+    assert run(fake, "lift-quarantine", PIPELINE).stdout == line
+    shown = json.loads(run(fake, "lift-quarantine", PIPELINE, "--json").stdout)
+    assert shown == {"pipeline": PIPELINE, "quarantined": is_quarantined}
+    assert type(run(fake, "lift-quarantine", "nonsense").exception) is UnknownPipeline
+
+
 # Interruptions
 
 
@@ -169,15 +190,27 @@ def interrupt(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.parametrize(
+    ("price_microcredits", "paid"), [(0, "nothing was paid"), (1200, "0.0012 credits were paid")]
+)
 def test_interrupting_submit_cancels_the_job(
-    fake: FakeBrokerThread, tensor: str, monkeypatch: pytest.MonkeyPatch
+    fake: FakeBrokerThread, tensor: str, monkeypatch: pytest.MonkeyPatch, price_microcredits: int, paid: str
 ) -> None:
     fake.broker.hold = True
+    fake.broker.cancelled_price_microcredits = price_microcredits
     monkeypatch.setattr(JobHandle, "result", interrupt)
     ended = run(fake, "submit", PIPELINE, "--tensor", tensor)
     assert ended.exit_code == 130
-    assert "Cancelling job job-0\nIt is cancelled, and nothing was paid.\n" in ended.stderr
+    assert f"Cancelling job job-0\nIt is cancelled, and {paid}.\n" in ended.stderr
     assert [view.status.value for view in fake.broker._views.values()] == ["cancelled"]
+
+
+def test_cancelling_shows_what_was_paid(fake: FakeBrokerThread) -> None:
+    fake.broker.hold = True
+    fake.broker.cancelled_price_microcredits = 1200
+    with Client(fake.url, api_key=API_KEY) as client:
+        client.submit(PIPELINE, {"x": np.ones(1, np.float32)}, max_price=1)
+    assert run(fake, "cancel", "job-0").stdout == "job-0: cancelled, 0.0012 credits\n"
 
 
 def test_interrupting_too_late_says_how_to_get_the_result(
@@ -228,6 +261,7 @@ def test_interrupting_result_leaves_the_job(
 @pytest.mark.process
 def test_a_real_interrupt_cancels_the_job(fake: FakeBrokerThread, tensor: str) -> None:
     fake.broker.hold = True
+    fake.broker.cancelled_price_microcredits = 1200
     command = [sys.executable, "-m", "tradepost", "submit", PIPELINE, "--tensor", tensor, "--max-price", "1"]
     environment = {**os.environ, "TRADEPOST_URL": fake.url, "TRADEPOST_API_KEY": API_KEY}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
@@ -236,7 +270,7 @@ def test_a_real_interrupt_cancels_the_job(fake: FakeBrokerThread, tensor: str) -
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert errors.endswith("It is cancelled, and nothing was paid.\n")
+    assert errors.endswith("It is cancelled, and 0.0012 credits were paid.\n")
     assert [view.status.value for view in fake.broker._views.values()] == ["cancelled"]
 
 

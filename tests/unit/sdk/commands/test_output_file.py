@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Callable
@@ -12,7 +11,7 @@ import pytest
 
 from tradepost.atomic_files import ASIDE_PREFIX, replace_file
 from tradepost.commands.job_result import check_places
-from tradepost.commands.output_file import check_writable, write_output, writing
+from tradepost.commands.output_file import check_writable, write_output
 from tradepost.errors import FileNotWritten
 from tradepost_signing.checks.signature_files import write_signature
 from tradepost_signing.keys import SigningKey
@@ -57,25 +56,8 @@ def test_a_folder_is_no_file(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(FileNotWritten) as caught:
         WRITERS[name](tmp_path / "folder")
-    assert caught.value.detail == f"{tmp_path / 'folder'}: it is a directory"
+    assert caught.value.detail == f"{tmp_path / 'folder'} is a folder, not a file"
     assert caught.value.hint == "Name a file."
-
-
-@pytest.mark.parametrize(
-    ("number", "hint"),
-    [
-        (errno.ENOSPC, "Free disk space"),
-        (errno.EFBIG, "Free disk space"),
-        (errno.EROFS, "Name a file that this user may write"),
-        (errno.EACCES, "Name a file that this user may write"),
-        (errno.EIO, "Free disk space, or make the file writable"),
-    ],
-)
-def test_the_hint_fits_the_cause(tmp_path: Path, number: int, hint: str) -> None:
-    with pytest.raises(FileNotWritten) as caught, writing(tmp_path / "x"):
-        raise OSError(number, "whatever", str(tmp_path / ".new-123"))
-    assert caught.value.detail == f"{tmp_path / 'x'}: {os.strerror(number)}"
-    assert caught.value.hint.startswith(hint)
 
 
 @pytest.mark.parametrize("path", ["a\0b", "loop", "x" * 300])
@@ -104,8 +86,9 @@ def test_a_pipe_is_written_in_place_and_never_replaced(tmp_path: Path) -> None:
     finally:
         os.close(reading)
     for name in ("signature", "revocations"):
-        with pytest.raises(FileNotWritten, match="File exists"):
+        with pytest.raises(FileNotWritten, match="pipe is not a regular file") as caught:
             WRITERS[name](pipe)
+        assert caught.value.hint == "Name a file."
     with pytest.raises(OSError, match="not a regular file"):
         replace_file(pipe, b"x")
     assert stat.S_ISFIFO(pipe.lstat().st_mode)
