@@ -21,6 +21,8 @@ SIGNALS = {
     "KernelExit",  # the same as `FuelSpent`
     "NotPrivate",  # a file of compiled code that is not used
     "OutOfBounds",  # the same as `FuelSpent`
+    "OutputFailed",  # a command's standard output, whose failure ends the command with `FileNotWritten`
+    "OutputWithoutRoom",  # an output beyond its submitter's quota, whose job is cancelled then
     "SimulationFailure",  # an invariant that a simulated market breaks, with the seed that shows it
     "_Unavailable",  # control groups that this system does not have
 }
