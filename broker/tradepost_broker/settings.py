@@ -93,8 +93,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         chosen = merge_settings(settings_from_environment(cls, PREFIX, variables, guide=GUIDE), options or {})
         path = _config_path(config, environment, chosen)
         tree = merge_settings(settings_from_file(path, cls, guide=GUIDE), chosen)
-        if isinstance(proxies := tree.get("trusted_proxies"), str):  # from a variable
-            tree["trusted_proxies"] = [one.strip() for one in proxies.split(",") if one.strip()]
         settings = build_settings(cls, tree, guide=GUIDE)
         return settings._checked()
 

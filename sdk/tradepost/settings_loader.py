@@ -53,9 +53,11 @@ def settings_from_environment(
 ) -> Tree:
     """What the variables with this prefix set of `kind`. An empty one is not set, as for other programs.
 
+    What is a list elsewhere is separated by commas.
+
     Raises `InvalidSettings`, which names `guide`, for one that is no setting.
     """
-    places = {prefix + "_".join(place).upper(): place for place in _places(kind)}
+    places = {prefix + "_".join(place).upper(): (place, is_list) for place, is_list in _places(kind)}
     tree: Tree = {}
     for variable, value in environment.items():
         if not variable.startswith(prefix):
@@ -64,11 +66,11 @@ def settings_from_environment(
             raise InvalidSettings(f"{variable} is not the name of a setting", hint=_hint(guide))
         if not value.strip():
             continue
-        *tables, name = places[variable]
+        (*tables, name), is_list = places[variable]
         table = tree
         for one in tables:
             table = table.setdefault(one, {})
-        table[name] = value
+        table[name] = [one for part in value.split(",") if (one := part.strip())] if is_list else value
     return tree
 
 
@@ -103,13 +105,15 @@ def build_settings(kind: type[SettingsT], tree: Mapping[str, Any], *, guide: str
         raise InvalidSettings(describe_mismatch(error, whole="the settings"), hint=_hint(guide)) from None
 
 
-def _places(kind: type[msgspec.Struct]) -> list[tuple[str, ...]]:
-    places: list[tuple[str, ...]] = []
+def _places(kind: type[msgspec.Struct]) -> list[tuple[tuple[str, ...], bool]]:
+    """Every setting, tables in tables included, each with whether it is a list."""
+    places: list[tuple[tuple[str, ...], bool]] = []
     for field in msgspec.structs.fields(kind):
         if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
-            places += [(field.name, *place) for place in _places(field.type)]
+            places += [((field.name, *place), is_list) for place, is_list in _places(field.type)]
         else:
-            places.append((field.name,))
+            is_list = isinstance(msgspec.inspect.type_info(field.type), msgspec.inspect.VarTupleType)
+            places.append(((field.name,), is_list))
     return places
 
 

@@ -13,6 +13,7 @@ import pytest
 import trustme
 from sqlalchemy import create_engine, text
 from typer.testing import CliRunner, Result
+from yarl import URL
 
 from tradepost.errors import (
     BrokerUnavailable,
@@ -228,7 +229,7 @@ async def test_secrets_are_readable_by_the_operator_only(broker: LocalBroker, tm
     assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
 
 
-async def test_the_commands_reach_a_broker_with_tls(tmp_path: Path) -> None:
+async def test_the_commands_reach_a_broker_with_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     issued = trustme.CA().issue_cert("market.example.org")
     certificate, private_key = tmp_path / "cert.pem", tmp_path / "key.pem"
     for pem in issued.cert_chain_pems:
@@ -241,3 +242,10 @@ async def test_the_commands_reach_a_broker_with_tls(tmp_path: Path) -> None:
         assert running.url.startswith("https://127.0.0.1:")
         made = await as_json(tmp_path, "account", "create", "alice")
         assert made["account"] == "alice"
+    monkeypatch.setattr("tradepost_broker.web.connections._TLS_HANDSHAKE_S", 0.05)
+    async with running_broker(Settings.load(options={"data_dir": tmp_path / "data"})) as running:
+        port = URL(running.url).port
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        async with asyncio.timeout(20):
+            assert await reader.read() == b"", "who never begins the handshake holds a descriptor"
+        writer.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -174,17 +175,23 @@ async def offered(broker: LocalBroker, worker: FakeWorker, offer: Offer) -> None
             await broker.tick()
 
 
-async def test_flips_of_an_offer_wait_when_their_bytes_are_spent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "capacities", [range(20), [0] * 20, [number % 2 for number in range(20)]], ids=["grows", "none", "flips"]
+)
+async def test_new_offers_wait_when_their_bytes_are_spent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capacities: Sequence[int]
 ) -> None:
     monkeypatch.setattr("tradepost_broker.assembly.JOURNAL_BYTES_BURST", 10_000)
     monkeypatch.setattr("tradepost_broker.web.worker_session.OFFER_S_MIN", 0.001)
     async with local_broker(tmp_path) as broker:
         worker = await broker.worker()
-        large = msgspec.structs.replace(worker.offer, warm=tuple("b" * 64 for _ in range(50)))
         before = journal_bytes(tmp_path)
-        for number in range(20):
-            await worker.send(UpdateOffer(msgspec.structs.replace(large, capacity=number)))
+        for number, capacity in enumerate(capacities):
+            # Those without capacity are large: they must not come in at once with all that they hold.
+            warm = tuple(f"{number:064}" for _ in range(5 if capacity == 1 else 50))
+            await worker.send(
+                UpdateOffer(msgspec.structs.replace(worker.offer, capacity=capacity, warm=warm))
+            )
             await worker.send(returned(f"made-up-{number}"))
             await worker.expect(Acknowledged)  # so that the offer was handled as well
         assert journal_bytes(tmp_path) - before < 20_000

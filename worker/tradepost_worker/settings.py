@@ -102,8 +102,6 @@ def load_settings(
     tree = merge_settings(
         settings_from_file(state_dir / FILE_NAME, Settings, guide=GUIDE), chosen, {"state_dir": state_dir}
     )
-    if isinstance(gateways := tree.get("gateways"), str):
-        tree["gateways"] = [one.strip() for one in gateways.split(",") if one.strip()]
     settings = build_settings(Settings, merge_settings(_defaults(tree), tree), guide=GUIDE)
     return _within_device(settings)
 

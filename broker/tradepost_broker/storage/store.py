@@ -23,7 +23,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, Table, func, or_,
 from tradepost.errors import UNDECODABLE, invariant
 from tradepost_broker.market import recovery
 from tradepost_broker.market.model import entities
-from tradepost_broker.market.model.events import Event, MatchingEvent, RevocationsIssued
+from tradepost_broker.market.model.events import Event, MatchingEvent
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.sifting import LeftOut, Sifted, kind_of, sift
 from tradepost_broker.storage import database, tables
@@ -47,7 +47,6 @@ _SEED_BYTES: Final = 16
 log = logging.getLogger(__name__)
 
 _encode_event: Final = msgspec.msgpack.Encoder().encode
-_REVOCATIONS: Final = RevocationsIssued.__struct_config__.tag
 _decode_event: Final = msgspec.msgpack.Decoder(Event).decode
 
 
@@ -189,7 +188,7 @@ class Reader:
     def has_revocations(self) -> bool:
         """Whether the market has enforced a revocation list since its last start, which enforces it again."""
         since = select(func.max(_RUNS.c.first_seq)).scalar_subquery()
-        events = select(JOURNAL.c.seq).where(JOURNAL.c.seq >= since, JOURNAL.c.kind == _REVOCATIONS)
+        events = select(JOURNAL.c.seq).where(JOURNAL.c.seq >= since, tables.OF_REVOCATIONS)
         return self._reader.scalar(events.limit(1)) is not None
 
     def starts(self) -> list[BrokerStart]:

@@ -9,7 +9,7 @@ unit of money (`stored_names`), which is the microcredit. Times are Unix seconds
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from sqlalchemy import BigInteger, Index, LargeBinary, MetaData, text
 from sqlmodel import Field, SQLModel
@@ -46,10 +46,16 @@ def _blob(*, nullable: bool = False) -> Any:
 # What happened
 
 
+#: A literal, or the database could not see that the index of such events serves a query.
+OF_REVOCATIONS: Final = text("kind = 'revocations_issued'")
+
+
 class JournalTable(_Table, table=True):
     """Every event that changed something, in order. `body` is the event as msgpack, without its seed."""
 
     __tablename__ = "journal"
+    # Few events are of this kind, and a start looks whether there is one among very many others.
+    __table_args__ = (Index("ix_journal_revocations", "seq", sqlite_where=OF_REVOCATIONS),)
     seq: int = _key()
     at: float
     kind: str

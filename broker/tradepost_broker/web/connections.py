@@ -24,6 +24,8 @@ from tradepost_broker.web.caller_addresses import address_group
 log = logging.getLogger(__name__)
 
 _BACKLOG: Final = 1024
+#: A connection is counted once its TLS handshake is done, so one without may not stay for long.
+_TLS_HANDSHAKE_S: Final = 10.0
 #: For the database, blocks that are read, and what the process itself opens.
 _OTHER_DESCRIPTORS: Final = 256
 
@@ -191,7 +193,12 @@ class LimitedSite(web.BaseSite):
             return _CountedProtocol(protocols(), self._connections)
 
         self._server = await asyncio.get_running_loop().create_server(
-            protocol, self._host, self._port, ssl=self._ssl_context, backlog=self._backlog
+            protocol,
+            self._host,
+            self._port,
+            ssl=self._ssl_context,
+            ssl_handshake_timeout=_TLS_HANDSHAKE_S if self._ssl_context else None,
+            backlog=self._backlog,
         )
 
 

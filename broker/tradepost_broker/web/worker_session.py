@@ -65,6 +65,8 @@ class WorkerSession:
         self._receipts = receipts
         self._devices = devices
         self._offer: Offer | None = None
+        #: The newest offer that the engine was given.
+        self._submitted: Offer | None = None
         self._offering: asyncio.TimerHandle | None = None
 
     async def take(self, message: bytes) -> None:
@@ -174,22 +176,33 @@ class WorkerSession:
 
     def _update_offer(self, offer: Offer) -> None:
         self._offer = offer
-        if not offer.capacity:
+        standing = self._standing_offer()
+        if standing is not None and standing.capacity and not offer.capacity:
             # At once: what comes next may be leases that are given back, which must not come here again. It
-            # adds no more to the journal than the offers that it withdraws, and those wait.
-            self.close()
-            self._submit_offer()
-        elif self._offering is None:
+            # is no larger than the offer that it withdraws, and that one waited.
+            self._submit_offer(msgspec.structs.replace(standing, capacity=0))
+        if self._offering is None and offer != self._standing_offer():
             wait_s = max(OFFER_S_MIN, self._journal_bytes.wait_s(self.worker))
-            self._offering = asyncio.get_running_loop().call_later(wait_s, self._submit_offer)
+            self._offering = asyncio.get_running_loop().call_later(wait_s, self._submit_newest)
 
-    def _submit_offer(self) -> None:
-        self._offering = None
+    def _standing_offer(self) -> Offer | None:
+        """The worker's offer as the market has it, or will have it when it comes to what it was given."""
         known = self._market.worker(self.worker)
-        if self._offer is None or (known is not None and known.offer == self._offer):
-            return  # nothing has changed
-        self._journal_bytes.spend(self.worker, journal_bytes_of(self._offer))
-        self._engine.submit(EventWork(partial(self._offer_event, self._offer)), ignore_outcome)
+        return self._submitted or (known.offer if known is not None else None)
+
+    def _submit_newest(self) -> None:
+        self._offering = None
+        if self._offer is not None and self._offer != self._standing_offer():
+            self._submit_offer(self._offer)
+
+    def _submit_offer(self, offer: Offer) -> None:
+        self._submitted = offer
+        self._journal_bytes.spend(self.worker, journal_bytes_of(offer))
+        self._engine.submit(EventWork(partial(self._offer_event, offer)), self._end_offer)
+
+    def _end_offer(self, outcome: Outcome) -> None:
+        if isinstance(outcome, TradepostError):
+            self._submitted = None  # the market has not taken it over
 
     def _offer_event(self, offer: Offer, moment: Moment) -> Event:
         return OfferUpdated(at=moment.at, worker=self.worker, offer=offer, seed=moment.seed)

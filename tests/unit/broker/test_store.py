@@ -228,6 +228,18 @@ def test_a_replay_loads_the_same_as_a_restart(store: Store) -> None:
         assert sorted_by_id(select_needed(by_kind, at, POLICY)) == loaded
 
 
+def test_a_start_need_not_read_the_journal_for_revocations(store: Store) -> None:
+    asked: list[str] = []
+    connection = store._reader.connection.driver_connection
+    assert connection is not None
+    connection.set_trace_callback(asked.append)
+    assert not store.has_revocations()
+    connection.set_trace_callback(None)
+    [query] = [one for one in asked if one.startswith("SELECT journal")]
+    plan = " ".join(step for *_, step in store.rows(f"EXPLAIN QUERY PLAN {query}"))
+    assert "USING INDEX ix_journal_revocations" in plan
+
+
 def test_a_snapshot_does_not_move(store: Store, tmp_path: Path) -> None:
     commit(store, Account(id="a", available_microcredits=1))
     snapshot = Reader(database.open_snapshot(tmp_path / "broker.sqlite3"))

@@ -28,6 +28,7 @@ class Shop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     folder: Path = Path("shop")
     tills_max: int = 1
     till: Till = Till()
+    doors: tuple[str, ...] = ()
 
 
 def test_a_table_is_part_of_a_variables_name() -> None:
@@ -35,6 +36,11 @@ def test_a_table_is_part_of_a_variables_name() -> None:
     tree = settings_from_environment(Shop, "SHOP_", variables, guide=GUIDE)
     assert tree == {"tills_max": "2", "till": {"drawers": "3", "float_credits": "4"}}
     assert build_settings(Shop, tree, guide=GUIDE) == Shop(tills_max=2, till=Till(3, 4))
+
+
+def test_a_list_is_separated_by_commas_in_a_variable() -> None:
+    tree = settings_from_environment(Shop, "SHOP_", {"SHOP_DOORS": " north,, east side ,"}, guide=GUIDE)
+    assert build_settings(Shop, tree, guide=GUIDE).doors == ("north", "east side")
 
 
 def test_a_later_source_wins_name_by_name_and_none_is_not_given() -> None:
