@@ -47,6 +47,9 @@ def grant(state: MarketState, job: Job, award: Award) -> None:
         limit_s = state.pipelines[job.pipeline].wall_s
         state.audits_wanted.begin(lease_id, state.flow(job), limit_s=limit_s, at=state.at)
     else:
+        if award.purpose is LeasePurpose.AUCTION and worker.record.offer is not None:
+            price_microcredits = worker.record.offer.price_per_unit_microcredits
+            state.price_levels.note(state.capability(job), worker.record.owner, price_microcredits)
         lateness.watch(state, job, lease, fetch_s=_fetch_s(state, job, worker))
     state.place(worker)
     state.save(job)

@@ -30,7 +30,7 @@ from tradepost_broker.market.matching.scoring import (
     ranked,
     weigh,
 )
-from tradepost_broker.market.model.amounts import saturated
+from tradepost_broker.market.model.amounts import bid_for, saturated
 from tradepost_broker.market.model.entities import Candidate, Job, LeasePurpose
 from tradepost_broker.market.model.lease_states import LOST
 from tradepost_broker.market.model.policy import MarketPolicy
@@ -207,9 +207,12 @@ def _auction(state: MarketState, job: Job, eligible: EligibleOffers, log_odds_mi
     if not ranking:
         return None
     runners_up = ranked([*ranking[1:], *_viable(state, job, rivals, owners)])
-    set_aside_microcredits = partial_pay.set_aside(state.leases_of[job.id])
+    set_aside_microcredits = partial_pay.set_aside(state.leases_of[job.id], cap_microcredits, policy)
     price_microcredits = clearing_price(
-        ranking[0], runners_up[0] if runners_up else None, set_aside_microcredits=set_aside_microcredits
+        ranking[0],
+        runners_up[0] if runners_up else None,
+        policy,
+        set_aside_microcredits=set_aside_microcredits,
     )
     left_out = eligible.count_left_out(bid_microcredits_max=cap_microcredits, considered=considered)
     if len(ranking) < len(bidders):
@@ -302,8 +305,14 @@ def _share(job: Job, bidders: Sequence[Bidder], log_odds_missing: float) -> int:
 
 def _terms(state: MarketState, job: Job, log_odds_missing: float) -> Terms:
     pipeline = state.pipelines[job.pipeline]
+    level_microcredits = None
+    if state.policy.bids_independent:
+        level_microcredits = state.price_levels.typical_microcredits(state.capability(job))
     return Terms(
         cap_microcredits=_left_of_cap(job),
+        typical_bid_microcredits=None
+        if level_microcredits is None
+        else bid_for(level_microcredits, job.units),
         log_odds_missing=log_odds_missing,
         artifact_bytes=pipeline.artifact_bytes,
         wall_s=pipeline.wall_s,

@@ -9,9 +9,11 @@ of the job's cap less what the broker, alone, expects bidder i to cost beyond it
     lateness      seconds beyond the deadline * delay_cost_bids_per_s * typical bid
 
 where `results_i` is how many results the job needs in all if bidder i gives the first, and the typical bid
-is the median. The winner is paid `v_w - S_2`, `S_2` being the second score and at least 0: what it asks plus
-what the market would lose without it, so its best bid is its true price. It is paid at least its bid and at
-most an equal share of the cap, so that the other results that it needs can be paid as well.
+is what earlier winners asked, so that `v_i` does not depend on the bids at hand. The winner is paid
+`v_w - S_2`, `S_2` being the second score: what it asks plus what the market would lose without it (Vickrey,
+1961; Che, 1993). It is paid at least its bid and at most an equal share of the cap, so that the other results
+that it needs can be paid as well. As any bid up to that share may win, `S_2` counts as at least
+`v_w - share`, and as 0 if that is more: then its best bid against idle rivals is its true price.
 """
 
 from __future__ import annotations
@@ -29,9 +31,13 @@ from tradepost_reputation import results_needed
 
 
 class Terms(NamedTuple):
-    """The job's values: the rest of its cap, the log odds it still needs, and the costs of a run."""
+    """The job's values: the rest of its cap, the log odds it still needs, and the costs of a run.
+
+    Without a `typical_bid_microcredits` of its class it is the lower median of the bids.
+    """
 
     cap_microcredits: int
+    typical_bid_microcredits: int | None
     log_odds_missing: float
     artifact_bytes: int
     wall_s: float
@@ -73,7 +79,9 @@ def median(values: Sequence[float]) -> float:
 
 def weigh(bidders: Sequence[Bidder], terms: Terms, policy: MarketPolicy) -> None:
     """Fill in what each of at least one bidder is worth under `terms`."""
-    typical_bid_microcredits = median([bidder.bid_microcredits for bidder in bidders])
+    typical_bid_microcredits: float | None = terms.typical_bid_microcredits
+    if typical_bid_microcredits is None:
+        typical_bid_microcredits = median([bidder.bid_microcredits for bidder in bidders])
     typical_log_odds = median([bidder.belief.log_odds for bidder in bidders])
     delay_cost_microcredits_per_s = policy.delay_cost_bids_per_s * typical_bid_microcredits
     failure_cost_microcredits = policy.failure_cost_bids * typical_bid_microcredits
@@ -104,16 +112,20 @@ def ranked(bidders: Sequence[Bidder]) -> list[Bidder]:
     )
 
 
-def clearing_price(winner: Bidder, runner_up: Bidder | None, *, set_aside_microcredits: int = 0) -> int:
+def clearing_price(
+    winner: Bidder, runner_up: Bidder | None, policy: MarketPolicy, *, set_aside_microcredits: int = 0
+) -> int:
     """What the winner is paid. `set_aside_microcredits` are left to others as far as its bid allows."""
-    second_score_microcredits = max(0, runner_up.score_microcredits) if runner_up else 0
+    worth_microcredits = winner.score_microcredits + winner.bid_microcredits
+    second_score_microcredits = 0
+    if policy.bids_independent:
+        second_score_microcredits = min(0, worth_microcredits - winner.ceiling_microcredits)
+    if runner_up is not None:
+        second_score_microcredits = max(second_score_microcredits, runner_up.score_microcredits)
     ceiling_microcredits = winner.ceiling_microcredits - set_aside_microcredits // winner.results
     return max(
         winner.bid_microcredits,
-        min(
-            winner.score_microcredits + winner.bid_microcredits - second_score_microcredits,
-            ceiling_microcredits,
-        ),
+        min(worth_microcredits - second_score_microcredits, ceiling_microcredits),
     )
 
 

@@ -48,6 +48,9 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     delay_cost_bids_per_s: Weight = 0.02
     #: How fast a worker is assumed to fetch artifacts that it has not cached.
     fetch_bytes_per_s: Positive = 10 << 20
+    #: Whether what a bid is worth, and its price, depend on no bid of its own; else on the median of the bids
+    #: at hand.
+    bids_independent: bool = True
 
     # Matching
     #: Cheapest eligible offers that one auction weighs.
@@ -159,6 +162,7 @@ _EARLIER_RULES: Final = {
     "independent_partners": False,
     "fair_audits": False,
     "jobs_per_event_max": 0,
+    "bids_independent": False,
 }
 
 

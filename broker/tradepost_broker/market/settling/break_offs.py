@@ -94,6 +94,7 @@ def forget(state: MarketState) -> None:
     state.watches.clear()
     state.run_times.clear()
     state.stage_times.clear()
+    state.price_levels.clear()
 
 
 def _credit(state: MarketState, job: Job, lease: Lease, watch: LeaseWatch) -> None:

@@ -17,6 +17,7 @@ from itertools import takewhile
 from typing import NamedTuple
 
 from tradepost_broker.market.model.entities import Lease, LeasePurpose, LeaseState
+from tradepost_broker.market.model.policy import MarketPolicy
 
 
 class StagePayment(NamedTuple):
@@ -38,12 +39,16 @@ def preempted(leases: Sequence[Lease]) -> list[Lease]:
     ]
 
 
-def set_aside(leases: Sequence[Lease]) -> int:
-    """How much of the cap the next auction leaves to preempted leases of the job, if bids allow: an estimate.
+def set_aside(leases: Sequence[Lease], cap_microcredits: int, policy: MarketPolicy) -> int:
+    """How much of the cap the next auction leaves to preempted leases of the job, if bids allow.
 
-    Without it, a worker that bids alone would be paid all of the cap, and nothing were left for them.
+    At most half, since together they are paid no more than a result. Without it, a worker that bids alone
+    would be paid all of the cap, and nothing were left for them.
     """
-    return max((lease.price_microcredits for lease in preempted(leases)), default=0) // 2
+    dearest_microcredits = max((lease.price_microcredits for lease in preempted(leases)), default=0)
+    if policy.bids_independent:
+        return min(dearest_microcredits, cap_microcredits // 2)
+    return dearest_microcredits // 2
 
 
 def due(

@@ -40,6 +40,7 @@ from tradepost_broker.market.state.audit_queue import AuditQueue, Flow
 from tradepost_broker.market.state.commitments import Commitments, LeaseWatch
 from tradepost_broker.market.state.job_queue import JobQueue
 from tradepost_broker.market.state.offer_book import Need, OfferBook
+from tradepost_broker.market.state.price_levels import PriceLevels
 from tradepost_broker.market.state.run_times import RunTimes
 from tradepost_broker.market.state.timers import TimerPurpose, Timers
 from tradepost_broker.market.state.worker_state import Scope, WorkerState
@@ -89,6 +90,7 @@ class MarketState:
         self.run_times = RunTimes()
         #: From grants to the reports that so many stages are done, by pipeline and number of stages.
         self.stage_times = RunTimes()
+        self.price_levels = PriceLevels()
         self.watches: dict[str, LeaseWatch] = {}
         self.commitments: dict[str, Commitments] = {}
         self.cooling_owners: dict[str, None] = {}

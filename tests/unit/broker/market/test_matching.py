@@ -65,11 +65,10 @@ def test_the_best_score_wins_and_is_paid_what_the_second_would_have_cost() -> No
     assert leases(driver, job) == [("w1", LeasePurpose.AUCTION, 1200)]
 
 
-def test_a_sole_bidder_is_paid_its_value_up_to_the_cap() -> None:
+def test_a_sole_bidder_is_paid_the_cap() -> None:
     driver = market_with(10)
     job = driver.submit(max_price_microcredits=5_000)
-    # The cap less what a failure of a newcomer (score 0.05) is expected to cost: 0.95 of its bid.
-    assert leases(driver, job)[0][2] in (4_050, 4_051)
+    assert leases(driver, job)[0][2] == 5_000
 
 
 def test_busy_offers_compete_on_price_though_they_cannot_win() -> None:
