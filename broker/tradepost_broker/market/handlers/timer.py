@@ -15,6 +15,7 @@ from tradepost_broker.market.settling import (
     late_receipts,
     payments,
     reference_verdicts,
+    revocation,
     settlement,
 )
 from tradepost_broker.market.settling.begun_work import Cause
@@ -58,6 +59,7 @@ def tick(state: MarketState, event: Tick) -> None:
             state.timers.put(purpose, subject, at)
         elif purpose not in _OF_OPEN_LEASES:
             _HANDLERS[purpose](state, subject)
+    revocation.end_revoked(state)
     advance_job.review_waiting(state)
 
 

@@ -16,7 +16,7 @@ from tradepost_broker.market.matching.matching import Outlook, auditor_available
 from tradepost_broker.market.model.amounts import bid_for
 from tradepost_broker.market.model.entities import Job, LeasePurpose, LeaseState
 from tradepost_broker.market.model.job_states import FINAL
-from tradepost_broker.market.settling import quarantine, settlement
+from tradepost_broker.market.settling import quarantine, revocation, settlement
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
 from tradepost_broker.market.state.worker_state import WorkerState
@@ -56,6 +56,8 @@ def advance(state: MarketState, job: Job) -> None:
     """Bring a job as far as it can get now."""
     state.job_at_hand = job.id
     state.jobs_advanced += 1
+    if revocation.end_if_revoked(state, job):
+        return
     if job.status in FINAL:
         if job.spot_check:
             request_audit(state, job)

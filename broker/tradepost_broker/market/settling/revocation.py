@@ -1,8 +1,9 @@
 """Enforces the operator's revocation list: no lease for revoked artifacts or for engines below its minimum.
 
-Work in hand on a revoked pipeline ends at once, with the reason; a finished job stays as it is. A worker
-whose engines are too old keeps what it has and gets no more: what it offers counts for nothing until it comes
-back with newer ones, or a newer list allows them.
+Work in hand on a revoked pipeline ends with the reason, as many jobs at once as one event may end; the others
+get no lease meanwhile. A finished job stays as it is. A worker whose engines are too old keeps what it has and
+gets no more: what it offers counts for nothing until it comes back with newer ones, or a newer list allows
+them.
 """
 
 from __future__ import annotations
@@ -25,9 +26,8 @@ def enforce(state: MarketState, event: RevocationsIssued) -> None:
     revoked = {
         pipeline.id: error for pipeline in state.pipelines.values() if (error := _refusal(state, pipeline))
     }
-    for job in [job for job in state.jobs.values() if job.pipeline in revoked]:
-        state.job_at_hand = job.id
-        _end(state, job, revoked[job.pipeline])
+    state.jobs_to_revoke = dict.fromkeys(job.id for job in state.jobs.values() if job.pipeline in revoked)
+    end_revoked(state)
     for worker in state.workers.values():
         if worker.connected:
             was_too_old = worker.too_old
@@ -36,6 +36,31 @@ def enforce(state: MarketState, event: RevocationsIssued) -> None:
             if was_too_old and len(worker.open) < worker.capacity(state.day):
                 state.workers_freed[worker.record.id] = True  # to the jobs that wait, its offer is new
     state.supply_changed = True
+
+
+def end_revoked(state: MarketState) -> None:
+    """End the jobs of what is revoked, as many as this event may; the next tick goes on."""
+    while state.jobs_to_revoke and state.may_review():
+        state.jobs_reviewed += 1
+        state.has_progressed = True
+        job_id = next(iter(state.jobs_to_revoke))
+        if job_id in state.jobs:
+            end_if_revoked(state, state.jobs[job_id])
+        else:
+            del state.jobs_to_revoke[job_id]
+
+
+def end_if_revoked(state: MarketState, job: Job) -> bool:
+    """End a job whose turn to be ended has not come, if the list still revokes its pipeline."""
+    if job.id not in state.jobs_to_revoke:
+        return False
+    del state.jobs_to_revoke[job.id]
+    error = _refusal(state, state.pipelines[job.pipeline])
+    if error is None:
+        return False
+    state.job_at_hand = job.id
+    _end(state, job, error)
+    return True
 
 
 def check(state: MarketState, pipeline: Pipeline) -> None:

@@ -102,6 +102,8 @@ class MarketState:
         self.supply_changed = False
         #: Waiting jobs that the review under way has not come to.
         self.to_review: dict[str, None] = {}
+        #: Jobs of what was revoked, which the event that revoked it had no time to end.
+        self.jobs_to_revoke: dict[str, None] = {}
         #: When the broker last came back: leases granted before that may be lost through its absence.
         self.restarted_at = 0.0
         #: Before this time, nobody's patience runs: workers are on their way back after a restart.
@@ -167,7 +169,9 @@ class MarketState:
         """Note what a tick has left for the next one, or has done without any instruction."""
         if self.policy.jobs_per_event_max == 0:
             return
-        is_more = self.is_cut_short or bool(self.to_review or self.jobs_to_advance or self.workers_freed)
+        is_more = self.is_cut_short or bool(
+            self.to_review or self.jobs_to_advance or self.workers_freed or self.jobs_to_revoke
+        )
         if is_more or (self.has_progressed and not self._instructions and not self._changed):
             self.send(WorkGoesOn(is_more))
 
@@ -286,6 +290,7 @@ class MarketState:
         self.audits_wanted.clear()
         self.workers_freed.clear()
         self.to_review.clear()
+        self.jobs_to_revoke.clear()  # the shell gives the list again
         self.tries_used.clear()
         wanting = [job for job in self.jobs.values() if job.finished_at is None or job.spot_check]
         wanting.sort(key=lambda job: (job.submitted_at, job.id))

@@ -7,12 +7,14 @@ from typing import get_args
 
 import pytest
 
+from tradepost.content import add_bytes
 from tradepost.protocol import GiveBackReason, JobStatus, Requirements
 from tradepost_broker.market import Market
-from tradepost_broker.market.model.entities import Job, LeasePurpose, Record
+from tradepost_broker.market.model.entities import Job, Lease, LeasePurpose, Record
 from tradepost_broker.market.model.events import Save, SendGrant, WorkGoesOn
 from tradepost_broker.market.model.policy import MarketPolicy, recorded_policy
-from tradepost_broker.market.testing import MarketDriver, make_offer
+from tradepost_broker.market.testing import MarketDriver, make_offer, make_pipeline
+from tradepost_signing.policy.revocation import RevocationDocument
 
 LIMIT = 4
 JOBS = 30
@@ -243,3 +245,36 @@ def test_what_waits_for_a_receipt_is_not_looked_at_again_at_once(driver: MarketD
     assert driver.open_leases(job) == [lease]
     driver.tick(0.0)
     assert driver.open_leases(job) != [lease]
+
+
+def test_jobs_of_what_is_revoked_end_in_slices_and_get_no_lease_meanwhile(driver: MarketDriver) -> None:
+    pipeline = add_bytes(b"pipeline", put=None)
+    driver.publish(make_pipeline(pipeline))
+    driver.join("w")
+    driver.connect("w", make_offer(CHEAP, capacity=2))
+    jobs = [driver.submit(pipeline=pipeline, patience_s=100.0) for _ in range(JOBS)]
+    other = driver.submit(patience_s=100.0)
+    held = driver.market.open_leases_of("w")
+    driver.revoke(RevocationDocument(version=1, issued_at=0, cids={pipeline: "bad"}))
+    assert len(changed_jobs(driver)) <= 2 * LIMIT
+    driver.add_worker("another", CHEAP)
+    driver.deliver(held[-1].id)
+    tick_until_done(driver)
+    assert {driver.job(job).status for job in jobs} == {JobStatus.FAILED}
+    assert {problem.code for job in jobs if (problem := driver.job(job).problem)} == {"revoked"}
+    leases = driver.all_of(Lease)
+    assert [lease.job for lease in leases if lease not in held] == [other], "nothing revoked was leased"
+    driver.check()
+    assert replayed(driver) == driver.records
+
+
+def test_a_list_that_allows_it_again_saves_the_jobs_whose_turn_has_not_come(driver: MarketDriver) -> None:
+    pipeline = add_bytes(b"pipeline", put=None)
+    driver.publish(make_pipeline(pipeline))
+    jobs = [driver.submit(pipeline=pipeline, patience_s=100.0) for _ in range(JOBS)]
+    driver.revoke(RevocationDocument(version=1, issued_at=0, cids={pipeline: "bad"}))
+    driver.revoke(RevocationDocument(version=2, issued_at=0))
+    tick_until_done(driver)
+    failed = [job for job in jobs if driver.job(job).status is JobStatus.FAILED]
+    assert len(failed) == LIMIT
+    assert replayed(driver) == driver.records
