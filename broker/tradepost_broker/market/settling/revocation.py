@@ -1,9 +1,9 @@
 """Enforces the operator's revocation list: no lease for revoked artifacts or for engines below its minimum.
 
 Work in hand on a revoked pipeline ends with the reason, as many jobs at once as one event may end; the others
-get no lease meanwhile. A finished job stays as it is. A worker whose engines are too old keeps what it has and
-gets no more: what it offers counts for nothing until it comes back with newer ones, or a newer list allows
-them.
+get no lease meanwhile. A finished job stays as it is. A worker whose engines are too old keeps what it has
+and gets no more: what it offers counts for nothing until it comes back with newer ones, or a newer list
+allows them.
 """
 
 from __future__ import annotations
