@@ -26,7 +26,15 @@ from tradepost.commands.standard_output import (
     watch_output,
 )
 from tradepost.commands.terminal import report
-from tradepost.errors import FileNotWritten, InvalidCall, InvalidCommandLine, MissingExtra, TradepostError
+from tradepost.commands.working_folder import hint_at_working_folder, is_lost_with_working_folder
+from tradepost.errors import (
+    FileNotWritten,
+    InvalidCall,
+    InvalidCommandLine,
+    MissingExtra,
+    TradepostError,
+    WorkingFolderDeleted,
+)
 
 GROUP = "tradepost.commands"
 #: In the help of an option or argument that accepts an empty value.
@@ -163,7 +171,12 @@ def _run(*, as_json: bool) -> NoReturn:
     except TradepostError as error:
         if type(error) is InvalidCall:  # what a program passes comes from the command line here
             error = InvalidCommandLine(error.detail)
+        hint_at_working_folder(error)
         _exit(error, as_json=as_json)
+    except FileNotFoundError as error:
+        if not is_lost_with_working_folder(error):
+            raise
+        _exit(WorkingFolderDeleted(str(error)), as_json=as_json)
 
 
 def _exit_for_misuse(error: Any) -> NoReturn:

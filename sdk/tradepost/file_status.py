@@ -51,6 +51,15 @@ def why_no_file(path: Path) -> str:
     return "" if os.path.isfile(path) or not os.path.exists(path) else f"{path} is not a regular file"
 
 
+def is_working_folder_gone() -> bool:
+    """Whether this process's working folder was deleted, so that a relative path leads nowhere."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
+
+
 def access_problem(path: Path, status: os.stat_result, *, forbidden: int = USABLE_BY_OTHERS) -> str:
     """Why the file with this status may not be this user's alone, in words; empty if it is.
 

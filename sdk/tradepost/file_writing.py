@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from tradepost.errors import FileNotWritten
-from tradepost.file_status import why_no_file
+from tradepost.file_status import is_working_folder_gone, why_no_file
 
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -115,14 +115,6 @@ def _obstacle(folder: Path, number: int, hints: _Hints) -> tuple[str, str] | Non
         return f"the folder {folder} does not exist", hints.absent_folder
     if number not in (errno.ENOENT, errno.ENOTDIR):
         return None
-    if not folder.is_absolute() and _is_working_folder_gone():
+    if not folder.is_absolute() and is_working_folder_gone():
         return "the working folder was deleted", "Change to a folder that exists."
     return f"no file can be created in {folder}", hints.other_folder
-
-
-def _is_working_folder_gone() -> bool:
-    try:
-        os.getcwd()
-    except FileNotFoundError:
-        return True
-    return False

@@ -7,9 +7,10 @@ library's.
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
 from tradepost.bounded import NAME_PATTERN, SHORT_PATTERN
 
@@ -30,6 +31,10 @@ _PATTERNS: Final = {
 }
 _COMPARISONS: Final = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
 
+_WRONG: Final = {">=": operator.lt, "<=": operator.gt, "": operator.ne}
+
+#: One step of a path, `[3]`, `[...]` or `.field`.
+_STEP: Final = re.compile(r"\[(\d+|\.\.\.)\]|\.([^.\[]+)")
 _GOT: Final = re.compile(r"Expected `(?P<wanted>[^`]+)`, got `(?P<given>[^`]+)`")
 _BOUND: Final = re.compile(r"Expected `[^`]+` (?P<than>>=|<=|>|<) (?P<limit>[-+\d.e]+)")
 _LENGTH: Final = re.compile(r"Expected `(?P<type>[^`]+)` of length (?P<than>>=|<=|) ?(?P<limit>\d+)")
@@ -42,9 +47,10 @@ _TOML: Final = re.compile(r".* \(at (?P<at>line \d+, column \d+|end of document)
 _OWN: Final = re.compile(r"(?:must|may) .+", re.DOTALL)
 
 
-def describe_mismatch(error: Exception, *, whole: str = "the data") -> str:
+def describe_mismatch(error: Exception, *, whole: str = "the data", data: Any = None) -> str:
     """What is wrong and where, such as `limits.wall_ms must be at least 1`; `whole` names all of the data.
 
+    With `data`, which was converted, a wrong length is given: `stages must have at most 32 entries, not 40`.
     `error` is what msgspec raised for data that it decoded or converted. A `ValueError` of a hook of ours is
     used as it is if it begins with "must" or "may".
     """
@@ -52,6 +58,8 @@ def describe_mismatch(error: Exception, *, whole: str = "the data") -> str:
     if not what:
         what, where = where, ""
     place = _place(where) or whole
+    if match := _LENGTH.fullmatch(what):
+        return _wrong_length(match, place, _at(data, where))
     for form, describe in _FORMS:
         if match := form.fullmatch(what):
             return describe(match, place)
@@ -75,11 +83,28 @@ def _wrong_type(match: re.Match[str], place: str) -> str:
     return f"{place} must be {wanted}, not {given}"
 
 
-def _wrong_length(match: re.Match[str], place: str) -> str:
+def _wrong_length(match: re.Match[str], place: str, values: Iterable[Any]) -> str:
     unit = {"str": "character", "bytes": "byte"}.get(match["type"], "entry")
     than, limit = _COMPARISONS.get(match["than"], "exactly"), int(match["limit"])
     units = unit if limit == 1 else "entries" if unit == "entry" else f"{unit}s"
-    return f"{place} must have {than} {limit:,} {units}"
+    lengths = [len(value) for value in values if hasattr(value, "__len__")]
+    wrong = next((length for length in lengths if _WRONG[match["than"]](length, limit)), None)
+    return f"{place} must have {than} {limit:,} {units}" + ("" if wrong is None else f", not {wrong:,}")
+
+
+def _at(data: Any, where: str) -> list[Any]:
+    """What is at the path `where` in `data`; `[...]` in it names no key, so it is all that may be meant."""
+    if where.startswith("`key` in "):
+        return []
+    found = [data]
+    for index, field in _STEP.findall(where.strip("`").removeprefix("$")):
+        if index == "...":
+            found = [value for one in found if isinstance(one, dict) for value in one.values()]
+        elif index:
+            found = [one[int(index)] for one in found if isinstance(one, list) and int(index) < len(one)]
+        else:
+            found = [one[field] for one in found if isinstance(one, dict) and field in one]
+    return found
 
 
 def _wrong_pattern(match: re.Match[str], place: str) -> str:
@@ -93,7 +118,6 @@ _FORMS: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str], str], str]],
     (_TOML, lambda match, place: f"{place} is not valid TOML at {match['at']}"),
     (_GOT, _wrong_type),
     (_BOUND, lambda match, place: f"{place} must be {_COMPARISONS[match['than']]} {match['limit']}"),
-    (_LENGTH, _wrong_length),
     (_PATTERN, _wrong_pattern),
     (_UNKNOWN, lambda match, place: f"{place} has no field {match['field'][:200]!r}"),
     (_MISSING, lambda match, place: f"{place} lacks the field {match['field']!r}"),

@@ -15,7 +15,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from tradepost.content import Cid, parse_cid
+from tradepost.content import Cid
+from tradepost.content.ipld.cids import parse_cid_argument
 from tradepost.errors import InvalidCall, InvalidCid, TradepostError, UnknownJob, UnknownPipeline
 from tradepost.short_repr import shown
 
@@ -73,18 +74,18 @@ def text(name: str, value: Any, *, chars_max: int) -> str:
 
 
 def job_id(value: Any) -> str:
-    """`value` as the id of a job. Raises `UnknownJob` for what cannot be one."""
-    if isinstance(value, str) and 1 <= len(value) <= _ID_CHARS_MAX and _is_unicode(value):
-        return str(value)
+    """`value` as the id of a job, without blanks around it. Raises `UnknownJob` for what cannot be one."""
+    if isinstance(value, str) and 1 <= len(id_ := value.strip()) <= _ID_CHARS_MAX and _is_unicode(id_):
+        return id_
     raise UnknownJob(f"{shown(value)} is not the id of a job")
 
 
 def pipeline_cid(value: Any) -> str:
-    """`value` as the CID of a pipeline. Raises `UnknownPipeline` for what cannot be one."""
+    """`value`, stripped, as the CID of a pipeline. Raises `UnknownPipeline` for what cannot be one."""
     hint = "`tradepost publish` prints the CID."
     try:
         if isinstance(value, str):
-            return parse_cid(value)
+            return parse_cid_argument(value)
     except InvalidCid as error:
         raise UnknownPipeline(
             f"{shown(value)} is not the CID of a pipeline: {error.detail}", hint=hint
@@ -93,10 +94,10 @@ def pipeline_cid(value: Any) -> str:
 
 
 def input_cid(value: Any) -> Cid:
-    """`value` as the CID of an input. Raises `InvalidCall` for what cannot be one."""
+    """`value`, stripped, as the CID of an input. Raises `InvalidCall` for what cannot be one."""
     try:
         if isinstance(value, str):
-            return parse_cid(value)
+            return parse_cid_argument(value)
         hint = None
     except InvalidCid as error:
         hint = error.hint

@@ -7,6 +7,7 @@ tensor, since a value that was guessed would be computed on, and paid for.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -64,7 +65,9 @@ def check_many(inputs: Any) -> None:
 
 def _tensor(name: Any, value: Any) -> Tensor:
     if not isinstance(name, str):
-        raise InvalidTensorDocument(f"a tensor cannot be named {shown(name)}")
+        raise InvalidTensorDocument(
+            f"a tensor cannot be named {shown(name)}", hint="Use text, as the pipeline declares its inputs."
+        )
     if isinstance(value, bytes | bytearray):
         return np.frombuffer(bytes(value), dtype=np.uint8)
     if isinstance(value, np.ma.MaskedArray) and np.ma.getmaskarray(value).any():
@@ -80,7 +83,14 @@ def _tensor(name: Any, value: Any) -> Tensor:
     try:
         tensor = np.asarray(value)
     except Exception as error:  # lists of unequal length, or a failure of an object's own conversion
-        raise InvalidInput(f"tensor {shown(name)} cannot be made an array: {error}") from error
+        raise InvalidInput(
+            f"tensor {shown(name)} cannot be made an array: {error}", hint=_HINTS["O"]
+        ) from error
+    if _has_too_large_integer(tensor):
+        raise InvalidInput(
+            f"tensor {shown(name)} has an integer beyond every dtype (-2^63 to 2^64-1): {shown(value)}",
+            hint="Scale it, or round it to a float: numpy.asarray(value, dtype='float64').",
+        )
     try:
         dtype_name(tensor)
     except InvalidTensorDocument:
@@ -90,6 +100,13 @@ def _tensor(name: Any, value: Any) -> Tensor:
             hint=_dtype_hint(tensor),
         ) from None
     return tensor
+
+
+def _has_too_large_integer(tensor: Tensor) -> bool:
+    """Whether these are numbers only, which NumPy left objects because of an integer without a dtype."""
+    if tensor.dtype.kind != "O" or not all(isinstance(one, numbers.Real) for one in tensor.flat):
+        return False
+    return any(isinstance(one, int) and not -(1 << 63) <= one < 1 << 64 for one in tensor.flat)
 
 
 def _dtype_hint(tensor: Tensor) -> str:

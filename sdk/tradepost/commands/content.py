@@ -19,7 +19,8 @@ from tradepost.commands.options import Json
 from tradepost.commands.output_file import check_writable
 from tradepost.commands.progress import progress_bar
 from tradepost.commands.terminal import show
-from tradepost.content import Cid, FolderStore, parse_cid
+from tradepost.content import Cid, FolderStore
+from tradepost.content.ipld.cids import parse_cid_argument
 from tradepost.content.storage.store import DISK_IS_FULL
 from tradepost.content.transfer.car import import_car
 from tradepost.content.transfer.export import export_car
@@ -28,7 +29,7 @@ from tradepost.content.transfer.kubo import Kubo
 from tradepost.content.transfer.sources import GatewaySource, KuboSource, Source
 from tradepost.content.unixfs.directories import add_path, list_directory
 from tradepost.content.unixfs.extract import extract
-from tradepost.content.unixfs.paths import resolve, split_path
+from tradepost.content.unixfs.paths import resolve, split_path_argument
 from tradepost.errors import (
     ContentMismatch,
     ContentStoreFull,
@@ -122,7 +123,7 @@ def get(
 
     After a break, run it again: only what is missing is fetched.
     """
-    root, segments = split_path(address)
+    root, segments = split_path_argument(address)
     target = output or (segments[-1] if segments else root)
     if target != STDOUT:
         _check_free(Path(target))
@@ -163,7 +164,7 @@ def list_(
         view = {"pins": pins, "bytes_used": bytes_used, "bytes_max": budget}
         show(view, "\n".join([*pins, used]), as_json=as_json)
         return
-    root, segments = split_path(address)
+    root, segments = split_path_argument(address)
 
     async def run(opened: FolderStore) -> list[dict[str, Any]]:
         async with _fetcher(opened, gateway, kubo) as fetcher:
@@ -183,17 +184,19 @@ def list_(
 @app.command()
 def pin(root: Root, store: Store = None, budget: Budget = BYTES_MAX, as_json: Json = False) -> None:
     """Pin a CID and everything below it; all of its blocks must be in the store."""
+    cid = parse_cid_argument(root)
     with _opened(store, budget) as opened:
-        opened.pin(parse_cid(root))
-    show({"pinned": root}, root, as_json=as_json)
+        opened.pin(cid)
+    show({"pinned": cid}, cid, as_json=as_json)
 
 
 @app.command()
 def unpin(root: Root, store: Store = None, budget: Budget = BYTES_MAX, as_json: Json = False) -> None:
     """Remove the pin of a CID; its blocks are evicted when space is needed."""
+    cid = parse_cid_argument(root)
     with _opened(store, budget) as opened:
-        opened.unpin(parse_cid(root))
-    show({"unpinned": root}, root, as_json=as_json)
+        opened.unpin(cid)
+    show({"unpinned": cid}, cid, as_json=as_json)
 
 
 @app.command()

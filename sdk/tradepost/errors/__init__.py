@@ -58,6 +58,7 @@ from tradepost.errors.installation import (
     InvalidSettings,
     MissingDatabase,
     MissingExtra,
+    WorkingFolderDeleted,
 )
 from tradepost.errors.market import (
     DeadlineExceeded,
@@ -238,6 +239,7 @@ __all__ = [
     "WorkPreempted",
     "WorkerKeyInUse",
     "WorkerLost",
+    "WorkingFolderDeleted",
     "WrongMoment",
     "invariant",
 ]

@@ -21,6 +21,14 @@ class InvalidCommandLine(TradepostError):
     default_hint = "Add --help to the command to see its arguments and options."
 
 
+class WorkingFolderDeleted(TradepostError):
+    """The working folder was deleted, so a relative path has no meaning."""
+
+    fault = Fault.OPERATOR
+    status = 400
+    default_hint = "Change to a folder that exists."
+
+
 class InvalidSettings(TradepostError):
     """A setting is not valid."""
 

@@ -243,7 +243,7 @@ def decode_manifest(block: bytes) -> Manifest:
             stage["artifact"] = cid_from_bytes(bytes(stage["artifact"]))
         manifest = msgspec.convert(tree, Manifest)
     except msgspec.ValidationError as error:
-        raise InvalidPipeline(describe_mismatch(error, whole="the manifest")) from None
+        raise InvalidPipeline(describe_mismatch(error, whole="the manifest", data=tree)) from None
     except InvalidCid as error:
         raise InvalidPipeline(f"a stage's artifact: {error}") from None
     except _UNREADABLE as error:

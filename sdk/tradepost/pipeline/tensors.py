@@ -46,9 +46,12 @@ _NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
 
 HEADER_BYTES_MAX: Final = 1 << 20
 TENSORS_MAX: Final = 1024
+_DIMENSIONS_MAX: Final = 32
 METADATA_KEY: Final = "__metadata__"
 _ALIGNMENT: Final = 8
 _TENSORS_SHOWN_MAX: Final = 8
+
+_CONVERT_HINT: Final = f"Convert it to one of {', '.join(DTYPES)}."
 
 Tensor = npt.NDArray[Any]
 
@@ -109,15 +112,19 @@ def dtype_name(tensor: Tensor) -> str:
     try:
         return _NAMES[tensor.dtype.newbyteorder("<")]
     except (KeyError, TypeError):  # some of NumPy's newer dtypes have no byte order
-        raise InvalidTensorDocument(f"dtype {tensor.dtype} has no safetensors name") from None
+        raise InvalidTensorDocument(
+            f"dtype {tensor.dtype} has no safetensors name", hint=_CONVERT_HINT
+        ) from None
 
 
 def encode(document: TensorDocument) -> bytes:
     """The canonical safetensors bytes of `document`; equal documents give equal bytes.
 
-    Raises `InvalidTensorDocument` for a dtype or name that the format cannot carry.
+    Raises `InvalidTensorDocument` for a dtype or name that the format cannot carry, and for more tensors or
+    dimensions than `decode` accepts.
     """
     header: dict[str, Any] = {}
+    _check_count(len(document.tensors))
     _check_texts(document)
     if document.metadata:
         header[METADATA_KEY] = dict(sorted(document.metadata.items()))
@@ -125,9 +132,13 @@ def encode(document: TensorDocument) -> bytes:
     offset = 0
     for name in sorted(document.tensors):
         if name == METADATA_KEY or not name:
-            raise InvalidTensorDocument(f"a tensor cannot be named {name!r}")
+            raise InvalidTensorDocument(
+                f"a tensor cannot be named {name!r}",
+                hint=f"Use any other text of one character or more; {METADATA_KEY} is the format's own.",
+            )
         tensor = document.tensors[name]
         dtype = _dtype_of(name, tensor)
+        _check_dimensions(name, tensor.ndim)
         data = _bytes_of(np.ascontiguousarray(tensor, dtype=DTYPES[dtype]))
         header[name] = {
             "dtype": dtype,
@@ -144,13 +155,16 @@ def encode(document: TensorDocument) -> bytes:
 def _dtype_of(name: str, tensor: object) -> str:
     """As `dtype_name`, with an error that has the tensor's name."""
     if not isinstance(tensor, np.ndarray):
-        raise InvalidTensorDocument(f"tensor {name!r} is a {type(tensor).__name__}, not an array")
+        raise InvalidTensorDocument(
+            f"tensor {name!r} is a {type(tensor).__name__}, not an array",
+            hint="Make it an array first: numpy.asarray(value).",
+        )
     try:
         return dtype_name(tensor)
     except InvalidTensorDocument:
         raise InvalidTensorDocument(
             f"tensor {name!r} has dtype {tensor.dtype}, which is not supported",
-            hint=f"Convert it to one of {', '.join(DTYPES)}.",
+            hint=_CONVERT_HINT,
         ) from None
 
 
@@ -158,9 +172,31 @@ def _check_texts(document: TensorDocument) -> None:
     """Raise `InvalidTensorDocument` for a name or metadata that is not text which UTF-8 can carry."""
     for text in (*document.tensors, *document.metadata, *document.metadata.values()):
         if not isinstance(text, str):
-            raise InvalidTensorDocument(f"a name or metadata is of type {type(text).__name__}; use text")
+            raise InvalidTensorDocument(
+                f"a name or metadata is of type {type(text).__name__}; use text",
+                hint="Convert it to text: str(value).",
+            )
         if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
-            raise InvalidTensorDocument(f"a name or metadata is {text!a}, which is not valid Unicode text")
+            raise InvalidTensorDocument(
+                f"a name or metadata is {text!a}, which is not valid Unicode text",
+                hint="Use text that UTF-8 can carry: without surrogates, \\ud800 to \\udfff.",
+            )
+
+
+def _check_count(tensors: int) -> None:
+    if tensors > TENSORS_MAX:
+        raise InvalidTensorDocument(
+            f"{tensors:,} tensors; the limit is {TENSORS_MAX:,}",
+            hint="Put tensors of one dtype into one array: numpy.stack(arrays).",
+        )
+
+
+def _check_dimensions(name: str, dimensions: int) -> None:
+    if dimensions > _DIMENSIONS_MAX:
+        raise InvalidTensorDocument(
+            f"tensor {name!r} has {dimensions} dimensions; the limit is {_DIMENSIONS_MAX}",
+            hint="Join some of its dimensions: array.reshape(shape).",
+        )
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
@@ -175,7 +211,9 @@ def decode(data: bytes | memoryview, *, bytes_max: int | None = None) -> TensorD
     """
     data = bytes(data)
     if bytes_max is not None and len(data) > bytes_max:
-        raise InvalidTensorDocument(f"{len(data):,} bytes; the limit is {bytes_max:,}")
+        raise InvalidTensorDocument(
+            f"{len(data):,} bytes; the limit is {bytes_max:,}", hint="Make the document smaller."
+        )
     _, metadata = _decode_header(data[: 8 + HEADER_BYTES_MAX], len(data))
     try:
         # The library checks offsets, overlaps, gaps, overflow and duplicate names.
@@ -222,12 +260,16 @@ def _decode_header(head: bytes, document_bytes: int) -> tuple[dict[str, Any], di
     if len(head) < 8:
         raise InvalidTensorDocument("shorter than its 8-byte header length")
     header_bytes = int.from_bytes(head[:8], "little")
-    if header_bytes > min(HEADER_BYTES_MAX, document_bytes - 8):
+    if header_bytes > document_bytes - 8:
         raise InvalidTensorDocument(f"the header claims {header_bytes:,} bytes")
+    if header_bytes > HEADER_BYTES_MAX:
+        raise InvalidTensorDocument(
+            f"its names, shapes and metadata take {header_bytes:,} bytes; the limit is {HEADER_BYTES_MAX:,}",
+            hint="Shorten them; put large data into a tensor of bytes (U8).",
+        )
     try:
         header = msgspec.json.decode(head[8 : 8 + header_bytes], type=dict[str, Any])
-        if len(header) > TENSORS_MAX:
-            raise InvalidTensorDocument(f"{len(header)} tensors; the limit is {TENSORS_MAX}")
+        _check_count(len(header) - (METADATA_KEY in header))
         return header, msgspec.convert(header.get(METADATA_KEY, {}), dict[str, str])
     except UNDECODABLE as error:
         raise InvalidTensorDocument(f"the header is not valid: {error}") from error
@@ -238,8 +280,9 @@ def _check_part(name: str, dtype: str, shape: list[int], document_bytes: int) ->
     if dtype not in DTYPES:
         raise InvalidTensorDocument(
             f"tensor {name!r} has dtype {dtype}, which is not supported",
-            hint=f"Convert it to one of {', '.join(DTYPES)}. BF16 and F8 values are exact in F32.",
+            hint=f"{_CONVERT_HINT} BF16 and F8 values are exact in F32.",
         )
-    if math.prod(shape) > document_bytes or len(shape) > 32:
+    _check_dimensions(name, len(shape))
+    if math.prod(shape) > document_bytes:
         raise InvalidTensorDocument(f"tensor {name!r} has shape {shape}")
     return DTYPES[dtype]

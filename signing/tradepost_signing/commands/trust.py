@@ -10,7 +10,8 @@ import typer
 from tradepost.client.sync_client import Client
 from tradepost.commands.options import ApiKey, BrokerUrl, Json
 from tradepost.commands.terminal import show
-from tradepost.content import cid_of_block, parse_cid, verify_block
+from tradepost.content import cid_of_block, verify_block
+from tradepost.content.ipld.cids import parse_cid_argument
 from tradepost.errors import InvalidTrustPolicy
 from tradepost.pipeline.manifest import MANIFEST_BYTES_MAX, decode_manifest
 from tradepost_signing.bundles.bundle import BUNDLE_BYTES_MAX
@@ -71,7 +72,7 @@ def _read(pipeline: str, broker: str | None, api_key: str | None) -> tuple[bytes
         with reading(), path.open("rb") as file:
             block = file.read(MANIFEST_BYTES_MAX + 1)
             return block, read_signatures(signature_paths(path), bytes_max=BUNDLE_BYTES_MAX)
-    cid = parse_cid(pipeline)
+    cid = parse_cid_argument(pipeline)
     with Client(broker, api_key=api_key) as client:
         view = client.pipeline(cid)
     verify_block(cid, view.manifest, source="the broker")

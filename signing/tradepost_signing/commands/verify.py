@@ -14,6 +14,7 @@ import typer
 
 from tradepost.commands.options import Json
 from tradepost.commands.terminal import report, show, show_json
+from tradepost.commands.working_folder import hint_at_working_folder
 from tradepost.errors import (
     ExpiredSignature,
     InvalidArtifact,
@@ -108,6 +109,7 @@ def verify(
                 policy = policy.enforcing(load_revocations(revocations, PublicKey.load(operator)))
             publisher, facts = _verify(path, bundle, policy)
     except TradepostError as error:
+        hint_at_working_folder(error)
         verdict = next(verdict for kind, verdict in _VERDICTS if isinstance(error, kind))
         if as_json:
             show_json({"verdict": verdict.name.lower(), "problem": error.to_problem()})

@@ -44,6 +44,10 @@ ANY_LENGTH: Final = "?"
 #: The key of an output's reference, where the output is declared as well.
 _SOURCE: Final = "from"
 
+#: What safetensors or other tools name dtypes that no tensor document of this project has.
+_NARROW_FLOAT: Final = re.compile(r"bf(loat)?16|(e\dm\d|f(loat)?[468]($|_))", re.IGNORECASE)
+_COMPLEX: Final = ("C64", "C128", "COMPLEX64", "COMPLEX128")
+
 _PARTS: Final[Mapping[str, type[msgspec.Struct]]] = {"work_units": WorkUnits, "limits": PipelineLimits}
 _STAGES: Final[Mapping[str, type[msgspec.Struct]]] = {"kernel": KernelStage, "model": ModelStage}
 
@@ -185,7 +189,7 @@ def _outputs(table: Any) -> dict[str, Any]:
 
 def _tensor_spec(where: str, spec: Any) -> Any:
     if isinstance(spec, dict) and isinstance(dtype := spec.get("dtype"), str) and dtype not in DTYPES:
-        raise InvalidPipeline(f"{where} has the dtype {dtype[:40]!r}", hint=among(dtype, DTYPES))
+        raise InvalidPipeline(f"{where} has the dtype {dtype[:40]!r}", hint=_dtype_hint(dtype))
     if not isinstance(spec, dict) or not isinstance(shape := spec.get("shape"), list):
         return spec
     for size in shape:
@@ -194,6 +198,14 @@ def _tensor_spec(where: str, spec: Any) -> Any:
                 f"{where}.shape has {size!r}", hint=f'Write a length, or "{ANY_LENGTH}" for any.'
             )
     return spec | {"shape": [None if size == ANY_LENGTH else size for size in shape]}
+
+
+def _dtype_hint(dtype: str) -> str:
+    if _NARROW_FLOAT.match(dtype):
+        return "BF16, F8 and narrower floats are not supported. Use F32, in which their values are exact."
+    if dtype.upper() in _COMPLEX:
+        return "Complex numbers are not supported. Use two tensors of floats."
+    return among(dtype.upper(), DTYPES)
 
 
 def _check_keys(table: Any, known: Iterable[str], *, where: str, stage: str | None = None) -> None:
@@ -211,7 +223,7 @@ def _convert(tree: dict[str, Any]) -> Manifest:
     try:
         return msgspec.convert(tree, Manifest)
     except msgspec.ValidationError as error:
-        problem, stage = describe_mismatch(error, whole="pipeline.toml"), None
+        problem, stage = describe_mismatch(error, whole="pipeline.toml", data=tree), None
         if match := re.search(r"stages\[(\d+)\](\.?)", problem):
             stage = str(tree["stages"][int(match[1])].get("name", f"number {int(match[1]) + 1}"))
             problem = problem.replace(match[0], "" if match[2] else "the stage")

@@ -68,6 +68,42 @@ def test_a_field_is_named_with_its_rule(inner: str, described: str) -> None:
     assert describe(f'{{"inner":{inner},"number":1}}') == described
 
 
+class Lengths(msgspec.Struct):
+    items: Annotated[list[int], msgspec.Meta(min_length=1, max_length=2)] = msgspec.field(
+        default_factory=lambda: [1]
+    )
+    pair: Annotated[tuple[int, ...], msgspec.Meta(min_length=2, max_length=2)] = (1, 2)
+    table: Annotated[dict[str, Annotated[str, msgspec.Meta(max_length=3)]], msgspec.Meta(max_length=2)] = {}
+    inner: list[Lengths] = []
+    named: dict[Annotated[str, msgspec.Meta(max_length=3)], Lengths] = {}
+
+
+@pytest.mark.parametrize(
+    ("data", "described"),
+    [
+        ({"items": [1, 2, 3]}, "items must have at most 2 entries, not 3"),
+        ({"items": []}, "items must have at least 1 entry, not 0"),
+        ({"pair": [1]}, "pair must have at least 2 entries, not 1"),
+        ({"table": dict.fromkeys("abc", "")}, "table must have at most 2 entries, not 3"),
+        (
+            {"table": {"a": "abc", "b": "x" * 1234}},
+            "an entry of table must have at most 3 characters, not 1,234",
+        ),
+        ({"inner": [{}, {"items": [1] * 5}]}, "inner[1].items must have at most 2 entries, not 5"),
+        (
+            {"named": {"a": {"items": [1]}, "b": {"items": [1] * 4}}},
+            "named.items must have at most 2 entries, not 4",
+        ),
+        ({"named": {"long": {}}}, "a name in named must have at most 3 characters"),
+    ],
+)
+def test_a_wrong_length_is_given(data: Any, described: str) -> None:
+    with pytest.raises(msgspec.ValidationError) as caught:
+        msgspec.convert(data, Lengths)
+    assert describe_mismatch(caught.value, data=data) == described
+    assert describe_mismatch(caught.value) == described.partition(", not")[0]
+
+
 def test_a_name_is_described_by_its_rule() -> None:
     for text in ('{"name":""}', '{"keyed":{"A":1}}'):
         described = describe(f'{{"inner":{text},"number":1}}')

@@ -153,5 +153,6 @@ def test_a_pipeline_from_a_broker(folder, manifest, monkeypatch):
     policy(folder, ALICE)
     broker = ("--pipeline", cid, "--broker", "http://127.0.0.1:1", "--api-key", "secret")
     assert "may run: alice signed it." in said(*broker)
+    assert "may run: alice signed it." in said(*broker, "--pipeline", f"{cid}\r\n")
     served.append(encode_manifest(msgspec.structs.replace(MANIFEST, version="2")))
     assert isinstance(check(*broker).exception, ContentMismatch)

@@ -75,6 +75,14 @@ def parse_cid(text: str) -> Cid:
     return Cid(text)
 
 
+def parse_cid_argument(text: str) -> Cid:
+    """A CID that a person passed, without blanks around it. Raises `InvalidCid`.
+
+    A file's line and a shell's variable end with a newline. In messages and documents a CID is exact.
+    """
+    return parse_cid(text.strip())
+
+
 def cid_from_bytes(data: bytes) -> Cid:
     """The CID in 36 binary bytes. Raises `InvalidCid`."""
     if len(data) != _BYTES or data[1] not in _CODECS or data[:4] != _PREFIXES[_CODECS[data[1]]]:

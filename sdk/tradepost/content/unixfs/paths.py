@@ -30,6 +30,16 @@ def split_path(text: str) -> tuple[Cid, tuple[str, ...]]:
     return parse_cid(root), segments
 
 
+def split_path_argument(text: str) -> tuple[Cid, tuple[str, ...]]:
+    """`split_path` for what a person passed: blanks around it are dropped, as around a key or a URL.
+
+    At the end of a name only the end of a line is dropped, since names may end with blanks.
+    """
+    text = text.lstrip().rstrip("\r\n")
+    has_names = "/" in text.removeprefix("/ipfs/").removeprefix("ipfs://")
+    return split_path(text if has_names else text.rstrip())
+
+
 async def resolve(root: Cid, segments: tuple[str, ...], get: Get) -> Cid:
     """The CID at the end of a path, of which `get` returns verified blocks. Raises `UnknownPath`.
 

@@ -361,6 +361,26 @@ def test_what_is_not_an_input_is_refused(inputs: Any) -> None:
     with pytest.raises(TradepostError) as caught:
         document_bytes(inputs)
     assert type(caught.value) in (InvalidInput, InvalidTensorDocument)
+    # These hints are for the bytes of a document.
+    assert caught.value.hint != InvalidTensorDocument.default_hint
+    assert "jobs pipeline CID" not in caught.value.hint
+
+
+@pytest.mark.parametrize("value", [2**64, [2**70], [[1], [-(2**63) - 1]], [0.5, 10**400], [True, 2**64]])
+def test_an_integer_beyond_every_dtype_is_named_as_one(value: Any) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        document_bytes({"photo": value})
+    assert "tensor 'photo' has an integer beyond every dtype (-2^63 to 2^64-1)" in caught.value.detail
+    assert "dtype='float64'" in caught.value.hint
+    for other in ([None, 2**64], ["a", 2**64]):
+        with pytest.raises(InvalidInput, match="tensor 'photo' has dtype"):
+            document_bytes({"photo": other})
+
+
+def test_lists_of_unequal_length_are_refused_with_what_to_pass() -> None:
+    with pytest.raises(InvalidInput, match="cannot be made an array") as caught:
+        document_bytes({"photo": [[1], [2, 3]]})
+    assert "one array of numbers" in caught.value.hint
 
 
 def test_what_an_error_shows_of_a_value_is_short() -> None:

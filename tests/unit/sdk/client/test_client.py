@@ -22,6 +22,7 @@ from tradepost.errors import (
     JobCancelled,
     ResultTimeout,
     Unauthorized,
+    UnknownJob,
     UnknownPipeline,
 )
 from tradepost.protocol import QuarantineView
@@ -262,3 +263,17 @@ async def test_what_cannot_be_a_pipeline_has_no_quarantine(broker: FakeBroker) -
         for wrong in ("", "../account", None):
             with pytest.raises(UnknownPipeline, match="is not the CID of a pipeline"):
                 await client.lift_quarantine(wrong)  # type: ignore[arg-type]
+
+
+async def test_a_cid_and_an_id_may_have_blanks_around_them(broker: FakeBroker) -> None:
+    """As a file's line has, or what is copied from a table."""
+    async with client_of(broker) as client:
+        job = await client.submit(f" {PIPELINE}\r\n", x(), max_price=1)
+        assert broker.requests[0].pipeline == job.pipeline == PIPELINE
+        again = await client.attach(job.id, input_cid=f"{job.input_cid}\n")
+        assert again.input_cid == job.input_cid
+        assert (await again.result(20))["y"].tolist() == [2]
+        assert (await client.lift_quarantine(f"{PIPELINE}\n")).pipeline == PIPELINE
+        assert (await client.job(f" {job.id}\n")).job == job.id
+        with pytest.raises(UnknownJob, match=r"^' \\n' is not the id of a job$"):
+            await client.job(" \n")

@@ -290,7 +290,7 @@ def test_a_file_that_is_no_array_is_named_with_its_tensor(
     (tmp_path / "photo.npy").write_bytes(data)
     ended = run(fake, "submit", PIPELINE, "--tensor", f"photo={tmp_path / 'photo.npy'}")
     assert isinstance(ended.exception, InvalidInput)
-    assert f"tensor 'photo': {tmp_path / 'photo.npy'} is not an array" in ended.exception.detail
+    assert f"tensor 'photo': {tmp_path / 'photo.npy'} cannot be read as an array" in ended.exception.detail
     assert "numpy.save" in ended.exception.hint
     np.save(tmp_path / "photo.npy", np.array([None]), allow_pickle=True)
     ended = run(fake, "submit", PIPELINE, "--tensor", f"photo={tmp_path / 'photo.npy'}")

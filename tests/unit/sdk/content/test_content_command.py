@@ -157,6 +157,19 @@ def test_what_stands_in_the_way_is_told_before_anything_is_fetched(
         run("get", root, "-o", tmp_path / "absent" / "out")
 
 
+def test_a_cid_may_have_blanks_around_it(run: Run, tree: Path, tmp_path: Path) -> None:
+    root = run("add", "--no-pin", tree).stdout.strip()
+    for command, facts in (("pin", {"pinned": root}), ("unpin", {"unpinned": root})):
+        assert json.loads(run(command, f" {root}\n", "--json").stdout) == facts
+    (tree / "ends with a blank ").write_text("named")
+    root = run("add", "--no-pin", tree).stdout.strip()
+    assert run("ls", f" {root} \n").stdout == run("ls", root).stdout
+    for number, address in enumerate((f" {root}/large\n", f"ipfs://{root}/ends with a blank \r\n")):
+        run("get", address, "-o", tmp_path / f"out{number}")
+    assert (tmp_path / "out0").read_bytes() == (tree / "large").read_bytes()
+    assert (tmp_path / "out1").read_text() == "named"
+
+
 def test_pins_are_kept_and_the_rest_forgotten(run: Run, tree: Path) -> None:
     root = run("add", "--no-pin", tree).stdout.strip()
     run("pin", root)

@@ -17,7 +17,7 @@ from tradepost.content.unixfs.directories import add_path, list_directory
 from tradepost.content.unixfs.extract import Extracted, check_name, check_symlink, extract
 from tradepost.content.unixfs.hamt import add_sharded
 from tradepost.content.unixfs.nodes import encode_directory, encode_shard, encode_symlink
-from tradepost.content.unixfs.paths import resolve, split_path
+from tradepost.content.unixfs.paths import resolve, split_path, split_path_argument
 from tradepost.errors import (
     ContentTooLarge,
     InvalidCid,
@@ -142,6 +142,17 @@ def test_addresses_are_read_as_people_write_them() -> None:
     for text in (f"{LEAF}/../a", f"{LEAF}/a/.", f"{LEAF}" + "/a" * 257):
         with pytest.raises(UnknownPath):
             split_path(text)
+
+
+def test_blanks_around_an_address_are_dropped_but_not_those_of_its_names() -> None:
+    for text in (f" {LEAF} \n", f"\t/ipfs/{LEAF}\r\n", f"ipfs://{LEAF}"):
+        assert split_path_argument(text) == (LEAF, ())
+    assert split_path_argument(f" {LEAF}/ a/b c \r\n") == (LEAF, (" a", "b c "))
+    for text in (f"{LEAF} /a", f"{LEAF} a", " ", f"ipfs:// {LEAF}"):
+        with pytest.raises(InvalidCid):
+            split_path_argument(text)
+    with pytest.raises(InvalidCid):
+        split_path(f"{LEAF}\n")  # what is no person's argument is exact
 
 
 def run_extract(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tradepost.errors import InvalidTensorDocument
-from tradepost.pipeline.tensors import DTYPES, TensorDocument, decode, dtype_name, encode, map_document
+from tradepost.pipeline.tensors import (
+    DTYPES,
+    HEADER_BYTES_MAX,
+    TensorDocument,
+    decode,
+    dtype_name,
+    encode,
+    map_document,
+)
 
 names = st.text(min_size=1, max_size=12).filter(lambda name: name != "__metadata__")
 texts = st.text(max_size=20)
@@ -118,6 +127,15 @@ def test_noise_is_refused(noise: bytes) -> None:
         decode(noise)
 
 
+X = np.zeros(1, np.float32)
+
+
+def with_header(header: object) -> bytes:
+    """The bytes of a document without values."""
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text
+
+
 @pytest.mark.parametrize(
     "header",
     [
@@ -140,11 +158,10 @@ def test_noise_is_refused(noise: bytes) -> None:
     ],
 )
 def test_lies_in_the_header_are_refused(header: object) -> None:
-    text = json.dumps(header).encode()
     with pytest.raises(InvalidTensorDocument):
-        decode(len(text).to_bytes(8, "little") + text + b"1234")
+        decode(with_header(header) + b"1234")
     with pytest.raises(InvalidTensorDocument):
-        mapped(len(text).to_bytes(8, "little") + text + b"1234")
+        mapped(with_header(header) + b"1234")
 
 
 def test_the_cap_is_checked_before_anything_is_read() -> None:
@@ -155,6 +172,63 @@ def test_the_cap_is_checked_before_anything_is_read() -> None:
 def test_a_dtype_without_a_name_is_refused() -> None:
     with pytest.raises(InvalidTensorDocument, match="complex"):
         dtype_name(np.zeros(1, dtype=np.complex64))
+
+
+@pytest.mark.parametrize(
+    ("document", "told", "hint"),
+    [
+        ({"x": [1]}, "tensor 'x' is a list", "numpy.asarray"),
+        ({"": X}, "a tensor cannot be named ''", "__metadata__"),
+        ({"__metadata__": X}, "a tensor cannot be named '__metadata__'", "__metadata__"),
+        ({1: X}, "a name or metadata is of type int", "str(value)"),
+        ({"\ud800": X}, "not valid Unicode", "surrogates"),
+        ({"x": np.zeros((1,) * 33)}, "tensor 'x' has 33 dimensions; the limit is 32", "reshape"),
+        (dict.fromkeys(map(str, range(1025)), X), "1,025 tensors; the limit is 1,024", "one array"),
+        ({"x": np.zeros(1, complex)}, "tensor 'x' has dtype complex128", "F64"),
+    ],
+)
+def test_what_cannot_be_encoded_has_a_hint_that_helps(document: Any, told: str, hint: str) -> None:
+    with pytest.raises(InvalidTensorDocument) as caught:
+        encode(TensorDocument(tensors=document))
+    assert told in caught.value.detail
+    assert hint in caught.value.hint
+    assert caught.value.hint != InvalidTensorDocument.default_hint
+
+
+@pytest.mark.parametrize(
+    ("data", "bytes_max", "told", "hint"),
+    [
+        (encode(TensorDocument(tensors={"x": X})), 20, "68 bytes; the limit is 20", "smaller"),
+        (
+            encode(TensorDocument(tensors={}, metadata={"a": "b" * HEADER_BYTES_MAX})),
+            None,
+            "names, shapes and metadata take 1,048,608 bytes; the limit is 1,048,576",
+            "Shorten",
+        ),
+        (
+            with_header(
+                {f"n{n}": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for n in range(1025)}
+            ),
+            None,
+            "1,025 tensors; the limit is 1,024",
+            "one array",
+        ),
+        (
+            with_header({"x": {"dtype": "U8", "shape": [0] * 33, "data_offsets": [0, 0]}}),
+            None,
+            "tensor 'x' has 33 dimensions; the limit is 32",
+            "reshape",
+        ),
+    ],
+    ids=["bytes", "header", "tensors", "dimensions"],
+)
+def test_a_document_beyond_a_limit_has_a_hint_that_helps(
+    data: bytes, bytes_max: int | None, told: str, hint: str
+) -> None:
+    with pytest.raises(InvalidTensorDocument) as caught:
+        decode(data, bytes_max=bytes_max)
+    assert told in caught.value.detail
+    assert hint in caught.value.hint
 
 
 def test_decoded_tensors_cannot_be_written() -> None:
