@@ -10,7 +10,7 @@ import pytest
 from tradepost.protocol import GiveBackReason, JobStatus, Requirements
 from tradepost_broker.market import Market
 from tradepost_broker.market.model.entities import Job, LeasePurpose, Record
-from tradepost_broker.market.model.events import Save, SendGrant, WorkGoesOn
+from tradepost_broker.market.model.events import Save, SendGrant, WorkGoesOn, goes_on
 from tradepost_broker.market.model.policy import MarketPolicy, recorded_policy
 from tradepost_broker.market.testing import MarketDriver, make_offer
 
@@ -36,7 +36,7 @@ def changed_jobs(driver: MarketDriver) -> set[str]:
 
 def is_more(driver: MarketDriver) -> bool:
     """Whether the last event left work."""
-    return any(one.is_more for one in driver.answers[-1] if isinstance(one, WorkGoesOn))
+    return goes_on(driver.answers[-1])
 
 
 def tick_until_done(driver: MarketDriver, *, after_s: float = 0.0) -> int:
