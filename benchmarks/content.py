@@ -2,7 +2,7 @@
 
     python benchmarks/content.py [--mib 1024] [--rounds 3]
 
-The gateway is a broker's, in a process of its own, to which the artifact is published. The fetching side is a
+The gateway is a broker's, to which the artifact is published. The fetching side is a
 process of its own too: its peak memory is all that it has, the interpreter included. Rounds of what is
 compared take turns, and the best of each is printed: other work on the machine only ever makes a round
 slower. What has a target has it beside its figure.
@@ -18,8 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -29,8 +29,8 @@ from yarl import URL
 from tradepost.content import Cid, FolderStore, add_file
 from tradepost.content.transfer.fetch import Fetcher
 from tradepost.content.transfer.sources import GatewaySource
+from tradepost.testing import LocalMarket
 from tradepost.testing.kubo_daemon import KuboDaemon, find_ipfs
-from tradepost_broker.testing import local_broker
 from tradepost_signing.keys import SigningKey
 from tradepost_signing.publishing.pipeline_toml import load_pipeline
 from tradepost_signing.publishing.publish import publish, sign_pipeline
@@ -48,11 +48,7 @@ def main() -> None:
     )
     parser.add_argument("--mib", type=int, default=1024, help="the size of the artifact")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.serve:
-        asyncio.run(serve(options.serve))
-        return
     print(f"{'':<46}{'measured':>14}{'target':>16}")
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         measure(Path(folder), stack, options.mib, options.rounds)
@@ -69,13 +65,14 @@ def measure(folder: Path, stack: ExitStack, mib: int, rounds: int) -> None:
     report_rate("address (CID alone)", size, timed(lambda: add_file(artifact, put=None)))
     report_rate("add to the store, durably", size, timed(lambda: add_file(artifact, put=store.put)))
     cid = add_file(artifact, put=None)
-    url, api_key = stack.enter_context(broker(folder / "broker"))
+    os.environ["TRADEPOST_BROKER_UPLOAD_BYTES_MAX"] = str(BUDGET)
+    market = stack.enter_context(LocalMarket(workers=0, folder=folder / "market"))
     (folder / "pipeline.toml").write_text(ECHO_PIPELINE)
     pipeline = sign_pipeline(load_pipeline(folder / "pipeline.toml"), SigningKey.generate())
-    sending = publish(pipeline, broker=URL(url), api_key=api_key, progress=lambda _: None)
+    sending = publish(pipeline, broker=URL(market.url), api_key=market.api_key, progress=lambda _: None)
     report_rate("publish to the broker, durably", size, timed(lambda: asyncio.run(sending)))
-    compare(url, cid, artifact, stack, rounds)
-    keeping = timed(lambda: asyncio.run(keep(url, cid, folder / "other")))
+    compare(market.url, cid, artifact, stack, rounds)
+    keeping = timed(lambda: asyncio.run(keep(market.url, cid, folder / "other")))
     report_rate("fetch into another store, durably", size, keeping)
 
 
@@ -105,30 +102,6 @@ def compare(url: str, cid: Cid, artifact: Path, stack: ExitStack, rounds: int) -
     for name, seconds in taken.items():
         report_rate(name, size, min(seconds), targets.get(name, ""))
     report("peak memory of a process that fetched", max(peaks_mib), "MiB", f"≤ {FETCH_PEAK_MIB_MAX} MiB")
-
-
-async def serve(folder: Path) -> None:
-    """Be the broker's process: tell the URL and a publisher's API key, then serve until stdin ends."""
-    async with local_broker(folder, upload_bytes_max=BUDGET) as broker:
-        print(broker.url, await broker.account(), flush=True)
-        await asyncio.to_thread(sys.stdin.read)
-
-
-@contextmanager
-def broker(folder: Path) -> Iterator[tuple[str, str]]:
-    """The URL of a broker in another process, and the API key of an account there."""
-    process = subprocess.Popen(
-        [sys.executable, __file__, "--serve", str(folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    try:
-        url, api_key = process.stdout.readline().split()
-        yield url, api_key
-    finally:
-        process.communicate("")
 
 
 def fetch_apart(url: str, cid: Cid, size: int) -> tuple[float, float]:

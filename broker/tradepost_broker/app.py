@@ -26,7 +26,7 @@ from tradepost_broker.engine.engine import TICK_S, Outcome
 from tradepost_broker.engine.market_clock import MarketClock
 from tradepost_broker.engine.work import EventWork
 from tradepost_broker.jobs.receipt_checks import tick_work
-from tradepost_broker.market.model.events import Restarted, WorkGoesOn
+from tradepost_broker.market.model.events import Restarted, goes_on
 from tradepost_broker.settings import Settings
 from tradepost_broker.storage import database
 from tradepost_broker.storage.data_folder import (
@@ -173,9 +173,7 @@ async def _outcome_of_a_tick(parts: Parts) -> Outcome:
 
 
 def _is_more(outcome: Outcome) -> bool:
-    if isinstance(outcome, TradepostError):
-        return False
-    return any(isinstance(one, WorkGoesOn) and one.is_more for one in outcome)
+    return not isinstance(outcome, TradepostError) and goes_on(outcome)
 
 
 async def _listen(runner: web.AppRunner, settings: Settings, connections: Connections) -> tuple[str, int]:

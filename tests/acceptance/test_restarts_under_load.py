@@ -7,7 +7,6 @@ A lease that is lost may become evidence only later (`blame_at`, `pending_eviden
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import random
 import threading
@@ -16,8 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from enum import StrEnum, auto
 from pathlib import Path
-from typing import Any
-from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -127,12 +124,6 @@ class Load:
         return self._client.submit(self._pipeline, inputs, **terms).result(timeout=WAIT_S_MAX)
 
 
-def view_of(market: LocalMarket, worker: RunningWorker) -> dict[str, Any]:
-    """A worker's public standing."""
-    with urlopen(f"{market.url}/v1/workers/{worker.id}", timeout=30) as response:
-        return dict(json.load(response))
-
-
 def end_broker(market: LocalMarket, *, kill: bool) -> None:
     if kill:
         market.kill_broker()
@@ -155,7 +146,7 @@ def restart_broker(market: LocalMarket, *, kill: bool) -> None:
 def restart_worker(market: LocalMarket, worker: RunningWorker, *, kill: bool) -> None:
     end_worker(market, worker, kill=kill)
     deadline_s = time.monotonic() + WAIT_S_MAX
-    while view_of(market, worker)["connected"]:
+    while market.view(worker)["connected"]:
         assert time.monotonic() < deadline_s
     market.wait_for_workers([market.resume_worker(worker)])
 
@@ -207,7 +198,7 @@ def test_restarts_of_both_sides_under_load_blame_no_honest_worker(tmp_path: Path
         pipeline = market.publish(tmp_path / "pipeline.toml")
         with Client(market.url, api_key=market.api_key, give_up_s=WAIT_S_MAX) as client:
             funds = client.balance()
-            scores = {worker.id: view_of(market, worker)["score"] for worker in market.running}
+            scores = {worker.id: market.view(worker)["score"] for worker in market.running}
             load = Load(client, pipeline)
             try:
                 restart_all(market, load, rounds=ROUNDS, seed=SEED)
@@ -215,7 +206,7 @@ def test_restarts_of_both_sides_under_load_blame_no_honest_worker(tmp_path: Path
                 results = load.stop()
             spent = funds - client.balance()
             again = {n: load.submit(n) for n in (0, len(results) - 1)}
-        views = [view_of(market, worker) for worker in market.running]
+        views = [market.view(worker) for worker in market.running]
         folder = tmp_path / "market" / "broker"
         books = market.run(["broker", "verify-books", "--data-dir", str(folder), "--json"])
     reader = Reader(database.open_snapshot(folder / "broker.sqlite3"))

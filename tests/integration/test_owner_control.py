@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tradepost.errors import InvalidDuration, InvalidSettings, LeaseTimeout, WrongMoment
-from tradepost.protocol import Deliver, GiveBack, GiveBackReason, Recall
+from tradepost.protocol import Deliver, GiveBack, GiveBackReason, Heartbeat, Recall, UpdateOffer
 from tradepost_worker.device import last_input, sensors
 from tradepost_worker.settings import FILE_NAME, LiveLimits, load_settings, save_settings
 from tradepost_worker.supervision.runner_process import RunnerProcess
@@ -33,6 +33,9 @@ async def test_pausing_returns_what_runs_and_resuming_offers_again(home: LentDev
         end = await home.broker.next(GiveBack)
         assert (end.lease, end.reason) == (grant.lease, GiveBackReason.PREEMPTED)
         assert "paused" in end.problem.detail
+        withdrawal, returned = [one for one in home.broker.arrived if not isinstance(one, Heartbeat)][-2:]
+        assert isinstance(withdrawal, UpdateOffer), "first, or the broker would grant the same job again"
+        assert (withdrawal.offer.capacity, returned) == (0, end)
         await home.capacity(0)
         await until(lambda: not runners())
         assert "Paused: the owner paused the worker" in await home.say("status")

@@ -13,15 +13,19 @@ from typer.testing import CliRunner
 
 from tradepost.errors import InvariantBroken, MissingDatabase
 from tradepost_broker.market.core import Market
-from tradepost_broker.market.model.entities import Account
+from tradepost_broker.market.model.entities import Account, Job
 from tradepost_broker.market.model.events import Event, Instruction, Restarted, Save
 from tradepost_broker.market.model.policy import MarketPolicy
+from tradepost_broker.market.testing import MarketDriver
 from tradepost_broker.simulation import commands
+from tradepost_broker.simulation.replay.observed import Observed
+from tradepost_broker.simulation.replay.rerun import Rerun
 from tradepost_broker.simulation.scenarios import Scenario, Team
 from tradepost_broker.simulation.simulation import Simulation
 from tradepost_broker.simulation.world.broker import Observer
 from tradepost_broker.storage import database
 from tradepost_broker.storage.store import Store
+from tradepost_broker.storage.verify_books import KINDS
 
 SCENARIO = Scenario(
     name="journalled",
@@ -101,6 +105,38 @@ def test_the_same_policy_in_a_file_changes_nothing(journal: Path, tmp_path: Path
     compared = json.loads(run(str(journal), "--policy", str(policy), "--json"))
     assert compared["same"] == compared["other"]
     assert compared["winners_changed"] == 0
+
+
+def ends_under(policy: MarketPolicy, events: Sequence[Event]) -> list[float]:
+    """When each job of a journal without answers ends, in seconds after its submission."""
+    rerun = Rerun(policy, Observed((), {kind: {} for kind in KINDS}), seed=0)
+    rerun.run(events)
+    jobs: Sequence[Job] = list(rerun.records[Job].values())
+    return [job.finished_at - job.submitted_at for job in jobs if job.finished_at is not None]
+
+
+def test_what_is_too_much_for_one_event_goes_on_at_once() -> None:
+    recorded = MarketDriver(policy=MarketPolicy(jobs_per_event_max=0))
+    recorded.fund()
+    recorded.publish()
+    for _ in range(40):
+        recorded.submit(deadline_s=10.0, patience_s=100.0)
+    whole, in_slices = (
+        ends_under(MarketPolicy(jobs_per_event_max=limit), recorded.events) for limit in (0, 1)
+    )
+    assert len(whole) == len(in_slices) == 40
+    assert max(whole) < 10.5
+    assert 10.5 < max(in_slices) < 11.5
+
+
+def test_a_job_that_comes_after_a_pause_is_reviewed_until_it_ends() -> None:
+    recorded = MarketDriver()
+    recorded.fund()
+    recorded.publish()
+    recorded.at += 25.0
+    recorded.submit(patience_s=5.0)
+    [after_s] = ends_under(MarketPolicy(), recorded.events)
+    assert 5.0 <= after_s < 6.0
 
 
 def test_a_changed_record_is_found(journal: Path, tmp_path: Path) -> None:

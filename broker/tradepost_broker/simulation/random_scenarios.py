@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import msgspec
+from typing import Any, Final
 
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.simulation.scenarios import (
@@ -15,10 +15,29 @@ from tradepost_broker.simulation.scenarios import (
 from tradepost_broker.simulation.world.network import Faults
 from tradepost_broker.simulation.world.schedule import seeded
 
+#: What a policy may say; the rest is as built in.
+_POLICIES: Final[dict[str, tuple[Any, ...]]] = {
+    "audit_rate": (0.0, 0.1, 0.5, 0.9),
+    "hold_s": (5.0, 30.0),
+    "retain_s": (1.0, 20.0),
+    "idempotency_s": (120.0, 180.0),
+    "reconnect_s": (2.0, 10.0),
+    "late_receipt_s": (10.0, 30.0),
+    "lease_grace_s": (5.0, 10.0),
+    "proven_checks": (2.0, 10.0),
+    "attempts_max": (3, 5),
+    "audit_backlog_max": (2, 1_000),
+    "partner_checks_max": (0.25, 1.0),
+    "vouched_checks_max": (0.0, 0.5),
+    "break_offs_free": (1.0, 6.0),
+    "cool_off_s": (5.0, 60.0),
+    "late_s_min": (0.5, 2.0),
+}
+
 
 def random_scenario(seed: int) -> Scenario:
     """A short scenario that follows from a seed: who takes part, how bad the network is, and the policy."""
-    rng, bounds = seeded(seed, "scenario"), seeded(seed, "bounds on trust")
+    rng = seeded(seed, "scenario")
     names = [name for name, model in WORKER_MODELS.items() if model.hostile]
     hostile = rng.sample(names, rng.randint(0, 3))
     teams = [
@@ -47,21 +66,7 @@ def random_scenario(seed: int) -> Scenario:
         partition_s=rng.choice((5.0, 40.0)),
         detection_s=rng.choice((0.5, 5.0)),
     )
-    policy = MarketPolicy(
-        audit_rate=rng.choice((0.0, 0.1, 0.5, 0.9)),
-        hold_s=rng.choice((5.0, 30.0)),
-        retain_s=rng.choice((1.0, 20.0)),
-        idempotency_s=rng.choice((120.0, 180.0)),
-        reconnect_s=rng.choice((2.0, 10.0)),
-        late_receipt_s=rng.choice((10.0, 30.0)),
-        lease_grace_s=rng.choice((5.0, 10.0)),
-        proven_checks=rng.choice((2.0, 10.0)),
-        attempts_max=rng.choice((3, 5)),
-        audit_backlog_max=rng.choice((2, 1_000)),
-        partner_checks_max=bounds.choice((0.25, 1.0)),
-        vouched_checks_max=bounds.choice((0.0, 0.5)),
-    )
-    scenario = Scenario(
+    return Scenario(
         name="random",
         about="A short scenario that follows from its seed.",
         teams=tuple(teams),
@@ -72,12 +77,12 @@ def random_scenario(seed: int) -> Scenario:
         auditors=rng.randint(0, 2),
         outcomes_are_visible=rng.random() < 0.3,
         faults=faults,
-        policy=policy,
+        policy=_random_policy(seed),
     )
-    short = msgspec.structs.replace(
-        policy,
-        break_offs_free=rng.choice((1.0, 6.0)),
-        cool_off_s=rng.choice((5.0, 60.0)),
-        late_s_min=rng.choice((0.5, 2.0)),
+
+
+def _random_policy(seed: int) -> MarketPolicy:
+    """Each value follows from the seed and its own name, so that a new one leaves the others as they were."""
+    return MarketPolicy(
+        **{name: seeded(seed, "policy", name).choice(values) for name, values in _POLICIES.items()}
     )
-    return msgspec.structs.replace(scenario, policy=short)

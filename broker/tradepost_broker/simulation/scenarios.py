@@ -136,6 +136,8 @@ def _accomplices(model: str) -> tuple[Account, ...]:
                     jobs_max=420,
                 ),
             )
+        case "accomplice":
+            return (Account(model="poison-submitter", hand=model, rate_per_s=2.0),)
         case _:
             return ()
 
@@ -226,7 +228,7 @@ _PRESETS: Final = (
         name="poison-accomplice",
         about="Jobs that fail on every device but two accomplices', so that the others are blamed.",
         teams=(Team(model="honest", workers=12), Team(model="accomplice", workers=2)),
-        accounts=(Account(model="poison-submitter", hand="accomplice", rate_per_s=2.0),),
+        accounts=_accomplices("accomplice"),
         jobs=1_000,
         rate_per_s=2.0,
     ),
@@ -238,7 +240,7 @@ _PRESETS: Final = (
     ),
     Scenario(
         name="everything",
-        about="Every model at once, on a bad network and a broker that crashes.",
+        about="Every model of workers and all kinds of jobs, on a bad network and a broker that crashes.",
         teams=(
             Team(model="honest", workers=24),
             *(Team(model=name, workers=2) for name in WORKER_MODELS if name != "honest"),

@@ -13,6 +13,7 @@ from typing import Final
 from tradepost.protocol import JobStatus
 from tradepost_broker.market.model.entities import WorkerStanding
 from tradepost_broker.market.model.job_states import FINAL
+from tradepost_broker.market.testing import make_offer
 from tradepost_broker.simulation.figures.collector import COST_PER_UNIT_MICROCREDITS, Collector
 from tradepost_broker.simulation.figures.figures import RunFigures, TeamFigures
 from tradepost_broker.simulation.invariants.broken import require
@@ -165,11 +166,12 @@ class Simulation:
             worker,
             owner=owner,
             behaviour=model,
-            provider=PROVIDERS[len(self.world.devices) % len(PROVIDERS)],
-            price=max(1, round(honest_price * kind.price_factor)),
-            capacity=team.capacity,
+            offer=make_offer(
+                max(1, round(honest_price * kind.price_factor)),
+                capacity=team.capacity,
+                providers=(PROVIDERS[len(self.world.devices) % len(PROVIDERS)],),
+            ),
             auditor=auditor,
-            slowness=kind.slowness,
         )
         self.world.devices[worker] = device
         self.collector.team_of[worker] = figures

@@ -27,6 +27,7 @@ from tradepost.testing.commands import LOG_TAIL_CHARS, command_line, run_command
 
 START_S_MAX: Final = 60.0
 _STOP_S_MAX: Final = 10.0
+_ANSWER_S_MAX: Final = 30.0
 _POLL_S: Final = 0.02
 
 
@@ -157,7 +158,13 @@ class LocalMarket:
     def wait_for_workers(self, workers: Sequence[RunningWorker] | None = None) -> None:
         """Wait until these workers, or all, are connected, so that their offers stand."""
         for worker in self.running if workers is None else workers:
-            self._wait(partial(self._connected, worker.id), worker.process, f"worker-{worker.plan.name}")
+            self._wait(partial(self._is_connected, worker), worker.process, f"worker-{worker.plan.name}")
+
+    def view(self, worker: RunningWorker) -> dict[str, Any]:
+        """What the broker shows everyone of a worker."""
+        direct = build_opener(ProxyHandler({}))  # it is on loopback, whatever proxy the environment names
+        with direct.open(f"{self.url}/v1/workers/{worker.id}", timeout=_ANSWER_S_MAX) as response:
+            return dict(json.load(response))
 
     def run(self, arguments: list[str], *, environment: dict[str, str] | None = None) -> dict[str, Any]:
         """Run a `tradepost` command to its end; its JSON, if it printed any. Raises what it failed with."""
@@ -212,10 +219,8 @@ class LocalMarket:
             list(pool.map(self.start_worker, plans))
         self.wait_for_workers()
 
-    def _connected(self, worker: str) -> bool:
-        direct = build_opener(ProxyHandler({}))  # it is on loopback, whatever proxy the environment names
-        with direct.open(f"{self.url}/v1/workers/{worker}", timeout=10) as response:
-            return bool(json.load(response)["connected"])
+    def _is_connected(self, worker: RunningWorker) -> bool:
+        return bool(self.view(worker)["connected"])
 
     def _spawn(self, name: str, arguments: list[str]) -> subprocess.Popen[bytes]:
         (self._home / "logs").mkdir(parents=True, exist_ok=True)

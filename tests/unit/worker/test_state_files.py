@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from typer.testing import CliRunner
 
+from tradepost.content import FolderStore
 from tradepost.errors import RunnerFailed, StateFileDamaged, TradepostError
 from tradepost_signing.keys import SigningKey
 from tradepost_worker.assembly import worker_from_settings
@@ -114,6 +115,14 @@ async def test_a_sound_folder_is_sound(folder: Path) -> None:
     assert broken(folder) == []
     assert isinstance(await run(folder), RunnerFailed)
     assert broken(folder) == [], "after a worker has run"
+
+
+async def test_the_doctor_changes_no_block_and_waits_for_no_lock(folder: Path) -> None:
+    FolderStore(folder / "blocks", bytes_max=1 << 20)
+    count = folder / "blocks" / "bytes-used"
+    count.write_bytes(b"\x07")  # as a crash may leave it: who opens the store mends it, under its lock
+    assert broken(folder) == []
+    assert count.read_bytes() == b"\x07"
 
 
 @pytest.mark.parametrize("name", [*READ, LIST, *WRITTEN, *FOLDERS])

@@ -1,4 +1,7 @@
-"""Checks each file of the state folder with what `run` opens it with, so that both find the same problems."""
+"""Checks each file of the state folder by what `run` opens it with, so that both find the same problems.
+
+Nothing is changed or locked: a worker may be running.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from tradepost.content import FolderStore
+from tradepost.content.storage.block_files import require_folder
 from tradepost.errors import StateFileDamaged, TradepostError
 from tradepost.file_status import USABLE_BY_OTHERS, WRITABLE_BY_OTHERS, access_problem, why_no_file
 from tradepost_signing.policy.trust import TrustPolicy
@@ -38,7 +41,7 @@ def examine_state(settings: Settings) -> list[Check]:
         checks.check_compiled(state.compiled, what_is_wrong(state.compiled)),
         examine_trust(settings.trust_path),
         examine_database(state.database),
-        _checked("artifacts", lambda: _open_blocks(state.blocks, settings), str(state.blocks)),
+        _checked("artifacts", lambda: require_folder(state.blocks), str(state.blocks)),
         *([] if membership is None else [_examine_revocations(state, membership)]),
     ]
 
@@ -94,11 +97,6 @@ def _examine_command(path: Path) -> Check:
 
 def _examine_revocations(state: StateFolder, membership: Membership) -> Check:
     return _checked("revocations", lambda: open_revocations(state, membership), "as the operator signed them")
-
-
-def _open_blocks(folder: Path, settings: Settings) -> None:
-    if os.path.lexists(folder):
-        FolderStore(folder, bytes_max=settings.cache_bytes_max)
 
 
 def _checked(name: str, check: Callable[[], object], says: str) -> Check:

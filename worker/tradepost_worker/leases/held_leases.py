@@ -27,9 +27,6 @@ from tradepost_worker.wording import counted
 #: As many as a worker's hello may name.
 _HELD_MAX: Final = 4096
 
-#: Within this time a broker has taken in that an offer was withdrawn.
-WITHDRAWAL_S: Final = 0.2
-
 _REASON_CHARS_MAX: Final = 500
 
 log = logging.getLogger(__name__)
@@ -120,7 +117,7 @@ class HeldLeases:
         if grant.lease in self._running or grant.lease in self._outbox:
             return
         if self._paused is not None:
-            self._return_later(preempted(grant.lease, self._paused))
+            self._hand_in(preempted(grant.lease, self._paused))
             return
         if len(self._running) >= self._capacity:
             error = QuotaExceeded(
@@ -161,7 +158,7 @@ class HeldLeases:
         ends = await self._preempt_all(why)
         self.preemptions += len(ends)
         for end in ends:
-            self._return_later(end)
+            self._hand_in(end)
         if ends:
             log.info(
                 "Gave back %s: %s.",
@@ -237,19 +234,12 @@ class HeldLeases:
         await asyncio.gather(*(running.task for running in stopped), return_exceptions=True)
         return [self._executor.preempt(running.grant, running.progress, why) for running in stopped]
 
-    def _return_later(self, end: LeaseEnd) -> None:
-        """Give a lease back for the owner, once the offer to which it came has been withdrawn: before that,
-        the broker would lease the same job to this device again."""
-        self._outbox.add(end)
-        asyncio.get_running_loop().call_later(WITHDRAWAL_S, self._deliver_pending, end.lease)
-
-    def _deliver_pending(self, lease: str) -> None:
-        if (end := self._outbox.get(lease)) is not None:
-            self._deliver(end)
-
     def _finish(self, end: LeaseEnd) -> None:
         if isinstance(end.frame, GiveBack):
             _log_return(end.frame)
+        self._hand_in(end)
+
+    def _hand_in(self, end: LeaseEnd) -> None:
         self._outbox.add(end)
         self._deliver(end)
 

@@ -116,10 +116,6 @@ class Outbox:
     def __contains__(self, lease: str) -> bool:
         return lease in self._pending
 
-    def get(self, lease: str) -> LeaseEnd | None:
-        """How a lease ended, if the broker has not acknowledged it."""
-        return self._pending.get(lease)
-
     def note_pipeline(self, lease: str, pipeline: str) -> None:
         """Remember what a lease runs, for the owner's accounts."""
         self._pipelines[lease] = pipeline

@@ -88,6 +88,8 @@ class FakeBroker:
         #: The newest one.
         self.heartbeat: Heartbeat | None = None
         self.messages = 0
+        #: Every frame but hellos, in order.
+        self.arrived: list[ToBrokerFromWorker] = []
         self.admits_strangers = True
         self.takes_any_token = False
         self.acknowledges = True
@@ -251,6 +253,7 @@ class FakeBroker:
             for frame in self._codec.decode(message.data):
                 if isinstance(frame, Hello):
                     raise ProtocolError("a Hello frame has no place here")
+                self.arrived.append(frame)
                 if isinstance(frame, UpdateOffer):
                     self.offers.put_nowait(frame.offer)
                 elif isinstance(frame, Heartbeat):

@@ -7,6 +7,8 @@ keys, whether content is present) and makes ids; the core decides everything els
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from tradepost.errors import Problem
@@ -271,6 +273,11 @@ class WorkGoesOn(msgspec.Struct, frozen=True):
     """
 
     is_more: bool
+
+
+def goes_on(answer: Sequence[object]) -> bool:
+    """Whether the market has more to do than the event with this answer could: the next tick comes soon."""
+    return any(isinstance(one, WorkGoesOn) and one.is_more for one in answer)
 
 
 Instruction = (

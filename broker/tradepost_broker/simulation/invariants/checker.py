@@ -145,14 +145,12 @@ class Checker(Observer):
         self._leases.evidence(evidence, lease)
         if evidence.kind is EvidenceKind.EXPIRED and lease.state is LeaseState.RECALLED:
             self._check_hold(evidence, lease)
-        if evidence.kind is EvidenceKind.AUDIT_FAILED:
-            require(lease.state is LeaseState.REJECTED, f"{evidence.id}: the lease is {lease.state}")
-            siblings = self._seen.leases_of(evidence.job)
-            references = [one for one in siblings if one.purpose is LeasePurpose.AUDIT and one.outcome]
-            self._verdicts.proof(evidence, references, self._workers)
 
     def _check_hold(self, evidence: Evidence, lease: Lease) -> None:
-        """A recalled lease is evidence only if another owner did the job, and its own had a hold before."""
+        """A recalled lease is evidence only if another owner's result ended the job, and not too soon.
+
+        That is at least `late_s_min` after the grant. That the owner's first hold is excused is not checked.
+        """
         job, owner = self._jobs[lease.job], self._workers[lease.worker].owner
         done_by = {self._workers[self._seen.records[Lease][one].worker].owner for one in job.accepted}
         require(bool(done_by - {owner}), f"{evidence.id}: no other owner did the job")

@@ -46,7 +46,7 @@ class Verdicts:
         self, evidence: Evidence, lease: Lease, siblings: list[Lease], workers: Mapping[str, Worker]
     ) -> None:
         """Take evidence into account; proof of fraud must be one. `siblings` are all leases of the job."""
-        references = [one for one in siblings if one.purpose is LeasePurpose.AUDIT and one.outcome]
+        references = _reference_runs(siblings)
         others = [
             workers[one.worker].owner
             for one in siblings
@@ -64,8 +64,11 @@ class Verdicts:
                 any(outputs.agree(lease.outcome, one.outcome) for one in references),
                 f"{evidence.id}: lease {lease.id} agrees with no reference run",
             )
+        if evidence.kind is EvidenceKind.AUDIT_FAILED:
+            require(lease.state is LeaseState.REJECTED, f"{evidence.id}: the lease is {lease.state}")
+            self._proof(evidence, references, workers)
 
-    def proof(self, evidence: Evidence, references: list[Lease], workers: Mapping[str, Worker]) -> None:
+    def _proof(self, evidence: Evidence, references: list[Lease], workers: Mapping[str, Worker]) -> None:
         """Fraud is proven by auditors of so many owners, each of whom agrees with itself and the others."""
         needed = self._policy.references_to_expel
         if needed > 1:
@@ -91,8 +94,7 @@ class Verdicts:
             all(outputs.agree(accepted[0].outcome, one.outcome) for one in accepted[1:]),
             f"job {job.id}: its accepted results disagree",
         )
-        references = [one for one in leases if one.purpose is LeasePurpose.AUDIT and one.outcome]
-        if any(outputs.agree(accepted[0].outcome, one.outcome) for one in references):
+        if any(outputs.agree(accepted[0].outcome, one.outcome) for one in _reference_runs(leases)):
             return
         owners = [workers[one.worker].owner for one in accepted]
         require(len(owners) == len(set(owners)), f"job {job.id}: one owner confirms itself")
@@ -123,6 +125,10 @@ class Verdicts:
                 math.exp(-exponent) > _CHANCE,
                 f"{self.chosen} of {results} results were chosen for a spot check, at a rate of {rate}",
             )
+
+
+def _reference_runs(leases: list[Lease]) -> list[Lease]:
+    return [one for one in leases if one.purpose is LeasePurpose.AUDIT and one.outcome]
 
 
 def _divergence(share: float, rate: float) -> float:

@@ -6,6 +6,7 @@ cancellations. What followed from the market's own decisions is decided anew.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -26,10 +27,11 @@ from tradepost_broker.market.model.events import (
     SendGrant,
     Tick,
     WorkerConnected,
+    goes_on,
 )
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.simulation.replay.observed import Observed
-from tradepost_broker.simulation.world.broker import TICK_S
+from tradepost_broker.simulation.world.broker import GO_ON_S, TICK_S
 from tradepost_broker.simulation.world.schedule import Schedule, seeded
 from tradepost_broker.storage.verify_books import KINDS
 
@@ -52,48 +54,51 @@ class Rerun:
         self._schedule = Schedule(0.0)
         self._open_jobs: set[str] = set()
         self._answered: set[str] = set()
+        self._next_tick_at = math.inf
         self._end_at = 0.0
 
     def run(self, events: Iterable[Event]) -> None:
         """Let everything happen that `events` brought from outside."""
-        first: float | None = None
         for event in events:
             if isinstance(event, ReceiptDelivered | LeaseGivenBack | LeaseProgressed | Tick):
                 continue
-            if first is None:
-                first = event.at
-                self._schedule.when(event.at, self._tick)
             brought = replace(event, open_leases=()) if isinstance(event, WorkerConnected) else event
             self._schedule.when(event.at, self._handle, brought)
             self._end_at = event.at + _AFTER_S + self._policy.hold_s
         while self._schedule.step():
             pass
 
+    def _tick_within(self, delay_s: float) -> None:
+        """Have the next tick no later than after `delay_s`."""
+        at = self._schedule.at + delay_s
+        if at < min(self._next_tick_at, self._end_at):
+            self._next_tick_at = at
+            self._schedule.when(at, self._tick)
+
     def _tick(self) -> None:
-        at = self._schedule.at
-        self._handle(Tick(at=at, seed=self._rng.getrandbits(128)))
-        if at < self._end_at:
-            self._schedule.after(TICK_S if self._open_jobs else _IDLE_TICK_S, self._tick)
+        if self._schedule.at != self._next_tick_at:
+            return  # an earlier one has taken its place
+        self._next_tick_at = math.inf
+        self._handle(Tick(at=self._schedule.at, seed=self._rng.getrandbits(128)))
 
     def _handle(self, event: Event) -> None:
         if isinstance(event, MatchingEvent) and event.seed == 0:
             event = replace(event, seed=self._rng.getrandbits(128))
-        for instruction in self._market.handle(event):
+        answer = self._market.handle(event)
+        for instruction in answer:
             match instruction:
                 case Save(record):
                     self.records[type(record)][record.id] = record
                 case ReplySubmitted(job):
                     self._open_jobs.add(job)
-                    self._schedule.after(TICK_S, self._wake)
                 case NotifyFinished(job):
                     self._open_jobs.discard(job)
                 case SendGrant(lease, _):
                     self._grant(lease)
-
-    def _wake(self) -> None:
-        """Review a new job soon, though the next tick may be far away."""
-        if self._open_jobs:
-            self._handle(Tick(at=self._schedule.at, seed=self._rng.getrandbits(128)))
+        if goes_on(answer):
+            self._tick_within(GO_ON_S)
+        else:
+            self._tick_within(TICK_S if self._open_jobs else _IDLE_TICK_S)
 
     def _grant(self, lease_id: str) -> None:
         lease = self._market.lease(lease_id)

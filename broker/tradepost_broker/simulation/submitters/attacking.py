@@ -7,7 +7,7 @@ from typing import Final
 from tradepost.errors import PipelineQuarantined, Problem
 from tradepost_broker.simulation.submitters.model import SubmitterModel
 from tradepost_broker.simulation.world.client import Client
-from tradepost_broker.simulation.world.world import COMMON, TRUSTED_PUBLISHER, Input
+from tradepost_broker.simulation.world.world import TRUSTED_PUBLISHER, Input
 from tradepost_reputation import credibility_of_worker
 
 _PEEK_S: Final = 0.2
@@ -42,7 +42,18 @@ class RandomPublisher(SubmitterModel):
         return f"random-{self.gang.name}"
 
 
-class ShamSubmitter(SubmitterModel):
+class SelfDealer(SubmitterModel):
+    """Submits to the common pipeline at prices that only its gang's workers take, until they are trusted."""
+
+    name = "self-dealing-submitter"
+
+    def submit(self, client: Client) -> None:
+        """Submit one job; with the last, let the gang cheat."""
+        super().submit(client)
+        self.gang.armed = self.gang.armed or self.is_done
+
+
+class ShamSubmitter(SelfDealer):
     """Submits to a pipeline that only its own gang's workers run, until they are trusted.
 
     It asks for as much as two of them reach and one does not, so that they confirm each other every time.
@@ -66,30 +77,6 @@ class ShamSubmitter(SubmitterModel):
         checks = self.jobs * policy.agreed_checks
         alone = credibility_of_worker(checks, fault_fraction=policy.fault_fraction)
         return alone + (1 - alone) / 10
-
-    def submit(self, client: Client) -> None:
-        """Submit one job; with the last, let the gang cheat."""
-        super().submit(client)
-        self.gang.armed = self.gang.armed or self.is_done
-
-
-class SelfDealer(ShamSubmitter):
-    """Submits to the common pipeline at prices that only its gang's workers take, until they are trusted."""
-
-    name = "self-dealing-submitter"
-
-    @property
-    def pipeline(self) -> str:
-        """The one that everybody runs."""
-        return COMMON
-
-    def confidence(self, client: Client) -> float:
-        """One of those that were set."""
-        return SubmitterModel.confidence(self, client)
-
-    def start(self, client: Client) -> None:
-        """Begin."""
-        SubmitterModel.start(self, client)
 
 
 class AuditorStarver(SelfDealer):

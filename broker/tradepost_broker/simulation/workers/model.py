@@ -72,7 +72,7 @@ def work(device: Device, task: Task) -> None:
 
 def run_time(device: Device, task: Task) -> float:
     """How long this device takes for a run, in seconds."""
-    return task.truth.run_s * device.slowness * (0.8 + 0.4 * device.rng.random())
+    return task.truth.run_s * device.behaviour.slowness * (0.8 + 0.4 * device.rng.random())
 
 
 def honest_outcome(device: Device, task: Task) -> str:

@@ -24,7 +24,7 @@ from tradepost_broker.market.model.events import (
     Restarted,
     Save,
     Tick,
-    WorkGoesOn,
+    goes_on,
 )
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.simulation.world.disk import Disk
@@ -35,7 +35,7 @@ BATCH_MAX: Final = 256
 COMMIT_S: Final = 0.002
 TICK_S: Final = 0.25
 #: Until the next tick where one had more to do than an event may.
-_GO_ON_S: Final = 0.02
+GO_ON_S: Final = 0.02
 _INSIST_S: Final = 5.0
 _DROP_OLD_EVERY: Final = 4096
 
@@ -192,9 +192,9 @@ class SimulatedBroker:
         """Let the market look at the time, and again soon while it has more to do than one event may."""
 
         def reply(answer: Sequence[Instruction]) -> None:
-            self._is_going_on = any(isinstance(one, WorkGoesOn) and one.is_more for one in answer)
+            self._is_going_on = goes_on(answer)
             if self._is_going_on:
-                self._schedule.after(_GO_ON_S, self._go_on, run)
+                self._schedule.after(GO_ON_S, self._go_on, run)
 
         if run == self._run:
             self.submit(lambda turn: Tick(at=turn.at, seed=turn.seed), reply)

@@ -19,7 +19,6 @@ from tradepost_broker.market.model.events import (
     WorkerDisconnected,
     WorkerJoined,
 )
-from tradepost_broker.market.testing import make_offer
 from tradepost_broker.simulation.world import outputs
 from tradepost_broker.simulation.world.broker import Turn, Work
 from tradepost_broker.simulation.world.schedule import Action, seeded
@@ -34,6 +33,11 @@ _UNTRUSTED: Final = UntrustedPipeline("the owner does not trust its publisher").
 class Behaviour(Protocol):
     """What a device asks its model."""
 
+    @property
+    def slowness(self) -> float:
+        """How many times as long as elsewhere its runs take."""
+        ...
+
     def take(self, device: Device, task: Task) -> None:
         """A lease was granted."""
 
@@ -42,7 +46,7 @@ class Behaviour(Protocol):
 
 
 class Device:
-    """One worker. `slowness` multiplies the time that runs take, `price` is per work unit in microcredits."""
+    """One worker. It runs on the first execution provider of its `offer`."""
 
     def __init__(
         self,
@@ -51,23 +55,19 @@ class Device:
         *,
         owner: str,
         behaviour: Behaviour,
-        provider: str,
-        price: int,
-        capacity: int,
+        offer: Offer,
         auditor: bool = False,
-        slowness: float = 1.0,
     ) -> None:
         self.world = world
         self.id = worker
         self.owner = owner
-        self.provider = provider
+        self.provider = offer.capabilities.providers[0]
         self.auditor = auditor
-        self.slowness = slowness
         self.behaviour = behaviour
         self.rng: Random = seeded(world.seed, "device", worker)
         #: Work units of runs that were really made, which cost it something.
         self.units_worked = 0
-        self._offer: Offer = make_offer(price, capacity=capacity, providers=(provider,))
+        self._offer = offer
         self._tasks: dict[str, Task] = {}
         self._reports: dict[str, Work] = {}
         self._link = world.network.link(worker, opened=self._say_hello, broke=self._broke)

@@ -79,7 +79,7 @@ class World:
     #: Who gets instructions: workers by id, and the accounts that wait for the ends of jobs by job.
     devices: dict[str, Any] = field(default_factory=dict)
     clients: dict[str, Any] = field(default_factory=dict)
-    #: Called with an id, an owner and a gang member's model to let another device join.
+    #: Called with a device that left to let another one join in its place.
     recruit: Callable[..., None] = field(init=False)
     #: The hostile leave, and nobody submits any more: the run is about to end.
     closing: bool = False

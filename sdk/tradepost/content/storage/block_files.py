@@ -44,8 +44,7 @@ class BlockFiles:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
-            problem = dangling_link(folder) or f"{folder} is not a folder"
-            raise ContentStoreUnusable(problem, hint=_MOVE_AWAY) from None
+            raise _no_folder(folder) from None
         self._count = folder / "bytes-used"
         with self.lock():
             total = sum(file.bytes for file in self.scan())
@@ -152,3 +151,14 @@ class BlockFiles:
 
     def _shards(self) -> list[Path]:
         return [self.folder / name for name in os.listdir(self.folder) if len(name) == 2]
+
+
+def require_folder(folder: Path) -> None:
+    """Raise `ContentStoreUnusable` if something else than a folder is there; changes and locks nothing."""
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise _no_folder(folder)
+
+
+def _no_folder(folder: Path) -> ContentStoreUnusable:
+    problem = dangling_link(folder) or f"{folder} is not a folder"
+    return ContentStoreUnusable(problem, hint=_MOVE_AWAY)

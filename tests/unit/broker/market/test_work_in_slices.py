@@ -11,7 +11,7 @@ from tradepost.content import add_bytes
 from tradepost.protocol import GiveBackReason, JobStatus, Requirements
 from tradepost_broker.market import Market
 from tradepost_broker.market.model.entities import Job, Lease, LeasePurpose, Record
-from tradepost_broker.market.model.events import Save, SendGrant, WorkGoesOn
+from tradepost_broker.market.model.events import Save, SendGrant, WorkGoesOn, goes_on
 from tradepost_broker.market.model.policy import MarketPolicy, recorded_policy
 from tradepost_broker.market.testing import MarketDriver, make_offer, make_pipeline
 from tradepost_signing.policy.revocation import RevocationDocument
@@ -38,7 +38,7 @@ def changed_jobs(driver: MarketDriver) -> set[str]:
 
 def is_more(driver: MarketDriver) -> bool:
     """Whether the last event left work."""
-    return any(one.is_more for one in driver.answers[-1] if isinstance(one, WorkGoesOn))
+    return goes_on(driver.answers[-1])
 
 
 def tick_until_done(driver: MarketDriver, *, after_s: float = 0.0) -> int:
