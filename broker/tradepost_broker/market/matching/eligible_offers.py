@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
 
 from tradepost_broker.market.matching.scoring import Bidder
 from tradepost_broker.market.model.amounts import AMOUNT_MAX_MICROCREDITS, bid_for
@@ -28,6 +28,19 @@ NOT_RECONNECTED: Final = "not reconnected since the broker's start"
 COOLING_OFF: Final = "their owner broke off too many leases"
 
 _DRAWS_MAX: Final = 32
+
+
+class Field(NamedTuple):
+    """Who competes in an auction: idle bidders, `cheapest` and beyond them `cached`, and `busy` rivals."""
+
+    cheapest: list[Bidder]
+    cached: list[Bidder]
+    busy: list[Bidder]
+
+    @property
+    def idle(self) -> list[Bidder]:
+        """The bidders that can win."""
+        return self.cheapest + self.cached
 
 
 class EligibleOffers:
@@ -47,6 +60,19 @@ class EligibleOffers:
         #: Whether a search was ended by offers that are not eligible.
         self._ran_out = False
         self.left_out: dict[str, int] = {}
+
+    def competing(self, *, bid_microcredits_max: int, limit: int) -> Field:
+        """The bidders that bid at most `bid_microcredits_max`: up to `limit` of each kind.
+
+        Those within a lower bid are the first of each kind, so one field serves for all lower caps.
+        """
+        cheapest = self.cheapest(bid_microcredits_max=bid_microcredits_max, limit=limit)
+        cached = self.cached(cheapest, bid_microcredits_max=bid_microcredits_max, limit=limit)
+        if not (cheapest or cached):
+            return Field(cheapest, cached, [])
+        idle = {bidder.id for bidder in (*cheapest, *cached)}
+        standing = self.standing(bid_microcredits_max=bid_microcredits_max, limit=limit)
+        return Field(cheapest, cached, [rival for rival in standing if rival.id not in idle])
 
     def cheapest(self, *, bid_microcredits_max: int, limit: int) -> list[Bidder]:
         """Up to `limit` idle bidders, cheapest first, that bid at most `bid_microcredits_max`."""

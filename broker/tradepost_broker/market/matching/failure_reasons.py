@@ -22,7 +22,7 @@ from tradepost.errors import (
 )
 from tradepost.money import format_credits
 from tradepost_broker.market.matching.eligible_offers import EligibleOffers
-from tradepost_broker.market.matching.matching import Outlook, Plan, plan
+from tradepost_broker.market.matching.outlook import Outlook, Plan, plan
 from tradepost_broker.market.model.entities import Job, LeaseState
 from tradepost_broker.market.model.lease_states import LOST
 from tradepost_broker.market.state.market_state import MarketState
