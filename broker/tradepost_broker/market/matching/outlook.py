@@ -32,9 +32,8 @@ def outlook(state: MarketState, job: Job, log_odds_missing: float, *, again: boo
     found = Outlook.NOBODY
     # Usually the cheapest few tell; a longer look is for jobs that they are too dear or too few for.
     for owners_max in (state.policy.candidates_max, state.policy.scan_max):
-        found = _outlook(
-            state, job, eligible.cheapest_by_owner(owners_max=owners_max, busy_too=True), log_odds_missing
-        )
+        owners = eligible.cheapest_by_owner(owners_max=owners_max, busy_too=True)
+        found = outlook_with(state, job, owners, log_odds_missing)
         if found is Outlook.POSSIBLE:
             break
     return found
@@ -74,6 +73,11 @@ def plan(state: MarketState, job: Job, log_odds_missing: float) -> Plan | None:
     """The cheapest way to the job's confidence, ignoring its cap; `None` if nobody could take it."""
     eligible = EligibleOffers(state, job, again=True)
     owners = eligible.cheapest_by_owner(owners_max=state.policy.scan_max, busy_too=True)
+    return plan_with(state, job, owners, log_odds_missing)
+
+
+def plan_with(state: MarketState, job: Job, owners: Sequence[Bidder], log_odds_missing: float) -> Plan | None:
+    """As `plan`, with these: each owner's cheapest bidder, cheapest first."""
     if not owners:
         return None
     weigh(owners, terms(state, job, log_odds_missing), state.policy)
@@ -97,7 +101,8 @@ def plan(state: MarketState, job: Job, log_odds_missing: float) -> Plan | None:
     )
 
 
-def _outlook(state: MarketState, job: Job, owners: Sequence[Bidder], log_odds_missing: float) -> Outlook:
+def outlook_with(state: MarketState, job: Job, owners: Sequence[Bidder], log_odds_missing: float) -> Outlook:
+    """Whether one of these, each owner's cheapest bidder, could take the job's next ordinary lease."""
     if not owners:
         return Outlook.NOBODY
     if has_live(state, job):
