@@ -58,6 +58,7 @@ from tradepost_broker.web.client_stream import WATCHES_MAX, ClientStreams
 from tradepost_broker.web.connections import Connections, open_connections_max
 from tradepost_broker.web.content import ContentEndpoints
 from tradepost_broker.web.endpoints import Endpoint
+from tradepost_broker.web.estimates import EstimateEndpoints
 from tradepost_broker.web.fleet import FleetEndpoints
 from tradepost_broker.web.gateway import GatewayEndpoints
 from tradepost_broker.web.handshakes import Handshakes
@@ -189,6 +190,11 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float]) ->
             *_public_endpoints(restored, counters, standings),
             *_content_endpoints(restored, content, engine),
             *_job_endpoints(restored, engine, streams, counters, content),
+            *EstimateEndpoints(
+                market=restored.market,
+                catalog=content.catalog,
+                estimates=RateLimit(burst=100, per_s=10.0, monotonic=time.monotonic),
+            ).endpoints(),
             *WorkerEndpoints(
                 joins=joins,
                 standings=standings,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tradepost.client.async_client import AsyncClient
     from tradepost.client.async_job import AsyncJobHandle
+    from tradepost.client.estimates import Estimate
     from tradepost.client.results import Result
     from tradepost.client.sync_client import Client, JobHandle
     from tradepost.errors import TradepostError
@@ -27,6 +28,7 @@ __all__ = [
     "AsyncClient",
     "AsyncJobHandle",
     "Client",
+    "Estimate",
     "JobHandle",
     "Requirements",
     "Result",
@@ -38,6 +40,7 @@ _MODULES = {
     "AsyncClient": "tradepost.client.async_client",
     "AsyncJobHandle": "tradepost.client.async_job",
     "Client": "tradepost.client.sync_client",
+    "Estimate": "tradepost.client.estimates",
     "JobHandle": "tradepost.client.sync_client",
     "Requirements": "tradepost.protocol",
     "Result": "tradepost.client.results",

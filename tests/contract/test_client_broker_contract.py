@@ -41,6 +41,8 @@ from tradepost.protocol import (
     MESSAGE_BYTES_MAX,
     AccountView,
     CancelJob,
+    EstimateRequest,
+    EstimateView,
     Finished,
     JobEntry,
     JobList,
@@ -72,6 +74,7 @@ ENDPOINTS = [
     ("DELETE", "/v1/jobs/none"),
     ("GET", "/v1/jobs/none/output"),
     ("DELETE", f"/v1/quarantines/{ABSENT}"),
+    ("POST", "/v1/estimate"),
 ]
 
 
@@ -478,6 +481,39 @@ async def test_a_quarantine_is_lifted_also_where_there_is_none(side: Side) -> No
     error = await side.refusal("DELETE", "/v1/quarantines/nonsense")
     assert isinstance(error, UnknownPipeline)
     assert error.detail == "nonsense"
+
+
+async def test_an_estimate_says_what_a_job_would_cost(side: Side) -> None:
+    asked = EstimateRequest(pipeline=side.pipeline, input_bytes=100, confidence=0.75)
+    response, body = await side.ask("POST", "/v1/estimate", body=msgspec.json.encode(asked))
+    view = msgspec.json.decode(body, type=EstimateView)
+    assert (response.status, response.content_type) == (200, "application/json")
+    assert view.problem is None
+    assert view.cap_microcredits is not None
+    assert view.cap_now_microcredits == view.cap_microcredits > 0
+    assert (view.results, view.owners_idle, view.owners_busy, view.starts_now) == (1, 1, 0, True)
+    assert view.confidence_max is not None
+    assert view.confidence_max >= 0.75
+    assert (view.typical_price, view.measured_runs, view.latency_p90_s, view.in_time) == (None, 0, None, None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b'{"pipeline":"x"}',
+        b'{"pipeline":"x","input_bytes":0}',
+        b'{"pipeline":"x","input_bytes":1,"confidence":1}',
+    ],
+)
+async def test_an_estimate_of_nonsense_is_refused(side: Side, body: bytes) -> None:
+    assert isinstance(await side.refusal("POST", "/v1/estimate", body=body), InvalidRequest)
+
+
+async def test_an_estimate_of_an_unknown_pipeline_is_refused(side: Side) -> None:
+    body = msgspec.json.encode(EstimateRequest(pipeline="nonsense", input_bytes=1))
+    assert isinstance(await side.refusal("POST", "/v1/estimate", body=body), UnknownPipeline)
 
 
 async def test_the_account_has_credits(side: Side) -> None:

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from tradepost.errors import InvariantBroken, StateBroken, TradepostError, invariant
+from tradepost.protocol import EstimateRequest, EstimateView
 from tradepost_broker.market import recovery
 from tradepost_broker.market.handlers import connections, defects, receipts, submissions, timer
-from tradepost_broker.market.matching import advance_job, lateness
+from tradepost_broker.market.matching import advance_job, estimates, lateness
 from tradepost_broker.market.model.entities import (
     Account,
     Job,
@@ -116,6 +117,13 @@ class Market:
         answer = state.drain()
         self._changed = is_news and (bool(answer) or not isinstance(event, Tick))
         return answer
+
+    def estimate(self, account: str, request: EstimateRequest) -> EstimateView:
+        """What a job of `account` would cost now, and how long it would take: `matching.estimates`.
+
+        Raises what a submission would be refused with.
+        """
+        return estimates.estimate(self._state, account, request)
 
     @property
     def changed(self) -> bool:

@@ -11,7 +11,15 @@ import hashlib
 from typing import TypeVar
 
 from tradepost.errors import Problem, WorkerLost
-from tradepost.protocol import Capabilities, GiveBackReason, JobStatus, Offer, Requirements
+from tradepost.protocol import (
+    Capabilities,
+    EstimateRequest,
+    EstimateView,
+    GiveBackReason,
+    JobStatus,
+    Offer,
+    Requirements,
+)
 from tradepost_broker.market.core import Market
 from tradepost_broker.market.ledger import SUPPLY_MICROCREDITS, held_of
 from tradepost_broker.market.model.entities import Account, Job, Lease, Pipeline, Record, Worker
@@ -187,6 +195,27 @@ class MarketDriver:
             )
         )
         return next((reply.job for reply in answer if isinstance(reply, ReplySubmitted)), "")
+
+    def estimate(
+        self,
+        account: str = "alice",
+        *,
+        pipeline: str = "digits",
+        max_price_microcredits: int | None = None,
+        confidence: float = 0.75,
+        deadline_s: float = 300.0,
+        requirements: Requirements | None = None,
+    ) -> EstimateView:
+        """Ask what such a job as `submit` submits would cost."""
+        request = EstimateRequest(
+            pipeline=pipeline,
+            input_bytes=1000,
+            max_price_microcredits=max_price_microcredits,
+            confidence=confidence,
+            deadline_s=deadline_s,
+            requirements=requirements or Requirements(),
+        )
+        return self.market.estimate(account, request)
 
     def cancel(self, job: str, account: str = "alice") -> list[Instruction]:
         """Cancel a job."""

@@ -18,6 +18,7 @@ from tradepost.broker_url import parse_api_key, parse_broker_url
 from tradepost.client.arguments import input_cid as checked_input_cid
 from tradepost.client.arguments import job_id, pipeline_cid, real_number, whole_number
 from tradepost.client.async_job import AsyncJobHandle
+from tradepost.client.estimates import Estimate, estimate_of, estimate_request
 from tradepost.client.inputs import Inputs, check_many
 from tradepost.client.job_request import (
     CONFIDENCE,
@@ -35,7 +36,16 @@ from tradepost.client.results import Result
 from tradepost.content import Cid
 from tradepost.errors import ClientClosed, InvalidCall, InvalidSettings
 from tradepost.money import Credits, to_credits
-from tradepost.protocol import AccountView, JobList, JobView, PipelineView, QuarantineView, Requirements
+from tradepost.protocol import (
+    AccountView,
+    EstimateRequest,
+    EstimateView,
+    JobList,
+    JobView,
+    PipelineView,
+    QuarantineView,
+    Requirements,
+)
 from tradepost.proxies import proxy_for
 from tradepost.short_repr import shown
 
@@ -148,6 +158,38 @@ class AsyncClient(NotCopied):
             except asyncio.CancelledError:
                 handle.cancel()
                 raise
+
+    async def estimate(
+        self,
+        pipeline: str,
+        inputs: Inputs | int,
+        *,
+        max_price: Credits | None = None,
+        confidence: float = CONFIDENCE,
+        deadline_s: float = DEADLINE_S,
+        requirements: Requirements | None = None,
+    ) -> Estimate:
+        """What such a job would cost by the offers that stand now, and how long it would take.
+
+        `inputs` are those of `submit`, of which only the size is sent, or that size in bytes. Without
+        `max_price`, the estimate is for any price. Nothing is submitted or reserved. Raises
+        `UnknownPipeline`, `InvalidInput`, `PipelineQuarantined`, `Revoked`, `QuotaExceeded`, or
+        `InvalidCall`.
+        """
+        request = estimate_request(
+            pipeline,
+            inputs,
+            max_price=max_price,
+            confidence=confidence,
+            deadline_s=deadline_s,
+            requirements=requirements,
+        )
+        return await self.estimate_prepared(request)
+
+    async def estimate_prepared(self, request: EstimateRequest) -> Estimate:
+        """The estimate that `estimate_request` asks for, perhaps in another thread."""
+        view = await self._checked().requests.ask_for(EstimateView, "POST", "v1/estimate", body=request)
+        return estimate_of(view)
 
     async def map(
         self,

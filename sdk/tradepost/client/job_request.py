@@ -63,7 +63,7 @@ def prepare_job(
         "confidence": real_number("confidence", confidence, 0.5, 0.999999),
         "deadline_s": real_number("deadline_s", deadline_s, 1e-6, SECONDS_MAX),
         "patience_s": real_number("patience_s", patience_s, 0, SECONDS_MAX),
-        "requirements": _requirements(requirements),
+        "requirements": checked_requirements(requirements),
         "idempotency_key": secrets.token_hex(16)
         if idempotency_key is None
         else text("idempotency_key", idempotency_key, chars_max=128),
@@ -99,7 +99,8 @@ def blocks_of(data: bytes) -> list[tuple[Cid, bytes]]:
     return blocks
 
 
-def _requirements(given: Requirements | None) -> Requirements:
+def checked_requirements(given: Requirements | None) -> Requirements:
+    """The requirements, plain and within their bounds. Raises `InvalidCall`."""
     if given is None:
         return Requirements()
     if not isinstance(given, Requirements):

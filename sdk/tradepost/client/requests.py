@@ -40,12 +40,22 @@ class BrokerRequests:
         self._heard_at = -math.inf
 
     async def ask_for(
-        self, kind: type[T], method: str, path: str, *ids: str, query: Mapping[str, str] | None = None
+        self,
+        kind: type[T],
+        method: str,
+        path: str,
+        *ids: str,
+        query: Mapping[str, str] | None = None,
+        body: msgspec.Struct | None = None,
     ) -> T:
-        """The reply as a struct. Raises as `ask` does, and `ProtocolError` for another reply."""
-        body = await self.ask(method, path, *ids, query=query)
+        """The reply as a struct; `body` is sent as JSON.
+
+        Raises as `ask` does, and `ProtocolError` for another reply.
+        """
+        data = None if body is None else msgspec.json.encode(body)
+        answer = await self.ask(method, path, *ids, data=data, query=query)
         try:
-            return msgspec.json.decode(body, type=kind)
+            return msgspec.json.decode(answer, type=kind)
         except UNDECODABLE as error:
             raise ProtocolError(
                 f"the reply to {method} /{path.format(*ids)} is not as expected: {error}"

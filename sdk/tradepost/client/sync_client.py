@@ -16,15 +16,17 @@ from typing import Any, Self
 from tradepost.client.arguments import timeout_s, whole_number
 from tradepost.client.async_client import LIST_JOBS, MAP_WINDOW, MAP_WINDOW_MAX, AsyncClient
 from tradepost.client.async_job import AsyncJobHandle
+from tradepost.client.estimates import Estimate, estimate_request
 from tradepost.client.inputs import Inputs, check_many
 from tradepost.client.job_future import FutureThreads, JobFuture
-from tradepost.client.job_request import check_options, prepare_job
+from tradepost.client.job_request import CONFIDENCE, DEADLINE_S, check_options, prepare_job
 from tradepost.client.loop_thread import LoopThread, Pending
 from tradepost.client.not_copied import NotCopied
 from tradepost.client.results import Result
 from tradepost.content import Cid
 from tradepost.errors import ClientClosed, InvalidCall, ResultTimeout
-from tradepost.protocol import JobList, JobView, PipelineView, QuarantineView
+from tradepost.money import Credits
+from tradepost.protocol import JobList, JobView, PipelineView, QuarantineView, Requirements
 
 
 class JobHandle(NotCopied):
@@ -143,6 +145,28 @@ class Client(NotCopied):
         loop = self.open_thread()
         prepared = prepare_job(pipeline, inputs, **options)
         return JobHandle(loop.wait(self._async.submit_prepared(prepared)), self)
+
+    def estimate(
+        self,
+        pipeline: str,
+        inputs: Inputs | int,
+        *,
+        max_price: Credits | None = None,
+        confidence: float = CONFIDENCE,
+        deadline_s: float = DEADLINE_S,
+        requirements: Requirements | None = None,
+    ) -> Estimate:
+        """What such a job would cost now, and how long it would take. See `AsyncClient.estimate`."""
+        loop = self.open_thread()
+        request = estimate_request(
+            pipeline,
+            inputs,
+            max_price=max_price,
+            confidence=confidence,
+            deadline_s=deadline_s,
+            requirements=requirements,
+        )
+        return loop.wait(self._async.estimate_prepared(request))
 
     def map(
         self, pipeline: str, inputs: Iterable[Inputs], *, window: int = MAP_WINDOW, **options: Any

@@ -1,4 +1,4 @@
-"""`tradepost jobs`: list jobs, show or cancel one, fetch its result, or show a pipeline."""
+"""`tradepost jobs`: estimate and list jobs, show or cancel one, fetch its result, or show a pipeline."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from tradepost.client.sync_client import Client
+from tradepost.commands.estimate import estimate
 from tradepost.commands.job_result import INTERRUPTED, Output, Receipts, check_places, deliver
 from tradepost.commands.number_options import integer_option, number_option
 from tradepost.commands.options import ApiKey, BrokerUrl, Json
@@ -18,10 +19,11 @@ from tradepost.pipeline.manifest import KernelStage, Manifest, decode_manifest
 from tradepost.protocol import JobEntry, JobView
 
 app = typer.Typer(
-    help="List, show and cancel jobs, fetch results, and show pipelines.",
+    help="Estimate, list, show and cancel jobs, fetch results, and show pipelines.",
     no_args_is_help=True,
     add_completion=False,
 )
+app.command()(estimate)
 
 
 @app.command("list")

@@ -183,10 +183,7 @@ class Manifest(Part, frozen=True, kw_only=True):
 
     def check_input(self, document: TensorDocument, *, document_bytes: int) -> None:
         """Raise `InvalidInput` unless `document` is what this pipeline declares."""
-        if document_bytes > self.limits.input_bytes:
-            raise InvalidInput(
-                f"{document_bytes:,} bytes; {self.name} accepts at most {self.limits.input_bytes:,}"
-            )
+        self.check_input_bytes(document_bytes)
         for name, spec in self.inputs.items():
             if name not in document.tensors:
                 raise InvalidInput(f"tensor {name!r} is missing; {self.name} needs it as {spec}")
@@ -197,6 +194,13 @@ class Manifest(Part, frozen=True, kw_only=True):
                 )
         if unknown := sorted(set(document.tensors) - set(self.inputs)):
             raise InvalidInput(f"tensors {unknown} are not inputs of {self.name}")
+
+    def check_input_bytes(self, document_bytes: int) -> None:
+        """Raise `InvalidInput` if an input of this size is too large for this pipeline."""
+        if document_bytes > self.limits.input_bytes:
+            raise InvalidInput(
+                f"{document_bytes:,} bytes; {self.name} accepts at most {self.limits.input_bytes:,}"
+            )
 
     def check_output(self, document: TensorDocument) -> None:
         """Raise `InvalidOutput`, naming the stage, unless the outputs are what this pipeline declares.

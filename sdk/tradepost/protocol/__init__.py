@@ -31,6 +31,8 @@ from tradepost.protocol.message import (
 )
 from tradepost.protocol.rest import (
     AccountView,
+    EstimateRequest,
+    EstimateView,
     JobEntry,
     JobList,
     JobRequest,
@@ -42,6 +44,7 @@ from tradepost.protocol.rest import (
     PublishRequest,
     QuarantineView,
     Requirements,
+    TypicalPrice,
     Verification,
 )
 from tradepost.protocol.salvage import salvage, salvage_frame, split_frames, too_large_inline
@@ -88,6 +91,8 @@ __all__ = [
     "Challenge",
     "Deliver",
     "DeviceHealth",
+    "EstimateRequest",
+    "EstimateView",
     "Finding",
     "Finished",
     "GiveBack",
@@ -120,6 +125,7 @@ __all__ = [
     "ToBrokerFromWorker",
     "ToClient",
     "ToWorker",
+    "TypicalPrice",
     "UpdateOffer",
     "Verification",
     "Watch",

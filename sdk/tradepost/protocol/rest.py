@@ -52,6 +52,64 @@ class JobRequest(Message, frozen=True, kw_only=True):
     idempotency_key: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 
 
+class EstimateRequest(Message, frozen=True, kw_only=True):
+    """POST /v1/estimate: what a job would cost that is submitted now, and how long it would take.
+
+    The fields are those of a `JobRequest`; the price cap may be left open.
+    """
+
+    pipeline: CidText
+    input_bytes: Positive
+    max_price_microcredits: Positive | None = None
+    confidence: Annotated[float, msgspec.Meta(ge=0.5, le=0.999999)] = 0.95
+    deadline_s: Annotated[float, msgspec.Meta(gt=0, le=7 * 24 * 3600)] = 300.0
+    requirements: Requirements = Requirements()
+
+
+class TypicalPrice(Message, frozen=True, kw_only=True):
+    """What the job would pay in all at the median price of one result in the newest accepted jobs.
+
+    It rests on `jobs` jobs of the pipeline, of all accounts, that ended at `since` or later.
+    """
+
+    price_microcredits: Microcredits
+    jobs: Count
+    since: float
+
+
+class EstimateView(Message, frozen=True, kw_only=True):
+    """What the market would do with a job now. `None` is what is not known, or does not exist.
+
+    `cap_now_microcredits` is the least cap with which an idle worker takes the job at once. With
+    `cap_microcredits`, which may be less, the job gets a worker that may be busy now. `results` is how many
+    results the cheapest way needs. `owners_idle` and `owners_busy` could run it: of a bounded number, those
+    with the cheapest offers.
+
+    `starts_now` says whether an idle worker would take it at once, for `max_price_microcredits` or, without
+    that, for `cap_now_microcredits`. `confidence_max` is the highest confidence that this price, or any, can
+    buy. `problem` is the error that the job would fail with.
+
+    `latency_p50_s` and `latency_p90_s` are from submission to result, from the `measured_runs` newest
+    measured runs of the pipeline and `wait_s`, the wait for a worker. `in_time` is whether the latter is
+    within the deadline.
+    """
+
+    cap_microcredits: Microcredits | None
+    cap_now_microcredits: Microcredits | None
+    results: Count
+    owners_idle: Count
+    owners_busy: Count
+    starts_now: bool
+    confidence_max: float | None
+    typical_price: TypicalPrice | None
+    wait_s: float | None
+    latency_p50_s: float | None
+    latency_p90_s: float | None
+    measured_runs: Count
+    in_time: bool | None
+    problem: Problem | None
+
+
 class Verification(Message, frozen=True, kw_only=True):
     """Why a result was accepted: who agreed, who did not, and the credibility that was reached."""
 

@@ -2,8 +2,8 @@
 
 `FakeBroker` answers each job with what a function makes of the input document, under a receipt that a real
 key signs. It accepts any pipeline and any price. `refuse`, `hold` and `cancelled_price_microcredits` script
-the unhappy paths, `drop` breaks the connection as a network does. Everything else it answers like the real
-broker.
+the unhappy paths, `estimate` is what it estimates, `drop` breaks the connection as a network does. Everything
+else it answers like the real broker.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from aiohttp import WSMsgType, web
 
 from tradepost.content import Cid, add_bytes, parse_cid, read_file, verify_block
 from tradepost.errors import (
+    UNDECODABLE,
     IdempotencyConflict,
     InvalidCid,
     InvalidRequest,
@@ -35,6 +36,8 @@ from tradepost.protocol import (
     INLINE_BYTES_MAX,
     AccountView,
     CancelJob,
+    EstimateRequest,
+    EstimateView,
     Finished,
     JobEntry,
     JobList,
@@ -52,6 +55,7 @@ from tradepost.protocol import (
     salvage,
 )
 from tradepost.receipts import Receipt, Returned, sign_receipt
+from tradepost.schema_errors import describe_mismatch
 from tradepost.testing.fake_endpoints import fake_application, json_response, open_socket, refuse
 
 API_KEY = "fake-key"
@@ -78,6 +82,24 @@ class FakeBroker:
         self._ended: set[str] = set()
         self._watched: dict[str, web.WebSocketResponse] = {}
         self.requests: list[JobRequest] = []
+        #: What it answers when a client asks for an estimate.
+        self.estimate = EstimateView(
+            cap_microcredits=PRICE_MICROCREDITS,
+            cap_now_microcredits=PRICE_MICROCREDITS,
+            results=1,
+            owners_idle=1,
+            owners_busy=0,
+            starts_now=True,
+            confidence_max=0.999999,
+            typical_price=None,
+            wait_s=0.0,
+            latency_p50_s=None,
+            latency_p90_s=None,
+            measured_runs=0,
+            in_time=None,
+            problem=None,
+        )
+        self.estimates: list[EstimateRequest] = []
         self.blocks: dict[Cid, bytes] = {}
         self.refuse: TradepostError | None = None
         self.hold = False
@@ -92,6 +114,7 @@ class FakeBroker:
             [
                 web.get("/v1/client", self._converse),
                 web.get("/v1/account", self._account),
+                web.post("/v1/estimate", self._estimate),
                 web.put("/v1/blocks/{cid}", self._put_block),
                 web.get("/v1/blocks/{cid}", self._show_block),
                 web.get("/v1/jobs", self._list),
@@ -291,6 +314,16 @@ class FakeBroker:
             )
         )
 
+    async def _estimate(self, request: web.Request) -> web.Response:
+        _check_key(request)
+        try:
+            asked = msgspec.json.decode(await request.read(), type=EstimateRequest)
+        except UNDECODABLE as error:
+            raise InvalidRequest(describe_mismatch(error, whole="the body")) from None
+        _check_pipeline(asked.pipeline)
+        self.estimates.append(asked)
+        return json_response(self.estimate)
+
     async def _list(self, request: web.Request) -> web.Response:
         _check_key(request)
         newest = list(reversed(self._views))
@@ -338,10 +371,7 @@ class FakeBroker:
     async def _lift_quarantine(self, request: web.Request) -> web.Response:
         _check_key(request)
         pipeline = request.match_info["pipeline"]
-        try:
-            parse_cid(pipeline)
-        except InvalidCid:
-            raise UnknownPipeline(pipeline) from None
+        _check_pipeline(pipeline)
         return json_response(
             QuarantineView(pipeline=pipeline, quarantined=pipeline in self.quarantined_for_all)
         )
@@ -369,6 +399,13 @@ def _check_key(request: web.Request) -> None:
         raise Unauthorized("there is no `Authorization: Bearer` header")
     if key.strip() != API_KEY:
         raise Unauthorized("this API key is not known here")
+
+
+def _check_pipeline(pipeline: str) -> None:
+    try:
+        parse_cid(pipeline)
+    except InvalidCid:
+        raise UnknownPipeline(pipeline) from None
 
 
 def _limit(text: str) -> int:

@@ -8,8 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from tradepost.errors import IdempotencyConflict, InvalidRequest, UnknownJob, UnknownPipeline
-from tradepost.pipeline.manifest import WorkUnits
-from tradepost_broker.market.model.entities import Job, Pipeline
+from tradepost_broker.market.model.entities import Job
 from tradepost_broker.market.model.events import (
     CancelRequested,
     Funded,
@@ -85,7 +84,7 @@ def submit(state: MarketState, event: JobSubmitted) -> None:
         pipeline=event.pipeline,
         input=event.input,
         input_bytes=event.input_bytes,
-        units=_work_units(pipeline).count(event.input_bytes),
+        units=pipeline.units(event.input_bytes),
         max_price_microcredits=event.max_price_microcredits,
         confidence=event.confidence,
         requirements=event.requirements,
@@ -117,7 +116,3 @@ def cancel(state: MarketState, event: CancelRequested) -> None:
         raise UnknownJob(event.job)
     else:
         state.is_repeated = True
-
-
-def _work_units(pipeline: Pipeline) -> WorkUnits:
-    return WorkUnits(base=pipeline.work_units_base, per_mebibyte=pipeline.work_units_per_mebibyte)

@@ -12,7 +12,9 @@ from typing import Final
 from tradepost_broker.market.matching import exhaustion, failure_reasons
 from tradepost_broker.market.matching.eligible_offers import EligibleOffers
 from tradepost_broker.market.matching.grant import grant, request_audit
-from tradepost_broker.market.matching.matching import Outlook, auditor_available, choose, may_run, outlook
+from tradepost_broker.market.matching.matching import choose, may_run
+from tradepost_broker.market.matching.outlook import Outlook, outlook
+from tradepost_broker.market.matching.viability import auditor_available
 from tradepost_broker.market.model.amounts import bid_for
 from tradepost_broker.market.model.entities import Job, LeasePurpose, LeaseState
 from tradepost_broker.market.model.job_states import FINAL

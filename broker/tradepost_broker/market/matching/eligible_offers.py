@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
 
 from tradepost_broker.market.matching.scoring import Bidder
 from tradepost_broker.market.model.amounts import AMOUNT_MAX_MICROCREDITS, bid_for
@@ -28,6 +28,26 @@ NOT_RECONNECTED: Final = "not reconnected since the broker's start"
 COOLING_OFF: Final = "their owner broke off too many leases"
 
 _DRAWS_MAX: Final = 32
+
+
+class Field(NamedTuple):
+    """Who competes in an auction: idle bidders, `cheapest` and beyond them `cached`, and `busy` rivals."""
+
+    cheapest: list[Bidder]
+    cached: list[Bidder]
+    busy: list[Bidder]
+
+    @property
+    def idle(self) -> list[Bidder]:
+        """The bidders that can win."""
+        return self.cheapest + self.cached
+
+
+class StandingOwners(NamedTuple):
+    """The cheapest bidder of each owner, cheapest first. `idle` of the owners have an idle device."""
+
+    cheapest: list[Bidder]
+    idle: int
 
 
 class EligibleOffers:
@@ -47,6 +67,19 @@ class EligibleOffers:
         #: Whether a search was ended by offers that are not eligible.
         self._ran_out = False
         self.left_out: dict[str, int] = {}
+
+    def competing(self, *, bid_microcredits_max: int, limit: int) -> Field:
+        """The bidders that bid at most `bid_microcredits_max`: up to `limit` of each kind.
+
+        Those within a lower bid are the first of each kind, so one field serves for all lower caps.
+        """
+        cheapest = self.cheapest(bid_microcredits_max=bid_microcredits_max, limit=limit)
+        cached = self.cached(cheapest, bid_microcredits_max=bid_microcredits_max, limit=limit)
+        if not (cheapest or cached):
+            return Field(cheapest, cached, [])
+        idle = {bidder.id for bidder in (*cheapest, *cached)}
+        standing = self.standing(bid_microcredits_max=bid_microcredits_max, limit=limit)
+        return Field(cheapest, cached, [rival for rival in standing if rival.id not in idle])
 
     def cheapest(self, *, bid_microcredits_max: int, limit: int) -> list[Bidder]:
         """Up to `limit` idle bidders, cheapest first, that bid at most `bid_microcredits_max`."""
@@ -80,6 +113,24 @@ class EligibleOffers:
             for bidder in self._scattered(bid_microcredits_max=AMOUNT_MAX_MICROCREDITS, busy_too=busy_too):
                 found.setdefault(bidder.worker.record.owner, bidder)
         return list(found.values())
+
+    def standing_owners(self) -> StandingOwners:
+        """The owners that `cheapest_by_owner` finds of `scan_max`, idle or busy, and how many are idle."""
+        found: dict[str, Bidder] = {}
+        idle: set[str] = set()
+        eligible = self._eligible(busy_too=True, counted=False)
+        for price_per_unit_microcredits, worker in islice(eligible, self._state.policy.scan_max):
+            owner = worker.record.owner
+            if owner not in found:
+                found[owner] = self._bidder(worker, price_per_unit_microcredits)
+            if worker.seat is not None and worker.seat.idle:
+                idle.add(owner)
+        if not found:
+            for bidder in self._scattered(bid_microcredits_max=AMOUNT_MAX_MICROCREDITS, busy_too=True):
+                found.setdefault(bidder.worker.record.owner, bidder)
+                if bidder.worker.seat is not None and bidder.worker.seat.idle:
+                    idle.add(bidder.worker.record.owner)
+        return StandingOwners(list(found.values()), len(idle))
 
     def cached(self, known: list[Bidder], *, bid_microcredits_max: int, limit: int) -> list[Bidder]:
         """Idle bidders beyond `known` that have the pipeline cached, cheapest first; `limit` counts both."""

@@ -6,6 +6,8 @@ a worker's own state matters. Every hint names something that the submitter can 
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -22,7 +24,7 @@ from tradepost.errors import (
 )
 from tradepost.money import format_credits
 from tradepost_broker.market.matching.eligible_offers import EligibleOffers
-from tradepost_broker.market.matching.matching import Outlook, Plan, plan
+from tradepost_broker.market.matching.outlook import Outlook, Plan, plan
 from tradepost_broker.market.model.entities import Job, LeaseState
 from tradepost_broker.market.model.lease_states import LOST
 from tradepost_broker.market.state.market_state import MarketState
@@ -43,18 +45,29 @@ def explain(state: MarketState, job: Job, log_odds_missing: float, prospect: Out
         return _not_confirmed(state, job, delivered, prospect)
     if _losses(state, job):
         return worker_lost(state, job)
-    best = plan(state, job, log_odds_missing)
+    return unmatched(state, job, prospect, plan(state, job, log_odds_missing))
+
+
+def unmatched(
+    state: MarketState, job: Job, prospect: Outlook, best: Plan | None, *, workers_max: int | None = None
+) -> TradepostError:
+    """The error of a job without any lease that nobody could take; `best` is the plan for it.
+
+    At most `workers_max` workers are asked why they refused the pipeline; without it, all are.
+    """
     if prospect is Outlook.TOO_DEAR and best is not None:
         return _price_cap_too_low(job, best)
-    refused = EligibleOffers(state, job, again=True).count_ineligible()["refused"]
-    if refused and best is None and _is_trust(state, job):
+    ineligible = EligibleOffers(state, job, again=True).count_ineligible()
+    refused = ineligible["refused"]
+    problems = _refusals(state, job, workers_max) if refused else []
+    if refused and best is None and _is_trust(problems):
         pipeline = state.pipelines[job.pipeline]
         return UntrustedPipeline(
             f"all {refused} workers that could run pipeline {job.pipeline} refused it",
             workers=refused,
             publishers=list(pipeline.publishers or (pipeline.publisher,))[:_PUBLISHERS_SHOWN],
         )
-    return _no_eligible_worker(state, job, best, refused)
+    return _no_eligible_worker(state, job, best, ineligible, problems)
 
 
 def worker_lost(state: MarketState, job: Job) -> TradepostError:
@@ -146,15 +159,17 @@ def _price_cap_too_low(job: Job, best: Plan) -> TradepostError:
     )
 
 
-def _no_eligible_worker(state: MarketState, job: Job, best: Plan | None, refused: int) -> TradepostError:
+def _no_eligible_worker(
+    state: MarketState, job: Job, best: Plan | None, ineligible: Counter[str], problems: list[Problem]
+) -> TradepostError:
     need = state.need(job)
     lacking = state.offers.lacking(need)
-    memory = lacking.get("memory", 0) + EligibleOffers(state, job, again=True).count_ineligible()["memory"]
+    memory, refused = lacking.get("memory", 0) + ineligible["memory"], ineligible["refused"]
     counts = {
         f"do not run {' or '.join(need.providers)}": lacking.get("provider", 0),
         f"have too little memory ({need.memory_bytes / 2**30:.3g} GiB needed)": memory,
         f"do not have the isolation ({', '.join(need.isolation)})": lacking.get("isolation", 0),
-        f"refused the pipeline{_why_refused(state, job)}": refused,
+        f"refused the pipeline{_why_refused(problems)}": refused,
         "have engines older than the operator allows": len(state.too_old),
     }
     detail = f"{len(state.offers)} standing offers{_listed(counts)}{_too_few(state, job, best)}"
@@ -199,19 +214,27 @@ def _hint(state: MarketState, job: Job, best: Plan | None) -> str:
     return "A worker with what the pipeline needs would match; set a longer patience_s to wait for one."
 
 
-def _is_trust(state: MarketState, job: Job) -> bool:
+def _refusals(state: MarketState, job: Job, workers_max: int | None) -> list[Problem]:
+    """Why connected workers refused the job's pipeline, as far as so many workers did."""
+    problems = (
+        worker.refused.get(job.pipeline)
+        for worker in islice(state.workers.values(), workers_max)
+        if worker.connected
+    )
+    return [problem for problem in problems if problem is not None]
+
+
+def _is_trust(problems: list[Problem]) -> bool:
     """Whether it is the owners' trust policies that keep all workers from the pipeline."""
-    problems = [worker.refused.get(job.pipeline) for worker in state.workers.values() if worker.connected]
-    return all(problem.code == UntrustedPipeline.code() for problem in problems if problem is not None)
+    return all(problem.code == UntrustedPipeline.code() for problem in problems)
 
 
-def _why_refused(state: MarketState, job: Job) -> str:
+def _why_refused(problems: list[Problem]) -> str:
     """The most common reason with which workers refused the job's pipeline."""
-    problems = (worker.refused.get(job.pipeline) for worker in state.workers.values() if worker.connected)
-    reasons = [f"{problem.title} {problem.detail}".strip() for problem in problems if problem is not None]
-    if not reasons:
+    if not problems:
         return ""
-    return f" ({max(sorted(set(reasons)), key=reasons.count)})"
+    counts = Counter(f"{problem.title} {problem.detail}".strip() for problem in problems)
+    return f" ({max(sorted(counts), key=counts.__getitem__)})"
 
 
 def _listed(counts: dict[str, int]) -> str:

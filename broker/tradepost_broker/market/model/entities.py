@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from tradepost.errors import Problem
+from tradepost.pipeline.manifest import WorkUnits
 from tradepost.protocol import JobStatus, Offer, Requirements, Verification
 from tradepost_broker.market.model.stored_names import without_unit
 
@@ -65,6 +66,11 @@ class Pipeline(msgspec.Struct, gc=False, kw_only=True, frozen=True):
     publishers: tuple[str, ...] = ()
     artifacts: tuple[str, ...] = ()
     claims: tuple[tuple[str, str], ...] = ()
+
+    def units(self, input_bytes: int) -> int:
+        """The work units of a job with an input of this size."""
+        work = WorkUnits(base=self.work_units_base, per_mebibyte=self.work_units_per_mebibyte)
+        return work.count(input_bytes)
 
 
 class WorkerStanding(StrEnum):

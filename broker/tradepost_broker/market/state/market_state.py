@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 import msgspec
 
@@ -41,6 +42,7 @@ from tradepost_broker.market.state.commitments import Commitments, LeaseWatch
 from tradepost_broker.market.state.job_queue import JobQueue
 from tradepost_broker.market.state.offer_book import Need, OfferBook
 from tradepost_broker.market.state.price_levels import PriceLevels
+from tradepost_broker.market.state.recent_jobs import RecentJobs
 from tradepost_broker.market.state.run_times import RunTimes
 from tradepost_broker.market.state.timers import TimerPurpose, Timers
 from tradepost_broker.market.state.worker_state import Scope, WorkerState
@@ -48,6 +50,11 @@ from tradepost_broker.market.trust.hands import Hands
 from tradepost_reputation import Counted, in_steps
 from tradepost_reputation.checks import NOTHING
 from tradepost_signing.policy.revocation import RevocationList
+
+#: The id of a job that somebody only asks about. It has no leases, and no job has this id.
+UNSUBMITTED: Final = ""
+#: Times of runs of a pipeline that are kept to estimate how long the next one takes.
+_RUN_TIMES_KEPT: Final = 64
 
 
 class IdempotencyKey(msgspec.Struct, frozen=True, gc=False):
@@ -68,7 +75,7 @@ class MarketState:
         self.ledger = Ledger(save=self.save, accounts=accounts, transfers=transfers)
         self.jobs: dict[str, Job] = {}
         self.leases: dict[str, Lease] = {}
-        self.leases_of: dict[str, list[Lease]] = {}
+        self.leases_of: dict[str, list[Lease]] = {UNSUBMITTED: []}
         self.pipelines: dict[str, Pipeline] = {}
         #: How pipelines fare, by pipeline and account ("" for all), and the evidence that may be withdrawn.
         self.uses: dict[tuple[str, str], PipelineUse] = {}
@@ -87,10 +94,12 @@ class MarketState:
         self.timers = Timers()
         #: How long runs take, what the broker knows of ordinary leases of open jobs, and how owners keep to
         #: theirs. None of it is in the records: a restart clears it.
-        self.run_times = RunTimes()
+        self.run_times = RunTimes(newest_max=_RUN_TIMES_KEPT)
         #: From grants to the reports that so many stages are done, by pipeline and number of stages.
         self.stage_times = RunTimes()
         self.price_levels = PriceLevels()
+        #: What jobs that ended lately paid, and how many end in a second.
+        self.recent_jobs = RecentJobs()
         self.watches: dict[str, LeaseWatch] = {}
         self.commitments: dict[str, Commitments] = {}
         self.cooling_owners: dict[str, None] = {}
@@ -206,6 +215,7 @@ class MarketState:
     def retire_job(self, job: Job) -> None:
         """Take in that a job has finished: when it may leave memory, and when its key may be forgotten."""
         assert job.finished_at is not None
+        self.recent_jobs.note(job)
         expires_at = job.finished_at + self.policy.idempotency_s
         key = job.account, job.idempotency_key
         self.idempotency_keys[key] = IdempotencyKey(job.id, job.request_hash, expires_at)

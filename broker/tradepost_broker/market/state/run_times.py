@@ -4,12 +4,16 @@ A time is measured by the broker, from grant to receipt, in seconds per work uni
 is accepted. Each owner has one time for each pipeline: its longest, which fades as shorter ones come, since
 inputs differ. What is typical is the median over owners, so an owner with many devices or jobs weighs as one.
 
-Memory is bounded: so many pipelines, and so many owners of each, the newest. None of it is in the records, so
-a restart begins anew.
+The newest times are kept one by one as well, whoever gave them, for estimates of how long a job takes.
+
+Memory is bounded: so many pipelines, and so many owners and times of each, the newest. None of it is in the
+records, so a restart begins anew.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
 from typing import Final
 
 _PIPELINES_MAX: Final = 1_024
@@ -21,17 +25,23 @@ _FADING: Final = 0.9
 
 
 class RunTimes:
-    """Times by pipeline and owner, in seconds per work unit."""
+    """Times by pipeline and owner, in seconds per work unit; and the newest `newest_max` of each pipeline."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, newest_max: int = 0) -> None:
         self._times: dict[str, dict[str, float]] = {}
+        self._newest: dict[str, deque[float]] = {}
+        self._newest_max = newest_max
 
     def note(self, pipeline: str, owner: str, s_per_unit: float) -> None:
         """Take in how long an accepted result took."""
         times = self._times.pop(pipeline, {})
         self._times[pipeline] = times  # the newest last
         if len(self._times) > _PIPELINES_MAX:
-            del self._times[next(iter(self._times))]
+            oldest = next(iter(self._times))
+            del self._times[oldest]
+            self._newest.pop(oldest, None)
+        if self._newest_max:
+            self._newest.setdefault(pipeline, deque(maxlen=self._newest_max)).append(s_per_unit)
         times[owner] = max(s_per_unit, _FADING * times.pop(owner, 0.0))
         if len(times) > _OWNERS_MAX:
             del times[next(iter(times))]
@@ -45,6 +55,11 @@ class RunTimes:
         """The time of this owner; 0 if it is not known."""
         return self._times.get(pipeline, {}).get(owner, 0.0)
 
+    def newest_s_per_unit(self, pipeline: str) -> Sequence[float]:
+        """The newest times, shortest first; none if none was measured."""
+        return sorted(self._newest.get(pipeline, ()))
+
     def clear(self) -> None:
         """Forget everything."""
+        self._newest.clear()
         self._times.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tradepost import AsyncClient, AsyncJobHandle, Client, JobHandle
 
 #: What only the blocking client needs from the other one.
-INNER = {"fetch_output", "open_stream", "run_prepared", "submit_prepared"}
+INNER = {"estimate_prepared", "fetch_output", "open_stream", "run_prepared", "submit_prepared"}
 
 
 def names_of(kind: type) -> set[str]:

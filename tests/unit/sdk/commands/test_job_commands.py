@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from typer import Typer
@@ -27,11 +28,13 @@ from tradepost.errors import (
     BrokerUnavailable,
     FileNotWritten,
     InvalidInput,
+    PriceCapTooLow,
     ResultTimeout,
     UnknownJob,
     UnknownPipeline,
 )
 from tradepost.pipeline.tensors import decode
+from tradepost.protocol import TypicalPrice
 from tradepost.testing.broker_thread import FakeBrokerThread
 from tradepost.testing.fake_broker import API_KEY
 
@@ -295,3 +298,51 @@ def test_a_file_that_is_no_array_is_named_with_its_tensor(
     np.save(tmp_path / "photo.npy", np.array([None]), allow_pickle=True)
     ended = run(fake, "submit", PIPELINE, "--tensor", f"photo={tmp_path / 'photo.npy'}")
     assert "tensor 'photo'" in ended.exception.detail
+
+
+# Before submitting
+
+
+def test_an_estimate_is_for_people_and_for_programs(fake: FakeBrokerThread, tensor: str) -> None:
+    shown = run(fake, "estimate", PIPELINE, "--tensor", tensor)
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout.splitlines() == [
+        "price cap   0.001 credits to start now, for 1 result",
+        "typical     unknown: no job of this pipeline was accepted lately",
+        "latency     unknown: no runs were measured",
+        "confidence  at most 0.999999",
+        "owners      1 idle, 0 busy",
+    ]
+    printed = json.loads(run(fake, "estimate", PIPELINE, "--input-bytes", "9", "--json").stdout)
+    assert printed["cap_now_microcredits"] == 1000
+    assert (printed["typical_price_microcredits"], printed["problem"]) == (None, None)
+    assert [one.input_bytes for one in fake.broker.estimates][1:] == [9]
+    assert fake.broker.requests == []
+
+
+def test_an_estimate_shows_why_nobody_would_take_the_job(fake: FakeBrokerThread) -> None:
+    error = PriceCapTooLow("1 result would cost more", hint="max_price 2 credits would match.")
+    fake.broker.estimate = msgspec.structs.replace(
+        fake.broker.estimate,
+        problem=error.to_problem(),
+        starts_now=False,
+        cap_now_microcredits=None,
+        cap_microcredits=2_000_000,
+        typical_price=TypicalPrice(price_microcredits=3_000_000, jobs=4, since=1.0),
+        measured_runs=7,
+        latency_p50_s=2.0,
+        latency_p90_s=400.0,
+        in_time=False,
+        confidence_max=None,
+    )
+    shown = run(fake, "estimate", PIPELINE, "--input-bytes", "9", "--max-price", "1")
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout.splitlines() == [
+        f"It would fail: {error.title()} 1 result would cost more",
+        "hint: max_price 2 credits would match.",
+        "price cap   2 credits for 1 result, once a busy worker is free",
+        "typical     3 credits, the median of 4 recent jobs",
+        "latency     2 s in half of the cases, 400 s in nine of ten, beyond the deadline (7 measured runs)",
+        "confidence  none",
+        "owners      1 idle, 0 busy",
+    ]

@@ -1,0 +1,115 @@
+"""What a job would cost, as a program sees it before it submits one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+from tradepost.client.arguments import pipeline_cid, real_number, whole_number
+from tradepost.client.inputs import Inputs, document_bytes
+from tradepost.client.job_request import CONFIDENCE, DEADLINE_S, SECONDS_MAX, checked_requirements
+from tradepost.errors import Problem, TradepostError
+from tradepost.money import Credits, to_credits, to_microcredits
+from tradepost.protocol import EstimateRequest, EstimateView, Requirements
+
+_INPUT_BYTES_MAX = 1 << 53
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Estimate:
+    """What the market would do with a job now; `None` is what is not known. Prices are in credits.
+
+    `cap_now` is the least `max_price` with which an idle worker takes the job at once; with `cap`, which may
+    be less, it gets a worker that may be busy now. `results` is how many results the cheapest way needs, and
+    `typical_price` what these cost at the median of the `typical_jobs` newest accepted jobs of the pipeline.
+
+    `starts_now` says whether an idle worker would take it at once for the `max_price` that was asked about,
+    and `problem` with what error it would fail for that. `confidence_max` is the most that this price, or
+    any, can buy. `owners_idle` and `owners_busy` count owners whose devices could run it.
+
+    `latency_p50_s` and `latency_p90_s` are from submission to result, by the `measured_runs` newest runs and
+    `wait_s`, the wait for a worker; `in_time` is whether the latter is within the deadline.
+    """
+
+    cap: Decimal | None
+    cap_now: Decimal | None
+    results: int
+    typical_price: Decimal | None
+    typical_jobs: int
+    starts_now: bool
+    confidence_max: float | None
+    owners_idle: int
+    owners_busy: int
+    wait_s: float | None
+    latency_p50_s: float | None
+    latency_p90_s: float | None
+    measured_runs: int
+    in_time: bool | None
+    problem: Problem | None
+
+    def __repr__(self) -> str:
+        if self.problem is not None:
+            return f"<Estimate: {self.problem.code}>"
+        price = "unknown" if self.cap is None else f"{self.cap:f} credits"
+        latency = "unknown" if self.latency_p50_s is None else f"{self.latency_p50_s:.3g} s"
+        return f"<Estimate: cap {price}, {self.results} results, latency {latency}>"
+
+    def raise_for_problem(self) -> None:
+        """Raise the error that the job would fail with, if it would."""
+        if self.problem is not None:
+            raise TradepostError.from_problem(self.problem)
+
+
+def estimate_request(
+    pipeline: str,
+    inputs: Inputs | int,
+    *,
+    max_price: Credits | None = None,
+    confidence: float = CONFIDENCE,
+    deadline_s: float = DEADLINE_S,
+    requirements: Requirements | None = None,
+) -> EstimateRequest:
+    """The request that `AsyncClient.estimate` sends. Raises as `prepare_job` does."""
+    cid = pipeline_cid(pipeline)
+    price = None if max_price is None else to_microcredits(max_price, name="max_price", microcredits_min=1)
+    confidence = real_number("confidence", confidence, 0.5, 0.999999)
+    deadline_s = real_number("deadline_s", deadline_s, 1e-6, SECONDS_MAX)
+    required = checked_requirements(requirements)
+    if isinstance(inputs, int):
+        size_bytes = whole_number("inputs", inputs, 1, _INPUT_BYTES_MAX)
+    else:
+        size_bytes = len(document_bytes(inputs))
+    return EstimateRequest(
+        pipeline=cid,
+        input_bytes=size_bytes,
+        max_price_microcredits=price,
+        confidence=confidence,
+        deadline_s=deadline_s,
+        requirements=required,
+    )
+
+
+def estimate_of(view: EstimateView) -> Estimate:
+    """The estimate in a broker's reply."""
+    typical = view.typical_price
+    return Estimate(
+        cap=_credits(view.cap_microcredits),
+        cap_now=_credits(view.cap_now_microcredits),
+        results=view.results,
+        typical_price=None if typical is None else to_credits(typical.price_microcredits),
+        typical_jobs=0 if typical is None else typical.jobs,
+        starts_now=view.starts_now,
+        confidence_max=view.confidence_max,
+        owners_idle=view.owners_idle,
+        owners_busy=view.owners_busy,
+        wait_s=view.wait_s,
+        latency_p50_s=view.latency_p50_s,
+        latency_p90_s=view.latency_p90_s,
+        measured_runs=view.measured_runs,
+        in_time=view.in_time,
+        problem=view.problem,
+    )
+
+
+def _credits(microcredits: int | None) -> Decimal | None:
+    return None if microcredits is None else to_credits(microcredits)

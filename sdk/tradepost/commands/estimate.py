@@ -1,0 +1,114 @@
+"""`tradepost jobs estimate`: what a job would cost, before it is submitted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from tradepost.client.estimates import Estimate
+from tradepost.client.inputs import Inputs
+from tradepost.client.job_request import SECONDS_MAX
+from tradepost.client.sync_client import Client
+from tradepost.commands.inputs import InputTensors, read_inputs
+from tradepost.commands.number_options import integer_option, number_option
+from tradepost.commands.options import ApiKey, BrokerUrl, Json
+from tradepost.commands.terminal import show
+from tradepost.money import to_microcredits
+from tradepost.protocol import Requirements
+
+_PRICES: Final = ("cap", "cap_now", "typical_price")
+
+
+def estimate(
+    pipeline: Annotated[str, typer.Argument(help="The pipeline's CID, as `tradepost publish` prints it.")],
+    tensor: InputTensors = None,
+    document: Annotated[Path | None, typer.Option(help="The complete input as a safetensors file.")] = None,
+    input_bytes: Annotated[
+        int | None, integer_option(low=1, about="The input's size in bytes, instead of the input.")
+    ] = None,
+    max_price: Annotated[
+        str | None, typer.Option(help="The price cap in credits; without it, any price.")
+    ] = None,
+    confidence: Annotated[
+        float,
+        number_option(about="The minimum probability that the result is right.", low=0.5, high=0.999999),
+    ] = 0.95,
+    deadline_s: Annotated[
+        float, number_option(about="The job's deadline in seconds from now.", low=0.001, high=SECONDS_MAX)
+    ] = 300.0,
+    isolation: Annotated[
+        list[str] | None, typer.Option(help="A sandbox layer that workers must have.")
+    ] = None,
+    broker: BrokerUrl = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a job would cost now, how long it would take, and how sure its result could be.
+
+    Nothing is submitted. Example: tradepost jobs estimate CID --input-bytes 20000
+    """
+    inputs: Inputs | int = read_inputs(tensor or [], document) if input_bytes is None else input_bytes
+    with Client(broker, api_key=api_key) as client:
+        found = client.estimate(
+            pipeline,
+            inputs,
+            max_price=max_price,
+            confidence=confidence,
+            deadline_s=deadline_s,
+            requirements=Requirements(isolation=tuple(isolation or ())),
+        )
+    show(facts_of(found), "\n".join(describe_estimate(found)), as_json=as_json)
+
+
+def describe_estimate(found: Estimate) -> Iterator[str]:
+    """An estimate for people, line by line."""
+    if found.problem is not None:
+        yield f"It would fail: {found.problem.title} {found.problem.detail}"
+        yield f"hint: {found.problem.hint}"
+    yield f"price cap   {_price(found)}"
+    if found.typical_price is not None:
+        yield f"typical     {found.typical_price:f} credits, the median of {found.typical_jobs} recent jobs"
+    else:
+        yield "typical     unknown: no job of this pipeline was accepted lately"
+    yield f"latency     {_latency(found)}"
+    reachable = "none" if found.confidence_max is None else f"at most {found.confidence_max:.6g}"
+    yield f"confidence  {reachable}"
+    yield f"owners      {found.owners_idle} idle, {found.owners_busy} busy"
+
+
+def facts_of(found: Estimate) -> dict[str, object]:
+    """An estimate for programs, with money in microcredits."""
+    facts: dict[str, object] = {}
+    for one in fields(found):
+        value = getattr(found, one.name)
+        if one.name in _PRICES:
+            facts[f"{one.name}_microcredits"] = None if value is None else to_microcredits(value)
+        else:
+            facts[one.name] = value
+    return facts
+
+
+def _price(found: Estimate) -> str:
+    if found.cap is None:
+        return "none is enough"
+    results = "1 result" if found.results == 1 else f"{found.results} results"
+    if found.cap_now is None:
+        return f"{found.cap:f} credits for {results}, once a busy worker is free"
+    if found.cap < found.cap_now:
+        return f"{found.cap_now:f} credits to start now, {found.cap:f} for {results} of busy workers"
+    return f"{found.cap_now:f} credits to start now, for {results}"
+
+
+def _latency(found: Estimate) -> str:
+    if found.latency_p50_s is None or found.latency_p90_s is None:
+        what = "runs were" if found.measured_runs == 0 else "wait was"
+        return f"unknown: no {what} measured"
+    late = "" if found.in_time else ", beyond the deadline"
+    return (
+        f"{found.latency_p50_s:.3g} s in half of the cases, {found.latency_p90_s:.3g} s in nine of ten"
+        f"{late} ({found.measured_runs} measured runs)"
+    )
