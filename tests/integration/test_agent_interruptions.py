@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import Any, cast
 
+import aiohttp
 import pytest
 
 from tradepost.content import add_bytes
-from tradepost.errors import BrokerUnavailable, LeaseGone, WorkerKeyInUse
+from tradepost.errors import BrokerUnavailable, LeaseGone, ProtocolError, TradepostError, WorkerKeyInUse
 from tradepost.protocol import Acknowledged, Deliver, GiveBack, Heartbeat, Refused
 from tradepost.receipts import Preempted, verify_receipt
 from tradepost_worker.leases import agent
 from tradepost_worker.link.broker_api import BrokerApi
+from tradepost_worker.link.connection import BrokerStream
 from tradepost_worker.testing.agent_bench import NOOP, REPORT, WORKER, AgentBench
 from tradepost_worker.testing.lent_device import until
 from tradepost_worker.testing.samples import sample_input
@@ -65,6 +68,44 @@ async def test_a_result_survives_the_workers_restart(bench: AgentBench) -> None:
         await bench.connected()
         assert await bench.broker.next(Deliver) == first
     assert bench.pending() == []
+
+
+async def test_a_device_that_wakes_up_on_a_broken_connection_connects_again(
+    bench: AgentBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a suspended device finds first is a ping, which it cannot answer: the broker has long hung up."""
+
+    async def cannot_answer(*_: Any) -> None:
+        raise aiohttp.ClientConnectionResetError("Cannot write to closing transport")
+
+    async with bench.agent():
+        await bench.connected()
+        bench.broker.connected.clear()
+        monkeypatch.setattr(aiohttp.ClientWebSocketResponse, "pong", cannot_answer)
+        await bench.broker.ping()
+        await bench.connected()
+    assert bench.connections == [True, False] * 2
+
+
+@pytest.mark.parametrize(
+    ("cause", "kind"),
+    [
+        (TimeoutError(), BrokerUnavailable),
+        (ConnectionResetError(104, "Connection reset by peer"), BrokerUnavailable),
+        (aiohttp.WebSocketError(1002, "Reserved bit set"), ProtocolError),
+    ],
+    ids=lambda cause: type(cause).__name__,
+)
+async def test_a_connection_that_breaks_is_no_invalid_message(
+    cause: Exception, kind: type[TradepostError]
+) -> None:
+    class Broken:
+        async def __aiter__(self) -> AsyncIterator[aiohttp.WSMessage]:
+            yield aiohttp.WSMessage(aiohttp.WSMsgType.ERROR, cause, None)
+
+    stream = BrokerStream(cast("aiohttp.ClientWebSocketResponse", Broken()))
+    with pytest.raises(kind):
+        _ = [frames async for frames in stream.messages()]
 
 
 async def test_work_goes_on_while_the_broker_is_away(bench: AgentBench) -> None:

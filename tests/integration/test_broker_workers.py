@@ -522,3 +522,20 @@ def _node(document: bytes) -> tuple[str, bytes]:
     blocks: list[tuple[str, bytes]] = []
     add_bytes(document, put=lambda cid, data: blocks.append((cid, data)))
     return blocks[-1]
+
+
+async def test_a_worker_that_answers_no_ping_is_gone_and_not_blamed(
+    broker: LocalBroker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a device that is suspended: what broke is the connection, and no message was wrong."""
+
+    async def silent(*_: Any) -> None:
+        """No answer."""
+
+    caplog.set_level("INFO")
+    monkeypatch.setattr(aiohttp.ClientWebSocketResponse, "pong", silent)
+    monkeypatch.setattr("tradepost_broker.streams.sockets.HEARTBEAT_S", 0.1)
+    worker = await broker.worker()
+    await until(lambda: not broker.running.parts.market.is_connected(worker.id))
+    assert "Refused worker" not in caplog.text
+    assert "is disconnected" in caplog.text

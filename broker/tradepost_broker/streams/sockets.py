@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import WebSocketError, WSCloseCode, WSMsgType, web
 
 from tradepost.errors import InvalidRequest, ProtocolError, TradepostError
 from tradepost.protocol import HEARTBEAT_S, MESSAGE_BYTES_MAX
@@ -61,18 +61,37 @@ async def converse(
 ) -> None:
     """Give `take` each message and send what `queue` gets, until either side ends it.
 
-    Raises `ProtocolError` for a message that is not binary, and what `take` raises.
+    Raises `ProtocolError` for a message that is not binary, and what `take` raises. A connection that breaks,
+    or whose peer answers no ping, ends without an error: nobody is there to be told.
     """
     writing = asyncio.create_task(_write(request, socket, queue), name="tradepost-stream-writer")
     try:
-        async for message in socket:
-            if message.type is not WSMsgType.BINARY:
-                raise ProtocolError(f"a {message.type.name} message; frames must be in binary messages")
-            await take(message.data)
+        while (message := await _receive(socket)) is not None:
+            await take(message)
     finally:
         writing.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await writing
+
+
+async def _receive(socket: web.WebSocketResponse) -> bytes | None:
+    """The next message; `None` once the connection has ended or broken. Raises `ProtocolError`."""
+    try:
+        message = await socket.receive()
+    except ConnectionError:  # a ping of the peer's cannot be answered any more
+        return None
+    match message.type:
+        case WSMsgType.BINARY:
+            data: bytes = message.data
+            return data
+        case WSMsgType.CLOSE | WSMsgType.CLOSING | WSMsgType.CLOSED:
+            return None
+        case WSMsgType.ERROR if not isinstance(message.data, WebSocketError):
+            return None
+        case WSMsgType.ERROR:
+            raise ProtocolError(f"an invalid message: {message.data}")
+        case _:
+            raise ProtocolError(f"a {message.type.name} message; frames must be in binary messages")
 
 
 async def _write(request: web.Request, socket: web.WebSocketResponse, queue: FrameQueue) -> None:

@@ -159,11 +159,23 @@ class BrokerStream:
                 self._waiting_to_send.clear()
 
     async def messages(self) -> AsyncIterator[list[ToWorker]]:
-        """What the broker sends, until the connection ends. Raises `ProtocolError`."""
-        async for message in self._socket:
-            if message.type is not aiohttp.WSMsgType.BINARY:
-                raise ProtocolError(f"the broker sent a {message.type.name} message")
-            yield self._codec.decode(message.data)
+        """What the broker sends, until it ends the connection.
+
+        Raises `ProtocolError`, and `BrokerUnavailable` if the connection breaks: for a device that was
+        suspended, with a ping that cannot be answered any more.
+        """
+        try:
+            async for message in self._socket:
+                match message.type:
+                    case aiohttp.WSMsgType.BINARY:
+                        yield self._codec.decode(message.data)
+                    case aiohttp.WSMsgType.ERROR if not isinstance(message.data, aiohttp.WebSocketError):
+                        raise BrokerUnavailable(f"the connection broke: {message.data!r}")
+                    case _:
+                        what = message.data if message.type is aiohttp.WSMsgType.ERROR else message.type.name
+                        raise ProtocolError(f"the broker sent an invalid message: {what}")
+        except (aiohttp.ClientError, OSError) as error:
+            raise BrokerUnavailable(f"the connection broke: {error}") from None
 
     async def close(self) -> None:
         """Close the connection."""

@@ -167,6 +167,11 @@ class FakeBroker:
         assert isinstance(frame, kind), frame
         return frame
 
+    async def ping(self) -> None:
+        """Ask the worker's device for a sign of life."""
+        assert self._socket is not None
+        await self._socket.ping()
+
     async def drop(self) -> None:
         """Break the connection as a network does, and wait until it is gone."""
         assert self._socket is not None
