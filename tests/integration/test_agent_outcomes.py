@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 
 from tradepost.content import Cid, add_bytes, read_file
-from tradepost.errors import BrokerUnavailable, KernelTrap, LeaseTimeout, QuotaExceeded, RunnerFailed
+from tradepost.errors import (
+    BrokerUnavailable,
+    InputTooCostly,
+    InvalidInput,
+    InvalidTensorDocument,
+    KernelTrap,
+    LeaseTimeout,
+    PipelineTooCostly,
+    QuotaExceeded,
+    RunnerFailed,
+)
 from tradepost.pipeline.tensors import decode
 from tradepost.protocol import Deliver, GiveBackReason
 from tradepost.receipts import Failed, Returned, verify_receipt
@@ -39,6 +49,11 @@ async def test_an_artifact_that_loads_nowhere_is_a_signed_result(bench: AgentBen
     ("error", "reason"),
     [
         (RunnerFailed("crash"), GiveBackReason.FAILED),
+        # Were these refusals, the device would get no job of that pipeline, whosever, after one such input.
+        (InputTooCostly("Failed to allocate memory"), GiveBackReason.FAILED),
+        (InvalidInput("no tensor x"), GiveBackReason.FAILED),
+        (InvalidTensorDocument("cut short"), GiveBackReason.FAILED),
+        (PipelineTooCostly("killed while it loaded"), GiveBackReason.REFUSED),
         (LeaseTimeout("late"), GiveBackReason.EXHAUSTED),
         (ZeroDivisionError(), GiveBackReason.FAILED),
     ],

@@ -117,6 +117,7 @@ from tradepost.errors.trust import (
     UntrustedSigner,
 )
 from tradepost.errors.worker import (
+    InputTooCostly,
     InvalidJoinToken,
     InvalidReceipt,
     LeaseGone,
@@ -160,6 +161,7 @@ __all__ = [
     "IdempotencyConflict",
     "IdentityRefused",
     "InlineInputTooLarge",
+    "InputTooCostly",
     "InsecureTransport",
     "InsufficientFunds",
     "InvalidArtifact",

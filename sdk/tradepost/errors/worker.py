@@ -74,6 +74,14 @@ class PipelineTooCostly(TradepostError):
     default_hint = "Run it on a device with more memory, or make the artifact smaller."
 
 
+class InputTooCostly(TradepostError):
+    """This input needs more memory than the pipeline's limit, or the device, provides."""
+
+    fault = Fault.SUBMITTER
+    status = 422
+    default_hint = "Use a smaller input, or ask the publisher for a larger limit of memory."
+
+
 class WorkerLost(TradepostError):
     """Every worker that got the job disconnected, failed or gave it back."""
 

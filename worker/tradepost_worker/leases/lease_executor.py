@@ -16,9 +16,7 @@ from typing import Final, Protocol
 from tradepost.content import Cid, add_bytes, parse_cid, read_file
 from tradepost.errors import (
     DeadlineExceeded,
-    InvalidInput,
     InvalidPipeline,
-    InvalidTensorDocument,
     InvalidTrustPolicy,
     LeaseTimeout,
     NoEligibleWorker,
@@ -51,7 +49,8 @@ from tradepost_worker.runner.pipeline_run import PipelineRun
 from tradepost_worker.supervision.request_queue import OnStages
 from tradepost_worker.supervision.runner_pool import RunnablePipeline
 
-#: The owner, the job or its pipeline is the reason, not a fault of this device.
+#: The owner, the device's limits or the pipeline is the reason, whatever the input. The broker gives this
+#: device no job of that pipeline then, so nothing that an input can cause is among them.
 _REFUSALS: Final = (
     UntrustedSigner,
     InvalidTrustPolicy,
@@ -59,8 +58,6 @@ _REFUSALS: Final = (
     NoEligibleWorker,
     PipelineTooCostly,
     ProtocolError,
-    InvalidInput,
-    InvalidTensorDocument,
 )
 #: The time that the job and its pipeline allow was over. The broker, which knows both, checks that it was.
 _OUT_OF_TIME: Final = (DeadlineExceeded, LeaseTimeout)

@@ -14,7 +14,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from tradepost.errors import InvalidModel, LeaseTimeout, ModelFailure, NoEligibleWorker, PipelineTooCostly
+from tradepost.errors import (
+    InputTooCostly,
+    InvalidModel,
+    LeaseTimeout,
+    ModelFailure,
+    NoEligibleWorker,
+    PipelineTooCostly,
+)
 from tradepost.pipeline.execution_providers import LOG_NOTHING, PROVIDERS, session_options
 from tradepost.pipeline.manifest import ConditionalOperator
 from tradepost.pipeline.onnx_profile import ELEMENTS_MAX, check_model
@@ -94,7 +101,7 @@ class Model:
     ) -> dict[str, Tensor]:
         """The named graph outputs.
 
-        Raises `ModelFailure`, `PipelineTooCostly` where memory runs out, or `LeaseTimeout` at the deadline.
+        Raises `ModelFailure`, `InputTooCostly` where memory runs out, or `LeaseTimeout` at the deadline.
         """
         names = list(dict.fromkeys(outputs))  # two names of a stage may stand for one graph output
         options = onnxruntime.RunOptions()
@@ -109,7 +116,7 @@ class Model:
         except Exception as error:  # as above; a stranger's model and input can cause any of them
             if options.terminate:
                 raise LeaseTimeout(f"the model was still running after {wall_s_max:g} s") from None
-            raise (PipelineTooCostly if _lacks_memory(error) else ModelFailure)(_detail(error)) from None
+            raise (InputTooCostly if _lacks_memory(error) else ModelFailure)(_detail(error)) from None
         for name, value in zip(names, values, strict=True):
             if not isinstance(value, np.ndarray):
                 raise ModelFailure(f"its output {name!r} is a {type(value).__name__}, not a tensor")
@@ -124,7 +131,7 @@ def probe_providers(inference: Inference) -> tuple[str, ...]:
         try:
             model = inference.load(PROBE_MODEL, providers=[name])
             result = model.run({"x": feed}, ["y"], wall_s_max=math.inf)["y"]
-        except (InvalidModel, ModelFailure, PipelineTooCostly, LeaseTimeout):
+        except (InvalidModel, ModelFailure, PipelineTooCostly, InputTooCostly, LeaseTimeout):
             continue
         if model.provider == name and result.tolist() == [2.0]:
             working.append(name)

@@ -10,6 +10,7 @@ import signal
 from typing import Final
 
 from tradepost.errors import (
+    InputTooCostly,
     InvalidInput,
     InvalidTensorDocument,
     LeaseTimeout,
@@ -26,10 +27,10 @@ from tradepost.untrusted_text import plain
 #: With what a runner may refuse to load, and to run.
 LOAD_REFUSALS: Final = (StageFailure, NoEligibleWorker, PipelineTooCostly)
 RUN_REFUSALS: Final = (
+    InputTooCostly,
     InvalidInput,
     InvalidTensorDocument,
     LeaseTimeout,
-    PipelineTooCostly,
     SandboxUnavailable,
 )
 _STDERR_TAIL_BYTES: Final = 4096

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tradepost.errors import LeaseGone, Problem
+from tradepost.errors import InputTooCostly, LeaseGone, Problem
 from tradepost.protocol import GiveBackReason
 from tradepost_broker.market.model.entities import (
     EvidenceKind,
@@ -145,6 +145,8 @@ def _may_be_blamed(state: MarketState, lease: Lease, event: LeaseGivenBack) -> b
         pipeline = state.pipelines[state.jobs[lease.job].pipeline]
         over_at = min(lease.expires_at, lease.granted_at + pipeline.wall_s)
         return event.at < over_at - _OUT_OF_TIME_S_EARLY
+    if event.problem.code == InputTooCostly.code():
+        return False  # another device may have more memory
     return event.reason is GiveBackReason.FAILED
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tradepost.errors import InputTooCostly
 from tradepost.protocol import GiveBackReason, JobStatus
-from tradepost_broker.market.model.entities import Lease, LeasePurpose
+from tradepost_broker.market.model.entities import Evidence, Lease, LeasePurpose
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.testing import MarketDriver
 
@@ -68,6 +69,32 @@ def test_what_fails_on_every_owners_device_ends_after_so_many(driver: MarketDriv
     assert driver.job(job).status is JobStatus.FAILED
     assert driver.job(job).attempts == POLICY.quarantine_owners < POLICY.attempts_max
     driver.check()
+
+
+def test_an_input_that_takes_too_much_memory_costs_no_device_its_reputation_or_the_pipeline(
+    driver: MarketDriver,
+) -> None:
+    too_costly = InputTooCostly("Failed to allocate memory").to_problem()
+    job = driver.submit(confidence=0.5)
+    [lease] = driver.open_leases(job)
+    driver.give_back(lease.id, GiveBackReason.FAILED, too_costly)
+    run(driver, job, GiveBackReason.FAILED)
+    assert driver.job(job).status is JobStatus.ACCEPTED, "a larger device can do it"
+    assert [one for one in driver.all_of(Evidence) if one.worker == lease.worker] == []
+    again = driver.submit(confidence=0.5)
+    assert [one.worker for one in driver.open_leases(again)] == [lease.worker]
+    driver.check()
+
+
+def test_an_input_that_takes_too_much_memory_everywhere_ends_its_job(driver: MarketDriver) -> None:
+    too_costly = InputTooCostly("Failed to allocate memory").to_problem()
+    job = driver.submit(confidence=0.5)
+    while leases := driver.open_leases(job):
+        driver.give_back(leases[0].id, GiveBackReason.FAILED, too_costly)
+    assert driver.job(job).attempts == POLICY.quarantine_owners
+    problem = driver.job(job).problem
+    assert problem is not None
+    assert "more memory" in problem.detail
 
 
 def test_a_sole_owner_that_preempts_again_and_again_ends_the_job() -> None:

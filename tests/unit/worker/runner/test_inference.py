@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from tradepost.errors import InvalidModel, LeaseTimeout, ModelFailure, NoEligibleWorker, PipelineTooCostly
+from tradepost.errors import (
+    InputTooCostly,
+    InvalidModel,
+    LeaseTimeout,
+    ModelFailure,
+    NoEligibleWorker,
+    PipelineTooCostly,
+)
 from tradepost.pipeline.onnx_profile import DEPTH_MAX, check_model
 from tradepost_worker.runner.inference import PROVIDERS, Inference, probe_providers
 from tradepost_worker.runner.probe_model import PROBE_MODEL
@@ -151,7 +158,7 @@ def test_memory_that_runs_out_is_told_from_onnxruntimes_real_message(inference):
         [info("y")],
     )
     model = inference.load(model_of(graph).SerializeToString(), providers=["cpu"])
-    with pytest.raises(PipelineTooCostly, match="Failed to allocate memory"):
+    with pytest.raises(InputTooCostly, match="Failed to allocate memory"):
         model.run({"x": np.array([1 << 59])}, ["y"], wall_s_max=10)
     assert model.run({"x": np.array([2])}, ["y"], wall_s_max=10)["y"].tolist() == [0.0, 0.0]
 
