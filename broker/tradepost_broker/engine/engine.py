@@ -86,8 +86,8 @@ class Engine:
 
     `recovery` restores the core; without it, whatever makes the core fail stops the engine.
     `release` carries out one instruction that is durable. `observe_decided` is called in the turn of each
-    event that the core accepted, before the commit; `observe_blocked` when nothing can be written any more, and
-    when it can be again. `clock` gives Unix seconds.
+    event that the core accepted, before the commit; `observe_blocked` when nothing can be written any more,
+    and when it can be again. `clock` gives Unix seconds.
     """
 
     def __init__(
