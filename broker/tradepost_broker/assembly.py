@@ -27,6 +27,7 @@ from tradepost_broker.content.retention import Retention
 from tradepost_broker.content.uploads import Uploads
 from tradepost_broker.engine.core_recovery import CoreRecovery
 from tradepost_broker.engine.engine import Engine
+from tradepost_broker.engine.market_clock import MarketClock
 from tradepost_broker.jobs.instruction_sender import InstructionSender
 from tradepost_broker.jobs.job_service import JobService
 from tradepost_broker.jobs.open_jobs import OpenJobs
@@ -322,14 +323,16 @@ def _build_engine(restored: Restored, streams: Streams, counters: Counters, reco
         clock=restored.clock,
         revocations=restored.revocations.frame,
     )
+    clock = restored.clock
     return Engine(
         core=restored.market,
         store=restored.store,
         recovery=recovery,
         release=InstructionRelease(counters=counters, sender=sender, market=restored.market),
-        clock=restored.clock,
+        clock=clock,
         observe_decided=counters.open_jobs.observe,
         observe_batch=counters.metrics.observe_batch,
+        observe_blocked=clock.stand_still if isinstance(clock, MarketClock) else lambda _is_blocked: None,
     )
 
 

@@ -18,6 +18,7 @@ from tradepost.content import Cid, add_bytes
 from tradepost.errors import BrokerUnavailable, DiskFull
 from tradepost.protocol import Grant
 from tradepost_broker.market.ledger import credits_of
+from tradepost_broker.market.model.events import Funded
 from tradepost_broker.storage import database
 from tradepost_broker.storage.disk_space import free_bytes_of
 from tradepost_broker.storage.store import Reader
@@ -78,11 +79,25 @@ async def put_many(broker: LocalBroker, key: str, count: int) -> None:
 async def fund_until_it_fails(broker: LocalBroker) -> int:
     """Give alice a microcredit again and again; how often that was acknowledged."""
     funded = 0
-    with contextlib.suppress(BrokerUnavailable):
+    with contextlib.suppress(DiskFull):
         while True:  # until the room that the log already has is used up
             await broker.fund("alice", 1)
             funded += 1
     return funded
+
+
+async def until_written(broker: LocalBroker) -> None:
+    """Wait until the broker has noticed that there is room."""
+    while True:
+        with contextlib.suppress(DiskFull):
+            await broker.fund("alice", 1)
+            return
+
+
+def fundings(broker: LocalBroker) -> list[Funded]:
+    """What was given to alice, by the journal."""
+    journal = broker.running.parts.store.journal()
+    return [event for _, event in journal if isinstance(event, Funded) and event.account == "alice"]
 
 
 def books_differ(disk: Path) -> list[str]:
@@ -116,15 +131,41 @@ async def test_new_work_ends_before_the_reserve_and_work_at_hand_goes_on(disk: P
     assert books_differ(disk) == []
 
 
-async def test_a_disk_that_others_fill_stops_the_broker_and_nothing_acknowledged_is_lost(disk: Path) -> None:
+async def test_a_broker_lives_through_a_disk_that_others_fill(disk: Path) -> None:
+    async with broker_on(disk) as broker:
+        key = await broker.account()
+        pipeline = await broker.publish(key)
+        filler = fill(disk)
+        funded = await fund_until_it_fails(broker)
+        for request in (broker.account("bob"), broker.fund("alice", 1), broker.token()):
+            with pytest.raises(DiskFull, match="nothing was done") as caught:
+                await request
+            assert "Free space on the disk" in caught.value.hint
+        with pytest.raises(DiskFull):
+            await broker.submit(key, pipeline)
+        engine = broker.running.parts.engine
+        stands_at = engine.now()
+        assert await broker.call("GET", "/healthz")
+        assert engine.now() == stands_at  # so no lease expires meanwhile
+        filler.unlink()
+        await until_written(broker)
+        assert engine.now() > stands_at
+        await broker.account("bob")
+        job = (await broker.submit(key, pipeline, patience_s=600)).job
+        worker = await broker.worker(serve=True)
+        assert (await broker.result(key, job)).price_microcredits > 0
+        await worker.disconnect()
+        # The request that met the full disk first was carried out, though its sender could not know.
+        total = sum(one.amount_microcredits for one in fundings(broker))
+        assert total == 100_000_000 + funded + 1 + 1
+    assert books_differ(disk) == []
+
+
+async def test_a_broker_that_is_stopped_on_a_full_disk_has_lost_nothing_acknowledged(disk: Path) -> None:
     async with broker_on(disk) as broker:
         await broker.account(funds=1_000)
         filler = fill(disk)
         funded = await fund_until_it_fails(broker)
-        with pytest.raises(DiskFull) as caught:
-            await broker.running.failed()
-    assert str(disk) in caught.value.hint
-    assert "Free space" in caught.value.hint
     fill(disk)  # what the log took is free again
     with pytest.raises(DiskFull) as again:
         async with broker_on(disk):

@@ -34,7 +34,8 @@ from tradepost.pipeline.tensors import decode
 from tradepost.protocol import Deliver, GiveBack, GiveBackReason, Settled
 from tradepost_signing.keyless.identity import SigstoreIdentity
 from tradepost_signing.keys import SigningKey
-from tradepost_worker.assembly import worker_from_settings
+from tradepost_worker import assembly
+from tradepost_worker.assembly import run_worker, worker_from_settings
 from tradepost_worker.cli import app
 from tradepost_worker.settings import load_settings
 from tradepost_worker.state import StateFolder
@@ -239,6 +240,35 @@ async def test_one_state_folder_runs_one_worker(owner: Owner, broker: tuple[Fake
         assert owner.says_json("status")["running"] is True
         assert "Trying to reach" in owner.says("status")
     assert owner.says_json("status")["running"] is False
+
+
+@pytest.mark.parametrize("place", ["measured_again", "_open_pipelines"])
+async def test_a_stop_ends_a_start_and_leaves_no_runner(
+    owner: Owner, broker: tuple[FakeBroker, str], monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    reached, stop = asyncio.Event(), asyncio.Event()
+
+    async def never(*_: object, **__: object) -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(assembly, place, never)
+    await join(owner, broker)
+    before = {child.pid for child in psutil.Process().children()}
+    settings = load_settings({"state_dir": owner.folder})
+    running = asyncio.create_task(run_worker(worker_from_settings(settings), stop))
+    await reached.wait()
+    assert {child.pid for child in psutil.Process().children()} - before  # the first runner
+    stop.set()
+    await running
+    assert {child.pid for child in psutil.Process().children()} <= before
+    assert owner.says_json("status")["running"] is False
+
+
+async def test_a_start_that_fails_is_told(owner: Owner) -> None:
+    settings = load_settings({"state_dir": owner.folder})
+    with pytest.raises(WrongMoment):
+        await run_worker(worker_from_settings(settings), asyncio.Event())
 
 
 def test_the_owner_sees_who_is_trusted(owner: Owner) -> None:

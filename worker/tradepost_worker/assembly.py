@@ -7,7 +7,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -77,6 +77,34 @@ class AssembledWorker:
         for end in ends:
             if isinstance(end, BaseException):
                 raise end
+
+
+async def run_worker(assembling: AbstractAsyncContextManager[AssembledWorker], stop: asyncio.Event) -> None:
+    """Start a worker, and run it until `stop` is set, which ends the start as well.
+
+    A start waits for a runner's engines and perhaps measures the device: minutes on a busy one.
+    """
+    is_started = False
+
+    async def start_and_run() -> None:
+        nonlocal is_started
+        async with assembling as worker:
+            is_started = True
+            await worker.run(stop)
+
+    running = asyncio.create_task(start_and_run())
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((running, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not is_started:
+            running.cancel()
+        await asyncio.wait((running,))
+    finally:
+        for task in (running, stopping):
+            task.cancel()
+        await asyncio.gather(running, stopping, return_exceptions=True)
+    if not running.cancelled():
+        running.result()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,12 +224,6 @@ async def _start_runners(settings: Settings, state: StateFolder, stack: AsyncExi
         ),
     )
     first = await limits.start()
-    if (speed := await measured_again(state.path, first.ready, threads=threads)) is not None:
-        log.info(
-            "Measured the speed again, because the device or its engines changed: %s",
-            speed,
-            extra={"action": "speed_measured"},
-        )
     pool = RunnerPool(
         runners_max=settings.runners_max,
         start=limits.start,
@@ -209,7 +231,13 @@ async def _start_runners(settings: Settings, state: StateFolder, stack: AsyncExi
         compile_cache=CompileCache(state.compiled, bytes_max=settings.compiled_bytes_max),
         memory_bytes_max=settings.memory_bytes_max,
     )
-    stack.push_async_callback(pool.close)
+    stack.push_async_callback(pool.close)  # at once: the start may end at any await from here on
+    if (speed := await measured_again(state.path, first.ready, threads=threads)) is not None:
+        log.info(
+            "Measured the speed again, because the device or its engines changed: %s",
+            speed,
+            extra={"action": "speed_measured"},
+        )
     return _Runners(pool=pool, limits=limits, ready=first.ready)
 
 

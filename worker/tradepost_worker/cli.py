@@ -19,7 +19,7 @@ from tradepost_signing.keyless.identity import SigstoreIdentity
 from tradepost_signing.keys import PublicKey
 from tradepost_signing.policy.policy_file import add_publisher
 from tradepost_signing.policy.trust import TrustPolicy
-from tradepost_worker.assembly import Decorate, worker_from_settings
+from tradepost_worker.assembly import Decorate, run_worker, worker_from_settings
 from tradepost_worker.commands.device import add_device_commands
 from tradepost_worker.commands.join_report import gather_facts
 from tradepost_worker.commands.owner import StateDir, add_owner_commands
@@ -160,8 +160,7 @@ async def _work(settings: Settings, decorate: Decorate) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    async with worker_from_settings(settings, decorate=decorate) as worker:
-        await worker.run(stop)
+    await run_worker(worker_from_settings(settings, decorate=decorate), stop)
 
 
 app = create_app()

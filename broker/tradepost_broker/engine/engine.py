@@ -6,7 +6,8 @@ broker answers at the disk's own speed. A batch ends early rather than hold the 
 For each batch: the core handles its events, journal and records go to the database in one transaction, and
 only after the commit are replies given and instructions released. What anyone is told is therefore durable.
 If a commit fails, the state in memory is ahead of the disk: the engine stops, and the process with it; a
-restart continues from the last commit.
+restart continues from the last commit. Only on a full disk the transaction is kept, and written again until
+there is room: meanwhile all requests are rejected with that.
 
 A piece of work that makes the core fail must not do that. The core is restored from the last commit, the
 piece is set aside and rejected, and the rest of its batch, whose replies were not given, is decided again, in
@@ -28,6 +29,7 @@ from functools import partial
 from typing import Final
 
 from tradepost.errors import BrokerDefect, BrokerUnavailable, TradepostError
+from tradepost_broker.engine.blocked import BlockedReason, locked_out, no_room
 from tradepost_broker.engine.core_recovery import CoreRecovery, Failure
 from tradepost_broker.engine.decisions import (
     Core,
@@ -73,6 +75,8 @@ TICK_S: Final = 0.25
 #: For how long another process may lock the database before requests are answered with that.
 LOCKED_S_MAX: Final = 1.0
 LOCKED_RETRY_S: Final = 0.02
+#: How often a transaction that found no room on the disk is written again.
+FULL_RETRY_S: Final = 0.25
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +86,8 @@ class Engine:
 
     `recovery` restores the core; without it, whatever makes the core fail stops the engine.
     `release` carries out one instruction that is durable. `observe_decided` is called in the turn of each
-    event that the core accepted, before the commit. `clock` gives Unix seconds.
+    event that the core accepted, before the commit; `observe_blocked` when nothing can be written any more,
+    and when it can be again. `clock` gives Unix seconds.
     """
 
     def __init__(
@@ -95,6 +100,7 @@ class Engine:
         clock: Callable[[], float] = time.time,
         observe_decided: Callable[[Event, Sequence[Instruction]], None] = lambda _event, _instructions: None,
         observe_batch: Callable[[int, float], None] = lambda _works, _seconds: None,
+        observe_blocked: Callable[[bool], None] = lambda _is_blocked: None,
         backlog_max: int = BACKLOG_MAX,
         batch_s_max: float = BATCH_S_MAX,
     ) -> None:
@@ -107,6 +113,7 @@ class Engine:
         self._clock = clock
         self._observe_decided = observe_decided
         self._observe_batch = observe_batch
+        self._observe_blocked = observe_blocked
         self._queue: deque[tuple[Work, Reply]] = deque()
         self._preparations: set[asyncio.Task[None]] = set()
         self._arrived = asyncio.Event()
@@ -114,7 +121,7 @@ class Engine:
         self._room.set()
         self._stopping = False
         self._failed = False
-        self._locked = False
+        self._blocked: BlockedReason | None = None
         self._locked_s_max = LOCKED_S_MAX
         self._asked: set[asyncio.Future[Sequence[Instruction]]] = set()
         self._at = 0.0
@@ -146,9 +153,10 @@ class Engine:
 
     async def ask(self, work: Work) -> Sequence[Instruction]:
         """Have `work` done; what the core answered, durably. Raises why it was refused."""
-        await self.ready()
-        if self._locked:
-            raise _locked_out()
+        if self._blocked is None:  # where it is, the backlog may be full for long
+            await self.ready()
+        if self._blocked is not None:
+            raise self._blocked(begun=False)
         future: asyncio.Future[Sequence[Instruction]] = asyncio.get_running_loop().create_future()
         self._asked.add(future)
         future.add_done_callback(self._asked.discard)
@@ -237,8 +245,7 @@ class Engine:
             transaction = self._store.begin()
             outcomes, failed = self._decide(works, refusals, transaction)
             if failed is None:
-                await self._take_lock(transaction)
-                failed = _flush(transaction, only=len(works) == 1)
+                failed = await self._write(transaction, committer, only=len(works) == 1)
             if failed is not None:
                 refusal = await self._restore(failed, committer)
                 if failed.event is None and len(works) > 1:
@@ -247,9 +254,7 @@ class Engine:
                 if refusal is not None:
                     refusals[len(outcomes) if len(outcomes) < len(works) else 0] = refusal
                 continue
-            if not transaction.is_empty:
-                await asyncio.get_running_loop().run_in_executor(committer, transaction.commit)
-                transaction.remember()
+            transaction.remember()
             if self._recovery is not None:
                 self._recovery.note_committed(transaction.events)
             return outcomes
@@ -272,20 +277,73 @@ class Engine:
                 break
         return outcomes, None
 
+    async def _write(
+        self, transaction: Transaction, committer: ThreadPoolExecutor, *, only: bool
+    ) -> Failure | None:
+        """Make the transaction durable; how writing its rows failed, with the event if `only` it can be.
+
+        While the disk is full, it is written again and again: nobody was told what was decided, so it is as
+        right later, and the core need not go back to before it.
+        """
+        while not transaction.is_empty:
+            try:
+                await self._take_lock(transaction)
+                failed = _flush(transaction, only=only)
+                if failed is None:
+                    await asyncio.get_running_loop().run_in_executor(committer, transaction.commit)
+                    self._end_block()
+                    break
+                if not self._store.is_disk_full(failed.cause):
+                    return failed
+                full = failed.cause
+            except sqlite3.Error as error:
+                if not self._store.is_disk_full(error):
+                    raise
+                full = error
+            transaction.undo()
+            await self._wait_for_room(full)
+        return None
+
+    async def _wait_for_room(self, full: Exception) -> None:
+        """Let a moment pass on a full disk. Requests are answered with that meanwhile."""
+        if self._stopping:
+            raise full
+        if self._blocked is not no_room:
+            log.error(
+                "The disk is full: nothing is written, and requests are rejected, until space is freed on "
+                "the disk of the data folder",
+                extra={"action": "disk_full"},
+            )
+            self._block(no_room)
+        await asyncio.sleep(FULL_RETRY_S)
+
     async def _take_lock(self, transaction: Transaction) -> None:
         """Wait while another process has the database's lock. Requests are answered with that meanwhile."""
         began = time.monotonic()
-        while not transaction.is_empty and not transaction.take_lock():
+        while not transaction.take_lock():
             if self._stopping:
-                raise _locked_out()
-            if not self._locked and time.monotonic() - began >= self._locked_s_max:
+                raise locked_out(begun=True)
+            if self._blocked is None and time.monotonic() - began >= self._locked_s_max:
                 log.error("Another process has locked the database", extra={"action": "database_locked"})
-                self._locked = True
-                for future in list(self._asked):
-                    if not future.done():
-                        future.set_exception(_locked_out())
+                self._block(locked_out)
             await asyncio.sleep(LOCKED_RETRY_S)
-        self._locked = False
+        if self._blocked is locked_out:
+            self._end_block()
+
+    def _block(self, reason: BlockedReason) -> None:
+        """Answer requests with this error from now on: those at hand, which may still be carried out, too."""
+        if self._blocked is None:
+            self._observe_blocked(True)
+        self._blocked = reason
+        for future in list(self._asked):
+            if not future.done():
+                future.set_exception(reason(begun=True))
+
+    def _end_block(self) -> None:
+        if self._blocked is not None:
+            log.info("The database can be written again", extra={"action": "database_writable"})
+            self._observe_blocked(False)
+        self._blocked = None
 
     async def _restore(self, failed: Failure, committer: ThreadPoolExecutor) -> BrokerDefect | None:
         """Restore the core without what made it fail; the refusal of the work, if that is at fault."""
@@ -401,16 +459,8 @@ class Engine:
             reply(error)
 
 
-def _locked_out() -> BrokerUnavailable:
-    return BrokerUnavailable(
-        "another process has locked the broker's database; the request may still be carried out"
-    )
-
-
 def _flush(transaction: Transaction, *, only: bool) -> Failure | None:
     """Write the rows; how that failed, with the event if `only` one work can be at fault."""
-    if transaction.is_empty:
-        return None
     try:
         transaction.flush()
     except Exception as error:

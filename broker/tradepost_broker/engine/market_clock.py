@@ -2,7 +2,8 @@
 
 Time passes by a steady clock, which nobody sets. It is brought near the machine's clock by running at most
 `SLEW_MAX` faster or slower, so small errors wear off, and a jump of the machine's clock moves no deadline, no
-lease and no token. After a restart it goes on where the journal ends, or with the machine's clock if that is
+lease and no token. While the market can decide nothing, its time stands still, so that nobody is late for
+that. After a restart it goes on where the journal ends, or with the machine's clock if that is
 later. Events carry this time, so a replay needs no clock.
 """
 
@@ -44,6 +45,7 @@ class MarketClock:
         self._steady = steady
         self._wall_seen, self._steady_seen = wall(), steady()
         self._at = max(self._wall_seen, not_before)
+        self._is_still = False
         if self._at - self._wall_seen >= JUMP_S_MIN:
             log.warning(
                 "The journal ends %.1f s after this machine's time, and the market goes on from there",
@@ -57,9 +59,10 @@ class MarketClock:
         passed_s = max(0.0, steady - self._steady_seen)
         jump_s = wall - self._wall_seen - passed_s
         self._wall_seen, self._steady_seen = wall, steady
-        self._at += passed_s
-        slew_s = SLEW_MAX * passed_s
-        self._at += min(slew_s, max(-slew_s, wall - self._at))
+        if not self._is_still:
+            self._at += passed_s
+            slew_s = SLEW_MAX * passed_s
+            self._at += min(slew_s, max(-slew_s, wall - self._at))
         if abs(jump_s) >= JUMP_S_MIN:
             log.warning(
                 "This machine's clock jumped by %+.1f s, but not the market's, which is %+.1f s from it",
@@ -68,3 +71,8 @@ class MarketClock:
                 extra={"action": "clock_jumped", "seconds": jump_s},
             )
         return self._at
+
+    def stand_still(self, is_still: bool) -> None:
+        """Stop the time, or let it go on from where it is."""
+        self()
+        self._is_still = is_still

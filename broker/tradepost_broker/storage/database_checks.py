@@ -55,7 +55,7 @@ def typed_errors(path: Path) -> Iterator[None]:
 
 def _raise_typed(path: Path, error: BaseException | None, wrapped: Exception) -> NoReturn:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(path)):
+    if is_disk_full(error, path):
         raise disk_full(path.parent, str(error)) from wrapped
     if code in _DAMAGED:
         raise DatabaseDamaged(f"{path}: {error}", hint=RESTORE, path=str(path)) from wrapped
@@ -64,8 +64,12 @@ def _raise_typed(path: Path, error: BaseException | None, wrapped: Exception) ->
     raise wrapped
 
 
-def _is_full(path: Path) -> bool:
-    return shutil.disk_usage(path.parent).free < _FREE_BYTES_MIN
+def is_disk_full(error: BaseException | None, path: Path) -> bool:
+    """Whether SQLite's `error` about the database at `path` is for want of room on its disk."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_IOERR:
+        return shutil.disk_usage(path.parent).free < _FREE_BYTES_MIN
+    return code == sqlite3.SQLITE_FULL
 
 
 def disk_full(folder: Path, problem: str) -> DiskFull:

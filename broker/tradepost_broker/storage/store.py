@@ -27,6 +27,7 @@ from tradepost_broker.market.model.events import Event, MatchingEvent
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.sifting import LeftOut, Sifted, kind_of, sift
 from tradepost_broker.storage import database, tables
+from tradepost_broker.storage.database_checks import is_disk_full
 from tradepost_broker.storage.document_cache import DocumentCache
 from tradepost_broker.storage.rows import CODECS, AnyRecord
 from tradepost_broker.storage.shell_records import Delivery, InlineInput, SetAside, SetAsideKind, unreadable
@@ -224,6 +225,10 @@ class Store(Reader):
         database.close(self._writer)
         super().close()
 
+    def is_disk_full(self, error: Exception) -> bool:
+        """Whether a transaction failed for want of room, so that it can be undone and written again."""
+        return is_disk_full(error, self._path)
+
     def open_reader(self) -> Reader:
         """Another connection that reads, for one other thread."""
         return Reader(database.open_reader(self._path))
@@ -400,6 +405,10 @@ class Transaction:
                 write.executemany(codec.insert, [codec.to_row(record) for record in records.values()])
         for statement, parameters in self._deletions:
             write.execute(statement, parameters)
+
+    def undo(self) -> None:
+        """Undo what was flushed, to flush it again: the transaction stays as it is."""
+        self._store._write.rollback()
 
     def discard(self) -> None:
         """Undo what was flushed, and forget the rest: the numbers of its events are free again."""

@@ -51,6 +51,19 @@ def test_a_small_error_wears_off() -> None:
     assert clock() == pytest.approx(wall.now)
 
 
+def test_it_stands_still_and_goes_on_from_there() -> None:
+    clock, wall, steady = clocks()
+    for is_still, passed_s in ((True, 3600), (False, 10)):
+        clock.stand_still(is_still)
+        wall.advance(passed_s)
+        steady.advance(passed_s)
+    assert clock() == pytest.approx(START + 10, abs=10 * SLEW_MAX)
+    clock.stand_still(True)
+    before = clock()
+    steady.advance(5)
+    assert clock() == before
+
+
 def test_it_goes_on_where_the_journal_ends(caplog: pytest.LogCaptureFixture) -> None:
     clock, wall, steady = clocks(not_before=START + YEAR_S)
     assert clock() == START + YEAR_S

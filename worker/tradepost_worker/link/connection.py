@@ -11,6 +11,7 @@ import random
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 import aiohttp
@@ -43,6 +44,8 @@ from tradepost_worker.link.broker_api import BrokerApi
 T = TypeVar("T")
 
 NONCE_BYTES: Final = 16
+#: How long the broker may take to answer a goodbye: a busy one must not keep a worker that stops.
+CLOSE_S_MAX: Final = 1.0
 _HANDSHAKE_S_MAX: Final = 10.0
 _DELAY_S_MAX: Final = 30.0
 _CONTENDED_S_MIN: Final = 60.0
@@ -178,8 +181,11 @@ class BrokerStream:
             raise BrokerUnavailable(f"the connection broke: {error}") from None
 
     async def close(self) -> None:
-        """Close the connection."""
-        await self._socket.close()
+        """Close the connection; without goodbye if the broker does not answer within `CLOSE_S_MAX`."""
+        with suppress(TimeoutError):
+            # Cancelled, it closes the transport. Its own timeout is longer, and not for a full send buffer.
+            async with asyncio.timeout(CLOSE_S_MAX):
+                await self._socket.close()
 
     def _next_frames(self) -> list[Any]:
         frames: list[Any] = []
