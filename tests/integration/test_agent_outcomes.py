@@ -19,6 +19,7 @@ from tradepost.errors import (
 from tradepost.pipeline.tensors import decode
 from tradepost.protocol import Deliver, GiveBackReason
 from tradepost.receipts import Failed, Returned, verify_receipt
+from tradepost_worker.leases import lease_executor
 from tradepost_worker.runner.pipeline_run import PipelineRun
 from tradepost_worker.testing.agent_bench import NOOP, REPORT, AgentBench
 from tradepost_worker.testing.samples import sample_input
@@ -83,6 +84,18 @@ async def test_a_lease_that_expires_while_it_runs_is_given_back(bench: AgentBenc
         end = await bench.given_back(left_s=1.0)  # enough to be running before it is over
     assert (end.reason, end.problem.code) == (GiveBackReason.EXHAUSTED, "deadline-exceeded")
     assert bench.runners.stopped.is_set()
+
+
+async def test_a_lease_is_given_back_before_the_broker_finds_it_expired(
+    bench: AgentBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that had to wait for its turn may not be done in time: said too late, it would count."""
+    monkeypatch.setattr(lease_executor, "_EARLY_S_MAX", 3599.0)
+    monkeypatch.setattr(lease_executor, "_EARLY_SHARE", 1.0)
+    bench.runners.hold = True
+    async with bench.agent():
+        await bench.connected()
+        assert (await bench.given_back(left_s=3600.0)).reason is GiveBackReason.EXHAUSTED
 
 
 async def test_a_lease_whose_end_is_long_past_by_this_devices_clock_runs(bench: AgentBench) -> None:
