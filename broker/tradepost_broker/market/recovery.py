@@ -163,6 +163,8 @@ def restore(
     for job in state.jobs.values():
         if job.accused:
             state.accuse(job)
+        if job.in_doubt_until is not None:
+            state.doubt(job, job.in_doubt_until)
     open_jobs = [job for job in state.jobs.values() if job.status not in FINAL]
     for job in open_jobs:
         committed_microcredits = sum(lease.price_microcredits for lease in state.live_leases(job))

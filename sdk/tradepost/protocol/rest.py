@@ -31,6 +31,14 @@ class JobStatus(StrEnum):
     ACCEPTED = "accepted"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    WITHDRAWN = "withdrawn"  # its result was accepted, and was found wrong later
+
+
+class OnWrong(StrEnum):
+    """What happens to a job whose accepted result is found wrong. It is refunded in any case."""
+
+    REDO = "redo"  # it gets another result
+    REFUND = "refund"  # it is withdrawn
 
 
 class JobRequest(Message, frozen=True, kw_only=True):

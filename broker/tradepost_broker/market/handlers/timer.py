@@ -14,6 +14,7 @@ from tradepost_broker.market.settling import (
     break_offs,
     late_receipts,
     payments,
+    reexamination,
     reference_verdicts,
     settlement,
 )
@@ -24,7 +25,13 @@ from tradepost_broker.market.state.worker_state import in_order
 
 _OF_OPEN_LEASES: Final = frozenset({TimerPurpose.LEASE_EXPIRY, TimerPurpose.LATENESS})
 _OF_JOBS: Final = frozenset(
-    {TimerPurpose.DEADLINE, TimerPurpose.PATIENCE, TimerPurpose.RETIREMENT, TimerPurpose.ACCUSATION}
+    {
+        TimerPurpose.DEADLINE,
+        TimerPurpose.PATIENCE,
+        TimerPurpose.RETIREMENT,
+        TimerPurpose.ACCUSATION,
+        TimerPurpose.DOUBT,
+    }
 )
 
 
@@ -77,7 +84,7 @@ def _leases_ended_by(state: MarketState, purpose: TimerPurpose, subject: str) ->
             return [subject] if lease is not None and lease.state is LeaseState.OPEN else []
         case TimerPurpose.ABSENCE:
             return list(state.workers[subject].open)
-        case TimerPurpose.RETIREMENT | TimerPurpose.ACCUSATION:
+        case TimerPurpose.RETIREMENT | TimerPurpose.ACCUSATION | TimerPurpose.DOUBT:
             return [lease.id for lease in state.live_leases(state.jobs[subject])]
         case _:
             return []
@@ -114,7 +121,9 @@ def _blame(state: MarketState, lease_id: str) -> None:
 def _mature(state: MarketState, lease_id: str) -> None:
     lease = state.leases[lease_id]
     until = state.accused_until(lease.worker)
-    if until > state.at:
+    if reexamination.is_due(state, lease):
+        reexamination.take(state, lease)
+    elif until > state.at:
         payments.hold_longer(state, lease, until)
     else:
         payments.mature(state, lease)
@@ -122,6 +131,10 @@ def _mature(state: MarketState, lease_id: str) -> None:
 
 def _end_accusation(state: MarketState, job_id: str) -> None:
     reference_verdicts.give_up(state, state.jobs[job_id])
+
+
+def _end_doubt(state: MarketState, job_id: str) -> None:
+    reexamination.give_up(state, state.jobs[job_id])
 
 
 def _end_late_job(state: MarketState, job_id: str) -> None:
@@ -145,8 +158,7 @@ def _retire(state: MarketState, job_id: str) -> None:
         for purpose in purposes
         if (at := state.timers.due_at(purpose, lease.id)) is not None
     ]
-    if job.accused_until is not None:
-        pending.append(job.accused_until)
+    pending += [until for until in (job.accused_until, job.in_doubt_until) if until is not None]
     if job.spot_check and not pending and state.at < settlement.check_until(state, job):
         pending.append(settlement.check_until(state, job))
     if pending:
@@ -188,6 +200,7 @@ _HANDLERS: Final[dict[TimerPurpose, Callable[[MarketState, str], None]]] = {
     TimerPurpose.ABSENCE: _give_up_absent,
     TimerPurpose.BLAME: _blame,
     TimerPurpose.ACCUSATION: _end_accusation,
+    TimerPurpose.DOUBT: _end_doubt,
     TimerPurpose.MATURITY: _mature,
     TimerPurpose.DEADLINE: _end_late_job,
     TimerPurpose.PATIENCE: _end_patience,

@@ -16,7 +16,7 @@ from tradepost_broker.market.matching.matching import Outlook, auditor_available
 from tradepost_broker.market.model.amounts import bid_for
 from tradepost_broker.market.model.entities import Job, LeasePurpose, LeaseState
 from tradepost_broker.market.model.job_states import FINAL
-from tradepost_broker.market.settling import quarantine, settlement
+from tradepost_broker.market.settling import quarantine, reexamination, settlement
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
 from tradepost_broker.market.state.worker_state import WorkerState
@@ -39,13 +39,15 @@ def advance_all(state: MarketState) -> None:
 
     What is too much for one event is left for the next.
     """
-    while (state.jobs_to_advance or state.workers_freed) and state.may_advance():
+    while (state.jobs_to_advance or state.to_reexamine or state.workers_freed) and state.may_advance():
         state.has_progressed = True
         if state.jobs_to_advance:
             job_id = next(iter(state.jobs_to_advance))
             del state.jobs_to_advance[job_id]
             if job_id in state.jobs:
                 advance(state, state.jobs[job_id])
+        elif state.to_reexamine:
+            reexamination.take_next(state)
         else:
             worker_id, is_new = next(iter(state.workers_freed.items()))
             del state.workers_freed[worker_id]

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from tradepost.errors import Problem
-from tradepost.protocol import JobStatus, Offer, Requirements, Verification
+from tradepost.protocol import JobStatus, Offer, OnWrong, Requirements, Verification
 from tradepost_broker.market.model.stored_names import without_unit
 
 
@@ -95,6 +95,8 @@ class Job(msgspec.Struct, gc=False, kw_only=True, rename=without_unit):
     standing offer, idle or busy, could take it. `spot_check` asks for a reference run of what was delivered.
     `paid_microcredits` is what the submitter paid, less what was clawed back. `accused` are leases whose
     results a reference run contradicts, while others are made to confirm that, until `accused_until`.
+    `in_doubt_until` is set while its accepted result, which an expelled worker gave, waits for a reference
+    run. `verdict_changed_at` is when the result was found wrong; `on_wrong` is what its submitter wants then.
     """
 
     id: str
@@ -124,6 +126,9 @@ class Job(msgspec.Struct, gc=False, kw_only=True, rename=without_unit):
     problem: Problem | None = None
     accused: tuple[str, ...] = ()
     accused_until: float | None = None
+    on_wrong: OnWrong = OnWrong.REDO
+    in_doubt_until: float | None = None
+    verdict_changed_at: float | None = None
 
 
 class LeasePurpose(StrEnum):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from tradepost.errors import Problem
-from tradepost.protocol import GiveBackReason, Offer, Requirements
+from tradepost.protocol import GiveBackReason, Offer, OnWrong, Requirements
 from tradepost_broker.market.model.entities import Pipeline, Record
 from tradepost_broker.market.model.stored_names import without_unit
 from tradepost_signing.policy.revocation import RevocationDocument
@@ -90,6 +90,7 @@ class JobSubmitted(MatchingEvent, frozen=True, kw_only=True, tag="job_submitted"
     deadline_s: float
     patience_s: float
     requirements: Requirements
+    on_wrong: OnWrong = OnWrong.REDO
 
 
 class CancelRequested(MatchingEvent, frozen=True, kw_only=True, tag="job_cancelled"):
@@ -258,6 +259,12 @@ class NotifyFinished(msgspec.Struct, frozen=True):
     job: str
 
 
+class NotifyVerdictChanged(msgspec.Struct, frozen=True):
+    """The result of a job that had ended was found wrong: notify its submitter."""
+
+    job: str
+
+
 class SendRevocations(msgspec.Struct, frozen=True):
     """Tell every connected worker the newest revocation list."""
 
@@ -283,5 +290,6 @@ Instruction = (
     | ReplySubmitted
     | ReplyRefused
     | NotifyFinished
+    | NotifyVerdictChanged
     | WorkGoesOn
 )

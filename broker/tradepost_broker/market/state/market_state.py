@@ -74,6 +74,8 @@ class MarketState:
         self.withdrawable: dict[str, Evidence] = {}
         #: Until when payments are held at least, by worker and job of which a result is contradicted.
         self.accusations: dict[str, dict[str, float]] = {}
+        #: Held payments of expelled workers, by lease: to be refunded, and their results re-examined.
+        self.to_reexamine: dict[str, None] = {}
         self.workers: dict[str, WorkerState] = {}
         self.auditors: dict[str, WorkerState] = {}
         self.idempotency_keys: dict[tuple[str, str], IdempotencyKey] = {}
@@ -165,7 +167,9 @@ class MarketState:
         """Note what a tick has left for the next one, or has done without any instruction."""
         if self.policy.jobs_per_event_max == 0:
             return
-        is_more = self.is_cut_short or bool(self.to_review or self.jobs_to_advance or self.workers_freed)
+        is_more = self.is_cut_short or bool(
+            self.to_review or self.jobs_to_advance or self.to_reexamine or self.workers_freed
+        )
         if is_more or (self.has_progressed and not self._instructions and not self._changed):
             self.send(WorkGoesOn(is_more))
 
@@ -247,6 +251,18 @@ class MarketState:
         """Until when a worker's payments must be held because its results are contradicted; 0 if none is."""
         return max(self.accusations.get(worker, {}).values(), default=0.0)
 
+    def doubt(self, job: Job, until: float) -> None:
+        """Take in that the accepted result of a job waits for a reference run."""
+        job.in_doubt_until = until
+        self.timers.put(TimerPurpose.DOUBT, job.id, until)
+
+    def end_doubt(self, job: Job) -> None:
+        """Take in that the result of a job is not in doubt any more, if it was."""
+        if job.in_doubt_until is not None:
+            job.in_doubt_until = None
+            self.timers.cancel(TimerPurpose.DOUBT, job.id)
+            self.save(job)
+
     def was_interrupted(self, lease: Lease) -> bool:
         """Whether the broker was away while the lease was open: losing it may be the broker's fault."""
         return lease.granted_at < self.restarted_at
@@ -288,6 +304,10 @@ class MarketState:
         wanting = [job for job in self.jobs.values() if job.finished_at is None or job.spot_check]
         wanting.sort(key=lambda job: (job.submitted_at, job.id))
         self.jobs_to_advance = dict.fromkeys(job.id for job in wanting)
+        self.to_reexamine.clear()
+        for _, worker in sorted(self.workers.items()):
+            if worker.record.standing is WorkerStanding.EXPELLED and self.policy.reexamine_s:
+                self.to_reexamine.update(dict.fromkeys(sorted(worker.held)))
         self.supply_changed = True
 
     def live_leases(self, job: Job) -> Iterator[Lease]:

@@ -50,6 +50,8 @@ class Collector(Observer):
         self._wrong: dict[str, ConfidenceFigures] = {}
         self._ended: set[str] = set()
         self._checked: set[str] = set()
+        #: Jobs whose verdict has changed.
+        self._changed: set[str] = set()
         self._standings: dict[str, WorkerStanding] = {}
 
     def decided(self, event: Event, answer: Sequence[Instruction], market: Market) -> None:
@@ -159,11 +161,24 @@ class Collector(Observer):
             self.team_of[first.worker].wrong_accepted += 1
 
     def _take_contradiction(self, job: Job) -> None:
-        """Take into account that a reference run contradicts a result which was accepted before."""
-        if job.verification is not None and job.verification.credibility == 0.0:
+        """Take into account that a result which was accepted before is contradicted, or withdrawn."""
+        is_changed = job.verdict_changed_at is not None
+        if is_changed and job.id not in self._changed:
+            self._changed.add(job.id)
+            if not self.accounts[job.account].hostile:
+                self._take_change(job)
+        if is_changed or (job.verification is not None and job.verification.credibility == 0.0):
             figures = self._wrong.pop(job.id, None)
             if figures is not None:
                 figures.wrong_at_maturity -= 1
+
+    def _take_change(self, job: Job) -> None:
+        figures = self.confidences[job.confidence]
+        if job.status is JobStatus.WITHDRAWN:
+            figures.withdrawn += 1
+            figures.withdrawn_right += job.id not in self._wrong
+        else:
+            figures.corrected += 1
 
     def _note_check(self, job: str) -> None:
         self._checked.add(job)

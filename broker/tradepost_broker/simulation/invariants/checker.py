@@ -28,6 +28,7 @@ from tradepost_broker.market.model.events import (
     Instruction,
     JobSubmitted,
     NotifyFinished,
+    NotifyVerdictChanged,
     ReceiptDelivered,
     Save,
 )
@@ -59,6 +60,8 @@ class Checker(Observer):
         self._jobs: dict[str, Job] = self._seen.records[Job]
         self._open: dict[str, Job] = {}
         self._ended: set[str] = set()
+        #: Jobs whose submitters were told of another verdict.
+        self._changed: set[str] = set()
         #: Until when each idempotency key stands for its job.
         self._keys: dict[tuple[str, str], float] = {}
         #: The job whose result came with the event at hand, if it may be chosen for a spot check.
@@ -78,6 +81,9 @@ class Checker(Observer):
             elif isinstance(instruction, NotifyFinished):
                 require(instruction.job not in self._ended, f"job {instruction.job} ended twice")
                 self._ended.add(instruction.job)
+            elif isinstance(instruction, NotifyVerdictChanged):
+                require(instruction.job not in self._changed, f"job {instruction.job} changed twice")
+                self._changed.add(instruction.job)
         if records:
             self._check(event, records)
 
@@ -89,6 +95,8 @@ class Checker(Observer):
     def closed(self, market: Market, at: float) -> None:
         """Check, at the end of a run, that all came to rest and nothing was left unsaved."""
         require(not self._open, f"{len(self._open)} jobs never ended, such as {next(iter(self._open), '')}")
+        in_doubt = [job.id for job in self._jobs.values() if job.in_doubt_until is not None]
+        require(not in_doubt, f"{len(in_doubt)} jobs stay in doubt, such as {in_doubt[:1]}")
         self._check_overdue(at)
         compare_with_records(market, self._seen)
         self._books.at_rest()
@@ -217,7 +225,11 @@ class Checker(Observer):
             self._open[job.id] = job
             return
         require(job.id in self._ended, f"job {job.id} ended, and its submitter was not notified")
+        is_changed = job.verdict_changed_at is not None
+        require(is_changed == (job.id in self._changed), f"job {job.id} changed, and nobody was told")
         if known is not None and known.status in FINAL:
+            if is_changed and known.verdict_changed_at is None:
+                self._verdicts.changed(job, known, siblings, self._workers)
             return
         self._open.pop(job.id, None)
         self._leases.in_time(job.id, job.deadline_at, event.at)
