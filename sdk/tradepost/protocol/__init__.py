@@ -14,7 +14,9 @@ from tradepost.protocol.client_frames import (
     Submitted,
     ToBrokerFromClient,
     ToClient,
+    VerdictChanged,
     Watch,
+    WatchVerdicts,
 )
 from tradepost.protocol.codec import (
     FRAMES_MAX,
@@ -123,8 +125,10 @@ __all__ = [
     "ToClient",
     "ToWorker",
     "UpdateOffer",
+    "VerdictChanged",
     "Verification",
     "Watch",
+    "WatchVerdicts",
     "Welcome",
     "broker_codec_for_clients",
     "broker_codec_for_workers",
