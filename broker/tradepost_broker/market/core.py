@@ -145,7 +145,8 @@ class Market:
 
     def leases_of(self, job: str) -> list[Lease]:
         """All leases of such a job, in the order in which they were granted."""
-        return list(self._state.leases_of.get(job, ()))
+        state = self._state
+        return [*state.earlier_leases_of.get(job, ()), *state.leases_of.get(job, ())]
 
     def stages_done(self, worker: str, lease: str) -> int | None:
         """How many stages of this worker's open lease are known to be done; `None` without such a lease."""

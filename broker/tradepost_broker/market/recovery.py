@@ -173,7 +173,7 @@ def restore(
             f"job {job.id} commits {job.committed_microcredits}, leases {committed_microcredits}",
         )
     state.ledger.restore_reservations(
-        {job.id: Reservation(job.account, job.max_price_microcredits) for job in open_jobs},
+        {job.id: Reservation(job.account, job.cap_microcredits) for job in open_jobs},
         may_be_more=any(kind == kind_of(Job) for kind, _ in left_out),
     )
     return state

@@ -388,7 +388,7 @@ class MarketDriver:
             assert account.reserved_microcredits >= 0, account
         unfinished = [job for job in jobs if job.status not in FINAL]
         assert sum(account.reserved_microcredits for account in accounts) == sum(
-            job.max_price_microcredits for job in unfinished
+            job.cap_microcredits for job in unfinished
         )
         for job in jobs:
             paid_microcredits = sum(lease.paid_microcredits for lease in leases if lease.job == job.id)
@@ -409,12 +409,16 @@ class MarketDriver:
             assert self.market.account(held_of(worker.id)).available_microcredits == held_microcredits, worker
         told = [one for answer in self.answers for one in answer]
         ended = [one.job for one in told if isinstance(one, NotifyFinished)]
-        assert len(ended) == len(set(ended)) == len(jobs) - len(unfinished), "a job ends exactly once"
+        for job in jobs:
+            ends = (job.status in FINAL) + (job.redone_after > 0)
+            assert ended.count(job.id) == ends, "a job ends exactly once, and again if it is redone"
         changed = [one.job for one in told if isinstance(one, NotifyVerdictChanged)]
         assert len(changed) == len(set(changed)), "a verdict changes at most once"
         assert set(changed) == {job.id for job in jobs if job.verdict_changed_at is not None}
         withdrawn = {job.id for job in jobs if job.status is JobStatus.WITHDRAWN}
-        assert withdrawn <= set(changed) <= set(ended)
+        redone = {job.id for job in jobs if job.redone_after}
+        assert withdrawn | redone <= set(changed) <= set(ended)
+        assert withdrawn.isdisjoint(redone)
         transfers = self.all_of(Transfer)
         slashed_at = {
             held_of(one.id.rpartition(":")[0]): one.at for one in transfers if one.kind == Kind.SLASH

@@ -116,7 +116,7 @@ class AsyncClient(NotCopied):
         `max_price` is in credits and covers every replica. `confidence` is the least probability with which
         the result must be right. Inputs over 1 MiB are uploaded first, unless `inline` is True. If the result
         is found wrong after it was accepted, it is refunded, and `on_wrong` says what else: `"redo"`, it is
-        replaced by a right one; `"refund"`, the job is withdrawn. Raises what
+        replaced, or the job is run again; `"refund"`, the job is withdrawn. Raises what
         the broker refuses a job for: `UnknownPipeline`, `InvalidInput`, `InsufficientFunds`, …; and
         `InvalidCall` for an argument of the wrong kind. If the call is interrupted, the job is cancelled.
         """
@@ -218,9 +218,10 @@ class AsyncClient(NotCopied):
     async def verdict_changes(self) -> AsyncIterator[JobView]:
         """The account's jobs whose results are found wrong after they had ended, as it happens.
 
-        What a job had cost is refunded. It has another result (`accepted`, or `failed` by a stage), or is
-        `withdrawn`. It begins with the first step, and goes on until it is closed, or raises `ClientClosed`,
-        or `BrokerUnavailable`. Then `jobs(changed=True)` lists what was missed.
+        What is held of the price is refunded. The job has another result (`accepted`, or `failed` by a
+        stage), is run again (`queued`), or is `withdrawn`. It begins with the first step, and goes on until
+        it is closed, or raises `ClientClosed` or `BrokerUnavailable`. Then `jobs(changed=True)` lists what
+        was missed.
         """
         feed = self.open_stream().verdict_feed()
         try:

@@ -62,7 +62,7 @@ class AsyncJobHandle(NotCopied):
     @property
     def verdict_changed_at(self) -> float | None:
         """When the result was found wrong, as far as the client knows (Unix seconds, the broker's clock)."""
-        view = self._view()
+        view = self._changes.of(self.id) or self._view()
         return None if view is None else view.verdict_changed_at
 
     @property
@@ -129,7 +129,13 @@ class AsyncJobHandle(NotCopied):
         end = self._end
         if end is None or not end.done() or end.cancelled() or end.exception() is not None:
             return None
-        return self._changes.of(self.id) or end.result()
+        changed, view = self._changes.of(self.id), end.result()
+        if changed is None:
+            return view
+        if changed.status not in (JobStatus.QUEUED, JobStatus.RUNNING):
+            return changed
+        # It is run again: its end is one that came after that.
+        return None if view.verdict_changed_at is None else view
 
 
 def _answer(answer: asyncio.Future[bool], end: asyncio.Future[JobView]) -> None:

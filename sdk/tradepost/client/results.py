@@ -22,7 +22,7 @@ class Result(NamedTensors):
     `document` is the output as the exact bytes that the receipts commit to; `tensors` and `metadata` are it
     decoded. `price` is in credits, at most the cap. `receipts` are those of the workers that agreed on it;
     each can be verified offline, by anyone. `seconds` is from submission to acceptance, broker's clock.
-    `corrected_at` is when it replaced a result that was found wrong (Unix seconds, broker's clock).
+    `corrected_at` is when an earlier result of the job was withdrawn (Unix seconds, broker's clock).
     """
 
     job: str

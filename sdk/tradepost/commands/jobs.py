@@ -29,7 +29,7 @@ def list_jobs(
     limit: Annotated[int, integer_option(low=1, high=1000, about="The number of jobs to show.")] = 20,
     before: Annotated[str | None, typer.Option(help="Show jobs that are older than this job.")] = None,
     changed: Annotated[
-        bool, typer.Option("--changed", help="Show only jobs whose result was found wrong.")
+        bool, typer.Option("--changed", help="Show only jobs whose first result was withdrawn.")
     ] = False,
     broker: BrokerUrl = None,
     api_key: ApiKey = None,
@@ -129,7 +129,7 @@ def pipeline(
 
 def _line(entry: JobEntry) -> str:
     price = format_credits(entry.price_microcredits)
-    changed = "" if entry.verdict_changed_at is None else "  result found wrong"
+    changed = "" if entry.verdict_changed_at is None else "  first result withdrawn"
     return f"{entry.job}  {_time(entry.submitted_at)}  {entry.status.value:9}  {price} credits{changed}"
 
 
@@ -140,8 +140,9 @@ def _doubts(view: JobView) -> Iterator[str]:
             f"{_time(view.in_doubt_until)} at the latest."
         )
     if view.verdict_changed_at is not None and view.status is not JobStatus.WITHDRAWN:
-        at = _time(view.verdict_changed_at)
-        yield f"Its first result was found wrong, and replaced at {at}. What it had cost is refunded."
+        is_open = view.status in (JobStatus.QUEUED, JobStatus.RUNNING)
+        now = "The job runs again." if is_open else "This is another one."
+        yield f"Its first result was withdrawn at {_time(view.verdict_changed_at)}. {now}"
 
 
 def _time(at: float) -> str:

@@ -47,7 +47,7 @@ def submit(
     on_wrong: Annotated[
         OnWrong,
         typer.Option(
-            help="What to do if the result is found wrong later: get a right one, or only the refund."
+            help="What to do if the result is found wrong later: get another one, or only the refund."
         ),
     ] = OnWrong.REDO,
     output: Output = None,

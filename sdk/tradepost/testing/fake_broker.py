@@ -136,20 +136,31 @@ class FakeBroker:
 
     async def correct(self, job: str, output: TensorDocument) -> None:
         """Find the result of a job wrong after it has ended, and replace it."""
-        request = self._keyed[job]
+        await self._change(self._give_again(job, output))
+
+    async def redo(self, job: str, output: TensorDocument) -> None:
+        """Withdraw the result of a job after it has ended, and run it again; it then has this output."""
+        self._ended.discard(job)
+        view = self._give_again(job, output)
+        self._views[job] = view
+        self._changed[job] = self._stands(job)
+        await self._tell(self._changed[job])
+
+    def _give_again(self, job: str, output: TensorDocument) -> JobView:
+        request, old = self._keyed[job], self._views[job]
         view = self._give(job, request.pipeline, str(request.input_cid), encode(output))
-        old = self._views[job]
-        await self._change(
-            msgspec.structs.replace(
-                view,
-                submitted_at=old.submitted_at,
-                finished_at=old.finished_at,
-                verdict_changed_at=time.time(),
-            )
+        return msgspec.structs.replace(
+            view,
+            submitted_at=old.submitted_at,
+            finished_at=old.finished_at,
+            verdict_changed_at=time.time(),
         )
 
     async def _change(self, view: JobView) -> None:
         self._views[view.job] = self._changed[view.job] = view
+        await self._tell(view)
+
+    async def _tell(self, view: JobView) -> None:
         for socket in list(self._told & self._sockets):
             await self._send(socket, VerdictChanged(view))
 
@@ -334,7 +345,11 @@ class FakeBroker:
         if job in self._ended:
             return view
         return JobView(
-            job=job, status=JobStatus.RUNNING, pipeline=view.pipeline, submitted_at=view.submitted_at
+            job=job,
+            status=JobStatus.RUNNING,
+            pipeline=view.pipeline,
+            submitted_at=view.submitted_at,
+            verdict_changed_at=view.verdict_changed_at,
         )
 
     async def _send(self, socket: web.WebSocketResponse, frame: ToClient) -> None:

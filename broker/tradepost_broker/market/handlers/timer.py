@@ -149,7 +149,7 @@ def _end_patience(state: MarketState, job_id: str) -> None:
 def _retire(state: MarketState, job_id: str) -> None:
     """Let a finished job leave memory, unless a payment is held, a receipt awaited or a check to come."""
     job = state.jobs[job_id]
-    leases = state.leases_of[job_id]
+    leases = [*state.earlier_leases_of.get(job_id, ()), *state.leases_of[job_id]]
     # By their timers: a lease that outlives a restart ends later than it says.
     purposes = (TimerPurpose.MATURITY, TimerPurpose.BLAME, TimerPurpose.LEASE_EXPIRY)
     pending = [

@@ -257,6 +257,6 @@ def _may_take(state: MarketState, worker: WorkerState, job: Job, *, is_new: bool
     if worker.seat is None or (job.unmatched_since is not None and not is_new):
         return False
     bid_microcredits = bid_for(worker.seat.offer.price_per_unit_microcredits, job.units)
-    if bid_microcredits > job.max_price_microcredits - job.committed_microcredits:
+    if bid_microcredits > job.cap_microcredits - job.committed_microcredits:
         return False
     return not EligibleOffers(state, job, again=True).why_ineligible(worker)

@@ -312,7 +312,7 @@ def _terms(state: MarketState, job: Job, log_odds_missing: float) -> Terms:
 
 
 def _left_of_cap(job: Job) -> int:
-    return job.max_price_microcredits - job.committed_microcredits
+    return job.cap_microcredits - job.committed_microcredits
 
 
 def _has_live(state: MarketState, job: Job) -> bool:

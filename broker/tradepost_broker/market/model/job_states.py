@@ -1,7 +1,8 @@
 """The states of a job. No other module writes `job.status`.
 
 A job is QUEUED while no lease of it is alive (open, or delivered without a verdict), RUNNING while one is,
-and ends exactly once. The verdict on one that has ended changes at most once, if its result is found wrong.
+and ends exactly once. The verdict on one that has ended changes at most once, if its result is found wrong:
+it gets another one, is withdrawn, or is queued again and ends once more.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class JobTrigger(StrEnum):
     RESULT_CORRECTED = "result corrected"
     FAILURE_CORRECTED = "corrected to a stage failure"
     RESULT_WITHDRAWN = "result withdrawn"
+    REDONE = "result withdrawn, to be redone"
 
 
 JOB_STATES: Final = TransitionTable(
@@ -46,9 +48,11 @@ JOB_STATES: Final = TransitionTable(
         (JobStatus.ACCEPTED, JobTrigger.RESULT_CORRECTED): JobStatus.ACCEPTED,
         (JobStatus.ACCEPTED, JobTrigger.FAILURE_CORRECTED): JobStatus.FAILED,
         (JobStatus.ACCEPTED, JobTrigger.RESULT_WITHDRAWN): JobStatus.WITHDRAWN,
+        (JobStatus.ACCEPTED, JobTrigger.REDONE): JobStatus.QUEUED,
         (JobStatus.FAILED, JobTrigger.RESULT_CORRECTED): JobStatus.ACCEPTED,
         (JobStatus.FAILED, JobTrigger.FAILURE_CORRECTED): JobStatus.FAILED,
         (JobStatus.FAILED, JobTrigger.RESULT_WITHDRAWN): JobStatus.WITHDRAWN,
+        (JobStatus.FAILED, JobTrigger.REDONE): JobStatus.QUEUED,
     },
     final={JobStatus.ACCEPTED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.WITHDRAWN},
 )
@@ -67,5 +71,7 @@ def transition_job(job: Job, trigger: JobTrigger, *, at: float) -> None:
     if had_ended:
         invariant(job.verdict_changed_at is None, f"the verdict on job {job.id} changes twice", StateBroken)
         job.verdict_changed_at = at
+        if job.status not in FINAL:
+            job.finished_at = None
     elif job.status in FINAL:
         job.finished_at = at

@@ -6,7 +6,8 @@ job is made. There may be thousands, so they are taken one by one, as many in on
 
 A result that the reference run contradicts is replaced by that run's, or withdrawn, as the submitter asked.
 One that no auditor could check within `reexamine_s` stands only if the results of others who agreed with it
-reach the job's confidence. A verdict changes at most once.
+reach the job's confidence; else the job is run again, by other workers, or withdrawn. A verdict changes at
+most once: of a job that was run again, only money is taken back.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from tradepost_broker.market.state.worker_state import WorkerState
 from tradepost_broker.market.trust.verification import Accept, GroupedResult, decide
 
 _REFUNDED: Final = "its worker was expelled because of another result; what was held is refunded"
+_WRONG: Final = "a reference run contradicts it"
+_UNCHECKED: Final = "its worker was proven to cheat in another job, and no auditor could check this result"
 _CREDIBILITY: Final = 1.0
 
 
@@ -70,7 +73,8 @@ def take(state: MarketState, lease: Lease) -> None:
     payments.claw_back(state, lease)
     payments.send_settled(state, lease, _REFUNDED)
     is_checked = bool(job.accused or references(state, job)) or job.in_doubt_until is not None
-    if lease.id in job.accepted and lease.state is LeaseState.ACCEPTED and not is_checked:
+    may_change = lease.id in job.accepted and job.verdict_changed_at is None
+    if may_change and lease.state is LeaseState.ACCEPTED and not is_checked:
         state.doubt(job, state.at + state.policy.reexamine_s)
         job.spot_check = True
         state.save(job)
@@ -81,12 +85,15 @@ def review(state: MarketState, job: Job) -> None:
     """Change the verdict on a finished job if reference runs contradict all that it rests on."""
     accepted = [state.leases[lease] for lease in job.accepted]
     is_wrong = bool(accepted) and all(lease.state is LeaseState.REJECTED for lease in accepted)
-    if state.policy.reexamine_s and is_wrong:
+    if state.policy.reexamine_s and is_wrong and job.verdict_changed_at is None:
         _change(state, job, references(state, job)[0])
 
 
 def give_up(state: MarketState, job: Job) -> None:
-    """End the doubt about a result that no auditor could check: it stands if others are enough for it."""
+    """End the doubt about a result that no auditor could check: it stands if others are enough for it.
+
+    Else the job is run again, if its submitter wants it and can pay it.
+    """
     for lease in list(state.live_leases(job)):
         settlement.recall(state, lease)
     state.audits_wanted.discard(job.id)
@@ -120,12 +127,14 @@ def _stands_without_expelled(state: MarketState, job: Job) -> bool:
 
 
 def _change(state: MarketState, job: Job, reference: Lease | None) -> None:
-    """Replace the result by that of the reference run, or withdraw it."""
+    """Replace the result by that of the reference run, have it run again, or withdraw it."""
     disagreed = tuple(state.leases[lease].worker for lease in job.accepted)
-    if reference is not None and job.on_wrong is OnWrong.REDO:
+    if job.on_wrong is OnWrong.REFUND:
+        _withdraw(state, job, disagreed, _WRONG if reference is not None else _UNCHECKED)
+    elif reference is not None:
         _correct(state, job, reference, disagreed)
     else:
-        _withdraw(state, job, reference, disagreed)
+        _redo(state, job, disagreed)
     state.save(job)
     state.send(NotifyVerdictChanged(job.id))
 
@@ -141,12 +150,27 @@ def _correct(state: MarketState, job: Job, reference: Lease, disagreed: tuple[st
         job.problem = None
 
 
-def _withdraw(state: MarketState, job: Job, reference: Lease | None, disagreed: tuple[str, ...]) -> None:
-    why = (
-        "its worker was proven to cheat in another job, and no auditor could check this result"
-        if reference is None
-        else "a reference run contradicts it"
-    )
+def _redo(state: MarketState, job: Job, disagreed: tuple[str, ...]) -> None:
+    """Queue a job again, with as much time as it had, and what is left of its cap."""
+    try:
+        left_microcredits = job.max_price_microcredits - job.paid_microcredits
+        state.ledger.reserve(job.id, job.account, left_microcredits)
+    except errors.InsufficientFunds as error:
+        _withdraw(state, job, disagreed, f"{_UNCHECKED}, and it cannot be run again: {error.detail}")
+        return
+    transition_job(job, JobTrigger.REDONE, at=state.at)
+    job.spent_microcredits = job.paid_microcredits
+    job.redone_after = job.attempts
+    job.failures = 0
+    job.accepted = ()
+    job.verification = None
+    job.problem = None
+    job.deadline_at = state.at + (job.deadline_at - job.submitted_at)
+    state.reopen_job(job)
+    state.jobs_to_advance[job.id] = None
+
+
+def _withdraw(state: MarketState, job: Job, disagreed: tuple[str, ...], why: str) -> None:
     job.accepted = ()
     job.verification = Verification(credibility=0.0, disagreed=disagreed)
     transition_job(job, JobTrigger.RESULT_WITHDRAWN, at=state.at)

@@ -67,7 +67,9 @@ class MarketState:
         self.ledger = Ledger(save=self.save, accounts=accounts, transfers=transfers)
         self.jobs: dict[str, Job] = {}
         self.leases: dict[str, Lease] = {}
+        #: The leases of each job's run at hand, and of redone jobs those of the first run.
         self.leases_of: dict[str, list[Lease]] = {}
+        self.earlier_leases_of: dict[str, list[Lease]] = {}
         self.pipelines: dict[str, Pipeline] = {}
         #: How pipelines fare, by pipeline and account ("" for all), and the evidence that may be withdrawn.
         self.uses: dict[tuple[str, str], PipelineUse] = {}
@@ -206,14 +208,33 @@ class MarketState:
         assert job.finished_at is not None
         expires_at = job.finished_at + self.policy.idempotency_s
         key = job.account, job.idempotency_key
-        self.idempotency_keys[key] = IdempotencyKey(job.id, job.request_hash, expires_at)
-        self.timers.put(TimerPurpose.KEY_EXPIRY, "\x00".join(key), expires_at)
+        if not job.redone_after or self._has_key(job):
+            self.idempotency_keys[key] = IdempotencyKey(job.id, job.request_hash, expires_at)
+            self.timers.put(TimerPurpose.KEY_EXPIRY, "\x00".join(key), expires_at)
         self.timers.put(TimerPurpose.RETIREMENT, job.id, job.finished_at + self.policy.retain_s)
+
+    def reopen_job(self, job: Job) -> None:
+        """Take in that a job which had finished is to be run again."""
+        self.earlier_leases_of[job.id], self.leases_of[job.id] = self.leases_of[job.id], []
+        key = job.account, job.idempotency_key
+        if self._has_key(job):
+            self.idempotency_keys[key] = IdempotencyKey(job.id, job.request_hash)
+            self.timers.cancel(TimerPurpose.KEY_EXPIRY, "\x00".join(key))
+        self.timers.cancel(TimerPurpose.RETIREMENT, job.id)
+        self.timers.put(TimerPurpose.DEADLINE, job.id, job.deadline_at)
+
+    def _has_key(self, job: Job) -> bool:
+        """Whether a job's idempotency key does not stand for a newer one."""
+        known = self.idempotency_keys.get((job.account, job.idempotency_key))
+        return known is None or known.job == job.id
 
     def add_lease(self, lease: Lease) -> None:
         """Take in a lease of a known job and worker."""
         self.leases[lease.id] = lease
-        self.leases_of[lease.job].append(lease)
+        if lease.attempt <= self.jobs[lease.job].redone_after:
+            self.earlier_leases_of.setdefault(lease.job, []).append(lease)
+        else:
+            self.leases_of[lease.job].append(lease)
         worker = self.workers[lease.worker]
         if lease.state is LeaseState.OPEN:
             worker.open[lease.id] = lease
@@ -289,7 +310,7 @@ class MarketState:
 
     def forget_job(self, job: Job) -> None:
         """Let a finished job and its leases leave memory."""
-        for lease in self.leases_of.pop(job.id):
+        for lease in (*self.earlier_leases_of.pop(job.id, ()), *self.leases_of.pop(job.id)):
             del self.leases[lease.id]
             self.ledger.forget(lease.id)
         del self.jobs[job.id]

@@ -15,8 +15,8 @@ def confidence_table(figures: Iterable[ConfidenceFigures]) -> Table:
     table = _table(
         "What customers got",
         (
-            *("confidence", "jobs", "accepted", "failed", "wrong", "still wrong", "corrected", "withdrawn"),
-            *("results", "p50 s", "p95 s"),
+            *("confidence", "jobs", "accepted", "failed", "wrong", "still wrong"),
+            *("corrected", "redone", "withdrawn", "results", "p50 s", "p95 s"),
         ),
     )
     for one in figures:
@@ -28,6 +28,7 @@ def confidence_table(figures: Iterable[ConfidenceFigures]) -> Table:
             _share(one.wrong_accepted, one.accepted),
             _share(one.wrong_at_maturity, one.accepted),
             f"{one.corrected:,}",
+            f"{one.redone:,}",
             f"{one.withdrawn:,}",
             f"{one.redundancy:.3f}",
             f"{one.latency_p50_s:.2f}",

@@ -122,8 +122,8 @@ class Books:
                 self._reserved[before[0]] -= before[1]
                 del self._caps[job.id]
         elif before is None:
-            self._caps[job.id] = (job.account, job.max_price_microcredits)
-            self._reserved[job.account] += job.max_price_microcredits
+            self._caps[job.id] = (job.account, job.cap_microcredits)
+            self._reserved[job.account] += job.cap_microcredits
 
     def _check_account(self, account: Account) -> None:
         available, reserved = account.available_microcredits, account.reserved_microcredits

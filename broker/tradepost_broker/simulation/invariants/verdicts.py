@@ -120,7 +120,8 @@ class Verdicts:
         require(known.verdict_changed_at is None, f"the verdict on job {job.id} changed twice")
         by_id = {lease.id: lease for lease in leases}
         before = [by_id[lease] for lease in known.accepted]
-        references = [one for one in leases if one.purpose is LeasePurpose.AUDIT and one.outcome]
+        first_run = [one for one in leases if not job.redone_after or one.attempt <= job.redone_after]
+        references = [one for one in first_run if one.purpose is LeasePurpose.AUDIT and one.outcome]
         require(bool(before), f"the verdict on job {job.id} changed, and it had no result")
         require(
             not any(outputs.agree(before[0].outcome, one.outcome) for one in references),
@@ -136,7 +137,12 @@ class Verdicts:
             is_replaced == (bool(references) and job.on_wrong is OnWrong.REDO),
             f"job {job.id} was to be corrected by {job.on_wrong}, and has {job.accepted}",
         )
-        require(is_replaced or not job.accepted, f"job {job.id} is withdrawn and keeps a result")
+        kept = {one.id for one in first_run if one.purpose is not LeasePurpose.AUDIT}
+        require(kept.isdisjoint(job.accepted), f"job {job.id} is withdrawn and keeps a result")
+        require(
+            not job.redone_after or not (references or job.on_wrong is OnWrong.REFUND),
+            f"job {job.id} is run again, and {job.on_wrong} was asked for",
+        )
 
     def checks_made(self) -> None:
         """Check that results were chosen for spot checks about as often as the policy says."""

@@ -126,24 +126,115 @@ def test_what_has_matured_is_not_re_examined() -> None:
     assert driver.changed() == []
 
 
-def test_without_an_auditor_in_time_the_result_is_withdrawn() -> None:
-    driver = MarketWithCheat()
-    job = driver.accepted("right")
-    driver.prove()
+def without_auditors(driver: MarketWithCheat) -> None:
+    """Let the time for a reference run pass, while no auditor is there."""
     driver.disconnect("a0")
     driver.tick(UNCHECKED.reconnect_s + 1)
     driver.tick(UNCHECKED.reexamine_s - 60)
-    assert driver.job(job).in_doubt_until is not None
     driver.check()
     driver.tick(60)
+    driver.check()
+
+
+def test_without_an_auditor_in_time_the_job_is_run_again_by_others() -> None:
+    driver = MarketWithCheat()
+    job = driver.accepted()
+    first = driver.job(job)
+    driver.prove()
+    without_auditors(driver)
+    record = driver.job(job)
+    assert driver.changed() == [job]
+    assert record.status is JobStatus.RUNNING
+    assert record.finished_at is None
+    assert record.deadline_at == driver.at + (first.deadline_at - first.submitted_at)
+    assert driver.submit(key=first.idempotency_key, request_hash=first.request_hash) == job
+    [lease] = driver.open_leases(job)
+    assert lease.worker != "w0"
+    driver.restart()
+    driver.connect("w1")
+    driver.connect("w2")
+    driver.deliver(lease.id, "right")
+    driver.check()
+    record = driver.job(job)
+    assert record.status is JobStatus.ACCEPTED
+    assert record.accepted == (lease.id,)
+    assert record.paid_microcredits == lease.price_microcredits
+    driver.tick(UNCHECKED.hold_s + UNCHECKED.retain_s + 1)
+    assert driver.market.job(job) is None
+    assert [driver.market.lease(one.id) for one in driver.all_of(Lease) if one.job == job] == [None] * 3
+    fresh = Market(policy=driver.policy)
+    for event, answer in zip(driver.events, driver.answers, strict=True):
+        assert fresh.handle(event) == answer
+
+
+def test_a_job_that_is_run_again_may_fail_or_be_cancelled() -> None:
+    driver = MarketWithCheat()
+    jobs = [driver.accepted() for _ in range(2)]
+    driver.prove()
+    driver.disconnect("w1")
+    driver.disconnect("w2")
+    without_auditors(driver)
+    assert [driver.job(job).status for job in jobs] == [JobStatus.QUEUED] * 2
+    driver.cancel(jobs[0])
+    assert driver.job(jobs[0]).status is JobStatus.CANCELLED
+    driver.tick(10)
+    problem = driver.job(jobs[1]).problem
+    assert problem is not None
+    assert problem.code == "no-eligible-worker"
+    driver.check()
+    account = driver.market.account(credits_of("alice"))
+    assert account.reserved_microcredits == 0
+
+
+def test_a_redone_result_that_is_wrong_too_is_refunded_and_its_verdict_stays() -> None:
+    driver = MarketWithCheat()
+    job = driver.accepted()
+    driver.prove()
+    without_auditors(driver)
+    [lease] = driver.open_leases(job)
+    driver.deliver(lease.id, "wrong")
+    # Its worker is proven to cheat as well, while this payment is held.
+    driver.connect("a0", make_offer(1))
+    driver.add_worker("w3")
+    caught = driver.submit(confidence=0.97)
+    for other in driver.open_leases(caught):
+        driver.deliver(other.id, "wrong" if other.worker == lease.worker else "right")
+    driver.audit_all()
+    found = driver.market.worker(lease.worker)
+    assert found is not None
+    assert found.standing is WorkerStanding.EXPELLED
+    assert driver.job(job).paid_microcredits == 0
+    assert driver.changed() == [job]
+    driver.tick(UNCHECKED.reexamine_s + 1)
+    driver.check()
+
+
+def test_without_an_auditor_in_time_who_asked_for_the_refund_gets_it() -> None:
+    driver = MarketWithCheat()
+    job = driver.accepted("right", on_wrong=OnWrong.REFUND)
+    driver.prove()
+    without_auditors(driver)
     record = driver.job(job)
     assert record.status is JobStatus.WITHDRAWN
     assert record.problem is not None
     assert "no auditor could check this result" in record.problem.detail
-    driver.check()
 
 
-@pytest.mark.parametrize(("account", "status"), [("alice", JobStatus.ACCEPTED), ("bob", JobStatus.WITHDRAWN)])
+def test_an_account_that_cannot_pay_it_again_has_its_job_withdrawn() -> None:
+    driver = MarketWithCheat()
+    driver.fund("bob", 1_000)
+    job = driver.submit("bob", max_price_microcredits=1_000)
+    driver.deliver(driver.open_leases(job)[0].id, "wrong")
+    driver.prove()
+    assert driver.submit("bob", max_price_microcredits=1_000, deadline_s=100_000.0)
+    without_auditors(driver)
+    record = driver.job(job)
+    assert record.status is JobStatus.WITHDRAWN
+    assert record.problem is not None
+    assert "it cannot be run again: 0.001 credits needed, " in record.problem.detail
+
+
+@pytest.mark.parametrize(("account", "status"), [("alice", JobStatus.ACCEPTED), ("bob", JobStatus.RUNNING)])
 def test_without_an_auditor_the_others_of_the_group_must_be_enough(account: str, status: JobStatus) -> None:
     driver = MarketWithCheat()
     driver.fund("bob")
@@ -155,7 +246,7 @@ def test_without_an_auditor_the_others_of_the_group_must_be_enough(account: str,
     driver.disconnect("a0")
     driver.tick(UNCHECKED.reexamine_s + 1)
     assert driver.job(job).status is status
-    [partner] = [one for one in driver.all_of(Lease) if one.job == job and one.worker == "w1"]
+    [partner] = [one for one in driver.all_of(Lease) if one.job == job and one.attempt == 2]
     assert partner.paid_microcredits == partner.price_microcredits
     driver.check()
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tradepost import AsyncClient, Client, TensorDocument
-from tradepost.errors import ClientClosed, InvalidCall, ResultWithdrawn
+from tradepost.errors import ClientClosed, InvalidCall, ResultTimeout, ResultWithdrawn
 from tradepost.protocol import JobStatus, OnWrong
 from tradepost.testing.broker_thread import FakeBrokerThread
 from tradepost.testing.fake_broker import API_KEY
@@ -54,6 +54,21 @@ def test_a_corrected_result_is_what_asking_again_gives(fake: FakeBrokerThread, c
     assert result.price == 0
     assert result.corrected_at == view.verdict_changed_at
     assert [entry.job for entry in client.jobs(changed=True).jobs] == [job.id]
+
+
+def test_a_job_that_is_run_again_is_waited_for_again(fake: FakeBrokerThread, client: Client) -> None:
+    changes = client.verdict_changes()
+    job = client.submit(PIPELINE, x(), max_price=1)
+    job.result(30)
+    fake.broker.hold = True
+    fake.run(fake.broker.redo(job.id, y(9)))
+    assert next(changes).status is JobStatus.RUNNING
+    assert not job.done()
+    with pytest.raises(ResultTimeout):
+        job.result(0.05)
+    fake.run(fake.broker.release())
+    assert job.result(30)["y"].tolist() == [9]
+    assert job.future() is job.future()
 
 
 def test_what_changed_while_the_stream_was_broken_is_learnt_when_it_is_back(

@@ -312,9 +312,13 @@ def test_show_and_list_name_what_was_found_wrong(fake: FakeBrokerThread, tensor:
     fake.run(fake.broker.withdraw("job-1"))
     listed = run(fake, "list", "--changed").stdout.splitlines()
     assert [line.split()[0] for line in listed] == ["job-1", "job-0"]
-    assert all(line.endswith("result found wrong") for line in listed)
+    assert all(line.endswith("first result withdrawn") for line in listed)
     shown = run(fake, "show", "job-0").stdout
-    assert "Its first result was found wrong, and replaced at " in shown
+    assert "Its first result was withdrawn at " in shown
+    assert shown.endswith("This is another one.\n")
+    fake.broker.hold = True
+    fake.run(fake.broker.redo("job-2", right))
+    assert run(fake, "show", "job-2").stdout.endswith("The job runs again.\n")
     shown = run(fake, "show", "job-1").stdout
     assert shown.startswith("job-1: withdrawn, 0 credits\n")
     assert "Do not use the result" in shown

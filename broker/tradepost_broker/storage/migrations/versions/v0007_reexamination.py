@@ -10,7 +10,13 @@ down_revision = "0006"
 branch_labels = None
 depends_on = None
 
-_NEW: dict[str, object] = {"on_wrong": "redo", "in_doubt_until": None, "verdict_changed_at": None}
+_NEW: dict[str, object] = {
+    "on_wrong": "redo",
+    "in_doubt_until": None,
+    "verdict_changed_at": None,
+    "redone_after": 0,
+    "spent": 0,
+}
 
 
 def upgrade() -> None:
