@@ -134,4 +134,5 @@ def are_needed(market: Market, job_id: str) -> bool:
     if job is None:
         return False
     has_open_lease = any(lease.state is LeaseState.OPEN for lease in market.leases_of(job_id))
-    return job.status not in FINAL or job.paid_microcredits > 0 or job.spot_check or has_open_lease
+    is_of_use = job.paid_microcredits > 0 or job.verdict_changed_at is not None
+    return job.status not in FINAL or is_of_use or job.spot_check or has_open_lease

@@ -14,6 +14,7 @@ from tradepost_broker.market.model.entities import Evidence, Job, Lease
 from tradepost_broker.market.model.events import (
     Instruction,
     NotifyFinished,
+    NotifyVerdictChanged,
     Save,
     SendAcknowledged,
     SendGrant,
@@ -87,6 +88,8 @@ class InstructionSender:
                 self._report(evidence)
             case NotifyFinished(job=job):
                 self._finish(job)
+            case NotifyVerdictChanged(job=job):
+                self._change_verdict(job)
             case _:
                 pass
 
@@ -124,3 +127,9 @@ class InstructionSender:
         job = self._records.job(job_id)
         if job is not None and self._watchers.is_watched(job_id):
             self._watchers.notify(job_view(job, lambda lease: self._store.get(Delivery, lease)))
+
+    def _change_verdict(self, job_id: str) -> None:
+        job = self._store.get(Job, job_id)  # it may have left memory by now
+        if job is not None and self._watchers.watches_verdicts(job.account):
+            view = job_view(job, lambda lease: self._store.get(Delivery, lease))
+            self._watchers.notify_verdict(job.account, view)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
+from typing import Final
+
+from sqlalchemy import select
 
 from tradepost.errors import UnknownJob
 from tradepost.protocol import JobView, QuarantineView
@@ -11,9 +15,13 @@ from tradepost_broker.engine.work import EventWork
 from tradepost_broker.market.model.entities import Job, PipelineUse
 from tradepost_broker.market.model.events import CancelRequested, QuarantineLifted
 from tradepost_broker.reporting.views import job_view
+from tradepost_broker.storage.rows import CODECS
 from tradepost_broker.storage.shell_records import Delivery
 from tradepost_broker.storage.store import Store
 from tradepost_broker.streams.watchers import Watcher, Watchers
+
+#: Changed verdicts that a client which comes back is sent, the newest.
+CHANGES_MAX: Final = 1_000
 
 
 class JobService:
@@ -52,6 +60,23 @@ class JobService:
     def unwatch(self, job_id: str, watcher: Watcher) -> None:
         """Forget a watcher."""
         self._watchers.unwatch(job_id, watcher)
+
+    def watch_verdicts(self, account: str, watcher: Watcher, *, since: float | None) -> Sequence[JobView]:
+        """Call `watcher` with each of the account's jobs whose verdict changes from now on.
+
+        Returns those whose verdict has changed since `since` (Unix seconds), the newest if there are many.
+        """
+        self._watchers.watch_verdicts(account, watcher)
+        if since is None:
+            return ()
+        table = CODECS[Job].table
+        changed = select(table).where(table.c.account == account, table.c.verdict_changed_at >= since)
+        newest = changed.order_by(table.c.verdict_changed_at.desc()).limit(CHANGES_MAX)
+        return [job_view(job, self._delivery_of) for job in self._store.find(Job, newest)][::-1]
+
+    def unwatch_verdicts(self, account: str, watcher: Watcher) -> None:
+        """Forget a watcher of verdicts."""
+        self._watchers.unwatch_verdicts(account, watcher)
 
     def request_cancel(self, account: str, job_id: str, reply: Reply) -> None:
         """Cancel the job if it has not ended; `reply` is told."""

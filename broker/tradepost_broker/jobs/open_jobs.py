@@ -17,6 +17,7 @@ from tradepost_broker.market.model.events import (
     Instruction,
     JobSubmitted,
     NotifyFinished,
+    NotifyVerdictChanged,
     ReplySubmitted,
 )
 from tradepost_broker.storage.rows import CODECS
@@ -79,5 +80,8 @@ class OpenJobs:
                         self._open[job.account] -= 1
                         if not job.paid_microcredits:
                             self._unpaid.spend(job.account)
+                case _, NotifyVerdictChanged(job=changed):
+                    if (job := self._find_job(changed)) is not None and job.redone_after:
+                        self._open[job.account] += 1  # it is open again
                 case _:
                     pass

@@ -19,7 +19,7 @@ from tradepost.content.storage.store import DISK_IS_FULL
 from tradepost.errors import DiskFull, InvalidRequest, TradepostError
 from tradepost.pipeline.manifest import Manifest
 from tradepost.pipeline.tensors import decode
-from tradepost.protocol import INLINE_BYTES_MAX, JobRequest, too_large_inline
+from tradepost.protocol import INLINE_BYTES_MAX, JobRequest, OnWrong, too_large_inline
 from tradepost_broker.content.account_quota import AccountQuota
 from tradepost_broker.content.catalog import Catalog
 from tradepost_broker.content.turns import Turns
@@ -80,6 +80,7 @@ class JobSubmission:
             deadline_s=request.deadline_s,
             patience_s=request.patience_s,
             requirements=request.requirements,
+            on_wrong=request.on_wrong,
             seed=moment.seed,
         )
         return Decision(event=submitted, records_after=self._input_records)
@@ -203,4 +204,7 @@ def new_job_id(now: float) -> str:
 def request_hash(request: JobRequest, input_cid: str) -> str:
     """What tells two requests with one idempotency key apart; how the input was sent does not."""
     bare = msgspec.structs.replace(request, input=None, input_cid=input_cid, idempotency_key="-")
-    return hashlib.sha256(_encode(bare)).hexdigest()
+    facts = msgspec.structs.asdict(bare)
+    if request.on_wrong is OnWrong.REDO:
+        del facts["on_wrong"]  # jobs that are older than this field have hashes without it
+    return hashlib.sha256(_encode(facts)).hexdigest()

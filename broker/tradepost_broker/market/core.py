@@ -46,7 +46,7 @@ from tradepost_broker.market.model.events import (
     WorkerJoined,
 )
 from tradepost_broker.market.model.policy import MarketPolicy
-from tradepost_broker.market.settling import reference_verdicts, revocation, settlement
+from tradepost_broker.market.settling import reference_runs, revocation, settlement
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.worker_state import Reputation
 
@@ -104,7 +104,7 @@ class Market:
         """
         state = self._state
         state.begin(event.at, event.seed if isinstance(event, MatchingEvent) else 0)
-        has_more_to_do = bool(state.jobs_to_advance or state.workers_freed)
+        has_more_to_do = bool(state.jobs_to_advance or state.to_reexamine or state.workers_freed)
         refusal = _refusal(state, event)
         if refusal is not None:
             self._changed = False
@@ -153,7 +153,8 @@ class Market:
 
     def leases_of(self, job: str) -> list[Lease]:
         """All leases of such a job, in the order in which they were granted."""
-        return list(self._state.leases_of.get(job, ()))
+        state = self._state
+        return [*state.earlier_leases_of.get(job, ()), *state.leases_of.get(job, ())]
 
     def stages_done(self, worker: str, lease: str) -> int | None:
         """How many stages of this worker's open lease are known to be done; `None` without such a lease."""
@@ -168,7 +169,7 @@ class Market:
         return [
             lease
             for lease in self._state.leases_of.get(job, ())
-            if settlement.is_result(lease) or (accused and reference_verdicts.is_reference(lease))
+            if settlement.is_result(lease) or (accused and reference_runs.is_reference(lease))
         ]
 
     def open_leases_of(self, worker: str) -> list[Lease]:

@@ -163,6 +163,8 @@ def restore(
     for job in state.jobs.values():
         if job.accused:
             state.accuse(job)
+        if job.in_doubt_until is not None:
+            state.doubt(job, job.in_doubt_until)
     open_jobs = [job for job in state.jobs.values() if job.status not in FINAL]
     for job in open_jobs:
         committed_microcredits = sum(lease.price_microcredits for lease in state.live_leases(job))
@@ -171,7 +173,7 @@ def restore(
             f"job {job.id} commits {job.committed_microcredits}, leases {committed_microcredits}",
         )
     state.ledger.restore_reservations(
-        {job.id: Reservation(job.account, job.max_price_microcredits) for job in open_jobs},
+        {job.id: Reservation(job.account, job.cap_microcredits) for job in open_jobs},
         may_be_more=any(kind == kind_of(Job) for kind, _ in left_out),
     )
     return state

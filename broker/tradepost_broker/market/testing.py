@@ -18,11 +18,12 @@ from tradepost.protocol import (
     GiveBackReason,
     JobStatus,
     Offer,
+    OnWrong,
     Requirements,
 )
 from tradepost_broker.market.core import Market
-from tradepost_broker.market.ledger import SUPPLY_MICROCREDITS, held_of
-from tradepost_broker.market.model.entities import Account, Job, Lease, Pipeline, Record, Worker
+from tradepost_broker.market.ledger import SUPPLY_MICROCREDITS, Kind, held_of
+from tradepost_broker.market.model.entities import Account, Job, Lease, Pipeline, Record, Transfer, Worker
 from tradepost_broker.market.model.events import (
     CancelRequested,
     Event,
@@ -32,6 +33,7 @@ from tradepost_broker.market.model.events import (
     LeaseGivenBack,
     LeaseProgressed,
     NotifyFinished,
+    NotifyVerdictChanged,
     OfferUpdated,
     PipelinePublished,
     ReceiptDelivered,
@@ -170,6 +172,7 @@ class MarketDriver:
         deadline_s: float = 300.0,
         patience_s: float = 5.0,
         requirements: Requirements | None = None,
+        on_wrong: OnWrong = OnWrong.REDO,
         key: str = "",
         request_hash: str = "",
     ) -> str:
@@ -191,6 +194,7 @@ class MarketDriver:
                 deadline_s=deadline_s,
                 patience_s=patience_s,
                 requirements=requirements or Requirements(),
+                on_wrong=on_wrong,
                 seed=self.next_seed(),
             )
         )
@@ -414,7 +418,7 @@ class MarketDriver:
             assert account.reserved_microcredits >= 0, account
         unfinished = [job for job in jobs if job.status not in FINAL]
         assert sum(account.reserved_microcredits for account in accounts) == sum(
-            job.max_price_microcredits for job in unfinished
+            job.cap_microcredits for job in unfinished
         )
         for job in jobs:
             paid_microcredits = sum(lease.paid_microcredits for lease in leases if lease.job == job.id)
@@ -433,8 +437,25 @@ class MarketDriver:
                 lease.paid_microcredits for lease in leases if lease.worker == worker.id and lease.matures_at
             )
             assert self.market.account(held_of(worker.id)).available_microcredits == held_microcredits, worker
-        ended = [told.job for answer in self.answers for told in answer if isinstance(told, NotifyFinished)]
-        assert len(ended) == len(set(ended)) == len(jobs) - len(unfinished), "a job ends exactly once"
+        told = [one for answer in self.answers for one in answer]
+        ended = [one.job for one in told if isinstance(one, NotifyFinished)]
+        for job in jobs:
+            ends = (job.status in FINAL) + (job.redone_after > 0)
+            assert ended.count(job.id) == ends, "a job ends exactly once, and again if it is redone"
+        changed = [one.job for one in told if isinstance(one, NotifyVerdictChanged)]
+        assert len(changed) == len(set(changed)), "a verdict changes at most once"
+        assert set(changed) == {job.id for job in jobs if job.verdict_changed_at is not None}
+        withdrawn = {job.id for job in jobs if job.status is JobStatus.WITHDRAWN}
+        redone = {job.id for job in jobs if job.redone_after}
+        assert withdrawn | redone <= set(changed) <= set(ended)
+        assert withdrawn.isdisjoint(redone)
+        transfers = self.all_of(Transfer)
+        slashed_at = {
+            held_of(one.id.rpartition(":")[0]): one.at for one in transfers if one.kind == Kind.SLASH
+        }
+        for one in transfers:
+            if one.kind == Kind.MATURE and self.policy.reexamine_s:
+                assert one.at <= slashed_at.get(one.debit, one.at), f"{one.id} pays an expelled worker"
 
     def next_seed(self) -> int:
         """128 bits that follow from the driver's seed and how far it has come."""

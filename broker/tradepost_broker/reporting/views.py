@@ -30,6 +30,8 @@ def job_view(job: Job, delivery_of: Callable[[str], Delivery | None]) -> JobView
         receipts=tuple(one.receipt for one in deliveries),
         verification=job.verification,
         problem=job.problem,
+        in_doubt_until=job.in_doubt_until,
+        verdict_changed_at=job.verdict_changed_at,
     )
 
 

@@ -134,6 +134,12 @@ class JobTable(_Table, table=True):
         Index("ix_jobs_open", "id", sqlite_where=text("finished_at IS NULL")),
         Index("ix_jobs_finished_at", "finished_at", sqlite_where=text("finished_at IS NOT NULL")),
         Index("ix_jobs_spot_check", "id", sqlite_where=text("spot_check")),
+        Index(
+            "ix_jobs_verdict_changed_at",
+            "account",
+            "verdict_changed_at",
+            sqlite_where=text("verdict_changed_at IS NOT NULL"),
+        ),
         _SMALL,
     )
     id: str = _key()
@@ -142,6 +148,7 @@ class JobTable(_Table, table=True):
     status: str
     finished_at: float | None
     spot_check: bool
+    verdict_changed_at: float | None
     body: bytes = _blob()
 
 

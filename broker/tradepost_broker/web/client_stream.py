@@ -20,7 +20,9 @@ from tradepost.protocol import (
     Rejected,
     Submit,
     Submitted,
+    VerdictChanged,
     Watch,
+    WatchVerdicts,
     broker_codec_for_clients,
     salvage_frame,
     split_frames,
@@ -111,6 +113,8 @@ class _Session:
                         self._watch(job)
                 case CancelJob(job=job):
                     self._jobs.request_cancel(self._account, job, lambda _: None)
+                case WatchVerdicts(since=since):
+                    await self._watch_verdicts(since)
                 case Rejected():
                     self.queue.post(frame)
                 case _:
@@ -120,6 +124,7 @@ class _Session:
     def close(self) -> None:
         """Watch nothing any more, and drop submissions that are still being checked."""
         self.queue.end()
+        self._jobs.unwatch_verdicts(self._account, self._changed)
         for job in self._watched:
             self._jobs.unwatch(job, self._finished)
         for task in self._checks:
@@ -171,6 +176,14 @@ class _Session:
             self._jobs.watch_new(job, self._finished)
         else:
             self._watch(job)
+
+    async def _watch_verdicts(self, since: float | None) -> None:
+        async for view in paced(self._jobs.watch_verdicts(self._account, self._changed, since=since)):
+            await self.queue.room()
+            self._changed(view)
+
+    def _changed(self, view: JobView) -> None:
+        self.queue.post(VerdictChanged(view))
 
     def _watch(self, job: str) -> None:
         if job in self._watched:

@@ -115,12 +115,17 @@ class JobEndpoints:
         return reply(self._jobs.view(account, job), status=201, headers={"Location": f"/v1/jobs/{job}"})
 
     async def list_jobs(self, request: web.Request) -> web.StreamResponse:
-        """The account's jobs, newest first: at most `limit` (1 to 1000), older than the job `before`."""
+        """The account's jobs, newest first: at most `limit` (1 to 1000), older than the job `before`.
+
+        With `changed=true`, only those whose result was found wrong after they had ended.
+        """
         limit = read_limit(request, JOBS_SHOWN, JOBS_SHOWN_MAX)
         table = CODECS[Job].table
         newest = select(table).where(table.c.account == request[ACCOUNT]).order_by(table.c.id.desc())
         if (before := request.query.get("before")) is not None:
             newest = newest.where(table.c.id < self._cursor(request[ACCOUNT], before))
+        if _is_true(request, "changed"):
+            newest = newest.where(table.c.verdict_changed_at.is_not(None))
         found = list(self._store.find(Job, newest.limit(limit + 1)))
         shown = found[:limit]
         older = shown[-1].id if len(found) > limit else None
@@ -221,7 +226,16 @@ def _entry(job: Job) -> JobEntry:
         submitted_at=job.submitted_at,
         finished_at=job.finished_at,
         price_microcredits=job.paid_microcredits,
+        verdict_changed_at=job.verdict_changed_at,
     )
+
+
+def _is_true(request: web.Request, name: str) -> bool:
+    """A switch in a query. Raises `InvalidRequest` for anything but true and false."""
+    text = request.query.get(name, "false")
+    if text not in ("true", "false"):
+        raise InvalidRequest(f"{name} is {text[:_SHOWN_CHARS_MAX]!r}; it must be true or false")
+    return text == "true"
 
 
 def _wait_s(request: web.Request) -> float:

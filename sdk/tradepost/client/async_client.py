@@ -16,7 +16,7 @@ import aiohttp
 
 from tradepost.broker_url import parse_api_key, parse_broker_url
 from tradepost.client.arguments import input_cid as checked_input_cid
-from tradepost.client.arguments import job_id, pipeline_cid, real_number, whole_number
+from tradepost.client.arguments import job_id, optional_bool, pipeline_cid, real_number, whole_number
 from tradepost.client.async_job import AsyncJobHandle
 from tradepost.client.estimates import Estimate, estimate_of, estimate_request
 from tradepost.client.inputs import Inputs, check_many
@@ -42,6 +42,7 @@ from tradepost.protocol import (
     EstimateView,
     JobList,
     JobView,
+    OnWrong,
     PipelineView,
     QuarantineView,
     Requirements,
@@ -111,11 +112,14 @@ class AsyncClient(NotCopied):
         requirements: Requirements | None = None,
         idempotency_key: str | None = None,
         inline: bool | None = None,
+        on_wrong: OnWrong | str = OnWrong.REDO,
     ) -> AsyncJobHandle:
         """Submit one job; when this returns, the broker has it durably.
 
         `max_price` is in credits and covers every replica. `confidence` is the least probability with which
-        the result must be right. Inputs over 1 MiB are uploaded first, unless `inline` is True. Raises what
+        the result must be right. Inputs over 1 MiB are uploaded first, unless `inline` is True. If the result
+        is found wrong after it was accepted, it is refunded, and `on_wrong` says what else: `"redo"`, it is
+        replaced, or the job is run again; `"refund"`, the job is withdrawn. Raises what
         the broker refuses a job for: `UnknownPipeline`, `InvalidInput`, `InsufficientFunds`, …; and
         `InvalidCall` for an argument of the wrong kind. If the call is interrupted, the job is cancelled.
         """
@@ -129,6 +133,7 @@ class AsyncClient(NotCopied):
             requirements=requirements,
             idempotency_key=idempotency_key,
             inline=inline,
+            on_wrong=on_wrong,
         )
         return await self.submit_prepared(prepared)
 
@@ -245,11 +250,33 @@ class AsyncClient(NotCopied):
             is_input_claimed=claimed is not None,
         )
 
-    async def jobs(self, *, limit: int = LIST_JOBS, before: str | None = None) -> JobList:
-        """The account's jobs, newest first, at most `limit` (1 to 1,000), older than the job `before`."""
+    async def verdict_changes(self) -> AsyncIterator[JobView]:
+        """The account's jobs whose results are found wrong after they had ended, as it happens.
+
+        What is held of the price is refunded. The job has another result (`accepted`, or `failed` by a
+        stage), is run again (`queued`), or is `withdrawn`. It begins with the first step, and goes on until
+        it is closed, or raises `ClientClosed` or `BrokerUnavailable`. Then `jobs(changed=True)` lists what
+        was missed.
+        """
+        feed = self.open_stream().verdict_feed()
+        try:
+            while True:
+                yield await feed.next()
+        finally:
+            feed.close()
+
+    async def jobs(
+        self, *, limit: int = LIST_JOBS, before: str | None = None, changed: bool = False
+    ) -> JobList:
+        """The account's jobs, newest first, at most `limit` (1 to 1,000), older than the job `before`.
+
+        With `changed`, only those whose results were found wrong after they had ended.
+        """
         query = {"limit": str(whole_number("limit", limit, 1, 1000))}
         if before is not None:
             query["before"] = job_id(before)
+        if optional_bool("changed", changed):
+            query["changed"] = "true"
         return await self._checked().requests.ask_for(JobList, "GET", "v1/jobs", query=query)
 
     async def job(self, job: str) -> JobView:

@@ -49,6 +49,8 @@ class AsyncJobHandle(NotCopied):
         self._is_input_claimed = is_input_claimed
         self._client = client
         self._end = end
+        #: Read from other threads as well, also after the client was closed.
+        self._changes = client.open_stream().changes
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id}>"
@@ -56,6 +58,12 @@ class AsyncJobHandle(NotCopied):
     def done(self) -> bool:
         """Whether the client knows that the job has ended."""
         return self._view() is not None
+
+    @property
+    def verdict_changed_at(self) -> float | None:
+        """When the result was found wrong, as far as the client knows (Unix seconds, the broker's clock)."""
+        view = self._changes.of(self.id) or self._view()
+        return None if view is None else view.verdict_changed_at
 
     @property
     def has_failed(self) -> bool:
@@ -66,7 +74,8 @@ class AsyncJobHandle(NotCopied):
     async def result(self, timeout: float | None = None) -> Result:  # noqa: ASYNC109 - as futures name it
         """The verified result. Raises what the job ended with, or `ResultTimeout` (s).
 
-        It may be called again, also after `BrokerUnavailable`: a job that was accepted keeps its result.
+        It may be called again, also after `BrokerUnavailable`: a job that was accepted keeps its result. If
+        that was found wrong meanwhile, it gives the corrected result, or raises `ResultWithdrawn`.
         """
         limit_s = timeout_s(timeout)
         try:
@@ -120,7 +129,13 @@ class AsyncJobHandle(NotCopied):
         end = self._end
         if end is None or not end.done() or end.cancelled() or end.exception() is not None:
             return None
-        return end.result()
+        changed, view = self._changes.of(self.id), end.result()
+        if changed is None:
+            return view
+        if changed.status not in (JobStatus.QUEUED, JobStatus.RUNNING):
+            return changed
+        # It is run again: its end is one that came after that.
+        return None if view.verdict_changed_at is None else view
 
 
 def _answer(answer: asyncio.Future[bool], end: asyncio.Future[JobView]) -> None:

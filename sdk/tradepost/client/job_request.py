@@ -19,7 +19,7 @@ from tradepost.client.inputs import Inputs, document_bytes
 from tradepost.content import Cid, add_bytes
 from tradepost.errors import InvalidCall
 from tradepost.money import Credits, to_microcredits
-from tradepost.protocol import INLINE_BYTES_MAX, JobRequest, Requirements, too_large_inline
+from tradepost.protocol import INLINE_BYTES_MAX, JobRequest, OnWrong, Requirements, too_large_inline
 from tradepost.short_repr import shown
 
 CONFIDENCE: Final = 0.95
@@ -50,6 +50,7 @@ def prepare_job(
     requirements: Requirements | None = None,
     idempotency_key: str | None = None,
     inline: bool | None = None,
+    on_wrong: OnWrong | str = OnWrong.REDO,
 ) -> PreparedJob:
     """The submission that `AsyncClient.submit` describes.
 
@@ -64,6 +65,7 @@ def prepare_job(
         "deadline_s": real_number("deadline_s", deadline_s, 1e-6, SECONDS_MAX),
         "patience_s": real_number("patience_s", patience_s, 0, SECONDS_MAX),
         "requirements": checked_requirements(requirements),
+        "on_wrong": _on_wrong(on_wrong),
         "idempotency_key": secrets.token_hex(16)
         if idempotency_key is None
         else text("idempotency_key", idempotency_key, chars_max=128),
@@ -97,6 +99,14 @@ def blocks_of(data: bytes) -> list[tuple[Cid, bytes]]:
     blocks: list[tuple[Cid, bytes]] = []
     add_bytes(data, put=lambda cid, block: blocks.append((cid, block)))
     return blocks
+
+
+def _on_wrong(given: OnWrong | str) -> OnWrong:
+    try:
+        return OnWrong(given)
+    except ValueError:
+        known = " or ".join(repr(one.value) for one in OnWrong)
+        raise InvalidCall(f"on_wrong is {shown(given)}; it must be {known}") from None
 
 
 def checked_requirements(given: Requirements | None) -> Requirements:

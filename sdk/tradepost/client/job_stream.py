@@ -25,6 +25,7 @@ from yarl import URL
 
 from tradepost.client.retries import ANSWER_S_MIN, Retries
 from tradepost.client.stream_connection import connect
+from tradepost.client.verdict_feed import VerdictChanges, VerdictFeed
 from tradepost.errors import BrokerUnavailable, ClientClosed, ClientFailed, TradepostError
 from tradepost.protocol import (
     CancelJob,
@@ -34,7 +35,9 @@ from tradepost.protocol import (
     Rejected,
     Submit,
     Submitted,
+    VerdictChanged,
     Watch,
+    WatchVerdicts,
     client_codec,
 )
 
@@ -79,6 +82,8 @@ class JobStream:
         self._ends: dict[str, asyncio.Future[JobView]] = {}
         #: Jobs to cancel that have not ended, with the time at which that was asked.
         self._cancelling: dict[str, float] = {}
+        #: Verdicts that changed after their jobs had ended.
+        self.changes = VerdictChanges()
         self._outgoing: asyncio.Queue[bytes] = asyncio.Queue()
         self._answered = asyncio.Event()
         self._heard_at = -math.inf
@@ -113,6 +118,13 @@ class JobStream:
             end = self._end_of(job)
             self._send(self._codec.encode_frame(Watch((job,))))
         return end
+
+    def verdict_feed(self) -> VerdictFeed:
+        """The account's jobs whose verdicts change from now on, as soon as the broker is connected."""
+        self._check_open()
+        feed = self.changes.feed()
+        self._keep_running()
+        return feed
 
     def cancel(self, job: str) -> asyncio.Future[JobView]:
         """Ask the broker to cancel the job; its end says whether that came in time."""
@@ -154,6 +166,9 @@ class JobStream:
 
     def _send(self, frame: bytes) -> None:
         self._outgoing.put_nowait(frame)
+        self._keep_running()
+
+    def _keep_running(self) -> None:
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="tradepost-job-stream")
 
@@ -198,7 +213,8 @@ class JobStream:
         jobs = tuple(self._ends)
         starts = range(0, len(jobs), _WATCH_JOBS_MAX)
         watches = [Watch(jobs[start : start + _WATCH_JOBS_MAX]) for start in starts]
-        for frame in (*watches, *map(CancelJob, self._cancelling)):
+        news = WatchVerdicts(self.changes.known_until)
+        for frame in (news, *watches, *map(CancelJob, self._cancelling)):
             self._outgoing.put_nowait(self._codec.encode_frame(frame))
         for submission in self._submissions.values():
             self._outgoing.put_nowait(submission.frame)
@@ -213,8 +229,12 @@ class JobStream:
         for frame in frames:
             self._take(frame)
 
-    def _take(self, frame: Submitted | Rejected | Finished) -> None:
+    def _take(self, frame: Submitted | Rejected | Finished | VerdictChanged) -> None:
+        if isinstance(frame, VerdictChanged):
+            self.changes.take(frame.view)
+            return
         if isinstance(frame, Finished):
+            self.changes.saw(frame.view)
             self._cancelling.pop(frame.view.job, None)
             end = self._ends.pop(frame.view.job, None)
             if end is not None and not end.done():
@@ -271,6 +291,7 @@ class JobStream:
         self._cancelling.clear()
         self._drop_outgoing()
         self._answered.set()
+        self.changes.fail(_copy_of(error))
         if self._overdue is not None:
             self._overdue.cancel()
             self._overdue = None

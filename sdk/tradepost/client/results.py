@@ -22,6 +22,7 @@ class Result(NamedTensors):
     `document` is the output as the exact bytes that the receipts commit to; `tensors` and `metadata` are it
     decoded. `price` is in credits, at most the cap. `receipts` are those of the workers that agreed on it;
     each can be verified offline, by anyone. `seconds` is from submission to acceptance, broker's clock.
+    `corrected_at` is when an earlier result of the job was withdrawn (Unix seconds, broker's clock).
     """
 
     job: str
@@ -32,6 +33,7 @@ class Result(NamedTensors):
     receipts: tuple[SignedReceipt, ...]
     verification: Verification
     seconds: float
+    corrected_at: float | None = None
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Result):
@@ -103,6 +105,7 @@ def check_result(
         receipts=view.receipts,
         verification=view.verification,
         seconds=view.finished_at - view.submitted_at,
+        corrected_at=view.verdict_changed_at,
     )
 
 

@@ -23,6 +23,7 @@ from tradepost.client.job_request import CONFIDENCE, DEADLINE_S, check_options, 
 from tradepost.client.loop_thread import LoopThread, Pending
 from tradepost.client.not_copied import NotCopied
 from tradepost.client.results import Result
+from tradepost.client.verdict_feed import VerdictFeed
 from tradepost.content import Cid
 from tradepost.errors import ClientClosed, InvalidCall, ResultTimeout
 from tradepost.money import Credits
@@ -36,6 +37,7 @@ class JobHandle(NotCopied):
         self._handle = handle
         self._client = client
         self._future: JobFuture | None = None
+        self._verdict_changed_at: float | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id}>"
@@ -53,11 +55,13 @@ class JobHandle(NotCopied):
     def future(self) -> concurrent.futures.Future[Result]:
         """The result as a standard future: callbacks, `as_completed` and `wait` work on it.
 
-        After a failure that says nothing about the job, such as `BrokerUnavailable`, this is a new future.
-        Where the client cannot be used, after it was closed and in another process, the future has failed.
+        After a failure that says nothing about the job, such as `BrokerUnavailable`, and after its verdict
+        changed, this is a new future. Where the client cannot be used, after it was closed and in another
+        process, the future has failed.
         """
         if self._future is None or self._may_ask_again(self._future):
             future = JobFuture(self, self._client.future_threads)
+            self._verdict_changed_at = self._handle.verdict_changed_at
             try:
                 self._client.open_thread().start(self._handle.result(), then=future.take)
             except InvalidCall as error:
@@ -72,7 +76,8 @@ class JobHandle(NotCopied):
     def result(self, timeout: float | None = None) -> Result:
         """The verified result. Raises what the job ended with, or `ResultTimeout` (s).
 
-        It may be called again, also after `BrokerUnavailable`: a job that was accepted keeps its result.
+        It may be called again, also after `BrokerUnavailable`: a job that was accepted keeps its result. If
+        that was found wrong meanwhile, it gives the corrected result, or raises `ResultWithdrawn`.
         """
         limit_s = timeout_s(timeout)
         future = self.future()
@@ -99,7 +104,11 @@ class JobHandle(NotCopied):
         self._client.open_thread().check_can_wait()
 
     def _may_ask_again(self, future: JobFuture) -> bool:
-        return future.done() and future.exception() is not None and not self._handle.has_failed
+        if not future.done():
+            return False
+        if self._handle.verdict_changed_at != self._verdict_changed_at:
+            return True
+        return future.exception() is not None and not self._handle.has_failed
 
 
 class Client(NotCopied):
@@ -210,9 +219,29 @@ class Client(NotCopied):
         """
         return JobHandle(self.open_thread().wait(self._async.attach(job, input_cid=input_cid)), self)
 
-    def jobs(self, *, limit: int = LIST_JOBS, before: str | None = None) -> JobList:
-        """The account's jobs, newest first, at most `limit` (1 to 1,000), older than the job `before`."""
-        return self.open_thread().wait(self._async.jobs(limit=limit, before=before))
+    def verdict_changes(self) -> Iterator[JobView]:
+        """The account's jobs whose results are found wrong, as it happens. See `AsyncClient`."""
+        loop = self.open_thread()
+
+        async def open_feed() -> VerdictFeed:
+            return self._async.open_stream().verdict_feed()
+
+        feed = loop.wait(open_feed())
+        return self._verdict_changes(loop, feed)
+
+    def _verdict_changes(self, loop: LoopThread, feed: VerdictFeed) -> Iterator[JobView]:
+        try:
+            while True:
+                yield loop.wait(feed.next())
+        finally:
+            feed.close()
+
+    def jobs(self, *, limit: int = LIST_JOBS, before: str | None = None, changed: bool = False) -> JobList:
+        """The account's jobs, newest first, at most `limit` (1 to 1,000), older than the job `before`.
+
+        With `changed`, only those whose results were found wrong after they had ended.
+        """
+        return self.open_thread().wait(self._async.jobs(limit=limit, before=before, changed=changed))
 
     def job(self, job: str) -> JobView:
         """A job as it stands now. Raises `UnknownJob`."""

@@ -16,7 +16,7 @@ from tradepost.commands.options import ApiKey, BrokerUrl, Json
 from tradepost.commands.terminal import show as show_view
 from tradepost.money import format_credits
 from tradepost.pipeline.manifest import KernelStage, Manifest, decode_manifest
-from tradepost.protocol import JobEntry, JobView
+from tradepost.protocol import JobEntry, JobStatus, JobView
 
 app = typer.Typer(
     help="Estimate, list, show and cancel jobs, fetch results, and show pipelines.",
@@ -30,16 +30,20 @@ app.command()(estimate)
 def list_jobs(
     limit: Annotated[int, integer_option(low=1, high=1000, about="The number of jobs to show.")] = 20,
     before: Annotated[str | None, typer.Option(help="Show jobs that are older than this job.")] = None,
+    changed: Annotated[
+        bool, typer.Option("--changed", help="Show only jobs whose first result was withdrawn.")
+    ] = False,
     broker: BrokerUrl = None,
     api_key: ApiKey = None,
     as_json: Json = False,
 ) -> None:
     """List the account's jobs, newest first."""
     with Client(broker, api_key=api_key) as client:
-        page = client.jobs(limit=limit, before=before)
+        page = client.jobs(limit=limit, before=before, changed=changed)
     lines = [_line(entry) for entry in page.jobs] or ["There are no jobs."]
     if page.older is not None:
-        lines.append(f"Show older jobs: tradepost jobs list --before {page.older}")
+        switch = " --changed" if changed else ""
+        lines.append(f"Show older jobs: tradepost jobs list{switch} --before {page.older}")
     show_view(page, "\n".join(lines), as_json=as_json)
 
 
@@ -80,7 +84,7 @@ def show(
     """Show the status and the price of a job."""
     with Client(broker, api_key=api_key) as client:
         view = client.job(job)
-    lines = [_state(view)]
+    lines = [_state(view), *_doubts(view)]
     if view.problem is not None:
         lines.append(f"{view.problem.title} {view.problem.detail}\nhint: {view.problem.hint}")
     show_view(view, "\n".join(lines), as_json=as_json)
@@ -126,8 +130,25 @@ def pipeline(
 
 
 def _line(entry: JobEntry) -> str:
-    at = datetime.fromtimestamp(entry.submitted_at).astimezone().isoformat(sep=" ", timespec="seconds")
-    return f"{entry.job}  {at}  {entry.status.value:9}  {format_credits(entry.price_microcredits)} credits"
+    price = format_credits(entry.price_microcredits)
+    changed = "" if entry.verdict_changed_at is None else "  first result withdrawn"
+    return f"{entry.job}  {_time(entry.submitted_at)}  {entry.status.value:9}  {price} credits{changed}"
+
+
+def _doubts(view: JobView) -> Iterator[str]:
+    if view.in_doubt_until is not None:
+        yield (
+            "Its worker was proven to cheat in another job. The result is being checked, until "
+            f"{_time(view.in_doubt_until)} at the latest."
+        )
+    if view.verdict_changed_at is not None and view.status is not JobStatus.WITHDRAWN:
+        is_open = view.status in (JobStatus.QUEUED, JobStatus.RUNNING)
+        now = "The job runs again." if is_open else "This is another one."
+        yield f"Its first result was withdrawn at {_time(view.verdict_changed_at)}. {now}"
+
+
+def _time(at: float) -> str:
+    return datetime.fromtimestamp(at).astimezone().isoformat(sep=" ", timespec="seconds")
 
 
 def _state(view: JobView) -> str:

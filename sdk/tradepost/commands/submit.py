@@ -13,7 +13,7 @@ from tradepost.commands.inputs import InputTensors, read_inputs
 from tradepost.commands.job_result import INTERRUPTED, Output, Receipts, cancelling, check_places, deliver
 from tradepost.commands.number_options import number_option
 from tradepost.commands.options import ApiKey, BrokerUrl, Json
-from tradepost.protocol import Requirements
+from tradepost.protocol import OnWrong, Requirements
 
 
 def submit(
@@ -44,6 +44,12 @@ def submit(
             help="Send the input inside the request, or upload it first. Default: by its size.",
         ),
     ] = None,
+    on_wrong: Annotated[
+        OnWrong,
+        typer.Option(
+            help="What to do if the result is found wrong later: get another one, or only the refund."
+        ),
+    ] = OnWrong.REDO,
     output: Output = None,
     receipts: Receipts = None,
     broker: BrokerUrl = None,
@@ -67,6 +73,7 @@ def submit(
                 patience_s=patience_s,
                 requirements=Requirements(isolation=tuple(isolation or ())),
                 inline=inline,
+                on_wrong=on_wrong,
             )
             with cancelling(job):
                 if not as_json:  # where stderr has nothing but an error, as JSON

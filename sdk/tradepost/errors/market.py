@@ -98,6 +98,14 @@ class JobCancelled(TradepostError):
     default_hint = "Submit it again if you still need the result; what was not begun is refunded."
 
 
+class ResultWithdrawn(TradepostError):
+    """The job's result was accepted, and was found wrong or in doubt later. What was paid is refunded."""
+
+    fault = Fault.MARKET
+    status = 409
+    default_hint = "Do not use the result that you got before. Submit the job again if you still need it."
+
+
 class ResultTimeout(TradepostError, TimeoutError):
     """The result did not arrive within the timeout of result(). The job continues."""
 

@@ -31,6 +31,15 @@ class CancelJob(Message, frozen=True, tag="cancel"):
     job: Short
 
 
+class WatchVerdicts(Message, frozen=True, tag="watch_verdicts"):
+    """Send `VerdictChanged` for every job of the account whose verdict changes from now on.
+
+    With `since` (Unix seconds, the broker's clock), also for those whose verdict has changed since then.
+    """
+
+    since: float | None = None
+
+
 class Submitted(Message, frozen=True, tag="submitted"):
     """The job is durable. Its end will be sent as `Finished` without asking."""
 
@@ -51,7 +60,13 @@ class Finished(Message, frozen=True, tag="finished"):
     view: JobView
 
 
-ToBrokerFromClient = Submit | Watch | CancelJob
+class VerdictChanged(Message, frozen=True, tag="verdict_changed"):
+    """The result of a job that had ended was found wrong. Only clients that sent `WatchVerdicts` get it."""
+
+    view: JobView
 
 
-ToClient = Submitted | Rejected | Finished
+ToBrokerFromClient = Submit | Watch | CancelJob | WatchVerdicts
+
+
+ToClient = Submitted | Rejected | Finished | VerdictChanged

@@ -31,14 +31,22 @@ class JobStatus(StrEnum):
     ACCEPTED = "accepted"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    WITHDRAWN = "withdrawn"  # its result was accepted, and was found wrong later
+
+
+class OnWrong(StrEnum):
+    """What happens to a job whose accepted result is found wrong. It is refunded in any case."""
+
+    REDO = "redo"  # it gets another result
+    REFUND = "refund"  # it is withdrawn
 
 
 class JobRequest(Message, frozen=True, kw_only=True):
     """One job. Exactly one of `input` (inline) and `input_cid` is given.
 
     `confidence` is the least probability with which the accepted result must be right. `patience_s` is how
-    long the job may wait while no standing offer at all could take it. Raises nothing itself; the broker
-    validates.
+    long the job may wait while no standing offer at all could take it. `on_wrong` says what happens if the
+    accepted result is found wrong later. Raises nothing itself; the broker validates.
     """
 
     pipeline: CidText
@@ -49,6 +57,7 @@ class JobRequest(Message, frozen=True, kw_only=True):
     deadline_s: Annotated[float, msgspec.Meta(gt=0, le=7 * 24 * 3600)] = 300.0
     patience_s: Annotated[float, msgspec.Meta(ge=0, le=7 * 24 * 3600)] = 5.0
     requirements: Requirements = Requirements()
+    on_wrong: OnWrong = OnWrong.REDO
     idempotency_key: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 
 
@@ -119,7 +128,11 @@ class Verification(Message, frozen=True, kw_only=True):
 
 
 class JobView(Message, frozen=True, kw_only=True, omit_defaults=True):
-    """A job as its submitter sees it. `output` is inline where it is small enough, else by `output_cid`."""
+    """A job as its submitter sees it. `output` is inline where it is small enough, else by `output_cid`.
+
+    `in_doubt_until` is set while its result waits for a reference run, because its worker was proven to cheat
+    in another job. `verdict_changed_at` is when the result was found wrong, and replaced or withdrawn.
+    """
 
     job: Short
     status: JobStatus
@@ -132,9 +145,11 @@ class JobView(Message, frozen=True, kw_only=True, omit_defaults=True):
     receipts: tuple[SignedReceipt, ...] = ()
     verification: Verification | None = None
     problem: Problem | None = None
+    in_doubt_until: float | None = None
+    verdict_changed_at: float | None = None
 
 
-class JobEntry(Message, frozen=True, kw_only=True):
+class JobEntry(Message, frozen=True, kw_only=True, omit_defaults=True):
     """A job in a list. `GET /v1/jobs/{job}` has its receipts, and `…/output` its output."""
 
     job: Short
@@ -144,6 +159,7 @@ class JobEntry(Message, frozen=True, kw_only=True):
     submitted_at: float
     finished_at: float | None
     price_microcredits: Microcredits
+    verdict_changed_at: float | None = None
 
 
 class JobList(Message, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 import msgspec
 
 from tradepost.errors import UNDECODABLE, InlineInputTooLarge, InvalidRequest, ProtocolError
-from tradepost.protocol.client_frames import CancelJob, Rejected, Submit, Watch
+from tradepost.protocol.client_frames import CancelJob, Rejected, Submit, Watch, WatchVerdicts
 from tradepost.protocol.codec import FRAMES_MAX
 from tradepost.protocol.message import INLINE_BYTES_MAX
 from tradepost.schema_errors import describe_mismatch
@@ -27,12 +27,12 @@ class _Submit(msgspec.Struct, tag="submit"):
 _raw_frames: Final = msgspec.msgpack.Decoder(
     Annotated[list[msgspec.Raw], msgspec.Meta(max_length=FRAMES_MAX)]
 )
-_frame: Final = msgspec.msgpack.Decoder(Submit | Watch | CancelJob)
+_frame: Final = msgspec.msgpack.Decoder(Submit | Watch | CancelJob | WatchVerdicts)
 _submit: Final = msgspec.msgpack.Decoder(_Submit)
 _request: Final = msgspec.msgpack.Decoder(_Request)
 
 
-def salvage(message: bytes) -> list[Submit | Watch | CancelJob | Rejected]:
+def salvage(message: bytes) -> list[Submit | Watch | CancelJob | WatchVerdicts | Rejected]:
     """The frames of a message that does not decode as a whole, a `Rejected` in place of each bad `Submit`.
 
     One bad request must not cost its neighbours their answers. Raises `ProtocolError` for anything worse.
@@ -58,10 +58,10 @@ def too_large_inline() -> InlineInputTooLarge:
     )
 
 
-def salvage_frame(part: msgspec.Raw) -> Submit | Watch | CancelJob | Rejected:
+def salvage_frame(part: msgspec.Raw) -> Submit | Watch | CancelJob | WatchVerdicts | Rejected:
     """One frame of a client, or the `Rejected` that answers a bad `Submit`. Raises `ProtocolError`."""
     try:
-        frame: Submit | Watch | CancelJob = _frame.decode(part)
+        frame: Submit | Watch | CancelJob | WatchVerdicts = _frame.decode(part)
     except UNDECODABLE as error:
         try:
             submit = _submit.decode(part)

@@ -24,6 +24,7 @@ from tradepost.errors import (
     InvalidRequest,
     JobCancelled,
     ProtocolError,
+    ResultWithdrawn,
     TradepostError,
     Unauthorized,
     UnknownCid,
@@ -49,8 +50,10 @@ from tradepost.protocol import (
     Submit,
     Submitted,
     ToClient,
+    VerdictChanged,
     Verification,
     Watch,
+    WatchVerdicts,
     broker_codec_for_clients,
     salvage,
 )
@@ -81,6 +84,8 @@ class FakeBroker:
         self._outputs: dict[str, bytes] = {}
         self._ended: set[str] = set()
         self._watched: dict[str, web.WebSocketResponse] = {}
+        self._told: set[web.WebSocketResponse] = set()
+        self._changed: dict[str, JobView] = {}
         self.requests: list[JobRequest] = []
         #: What it answers when a client asks for an estimate.
         self.estimate = EstimateView(
@@ -137,6 +142,51 @@ class FakeBroker:
         for job in list(self._watched):
             await self._finish(job)
 
+    async def withdraw(self, job: str) -> None:
+        """Find the result of a job wrong after it has ended, and withdraw it."""
+        old = self._views[job]
+        await self._change(
+            JobView(
+                job=job,
+                status=JobStatus.WITHDRAWN,
+                pipeline=old.pipeline,
+                submitted_at=old.submitted_at,
+                finished_at=old.finished_at,
+                problem=ResultWithdrawn(f"job {job}").to_problem(),
+                verdict_changed_at=time.time(),
+            )
+        )
+
+    async def correct(self, job: str, output: TensorDocument) -> None:
+        """Find the result of a job wrong after it has ended, and replace it."""
+        await self._change(self._give_again(job, output))
+
+    async def redo(self, job: str, output: TensorDocument) -> None:
+        """Withdraw the result of a job after it has ended, and run it again; it then has this output."""
+        self._ended.discard(job)
+        view = self._give_again(job, output)
+        self._views[job] = view
+        self._changed[job] = self._stands(job)
+        await self._tell(self._changed[job])
+
+    def _give_again(self, job: str, output: TensorDocument) -> JobView:
+        request, old = self._keyed[job], self._views[job]
+        view = self._give(job, request.pipeline, str(request.input_cid), encode(output))
+        return msgspec.structs.replace(
+            view,
+            submitted_at=old.submitted_at,
+            finished_at=old.finished_at,
+            verdict_changed_at=time.time(),
+        )
+
+    async def _change(self, view: JobView) -> None:
+        self._views[view.job] = self._changed[view.job] = view
+        await self._tell(view)
+
+    async def _tell(self, view: JobView) -> None:
+        for socket in list(self._told & self._sockets):
+            await self._send(socket, VerdictChanged(view))
+
     # The stream
 
     async def _converse(self, request: web.Request) -> web.StreamResponse:
@@ -163,11 +213,16 @@ class FakeBroker:
             return list(salvage(message))
 
     async def _take(
-        self, socket: web.WebSocketResponse, frame: Submit | Watch | CancelJob | Rejected
+        self, socket: web.WebSocketResponse, frame: Submit | Watch | CancelJob | WatchVerdicts | Rejected
     ) -> None:
         match frame:
             case CancelJob(job=job):
                 await self._end_cancelled(job)
+            case WatchVerdicts(since=since):
+                self._told.add(socket)
+                for view in self._changed.values():
+                    if since is not None and (view.verdict_changed_at or 0.0) >= since:
+                        await self._send(socket, VerdictChanged(view))
             case Watch(jobs=jobs):
                 for job in jobs:
                     await self._watch(socket, job)
@@ -231,11 +286,24 @@ class FakeBroker:
     def _answer(self, job: str, pipeline: str, input_cid: str, data: bytes, request: JobRequest) -> JobView:
         """How the job ends; held jobs show less until then."""
         now = time.time()
-        common: dict[str, Any] = {"job": job, "pipeline": pipeline, "submitted_at": now, "finished_at": now}
         try:
             output = encode(self._compute(decode(data)))
         except TradepostError as error:
-            return JobView(status=JobStatus.FAILED, problem=error.to_problem(), **common)
+            return JobView(
+                job=job,
+                status=JobStatus.FAILED,
+                pipeline=pipeline,
+                submitted_at=now,
+                finished_at=now,
+                problem=error.to_problem(),
+            )
+        view = self._give(job, pipeline, input_cid, output)
+        price_microcredits = min(PRICE_MICROCREDITS, request.max_price_microcredits)
+        return msgspec.structs.replace(view, price_microcredits=price_microcredits)
+
+    def _give(self, job: str, pipeline: str, input_cid: str, output: bytes) -> JobView:
+        """A job that is accepted with this output, for nothing."""
+        now = time.time()
         self._outputs[job] = output
         output_cid = add_bytes(output, put=None)
         is_inline = len(output) <= INLINE_BYTES_MAX
@@ -254,13 +322,15 @@ class FakeBroker:
             expires_at=int(now) + _LEASE_S,
         )
         return JobView(
+            job=job,
             status=JobStatus.ACCEPTED,
-            price_microcredits=min(PRICE_MICROCREDITS, request.max_price_microcredits),
+            pipeline=pipeline,
+            submitted_at=now,
+            finished_at=now,
             output=output if is_inline else None,
             output_cid=None if is_inline else output_cid,
             receipts=(sign_receipt(receipt, self._worker),),
             verification=Verification(credibility=1.0, agreed=(self._worker.id,)),
-            **common,
         )
 
     async def _finish(self, job: str) -> None:
@@ -298,7 +368,11 @@ class FakeBroker:
         if job in self._ended:
             return view
         return JobView(
-            job=job, status=JobStatus.RUNNING, pipeline=view.pipeline, submitted_at=view.submitted_at
+            job=job,
+            status=JobStatus.RUNNING,
+            pipeline=view.pipeline,
+            submitted_at=view.submitted_at,
+            verdict_changed_at=view.verdict_changed_at,
         )
 
     async def _send(self, socket: web.WebSocketResponse, frame: ToClient) -> None:
@@ -327,6 +401,8 @@ class FakeBroker:
     async def _list(self, request: web.Request) -> web.Response:
         _check_key(request)
         newest = list(reversed(self._views))
+        if request.query.get("changed") == "true":
+            newest = [job for job in newest if job in self._changed]
         if (before := request.query.get("before")) is not None:
             if before not in self._views:
                 raise UnknownJob(f"before is {before[:80]!r}, which is no job of account fake")
@@ -346,6 +422,7 @@ class FakeBroker:
             submitted_at=view.submitted_at,
             finished_at=view.finished_at,
             price_microcredits=view.price_microcredits,
+            verdict_changed_at=view.verdict_changed_at,
         )
 
     async def _show(self, request: web.Request) -> web.Response:

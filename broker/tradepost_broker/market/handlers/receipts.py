@@ -129,7 +129,7 @@ def _leave_room_for_others(job: Job, lease: Lease) -> None:
 
     So there is something left for the result that confirms it, and for one that decides if that one differs.
     """
-    excess_microcredits = lease.price_microcredits - job.max_price_microcredits // 3
+    excess_microcredits = lease.price_microcredits - job.cap_microcredits // 3
     if excess_microcredits > 0:
         lease.price_microcredits -= excess_microcredits
         job.committed_microcredits -= excess_microcredits

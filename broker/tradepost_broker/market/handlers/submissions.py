@@ -91,6 +91,7 @@ def submit(state: MarketState, event: JobSubmitted) -> None:
         submitted_at=event.at,
         deadline_at=event.at + event.deadline_s,
         patience_s=event.patience_s,
+        on_wrong=event.on_wrong,
     )
     state.add_job(job)
     state.save(job)

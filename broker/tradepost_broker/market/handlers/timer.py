@@ -14,6 +14,7 @@ from tradepost_broker.market.settling import (
     break_offs,
     late_receipts,
     payments,
+    reexamination,
     reference_verdicts,
     revocation,
     settlement,
@@ -25,7 +26,13 @@ from tradepost_broker.market.state.worker_state import in_order
 
 _OF_OPEN_LEASES: Final = frozenset({TimerPurpose.LEASE_EXPIRY, TimerPurpose.LATENESS})
 _OF_JOBS: Final = frozenset(
-    {TimerPurpose.DEADLINE, TimerPurpose.PATIENCE, TimerPurpose.RETIREMENT, TimerPurpose.ACCUSATION}
+    {
+        TimerPurpose.DEADLINE,
+        TimerPurpose.PATIENCE,
+        TimerPurpose.RETIREMENT,
+        TimerPurpose.ACCUSATION,
+        TimerPurpose.DOUBT,
+    }
 )
 
 
@@ -79,7 +86,7 @@ def _leases_ended_by(state: MarketState, purpose: TimerPurpose, subject: str) ->
             return [subject] if lease is not None and lease.state is LeaseState.OPEN else []
         case TimerPurpose.ABSENCE:
             return list(state.workers[subject].open)
-        case TimerPurpose.RETIREMENT | TimerPurpose.ACCUSATION:
+        case TimerPurpose.RETIREMENT | TimerPurpose.ACCUSATION | TimerPurpose.DOUBT:
             return [lease.id for lease in state.live_leases(state.jobs[subject])]
         case _:
             return []
@@ -116,7 +123,9 @@ def _blame(state: MarketState, lease_id: str) -> None:
 def _mature(state: MarketState, lease_id: str) -> None:
     lease = state.leases[lease_id]
     until = state.accused_until(lease.worker)
-    if until > state.at:
+    if reexamination.is_due(state, lease):
+        reexamination.take(state, lease)
+    elif until > state.at:
         payments.hold_longer(state, lease, until)
     else:
         payments.mature(state, lease)
@@ -124,6 +133,10 @@ def _mature(state: MarketState, lease_id: str) -> None:
 
 def _end_accusation(state: MarketState, job_id: str) -> None:
     reference_verdicts.give_up(state, state.jobs[job_id])
+
+
+def _end_doubt(state: MarketState, job_id: str) -> None:
+    reexamination.give_up(state, state.jobs[job_id])
 
 
 def _end_late_job(state: MarketState, job_id: str) -> None:
@@ -138,7 +151,7 @@ def _end_patience(state: MarketState, job_id: str) -> None:
 def _retire(state: MarketState, job_id: str) -> None:
     """Let a finished job leave memory, unless a payment is held, a receipt awaited or a check to come."""
     job = state.jobs[job_id]
-    leases = state.leases_of[job_id]
+    leases = [*state.earlier_leases_of.get(job_id, ()), *state.leases_of[job_id]]
     # By their timers: a lease that outlives a restart ends later than it says.
     purposes = (TimerPurpose.MATURITY, TimerPurpose.BLAME, TimerPurpose.LEASE_EXPIRY)
     pending = [
@@ -147,8 +160,7 @@ def _retire(state: MarketState, job_id: str) -> None:
         for purpose in purposes
         if (at := state.timers.due_at(purpose, lease.id)) is not None
     ]
-    if job.accused_until is not None:
-        pending.append(job.accused_until)
+    pending += [until for until in (job.accused_until, job.in_doubt_until) if until is not None]
     if job.spot_check and not pending and state.at < settlement.check_until(state, job):
         pending.append(settlement.check_until(state, job))
     if pending:
@@ -190,6 +202,7 @@ _HANDLERS: Final[dict[TimerPurpose, Callable[[MarketState, str], None]]] = {
     TimerPurpose.ABSENCE: _give_up_absent,
     TimerPurpose.BLAME: _blame,
     TimerPurpose.ACCUSATION: _end_accusation,
+    TimerPurpose.DOUBT: _end_doubt,
     TimerPurpose.MATURITY: _mature,
     TimerPurpose.DEADLINE: _end_late_job,
     TimerPurpose.PATIENCE: _end_patience,

@@ -18,7 +18,7 @@ from tradepost_broker.market.matching.viability import auditor_available
 from tradepost_broker.market.model.amounts import bid_for
 from tradepost_broker.market.model.entities import Job, LeasePurpose, LeaseState
 from tradepost_broker.market.model.job_states import FINAL
-from tradepost_broker.market.settling import quarantine, revocation, settlement
+from tradepost_broker.market.settling import quarantine, reexamination, revocation, settlement
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
 from tradepost_broker.market.state.worker_state import WorkerState
@@ -41,13 +41,15 @@ def advance_all(state: MarketState) -> None:
 
     What is too much for one event is left for the next.
     """
-    while (state.jobs_to_advance or state.workers_freed) and state.may_advance():
+    while (state.jobs_to_advance or state.to_reexamine or state.workers_freed) and state.may_advance():
         state.has_progressed = True
         if state.jobs_to_advance:
             job_id = next(iter(state.jobs_to_advance))
             del state.jobs_to_advance[job_id]
             if job_id in state.jobs:
                 advance(state, state.jobs[job_id])
+        elif state.to_reexamine:
+            reexamination.take_next(state)
         else:
             worker_id, is_new = next(iter(state.workers_freed.items()))
             del state.workers_freed[worker_id]
@@ -259,6 +261,6 @@ def _may_take(state: MarketState, worker: WorkerState, job: Job, *, is_new: bool
     if worker.seat is None or (job.unmatched_since is not None and not is_new):
         return False
     bid_microcredits = bid_for(worker.seat.offer.price_per_unit_microcredits, job.units)
-    if bid_microcredits > job.max_price_microcredits - job.committed_microcredits:
+    if bid_microcredits > job.cap_microcredits - job.committed_microcredits:
         return False
     return not EligibleOffers(state, job, again=True).why_ineligible(worker)

@@ -127,7 +127,7 @@ def _unconfirmed_failure(problem: Problem) -> TradepostError:
 
 
 def _not_confirmed(state: MarketState, job: Job, delivered: int, prospect: Outlook) -> TradepostError:
-    left_microcredits = job.max_price_microcredits - job.committed_microcredits
+    left_microcredits = job.cap_microcredits - job.committed_microcredits
     if prospect is Outlook.TOO_DEAR:
         reason = (
             f"the {format_credits(left_microcredits)} credits left of the cap are too few for another result"
@@ -147,14 +147,14 @@ def _price_cap_too_low(job: Job, best: Plan) -> TradepostError:
     hints = []
     if best.cap_microcredits <= _CAP_MAX_MICROCREDITS:
         hints.append(f"max_price {format_credits(best.cap_microcredits)} credits would match")
-    if fewer := best.affordable(job.max_price_microcredits):
+    if fewer := best.affordable(job.cap_microcredits):
         hints.append(f"confidence {best.confidence(fewer):.4g} would match too; it needs {_results(fewer)}")
     return PriceCapTooLow(
         f"{_results(best.results)} would cost {format_credits(best.cap_microcredits)} credits at the "
-        f"standing prices; the cap is {format_credits(job.max_price_microcredits)} credits",
+        f"standing prices; the cap is {format_credits(job.cap_microcredits)} credits",
         hint="; ".join(hints or ["No cap is high enough"]) + ".",
         lowest_total_microcredits=best.cap_microcredits,
-        cap_microcredits=job.max_price_microcredits,
+        cap_microcredits=job.cap_microcredits,
         results_needed=best.results,
     )
 

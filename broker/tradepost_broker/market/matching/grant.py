@@ -14,7 +14,7 @@ from tradepost_broker.market.model.amounts import bid_for
 from tradepost_broker.market.model.entities import Job, Lease, LeasePurpose, Match
 from tradepost_broker.market.model.events import SendGrant
 from tradepost_broker.market.model.job_states import FINAL, JobTrigger, transition_job
-from tradepost_broker.market.settling import reference_verdicts, settlement
+from tradepost_broker.market.settling import reexamination, reference_verdicts, settlement
 from tradepost_broker.market.settling.reference_runs import lost_runs
 from tradepost_broker.market.state import seeded_random
 from tradepost_broker.market.state.market_state import MarketState
@@ -82,6 +82,8 @@ def request_audit(state: MarketState, job: Job) -> None:
         queue.discard(job.id)
         if job.accused:
             reference_verdicts.give_up(state, job)
+        elif job.in_doubt_until is not None:
+            reexamination.give_up(state, job)
         job.spot_check = False
         state.save(job)
     elif job.id not in queue:

@@ -60,7 +60,7 @@ def terms(state: MarketState, job: Job, log_odds_missing: float) -> Terms:
 
 
 def left_of_cap(job: Job) -> int:
-    return job.max_price_microcredits - job.committed_microcredits
+    return job.cap_microcredits - job.committed_microcredits
 
 
 def auditor_available(state: MarketState, job: Job) -> bool:

@@ -15,7 +15,7 @@ import msgspec
 
 from tradepost.errors import Problem
 from tradepost.pipeline.manifest import WorkUnits
-from tradepost.protocol import JobStatus, Offer, Requirements, Verification
+from tradepost.protocol import JobStatus, Offer, OnWrong, Requirements, Verification
 from tradepost_broker.market.model.stored_names import without_unit
 
 
@@ -101,6 +101,10 @@ class Job(msgspec.Struct, gc=False, kw_only=True, rename=without_unit):
     standing offer, idle or busy, could take it. `spot_check` asks for a reference run of what was delivered.
     `paid_microcredits` is what the submitter paid, less what was clawed back. `accused` are leases whose
     results a reference run contradicts, while others are made to confirm that, until `accused_until`.
+    `in_doubt_until` is set while its accepted result, which an expelled worker gave, waits for a reference
+    run. `verdict_changed_at` is when the result was found wrong; `on_wrong` is what its submitter wants then.
+    Of a job that is run again, `redone_after` is how many leases its first run had, and `spent_microcredits`
+    what was paid and not clawed back then.
     """
 
     id: str
@@ -130,6 +134,16 @@ class Job(msgspec.Struct, gc=False, kw_only=True, rename=without_unit):
     problem: Problem | None = None
     accused: tuple[str, ...] = ()
     accused_until: float | None = None
+    on_wrong: OnWrong = OnWrong.REDO
+    in_doubt_until: float | None = None
+    verdict_changed_at: float | None = None
+    redone_after: int = 0
+    spent_microcredits: int = 0
+
+    @property
+    def cap_microcredits(self) -> int:
+        """What may be paid for the run at hand."""
+        return self.max_price_microcredits - self.spent_microcredits
 
 
 class LeasePurpose(StrEnum):

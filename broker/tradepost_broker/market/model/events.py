@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import msgspec
 
 from tradepost.errors import Problem
-from tradepost.protocol import GiveBackReason, Offer, Requirements
+from tradepost.protocol import GiveBackReason, Offer, OnWrong, Requirements
 from tradepost_broker.market.model.entities import Pipeline, Record
 from tradepost_broker.market.model.stored_names import without_unit
 from tradepost_signing.policy.revocation import RevocationDocument
@@ -92,6 +92,7 @@ class JobSubmitted(MatchingEvent, frozen=True, kw_only=True, tag="job_submitted"
     deadline_s: float
     patience_s: float
     requirements: Requirements
+    on_wrong: OnWrong = OnWrong.REDO
 
 
 class CancelRequested(MatchingEvent, frozen=True, kw_only=True, tag="job_cancelled"):
@@ -260,6 +261,12 @@ class NotifyFinished(msgspec.Struct, frozen=True):
     job: str
 
 
+class NotifyVerdictChanged(msgspec.Struct, frozen=True):
+    """The result of a job that had ended was found wrong: notify its submitter."""
+
+    job: str
+
+
 class SendRevocations(msgspec.Struct, frozen=True):
     """Tell every connected worker the newest revocation list."""
 
@@ -290,5 +297,6 @@ Instruction = (
     | ReplySubmitted
     | ReplyRefused
     | NotifyFinished
+    | NotifyVerdictChanged
     | WorkGoesOn
 )

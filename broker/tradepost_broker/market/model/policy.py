@@ -139,6 +139,9 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     # Money and memory
     #: How long a payment is held before it matures.
     hold_s: Seconds = 600.0
+    #: For how long results of an expelled worker that were accepted, and whose payments were still held, wait
+    #: for a reference run. 0: they are not re-examined, and no verdict changes.
+    reexamine_s: Seconds = 3_600.0
     #: How long a finished job stays in memory.
     retain_s: Seconds = 300.0
     #: How long after its job has finished an idempotency key is honoured. At least `retain_s`.
@@ -163,6 +166,7 @@ _EARLIER_RULES: Final = {
     "fair_audits": False,
     "jobs_per_event_max": 0,
     "bids_independent": False,
+    "reexamine_s": 0.0,
 }
 
 

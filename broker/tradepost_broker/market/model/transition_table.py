@@ -7,7 +7,7 @@ from the tables.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final, Generic, TypeVar
@@ -19,15 +19,23 @@ Trigger = TypeVar("Trigger", bound=StrEnum)
 
 
 class TransitionTable(Generic[State, Trigger]):
-    """The transitions of one kind of record, named `record` in errors; a new one has the state `initial`."""
+    """The transitions of one kind of record, named `record` in errors; a new one has the state `initial`.
+
+    `final` are the states in which a record has ended; without them, those that no trigger leaves.
+    """
 
     def __init__(
-        self, record: str, *, initial: State, transitions: Mapping[tuple[State, Trigger], State]
+        self,
+        record: str,
+        *,
+        initial: State,
+        transitions: Mapping[tuple[State, Trigger], State],
+        final: Set[State] | None = None,
     ) -> None:
         self.transitions: Final = MappingProxyType(dict(transitions))
         left = {state for (state, _), target in transitions.items() if target is not state}
-        #: The states that no trigger leaves.
-        self.final: Final = frozenset(type(initial)) - left
+        #: The states in which a record has ended.
+        self.final: Final = frozenset(type(initial)) - left if final is None else frozenset(final)
         self._record = record
         self._initial = initial
 

@@ -1,8 +1,8 @@
-"""Which auditors can make a reference run of a job, and how many of them lost one."""
+"""The reference runs of a job: which auditors can make one, which are in, and which were lost."""
 
 from __future__ import annotations
 
-from tradepost_broker.market.model.entities import Job, Lease, LeasePurpose
+from tradepost_broker.market.model.entities import Job, Lease, LeasePurpose, LeaseState
 from tradepost_broker.market.model.lease_states import LOST
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.offer_book import fits
@@ -30,6 +30,16 @@ def able_auditors(state: MarketState, job: Job) -> list[WorkerState]:
         return able
     losers = {lease.worker for lease in lost}
     return [auditor for auditor in able if auditor.record.id not in losers] or able
+
+
+def is_reference(lease: Lease) -> bool:
+    """Whether a lease is a reference run whose outcome is in."""
+    return lease.purpose is LeasePurpose.AUDIT and lease.state is LeaseState.ACCEPTED
+
+
+def references(state: MarketState, job: Job) -> list[Lease]:
+    """The reference runs of a job whose outcome is in, in order."""
+    return [lease for lease in state.leases_of[job.id] if is_reference(lease)]
 
 
 def lost_runs(state: MarketState, job: Job) -> list[Lease]:

@@ -18,11 +18,19 @@ from typing import Final
 from tradepost.errors import PipelineQuarantined
 from tradepost.money import format_credits
 from tradepost.protocol import Verification
-from tradepost_broker.market.model.entities import EvidenceKind, Job, Lease, LeasePurpose, LeaseState
+from tradepost_broker.market.model.entities import EvidenceKind, Job, Lease, LeaseState
 from tradepost_broker.market.model.job_states import FINAL
 from tradepost_broker.market.model.lease_states import LeaseTrigger, transition_lease
 from tradepost_broker.market.model.worker_states import WorkerTrigger, transition_worker
-from tradepost_broker.market.settling import begun_work, findings, payments, quarantine, settlement
+from tradepost_broker.market.settling import (
+    begun_work,
+    findings,
+    payments,
+    quarantine,
+    reexamination,
+    settlement,
+)
+from tradepost_broker.market.settling.reference_runs import references
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.worker_state import WorkerState, in_order
 from tradepost_broker.market.trust.verification import blamed_stage
@@ -51,6 +59,7 @@ def apply(state: MarketState, audit: Lease, agrees_with: frozenset[str]) -> None
     for lease in right:
         findings.learn(state, lease, EvidenceKind.AUDIT_PASSED)
     job.spot_check = False
+    state.end_doubt(job)
     state.save(job)
     if state.policy.references_to_expel > 1:
         _accuse(state, audit, right, wrong)
@@ -58,16 +67,11 @@ def apply(state: MarketState, audit: Lease, agrees_with: frozenset[str]) -> None
         _convict(state, audit, right, wrong)
 
 
-def is_reference(lease: Lease) -> bool:
-    """Whether a lease is a reference run whose outcome is in."""
-    return lease.purpose is LeasePurpose.AUDIT and lease.state is LeaseState.ACCEPTED
-
-
 def admits(state: MarketState, job: Job, auditor: WorkerState) -> bool:
     """Whether a reference run by this auditor says something new: who has run the job twice is done."""
     if not job.accused:
         return True
-    runs = Counter(lease.worker for lease in _references(state, job))
+    runs = Counter(lease.worker for lease in references(state, job))
     if auditor.record.id in runs:
         return runs[auditor.record.id] < _RUNS_EACH
     owners = {state.workers[worker].record.owner for worker in runs}
@@ -85,7 +89,7 @@ def may_be_confirmed(state: MarketState, job: Job) -> bool:
 def give_up(state: MarketState, job: Job) -> None:
     """End an accusation that could not be confirmed: the results are unpaid, and the evidence stays soft."""
     accused = _end_accusation(state, job)
-    reference = _references(state, job)[0]
+    reference = references(state, job)[0]
     for lease in accused:
         _reject(state, lease)
         if lease.id in state.workers[lease.worker].held:
@@ -93,6 +97,7 @@ def give_up(state: MarketState, job: Job) -> None:
         reason = "a reference run contradicts it, and no second auditor could confirm that; the stake is kept"
         payments.send_settled(state, lease, reason)
     _claw_back_stages(state, job, accused, reference)
+    reexamination.review(state, job)
 
 
 def _accuse(state: MarketState, audit: Lease, right: Sequence[Lease], wrong: Sequence[Lease]) -> None:
@@ -108,12 +113,21 @@ def _accuse(state: MarketState, audit: Lease, right: Sequence[Lease], wrong: Seq
         _decide(state, job, audit, right, wrong, begun_share=0.0 if right else state.policy.begun_share)
     elif not right:
         _retract(job, wrong)
-    if wrong:
-        job.accused = tuple(lease.id for lease in wrong)
+    known_cheats = [lease for lease in wrong if was_final and reexamination.is_of_expelled(state, lease)]
+    for lease in known_cheats:
+        _reject(state, lease)
+        if reexamination.is_due(state, lease):
+            reexamination.take(state, lease)
+    accused = tuple(lease.id for lease in wrong if lease not in known_cheats)
+    if accused:
+        job.accused = accused
         job.accused_until = state.at + state.policy.hold_s
         job.spot_check = True
         state.accuse(job)
         state.jobs_to_advance[job.id] = None
+    elif known_cheats:
+        _claw_back_stages(state, job, wrong, audit)
+        reexamination.review(state, job)
     state.save(job)
 
 
@@ -121,7 +135,7 @@ def _confirm(
     state: MarketState, job: Job, audit: Lease, agrees_with: frozenset[str], groups: set[str]
 ) -> None:
     """Apply a further reference run of a job whose results are accused."""
-    earlier = [lease for lease in _references(state, job) if lease.id != audit.id]
+    earlier = [lease for lease in references(state, job) if lease.id != audit.id]
     state.jobs_to_advance[job.id] = None
     state.save(job)
     differing = [lease for lease in earlier if lease.id not in agrees_with]
@@ -171,6 +185,7 @@ def _convict(state: MarketState, audit: Lease, right: Sequence[Lease], wrong: Se
         _claw_back_stages(state, job, wrong, audit)
     for lease in wrong:
         _expel(state, state.workers[lease.worker], lease, blamed[lease.id])
+    reexamination.review(state, job)
 
 
 def _decide(
@@ -228,16 +243,15 @@ def _end_accusation(state: MarketState, job: Job) -> list[Lease]:
     return accused
 
 
-def _references(state: MarketState, job: Job) -> list[Lease]:
-    return [lease for lease in state.leases_of[job.id] if is_reference(lease)]
-
-
 def _expel(state: MarketState, worker: WorkerState, lease: Lease, stage: str) -> None:
     """Take what a proven cheat has left here, and give its other work to others."""
     transition_worker(worker.record, WorkerTrigger.FRAUD_PROVEN)
     state.save(worker.record)
     stake_microcredits = state.ledger.slash(worker.record.id, at=state.at, lease=lease.id)
-    returned_microcredits = sum(payments.claw_back(state, held) for held in in_order(worker.held))
+    returned_microcredits = sum(held.paid_microcredits for held in worker.held.values())
+    if not reexamination.begin(state, worker, lease):
+        for held in in_order(worker.held):
+            payments.claw_back(state, held)
     for live in in_order(worker.open | worker.delivered):
         if live.state is LeaseState.OPEN:
             settlement.recall(state, live)

@@ -12,7 +12,7 @@ from tradepost.errors import Revoked
 from tradepost_broker.market.model.entities import Job, Pipeline
 from tradepost_broker.market.model.events import RevocationsIssued, SendRevocations
 from tradepost_broker.market.model.job_states import FINAL
-from tradepost_broker.market.settling import settlement
+from tradepost_broker.market.settling import reexamination, settlement
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.worker_state import WorkerState
 from tradepost_signing.policy.revocation import RevocationList
@@ -93,6 +93,8 @@ def _refusal(state: MarketState, pipeline: Pipeline) -> Revoked | None:
 def _end(state: MarketState, job: Job, error: Revoked) -> None:
     if job.status not in FINAL:
         settlement.fail(state, job, error)
+    elif job.in_doubt_until is not None:
+        reexamination.give_up(state, job)
     elif job.spot_check:
         job.spot_check = False  # the reference run would be refused as well
         state.audits_wanted.discard(job.id)

@@ -114,7 +114,7 @@ def note_lost_lease(state: MarketState, job: Job) -> None:
 def check_until(state: MarketState, job: Job) -> float:
     """Until when a spot check of a finished job may begin: while its payments can still be clawed back."""
     assert job.finished_at is not None
-    return max(job.finished_at + state.policy.hold_s, job.accused_until or 0.0)
+    return max(job.finished_at + state.policy.hold_s, job.accused_until or 0.0, job.in_doubt_until or 0.0)
 
 
 def is_result(lease: Lease) -> bool:

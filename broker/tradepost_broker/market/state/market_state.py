@@ -75,13 +75,17 @@ class MarketState:
         self.ledger = Ledger(save=self.save, accounts=accounts, transfers=transfers)
         self.jobs: dict[str, Job] = {}
         self.leases: dict[str, Lease] = {}
+        #: The leases of each job's run at hand, and of redone jobs those of the first run.
         self.leases_of: dict[str, list[Lease]] = {UNSUBMITTED: []}
+        self.earlier_leases_of: dict[str, list[Lease]] = {}
         self.pipelines: dict[str, Pipeline] = {}
         #: How pipelines fare, by pipeline and account ("" for all), and the evidence that may be withdrawn.
         self.uses: dict[tuple[str, str], PipelineUse] = {}
         self.withdrawable: dict[str, Evidence] = {}
         #: Until when payments are held at least, by worker and job of which a result is contradicted.
         self.accusations: dict[str, dict[str, float]] = {}
+        #: Held payments of expelled workers, by lease: to be refunded, and their results re-examined.
+        self.to_reexamine: dict[str, None] = {}
         self.workers: dict[str, WorkerState] = {}
         self.auditors: dict[str, WorkerState] = {}
         self.idempotency_keys: dict[tuple[str, str], IdempotencyKey] = {}
@@ -179,7 +183,11 @@ class MarketState:
         if self.policy.jobs_per_event_max == 0:
             return
         is_more = self.is_cut_short or bool(
-            self.to_review or self.jobs_to_advance or self.workers_freed or self.jobs_to_revoke
+            self.to_review
+            or self.jobs_to_advance
+            or self.to_reexamine
+            or self.workers_freed
+            or self.jobs_to_revoke
         )
         if is_more or (self.has_progressed and not self._instructions and not self._changed):
             self.send(WorkGoesOn(is_more))
@@ -218,14 +226,33 @@ class MarketState:
         self.recent_jobs.note(job)
         expires_at = job.finished_at + self.policy.idempotency_s
         key = job.account, job.idempotency_key
-        self.idempotency_keys[key] = IdempotencyKey(job.id, job.request_hash, expires_at)
-        self.timers.put(TimerPurpose.KEY_EXPIRY, "\x00".join(key), expires_at)
+        if not job.redone_after or self._has_key(job):
+            self.idempotency_keys[key] = IdempotencyKey(job.id, job.request_hash, expires_at)
+            self.timers.put(TimerPurpose.KEY_EXPIRY, "\x00".join(key), expires_at)
         self.timers.put(TimerPurpose.RETIREMENT, job.id, job.finished_at + self.policy.retain_s)
+
+    def reopen_job(self, job: Job) -> None:
+        """Take in that a job which had finished is to be run again."""
+        self.earlier_leases_of[job.id], self.leases_of[job.id] = self.leases_of[job.id], []
+        key = job.account, job.idempotency_key
+        if self._has_key(job):
+            self.idempotency_keys[key] = IdempotencyKey(job.id, job.request_hash)
+            self.timers.cancel(TimerPurpose.KEY_EXPIRY, "\x00".join(key))
+        self.timers.cancel(TimerPurpose.RETIREMENT, job.id)
+        self.timers.put(TimerPurpose.DEADLINE, job.id, job.deadline_at)
+
+    def _has_key(self, job: Job) -> bool:
+        """Whether a job's idempotency key does not stand for a newer one."""
+        known = self.idempotency_keys.get((job.account, job.idempotency_key))
+        return known is None or known.job == job.id
 
     def add_lease(self, lease: Lease) -> None:
         """Take in a lease of a known job and worker."""
         self.leases[lease.id] = lease
-        self.leases_of[lease.job].append(lease)
+        if lease.attempt <= self.jobs[lease.job].redone_after:
+            self.earlier_leases_of.setdefault(lease.job, []).append(lease)
+        else:
+            self.leases_of[lease.job].append(lease)
         worker = self.workers[lease.worker]
         if lease.state is LeaseState.OPEN:
             worker.open[lease.id] = lease
@@ -263,6 +290,18 @@ class MarketState:
         """Until when a worker's payments must be held because its results are contradicted; 0 if none is."""
         return max(self.accusations.get(worker, {}).values(), default=0.0)
 
+    def doubt(self, job: Job, until: float) -> None:
+        """Take in that the accepted result of a job waits for a reference run."""
+        job.in_doubt_until = until
+        self.timers.put(TimerPurpose.DOUBT, job.id, until)
+
+    def end_doubt(self, job: Job) -> None:
+        """Take in that the result of a job is not in doubt any more, if it was."""
+        if job.in_doubt_until is not None:
+            job.in_doubt_until = None
+            self.timers.cancel(TimerPurpose.DOUBT, job.id)
+            self.save(job)
+
     def was_interrupted(self, lease: Lease) -> bool:
         """Whether the broker was away while the lease was open: losing it may be the broker's fault."""
         return lease.granted_at < self.restarted_at
@@ -289,7 +328,7 @@ class MarketState:
 
     def forget_job(self, job: Job) -> None:
         """Let a finished job and its leases leave memory."""
-        for lease in self.leases_of.pop(job.id):
+        for lease in (*self.earlier_leases_of.pop(job.id, ()), *self.leases_of.pop(job.id)):
             del self.leases[lease.id]
             self.ledger.forget(lease.id)
         del self.jobs[job.id]
@@ -305,6 +344,10 @@ class MarketState:
         wanting = [job for job in self.jobs.values() if job.finished_at is None or job.spot_check]
         wanting.sort(key=lambda job: (job.submitted_at, job.id))
         self.jobs_to_advance = dict.fromkeys(job.id for job in wanting)
+        self.to_reexamine.clear()
+        for _, worker in sorted(self.workers.items()):
+            if worker.record.standing is WorkerStanding.EXPELLED and self.policy.reexamine_s:
+                self.to_reexamine.update(dict.fromkeys(sorted(worker.held)))
         self.supply_changed = True
 
     def live_leases(self, job: Job) -> Iterator[Lease]:

@@ -22,6 +22,7 @@ class TimerPurpose(StrEnum):
     ABSENCE = "3 absence"  # id: a worker whose stream closed
     BLAME = "4 blame"  # id: a lease lost by absence, whose receipt has not come
     ACCUSATION = "5 accusation"  # id: a finished job whose contradicted results are not confirmed wrong
+    DOUBT = "5 doubt"  # id: a finished job whose result, an expelled worker's, waits for a reference run
     MATURITY = "6 maturity"  # id: a lease that was paid
     PATIENCE = "7 patience"  # id: a job that nobody could take
     RETIREMENT = "8 retirement"  # id: a finished job that may leave memory

@@ -50,6 +50,10 @@ class Collector(Observer):
         self._wrong: dict[str, ConfidenceFigures] = {}
         self._ended: set[str] = set()
         self._checked: set[str] = set()
+        #: Jobs whose verdict has changed.
+        self._changed: set[str] = set()
+        #: Jobs that were run again and have ended.
+        self._redone: set[str] = set()
         self._standings: dict[str, WorkerStanding] = {}
 
     def decided(self, event: Event, answer: Sequence[Instruction], market: Market) -> None:
@@ -115,6 +119,8 @@ class Collector(Observer):
 
     def _take_job(self, job: Job) -> None:
         if job.status not in FINAL:
+            if job.id in self._ended:
+                self._take_contradiction(job)
             if job.id not in self._open:
                 customers = self._open[job.id] = not self.accounts[job.account].hostile
                 self.open_jobs += 1
@@ -125,6 +131,7 @@ class Collector(Observer):
             self.open_customers_jobs -= self._open.pop(job.id)
         if job.id in self._ended:
             self._take_contradiction(job)
+            self._take_redone(job)
             return
         self._ended.add(job.id)
         leases = self._leases_of.pop(job.id, {})
@@ -159,11 +166,36 @@ class Collector(Observer):
             self.team_of[first.worker].wrong_accepted += 1
 
     def _take_contradiction(self, job: Job) -> None:
-        """Take into account that a reference run contradicts a result which was accepted before."""
-        if job.verification is not None and job.verification.credibility == 0.0:
+        """Take into account that a result which was accepted before is contradicted, or withdrawn."""
+        is_changed = job.verdict_changed_at is not None
+        if is_changed and job.id not in self._changed:
+            self._changed.add(job.id)
+            if not self.accounts[job.account].hostile:
+                self._take_change(job)
+        if is_changed or (job.verification is not None and job.verification.credibility == 0.0):
             figures = self._wrong.pop(job.id, None)
             if figures is not None:
                 figures.wrong_at_maturity -= 1
+
+    def _take_change(self, job: Job) -> None:
+        figures = self.confidences[job.confidence]
+        figures.redone += job.redone_after > 0
+        figures.withdrawn += job.status is JobStatus.WITHDRAWN
+        if job.redone_after or job.status is JobStatus.WITHDRAWN:
+            figures.withdrawn_right += job.id not in self._wrong
+        else:
+            figures.corrected += 1
+
+    def _take_redone(self, job: Job) -> None:
+        """Take into account how a job has ended that was run again."""
+        if not job.redone_after or job.id in self._redone or self.accounts[job.account].hostile:
+            return
+        self._redone.add(job.id)
+        accepted = self._world.market.lease(job.accepted[0]) if job.accepted else None
+        if accepted is not None and self._is_wrong(accepted):
+            figures = self.confidences[job.confidence]
+            figures.wrong_at_maturity += 1
+            self._wrong[job.id] = figures
 
     def _note_check(self, job: str) -> None:
         self._checked.add(job)

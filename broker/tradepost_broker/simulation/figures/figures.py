@@ -9,7 +9,10 @@ class ConfidenceFigures(msgspec.Struct, kw_only=True):
     """What customers got at one confidence.
 
     `wrong_accepted` counts wrong results when the job ended, `wrong_at_maturity` those of them that no
-    reference run had contradicted when the payment matured. `redundancy` is results per accepted job.
+    reference run had contradicted, and that were not withdrawn. `redundancy` is results per accepted job.
+    `corrected` are jobs that got a reference run's result instead, `redone` those that were run again,
+    `withdrawn` those that lost their result, and `withdrawn_right` those of the latter two whose result was
+    right.
     """
 
     confidence: float
@@ -19,6 +22,10 @@ class ConfidenceFigures(msgspec.Struct, kw_only=True):
     cancelled: int = 0
     wrong_accepted: int = 0
     wrong_at_maturity: int = 0
+    corrected: int = 0
+    redone: int = 0
+    withdrawn: int = 0
+    withdrawn_right: int = 0
     results: int = 0
     latency_p50_s: float = 0.0
     latency_p95_s: float = 0.0

@@ -14,7 +14,10 @@ def confidence_table(figures: Iterable[ConfidenceFigures]) -> Table:
     """What customers got, by confidence: wrong results, those still wrong at maturity, results per job."""
     table = _table(
         "What customers got",
-        ("confidence", "jobs", "accepted", "failed", "wrong", "still wrong", "results", "p50 s", "p95 s"),
+        (
+            *("confidence", "jobs", "accepted", "failed", "wrong", "still wrong"),
+            *("corrected", "redone", "withdrawn", "results", "p50 s", "p95 s"),
+        ),
     )
     for one in figures:
         table.add_row(
@@ -24,6 +27,9 @@ def confidence_table(figures: Iterable[ConfidenceFigures]) -> Table:
             f"{one.failed:,}",
             _share(one.wrong_accepted, one.accepted),
             _share(one.wrong_at_maturity, one.accepted),
+            f"{one.corrected:,}",
+            f"{one.redone:,}",
+            f"{one.withdrawn:,}",
             f"{one.redundancy:.3f}",
             f"{one.latency_p50_s:.2f}",
             f"{one.latency_p95_s:.2f}",

@@ -28,6 +28,8 @@ class Books:
         self._held: dict[str, int] = defaultdict(int)
         self._paid_by_job: dict[str, int] = defaultdict(int)
         self._staked: set[str] = set()
+        #: The holds of workers that are expelled.
+        self._expelled: set[str] = set()
 
     def event(self, records: dict[type, list[object]], at: float) -> None:
         """Take one event's changes into account, and check them."""
@@ -62,7 +64,9 @@ class Books:
     def expelled(self, worker: Worker) -> None:
         """An expelled worker has nothing left to lose."""
         require(not self._balances[stake_of(worker.id)], f"{worker.id} is expelled and keeps its stake")
-        require(not self._balances[held_of(worker.id)], f"{worker.id} is expelled and keeps its hold")
+        self._expelled.add(held_of(worker.id))
+        if not self._policy.reexamine_s:  # else it is refunded a part in each event
+            require(not self._balances[held_of(worker.id)], f"{worker.id} is expelled and keeps its hold")
 
     def job(self, job: Job, live: list[Lease]) -> None:
         """Check what a job says of its payments."""
@@ -106,6 +110,7 @@ class Books:
             if transfer.kind == Kind.MATURE:
                 over_at = self._paid[lease][0] + self._policy.hold_s
                 require(at >= over_at, f"the payment of lease {lease} matured before its hold was over")
+                require(transfer.debit not in self._expelled, f"lease {lease} of an expelled worker matured")
             else:
                 self._paid[lease] = (at, 0)
                 self._paid_by_job[transfer.job] -= amount_microcredits
@@ -117,8 +122,8 @@ class Books:
                 self._reserved[before[0]] -= before[1]
                 del self._caps[job.id]
         elif before is None:
-            self._caps[job.id] = (job.account, job.max_price_microcredits)
-            self._reserved[job.account] += job.max_price_microcredits
+            self._caps[job.id] = (job.account, job.cap_microcredits)
+            self._reserved[job.account] += job.cap_microcredits
 
     def _check_account(self, account: Account) -> None:
         available, reserved = account.available_microcredits, account.reserved_microcredits

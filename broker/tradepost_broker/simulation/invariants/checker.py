@@ -28,6 +28,7 @@ from tradepost_broker.market.model.events import (
     Instruction,
     JobSubmitted,
     NotifyFinished,
+    NotifyVerdictChanged,
     ReceiptDelivered,
     Save,
 )
@@ -59,6 +60,9 @@ class Checker(Observer):
         self._jobs: dict[str, Job] = self._seen.records[Job]
         self._open: dict[str, Job] = {}
         self._ended: set[str] = set()
+        self._ended_again: set[str] = set()
+        #: Jobs whose submitters were told of another verdict.
+        self._changed: set[str] = set()
         #: Until when each idempotency key stands for its job.
         self._keys: dict[tuple[str, str], float] = {}
         #: The job whose result came with the event at hand, if it may be chosen for a spot check.
@@ -76,10 +80,18 @@ class Checker(Observer):
             if isinstance(instruction, Save):
                 records[type(instruction.record)].append(instruction.record)
             elif isinstance(instruction, NotifyFinished):
-                require(instruction.job not in self._ended, f"job {instruction.job} ended twice")
-                self._ended.add(instruction.job)
+                self._note_end(instruction.job)
+            elif isinstance(instruction, NotifyVerdictChanged):
+                require(instruction.job not in self._changed, f"job {instruction.job} changed twice")
+                self._changed.add(instruction.job)
         if records:
             self._check(event, records)
+
+    def _note_end(self, job: str) -> None:
+        """Take in that a job has ended, which it does once, and again if its verdict changed before."""
+        is_first = job not in self._ended
+        require(is_first or job in self._changed - self._ended_again, f"job {job} ended twice")
+        (self._ended if is_first else self._ended_again).add(job)
 
     def restarted(self, crashed: Market | None, restored: Market) -> None:
         """Check that a restart lost nothing that was committed."""
@@ -89,6 +101,8 @@ class Checker(Observer):
     def closed(self, market: Market, at: float) -> None:
         """Check, at the end of a run, that all came to rest and nothing was left unsaved."""
         require(not self._open, f"{len(self._open)} jobs never ended, such as {next(iter(self._open), '')}")
+        in_doubt = [job.id for job in self._jobs.values() if job.in_doubt_until is not None]
+        require(not in_doubt, f"{len(in_doubt)} jobs stay in doubt, such as {in_doubt[:1]}")
         self._check_overdue(at)
         compare_with_records(market, self._seen)
         self._books.at_rest()
@@ -211,11 +225,18 @@ class Checker(Observer):
         if job.spot_check and job.id == self._eligible:
             self._verdicts.chosen += 1
         self._books.job(job, siblings)
+        is_changed = job.verdict_changed_at is not None
+        require(is_changed == (job.id in self._changed), f"job {job.id} changed, and nobody was told")
+        if is_changed and known is not None and known.verdict_changed_at is None:
+            self._verdicts.changed(job, known, siblings, self._workers)
+        siblings = [one for one in siblings if one.attempt > job.redone_after]
         if job.status not in FINAL:
             self._open[job.id] = job
             return
         require(job.id in self._ended, f"job {job.id} ended, and its submitter was not notified")
-        if known is not None and known.status in FINAL:
+        is_redone = job.redone_after > 0
+        require(is_redone == (job.id in self._ended_again), f"job {job.id} ended again, and nobody was told")
+        if known is not None and known.status in FINAL and (known.redone_after or not is_redone):
             return
         self._open.pop(job.id, None)
         self._leases.in_time(job.id, job.deadline_at, event.at)

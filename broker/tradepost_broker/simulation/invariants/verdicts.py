@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Final
 
+from tradepost.protocol import OnWrong
 from tradepost_broker.market.model.entities import (
     Evidence,
     EvidenceKind,
@@ -15,6 +16,7 @@ from tradepost_broker.market.model.entities import (
     LeasePurpose,
     LeaseState,
     Worker,
+    WorkerStanding,
 )
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.simulation.invariants.broken import require
@@ -110,6 +112,38 @@ class Verdicts:
             len(own) == len(accepted) and reaches(own, groups.values(), job.confidence),
             f"job {job.id} is accepted at {job.confidence} with log odds {own} "
             f"against {list(groups.values())}",
+        )
+
+    def changed(self, job: Job, known: Job, leases: list[Lease], workers: Mapping[str, Worker]) -> None:
+        """Check that a verdict changed because the result was wrong, or an expelled worker's and unchecked.
+
+        `known` is the job before.
+        """
+        require(known.verdict_changed_at is None, f"the verdict on job {job.id} changed twice")
+        by_id = {lease.id: lease for lease in leases}
+        before = [by_id[lease] for lease in known.accepted]
+        first_run = [one for one in leases if not job.redone_after or one.attempt <= job.redone_after]
+        references = [one for one in first_run if one.purpose is LeasePurpose.AUDIT and one.outcome]
+        require(bool(before), f"the verdict on job {job.id} changed, and it had no result")
+        require(
+            not any(outputs.agree(before[0].outcome, one.outcome) for one in references),
+            f"the verdict on job {job.id} changed, and a reference run confirms it",
+        )
+        if not references:
+            require(
+                any(workers[one.worker].standing is WorkerStanding.EXPELLED for one in before),
+                f"the verdict on job {job.id} changed, and nothing speaks against its result",
+            )
+        is_replaced = any(one.id in job.accepted for one in references)
+        require(
+            is_replaced == (bool(references) and job.on_wrong is OnWrong.REDO),
+            f"job {job.id} was to be corrected by {job.on_wrong}, and has {job.accepted}",
+        )
+        kept = {one.id for one in first_run if one.purpose is not LeasePurpose.AUDIT}
+        require(kept.isdisjoint(job.accepted), f"job {job.id} is withdrawn and keeps a result")
+        require(
+            not job.redone_after or not (references or job.on_wrong is OnWrong.REFUND),
+            f"job {job.id} is run again, and {job.on_wrong} was asked for",
         )
 
     def checks_made(self) -> None:

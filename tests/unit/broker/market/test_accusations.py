@@ -62,7 +62,8 @@ def test_two_auditors_that_agree_with_each_other_and_themselves_expel() -> None:
     assert driver.market.account(f"stake:{wrong.worker}").available_microcredits == 0
     verification = driver.job(job).verification
     assert verification is not None
-    assert verification.credibility == 0.0
+    assert verification.disagreed == (wrong.worker,)
+    assert [driver.of(Lease, lease).outcome for lease in driver.job(job).accepted] == ["right"]
     assert driver.open_leases(job) == []
     driver.check()
 

@@ -6,12 +6,13 @@ drop leases or connections; it also kills the broker. At the end the journal is 
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tradepost.errors import ModelFailure, UntrustedPipeline
-from tradepost.protocol import GiveBackReason
+from tradepost.protocol import GiveBackReason, JobStatus, OnWrong
 from tradepost_broker.market import Market
 from tradepost_broker.market.ledger import earned_of, held_of, stake_of
 from tradepost_broker.market.model.entities import Job, Lease, LeaseState
@@ -35,6 +36,7 @@ POLICY = MarketPolicy(
     late_s_min=0.5,
     break_offs_free=1.0,
     cool_off_s=5.0,
+    reexamine_s=90.0,
 )
 STAKE = 1_000
 HONEST = ("honest0", "honest1", "honest2", "honest3")
@@ -54,11 +56,14 @@ offers = st.builds(
 
 
 class MarketMachine(RuleBasedStateMachine):
-    """Random events, and what must hold after each."""
+    """Random events, and what must hold after each. Of `workers`, the first ask the least."""
+
+    policy = POLICY
+    workers = WORKERS
 
     @initialize(seed=st.integers(0, 1 << 64))
     def open_market(self, seed: int) -> None:
-        self.driver = MarketDriver(policy=POLICY, seed=seed)
+        self.driver = MarketDriver(policy=self.policy, seed=seed)
         self.driver.fund("alice", 500_000)
         self.driver.fund("bob", 20_000)
         self.driver.publish(make_pipeline("digits", wall_s=20.0))
@@ -82,6 +87,7 @@ class MarketMachine(RuleBasedStateMachine):
         confidence=st.sampled_from([0.5, 0.75, 0.9, 0.95]),
         deadline_s=st.sampled_from([8.0, 60.0]),
         patience_s=st.sampled_from([0.0, 4.0]),
+        on_wrong=st.sampled_from(OnWrong),
         count=st.integers(1, 4),
     )
     def submit(
@@ -92,6 +98,7 @@ class MarketMachine(RuleBasedStateMachine):
         confidence: float,
         deadline_s: float,
         patience_s: float,
+        on_wrong: OnWrong,
         count: int,
     ) -> None:
         for _ in range(count):
@@ -102,12 +109,14 @@ class MarketMachine(RuleBasedStateMachine):
                 confidence=confidence,
                 deadline_s=deadline_s,
                 patience_s=patience_s,
+                on_wrong=on_wrong,
             )
 
     @precondition(lambda self: self.driver.all_of(Job))
     @rule(data=st.data())
     def submit_again(self, data: st.DataObject) -> None:
-        job = data.draw(st.sampled_from(self.driver.all_of(Job)))
+        jobs = {(job.account, job.idempotency_key): job for job in self.driver.all_of(Job)}
+        job = data.draw(st.sampled_from(list(jobs.values())))  # a key stands for the newest job
         again = self.driver.submit(job.account, key=job.idempotency_key)
         kept = job.finished_at is None or self.driver.at < job.finished_at + POLICY.idempotency_s
         assert (again == job.id) == kept
@@ -151,6 +160,23 @@ class MarketMachine(RuleBasedStateMachine):
             lease_id, outcome, worker=lease.worker, stages=stages, wall_us=wall_us, problem=problem
         )
 
+    @precondition(lambda self: any(self.driver.in_hand.get(auditor) for auditor in AUDITORS))
+    @rule(runs=st.integers(1, 8))
+    def make_reference_runs(self, runs: int) -> None:
+        for _ in range(runs):
+            held = [lease for auditor in AUDITORS for lease in self.driver.in_hand.get(auditor, ())]
+            if held:
+                self.deliver_one(held[0])
+
+    @precondition(lambda self: any(job.in_doubt_until for job in self.driver.all_of(Job)))
+    @rule()
+    def let_doubts_end_without_auditors(self) -> None:
+        for auditor in AUDITORS:
+            self.driver.disconnect(auditor)
+        self.driver.tick(self.policy.reconnect_s + 1)
+        for _ in range(3):  # each ends a few
+            self.driver.tick(self.policy.reexamine_s)
+
     @precondition(lambda self: self.open_leases())
     @rule(data=st.data(), reason=st.sampled_from(GiveBackReason))
     def give_back(self, data: st.DataObject, reason: GiveBackReason) -> None:
@@ -174,7 +200,7 @@ class MarketMachine(RuleBasedStateMachine):
 
     @rule(audited=st.booleans())
     def all_connect(self, audited: bool) -> None:
-        for number, worker in enumerate(WORKERS):
+        for number, worker in enumerate(self.workers):
             self.driver.connect(worker, make_offer(10 + number))
         for auditor in AUDITORS:
             if audited:
@@ -242,17 +268,35 @@ class MarketMachine(RuleBasedStateMachine):
             ]
             if stages:
                 accepted = [lease for lease in leases if lease.id in job.accepted]
+                if job.verdict_changed_at is not None:  # a result that was accepted before confirmed them
+                    accepted = [lease for lease in leases if lease.outcome and lease.worker not in AUDITORS]
                 assert sum(lease.paid_microcredits for lease in stages) <= max(
                     lease.price_microcredits for lease in accepted
                 )
                 owners = [lease.worker for lease in (*stages, *accepted)]
-                assert len(owners) == len(set(owners)), "each worker is its own owner's here"
+                is_final = job.verdict_changed_at is None
+                assert not is_final or len(owners) == len(set(owners)), "each worker is its own owner's here"
+
+    @invariant()
+    def a_verdict_changes_as_the_submitter_asked(self) -> None:
+        if not hasattr(self, "driver"):
+            return
+        for job in self.driver.all_of(Job):
+            if job.verdict_changed_at is None:
+                continue
+            if job.redone_after:
+                assert job.on_wrong is OnWrong.REDO
+                continue
+            given = [self.driver.of(Lease, lease) for lease in job.accepted]
+            assert all(lease.worker in AUDITORS and not lease.outcome.startswith("wrong") for lease in given)
+            assert bool(given) == (job.status is not JobStatus.WITHDRAWN)
+            assert job.on_wrong is OnWrong.REDO or not given
 
     @invariant()
     def memory_is_what_was_saved(self) -> None:
         if not hasattr(self, "driver"):
             return
-        restored = Market.restore(self.driver.all_records(), POLICY)
+        restored = Market.restore(self.driver.all_records(), self.policy)
         assert observed(restored, self.driver) == observed(self.driver.market, self.driver)
 
     @invariant()
@@ -270,7 +314,7 @@ class MarketMachine(RuleBasedStateMachine):
             return
         everything = list(zip(self.driver.events, self.driver.answers, strict=True))
         for replayed in (everything, self.driver.journal):
-            fresh = Market(policy=POLICY)
+            fresh = Market(policy=self.policy)
             for event, answer in replayed:
                 assert fresh.handle(event) == answer, f"it replays differently: {event}"
 
@@ -296,10 +340,18 @@ def observed(market: Market, driver: MarketDriver) -> dict[str, object]:
     }
 
 
-MarketMachine.TestCase.settings = settings(
+class MarketOfCheats(MarketMachine):
+    """The cheats underbid, so that they are believed alone, and one reference run proves what they are."""
+
+    policy = msgspec.structs.replace(POLICY, references_to_expel=1, jobs_per_event_max=3, reexamine_s=30.0)
+    workers = (*CHEATS, *HONEST)
+
+
+MarketMachine.TestCase.settings = MarketOfCheats.TestCase.settings = settings(
     max_examples=60,
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 TestMarketMachine = MarketMachine.TestCase
+TestMarketOfCheats = MarketOfCheats.TestCase

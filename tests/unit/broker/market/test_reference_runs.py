@@ -175,6 +175,7 @@ def test_expelling_gives_back_held_earnings_and_other_work() -> None:
     assert driver.job(paid_job).status is JobStatus.ACCEPTED
     assert driver.market.account("held:w0").available_microcredits == 0
     driver.deliver(driver.open_leases(running)[0].id, "right")
+    driver.deliver(driver.open_audit(paid_job).id, "right")
     driver.check()
     driver.tick(10_000.0)
     assert driver.market.account("earned:w0").available_microcredits == 0

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from tradepost.protocol import JobStatus
 from tradepost_broker.market.model.entities import Lease, LeasePurpose
-from tradepost_broker.market.model.events import NotifyFinished, SendAcknowledged, SendGrant
+from tradepost_broker.market.model.events import (
+    NotifyFinished,
+    NotifyVerdictChanged,
+    SendAcknowledged,
+    SendGrant,
+)
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.testing import make_offer
 from tradepost_broker.testing.staffed_market import ALWAYS_CHECKED, StaffedMarket
@@ -33,12 +38,14 @@ def test_a_spot_check_that_contradicts_an_accepted_result_refunds_and_slashes() 
     driver.deliver(driver.open_audit(job).id, "right")
     ended = driver.job(job)
     assert (ended.status, ended.paid_microcredits) == (JobStatus.ACCEPTED, 0)
-    assert ended.verification.credibility == 0.0
+    assert ended.verification.disagreed == ("w0",)
+    assert [driver.of(Lease, lease).outcome for lease in ended.accepted] == ["right"]
     assert ended.verification.disagreed == ("w0",)
     assert driver.evidence() == [("w0", "audit_failed")]
     assert driver.market.account("credits:alice").available_microcredits == 10_000_000
     assert driver.market.account("stake:w0").available_microcredits == 0
-    [_, told] = driver.told()
+    [_, told, news] = driver.told()
+    assert news == NotifyVerdictChanged(job)
     assert f"{price / 1e6:g} credits of held earnings are refunded" in told.reason
     driver.check()
 

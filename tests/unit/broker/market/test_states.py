@@ -90,7 +90,10 @@ def test_only_what_the_table_has_can_happen_to_a_job(status: JobStatus, trigger:
     if (status, trigger) in JOB_STATES.transitions:
         transition_job(job, trigger, at=7.0)
         assert job.status is JOB_STATES.transitions[status, trigger]
-        assert (job.finished_at == 7.0) == (job.status in FINAL)
+        had_ended = status in FINAL
+        assert (job.finished_at == 7.0) == (job.status in FINAL and not had_ended)
+        assert (job.verdict_changed_at == 7.0) == had_ended
+        assert job.finished_at is None or job.status in FINAL
     else:
         with pytest.raises(InvariantBroken, match=r"job j is .* is not allowed in this state"):
             transition_job(job, trigger, at=7.0)
@@ -125,7 +128,17 @@ def test_only_what_the_table_has_can_happen_to_a_worker(
 
 
 def test_a_job_ends_once() -> None:
-    assert frozenset({JobStatus.ACCEPTED, JobStatus.FAILED, JobStatus.CANCELLED}) == FINAL
+    ended = {JobStatus.ACCEPTED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.WITHDRAWN}
+    assert ended == FINAL
+    after = {target for (status, _), target in JOB_STATES.transitions.items() if status in ended}
+    assert after - ended == {JobStatus.QUEUED}  # it is run again, and ends again
+
+
+def test_a_verdict_changes_once() -> None:
+    job = make_job(JobStatus.ACCEPTED)
+    transition_job(job, JobTrigger.RESULT_CORRECTED, at=7.0)
+    with pytest.raises(InvariantBroken, match="the verdict on job j changes twice"):
+        transition_job(job, JobTrigger.RESULT_WITHDRAWN, at=8.0)
 
 
 def test_only_a_reference_run_changes_a_verdict_and_only_to_rejected() -> None:

@@ -30,6 +30,7 @@ from tradepost.errors import (
     InvalidInput,
     PriceCapTooLow,
     ResultTimeout,
+    ResultWithdrawn,
     UnknownJob,
     UnknownPipeline,
 )
@@ -346,3 +347,37 @@ def test_an_estimate_shows_why_nobody_would_take_the_job(fake: FakeBrokerThread)
         "confidence  none",
         "owners      1 idle, 0 busy",
     ]
+
+
+# Results that are found wrong later
+
+
+def test_show_and_list_name_what_was_found_wrong(fake: FakeBrokerThread, tensor: str) -> None:
+    for on_wrong in ("redo", "refund"):
+        assert run(fake, "submit", PIPELINE, "--tensor", tensor, "--on-wrong", on_wrong).exit_code == 0
+    assert run(fake, "submit", PIPELINE, "--tensor", tensor).exit_code == 0
+    assert [request.on_wrong.value for request in fake.broker.requests] == ["redo", "refund", "redo"]
+    right = TensorDocument(tensors={"y": np.zeros(1, np.float32)})
+    fake.run(fake.broker.correct("job-0", right))
+    fake.run(fake.broker.withdraw("job-1"))
+    listed = run(fake, "list", "--changed").stdout.splitlines()
+    assert [line.split()[0] for line in listed] == ["job-1", "job-0"]
+    assert all(line.endswith("first result withdrawn") for line in listed)
+    shown = run(fake, "show", "job-0").stdout
+    assert "Its first result was withdrawn at " in shown
+    assert shown.endswith("This is another one.\n")
+    fake.broker.hold = True
+    fake.run(fake.broker.redo("job-2", right))
+    assert run(fake, "show", "job-2").stdout.endswith("The job runs again.\n")
+    shown = run(fake, "show", "job-1").stdout
+    assert shown.startswith("job-1: withdrawn, 0 credits\n")
+    assert "Do not use the result" in shown
+    ended = run(fake, "result", "job-1")
+    assert type(ended.exception) is ResultWithdrawn
+
+
+def test_show_names_a_result_that_is_in_doubt(fake: FakeBrokerThread, tensor: str) -> None:
+    run(fake, "submit", PIPELINE, "--tensor", tensor)
+    view = fake.broker._views["job-0"]
+    fake.broker._views["job-0"] = msgspec.structs.replace(view, in_doubt_until=2e9)
+    assert "The result is being checked, until 2033-05-1" in run(fake, "show", "job-0").stdout
