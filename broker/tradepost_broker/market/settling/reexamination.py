@@ -89,10 +89,10 @@ def review(state: MarketState, job: Job) -> None:
         _change(state, job, references(state, job)[0])
 
 
-def give_up(state: MarketState, job: Job) -> None:
+def give_up(state: MarketState, job: Job, *, may_redo: bool = True) -> None:
     """End the doubt about a result that no auditor could check: it stands if others are enough for it.
 
-    Else the job is run again, if its submitter wants it and can pay it.
+    Else the job is run again, if it may be and its submitter wants it and can pay it.
     """
     for lease in list(state.live_leases(job)):
         settlement.recall(state, lease)
@@ -100,7 +100,7 @@ def give_up(state: MarketState, job: Job) -> None:
     job.spot_check = False
     state.end_doubt(job)
     if not _stands_without_expelled(state, job):
-        _change(state, job, None)
+        _change(state, job, None, may_redo=may_redo)
 
 
 def _stands_without_expelled(state: MarketState, job: Job) -> bool:
@@ -126,13 +126,15 @@ def _stands_without_expelled(state: MarketState, job: Job) -> bool:
     return isinstance(step, Accept) and step.group == state.leases[job.accepted[0]].group
 
 
-def _change(state: MarketState, job: Job, reference: Lease | None) -> None:
+def _change(state: MarketState, job: Job, reference: Lease | None, *, may_redo: bool = True) -> None:
     """Replace the result by that of the reference run, have it run again, or withdraw it."""
     disagreed = tuple(state.leases[lease].worker for lease in job.accepted)
     if job.on_wrong is OnWrong.REFUND:
         _withdraw(state, job, disagreed, _WRONG if reference is not None else _UNCHECKED)
     elif reference is not None:
         _correct(state, job, reference, disagreed)
+    elif not may_redo:
+        _withdraw(state, job, disagreed, f"{_UNCHECKED}, and its pipeline is revoked")
     else:
         _redo(state, job, disagreed)
     state.save(job)

@@ -94,7 +94,7 @@ def _end(state: MarketState, job: Job, error: Revoked) -> None:
     if job.status not in FINAL:
         settlement.fail(state, job, error)
     elif job.in_doubt_until is not None:
-        reexamination.give_up(state, job)
+        reexamination.give_up(state, job, may_redo=False)
     elif job.spot_check:
         job.spot_check = False  # the reference run would be refused as well
         state.audits_wanted.discard(job.id)

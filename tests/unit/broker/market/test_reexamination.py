@@ -12,6 +12,7 @@ from tradepost_broker.market.model.events import NotifyVerdictChanged
 from tradepost_broker.market.model.policy import MarketPolicy, recorded_policy
 from tradepost_broker.market.testing import make_offer
 from tradepost_broker.testing.staffed_market import StaffedMarket
+from tradepost_signing.policy.revocation import RevocationDocument
 
 UNCHECKED = MarketPolicy(audit_rate=0.0, references_to_expel=1)
 FUNDS = 10_000_000
@@ -334,3 +335,16 @@ def test_older_journals_keep_their_rule() -> None:
     record = driver.job(job)
     assert (record.status, record.paid_microcredits) == (JobStatus.ACCEPTED, 0)
     assert driver.changed() == []
+
+
+def test_a_job_on_a_revoked_pipeline_is_not_run_again() -> None:
+    driver = MarketWithCheat()
+    job = driver.accepted()
+    driver.prove()
+    assert driver.job(job).in_doubt_until is not None
+    driver.revoke(RevocationDocument(version=1, issued_at=0, publishers={"publisher": "bad"}))
+    record = driver.job(job)
+    assert record.status is JobStatus.WITHDRAWN
+    assert record.problem is not None
+    assert record.problem.detail.endswith("and its pipeline is revoked")
+    driver.check()
