@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from tradepost.errors import InvalidJoinToken, ProtocolError, Unauthorized, WorkerLost
 from tradepost.protocol import Offer
+from tradepost_broker.market.handlers import timer
 from tradepost_broker.market.model.entities import LeaseState, Worker, WorkerStanding
 from tradepost_broker.market.model.events import (
     OfferUpdated,
@@ -91,6 +92,8 @@ def restart(state: MarketState, _event: Restarted) -> None:
         worker.refused.clear()
         if worker.connected or worker.open:
             _leave(state, worker)
+        if not worker.open:
+            state.timers.cancel(TimerPurpose.ABSENCE, worker.record.id)
         for lease in worker.open.values():
             until = max(lease.expires_at, state.at + state.policy.reconnect_s)
             state.timers.put(TimerPurpose.LEASE_EXPIRY, lease.id, until)
@@ -99,6 +102,7 @@ def restart(state: MarketState, _event: Restarted) -> None:
     for job in state.jobs.values():
         if job.finished_at is not None:
             state.timers.put(TimerPurpose.RETIREMENT, job.id, job.finished_at + state.policy.retain_s)
+    timer.forget_due(state)  # the records have it still
     state.review_everything()
 
 

@@ -70,6 +70,13 @@ def tick(state: MarketState, event: Tick) -> None:
     advance_job.review_waiting(state)
 
 
+def forget_due(state: MarketState) -> None:
+    """Let all leave memory whose time to do so has come."""
+    for purpose in _FORGETTING:
+        for subject in state.timers.take_due(purpose, state.at):
+            _HANDLERS[purpose](state, subject)
+
+
 def _job_of(state: MarketState, purpose: TimerPurpose, subject: str) -> str:
     """The job that a timer is about; "" if it is about a worker or a key."""
     if subject in state.leases:

@@ -70,6 +70,13 @@ class Timers:
             heapq.heappop(self._heap)
         return False
 
+    def take_due(self, purpose: TimerPurpose, now: float) -> list[str]:
+        """Take out the timers for this purpose that are due by `now`, by id. It looks at every timer."""
+        due = [subject for (of, subject), at in self._due.items() if of == purpose.value and at <= now]
+        for subject in due:
+            self.cancel(purpose, subject)
+        return sorted(due)
+
     def due(self, now: float) -> Iterator[tuple[float, TimerPurpose, str]]:
         """Take out, in order, the timers due by `now`, those set meanwhile included, each with its time."""
         while self.is_due(now):
