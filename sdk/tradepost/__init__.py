@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from tradepost.client.sync_client import Client, JobHandle
     from tradepost.errors import TradepostError
     from tradepost.pipeline.tensors import TensorDocument
-    from tradepost.protocol import Requirements
+    from tradepost.protocol import EngineFloor, Requirements
 
 __all__ = [
     "AsyncClient",
     "AsyncJobHandle",
     "Client",
+    "EngineFloor",
     "Estimate",
     "JobHandle",
     "Requirements",
@@ -40,6 +41,7 @@ _MODULES = {
     "AsyncClient": "tradepost.client.async_client",
     "AsyncJobHandle": "tradepost.client.async_job",
     "Client": "tradepost.client.sync_client",
+    "EngineFloor": "tradepost.protocol",
     "Estimate": "tradepost.client.estimates",
     "JobHandle": "tradepost.client.sync_client",
     "Requirements": "tradepost.protocol",

@@ -20,6 +20,7 @@ from tradepost.content import Cid, add_bytes
 from tradepost.errors import InvalidCall
 from tradepost.money import Credits, to_microcredits
 from tradepost.protocol import INLINE_BYTES_MAX, JobRequest, OnWrong, Requirements, too_large_inline
+from tradepost.schema_errors import describe_mismatch
 from tradepost.short_repr import shown
 
 CONFIDENCE: Final = 0.95
@@ -28,6 +29,7 @@ PATIENCE_S: Final = 5.0
 SECONDS_MAX: Final = 7 * 24 * 3600
 _MEMORY_BYTES_MAX: Final = 1 << 53
 _ISOLATION_MAX: Final = 8
+_FILTERS: Final = ("providers", "engines", "score_min", "owners_only", "owners_excluded")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +125,21 @@ def checked_requirements(given: Requirements | None) -> Requirements:
         isolation=tuple(text("isolation", layer, chars_max=256) for layer in layers),
     )
     try:
-        return msgspec.convert(msgspec.to_builtins(plain), Requirements)
+        plain = msgspec.convert(msgspec.to_builtins(plain), Requirements)
     except msgspec.ValidationError:
         raise InvalidCall(f"isolation is {shown(layers)}; names have no control characters") from None
+    return msgspec.structs.replace(plain, **{name: _filter(name, getattr(given, name)) for name in _FILTERS})
+
+
+def _filter(name: str, value: Any) -> Any:
+    """The requirement of this name as it is sent; `None` is unset. Raises `InvalidCall`."""
+    if value is None or value is msgspec.UNSET:
+        return msgspec.UNSET
+    if isinstance(value, str | Mapping):
+        raise InvalidCall(f"{name} is {shown(value)}; it must be a list or a tuple")
+    try:
+        # By way of plain values, since a struct that a program made was never checked.
+        found = msgspec.convert({name: msgspec.to_builtins(value)}, Requirements)
+    except (msgspec.ValidationError, TypeError, ValueError) as error:
+        raise InvalidCall(f"{name} is {shown(value)}: {describe_mismatch(error, whole=name)}") from None
+    return getattr(found, name)

@@ -33,6 +33,7 @@ from tradepost.protocol.message import (
 )
 from tradepost.protocol.rest import (
     AccountView,
+    EngineFloor,
     EstimateRequest,
     EstimateView,
     JobEntry,
@@ -94,6 +95,7 @@ __all__ = [
     "Challenge",
     "Deliver",
     "DeviceHealth",
+    "EngineFloor",
     "EstimateRequest",
     "EstimateView",
     "Finding",
