@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tradepost.client.sync_client import Client, JobHandle
     from tradepost.errors import TradepostError
     from tradepost.pipeline.tensors import TensorDocument
-    from tradepost.protocol import EngineFloor, Requirements
+    from tradepost.protocol import EngineFloor, Preference, Requirements
 
 __all__ = [
     "AsyncClient",
@@ -31,6 +31,7 @@ __all__ = [
     "EngineFloor",
     "Estimate",
     "JobHandle",
+    "Preference",
     "Requirements",
     "Result",
     "TensorDocument",
@@ -44,6 +45,7 @@ _MODULES = {
     "EngineFloor": "tradepost.protocol",
     "Estimate": "tradepost.client.estimates",
     "JobHandle": "tradepost.client.sync_client",
+    "Preference": "tradepost.protocol",
     "Requirements": "tradepost.protocol",
     "Result": "tradepost.client.results",
     "TensorDocument": "tradepost.pipeline.tensors",

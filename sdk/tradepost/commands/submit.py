@@ -49,6 +49,9 @@ def submit(
     score_min: ScoreMin = 0.0,
     owner: Owner = None,
     not_owner: NotOwner = None,
+    prefer: Annotated[
+        str | None, typer.Option(help="What weighs most: price, latency, locality (cached) or load.")
+    ] = None,
     inline: Annotated[
         bool | None,
         typer.Option(
@@ -85,6 +88,7 @@ def submit(
                 deadline_s=deadline_s,
                 patience_s=patience_s,
                 requirements=required,
+                preference=prefer,
                 inline=inline,
                 on_wrong=on_wrong,
             )

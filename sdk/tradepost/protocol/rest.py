@@ -45,6 +45,23 @@ class Requirements(Message, frozen=True, kw_only=True):
     )
 
 
+Preferred = Annotated[float, msgspec.Meta(ge=0, le=100)]
+
+
+class Preference(Message, frozen=True, kw_only=True):
+    """How much it matters who gives a job's first result: the weights of one rule, by default the market's.
+
+    `locality` weighs the time to fetch what a worker has not cached, `latency` the time that its owner's runs
+    of the pipeline take, `load` its open leases. `price` is what they are weighed against: the higher it is,
+    the less they count.
+    """
+
+    price: Annotated[float, msgspec.Meta(ge=0.01, le=100)] = 1.0
+    latency: Preferred = 0.0
+    locality: Preferred = 1.0
+    load: Preferred = 0.0
+
+
 class JobStatus(StrEnum):
     """Where a job is. The transitions are in `tradepost_broker.market.model.job_states`."""
 
@@ -81,6 +98,7 @@ class JobRequest(Message, frozen=True, kw_only=True):
     requirements: Requirements = Requirements()
     on_wrong: OnWrong = OnWrong.REDO
     idempotency_key: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+    preference: Preference | msgspec.UnsetType = msgspec.UNSET  # left out, as it was before this field
 
 
 class EstimateRequest(Message, frozen=True, kw_only=True):

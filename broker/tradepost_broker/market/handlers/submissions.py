@@ -94,6 +94,7 @@ def submit(state: MarketState, event: JobSubmitted) -> None:
         deadline_at=event.at + event.deadline_s,
         patience_s=event.patience_s,
         on_wrong=event.on_wrong,
+        preference=event.preference,
     )
     state.add_job(job)
     state.save(job)

@@ -66,6 +66,9 @@ class EligibleOffers:
         self._losers = set() if again else state.losers(job)
         self._proven_only = proven_only
         self._filter = WorkerFilter(job.requirements)
+        self._typical_s_per_unit = 0.0
+        if job.preference:
+            self._typical_s_per_unit = state.run_times.typical_s_per_unit(job.pipeline) or 0.0
         #: Whether a search was ended by offers that are not eligible.
         self._ran_out = False
         self.left_out: dict[str, int] = {}
@@ -337,4 +340,11 @@ class EligibleOffers:
             bid_for(price_per_unit_microcredits, self._job.units),
             worker.belief(self._scope, self._state.day),
             seat is not None and self._job.pipeline in seat.offer.warm,
+            self._run_s(worker) if self._job.preference else 0.0,
+            len(worker.open),
         )
+
+    def _run_s(self, worker: WorkerState) -> float:
+        """How long the owner's runs take; what is typical, where that is not known, or 0."""
+        own_s_per_unit = self._state.run_times.own_s_per_unit(self._job.pipeline, worker.record.owner)
+        return (own_s_per_unit or self._typical_s_per_unit) * self._job.units

@@ -46,6 +46,8 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     failure_cost_bids: Weight = 1.0
     #: What a second of delay costs.
     delay_cost_bids_per_s: Weight = 0.02
+    #: What an open lease of a worker costs a job that prefers those with few.
+    load_cost_bids: Weight = 0.1
     #: How fast a worker is assumed to fetch artifacts that it has not cached.
     fetch_bytes_per_s: Positive = 10 << 20
     #: Whether what a bid is worth, and its price, depend on no bid of its own; else on the median of the bids

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from tradepost import AsyncClient, Client, EngineFloor, Estimate, Requirements
+from tradepost import AsyncClient, Client, Estimate, Requirements
 from tradepost.client.inputs import document_bytes
 from tradepost.errors import InvalidCall, InvalidInput, PriceCapTooLow, TradepostError, UnknownPipeline
 from tradepost.protocol import EstimateRequest, TypicalPrice
@@ -112,54 +112,3 @@ def test_the_documented_example_runs(client: Client, fake: FakeBrokerThread) -> 
 async def test_asyncio_has_the_same_call(fake: FakeBrokerThread) -> None:
     async with AsyncClient(fake.url, api_key=API_KEY) as client:
         assert (await client.estimate(PIPELINE, INPUTS)).results == 1
-
-
-# Requirements
-
-
-def test_filters_are_sent_as_they_are_and_what_is_unset_is_not_sent(
-    client: Client, fake: FakeBrokerThread
-) -> None:
-    required = Requirements(
-        providers=("cuda",),
-        engines=(EngineFloor(engine="wasmtime", version="50.0"),),
-        score_min=0.25,
-        owners_only=["a", "b"],  # type: ignore[arg-type]
-        owners_excluded=None,  # type: ignore[arg-type]
-    )
-    client.estimate(PIPELINE, INPUTS, requirements=required)
-    [sent] = fake.broker.estimates
-    assert msgspec.to_builtins(sent.requirements) == {
-        "memory_bytes": 0,
-        "isolation": (),
-        "providers": ("cuda",),
-        "engines": ({"engine": "wasmtime", "version": "50.0"},),
-        "score_min": 0.25,
-        "owners_only": ("a", "b"),
-    }
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("providers", "cuda"),
-        ("providers", ("a",) * 17),
-        ("providers", (5,)),
-        ("engines", {"wasmtime": "50"}),
-        ("engines", ("wasmtime",)),
-        ("engines", (EngineFloor(engine="wasmtime", version="new"),)),
-        ("score_min", 1.5),
-        ("score_min", float("nan")),
-        ("score_min", "high"),
-        ("owners_only", ("No Such Name",)),
-        ("owners_excluded", ("a",) * 65),
-        ("owners_excluded", 5),
-        ("owners_excluded", object()),
-    ],
-)
-def test_filters_are_checked_before_anything_is_sent(
-    client: Client, fake: FakeBrokerThread, name: str, value: Any
-) -> None:
-    with pytest.raises(InvalidCall, match=name):
-        client.estimate(PIPELINE, INPUTS, requirements=Requirements(**{name: value}))
-    assert fake.broker.estimates == []

@@ -20,6 +20,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from tradepost import Client, TensorDocument
+from tradepost.client.job_request import PREFERENCES
 from tradepost.client.sync_client import JobHandle
 from tradepost.commands.jobs import app as jobs_app
 from tradepost.commands.output_file import check_writable, write_output
@@ -408,6 +409,8 @@ def test_requirements_are_options(fake: FakeBrokerThread, tensor: str) -> None:
         owners_only=("a",),
         owners_excluded=("b",),
     )
+    assert run(fake, "submit", PIPELINE, "--tensor", tensor, "--prefer", "load").exit_code == 0
+    assert fake.broker.requests[1].preference == PREFERENCES["load"]
     assert fake.broker.requests[0].requirements == fake.broker.estimates[0].requirements == wanted
 
 
