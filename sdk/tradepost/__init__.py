@@ -22,14 +22,16 @@ if TYPE_CHECKING:
     from tradepost.client.sync_client import Client, JobHandle
     from tradepost.errors import TradepostError
     from tradepost.pipeline.tensors import TensorDocument
-    from tradepost.protocol import Requirements
+    from tradepost.protocol import EngineFloor, Preference, Requirements
 
 __all__ = [
     "AsyncClient",
     "AsyncJobHandle",
     "Client",
+    "EngineFloor",
     "Estimate",
     "JobHandle",
+    "Preference",
     "Requirements",
     "Result",
     "TensorDocument",
@@ -40,8 +42,10 @@ _MODULES = {
     "AsyncClient": "tradepost.client.async_client",
     "AsyncJobHandle": "tradepost.client.async_job",
     "Client": "tradepost.client.sync_client",
+    "EngineFloor": "tradepost.protocol",
     "Estimate": "tradepost.client.estimates",
     "JobHandle": "tradepost.client.sync_client",
+    "Preference": "tradepost.protocol",
     "Requirements": "tradepost.protocol",
     "Result": "tradepost.client.results",
     "TensorDocument": "tradepost.pipeline.tensors",

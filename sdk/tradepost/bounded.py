@@ -9,8 +9,9 @@ from typing import Annotated, Final
 
 import msgspec
 
-#: What `AccountName` and `Short` match; `schema_errors` has the words for them.
+#: What `AccountName`, a version and `Short` match; `schema_errors` has the words for them.
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]{0,63}\Z"
+VERSION_PATTERN: Final = r"^[0-9]+(\.[0-9]+){0,5}\Z"
 SHORT_PATTERN: Final = r"^[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]*\Z"
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from tradepost.bounded import NAME_PATTERN, SHORT_PATTERN
+from tradepost.bounded import NAME_PATTERN, SHORT_PATTERN, VERSION_PATTERN
 
 _TYPES: Final = {
     "int": "a whole number",
@@ -28,6 +28,7 @@ _PATTERNS: Final = {
     NAME_PATTERN: "use lower-case letters, digits, '.', '_' and '-', beginning with a letter or digit; "
     "1 to 64 characters",
     SHORT_PATTERN: "control characters are not allowed",
+    VERSION_PATTERN: "use up to six numbers with dots between, such as 1.25.0",
 }
 _COMPARISONS: Final = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
 

@@ -14,7 +14,8 @@ from tradepost.errors import (
     UnknownPipeline,
 )
 from tradepost.pipeline.manifest import PipelineLimits
-from tradepost.protocol import EstimateRequest, EstimateView, Grant, JobStatus
+from tradepost.protocol import EstimateRequest, EstimateView, Grant, JobStatus, Requirements
+from tradepost_broker.reporting.views import Explanation
 from tradepost_broker.testing import LocalBroker, SamplePipeline, sample_input
 
 SIZE_BYTES = len(sample_input(3))
@@ -85,6 +86,29 @@ async def test_what_a_submission_is_refused_for_an_estimate_is_too(broker: Local
 def unpublished() -> str:
     """The CID of a pipeline that nobody published."""
     return "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku"
+
+
+async def test_an_explanation_shows_what_a_job_preferred_and_required(broker: LocalBroker) -> None:
+    key = await broker.account()
+    pipeline = await broker.publish(key)
+    workers = [await broker.worker(owner, serve=True, price=1000) for owner in ("one", "two")]
+    async with AsyncClient(broker.url, api_key=key) as client:
+        job = await client.submit(
+            pipeline,
+            sample_input(3),
+            max_price=1,
+            confidence=0.75,
+            requirements=Requirements(owners_excluded=("one",)),
+            preference="load",
+        )
+        await job.result()
+    path = f"/v1/jobs/{job.id}/explanation"
+    explained = await broker.call("GET", path, key=key, reply=Explanation)
+    assert explained.preference == "price 1, latency 0, locality 1, load 20"
+    [lease] = explained.leases
+    assert (lease.worker, lease.left_out) == (workers[1].id, {"owner not allowed": 1})
+    for worker in workers:
+        await worker.disconnect()
 
 
 async def ask_often(client: AsyncClient, pipeline: str) -> None:

@@ -5,6 +5,7 @@ The bounds are read from the type, so a field that is added later is tested with
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
@@ -55,7 +56,10 @@ def _floats(info: Any) -> st.SearchStrategy[float]:
 
 def _texts(info: Any) -> st.SearchStrategy[str]:
     longest = min(info.max_length or 256, 256)
-    return st.sampled_from(["a" * max(1, info.min_length or 0), "é" * longest])
+    edges = ["a" * max(1, info.min_length or 0), "é" * longest]
+    if info.pattern is not None:
+        edges = [edge for edge in (*edges, "a" * 64, "0", "9" * longest) if re.search(info.pattern, edge)]
+    return st.sampled_from(edges)
 
 
 def _tuples(info: Any) -> st.SearchStrategy[tuple[Any, ...]]:

@@ -81,6 +81,7 @@ class JobSubmission:
             patience_s=request.patience_s,
             requirements=request.requirements,
             on_wrong=request.on_wrong,
+            preference=request.preference,
             seed=moment.seed,
         )
         return Decision(event=submitted, records_after=self._input_records)
@@ -207,4 +208,6 @@ def request_hash(request: JobRequest, input_cid: str) -> str:
     facts = msgspec.structs.asdict(bare)
     if request.on_wrong is OnWrong.REDO:
         del facts["on_wrong"]  # jobs that are older than this field have hashes without it
+    if request.preference is msgspec.UNSET:
+        del facts["preference"]
     return hashlib.sha256(_encode(facts)).hexdigest()

@@ -10,6 +10,8 @@ import copy
 import hashlib
 from typing import TypeVar
 
+import msgspec
+
 from tradepost.errors import Problem, WorkerLost
 from tradepost.protocol import (
     Capabilities,
@@ -19,6 +21,7 @@ from tradepost.protocol import (
     JobStatus,
     Offer,
     OnWrong,
+    Preference,
     Requirements,
 )
 from tradepost_broker.market.core import Market
@@ -173,6 +176,7 @@ class MarketDriver:
         patience_s: float = 5.0,
         requirements: Requirements | None = None,
         on_wrong: OnWrong = OnWrong.REDO,
+        preference: Preference | msgspec.UnsetType = msgspec.UNSET,
         key: str = "",
         request_hash: str = "",
     ) -> str:
@@ -195,6 +199,7 @@ class MarketDriver:
                 patience_s=patience_s,
                 requirements=requirements or Requirements(),
                 on_wrong=on_wrong,
+                preference=preference,
                 seed=self.next_seed(),
             )
         )

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 import msgspec
 from sqlalchemy import Select, select
 
+from tradepost.protocol import Preference
 from tradepost_broker.market.model.entities import (
     Candidate,
     Evidence,
@@ -54,8 +55,14 @@ def explain_job(store: Reader, job: Job, *, with_outcomes: bool) -> Explanation:
         status=job.status.value,
         leases=tuple(leases),
         evidence=tuple(evidence),
+        preference=_in_words(job.preference) if job.preference else "",
         problem="" if job.problem is None else f"{job.problem.title} {job.problem.detail}".strip(),
     )
+
+
+def _in_words(preference: Preference) -> str:
+    weights = {name: getattr(preference, name) for name in preference.__struct_fields__}
+    return ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
 
 
 def newest_settled(store: Reader, *, count: int) -> tuple[SettledLeaseView, ...]:

@@ -72,10 +72,14 @@ class ImportedCar(_View, frozen=True, kw_only=True):
 
 
 class Explanation(_View, frozen=True, kw_only=True):
-    """GET /v1/jobs/{job}/explanation: why each worker got its lease, the evidence found, how it ended."""
+    """GET /v1/jobs/{job}/explanation: why each worker got its lease, the evidence found, how it ended.
+
+    `preference` has the weights that the job gave to the auction's rule; it is empty for a job without any.
+    """
 
     job: str
     status: str
     leases: tuple[LeaseView, ...]
     evidence: tuple[EvidenceView, ...]
     problem: str
+    preference: str = ""

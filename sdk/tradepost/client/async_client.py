@@ -44,6 +44,7 @@ from tradepost.protocol import (
     JobView,
     OnWrong,
     PipelineView,
+    Preference,
     QuarantineView,
     Requirements,
 )
@@ -110,6 +111,7 @@ class AsyncClient(NotCopied):
         deadline_s: float = DEADLINE_S,
         patience_s: float = PATIENCE_S,
         requirements: Requirements | None = None,
+        preference: Preference | str | None = None,
         idempotency_key: str | None = None,
         inline: bool | None = None,
         on_wrong: OnWrong | str = OnWrong.REDO,
@@ -117,9 +119,10 @@ class AsyncClient(NotCopied):
         """Submit one job; when this returns, the broker has it durably.
 
         `max_price` is in credits and covers every replica. `confidence` is the least probability with which
-        the result must be right. Inputs over 1 MiB are uploaded first, unless `inline` is True. If the result
-        is found wrong after it was accepted, it is refunded, and `on_wrong` says what else: `"redo"`, it is
-        replaced, or the job is run again; `"refund"`, the job is withdrawn. Raises what
+        the result must be right. `preference` is "price", "latency", "locality", "load" or a `Preference`,
+        and weighs who gives the first result. Inputs over 1 MiB are uploaded first, unless `inline` is True.
+        If the result is found wrong after it was accepted, it is refunded, and `on_wrong` says what else:
+        `"redo"`, it is replaced, or the job is run again; `"refund"`, the job is withdrawn. Raises what
         the broker refuses a job for: `UnknownPipeline`, `InvalidInput`, `InsufficientFunds`, …; and
         `InvalidCall` for an argument of the wrong kind. If the call is interrupted, the job is cancelled.
         """
@@ -131,6 +134,7 @@ class AsyncClient(NotCopied):
             deadline_s=deadline_s,
             patience_s=patience_s,
             requirements=requirements,
+            preference=preference,
             idempotency_key=idempotency_key,
             inline=inline,
             on_wrong=on_wrong,

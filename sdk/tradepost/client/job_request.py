@@ -19,7 +19,15 @@ from tradepost.client.inputs import Inputs, document_bytes
 from tradepost.content import Cid, add_bytes
 from tradepost.errors import InvalidCall
 from tradepost.money import Credits, to_microcredits
-from tradepost.protocol import INLINE_BYTES_MAX, JobRequest, OnWrong, Requirements, too_large_inline
+from tradepost.protocol import (
+    INLINE_BYTES_MAX,
+    JobRequest,
+    OnWrong,
+    Preference,
+    Requirements,
+    too_large_inline,
+)
+from tradepost.schema_errors import describe_mismatch
 from tradepost.short_repr import shown
 
 CONFIDENCE: Final = 0.95
@@ -28,6 +36,15 @@ PATIENCE_S: Final = 5.0
 SECONDS_MAX: Final = 7 * 24 * 3600
 _MEMORY_BYTES_MAX: Final = 1 << 53
 _ISOLATION_MAX: Final = 8
+_WEIGHT_MAX: Final = 100
+#: Names of preferences: one weight above all others.
+PREFERENCES: Final = {
+    "price": Preference(locality=0.0),
+    "latency": Preference(latency=20.0, locality=20.0),
+    "locality": Preference(locality=20.0),
+    "load": Preference(load=20.0),
+}
+_FILTERS: Final = ("providers", "engines", "score_min", "owners_only", "owners_excluded")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +65,7 @@ def prepare_job(
     deadline_s: float = DEADLINE_S,
     patience_s: float = PATIENCE_S,
     requirements: Requirements | None = None,
+    preference: Preference | str | None = None,
     idempotency_key: str | None = None,
     inline: bool | None = None,
     on_wrong: OnWrong | str = OnWrong.REDO,
@@ -66,6 +84,7 @@ def prepare_job(
         "patience_s": real_number("patience_s", patience_s, 0, SECONDS_MAX),
         "requirements": checked_requirements(requirements),
         "on_wrong": _on_wrong(on_wrong),
+        "preference": _preference(preference),
         "idempotency_key": secrets.token_hex(16)
         if idempotency_key is None
         else text("idempotency_key", idempotency_key, chars_max=128),
@@ -109,6 +128,23 @@ def _on_wrong(given: OnWrong | str) -> OnWrong:
         raise InvalidCall(f"on_wrong is {shown(given)}; it must be {known}") from None
 
 
+def _preference(given: Preference | str | None) -> Preference | msgspec.UnsetType:
+    """The weights, be they given by a name or one by one. Raises `InvalidCall`."""
+    if given is None:
+        return msgspec.UNSET
+    if isinstance(given, str) and given in PREFERENCES:
+        return PREFERENCES[given]
+    if not isinstance(given, Preference):
+        names = ", ".join(repr(name) for name in PREFERENCES)
+        raise InvalidCall(f"preference is {shown(given)}; pass {names}, or a `tradepost.Preference`")
+    return Preference(
+        price=real_number("price", given.price, 0.01, _WEIGHT_MAX),
+        latency=real_number("latency", given.latency, 0, _WEIGHT_MAX),
+        locality=real_number("locality", given.locality, 0, _WEIGHT_MAX),
+        load=real_number("load", given.load, 0, _WEIGHT_MAX),
+    )
+
+
 def checked_requirements(given: Requirements | None) -> Requirements:
     """The requirements, plain and within their bounds. Raises `InvalidCall`."""
     if given is None:
@@ -123,6 +159,21 @@ def checked_requirements(given: Requirements | None) -> Requirements:
         isolation=tuple(text("isolation", layer, chars_max=256) for layer in layers),
     )
     try:
-        return msgspec.convert(msgspec.to_builtins(plain), Requirements)
+        plain = msgspec.convert(msgspec.to_builtins(plain), Requirements)
     except msgspec.ValidationError:
         raise InvalidCall(f"isolation is {shown(layers)}; names have no control characters") from None
+    return msgspec.structs.replace(plain, **{name: _filter(name, getattr(given, name)) for name in _FILTERS})
+
+
+def _filter(name: str, value: Any) -> Any:
+    """The requirement of this name as it is sent; `None` is unset. Raises `InvalidCall`."""
+    if value is None or value is msgspec.UNSET:
+        return msgspec.UNSET
+    if isinstance(value, str | Mapping):
+        raise InvalidCall(f"{name} is {shown(value)}; it must be a list or a tuple")
+    try:
+        # By way of plain values, since a struct that a program made was never checked.
+        found = msgspec.convert({name: msgspec.to_builtins(value)}, Requirements)
+    except (msgspec.ValidationError, TypeError, ValueError) as error:
+        raise InvalidCall(f"{name} is {shown(value)}: {describe_mismatch(error, whole=name)}") from None
+    return getattr(found, name)

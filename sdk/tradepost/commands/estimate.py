@@ -16,9 +16,17 @@ from tradepost.client.sync_client import Client
 from tradepost.commands.inputs import InputTensors, read_inputs
 from tradepost.commands.number_options import integer_option, number_option
 from tradepost.commands.options import ApiKey, BrokerUrl, Json
+from tradepost.commands.requirement_options import (
+    Engine,
+    Isolation,
+    NotOwner,
+    Owner,
+    Provider,
+    ScoreMin,
+    requirements_of,
+)
 from tradepost.commands.terminal import show
 from tradepost.money import to_microcredits
-from tradepost.protocol import Requirements
 
 _PRICES: Final = ("cap", "cap_now", "typical_price")
 
@@ -40,9 +48,12 @@ def estimate(
     deadline_s: Annotated[
         float, number_option(about="The job's deadline in seconds from now.", low=0.001, high=SECONDS_MAX)
     ] = 300.0,
-    isolation: Annotated[
-        list[str] | None, typer.Option(help="A sandbox layer that workers must have.")
-    ] = None,
+    isolation: Isolation = None,
+    provider: Provider = None,
+    engine: Engine = None,
+    score_min: ScoreMin = 0.0,
+    owner: Owner = None,
+    not_owner: NotOwner = None,
     broker: BrokerUrl = None,
     api_key: ApiKey = None,
     as_json: Json = False,
@@ -51,6 +62,7 @@ def estimate(
 
     Nothing is submitted. Example: tradepost jobs estimate CID --input-bytes 20000
     """
+    required = requirements_of(isolation, provider, engine, score_min, owner, not_owner)
     inputs: Inputs | int = read_inputs(tensor or [], document) if input_bytes is None else input_bytes
     with Client(broker, api_key=api_key) as client:
         found = client.estimate(
@@ -59,7 +71,7 @@ def estimate(
             max_price=max_price,
             confidence=confidence,
             deadline_s=deadline_s,
-            requirements=Requirements(isolation=tuple(isolation or ())),
+            requirements=required,
         )
     show(facts_of(found), "\n".join(describe_estimate(found)), as_json=as_json)
 

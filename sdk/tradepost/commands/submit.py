@@ -13,7 +13,16 @@ from tradepost.commands.inputs import InputTensors, read_inputs
 from tradepost.commands.job_result import INTERRUPTED, Output, Receipts, cancelling, check_places, deliver
 from tradepost.commands.number_options import number_option
 from tradepost.commands.options import ApiKey, BrokerUrl, Json
-from tradepost.protocol import OnWrong, Requirements
+from tradepost.commands.requirement_options import (
+    Engine,
+    Isolation,
+    NotOwner,
+    Owner,
+    Provider,
+    ScoreMin,
+    requirements_of,
+)
+from tradepost.protocol import OnWrong
 
 
 def submit(
@@ -34,8 +43,14 @@ def submit(
     give_up_s: Annotated[
         float, number_option(about="Seconds to retry when the broker cannot be reached.")
     ] = 10.0,
-    isolation: Annotated[
-        list[str] | None, typer.Option(help="A sandbox layer that workers must have.")
+    isolation: Isolation = None,
+    provider: Provider = None,
+    engine: Engine = None,
+    score_min: ScoreMin = 0.0,
+    owner: Owner = None,
+    not_owner: NotOwner = None,
+    prefer: Annotated[
+        str | None, typer.Option(help="What weighs most: price, latency, locality (cached) or load.")
     ] = None,
     inline: Annotated[
         bool | None,
@@ -61,6 +76,7 @@ def submit(
     Example: tradepost submit CID --tensor bytes=photo.bin --max-price 0.01
     """
     check_places(output, receipts)
+    required = requirements_of(isolation, provider, engine, score_min, owner, not_owner)
     inputs = read_inputs(tensor or [], document)
     try:
         with Client(broker, api_key=api_key, give_up_s=give_up_s) as client:
@@ -71,7 +87,8 @@ def submit(
                 confidence=confidence,
                 deadline_s=deadline_s,
                 patience_s=patience_s,
-                requirements=Requirements(isolation=tuple(isolation or ())),
+                requirements=required,
+                preference=prefer,
                 inline=inline,
                 on_wrong=on_wrong,
             )

@@ -33,6 +33,7 @@ from tradepost.protocol.message import (
 )
 from tradepost.protocol.rest import (
     AccountView,
+    EngineFloor,
     EstimateRequest,
     EstimateView,
     JobEntry,
@@ -44,6 +45,7 @@ from tradepost.protocol.rest import (
     JoinRequest,
     OnWrong,
     PipelineView,
+    Preference,
     PublishRequest,
     QuarantineView,
     Requirements,
@@ -94,6 +96,7 @@ __all__ = [
     "Challenge",
     "Deliver",
     "DeviceHealth",
+    "EngineFloor",
     "EstimateRequest",
     "EstimateView",
     "Finding",
@@ -115,6 +118,7 @@ __all__ = [
     "Offer",
     "OnWrong",
     "PipelineView",
+    "Preference",
     "PublishRequest",
     "QuarantineView",
     "Recall",

@@ -7,20 +7,59 @@ from typing import Annotated
 
 import msgspec
 
-from tradepost.bounded import CidText, Count, Microcredits, Positive, Short
+from tradepost.bounded import VERSION_PATTERN, AccountName, CidText, Count, Microcredits, Positive, Short
 from tradepost.errors import Problem
 from tradepost.protocol.message import Inline, Message
 from tradepost.receipts import SignedReceipt
 
 
+class EngineFloor(Message, frozen=True, kw_only=True):
+    """The oldest version of an engine, such as `onnxruntime`, that a job accepts."""
+
+    engine: Short
+    version: Annotated[str, msgspec.Meta(max_length=64, pattern=VERSION_PATTERN)]
+
+
 class Requirements(Message, frozen=True, kw_only=True):
     """What a job asks of a worker beyond its pipeline. Empty asks nothing.
 
-    `isolation` names what the worker's sandbox must have achieved, for example `seccomp`.
+    `isolation` names what the worker's sandbox must have achieved, for example `seccomp`. The worker must
+    offer one of the execution `providers`, and report all of the `engines` in these versions or newer. Its
+    reputation on the pipeline's class must be `score_min` at least. Its owner must be among `owners_only`,
+    where given, and not among `owners_excluded`.
     """
 
     memory_bytes: Count = 0
     isolation: Annotated[tuple[Short, ...], msgspec.Meta(max_length=8)] = ()
+    # What is unset is left out, so that records, requests and their hashes are as before these fields.
+    providers: Annotated[tuple[Short, ...], msgspec.Meta(max_length=16)] | msgspec.UnsetType = msgspec.UNSET
+    engines: Annotated[tuple[EngineFloor, ...], msgspec.Meta(max_length=16)] | msgspec.UnsetType = (
+        msgspec.UNSET
+    )
+    score_min: Annotated[float, msgspec.Meta(ge=0, le=1)] | msgspec.UnsetType = msgspec.UNSET
+    owners_only: Annotated[tuple[AccountName, ...], msgspec.Meta(max_length=64)] | msgspec.UnsetType = (
+        msgspec.UNSET
+    )
+    owners_excluded: Annotated[tuple[AccountName, ...], msgspec.Meta(max_length=64)] | msgspec.UnsetType = (
+        msgspec.UNSET
+    )
+
+
+Preferred = Annotated[float, msgspec.Meta(ge=0, le=100)]
+
+
+class Preference(Message, frozen=True, kw_only=True):
+    """How much it matters who gives a job's first result: the weights of one rule, by default the market's.
+
+    `locality` weighs the time to fetch what a worker has not cached, `latency` the time that its owner's runs
+    of the pipeline take, `load` its open leases. `price` is what they are weighed against: the higher it is,
+    the less they count.
+    """
+
+    price: Annotated[float, msgspec.Meta(ge=0.01, le=100)] = 1.0
+    latency: Preferred = 0.0
+    locality: Preferred = 1.0
+    load: Preferred = 0.0
 
 
 class JobStatus(StrEnum):
@@ -59,6 +98,7 @@ class JobRequest(Message, frozen=True, kw_only=True):
     requirements: Requirements = Requirements()
     on_wrong: OnWrong = OnWrong.REDO
     idempotency_key: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+    preference: Preference | msgspec.UnsetType = msgspec.UNSET  # left out, as it was before this field
 
 
 class EstimateRequest(Message, frozen=True, kw_only=True):

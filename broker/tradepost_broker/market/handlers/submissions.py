@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from tradepost.errors import IdempotencyConflict, InvalidRequest, UnknownJob, UnknownPipeline
+from tradepost_broker.market.matching.worker_filter import check_providers
 from tradepost_broker.market.model.entities import Job
 from tradepost_broker.market.model.events import (
     CancelRequested,
@@ -73,6 +74,7 @@ def submit(state: MarketState, event: JobSubmitted) -> None:
         raise UnknownPipeline(event.pipeline)
     revocation.check(state, pipeline)
     quarantine.check(state, event.pipeline, event.account)
+    check_providers(pipeline, event.requirements)
     if event.job in state.jobs or event.max_price_microcredits < 1:
         raise InvalidRequest(f"job {event.job} with a cap of {event.max_price_microcredits} microcredits")
     state.ledger.reserve(event.job, event.account, event.max_price_microcredits)
@@ -92,6 +94,7 @@ def submit(state: MarketState, event: JobSubmitted) -> None:
         deadline_at=event.at + event.deadline_s,
         patience_s=event.patience_s,
         on_wrong=event.on_wrong,
+        preference=event.preference,
     )
     state.add_job(job)
     state.save(job)

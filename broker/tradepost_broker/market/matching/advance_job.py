@@ -143,7 +143,7 @@ def review_waiting(state: MarketState) -> None:
             state.jobs_reviewed += 1
             step = _next_step(state, job)
             missing = step.log_odds_missing if isinstance(step, NeedReplica) else 0.0
-            seen[kind] = outlook(state, job, missing, again=True) is Outlook.POSSIBLE
+            seen[kind] = _prospect(state, job, missing) is Outlook.POSSIBLE
         if seen[kind] != (job.unmatched_since is None):
             state.jobs_to_advance[job.id] = None
 
@@ -210,7 +210,7 @@ def _wait(state: MarketState, job: Job, log_odds_missing: float) -> None:
     if state.ordinary_leases(job, LeaseState.OPEN):
         _set_unmatched(state, job, None)
         return
-    prospect = outlook(state, job, log_odds_missing, again=True)
+    prospect = _prospect(state, job, log_odds_missing)
     if prospect is Outlook.NOBODY and delivered and auditor_available(state, job):
         request_audit(state, job)
         prospect = Outlook.POSSIBLE
@@ -221,6 +221,12 @@ def _wait(state: MarketState, job: Job, log_odds_missing: float) -> None:
     _set_unmatched(state, job, since)
     if state.at >= since + job.patience_s:
         settlement.fail(state, job, failure_reasons.explain(state, job, log_odds_missing, prospect))
+
+
+def _prospect(state: MarketState, job: Job, log_odds_missing: float) -> Outlook:
+    """What a waiting job may hope for, of those workers that `_lease` would ask."""
+    proven_only = state.policy.proven_price_counts and exhaustion.needs_proven(state, job)
+    return outlook(state, job, log_odds_missing, again=True, proven_only=proven_only)
 
 
 def _stop_waiting(state: MarketState, job: Job) -> None:

@@ -14,11 +14,12 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from tradepost_broker.market.matching.scoring import Bidder
+from tradepost_broker.market.matching.worker_filter import OWNER_NOT_ALLOWED, SCORE_BELOW, WorkerFilter
 from tradepost_broker.market.model.amounts import AMOUNT_MAX_MICROCREDITS, bid_for
 from tradepost_broker.market.model.entities import Job, WorkerStanding
 from tradepost_broker.market.state import seeded_random
 from tradepost_broker.market.state.market_state import MarketState
-from tradepost_broker.market.state.offer_book import PriceList, fits
+from tradepost_broker.market.state.offer_book import Entry, PriceList, Seat, fits
 from tradepost_broker.market.state.worker_state import WorkerState
 
 #: The reason of offers whose workers have not come back since the broker's start.
@@ -64,6 +65,10 @@ class EligibleOffers:
         self._owners = {state.workers[lease.worker].record.owner for lease in state.live_leases(job)}
         self._losers = set() if again else state.losers(job)
         self._proven_only = proven_only
+        self._filter = WorkerFilter(job.requirements)
+        self._typical_s_per_unit = 0.0
+        if job.preference:
+            self._typical_s_per_unit = state.run_times.typical_s_per_unit(job.pipeline) or 0.0
         #: Whether a search was ended by offers that are not eligible.
         self._ran_out = False
         self.left_out: dict[str, int] = {}
@@ -170,6 +175,8 @@ class EligibleOffers:
         return sorted(found.values(), key=lambda bidder: (bidder.bid_microcredits, bidder.id))
 
     def _draw(self, what: str, *, bid_microcredits_max: int, busy_too: bool) -> Bidder | None:
+        if self._filter.owners_only:
+            return self._draw_of_owners(what, bid_microcredits_max=bid_microcredits_max, busy_too=busy_too)
         buckets = self._state.offers.fitting(self._need)
         lists = [bucket.standing if busy_too else bucket.idle for bucket in buckets]
         counts = [prices.count_up_to(bid_microcredits_max // self._job.units) for prices in lists]
@@ -197,32 +204,44 @@ class EligibleOffers:
             return "refused"
         if self._state.loser(worker) in self._losers:
             return "lost it before"
+        return self._filter.why_not(worker) or self._why_unfit(worker)
+
+    def _why_unfit(self, worker: WorkerState) -> str:
         if self._proven_only and not worker.is_proven(self._state.day):
             return "unproven"
         seat = worker.seat
         if seat is None or seat.offer.capabilities.memory_bytes < self._need.memory_bytes:
             return "memory"
+        if self._filter.judges_scores:
+            score = worker.belief(self._scope, self._state.day).score
+            return "" if self._filter.is_score_enough(score) else SCORE_BELOW
         return ""
 
     def count_ineligible(self) -> Counter[str]:
         """Why standing offers in the fitting buckets may not have the job; counts at most `scan_max`."""
         reasons: Counter[str] = Counter()
-        offers = self._state.offers.cheapest(self._need, busy_too=True)
-        for _, worker_id in islice(offers, self._state.policy.scan_max):
+        for _, worker_id in islice(self._entries(busy_too=True), self._state.policy.scan_max):
             if reason := self.why_ineligible(self._state.workers[worker_id]):
                 reasons[reason] += 1
         return reasons
 
     def count_left_out(self, *, bid_microcredits_max: int, considered: int) -> dict[str, int]:
         """How many standing offers are out, by reason. Cheap: buckets know their sizes."""
-        standing, idle, affordable = self._state.offers.counts(
-            self._need, price_per_unit_microcredits=bid_microcredits_max // self._job.units
+        price_per_unit_microcredits = bid_microcredits_max // self._job.units
+        fitting, idle, affordable = self._state.offers.counts(
+            self._need, price_per_unit_microcredits=price_per_unit_microcredits
         )
+        standing = fitting
+        if self._filter.owners_only:
+            own = list(self._entries(busy_too=False))
+            standing, idle = sum(1 for _ in self._entries(busy_too=True)), len(own)
+            affordable = sum(price <= price_per_unit_microcredits for price, _ in own)
         turned_away = sum(self.left_out.values())
         counts = self.left_out | {
             "engine too old": len(self._state.too_old),
-            "capability": len(self._state.offers) - standing,
+            "capability": len(self._state.offers) - fitting,
             COOLING_OFF: (cooling := self._count_cooling_off()),
+            OWNER_NOT_ALLOWED: self.left_out.get(OWNER_NOT_ALLOWED, 0) + fitting - standing,
             "busy": standing - idle - cooling,
             "price": idle - affordable,
             "beyond the cheapest": affordable - considered - turned_away,
@@ -268,9 +287,7 @@ class EligibleOffers:
 
     def _eligible(self, *, busy_too: bool, counted: bool) -> Iterator[tuple[int, WorkerState]]:
         misses_left = self._state.policy.scan_max
-        for price_per_unit_microcredits, worker_id in self._state.offers.cheapest(
-            self._need, busy_too=busy_too
-        ):
+        for price_per_unit_microcredits, worker_id in self._entries(busy_too=busy_too):
             worker = self._state.workers[worker_id]
             reason = self.why_ineligible(worker)
             if not reason:
@@ -283,6 +300,39 @@ class EligibleOffers:
                 self._ran_out = True
                 return
 
+    def _entries(self, *, busy_too: bool) -> Iterator[Entry]:
+        """The offers that fit, cheapest first; of the only owners that may, `scan_max` in all."""
+        owners = self._filter.owners_only
+        if not owners:
+            yield from self._state.offers.cheapest(self._need, busy_too=busy_too)
+            return
+        looks_max = max(1, self._state.policy.scan_max // len(owners))
+        for_all: list[Entry] = []
+        for owner in owners:
+            seats = (device.seat for device in self._state.workers_of.get(owner, ()))
+            fitting = (seat.entry for seat in seats if seat is not None and self._is_open(seat, busy_too))
+            for_all += islice(fitting, looks_max)
+        yield from sorted(for_all)
+
+    def _is_open(self, seat: Seat, busy_too: bool) -> bool:
+        return (seat.idle or busy_too) and fits(seat.offer, self._need)
+
+    def _draw_of_owners(self, what: str, *, bid_microcredits_max: int, busy_too: bool) -> Bidder | None:
+        """As `_draw`, where only some owners may have the job."""
+        eligible = [
+            (price_per_unit_microcredits, worker)
+            for price_per_unit_microcredits, worker_id in self._entries(busy_too=busy_too)
+            if price_per_unit_microcredits <= bid_microcredits_max // self._job.units
+            and not self.why_ineligible(worker := self._state.workers[worker_id])
+        ]
+        if not eligible:
+            return None
+        lease = f"{self._job.id}.{self._job.attempts + 1}"
+        price_per_unit_microcredits, worker = eligible[
+            seeded_random.below(len(eligible), self._state.seed, what, lease)
+        ]
+        return self._bidder(worker, price_per_unit_microcredits)
+
     def _bidder(self, worker: WorkerState, price_per_unit_microcredits: int) -> Bidder:
         seat = worker.seat
         return Bidder(
@@ -290,4 +340,11 @@ class EligibleOffers:
             bid_for(price_per_unit_microcredits, self._job.units),
             worker.belief(self._scope, self._state.day),
             seat is not None and self._job.pipeline in seat.offer.warm,
+            self._run_s(worker) if self._job.preference else 0.0,
+            len(worker.open),
         )
+
+    def _run_s(self, worker: WorkerState) -> float:
+        """How long the owner's runs take; what is typical, where that is not known, or 0."""
+        own_s_per_unit = self._state.run_times.own_s_per_unit(self._job.pipeline, worker.record.owner)
+        return (own_s_per_unit or self._typical_s_per_unit) * self._job.units

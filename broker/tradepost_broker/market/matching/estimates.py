@@ -24,6 +24,7 @@ from tradepost_broker.market.matching.matching import choose
 from tradepost_broker.market.matching.outlook import Outlook, outlook_with, plan_with
 from tradepost_broker.market.matching.scoring import Bidder
 from tradepost_broker.market.matching.viability import auditor_available
+from tradepost_broker.market.matching.worker_filter import check_providers
 from tradepost_broker.market.model.amounts import AMOUNT_MAX_MICROCREDITS
 from tradepost_broker.market.model.entities import Job
 from tradepost_broker.market.settling import quarantine, revocation
@@ -66,7 +67,8 @@ class _Ways(NamedTuple):
 def estimate(state: MarketState, account: str, request: EstimateRequest) -> EstimateView:
     """What a job of `account` would cost, how long it would take, and what would keep it from a worker.
 
-    Raises what a submission would be refused with: `UnknownPipeline`, `Revoked` or `PipelineQuarantined`.
+    Raises what a submission would be refused with: `UnknownPipeline`, `Revoked`, `PipelineQuarantined` or
+    `InvalidRequest`.
     """
     job = _asked_about(state, account, request)
     missing = log_odds(job.confidence)
@@ -115,6 +117,7 @@ def _asked_about(state: MarketState, account: str, request: EstimateRequest) -> 
         raise UnknownPipeline(request.pipeline)
     revocation.check(state, pipeline)
     quarantine.check(state, pipeline.id, account)
+    check_providers(pipeline, request.requirements)
     return Job(
         id=UNSUBMITTED,
         account=account,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import islice
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -25,6 +25,7 @@ from tradepost.errors import (
 from tradepost.money import format_credits
 from tradepost_broker.market.matching.eligible_offers import EligibleOffers
 from tradepost_broker.market.matching.outlook import Outlook, Plan, plan
+from tradepost_broker.market.matching.worker_filter import ENGINE_BELOW, OWNER_NOT_ALLOWED, SCORE_BELOW
 from tradepost_broker.market.model.entities import Job, LeaseState
 from tradepost_broker.market.model.lease_states import LOST
 from tradepost_broker.market.state.market_state import MarketState
@@ -33,6 +34,21 @@ from tradepost_broker.market.state.market_state import MarketState
 _PUBLISHERS_SHOWN: Final = 16
 #: The highest cap that a request may have (`tradepost.bounded.Microcredits`).
 _CAP_MAX_MICROCREDITS: Final = 1 << 53
+
+
+class _Filtered(NamedTuple):
+    """How offers that a requirement leaves out are described, what it is on, and the name of their count."""
+
+    described: str
+    subject: str
+    fact: str
+
+
+_FILTERED: Final = {
+    OWNER_NOT_ALLOWED: _Filtered("are of owners that the job does not allow", "owners", "owner_not_allowed"),
+    ENGINE_BELOW: _Filtered("have engines older than the job requires", "engines", "lack_engine"),
+    SCORE_BELOW: _Filtered("have scores below what the job requires", "the score", "lack_score"),
+}
 
 
 def explain(state: MarketState, job: Job, log_odds_missing: float, prospect: Outlook) -> TradepostError:
@@ -171,18 +187,24 @@ def _no_eligible_worker(
         f"do not have the isolation ({', '.join(need.isolation)})": lacking.get("isolation", 0),
         f"refused the pipeline{_why_refused(problems)}": refused,
         "have engines older than the operator allows": len(state.too_old),
+        **{words.described: ineligible[reason] for reason, words in _FILTERED.items()},
     }
     detail = f"{len(state.offers)} standing offers{_listed(counts)}{_too_few(state, job, best)}"
     return NoEligibleWorker(
         detail,
-        hint=_hint(state, job, best),
+        hint=_hint(state, job, best, ineligible),
         offers=len(state.offers),
         lack_provider=lacking.get("provider", 0),
         lack_memory=memory,
         lack_isolation=lacking.get("isolation", 0),
         refused=refused,
         engine_too_old=len(state.too_old),
+        **_filtered_facts(ineligible),
     )
+
+
+def _filtered_facts(ineligible: Counter[str]) -> dict[str, Any]:
+    return {words.fact: ineligible[reason] for reason, words in _FILTERED.items() if ineligible[reason]}
 
 
 def _too_few(state: MarketState, job: Job, best: Plan | None) -> str:
@@ -194,7 +216,7 @@ def _too_few(state: MarketState, job: Job, best: Plan | None) -> str:
     return f"; {len(best.owner_bids_microcredits)} owners could run it, and {needed}"
 
 
-def _hint(state: MarketState, job: Job, best: Plan | None) -> str:
+def _hint(state: MarketState, job: Job, best: Plan | None, ineligible: Counter[str]) -> str:
     if best is not None:
         owners = len(best.owner_bids_microcredits)
         return f"Confidence {best.confidence(owners):.4g} needs {_results(owners)}; or wait for more owners."
@@ -207,10 +229,17 @@ def _hint(state: MarketState, job: Job, best: Plan | None) -> str:
         "the requirement on isolation": need._replace(isolation=()),
         "both requirements": need._replace(memory_bytes=pipeline.memory_bytes, isolation=()),
     }
+    if job.requirements.providers:
+        relaxed["the requirement on providers"] = need._replace(providers=pipeline.providers)
     for what, other in relaxed.items():
         matching = sum(len(bucket.standing) for bucket in state.offers.fitting(other))
         if other != need and matching and not state.offers.fitting(need):
             return f"Without {what}, {matching} offers would match."
+    for reason, words in _FILTERED.items():
+        if ineligible[reason]:
+            return f"Without the requirement on {words.subject}, {_offers(ineligible[reason])} could match."
+    if job.requirements.owners_only:
+        return "None of the owners that the job allows has an offer that fits; allow others, or wait for one."
     return "A worker with what the pipeline needs would match; set a longer patience_s to wait for one."
 
 
@@ -240,6 +269,10 @@ def _why_refused(problems: list[Problem]) -> str:
 def _listed(counts: dict[str, int]) -> str:
     listed = "; ".join(f"{count} {reason}" for reason, count in counts.items() if count)
     return f": {listed}" if listed else ""
+
+
+def _offers(count: int) -> str:
+    return "1 offer" if count == 1 else f"{count} offers"
 
 
 def _results(count: int) -> str:

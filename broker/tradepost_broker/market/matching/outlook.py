@@ -26,9 +26,14 @@ class Outlook(Enum):
     NOBODY = "too few offers could run it at any price"
 
 
-def outlook(state: MarketState, job: Job, log_odds_missing: float, *, again: bool = False) -> Outlook:
-    """Whether any standing offer, idle or busy, could take the job's next ordinary lease."""
-    eligible = EligibleOffers(state, job, again=again)
+def outlook(
+    state: MarketState, job: Job, log_odds_missing: float, *, again: bool = False, proven_only: bool = False
+) -> Outlook:
+    """Whether any standing offer, idle or busy, could take the job's next ordinary lease.
+
+    With `again`, of owners that lost it, too; with `proven_only`, of proven workers that did not.
+    """
+    eligible = EligibleOffers(state, job, again=again and not proven_only, proven_only=proven_only)
     found = Outlook.NOBODY
     # Usually the cheapest few tell; a longer look is for jobs that they are too dear or too few for.
     for owners_max in (state.policy.candidates_max, state.policy.scan_max):

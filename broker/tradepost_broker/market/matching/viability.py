@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from tradepost_broker.market.matching.scoring import Bidder, Terms, median
+from tradepost_broker.market.matching.scoring import NEUTRAL, Bidder, Terms, median
 from tradepost_broker.market.model.amounts import bid_for
 from tradepost_broker.market.model.entities import Job, LeasePurpose
 from tradepost_broker.market.settling.reference_runs import able_auditors
@@ -56,6 +56,7 @@ def terms(state: MarketState, job: Job, log_odds_missing: float) -> Terms:
         artifact_bytes=pipeline.artifact_bytes,
         wall_s=pipeline.wall_s,
         time_left_s=job.deadline_at - state.at,
+        preference=job.preference or NEUTRAL,
     )
 
 

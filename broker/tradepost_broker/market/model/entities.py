@@ -15,7 +15,7 @@ import msgspec
 
 from tradepost.errors import Problem
 from tradepost.pipeline.manifest import WorkUnits
-from tradepost.protocol import JobStatus, Offer, OnWrong, Requirements, Verification
+from tradepost.protocol import JobStatus, Offer, OnWrong, Preference, Requirements, Verification
 from tradepost_broker.market.model.stored_names import without_unit
 
 
@@ -139,6 +139,7 @@ class Job(msgspec.Struct, gc=False, kw_only=True, rename=without_unit):
     verdict_changed_at: float | None = None
     redone_after: int = 0
     spent_microcredits: int = 0
+    preference: Preference | msgspec.UnsetType = msgspec.UNSET  # not in the record of a job without one
 
     @property
     def cap_microcredits(self) -> int:

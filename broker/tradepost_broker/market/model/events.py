@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import msgspec
 
 from tradepost.errors import Problem
-from tradepost.protocol import GiveBackReason, Offer, OnWrong, Requirements
+from tradepost.protocol import GiveBackReason, Offer, OnWrong, Preference, Requirements
 from tradepost_broker.market.model.entities import Pipeline, Record
 from tradepost_broker.market.model.stored_names import without_unit
 from tradepost_signing.policy.revocation import RevocationDocument
@@ -93,6 +93,7 @@ class JobSubmitted(MatchingEvent, frozen=True, kw_only=True, tag="job_submitted"
     patience_s: float
     requirements: Requirements
     on_wrong: OnWrong = OnWrong.REDO
+    preference: Preference | msgspec.UnsetType = msgspec.UNSET
 
 
 class CancelRequested(MatchingEvent, frozen=True, kw_only=True, tag="job_cancelled"):

@@ -46,6 +46,8 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     failure_cost_bids: Weight = 1.0
     #: What a second of delay costs.
     delay_cost_bids_per_s: Weight = 0.02
+    #: What an open lease of a worker costs a job that prefers those with few.
+    load_cost_bids: Weight = 0.1
     #: How fast a worker is assumed to fetch artifacts that it has not cached.
     fetch_bytes_per_s: Positive = 10 << 20
     #: Whether what a bid is worth, and its price, depend on no bid of its own; else on the median of the bids
@@ -89,6 +91,9 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     #: are proven ones that have not tried it.
     attempts_max: Positive = 5
     attempts_proven_max: Count = 2
+    #: Whether a job that only proven workers may have any more waits for no others: if those ask too much,
+    #: its patience runs.
+    proven_price_counts: bool = True
     #: Whether a lost lease excludes all devices of its owner, and an owner's first preemption of a job costs
     #: the job no attempt.
     losses_by_owner: bool = True
@@ -159,6 +164,7 @@ _EARLIER_RULES: Final = {
     "hedges_max": 0,
     "cool_off_s": 0.0,
     "attempts_proven_max": 0,
+    "proven_price_counts": False,
     "hidden_draws_max": 0,
     "draw_highest_share": 0.0,
     "draw_bid_medians_max": 0.0,

@@ -17,7 +17,7 @@ def able_auditors(state: MarketState, job: Job) -> list[WorkerState]:
     lost = lost_runs(state, job)
     if len(lost) >= state.policy.audits_lost_max:
         return []
-    need = state.need(job)
+    need = state.reference_need(job)
     able = [
         auditor
         for _, auditor in sorted(state.auditors.items())

@@ -477,7 +477,15 @@ class MarketState:
     # What a job is, to the market
 
     def need(self, job: Job) -> Need:
-        """What a job asks of a worker."""
+        """What a job asks of a worker that its offer tells."""
+        need, required = self.reference_need(job), job.requirements.providers or ()
+        if not required:
+            return need
+        shared = tuple(provider for provider in need.providers if provider in required)
+        return need._replace(providers=shared or required)
+
+    def reference_need(self, job: Job) -> Need:
+        """What a reference run of a job asks of an auditor: the submitter's choice of providers is none."""
         pipeline = self.pipelines[job.pipeline]
         memory_bytes = max(pipeline.memory_bytes, job.requirements.memory_bytes)
         return Need(pipeline.providers, memory_bytes, job.requirements.isolation)

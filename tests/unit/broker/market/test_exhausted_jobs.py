@@ -6,12 +6,13 @@ order. Honest workers of other owners stand by.
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tradepost.protocol import GiveBackReason, JobStatus
-from tradepost_broker.market.model.entities import Job, Lease, LeasePurpose, Worker
-from tradepost_broker.market.model.policy import MarketPolicy
+from tradepost_broker.market.model.entities import Evidence, EvidenceKind, Job, Lease, LeasePurpose, Worker
+from tradepost_broker.market.model.policy import MarketPolicy, recorded_policy
 from tradepost_broker.market.testing import MarketDriver, make_offer
 
 #: Searches are short here, so that a few devices hide all others as many do in a large market.
@@ -178,4 +179,93 @@ def test_what_two_proven_workers_lose_as_well_ends() -> None:
         if lease.job == job and lease.worker.startswith("honest") and lease.purpose is LeasePurpose.AUCTION
     ]
     assert len(honest) == 2
+    driver.check()
+
+
+# Only proven workers are left, and they ask too much
+
+
+def market_of_dear_proven(
+    policy: MarketPolicy = POLICY, *, price: int = 50, is_busy: bool = False
+) -> tuple[MarketDriver, str]:
+    """A market in which a job with a cap of 2,000 was lost by as many unproven owners as may lose it.
+
+    One proven owner has not tried it; at `price`, its bid is a hundred times that.
+    """
+    driver = MarketDriver(policy=policy)
+    driver.fund()
+    driver.publish()
+    driver.join("dear")
+    evidence = Evidence(
+        id="past",
+        worker="dear",
+        capability="cpu",
+        kind=EvidenceKind.AUDIT_PASSED,
+        job="past",
+        lease="past.1",
+        at=driver.at,
+        pipeline="digits",
+        account="alice",
+        checks=9.0,
+    )
+    driver.records[Evidence, evidence.id] = evidence
+    driver.restart()
+    driver.connect("dear", make_offer(price, capacity=1))
+    driver.tick(60.0)
+    if is_busy:
+        driver.submit(confidence=0.5, deadline_s=1_000.0)
+    for number in range(policy.attempts_max + 1):
+        driver.add_worker(f"cheap{number}", 1)
+    job = driver.submit(confidence=0.5, max_price_microcredits=2_000)
+    for _ in range(policy.attempts_max):
+        [lease] = driver.open_leases(job)
+        driver.give_back(lease.id)
+    assert driver.open_leases(job) == []
+    return driver, job
+
+
+def test_a_job_that_only_too_dear_proven_workers_could_do_does_not_outlive_its_patience() -> None:
+    driver, job = market_of_dear_proven()
+    assert driver.job(job).unmatched_since == driver.at
+    driver.tick(4.9)
+    assert driver.job(job).status is JobStatus.QUEUED, "a cheaper offer may come"
+    driver.tick(0.2)
+    ended = driver.job(job)
+    assert ended.status is JobStatus.FAILED
+    assert ended.problem is not None
+    assert ended.problem.code == "worker-lost"
+    assert ended.problem.facts == {"leases_lost": POLICY.attempts_max}
+    driver.check()
+
+
+def test_a_proven_worker_that_asks_less_in_time_gets_the_job() -> None:
+    driver, job = market_of_dear_proven()
+    driver.tick(4.0)
+    driver.update_offer("dear", make_offer(20))
+    driver.tick(4.0)
+    [lease] = driver.open_leases(job)
+    assert lease.worker == "dear"
+    assert driver.job(job).unmatched_since is None
+    driver.deliver(lease.id)
+    assert driver.job(job).status is JobStatus.ACCEPTED
+    driver.check()
+
+
+def test_a_proven_worker_that_is_busy_is_waited_for() -> None:
+    driver, job = market_of_dear_proven(price=20, is_busy=True)
+    driver.tick(6.0)
+    assert driver.job(job).unmatched_since is None
+    [other] = driver.market.open_leases_of("dear")
+    driver.deliver(other.id)
+    [lease] = driver.open_leases(job)
+    assert lease.worker == "dear"
+    driver.check()
+
+
+def test_journals_from_before_are_replayed_by_their_rule() -> None:
+    earlier = recorded_policy(msgspec.msgpack.encode({"audit_rate": 0.0}))
+    assert earlier.proven_price_counts is False
+    driver, job = market_of_dear_proven(msgspec.structs.replace(POLICY, proven_price_counts=False))
+    driver.tick(200.0)
+    assert driver.job(job).status is JobStatus.QUEUED
     driver.check()

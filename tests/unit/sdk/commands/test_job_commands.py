@@ -20,6 +20,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from tradepost import Client, TensorDocument
+from tradepost.client.job_request import PREFERENCES
 from tradepost.client.sync_client import JobHandle
 from tradepost.commands.jobs import app as jobs_app
 from tradepost.commands.output_file import check_writable, write_output
@@ -27,6 +28,7 @@ from tradepost.commands.submit import submit
 from tradepost.errors import (
     BrokerUnavailable,
     FileNotWritten,
+    InvalidCall,
     InvalidInput,
     PriceCapTooLow,
     ResultTimeout,
@@ -35,7 +37,7 @@ from tradepost.errors import (
     UnknownPipeline,
 )
 from tradepost.pipeline.tensors import decode
-from tradepost.protocol import TypicalPrice
+from tradepost.protocol import EngineFloor, Requirements, TypicalPrice
 from tradepost.testing.broker_thread import FakeBrokerThread
 from tradepost.testing.fake_broker import API_KEY
 
@@ -381,3 +383,39 @@ def test_show_names_a_result_that_is_in_doubt(fake: FakeBrokerThread, tensor: st
     view = fake.broker._views["job-0"]
     fake.broker._views["job-0"] = msgspec.structs.replace(view, in_doubt_until=2e9)
     assert "The result is being checked, until 2033-05-1" in run(fake, "show", "job-0").stdout
+
+
+# Requirements
+
+
+def test_requirements_are_options(fake: FakeBrokerThread, tensor: str) -> None:
+    options = [
+        "--isolation=seccomp",
+        "--provider=cuda",
+        "--provider=cpu",
+        "--engine=onnxruntime=1.25",
+        "--score-min=0.5",
+        "--owner=a",
+        "--not-owner=b",
+    ]
+    for command in ("submit", "estimate"):
+        ended = run(fake, command, PIPELINE, "--tensor", tensor, *options)
+        assert ended.exit_code == 0, ended.output
+    wanted = Requirements(
+        isolation=("seccomp",),
+        providers=("cuda", "cpu"),
+        engines=(EngineFloor(engine="onnxruntime", version="1.25"),),
+        score_min=0.5,
+        owners_only=("a",),
+        owners_excluded=("b",),
+    )
+    assert run(fake, "submit", PIPELINE, "--tensor", tensor, "--prefer", "load").exit_code == 0
+    assert fake.broker.requests[1].preference == PREFERENCES["load"]
+    assert fake.broker.requests[0].requirements == fake.broker.estimates[0].requirements == wanted
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "=1", "onnxruntime=", "onnxruntime=new"])
+def test_an_engine_is_a_name_with_a_version(fake: FakeBrokerThread, tensor: str, engine: str) -> None:
+    ended = run(fake, "estimate", PIPELINE, "--tensor", tensor, "--engine", engine)
+    assert isinstance(ended.exception, InvalidInput | InvalidCall)
+    assert fake.broker.estimates == []
