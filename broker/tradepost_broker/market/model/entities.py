@@ -210,6 +210,7 @@ class Lease(msgspec.Struct, gc=False, kw_only=True, rename=without_unit):
     difference takes. `run_failed` says that it was lost in a way that the job itself may be the cause of.
     `drawn_from` is from how many owners a replica was drawn, busy ones included, 0 if it
     was not drawn. `price_share` is how much of the market's price for the job its price is, at most 1.
+    `recheck` says that a second result was asked for by chance, though this one would be believed alone.
     """
 
     id: str
@@ -237,6 +238,7 @@ class Lease(msgspec.Struct, gc=False, kw_only=True, rename=without_unit):
     drawn_from: int = 0
     price_share: float = 1.0
     run_failed: bool = False
+    recheck: bool = False
 
 
 class Evidence(msgspec.Struct, gc=False, kw_only=True, frozen=True):

@@ -29,6 +29,9 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     fault_fraction: Annotated[float, msgspec.Meta(ge=1e-6, le=0.499)] = 0.2
     #: q: the probability that a delivered result is checked against a reference run.
     audit_rate: Ratio = 0.1
+    #: The probability that a result of a worker that is only just believed alone is checked; it falls with
+    #: its record. 0: such results are checked like all others.
+    recheck_rate: Ratio = 0.5
     #: A job with this many results and no decision is given up.
     results_max: Positive = 9
     #: Reference runs of one job that may be lost before it is decided without one.
@@ -37,6 +40,9 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     references_to_expel: Positive = 2
     #: Spot checks that may wait for an auditor; beyond, none are chosen.
     audit_backlog_max: Count = 1_000
+    #: Contested jobs that may wait for each reference run that auditors can make at once; further ones are
+    #: decided by more results. 0 is no limit.
+    contested_per_run_max: Weight = 2.0
     #: Whether accounts and pipelines share auditors' time fairly, and a lost reference run goes to another
     #: auditor.
     fair_audits: bool = True
@@ -167,6 +173,8 @@ _EARLIER_RULES: Final = {
     "jobs_per_event_max": 0,
     "bids_independent": False,
     "reexamine_s": 0.0,
+    "recheck_rate": 0.0,
+    "contested_per_run_max": 0.0,
 }
 
 
