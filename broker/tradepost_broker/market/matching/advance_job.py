@@ -96,7 +96,7 @@ def advance(state: MarketState, job: Job) -> None:
 
 
 def accept_unchecked(state: MarketState, job: Job) -> bool:
-    """Accept a result that would be believed alone without the second one that cannot be had; whether it was."""
+    """Accept a result that would be believed alone, without the second one that nobody gives; whether so."""
     if not rechecks.lift(state, job):
         return False
     step = _next_step(state, job)
