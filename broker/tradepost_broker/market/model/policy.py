@@ -138,6 +138,9 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     partner_checks_max: Weight = 1.0
     #: The checks that one submitter vouches for to all others, in one pipeline.
     vouched_checks_max: Weight = 0.5
+    #: Owners are kept apart if they give the same wrong results so often that this is how probable it is by
+    #: chance, corrected for all sets of owners that could be found. 0: never.
+    collusion_p_max: Ratio = 1e-4
     #: A worker with at least this much evidence and a score below this is suspended.
     suspend_evidence_min: Weight = 5.0
     suspend_below_score: Ratio = 0.2
@@ -175,6 +178,7 @@ _EARLIER_RULES: Final = {
     "reexamine_s": 0.0,
     "recheck_rate": 0.0,
     "contested_per_run_max": 0.0,
+    "collusion_p_max": 0.0,
 }
 
 

@@ -3,7 +3,7 @@
 A spot check is a reference run after the job has ended. A result of a worker that is believed alone is
 checked more often, by its record and the job's confidence (`trust.check_rate`): by a reference run if an
 auditor is idle, else by a result of another owner, which the job waits for. A worker of which another result
-is contradicted, and not cleared yet, is not believed alone at all.
+is contradicted, and not cleared yet, is not believed alone at all, nor one whose owner is found to collude.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _rate(state: MarketState, job: Job, lease: Lease) -> float:
     belief = state.workers[lease.worker].belief(state.scope(job), state.day)
     if belief.credibility < job.confidence:
         return 0.0
-    if _is_in_doubt(state, lease):
+    if state.finding_of(state.workers[lease.worker].record.owner) or _is_in_doubt(state, lease):
         return 1.0
     return check_rate(
         belief.checks,

@@ -151,11 +151,8 @@ class Verdicts:
         rate, results = self._policy.audit_rate, self.results
         if not 0 < rate < 1 or results == 0:
             return
-        # Chernoff's bound for a binomial tail. Where auditors fall behind, fewer are chosen on purpose; of
-        # workers that are believed alone, more are.
+        # Chernoff's bound for a binomial tail. Where auditors fall behind, fewer are chosen on purpose.
         share = self.chosen / results
-        if share > rate and self._policy.recheck_rate:
-            return
         if share > rate or self._policy.audit_backlog_max > results:
             exponent = results * _divergence(share, rate)
             require(
