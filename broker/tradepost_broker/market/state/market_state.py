@@ -140,8 +140,7 @@ class MarketState:
         #: Failed matches so far of workers that an event had no time to serve to the end.
         self.tries_used: dict[str, int] = {}
         #: Jobs that this event has reviewed, or ended because of the time; and those that it has advanced.
-        self.jobs_reviewed = 0
-        self.jobs_advanced = 0
+        self.jobs_reviewed = self.jobs_advanced = 0
         #: It has changed what later events do, though perhaps no record.
         self.has_progressed = False
         #: A tick has left timers that are due for the next one.
