@@ -32,6 +32,7 @@ from tradepost.money import format_credits, to_credits, to_microcredits
 from tradepost.protocol import AccountView
 from tradepost.schema_errors import describe_mismatch
 from tradepost_broker.operator.client import OperatorClient
+from tradepost_broker.operator.collusion_table import collusion_table
 from tradepost_broker.operator.device_table import device_table
 from tradepost_broker.operator.messages import (
     TTL_S_MAX,
@@ -334,6 +335,23 @@ def stalls(data_dir: DataDir = None, config: Config = None, as_json: Json = Fals
         busy = f"{one.busiest_s * 1000:.0f} ms"
         table.add_row(longest, busy, str(one.count), total, newest, one.place)
     _show_table(table)
+
+
+@app.command()
+def collusion(data_dir: DataDir = None, config: Config = None, as_json: Json = False) -> None:
+    """Show owners that gave the same wrong results more often than chance explains. It is no proof."""
+    from tradepost_broker.market.model.entities import CollusionFinding
+    from tradepost_broker.storage import database
+    from tradepost_broker.storage.database_checks import typed_errors
+    from tradepost_broker.storage.store import Reader
+
+    path = _settings(data_dir, config).database_path
+    with typed_errors(path), contextlib.closing(Reader(database.open_snapshot(path))) as reader:
+        findings = list(reader.find_readable(CollusionFinding))
+    if as_json:
+        show_json(findings)
+    else:
+        _show_table(collusion_table(findings))
 
 
 @app.command("verify-books")

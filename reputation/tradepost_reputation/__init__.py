@@ -7,6 +7,7 @@ formulas), and `explain` says in words where the numbers come from.
 
 from tradepost_reputation.beta import beta_quantile
 from tradepost_reputation.checks import CheckRecord, Counted, Finding, in_steps
+from tradepost_reputation.collusion import corrected_p_value
 from tradepost_reputation.credibility import (
     credibility_of_groups,
     credibility_of_worker,
@@ -24,6 +25,7 @@ __all__ = [
     "TrackRecord",
     "Weight",
     "beta_quantile",
+    "corrected_p_value",
     "credibility_of_groups",
     "credibility_of_worker",
     "explain",

@@ -27,6 +27,7 @@ from tradepost_broker.market.settling import (
     late_receipts,
     partial_pay,
     payments,
+    rechecks,
     reference_verdicts,
     settlement,
 )
@@ -184,12 +185,12 @@ def _(patch: pytest.MonkeyPatch) -> None:
 
 @bug("no result is chosen for a spot check")
 def _(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(receipts.seeded_random, "fraction", lambda *_: 1.0)
+    patch.setattr(rechecks.seeded_random, "fraction", lambda *_: 1.0)
 
 
 @bug("every result is chosen for a spot check")
 def _(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(receipts.seeded_random, "fraction", lambda *_: 0.0)
+    patch.setattr(rechecks.seeded_random, "fraction", lambda *_: 0.0)
 
 
 @bug("an owner may confirm itself")

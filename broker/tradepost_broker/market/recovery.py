@@ -17,10 +17,12 @@ from tradepost.errors import invariant
 from tradepost_broker.market.ledger import Kind, Reservation
 from tradepost_broker.market.model.entities import (
     Account,
+    CollusionFinding,
     Evidence,
     EvidenceKind,
     Job,
     Lease,
+    OwnerPair,
     Pipeline,
     PipelineUse,
     Record,
@@ -32,6 +34,7 @@ from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.sifting import kind_of
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
+from tradepost_broker.market.trust.co_wrong import CoWrong
 
 T = TypeVar("T")
 
@@ -104,6 +107,8 @@ def needed(at: float, policy: MarketPolicy) -> Selection:
         Lease: (Related("job", Job, "id", job_conditions),),
         Evidence: None,
         PipelineUse: None,
+        OwnerPair: None,
+        CollusionFinding: None,
     }
 
 
@@ -151,6 +156,7 @@ def restore(
     for worker in of(Worker):
         state.add_worker(worker)
     _restore_evidence(state, of(Evidence))
+    _restore_findings(state, of(OwnerPair), of(CollusionFinding))
     for use in of(PipelineUse):
         state.uses[use.pipeline, use.account] = use
     may_be_withdrawn = {evidence for use in state.uses.values() for evidence in use.evidence}
@@ -184,10 +190,22 @@ def _restore_evidence(state: MarketState, known: list[Evidence]) -> None:
     for evidence in sorted(known, key=lambda evidence: (evidence.at, evidence.id)):
         worker = state.workers[evidence.worker]
         worker.learn(evidence)
+        state.judge(evidence)
         if evidence.kind is EvidenceKind.WITHDRAWN:
             withdrawn = by_id.get(evidence.id.removesuffix(f":{EvidenceKind.WITHDRAWN.value}"))
             if withdrawn is not None:  # else its row cannot be read, so that it was not learned either
                 worker.withdraw(withdrawn)
+
+
+def _restore_findings(
+    state: MarketState, pairs: Iterable[OwnerPair], findings: Iterable[CollusionFinding]
+) -> None:
+    for pair in pairs:
+        for job, pipeline, drawn_from, at in pair.wrong:
+            state.co_wrong.add(CoWrong(at, job, pair.owner, pair.other, pipeline, drawn_from))
+    for finding in findings:
+        if finding.withdrawn_at is None:
+            state.add_finding(finding)
 
 
 def _restore_job(state: MarketState, job: Job) -> None:

@@ -32,6 +32,7 @@ _POLICIES: Final[dict[str, tuple[Any, ...]]] = {
     "break_offs_free": (1.0, 6.0),
     "cool_off_s": (5.0, 60.0),
     "late_s_min": (0.5, 2.0),
+    "recheck_rate": (0.0, 0.5, 1.0),
 }
 
 

@@ -28,6 +28,7 @@ WORKER_MODELS: Final[dict[str, type[WorkerModel]]] = {
         cheating.ShamWorker,
         cheating.SelfDealingWorker,
         cheating.Underbidder,
+        cheating.Clique,
         cheating.SybilSwarm,
         disruptive.Accomplice,
         disruptive.Holder,

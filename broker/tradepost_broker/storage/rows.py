@@ -84,6 +84,8 @@ def _codecs() -> dict[type[Any], RowCodec[Any]]:
         RowCodec(entities.Lease, tables.LeaseTable),
         RowCodec(entities.Evidence, tables.EvidenceTable, immutable=True),
         RowCodec(entities.PipelineUse, tables.PipelineUseTable),
+        RowCodec(entities.OwnerPair, tables.OwnerPairTable),
+        RowCodec(entities.CollusionFinding, tables.CollusionFindingTable),
         RowCodec(entities.Match, tables.MatchTable, immutable=True),
         RowCodec(shell_records.ApiKey, tables.ApiKeyTable, immutable=True),
         RowCodec(shell_records.JoinToken, tables.JoinTokenTable),

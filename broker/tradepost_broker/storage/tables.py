@@ -199,6 +199,26 @@ class PipelineUseTable(_Table, table=True):
     body: bytes = _blob()
 
 
+class OwnerPairTable(_Table, table=True):
+    """`entities.OwnerPair`."""
+
+    __tablename__ = "owner_pairs"
+    __table_args__ = (_SMALL,)
+    id: str = _key()
+    body: bytes = _blob()
+
+
+class CollusionFindingTable(_Table, table=True):
+    """`entities.CollusionFinding`."""
+
+    __tablename__ = "collusion_findings"
+    __table_args__ = (_SMALL,)
+    id: str = _key()
+    found_at: float
+    withdrawn_at: float | None
+    body: bytes = _blob()
+
+
 class MatchTable(_Table, table=True):
     """`entities.Match`."""
 

@@ -16,10 +16,12 @@ from tradepost_broker.market import Market
 from tradepost_broker.market.ledger import SUPPLY_MICROCREDITS, TREASURY
 from tradepost_broker.market.model.entities import (
     Account,
+    CollusionFinding,
     Evidence,
     Job,
     Lease,
     Match,
+    OwnerPair,
     Pipeline,
     PipelineUse,
     Transfer,
@@ -41,6 +43,8 @@ KINDS: Final[tuple[type[Any], ...]] = (
     Lease,
     Evidence,
     PipelineUse,
+    OwnerPair,
+    CollusionFinding,
     Match,
 )
 _SHOWN_MAX: Final = 20

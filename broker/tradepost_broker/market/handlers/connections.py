@@ -122,6 +122,7 @@ def _leave(state: MarketState, worker: WorkerState) -> None:
 def _take_offer(state: MarketState, worker: WorkerState, offer: Offer) -> None:
     worker.record.offer = offer
     state.save(worker.record)
+    state.note_kind(worker.record.owner)
     revocation.review_engines(state, worker)
     state.place(worker)
     state.supply_changed = True

@@ -25,8 +25,13 @@ from tradepost_broker.market.model.events import (
     SendSettled,
 )
 from tradepost_broker.market.model.lease_states import WITH_RECEIPT, LeaseTrigger
-from tradepost_broker.market.settling import break_offs, late_receipts, reference_verdicts, settlement
-from tradepost_broker.market.state import seeded_random
+from tradepost_broker.market.settling import (
+    break_offs,
+    late_receipts,
+    rechecks,
+    reference_verdicts,
+    settlement,
+)
 from tradepost_broker.market.state.market_state import MarketState
 
 #: How much earlier than the broker a worker may find a time to be over: leases end on whole seconds.
@@ -65,14 +70,7 @@ def deliver(state: MarketState, event: ReceiptDelivered) -> None:
     state.close_lease(lease, LeaseTrigger.RECEIPT_DELIVERED, event.problem)
     if lease.must_be_confirmed and lease.group == lease.id:
         _leave_room_for_others(job, lease)
-    if (
-        state.auditors
-        and not job.spot_check
-        and state.audits_wanted.has_room(job.account, state.policy.audit_backlog_max)
-    ):
-        # Only now, after the result is committed, can it be known whether it will be checked. The check comes
-        # after the job has ended, by an auditor, whose work the operator pays: no submitter waits for it.
-        job.spot_check = seeded_random.fraction(state.seed, "spot check", lease.id) < state.policy.audit_rate
+    rechecks.choose(state, job, lease)
     state.send(SendAcknowledged(lease.id, lease.worker))
     state.save(job)
     state.jobs_to_advance[job.id] = None

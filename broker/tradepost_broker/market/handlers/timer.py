@@ -148,6 +148,8 @@ def _end_doubt(state: MarketState, job_id: str) -> None:
 
 def _end_late_job(state: MarketState, job_id: str) -> None:
     job = state.jobs[job_id]
+    if advance_job.accept_unchecked(state, job):
+        return
     settlement.fail(state, job, failure_reasons.deadline_exceeded(state, job), Cause.DEADLINE)
 
 

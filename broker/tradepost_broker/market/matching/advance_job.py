@@ -14,11 +14,17 @@ from tradepost_broker.market.matching.eligible_offers import EligibleOffers
 from tradepost_broker.market.matching.grant import grant, request_audit
 from tradepost_broker.market.matching.matching import choose, may_run
 from tradepost_broker.market.matching.outlook import Outlook, outlook
-from tradepost_broker.market.matching.viability import auditor_available
+from tradepost_broker.market.matching.viability import auditor_available, auditor_in_time
 from tradepost_broker.market.model.amounts import bid_for
 from tradepost_broker.market.model.entities import Job, LeasePurpose, LeaseState
 from tradepost_broker.market.model.job_states import FINAL
-from tradepost_broker.market.settling import quarantine, reexamination, revocation, settlement
+from tradepost_broker.market.settling import (
+    quarantine,
+    rechecks,
+    reexamination,
+    revocation,
+    settlement,
+)
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
 from tradepost_broker.market.state.worker_state import WorkerState
@@ -71,6 +77,8 @@ def advance(state: MarketState, job: Job) -> None:
         return
     while isinstance(step, NeedReplica):
         if exhaustion.is_exhausted(state, job):
+            if accept_unchecked(state, job):
+                return
             settlement.fail(state, job, failure_reasons.worker_lost(state, job))
             return
         if not _lease(state, job, step.log_odds_missing):
@@ -85,6 +93,18 @@ def advance(state: MarketState, job: Job) -> None:
             request_audit(state, job)
         case GiveUp(credibility):
             settlement.fail(state, job, failure_reasons.not_verified(state, job, credibility))
+
+
+def accept_unchecked(state: MarketState, job: Job) -> bool:
+    """Accept a result that would be believed alone, without the second one that nobody gives; whether so."""
+    if not rechecks.lift(state, job):
+        return False
+    step = _next_step(state, job)
+    if not isinstance(step, Accept):
+        return False
+    _stop_waiting(state, job)
+    settlement.accept(state, job, step.group, step.credibility)
+    return True
 
 
 def serve(state: MarketState, worker: WorkerState, *, is_new: bool) -> None:
@@ -174,13 +194,14 @@ def _next_step(state: MarketState, job: Job) -> NextStep:
         if lease.state is LeaseState.OPEN:
             open_log_odds.append(log_odds)
         else:
-            results.append(GroupedResult(lease.id, lease.group, log_odds, lease.must_be_confirmed))
+            must_be_confirmed = lease.must_be_confirmed or lease.recheck
+            results.append(GroupedResult(lease.id, lease.group, log_odds, must_be_confirmed))
     contested = len({result.group for result in results}) > 1
     return decide(
         results,
         open_log_odds=open_log_odds,
         confidence=job.confidence,
-        auditor_available=contested and auditor_available(state, job),
+        auditor_available=contested and auditor_in_time(state, job),
         results_max=state.policy.results_max,
     )
 
@@ -189,6 +210,8 @@ def _is_stopped(state: MarketState, job: Job) -> bool:
     """Whether the job's pipeline is in quarantine: it gets no more leases, and fails if none is open."""
     error = quarantine.quarantined(state, job.pipeline, job.account)
     if error is not None and not state.ordinary_leases(job, LeaseState.OPEN):
+        if accept_unchecked(state, job):
+            return True
         settlement.fail(state, job, error)
     return error is not None
 
@@ -211,6 +234,8 @@ def _wait(state: MarketState, job: Job, log_odds_missing: float) -> None:
         _set_unmatched(state, job, None)
         return
     prospect = _prospect(state, job, log_odds_missing)
+    if prospect is not Outlook.POSSIBLE and accept_unchecked(state, job):
+        return
     if prospect is Outlook.NOBODY and delivered and auditor_available(state, job):
         request_audit(state, job)
         prospect = Outlook.POSSIBLE

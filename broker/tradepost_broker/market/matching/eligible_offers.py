@@ -63,6 +63,7 @@ class EligibleOffers:
         self._need = state.need(job)
         self._scope = state.scope(job)
         self._owners = {state.workers[lease.worker].record.owner for lease in state.live_leases(job)}
+        self._findings = [one for owner in self._owners if (one := state.finding_of(owner))]
         self._losers = set() if again else state.losers(job)
         self._proven_only = proven_only
         self._filter = WorkerFilter(job.requirements)
@@ -198,8 +199,8 @@ class EligibleOffers:
 
     def why_ineligible(self, worker: WorkerState) -> str:
         """Why a worker in a fitting bucket may not have this job; "" if it may."""
-        if worker.record.owner in self._owners:
-            return "same owner"
+        if reason := self._why_one_voice(worker.record.owner):
+            return reason
         if self._job.pipeline in worker.refused:
             return "refused"
         if self._state.loser(worker) in self._losers:
@@ -215,6 +216,14 @@ class EligibleOffers:
         if self._filter.judges_scores:
             score = worker.belief(self._scope, self._state.day).score
             return "" if self._filter.is_score_enough(score) else SCORE_BELOW
+        return ""
+
+    def _why_one_voice(self, owner: str) -> str:
+        """Why an owner could only repeat what those say who have a live lease of the job; "" if not so."""
+        if owner in self._owners:
+            return "same owner"
+        if self._findings and self._state.finding_of(owner) in self._findings:
+            return "suspected of collusion"
         return ""
 
     def count_ineligible(self) -> Counter[str]:

@@ -69,5 +69,17 @@ def auditor_available(state: MarketState, job: Job) -> bool:
     return bool(state.auditors) and bool(able_auditors(state, job))
 
 
+def auditor_in_time(state: MarketState, job: Job) -> bool:
+    """Whether a reference run decides a contested job; not if so many wait that more results are faster."""
+    if not state.auditors:
+        return False
+    able = able_auditors(state, job)
+    limit = state.policy.contested_per_run_max
+    if not limit or job.id in state.audits_wanted:
+        return bool(able)
+    runs = sum(auditor.capacity(state.day) for auditor in able)
+    return state.audits_wanted.undecided_count < limit * runs
+
+
 def has_live(state: MarketState, job: Job) -> bool:
     return any(lease.purpose is not LeasePurpose.AUDIT for lease in state.live_leases(job))

@@ -211,6 +211,7 @@ class Lease(msgspec.Struct, gc=False, kw_only=True, rename=without_unit):
     difference takes. `run_failed` says that it was lost in a way that the job itself may be the cause of.
     `drawn_from` is from how many owners a replica was drawn, busy ones included, 0 if it
     was not drawn. `price_share` is how much of the market's price for the job its price is, at most 1.
+    `recheck` says that a second result was asked for by chance, though this one would be believed alone.
     """
 
     id: str
@@ -238,6 +239,7 @@ class Lease(msgspec.Struct, gc=False, kw_only=True, rename=without_unit):
     drawn_from: int = 0
     price_share: float = 1.0
     run_failed: bool = False
+    recheck: bool = False
 
 
 class Evidence(msgspec.Struct, gc=False, kw_only=True, frozen=True):
@@ -282,6 +284,37 @@ class PipelineUse(msgspec.Struct, gc=False, kw_only=True):
     follows_outcomes: bool = False
 
 
+class OwnerPair(msgspec.Struct, gc=False, kw_only=True, frozen=True):
+    """Two owners, in order, that gave the same wrong results: `wrong` are (job, pipeline,
+    from how few owners one was drawn or 0, when it was found).
+
+    It is empty if so many newer ones are known that these were dropped, or if they were withdrawn.
+    """
+
+    id: str
+    owner: str
+    other: str
+    wrong: tuple[tuple[str, str, int, float], ...] = ()
+
+
+class CollusionFinding(msgspec.Struct, gc=False, kw_only=True):
+    """Owners that gave the same wrong results in `co_wrong` jobs, more than chance explains; no proof.
+
+    `expected` is how many would be likely of owners of the same kinds, `p_value` how probable so many are by
+    chance, corrected for all sets of owners that could have been found. `jobs` are the newest of them. It has
+    no effect once `withdrawn_at` is set: the results may have been right, or another finding includes it.
+    """
+
+    id: str  # that of the job which led to it
+    found_at: float
+    owners: tuple[str, ...] = ()
+    jobs: tuple[str, ...] = ()
+    co_wrong: int = 0
+    expected: float = 0.0
+    p_value: float = 1.0
+    withdrawn_at: float | None = None
+
+
 class Candidate(msgspec.Struct, gc=False, kw_only=True, frozen=True, rename=without_unit):
     """One offer in one match. `score_microcredits` is v - b; `lost_because` is empty for the winner."""
 
@@ -303,4 +336,16 @@ class Match(msgspec.Struct, gc=False, kw_only=True, frozen=True, rename=without_
     at: float
 
 
-Record = Account | Transfer | Pipeline | Worker | Job | Lease | Evidence | PipelineUse | Match
+Record = (
+    Account
+    | Transfer
+    | Pipeline
+    | Worker
+    | Job
+    | Lease
+    | Evidence
+    | PipelineUse
+    | OwnerPair
+    | CollusionFinding
+    | Match
+)

@@ -29,6 +29,9 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     fault_fraction: Annotated[float, msgspec.Meta(ge=1e-6, le=0.499)] = 0.2
     #: q: the probability that a delivered result is checked against a reference run.
     audit_rate: Ratio = 0.1
+    #: The probability that a result of a worker that is only just believed alone is checked; it falls with
+    #: its record. 0: such results are checked like all others.
+    recheck_rate: Ratio = 0.5
     #: A job with this many results and no decision is given up.
     results_max: Positive = 9
     #: Reference runs of one job that may be lost before it is decided without one.
@@ -37,6 +40,9 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     references_to_expel: Positive = 2
     #: Spot checks that may wait for an auditor; beyond, none are chosen.
     audit_backlog_max: Count = 1_000
+    #: Contested jobs that may wait for each reference run that auditors can make at once; further ones are
+    #: decided by more results. 0 is no limit.
+    contested_per_run_max: Weight = 2.0
     #: Whether accounts and pipelines share auditors' time fairly, and a lost reference run goes to another
     #: auditor.
     fair_audits: bool = True
@@ -137,6 +143,9 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     partner_checks_max: Weight = 1.0
     #: The checks that one submitter vouches for to all others, in one pipeline.
     vouched_checks_max: Weight = 0.5
+    #: Owners are kept apart if they give the same wrong results so often that this is how probable it is by
+    #: chance, corrected for all sets of owners that could be found. 0: never.
+    collusion_p_max: Ratio = 1e-4
     #: A worker with at least this much evidence and a score below this is suspended.
     suspend_evidence_min: Weight = 5.0
     suspend_below_score: Ratio = 0.2
@@ -173,6 +182,9 @@ _EARLIER_RULES: Final = {
     "jobs_per_event_max": 0,
     "bids_independent": False,
     "reexamine_s": 0.0,
+    "recheck_rate": 0.0,
+    "contested_per_run_max": 0.0,
+    "collusion_p_max": 0.0,
 }
 
 

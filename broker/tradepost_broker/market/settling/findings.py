@@ -49,9 +49,10 @@ def _agreement(
     """
     if state.auditors and not able_auditors(state, job):
         return "", NOTHING
-    shares = independent_partners(
-        _party(state, lease), (_party(state, other) for other in others), state.hands
-    )
+    own = _party(state, lease)
+    parties = (_party(state, other) for other in others)
+    strangers = (party for party in parties if not state.are_kept_apart(own.owner, party.owner))
+    shares = independent_partners(own, strangers, state.hands)
     counted = {
         owner: _count(state, job, lease, owner, amount * share) for owner, share in sorted(shares.items())
     }

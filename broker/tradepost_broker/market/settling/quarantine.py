@@ -25,7 +25,7 @@ from tradepost_broker.market.model.entities import (
     PipelineUse,
     is_failure,
 )
-from tradepost_broker.market.settling import findings
+from tradepost_broker.market.settling import collusion, findings
 from tradepost_broker.market.state.market_state import MarketState
 
 #: Owners whose outcomes are kept for one account and pipeline, those that changed last.
@@ -124,6 +124,7 @@ def withdraw(state: MarketState, job: Job, leases: Sequence[str], kind: Evidence
         evidence = state.withdrawable.pop(f"{lease}:{kind.value}", None)
         if evidence is not None:
             state.withdraw(evidence, reason)
+            collusion.withdraw(state, evidence)
             use.evidence = tuple(one for one in use.evidence if one != evidence.id)
             state.save(use)
 
@@ -224,6 +225,7 @@ def _withdraw_evidence(state: MarketState, use: PipelineUse) -> None:
         evidence = state.withdrawable.pop(one, None)
         if evidence is not None:
             state.withdraw(evidence, f"pipeline {use.pipeline} fails on everybody")
+            collusion.withdraw(state, evidence)
     if ids:
         state.save(use)
 

@@ -24,6 +24,7 @@ from tradepost_broker.market.model.lease_states import LeaseTrigger, transition_
 from tradepost_broker.market.model.worker_states import WorkerTrigger, transition_worker
 from tradepost_broker.market.settling import (
     begun_work,
+    collusion,
     findings,
     payments,
     quarantine,
@@ -109,6 +110,7 @@ def _accuse(state: MarketState, audit: Lease, right: Sequence[Lease], wrong: Seq
             stage = blamed_stage(lease.stage_hashes, audit.stage_hashes)
             detail = "a reference run contradicts it"
             quarantine.hold_against(state, lease, EvidenceKind.CONTRADICTED, stage=stage, detail=detail)
+    collusion.note_wrong(state, job, wrong)
     if not was_final:
         _decide(state, job, audit, right, wrong, begun_share=0.0 if right else state.policy.begun_share)
     elif not right:
@@ -177,6 +179,7 @@ def _convict(state: MarketState, audit: Lease, right: Sequence[Lease], wrong: Se
     for lease in wrong:
         detail = "a reference run contradicts it"
         findings.learn(state, lease, EvidenceKind.AUDIT_FAILED, stage=blamed[lease.id], detail=detail)
+    collusion.note_wrong(state, job, wrong)
     if job.status not in FINAL:
         _decide(state, job, audit, right, wrong, begun_share=0.0)
     else:

@@ -26,6 +26,7 @@ from tradepost_broker.market.model.lease_states import LeaseTrigger
 from tradepost_broker.market.settling import (
     begun_work,
     break_offs,
+    collusion,
     findings,
     partial_pay,
     payments,
@@ -55,6 +56,7 @@ def accept(state: MarketState, job: Job, group: str, credibility: float) -> None
         stage = blamed_stage(lease.stage_hashes, agreed[0].stage_hashes)
         quarantine.hold_against(state, lease, EvidenceKind.OUTVOTED, stage=stage)
         _reject(state, lease, f"outvoted by results with credibility {credibility:.4f}; the stake is kept")
+    collusion.note_wrong(state, job, disagreed)
     conclude(state, job, agreed, disagreed, credibility)
 
 

@@ -127,6 +127,11 @@ class AuditQueue:
         """The jobs that wait for an auditor to decide them, in order of arrival."""
         return list(self._undecided.flows)
 
+    @property
+    def undecided_count(self) -> int:
+        """How many jobs wait for an auditor to decide them."""
+        return len(self._undecided.flows)
+
     def add(self, job: str, flow: Flow, *, is_decided: bool) -> None:
         """Let a job wait that does not yet; `is_decided` says that it waits for a spot check."""
         (self._spot_checks if is_decided else self._undecided).add(job, flow)

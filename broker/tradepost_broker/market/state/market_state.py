@@ -19,6 +19,7 @@ from tradepost.errors import Problem, StateBroken, invariant
 from tradepost_broker.market.ledger import Ledger
 from tradepost_broker.market.model.entities import (
     Account,
+    CollusionFinding,
     Evidence,
     EvidenceKind,
     Job,
@@ -46,6 +47,7 @@ from tradepost_broker.market.state.recent_jobs import RecentJobs
 from tradepost_broker.market.state.run_times import RunTimes
 from tradepost_broker.market.state.timers import TimerPurpose, Timers
 from tradepost_broker.market.state.worker_state import Scope, WorkerState
+from tradepost_broker.market.trust.co_wrong import CoWrongResults
 from tradepost_broker.market.trust.hands import Hands
 from tradepost_reputation import Counted, in_steps
 from tradepost_reputation.checks import NOTHING
@@ -86,6 +88,9 @@ class MarketState:
         self.accusations: dict[str, dict[str, float]] = {}
         #: Held payments of expelled workers, by lease: to be refunded, and their results re-examined.
         self.to_reexamine: dict[str, None] = {}
+        #: Equal wrong results of different owners, and the owners that are kept apart because of them.
+        self.co_wrong = CoWrongResults(fault_fraction=policy.fault_fraction)
+        self.findings_of: dict[str, CollusionFinding] = {}
         self.workers: dict[str, WorkerState] = {}
         self.auditors: dict[str, WorkerState] = {}
         self.idempotency_keys: dict[tuple[str, str], IdempotencyKey] = {}
@@ -135,8 +140,7 @@ class MarketState:
         #: Failed matches so far of workers that an event had no time to serve to the end.
         self.tries_used: dict[str, int] = {}
         #: Jobs that this event has reviewed, or ended because of the time; and those that it has advanced.
-        self.jobs_reviewed = 0
-        self.jobs_advanced = 0
+        self.jobs_reviewed = self.jobs_advanced = 0
         #: It has changed what later events do, though perhaps no record.
         self.has_progressed = False
         #: A tick has left timers that are due for the next one.
@@ -211,6 +215,7 @@ class MarketState:
         self.workers_of.setdefault(record.owner, []).append(worker)
         if record.auditor:
             self.auditors[record.id] = worker
+        self.note_kind(record.owner)
         return worker
 
     def add_job(self, job: Job) -> None:
@@ -427,6 +432,7 @@ class MarketState:
             vouched_checks=counted.vouched,
         )
         worker.learn(evidence)
+        self.judge(evidence)
         self.supply_changed = True
         self.save(evidence)
         if worker.record.standing is WorkerStanding.ACTIVE and worker.deserves_suspension(
@@ -436,6 +442,35 @@ class MarketState:
             self.save(worker.record)
         self.place(worker)  # its exposure cap may have changed as well
         return evidence
+
+    def judge(self, evidence: Evidence) -> None:
+        """Take in that a result was compared with those of others, if this evidence says so."""
+        if evidence.kind in _COMPARED:
+            self.co_wrong.judge(evidence.pipeline, self.workers[evidence.worker].record.owner)
+
+    def note_kind(self, owner: str) -> None:
+        """Take in what the devices of an owner are, because one joined or changed its offer."""
+        kinds = {device.kind for device in self.workers_of[owner]}
+        self.co_wrong.set_kind(owner, " ".join(sorted(kinds)))
+
+    def add_finding(self, finding: CollusionFinding) -> None:
+        """Keep owners apart from now on."""
+        self.findings_of.update(dict.fromkeys(finding.owners, finding))
+
+    def drop_finding(self, finding: CollusionFinding) -> None:
+        """Keep owners apart no more because of this finding."""
+        for owner in finding.owners:
+            if self.findings_of.get(owner) is finding:
+                del self.findings_of[owner]
+
+    def finding_of(self, owner: str) -> CollusionFinding | None:
+        """The finding of collusion that an owner is part of."""
+        return self.findings_of.get(owner)
+
+    def are_kept_apart(self, owner: str, other: str) -> bool:
+        """Whether two owners count as one voice, because they erred together too often."""
+        finding = self.findings_of.get(owner)
+        return finding is not None and finding is self.findings_of.get(other)
 
     def withdraw(self, evidence: Evidence, reason: str) -> None:
         """Record that a piece of evidence does not count, and end the suspension of its worker if need be."""
@@ -522,4 +557,5 @@ class MarketState:
 
 
 #: The records that change; the others are frozen.
-MUTABLE = (Account, Worker, Job, Lease, PipelineUse)
+MUTABLE = (Account, Worker, Job, Lease, PipelineUse, CollusionFinding)
+_COMPARED = (EvidenceKind.AGREED, EvidenceKind.OUTVOTED, EvidenceKind.CONTRADICTED)

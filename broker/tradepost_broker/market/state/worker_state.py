@@ -199,6 +199,15 @@ class WorkerState:
             return offer.capacity
         return limit
 
+    @property
+    def kind(self) -> str:
+        """Its execution providers and engines, by its last offer: devices of a kind have the same faults."""
+        if self.record.offer is None:
+            return ""
+        capabilities = self.record.offer.capabilities
+        engines = (f"{name}={version}" for name, version in capabilities.engines.items())
+        return "+".join(sorted((*capabilities.providers, *engines)))
+
     def is_proven(self, day: int) -> bool:
         """Whether it has passed enough checks, of any class, to be trusted with all of its capacity."""
         if self._proven is None or self._proven[0] != day:

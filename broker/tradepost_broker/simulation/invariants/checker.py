@@ -149,9 +149,21 @@ class Checker(Observer):
         self._leases.late_receipt(event, lease, self._seen.leases_of(lease.job))
         if lease.state is LeaseState.OPEN and lease.purpose is not LeasePurpose.AUDIT:
             auditors = [worker.id for worker in self._workers.values() if worker.auditor]
-            if not self._jobs[lease.job].spot_check and self._leases.any_connected(auditors):
+            chosen_before = self._jobs[lease.job].spot_check or self._may_be_rechecked(lease)
+            if not chosen_before and self._leases.any_connected(auditors):
                 self._eligible = lease.job
                 self._verdicts.results += 1
+
+    def _may_be_rechecked(self, lease: Lease) -> bool:
+        """Whether a result could be accepted alone: then it is checked more often than others."""
+        policy = self._policy
+        others = [
+            one
+            for one in self._seen.leases_of(lease.job)
+            if one.state in LIVE and one.purpose is not LeasePurpose.AUDIT and one.id != lease.id
+        ]
+        confidence = self._jobs[lease.job].confidence
+        return bool(policy.recheck_rate) and confidence > 1 - policy.fault_fraction and not others
 
     def _check_evidence(self, evidence: Evidence) -> None:
         lease = self._seen.records[Lease][evidence.lease]

@@ -155,6 +155,22 @@ class Underbidder(WorkerModel):
             work(device, task)
 
 
+class Clique(WorkerModel):
+    """Gives its clique's common answer on a fifth of the jobs, the same for all members, and else works."""
+
+    name = "clique"
+
+    def take(self, device: Device, task: Task) -> None:
+        """Cheat on the same jobs as the rest of the clique."""
+        decision = self.gang.decisions.setdefault(
+            task.job, self.gang.answer if device.rng.random() < _CHEAT_RATE else ""
+        )
+        if decision:
+            device.finish(task, decision, run_time(device, task), worked=False)
+        else:
+            work(device, task)
+
+
 class SybilSwarm(WorkerModel):
     """Gives its swarm's common answer from the first job on; once rejected, it joins under another name."""
 
