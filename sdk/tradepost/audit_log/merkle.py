@@ -60,10 +60,12 @@ class Edge:
     def extended(self, leaves: Iterable[bytes]) -> tuple[Edge, list[Node]]:
         """The edge after more leaves (their hashes), and the nodes completed at the heights that are kept."""
         size, hashes, completed = self.size, list(self.hashes), list[Node]()
+        sha256 = hashlib.sha256  # `node_hash` in place: this runs for every event of the market
         for leaf in leaves:
             node, height, index = leaf, 0, size
             while index & 1:  # it completes the subtree to its left
-                node, height, index = node_hash(hashes.pop(), node), height + 1, index >> 1
+                node = sha256(b"\x01" + hashes.pop() + node).digest()
+                height, index = height + 1, index >> 1
                 if height % TILE_HEIGHT == 0:
                     completed.append(Node(height, index, node))
             hashes.append(node)
