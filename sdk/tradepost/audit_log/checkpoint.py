@@ -62,6 +62,11 @@ def verifier_key(public_key: bytes) -> str:
     return f"{name}+{_key_id(public_key).hex()}+{base64.b64encode(_ECDSA_SHA256 + public_key).decode()}"
 
 
+def size_claimed(note: str) -> int:
+    """The size that a checkpoint states, before anything is verified. Raises `InvalidCheckpoint`."""
+    return _decode(note.rpartition("\n\n")[0] + "\n").size
+
+
 def verify_checkpoint(note: str, public_key: bytes) -> Checkpoint:
     """The checkpoint in a note, once these steps have passed; raises `InvalidCheckpoint` at the first that
     does not.

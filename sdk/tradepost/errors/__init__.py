@@ -7,7 +7,7 @@ its attributes are the facts; `diagnostics()` is the text for people. Errors are
 
 from __future__ import annotations
 
-from tradepost.errors.audit_log import InvalidCheckpoint, InvalidProof, LogRewritten
+from tradepost.errors.audit_log import InvalidCheckpoint, InvalidProof, LogRewritten, NotInLog
 from tradepost.errors.base import (
     EXIT_CODES,
     UNDECODABLE,
@@ -207,6 +207,7 @@ __all__ = [
     "NoEligibleWorker",
     "NoServiceManager",
     "NotAcceptable",
+    "NotInLog",
     "NotVerified",
     "OtherInput",
     "PipelineQuarantined",

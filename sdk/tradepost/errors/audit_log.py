@@ -10,7 +10,7 @@ class InvalidProof(TradepostError):
 
     fault = Fault.BROKER
     status = 422
-    default_hint = "Do not rely on it. Get the proof from the broker again."
+    default_hint = "Do not rely on it. Fetch the proof again with `tradepost receipt proof`."
 
 
 class InvalidCheckpoint(InvalidProof):
@@ -25,3 +25,11 @@ class LogRewritten(InvalidProof):
     default_hint = (
         "Keep both checkpoints and the proof: both are signed, and show that the broker changed its log."
     )
+
+
+class NotInLog(TradepostError):
+    """No published checkpoint of the broker's log covers this."""
+
+    fault = Fault.SUBMITTER
+    status = 404
+    default_hint = "Wait for the broker's next checkpoint, and try again."
