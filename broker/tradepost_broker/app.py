@@ -96,9 +96,11 @@ async def _running(parts: Parts, settings: Settings) -> AsyncIterator[RunningBro
     try:
         await parts.engine.ask(EventWork(lambda moment: Restarted(at=moment.at)))
         await parts.revocations.enforce()
+        await parts.checkpoints.publish()
         background = [
             asyncio.create_task(_tick(parts), name="tradepost-tick"),
             asyncio.create_task(parts.retention.run(), name="tradepost-retention"),
+            asyncio.create_task(parts.checkpoints.run(), name="tradepost-checkpoints"),
         ]
         host, port = await _listen(runner, settings, parts.connections)
         here = _url(settings, host, port)

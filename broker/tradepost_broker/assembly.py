@@ -40,6 +40,7 @@ from tradepost_broker.jobs.submission import SubmissionChecks
 from tradepost_broker.market import Market
 from tradepost_broker.market.model.entities import Evidence, Transfer
 from tradepost_broker.market.model.events import Instruction, Save
+from tradepost_broker.reporting.checkpoints import CheckpointPublisher
 from tradepost_broker.reporting.device_readings import DeviceReadings
 from tradepost_broker.reporting.loop_stalls import LoopStalls
 from tradepost_broker.reporting.loop_watchdog import LoopWatchdog
@@ -55,6 +56,7 @@ from tradepost_broker.streams.sessions import Sessions
 from tradepost_broker.streams.watchers import Watchers
 from tradepost_broker.web.admin import AdminEndpoints
 from tradepost_broker.web.application import build_application
+from tradepost_broker.web.audit_log import AuditLogEndpoints
 from tradepost_broker.web.client_stream import WATCHES_MAX, ClientStreams
 from tradepost_broker.web.connections import Connections, open_connections_max
 from tradepost_broker.web.content import ContentEndpoints
@@ -92,6 +94,7 @@ class Parts:
     receipts: ReceiptChecks
     retention: Retention
     revocations: RevocationService
+    checkpoints: CheckpointPublisher
     endpoints: tuple[Endpoint, ...]
     application: web.Application
     connections: Connections
@@ -185,6 +188,9 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float]) ->
         store=store, market=restored.market, sessions=streams.sessions, counts=counters.running
     )
     devices = DeviceReadings(clock=clock)
+    checkpoints = CheckpointPublisher(
+        store=store, engine=engine, broker=restored.broker, every_s=settings.checkpoint_s
+    )
     receipts = _build_receipts(restored, content)
     described = OpenApiEndpoints(
         (
@@ -195,6 +201,12 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float]) ->
                 market=restored.market,
                 catalog=content.catalog,
                 estimates=RateLimit(burst=100, per_s=10.0, monotonic=time.monotonic),
+            ).endpoints(),
+            *AuditLogEndpoints(
+                broker=restored.broker,
+                store=store,
+                jobs=JobService(store=store, engine=engine, watchers=streams.watchers),
+                checkpoints=checkpoints,
             ).endpoints(),
             *WorkerEndpoints(
                 joins=joins,
@@ -235,6 +247,7 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float]) ->
             clock=clock,
         ),
         revocations=revocations,
+        checkpoints=checkpoints,
         endpoints=described.endpoints(),
         application=build_application(
             described.endpoints(),

@@ -12,8 +12,9 @@ import gc
 import logging
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 import typer
@@ -25,8 +26,15 @@ from tradepost.bounded import AccountName
 from tradepost.commands.number_options import integer_option, number_option
 from tradepost.commands.options import Json, LogJson
 from tradepost.commands.terminal import show, show_json
-from tradepost.errors import InvalidCall, InvalidCommandLine, InvariantBroken
+from tradepost.errors import (
+    DatabaseDamaged,
+    InvalidCall,
+    InvalidCheckpoint,
+    InvalidCommandLine,
+    InvariantBroken,
+)
 from tradepost.file_writing import writing
+from tradepost.identity import Identity
 from tradepost.logs import set_up_logging
 from tradepost.money import format_credits, to_credits, to_microcredits
 from tradepost.protocol import AccountView
@@ -53,9 +61,14 @@ from tradepost_broker.reporting.views import Explanation
 from tradepost_broker.settings import MARKET, Settings
 from tradepost_reputation.dashboard import WorkerView
 
+if TYPE_CHECKING:
+    from tradepost_broker.storage.store import Reader
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Run and operate a market.")
 account = typer.Typer(no_args_is_help=True, add_completion=False, help="Submitters' accounts.")
 app.add_typer(account, name="account")
+audit_log = typer.Typer(no_args_is_help=True, add_completion=False, help="The log of all records.")
+app.add_typer(audit_log, name="audit-log")
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The broker's data folder.")]
 Config = Annotated[
@@ -357,26 +370,94 @@ def collusion(data_dir: DataDir = None, config: Config = None, as_json: Json = F
 @app.command("verify-books")
 def verify(data_dir: DataDir = None, config: Config = None, as_json: Json = False) -> None:
     """Recompute every balance, replay the journal, and compare. The broker may be running."""
-    from tradepost_broker.storage import database
-    from tradepost_broker.storage.database_checks import require_starts, typed_errors
-    from tradepost_broker.storage.store import Reader
     from tradepost_broker.storage.verify_books import verify_books
 
     settings = _settings(data_dir, config)
-    path = settings.database_path
-    with typed_errors(path), contextlib.closing(Reader(database.open_snapshot(path))) as reader:
-        require_starts(path, len(reader.starts()))
-        report = verify_books(reader)
+    with _snapshot(settings) as reader:
+        public_key = _public_key(settings)
+        report = verify_books(reader, public_key=public_key)
     compared = ", ".join(f"{count} {kind}" for kind, count in report.compared.items())
     people = (
         f"{report.transfers} transfers add up to every balance; the sum is "
         f"{to_credits(report.total_microcredits):,f} credits.\n"
-        f"{report.events} events, over {report.starts} starts, replayed to the same records: {compared}."
+        f"{report.events} events, over {report.starts} starts, replayed to the same records: {compared}.\n"
+        f"{report.logged} entries of the audit log fit the records."
     )
+    if public_key is None:
+        people += " Their checkpoints were not verified: the folder has no identity.pem."
     if report.differences_count:
         show(report, "\n".join(report.differences), as_json=as_json)
         raise InvariantBroken(f"the ledger and the records differ in {report.differences_count} places")
     show(report, people, as_json=as_json)
+
+
+@audit_log.command("verify")
+def verify_audit_log(
+    checkpoints: Annotated[
+        list[Path] | None,
+        typer.Option("--checkpoint", help="A checkpoint that somebody kept; the log must begin with it."),
+    ] = None,
+    data_dir: DataDir = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Hash every record again and compare with the audit log. The broker may be running."""
+    from tradepost_broker.storage.verify_log import verify_log
+
+    settings = _settings(data_dir, config)
+    kept = [_read_note(path) for path in checkpoints or []]
+    with _snapshot(settings) as reader:
+        report = verify_log(reader, public_key=_broker(settings).public_key, kept=kept)
+    if report.differences_count:
+        show(report, "\n".join(report.differences), as_json=as_json)
+        raise DatabaseDamaged(
+            f"the audit log and the records differ in {report.differences_count} places; "
+            f"the first: {report.differences[0]}",
+            hint="Keep the files for examination, and restore a backup: see docs/operations.md.",
+        )
+    counts = ", ".join(f"{count} {kind}" for kind, count in report.entries.items())
+    signed = (
+        "There is no checkpoint yet."
+        if report.checkpoint_size is None
+        else f"The newest checkpoint is of the first {report.checkpoint_size}, and signed by this broker."
+    )
+    people = f"{report.size} entries fit their records: {counts}.\n{signed}"
+    show(report, people, as_json=as_json)
+
+
+@contextlib.contextmanager
+def _snapshot(settings: Settings) -> Iterator[Reader]:
+    """A reader of the database as it is now."""
+    from tradepost_broker.storage import database
+    from tradepost_broker.storage.database_checks import require_starts, typed_errors
+    from tradepost_broker.storage.store import Reader
+
+    path = settings.database_path
+    with typed_errors(path), contextlib.closing(Reader(database.open_snapshot(path))) as reader:
+        require_starts(path, len(reader.starts()))
+        yield reader
+
+
+def _public_key(settings: Settings) -> bytes | None:
+    """The broker's public key (DER); `None` if the data folder has no key, as beside a copied database."""
+    from tradepost_broker.storage.data_folder import IDENTITY_FILE
+
+    return _broker(settings).public_key if (settings.data_dir / IDENTITY_FILE).exists() else None
+
+
+def _broker(settings: Settings) -> Identity:
+    from tradepost_broker.storage.data_folder import IDENTITY_FILE
+
+    return Identity.load(settings.data_dir / IDENTITY_FILE)
+
+
+def _read_note(path: Path) -> str:
+    try:
+        return path.read_bytes().decode()
+    except OSError as error:
+        raise InvalidCheckpoint(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InvalidCheckpoint(f"{path} is not a text") from None
 
 
 def _check_name(name: str, what: str) -> None:

@@ -74,6 +74,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     documents_kept_s: Annotated[float, msgspec.Meta(ge=DOCUMENTS_KEPT_S_MIN, le=SECONDS_MAX)] = (
         14 * 24 * 3600.0
     )
+    checkpoint_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 10.0
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     market: MarketPolicy = MarketPolicy()
 

@@ -17,6 +17,7 @@ import pytest
 from aiohttp.test_utils import TestServer
 
 import http_answers
+from tradepost.audit_log.proofs import LogProof, verify_proof
 from tradepost.client.results import check_result
 from tradepost.content import BLOCK_BYTES_MAX, Cid, add_bytes
 from tradepost.errors import (
@@ -73,6 +74,7 @@ ENDPOINTS = [
     ("GET", "/v1/jobs/none"),
     ("DELETE", "/v1/jobs/none"),
     ("GET", "/v1/jobs/none/output"),
+    ("GET", "/v1/jobs/none/proof"),
     ("DELETE", f"/v1/quarantines/{ABSENT}"),
     ("POST", "/v1/estimate"),
 ]
@@ -169,7 +171,7 @@ async def sides(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
             return
         found = []
         for name in ("serving", "holding"):
-            broker = await stack.enter_async_context(local_broker(tmp_path / name))
+            broker = await stack.enter_async_context(local_broker(tmp_path / name, checkpoint_s=0.1))
             key = await broker.account()
             pipeline = await broker.publish(key)
             worker = await broker.worker(serve=name == "serving")
@@ -466,10 +468,23 @@ async def test_an_unknown_cursor_is_no_first_page(side: Side, stream: Stream, be
 
 
 async def test_an_unknown_job_is_a_problem(side: Side) -> None:
-    for method, path in (("GET", "none"), ("DELETE", "none"), ("GET", "none/output")):
+    for method, path in (("GET", "none"), ("DELETE", "none"), ("GET", "none/output"), ("GET", "none/proof")):
         error = await side.refusal(method, f"/v1/jobs/{path}")
         assert isinstance(error, UnknownJob), path
         assert error.facts == {"job": "none"}
+
+
+async def test_the_log_has_the_receipts_of_a_job(side: Side, stream: Stream) -> None:
+    await stream.submit(side.request())
+    view = await stream.end()
+    response, body = await side.ask("GET", f"/v1/jobs/{view.job}/proof?wait_s=60")
+    proof = msgspec.json.decode(body, type=LogProof)
+    assert (response.status, response.content_type) == (200, "application/json")
+    [found] = verify_proof(proof, view.receipts)
+    _, body = await side.ask("GET", f"/v1/jobs/{view.job}/proof?wait_s=60&since={found.checkpoint.size}")
+    verify_proof(msgspec.json.decode(body, type=LogProof), view.receipts, kept=proof.checkpoint)
+    error = await side.refusal("GET", f"/v1/jobs/{view.job}/proof?since=999999")
+    assert isinstance(error, InvalidRequest)
 
 
 async def test_a_quarantine_is_lifted_also_where_there_is_none(side: Side) -> None:

@@ -109,6 +109,9 @@ async def test_the_books_verify_while_the_broker_runs(broker: LocalBroker, tmp_p
         "UPDATE workers SET standing = 'expelled'",
         "INSERT INTO transfers SELECT 'x', debit, credit, amount, kind, at, '', '' FROM transfers LIMIT 1",
         "DELETE FROM workers",
+        "INSERT INTO api_keys VALUES ('k', 'mallory', 1.0)",
+        "UPDATE api_keys SET account = 'mallory'",
+        "UPDATE join_tokens SET stake = stake + 1",
     ],
 )
 async def test_books_that_were_tampered_with_do_not_verify(tmp_path: Path, tampering: str) -> None:

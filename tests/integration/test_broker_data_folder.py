@@ -299,7 +299,8 @@ async def test_a_market_without_its_key_does_not_get_another_one(folder: Path) -
 async def test_a_first_start_that_was_cut_off_before_its_key_starts_again(folder: Path) -> None:
     """The key is made after the start is recorded, and before anything happens."""
     with closing(sqlite3.connect(folder / DATABASE)) as database, database:
-        for table in ("transfers", "api_keys", "accounts", "journal"):
+        logged = ("log_entries", "log_nodes", "log_edge", "checkpoints")
+        for table in ("transfers", "api_keys", "accounts", "journal", *logged):
             database.execute(f"DELETE FROM {table}")
     (folder / "identity.pem").unlink()
     assert await run_once(folder)

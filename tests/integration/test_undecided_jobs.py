@@ -86,6 +86,8 @@ class Scene:
             "pipeline": [DECOY_CID],
             "cid": [DECOY_CID, str(add_bytes(sample_input(), put=None))],
             "path": ["x"],
+            "level": ["0", "entries"],
+            "tile": ["000.p/1"],
         }
         names = re.findall(r"{(\w+)}", endpoint.path)
         for values in product(*(known[name] for name in names)):

@@ -93,6 +93,7 @@ def _codecs() -> dict[type[Any], RowCodec[Any]]:
         RowCodec(shell_records.Upload, tables.UploadTable),
         RowCodec(shell_records.InlineInput, tables.InputTable, immutable=True),
         RowCodec(shell_records.Delivery, tables.DeliveryTable, immutable=True),
+        RowCodec(shell_records.PublishedCheckpoint, tables.CheckpointTable),
         RowCodec(shell_records.SetAside, tables.SetAsideTable),
     ]
     return {codec.kind: codec for codec in codecs}

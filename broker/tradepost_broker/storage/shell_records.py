@@ -132,4 +132,14 @@ def unreadable(one: LeftOut, at: float) -> SetAside:
     )
 
 
-ShellRecord = SetAside | ApiKey | JoinToken | Publication | Upload | InlineInput | Delivery
+class PublishedCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest checkpoint of the audit log that was published: a signed note, of `size` entries."""
+
+    size: int
+    note: str
+    id: str = "newest"
+
+
+ShellRecord = (
+    PublishedCheckpoint | SetAside | ApiKey | JoinToken | Publication | Upload | InlineInput | Delivery
+)

@@ -20,17 +20,26 @@ import msgspec
 from msgspec.structs import replace
 from sqlalchemy import ColumnElement, Connection, Row, Select, Table, func, or_, select
 
+from tradepost.audit_log.merkle import Edge
 from tradepost.errors import UNDECODABLE, invariant
 from tradepost_broker.market import recovery
 from tradepost_broker.market.model import entities
 from tradepost_broker.market.model.events import Event, MatchingEvent
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.sifting import LeftOut, Sifted, kind_of, sift
-from tradepost_broker.storage import database, tables
+from tradepost_broker.storage import database, log_tree, tables
 from tradepost_broker.storage.database_checks import is_disk_full
 from tradepost_broker.storage.document_cache import DocumentCache
+from tradepost_broker.storage.log_entries import logged_by
 from tradepost_broker.storage.rows import CODECS, AnyRecord
-from tradepost_broker.storage.shell_records import Delivery, InlineInput, SetAside, SetAsideKind, unreadable
+from tradepost_broker.storage.shell_records import (
+    Delivery,
+    InlineInput,
+    JoinToken,
+    SetAside,
+    SetAsideKind,
+    unreadable,
+)
 
 T = TypeVar("T")
 
@@ -145,6 +154,10 @@ class Reader:
         """The rows of a read in the driver's own SQL."""
         return self._read.execute(statement, parameters).fetchall()
 
+    def each(self, statement: str) -> Iterator[tuple[Any, ...]]:
+        """As `rows` without parameters, one row at a time."""
+        return iter(self._read.execute(statement))
+
     def load(self, *, at: float, policy: MarketPolicy) -> list[entities.Record]:
         """The records that `Market.restore` needs at time `at`, as `recovery.needed` declares them."""
         return self.sift(at=at, policy=policy).records
@@ -214,6 +227,13 @@ class Store(Reader):
         self._last_seq: int = self._reader.scalar(select(func.max(JOURNAL.c.seq))) or 0
         self._committed_seq = self._last_seq
         self._documents = DocumentCache()
+        try:
+            self._log_edge = log_tree.restored_edge(self.rows, last_seq=self._last_seq)
+        except BaseException:
+            self.close()
+            raise
+        #: A start that is logged with its first event: until then, another start may replace it.
+        self._unlogged_start = next((one for one in self.starts() if one.first_seq > self._last_seq), None)
 
     def get(self, kind: type[T], id_: str) -> T | None:
         """The committed record of this kind and id, or `None`."""
@@ -252,6 +272,11 @@ class Store(Reader):
     def last_seq(self) -> int:
         """The number of the newest committed event."""
         return self._committed_seq
+
+    @property
+    def log_edge(self) -> Edge:
+        """The right edge of the audit log as committed."""
+        return self._log_edge
 
     def begin(self) -> Transaction:
         """A new transaction; the one before it must have been committed."""
@@ -313,6 +338,7 @@ class Transaction:
         self._deletions: list[Deletion] = []
         self._deletions_first: list[Deletion] = []
         self._start: BrokerStart | None = None
+        self._log_edge: Edge | None = None
         self.is_empty = True
         #: Bytes of the documents of jobs among the records.
         self.document_bytes = 0
@@ -373,6 +399,9 @@ class Transaction:
         self._deletions_first.append(deletion)
         self.is_empty = False
 
+    def _is_stored(self, token: JoinToken) -> bool:
+        return self._store.get(JoinToken, token.id) is not None
+
     def take_lock(self) -> bool:
         """Take the lock that writers need, without waiting; whether it was free. `flush` then needs not wait.
 
@@ -403,6 +432,9 @@ class Transaction:
             if records:
                 codec = CODECS[kind]
                 write.executemany(codec.insert, [codec.to_row(record) for record in records.values()])
+        start = self._start or self._store._unlogged_start
+        if logged := logged_by(self._rows, start, self._records, is_stored=self._is_stored):
+            self._log_edge = log_tree.append(write, self._store._log_edge, logged)
         for statement, parameters in self._deletions:
             write.execute(statement, parameters)
 
@@ -419,6 +451,12 @@ class Transaction:
         """Make what was flushed durable. May run in another thread than `flush`, but not at the same time."""
         self._store._write.commit()
         self._store._committed_seq = self._store._last_seq
+        if self._rows:
+            self._store._unlogged_start = None
+        elif self._start is not None:
+            self._store._unlogged_start = self._start
+        if self._log_edge is not None:
+            self._store._log_edge = self._log_edge
 
     def remember(self) -> None:
         """Keep the documents that were committed at hand."""

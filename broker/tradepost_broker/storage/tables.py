@@ -77,6 +77,40 @@ class RunTable(_Table, table=True):
     left_out: bytes | None = _blob(nullable=True)
 
 
+# The audit log (`log_tree`)
+
+
+class LogEntryTable(_Table, table=True):
+    """Every entry of the audit log: which record it commits to, and the nonce of the commitment."""
+
+    __tablename__ = "log_entries"
+    __table_args__ = (Index("ix_log_entries_receipt", "record", sqlite_where=text("kind = 'receipt'")),)
+    number: int = _key()
+    kind: str
+    record: str
+    nonce: bytes = _blob()
+    commitment: bytes = _blob()
+
+
+class LogNodeTable(_Table, table=True):
+    """The complete subtrees of the log's tree at every eighth height."""
+
+    __tablename__ = "log_nodes"
+    __table_args__ = (_SMALL,)
+    height: int = _key()
+    number: int = _key()
+    hash: bytes = _blob()
+
+
+class LogEdgeTable(_Table, table=True):
+    """The right edge of the log's tree: its size, and the hashes of its complete subtrees. One row."""
+
+    __tablename__ = "log_edge"
+    id: int = _key()
+    size: int
+    hashes: bytes = _blob()
+
+
 # The market's records, in the order in which foreign keys allow them to be written
 
 
@@ -291,6 +325,15 @@ class DeliveryTable(_Table, table=True):
     signature: bytes = _blob()
     output: bytes | None = _blob(nullable=True)
     output_cid: str
+
+
+class CheckpointTable(_Table, table=True):
+    """`shell_records.PublishedCheckpoint`."""
+
+    __tablename__ = "checkpoints"
+    id: str = _key()
+    size: int = _integer()
+    note: str
 
 
 class SetAsideTable(_Table, table=True):

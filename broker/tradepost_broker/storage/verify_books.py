@@ -1,8 +1,9 @@
 """Verifies the ledger: recomputes every balance from the transfers, and every record from the journal.
 
-Two independent ways to the same numbers. First the balances are recomputed from the immutable transfers. Then
+Independent ways to the same numbers. First the balances are recomputed from the immutable transfers. Then
 the journal is replayed from the first event, with a restart where the broker restarted, and every record that
-comes out must be the one in the tables.
+comes out must be the one in the tables. Last, whatever the audit log covers is hashed again: the journal
+itself, receipts and credentials. Documents are compared with the CIDs that the journal names.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from tradepost.content import add_bytes
 from tradepost_broker.market import Market
 from tradepost_broker.market.ledger import SUPPLY_MICROCREDITS, TREASURY
 from tradepost_broker.market.model.entities import (
@@ -26,13 +28,16 @@ from tradepost_broker.market.model.entities import (
     PipelineUse,
     Transfer,
     Worker,
+    is_failure,
 )
 from tradepost_broker.market.model.events import Event, Instruction, ReplyRefused, Save
 from tradepost_broker.market.model.policy import MarketPolicy, recorded_policy
 from tradepost_broker.market.recovery import select_needed
 from tradepost_broker.market.sifting import kind_of, sift
 from tradepost_broker.storage.rows import CODECS
+from tradepost_broker.storage.shell_records import Delivery, InlineInput
 from tradepost_broker.storage.store import BrokerStart, Reader
+from tradepost_broker.storage.verify_log import verify_log
 
 KINDS: Final[tuple[type[Any], ...]] = (
     Account,
@@ -60,6 +65,7 @@ class BooksReport(msgspec.Struct, kw_only=True):
     events: int = 0
     starts: int = 0
     compared: dict[str, int] = {}
+    logged: int = 0
     differences: list[str] = []
     differences_count: int = 0
 
@@ -70,11 +76,16 @@ class BooksReport(msgspec.Struct, kw_only=True):
             self.differences.append(what)
 
 
-def verify_books(reader: Reader) -> BooksReport:
-    """Compare balances with transfers, and every record with the journal's replay."""
+def verify_books(reader: Reader, *, public_key: bytes | None = None) -> BooksReport:
+    """Compare balances with transfers, records with the journal's replay, and all of it with the audit log.
+
+    `public_key` (DER) is the broker's, which signs the log's checkpoints.
+    """
     report = BooksReport()
     _check_balances(reader, report)
-    _check_replay(reader, report)
+    records = _check_replay(reader, report)
+    _check_documents(reader, records, report)
+    _check_log(reader, report, public_key)
     for one in reader.unreadable.values():
         report.differs(f"{one.kind} {one.id}: {one.reason}")
     return report
@@ -112,7 +123,29 @@ def _check_balances(reader: Reader, report: BooksReport) -> None:
         report.differs(f"all accounts give {report.total_microcredits}; the supply is {SUPPLY_MICROCREDITS}")
 
 
-def _check_replay(reader: Reader, report: BooksReport) -> None:
+def _check_log(reader: Reader, report: BooksReport, public_key: bytes | None) -> None:
+    log = verify_log(reader, public_key=public_key)
+    report.logged = log.size
+    report.differences_count += log.differences_count
+    report.differences += log.differences[: max(0, _SHOWN_MAX - len(report.differences))]
+
+
+def _check_documents(reader: Reader, records: Records, report: BooksReport) -> None:
+    """The documents that are kept must be those that the journal names by CID."""
+    for delivery in reader.find_readable(Delivery):
+        lease = records[Lease].get(delivery.id)
+        cid = "" if lease is None or is_failure(lease.outcome) else lease.outcome
+        if delivery.output_cid != cid:
+            report.differs(f"delivery {delivery.id} names output {delivery.output_cid}; the journal, {cid}")
+        elif delivery.output is not None and add_bytes(delivery.output, put=None) != cid:
+            report.differs(f"delivery {delivery.id}: its output is not {cid}")
+    for document in reader.find_readable(InlineInput):
+        job = records[Job].get(document.id)
+        if job is None or add_bytes(document.document, put=None) != job.input:
+            report.differs(f"input of job {document.id}: it is not the one that was submitted")
+
+
+def _check_replay(reader: Reader, report: BooksReport) -> Records:
     replayed = replay(reader, report)
     for kind in KINDS:
         stored = _stored(reader, kind, report)
@@ -125,6 +158,7 @@ def _check_replay(reader: Reader, report: BooksReport) -> None:
                     f"{kind.__name__.lower()} {id_}: stored {stored.get(id_)}; "
                     f"replayed {replayed[kind].get(id_)}"
                 )
+    return replayed
 
 
 def _stored(reader: Reader, kind: type[Any], report: BooksReport) -> dict[str, Any]:

@@ -7,6 +7,8 @@ structs of `tradepost.protocol` as JSON; every error, expected or not, leaves as
 from __future__ import annotations
 
 import logging
+import math
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -37,6 +39,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 ACCOUNT: Final = web.RequestKey("account", str)
 JSON: Final = "application/json"
 PROBLEM_JSON: Final = "application/problem+json"
+WAIT_S_MAX: Final = 60.0
+_SECONDS: Final = re.compile(r"[0-9]{1,6}(?:\.[0-9]{0,9})?")
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +135,16 @@ def read_limit(request: web.Request, default: int, limit_max: int) -> int:
     if not is_number or not 0 < int(text) <= limit_max:
         raise InvalidRequest(f"limit is {text[:20]!r}; it must be 1 to {limit_max}")
     return int(text)
+
+
+def read_wait_s(request: web.Request) -> float:
+    """How long the request's `wait_s` lets the reply wait, in seconds: 0 to 60. Raises `InvalidRequest`."""
+    text = request.query.get("wait_s", "0")
+    # `float` reads the digits of every script, underscores and blanks.
+    wait_s = float(text) if _SECONDS.fullmatch(text) else math.nan
+    if not 0 <= wait_s <= WAIT_S_MAX:
+        raise InvalidRequest(f"wait_s is {text!r}; it must be 0 to {WAIT_S_MAX:g} seconds")
+    return wait_s
 
 
 def reply(body: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

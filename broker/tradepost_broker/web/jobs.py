@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import re
 from collections import Counter
 from typing import Final
 
@@ -25,13 +23,19 @@ from tradepost_broker.storage.rows import CODECS
 from tradepost_broker.storage.shell_records import Delivery
 from tradepost_broker.storage.store import Store
 from tradepost_broker.web.client_stream import ClientStreams
-from tradepost_broker.web.endpoints import ACCOUNT, Access, Endpoint, read_body, read_limit, reply
+from tradepost_broker.web.endpoints import (
+    ACCOUNT,
+    Access,
+    Endpoint,
+    read_body,
+    read_limit,
+    read_wait_s,
+    reply,
+)
 from tradepost_broker.web.request_bodies import DOCUMENT_BODY_BYTES_MAX
 from tradepost_broker.web.slow_peers import send_pieces
 
-WAIT_S_MAX: Final = 60.0
 _SHOWN_CHARS_MAX: Final = 80
-_SECONDS: Final = re.compile(r"[0-9]{1,6}(?:\.[0-9]{0,9})?")
 JOBS_SHOWN: Final = 100
 JOBS_SHOWN_MAX: Final = 1000
 #: Requests of one account that may wait for an end at once.
@@ -134,7 +138,7 @@ class JobEndpoints:
     async def show(self, request: web.Request) -> web.StreamResponse:
         """A job as it stands; with `wait_s` (at most 60), once it has ended or that time has passed."""
         account, job = request[ACCOUNT], request.match_info["job"]
-        wait_s = _wait_s(request)
+        wait_s = read_wait_s(request)
         if wait_s > 0:
             await self._wait(account, job, wait_s)
         return reply(self._jobs.view(account, job))
@@ -236,12 +240,3 @@ def _is_true(request: web.Request, name: str) -> bool:
     if text not in ("true", "false"):
         raise InvalidRequest(f"{name} is {text[:_SHOWN_CHARS_MAX]!r}; it must be true or false")
     return text == "true"
-
-
-def _wait_s(request: web.Request) -> float:
-    text = request.query.get("wait_s", "0")
-    # `float` reads the digits of every script, underscores and blanks.
-    wait_s = float(text) if _SECONDS.fullmatch(text) else math.nan
-    if not 0 <= wait_s <= WAIT_S_MAX:
-        raise InvalidRequest(f"wait_s is {text!r}; it must be 0 to {WAIT_S_MAX:g} seconds")
-    return wait_s

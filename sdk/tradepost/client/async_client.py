@@ -14,6 +14,8 @@ from typing import Any, Final, Self, TypeVar
 
 import aiohttp
 
+from tradepost.audit_log.checkpoint import size_claimed
+from tradepost.audit_log.proofs import LogProof
 from tradepost.broker_url import parse_api_key, parse_broker_url
 from tradepost.client.arguments import input_cid as checked_input_cid
 from tradepost.client.arguments import job_id, optional_bool, pipeline_cid, real_number, whole_number
@@ -59,6 +61,9 @@ MAP_WINDOW_MAX: Final = 100_000
 _SLOW_READ_S: Final = 0.005
 #: How many jobs `jobs` lists unless told otherwise.
 LIST_JOBS: Final = 100
+
+#: How long a proof waits for the next checkpoint. Brokers publish one every few seconds.
+_CHECKPOINT_WAIT_S: Final = 60
 
 T = TypeVar("T")
 
@@ -299,6 +304,20 @@ class AsyncClient(NotCopied):
         """
         checked = pipeline_cid(pipeline)
         return await self._checked().requests.ask_for(QuarantineView, "DELETE", "v1/quarantines/{}", checked)
+
+    async def proof(self, job: str, *, since: str | None = None) -> LogProof:
+        """That the broker's audit log has the receipts of a job that has ended, for `verify_proof`.
+
+        Waits up to a minute for the checkpoint that covers them. With `since`, a checkpoint that was kept (a
+        signed note), the proof also shows that the log extends it. Raises `UnknownJob`, `NotInLog` if there
+        are no receipts, or `InvalidCheckpoint`.
+        """
+        query = {"wait_s": str(_CHECKPOINT_WAIT_S)}
+        if since is not None:
+            query["since"] = str(size_claimed(since))
+        return await self._checked().requests.ask_for(
+            LogProof, "GET", "v1/jobs/{}/proof", job_id(job), query=query
+        )
 
     async def pipeline(self, cid: str) -> PipelineView:
         """A published pipeline: its manifest and signature. Raises `UnknownPipeline`."""

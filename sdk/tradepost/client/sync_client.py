@@ -13,6 +13,7 @@ from decimal import Decimal
 from types import TracebackType
 from typing import Any, Self
 
+from tradepost.audit_log.proofs import LogProof
 from tradepost.client.arguments import timeout_s, whole_number
 from tradepost.client.async_client import LIST_JOBS, MAP_WINDOW, MAP_WINDOW_MAX, AsyncClient
 from tradepost.client.async_job import AsyncJobHandle
@@ -258,6 +259,15 @@ class Client(NotCopied):
         `UnknownPipeline`.
         """
         return self.open_thread().wait(self._async.lift_quarantine(pipeline))
+
+    def proof(self, job: str, *, since: str | None = None) -> LogProof:
+        """That the broker's audit log has the receipts of a job that has ended, for `verify_proof`.
+
+        Waits up to a minute for the checkpoint that covers them. With `since`, a checkpoint that was kept (a
+        signed note), the proof also shows that the log extends it. Raises `UnknownJob`, `NotInLog` if there
+        are no receipts, or `InvalidCheckpoint`.
+        """
+        return self.open_thread().wait(self._async.proof(job, since=since))
 
     def pipeline(self, cid: str) -> PipelineView:
         """A published pipeline: its manifest and signature. Raises `UnknownPipeline`."""

@@ -7,6 +7,7 @@ its attributes are the facts; `diagnostics()` is the text for people. Errors are
 
 from __future__ import annotations
 
+from tradepost.errors.audit_log import InvalidCheckpoint, InvalidProof, LogRewritten, NotInLog
 from tradepost.errors.base import (
     EXIT_CODES,
     UNDECODABLE,
@@ -169,6 +170,7 @@ __all__ = [
     "InvalidBundle",
     "InvalidCall",
     "InvalidCar",
+    "InvalidCheckpoint",
     "InvalidCid",
     "InvalidCommandLine",
     "InvalidDag",
@@ -181,6 +183,7 @@ __all__ = [
     "InvalidOperatorToken",
     "InvalidOutput",
     "InvalidPipeline",
+    "InvalidProof",
     "InvalidReceipt",
     "InvalidRequest",
     "InvalidRevocations",
@@ -197,12 +200,14 @@ __all__ = [
     "KuboFailed",
     "LeaseGone",
     "LeaseTimeout",
+    "LogRewritten",
     "MissingDatabase",
     "MissingExtra",
     "ModelFailure",
     "NoEligibleWorker",
     "NoServiceManager",
     "NotAcceptable",
+    "NotInLog",
     "NotVerified",
     "OtherInput",
     "PipelineQuarantined",

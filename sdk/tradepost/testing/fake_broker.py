@@ -23,6 +23,7 @@ from tradepost.errors import (
     InvalidCid,
     InvalidRequest,
     JobCancelled,
+    NotInLog,
     ProtocolError,
     ResultWithdrawn,
     TradepostError,
@@ -60,6 +61,7 @@ from tradepost.protocol import (
 from tradepost.receipts import Receipt, Returned, sign_receipt
 from tradepost.schema_errors import describe_mismatch
 from tradepost.testing.fake_endpoints import fake_application, json_response, open_socket, refuse
+from tradepost.testing.fake_log import FakeLog
 
 API_KEY = "fake-key"
 PRICE_MICROCREDITS = 1000
@@ -77,6 +79,8 @@ class FakeBroker:
         self._compute = compute
         self._codec = broker_codec_for_clients()
         self._worker = Identity.generate()
+        #: The audit log, in which each receipt is as soon as its job is decided.
+        self.log = FakeLog(Identity.generate())
         self._sockets: set[web.WebSocketResponse] = set()
         self._jobs: dict[str, str] = {}
         self._keyed: dict[str, JobRequest] = {}
@@ -126,6 +130,7 @@ class FakeBroker:
                 web.get("/v1/jobs/{job}", self._show),
                 web.delete("/v1/jobs/{job}", self._cancel),
                 web.get("/v1/jobs/{job}/output", self._output),
+                web.get("/v1/jobs/{job}/proof", self._proof),
                 web.delete("/v1/quarantines/{pipeline}", self._lift_quarantine),
             ]
         )
@@ -308,7 +313,7 @@ class FakeBroker:
         output_cid = add_bytes(output, put=None)
         is_inline = len(output) <= INLINE_BYTES_MAX
         receipt = Receipt(
-            broker="fake",
+            broker=self.log.broker.id,
             job=job,
             lease=f"{job}.1",
             attempt=1,
@@ -321,6 +326,8 @@ class FakeBroker:
             nonce=bytes(16),
             expires_at=int(now) + _LEASE_S,
         )
+        signed = sign_receipt(receipt, self._worker)
+        self.log.add(receipt.lease, signed)
         return JobView(
             job=job,
             status=JobStatus.ACCEPTED,
@@ -329,7 +336,7 @@ class FakeBroker:
             finished_at=now,
             output=output if is_inline else None,
             output_cid=None if is_inline else output_cid,
-            receipts=(sign_receipt(receipt, self._worker),),
+            receipts=(signed,),
             verification=Verification(credibility=1.0, agreed=(self._worker.id,)),
         )
 
@@ -444,6 +451,17 @@ class FakeBroker:
                 job=view.job,
             )
         return _bytes(self._outputs[view.job])
+
+    async def _proof(self, request: web.Request) -> web.Response:
+        _check_key(request)
+        view = self._view(request)
+        if not view.receipts:
+            raise NotInLog(f"job {view.job} is {view.status.value} and has no receipts")
+        since = request.query.get("since")
+        if since is not None and (not since.isdecimal() or int(since) > len(self.log.leaves)):
+            raise InvalidRequest(f"since is {since[:40]!r}; it must be the size of a checkpoint")
+        leases = [f"{view.job}.1"]
+        return json_response(self.log.proof(leases, since=None if since is None else int(since)))
 
     async def _lift_quarantine(self, request: web.Request) -> web.Response:
         _check_key(request)

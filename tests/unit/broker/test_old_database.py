@@ -26,7 +26,7 @@ from tradepost_broker.market.model.events import (
     WorkerJoined,
 )
 from tradepost_broker.market.model.policy import recorded_policy
-from tradepost_broker.storage.shell_records import JoinToken
+from tradepost_broker.storage.shell_records import ApiKey, Delivery, JoinToken
 from tradepost_broker.storage.store import Store
 from tradepost_broker.storage.verify_books import verify_books
 
@@ -55,6 +55,9 @@ def test_its_books_verify(store: Store) -> None:
     report = verify_books(store)
     assert report.differences == []
     assert (report.starts, report.total_microcredits) == (2, SUPPLY_MICROCREDITS)
+    credentials = len(list(store.find(ApiKey))) + len(list(store.find(JoinToken)))
+    receipts = len(list(store.find(Delivery)))
+    assert report.logged == report.events + report.starts + receipts + credentials
     assert {transfer.kind for transfer in store.find(Transfer)} == {
         value for name, value in vars(Kind).items() if name.isupper()
     } - {Kind.PAY_BEGUN}

@@ -13,10 +13,12 @@ import pytest
 from aiohttp.test_utils import TestServer
 
 from tradepost import AsyncClient, Client, TensorDocument, TradepostError
+from tradepost.audit_log.proofs import LogProof, verify_proof
 from tradepost.errors import (
     BrokerUnavailable,
     ClientClosed,
     InsufficientFunds,
+    InvalidCheckpoint,
     InvalidReceipt,
     InvalidSettings,
     JobCancelled,
@@ -243,6 +245,29 @@ def test_a_missing_key_says_how_to_give_one(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(InvalidSettings) as caught:
         AsyncClient("http://127.0.0.1:1")
     assert "TRADEPOST_API_KEY" in caught.value.hint
+
+
+async def test_either_client_fetches_the_proof_of_a_job_s_receipts(broker: FakeBroker) -> None:
+    def prove(client: Client, job: str, since: str) -> LogProof:
+        with client:
+            return client.proof(job, since=since)
+
+    kept = broker.log.checkpoint()
+    broker.log.add_events(3)
+    async with client_of(broker) as client:
+        result = await (await client.submit(PIPELINE, x(), max_price=1)).result()
+        proof = await client.proof(result.job)
+        [found] = verify_proof(proof, result.receipts)
+        assert (found.index, found.checkpoint.size, found.receipt.job) == (3, 4, result.job)
+        with pytest.raises(UnknownJob):
+            await client.proof("none")
+        with pytest.raises(InvalidCheckpoint):
+            await client.proof(result.job, since="no checkpoint")
+    broker.log.add_events(5)
+    for since in (kept, proof.checkpoint):
+        later = await asyncio.to_thread(prove, Client(broker.url, api_key=API_KEY), result.job, since)
+        [found] = verify_proof(later, result.receipts, kept=since)
+        assert found.checkpoint.size == 9
 
 
 async def test_a_quarantine_is_lifted_by_either_client(broker: FakeBroker) -> None:
