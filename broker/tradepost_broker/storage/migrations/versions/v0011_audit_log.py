@@ -25,8 +25,8 @@ from tradepost_broker.storage.log_entries import (
 )
 from tradepost_broker.storage.log_tree import append
 
-revision = "0009"
-down_revision = "0008"
+revision = "0011"
+down_revision = "0010"
 branch_labels = None
 depends_on = None
 
