@@ -26,7 +26,7 @@ from tradepost_broker.content.kept_documents import KeptDocuments, are_needed
 from tradepost_broker.content.retention import Retention
 from tradepost_broker.content.uploads import Uploads
 from tradepost_broker.engine.core_recovery import CoreRecovery
-from tradepost_broker.engine.engine import Engine
+from tradepost_broker.engine.engine import Engine, EngineObservers
 from tradepost_broker.engine.market_clock import MarketClock
 from tradepost_broker.jobs.instruction_sender import InstructionSender
 from tradepost_broker.jobs.job_service import JobService
@@ -343,9 +343,11 @@ def _build_engine(restored: Restored, streams: Streams, counters: Counters, reco
         recovery=recovery,
         release=InstructionRelease(counters=counters, sender=sender, market=restored.market),
         clock=clock,
-        observe_decided=counters.open_jobs.observe,
-        observe_batch=counters.metrics.observe_batch,
-        observe_blocked=clock.stand_still if isinstance(clock, MarketClock) else lambda _is_blocked: None,
+        observers=EngineObservers(
+            decided=counters.open_jobs.observe,
+            batch=counters.metrics.observe_batch,
+            blocked=clock.stand_still if isinstance(clock, MarketClock) else lambda _is_blocked: None,
+        ),
     )
 
 

@@ -20,6 +20,8 @@ from tradepost_broker.engine.engine import (
     BATCH_MAX,
     Decision,
     Engine,
+    EngineLimits,
+    EngineObservers,
     Moment,
     Outcome,
     Postponed,
@@ -158,8 +160,8 @@ async def running(
         store=store,
         release=(lambda _: None) if released is None else released.append,
         clock=ManualClock(),
-        backlog_max=backlog_max,
-        observe_blocked=(lambda _: None) if blocked is None else blocked.append,
+        limits=EngineLimits(backlog_max=backlog_max),
+        observers=EngineObservers(blocked=(lambda _: None) if blocked is None else blocked.append),
     )
     task = asyncio.create_task(engine.run())
     yield engine
@@ -261,8 +263,8 @@ async def test_work_that_comes_during_a_commit_makes_one_batch(tmp_path: Path) -
         store=store,
         release=lambda _: None,
         clock=ManualClock(),
-        observe_batch=lambda works, _: batches.append(works),
-        batch_s_max=math.inf,
+        observers=EngineObservers(batch=lambda works, _: batches.append(works)),
+        limits=EngineLimits(batch_s_max=math.inf),
     )
     task = asyncio.create_task(engine.run())
     first = asyncio.create_task(engine.ask(Funding(1, "first")))
@@ -309,8 +311,8 @@ async def test_a_batch_that_would_hold_up_others_is_cut_short(
         store=store,
         release=lambda _: None,
         clock=ManualClock(),
-        observe_batch=lambda works, _: batches.append(works),
-        batch_s_max=batch_s_max,
+        observers=EngineObservers(batch=lambda works, _: batches.append(works)),
+        limits=EngineLimits(batch_s_max=batch_s_max),
     )
 
     def reply(number: int, outcome: Outcome) -> None:
@@ -397,7 +399,7 @@ async def test_events_are_observed_in_their_turn_unless_refused(tmp_path: Path) 
         store=store,
         release=lambda _: None,
         clock=ManualClock(),
-        observe_decided=lambda event, _: observed.append(event),
+        observers=EngineObservers(decided=lambda event, _: observed.append(event)),
     )
     for amount in (5, -1):
         engine.submit(Funding(amount), lambda _: None)
