@@ -11,12 +11,15 @@ from tradepost_broker.simulation.figures.figures import ConfidenceFigures, RunFi
 
 
 def confidence_table(figures: Iterable[ConfidenceFigures]) -> Table:
-    """What customers got, by confidence: wrong results, those still wrong at maturity, results per job."""
+    """What customers got, by confidence: wrong results, those still wrong at maturity, results per job.
+
+    `both right` are those redone or withdrawn although their first result was right.
+    """
     table = _table(
         "What customers got",
         (
             *("confidence", "jobs", "accepted", "failed", "wrong", "still wrong"),
-            *("corrected", "redone", "withdrawn", "results", "p50 s", "p95 s"),
+            *("corrected", "redone", "withdrawn", "both right", "results", "p50 s", "p95 s"),
         ),
     )
     for one in figures:
@@ -30,6 +33,7 @@ def confidence_table(figures: Iterable[ConfidenceFigures]) -> Table:
             f"{one.corrected:,}",
             f"{one.redone:,}",
             f"{one.withdrawn:,}",
+            f"{one.withdrawn_right:,}",
             f"{one.redundancy:.3f}",
             f"{one.latency_p50_s:.2f}",
             f"{one.latency_p95_s:.2f}",

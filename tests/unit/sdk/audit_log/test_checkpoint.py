@@ -88,6 +88,7 @@ def test_a_changed_note_is_rejected(data: st.DataObject) -> None:
         f"example.com/log\n17\n{base64.b64encode(EMPTY_ROOT).decode()}\n",
         "\n",
     ],
+    ids=["zeros", "negative", "short root", "more lines", "no root", "other origin", "empty"],
 )
 def test_a_text_that_is_no_checkpoint_is_rejected(text: str) -> None:
     signatures = NOTE.split("\n\n")[1]
