@@ -38,6 +38,7 @@ from tradepost_broker.storage.data_folder import (
 from tradepost_broker.storage.database_checks import typed_errors
 from tradepost_broker.storage.store import Store
 from tradepost_broker.web.connections import Connections, LimitedSite
+from tradepost_broker.web.server_log import ServerLog
 
 #: How long a clean stop waits for requests that are under way.
 SHUTDOWN_S_MAX: Final = 3.0
@@ -88,6 +89,7 @@ async def _running(parts: Parts, settings: Settings) -> AsyncIterator[RunningBro
     runner = web.AppRunner(
         parts.application,
         access_log=None,
+        logger=ServerLog(),
         handle_signals=False,
         shutdown_timeout=SHUTDOWN_S_MAX,
         # Also bounds how long a request's headers may take to arrive.

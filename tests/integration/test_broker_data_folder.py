@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
 import sqlite3
@@ -26,7 +27,7 @@ from tradepost.errors import (
 from tradepost_broker.app import running_broker
 from tradepost_broker.cli import app
 from tradepost_broker.settings import Settings
-from tradepost_broker.testing import local_broker
+from tradepost_broker.testing import SamplePipeline, local_broker
 from tradepost_signing.keys import SigningKey
 
 DATABASE = "broker.sqlite3"
@@ -319,8 +320,21 @@ async def test_a_restore_without_the_policy_is_logged(folder: Path, caplog: pyte
 
 
 async def test_a_restore_without_blocks_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pipeline = SamplePipeline()
     async with local_broker(tmp_path / "data") as broker:
-        await broker.publish(await broker.account())
+        await broker.publish(await broker.account(), pipeline)
     shutil.rmtree(tmp_path / "data" / "blocks")
     await command("run", "--data-dir", str(tmp_path / "data"))
-    assert "blocks of published pipelines are missing" in caplog.text
+    # The manifest is in the database.
+    assert f"{len(pipeline.blocks())} of the blocks of published pipelines are missing" in caplog.text
+
+
+async def test_a_start_with_every_block_logs_no_missing_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline = SamplePipeline()
+    async with local_broker(tmp_path / "data") as broker:
+        await broker.publish(await broker.account(), pipeline)
+    async with local_broker(tmp_path / "data") as broker:
+        assert await broker.call("GET", f"/ipfs/{pipeline.cid}?format=raw")
+    assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == []

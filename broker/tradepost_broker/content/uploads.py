@@ -72,8 +72,9 @@ class Uploads:
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="tradepost-reads")
 
     def missing_public_blocks(self) -> int:
-        """How many blocks of published pipelines are not in the store."""
-        return sum(not self._blocks.has(parse_cid(cid)) for cid in self._public)
+        """How many blocks of published pipelines are not in the store. A manifest is in its publication."""
+        manifests = {row[0] for row in self._store.query(select(CODECS[Publication].table.c.id))}
+        return sum(not self._blocks.has(parse_cid(cid)) for cid in self._public - manifests)
 
     def close(self) -> None:
         """Finish writing and reading."""

@@ -41,8 +41,8 @@ def log_missing_blocks(count: int, folder: Path) -> None:
     """Log how many blocks of published pipelines are not in the data folder `folder`, if any."""
     if count:
         log.error(
-            "%d blocks of published pipelines are missing in %s: restore that folder from a backup, or have "
-            "the pipelines published again",
+            "%d of the blocks of published pipelines are missing in %s: restore that folder from a backup, "
+            "or have the pipelines published again",
             count,
             folder / "blocks",
             extra={"action": "blocks_missing"},

@@ -17,6 +17,7 @@ from typing import Final
 from aiohttp import web
 
 from tradepost.errors import InvalidRequest, TradepostError
+from tradepost_broker.web.server_log import describe_malformed
 
 WAIT_S_MAX: Final = 60.0
 RATE_MIN_BYTES_S: Final = 16 << 10
@@ -54,7 +55,7 @@ class Patience:
 
 
 async def body_pieces(http: web.Request) -> AsyncIterator[bytes]:
-    """A request's body as it arrives. Raises `InvalidRequest` if it stalls or trickles."""
+    """A request's body as it arrives. Raises `InvalidRequest` if it stalls, trickles or is malformed."""
     patience = Patience()
     while True:
         try:
@@ -62,6 +63,8 @@ async def body_pieces(http: web.Request) -> AsyncIterator[bytes]:
                 piece = await http.content.readany()
         except TimeoutError:
             raise InvalidRequest("the body stalled, or arrived too slowly") from None
+        except web.RequestPayloadError as error:
+            raise InvalidRequest(f"the body is malformed: {describe_malformed(error)}") from None
         if not piece:
             return
         patience.count(len(piece))
