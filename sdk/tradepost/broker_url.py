@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import NoReturn
+from typing import Final, NoReturn
 from urllib.parse import quote
 
 import aiohttp
@@ -22,6 +22,8 @@ from tradepost.http_url import parse_http_url
 
 _PROBLEM_BYTES_MAX = 64 << 10
 _KEY_CHARS_MAX = 512
+#: OpenSSL's reasons for an answer that is not TLS; which of them depends on its version.
+_NOT_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"})
 
 
 def parse_broker_url(text: str) -> URL:
@@ -77,25 +79,58 @@ async def raise_for_problem(response: aiohttp.ClientResponse) -> None:
 
 def raise_unavailable(url: URL, error: Exception) -> NoReturn:
     """Raise `BrokerUnavailable` for a connection that failed."""
+    is_named = isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError)
+    raise unavailable(url, error) from None if is_named else error
+
+
+def unavailable(url: URL, error: Exception) -> BrokerUnavailable:
+    """The error for a connection to the broker at `url` that failed: why, and what to do about it."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        raise BrokerUnavailable(
+        return BrokerUnavailable(
             f"{url}: {error}",
             hint="Install the system's certificate authorities (on Debian: ca-certificates), or set "
             "SSL_CERT_FILE to the operator's own.",
-        ) from error
+        )
     if isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
         # Not the whole of an answer's text, which has the proxy's URL with its password.
         what = str(error)
         if isinstance(error, aiohttp.ClientHttpProxyError):
             what = f"it answered {error.status} {error.message}"
-        raise BrokerUnavailable(
+        return BrokerUnavailable(
             f"{url}: the proxy that the environment names: {what}",
             hint="Correct HTTPS_PROXY, or exempt the broker's host with NO_PROXY.",
-        ) from None
-    raise BrokerUnavailable(f"{url}: {_reason(error)}") from error
+        )
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        return BrokerUnavailable(
+            f"{url}: the TLS handshake failed: {_reason(error)}",
+            hint="Check the port of the broker's URL. A broker without a certificate serves plain HTTP: "
+            "its URL begins with http://.",
+        )
+    if isinstance(getattr(error, "os_error", error), ConnectionRefusedError):
+        return BrokerUnavailable(
+            f"{url}: {_reason(error)}",
+            hint="Check that the broker is running, and that the host and port of its URL are right: no "
+            "program listens there.",
+        )
+    if url.scheme == "http" and isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError):
+        return BrokerUnavailable(
+            f"{url}: {_reason(error)}",
+            hint="Check that the broker is running. If it has a certificate, its URL begins with https://.",
+        )
+    return BrokerUnavailable(f"{url}: {_reason(error)}")
+
+
+def is_permanent(error: Exception) -> bool:
+    """Whether connecting again cannot help: a certificate that is not trusted, or a port without TLS."""
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        return getattr(error.os_error, "reason", "") in _NOT_TLS
+    return isinstance(error, aiohttp.ClientConnectorCertificateError)
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        reason = str(getattr(error.os_error, "reason", "") or error.os_error)
+        return "the server does not use TLS" if reason in _NOT_TLS else reason.lower().replace("_", " ")
     if isinstance(error, aiohttp.ClientConnectorError):
         number = error.os_error.errno or 0
         # The names of hosts have errors of their own, with numbers below 0.

@@ -23,6 +23,7 @@ from typing import Any, Final
 import aiohttp
 from yarl import URL
 
+from tradepost.broker_url import unavailable
 from tradepost.client.retries import ANSWER_S_MIN, Retries
 from tradepost.client.stream_connection import connect
 from tradepost.client.verdict_feed import VerdictChanges, VerdictFeed
@@ -87,6 +88,8 @@ class JobStream:
         self._outgoing: asyncio.Queue[bytes] = asyncio.Queue()
         self._answered = asyncio.Event()
         self._heard_at = -math.inf
+        #: Why the newest try to connect failed; `None` once there is a connection.
+        self._unreachable: Exception | None = None
         self._overdue: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_closed = False
@@ -195,6 +198,7 @@ class JobStream:
                 connection = await connect(
                     self._session, self._url, self._headers, answer_s=retries.answer_s()
                 )
+                self._unreachable = None
                 self._resume()
                 try:
                     await connection.converse(self._outgoing, self._take_message)
@@ -202,9 +206,9 @@ class JobStream:
                     retries.heard(max(self._heard_at, connection.alive_until()))
                 reason: Exception = ConnectionError("the broker closed the connection")
             except (aiohttp.ClientError, OSError) as error:
-                reason = error
+                reason = self._unreachable = error
             if retries.is_over:
-                raise BrokerUnavailable(f"{self._url.origin()}: {reason or type(reason).__name__}")
+                raise unavailable(self._url.origin(), reason)
             await asyncio.sleep(retries.pause_s())
 
     def _resume(self) -> None:
@@ -279,7 +283,13 @@ class JobStream:
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
-        self._fail_all(BrokerUnavailable(f"{self._url.origin()} did not answer within {self._silence_s:g} s"))
+        self._fail_all(self._unanswered())
+
+    def _unanswered(self) -> BrokerUnavailable:
+        reason = self._unreachable
+        if reason is None or isinstance(reason, TimeoutError):
+            return BrokerUnavailable(f"{self._url.origin()} did not answer within {self._silence_s:g} s")
+        return unavailable(self._url.origin(), reason)
 
     def _fail_all(self, error: TradepostError) -> None:
         futures: list[asyncio.Future[SubmittedJob] | asyncio.Future[JobView]] = [

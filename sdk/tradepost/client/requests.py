@@ -14,7 +14,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from tradepost.broker_url import endpoint, raise_for_problem, raise_unavailable
+from tradepost.broker_url import endpoint, is_permanent, raise_for_problem, raise_unavailable
 from tradepost.client.retries import Retries
 from tradepost.errors import UNDECODABLE, BrokerUnavailable, ClientClosed, ProtocolError
 
@@ -88,10 +88,8 @@ class BrokerRequests:
                     return answer
                 if retries.is_over:
                     raise answer
-            except aiohttp.ClientConnectorCertificateError as error:
-                raise_unavailable(self._url, error)
             except (aiohttp.ClientError, OSError) as error:
-                if retries.is_over:
+                if retries.is_over or is_permanent(error):
                     raise_unavailable(self._url, error)
             await asyncio.sleep(retries.pause_s())
 

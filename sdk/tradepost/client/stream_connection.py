@@ -11,7 +11,7 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
-from tradepost.broker_url import raise_for_problem, raise_unavailable
+from tradepost.broker_url import is_permanent, raise_for_problem, raise_unavailable
 from tradepost.client.retries import ANSWER_S_MIN
 from tradepost.errors import BrokerUnavailable, ProtocolError, TradepostError
 from tradepost.protocol import FRAMES_MAX, HEARTBEAT_S, MESSAGE_BYTES_MAX, client_codec
@@ -117,8 +117,10 @@ async def connect(
         if error.status >= 500:
             raise
         raise await _refusal(session, url, headers, error, answer_s) from None
-    except aiohttp.ClientConnectorCertificateError as error:
-        raise_unavailable(url.origin(), error)
+    except aiohttp.ClientConnectorError as error:
+        if is_permanent(error):
+            raise_unavailable(url.origin(), error)
+        raise
     except TimeoutError:
         raise TimeoutError(f"no answer within {answer_s:.3g} s") from None
 
