@@ -36,7 +36,8 @@ from tradepost.errors import (
 from tradepost.file_writing import writing
 from tradepost.identity import Identity
 from tradepost.logs import set_up_logging
-from tradepost.money import format_credits, to_credits, to_microcredits
+from tradepost.money import counted_credits, format_credits, to_credits, to_microcredits
+from tradepost.plurals import counted
 from tradepost.protocol import AccountView
 from tradepost.schema_errors import describe_mismatch
 from tradepost_broker.operator.client import OperatorClient
@@ -179,7 +180,7 @@ def create_account(
     body = NewAccount(name=name, funds_microcredits=_microcredits(credits_))
     made = _client(data_dir, config).post("v1/admin/accounts", body, NewApiKey)
     people = (
-        f"Account {made.account} has {format_credits(made.available_microcredits)} credits.\n"
+        f"Account {made.account} has {counted_credits(made.available_microcredits)}.\n"
         f"Its API key, which is never shown again: {made.api_key}"
     )
     show(made, people, as_json=as_json)
@@ -201,7 +202,7 @@ def fund(
         raise InvalidCommandLine(f"{amount} credits: give more than 0")
     body = Funding(account=name, amount_microcredits=amount_microcredits, transfer=transfer)
     view = _client(data_dir, config).post("v1/admin/fund", body, AccountView)
-    show(view, f"{name} has {format_credits(view.available_microcredits)} credits.", as_json=as_json)
+    show(view, f"{name} has {counted_credits(view.available_microcredits)}.", as_json=as_json)
 
 
 @app.command()
@@ -378,10 +379,11 @@ def verify(data_dir: DataDir = None, config: Config = None, as_json: Json = Fals
         report = verify_books(reader, public_key=public_key)
     compared = ", ".join(f"{count} {kind}" for kind, count in report.compared.items())
     people = (
-        f"{report.transfers} transfers add up to every balance; the sum is "
+        f"{counted(report.transfers, 'transfer')} give every balance; the sum is "
         f"{to_credits(report.total_microcredits):,f} credits.\n"
-        f"{report.events} events, over {report.starts} starts, replayed to the same records: {compared}.\n"
-        f"{report.logged} entries of the audit log fit the records."
+        f"{counted(report.events, 'event')}, over {counted(report.starts, 'start')}, replayed to the same "
+        f"records: {compared}.\n"
+        f"{counted(report.logged, 'entry of the audit log fits', 'entries of the audit log fit')} the records."
     )
     if public_key is None:
         people += " Their checkpoints were not verified: the folder has no identity.pem."

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final
 
+from tradepost.plurals import counted
 from tradepost.untrusted_text import plain
 
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -56,7 +57,10 @@ class LineFormatter(logging.Formatter):
         """The line."""
         line = plain(super().formatMessage(record))
         left_out = getattr(record, "lines_left_out", 0)
-        return f"{line} ({left_out} lines like this were left out before)" if left_out else line
+        if not left_out:
+            return line
+        lines = counted(left_out, "line like this was", "lines like this were")
+        return f"{line} ({lines} left out before)"
 
     def formatException(self, ei: _ExceptionInfo) -> str:  # noqa: N802 - the base class names it
         """The traceback, indented: its message may quote a stranger and have several lines."""

@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import Any, Final
 
 from tradepost.errors import InvalidCall
+from tradepost.plurals import noun
 from tradepost.short_repr import shown
 
 MICROCREDITS_PER_CREDIT: Final = 1_000_000
@@ -62,3 +63,8 @@ def format_credits(microcredits: int) -> str:
     """An amount for people, such as `0.0125`, without trailing zeros."""
     text = f"{to_credits(microcredits):,.6f}".rstrip("0").rstrip(".")
     return text or "0"
+
+
+def counted_credits(microcredits: int) -> str:
+    """An amount for a sentence: `0.0125 credits`, `1 credit`."""
+    return f"{format_credits(microcredits)} {noun(to_credits(microcredits), 'credit')}"

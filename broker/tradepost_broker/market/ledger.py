@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from tradepost.errors import InsufficientFunds, InvalidRequest, TransferConflict, TreasuryExhausted, invariant
-from tradepost.money import MICROCREDITS_MAX, format_credits
+from tradepost.money import MICROCREDITS_MAX, counted_credits, format_credits
 from tradepost_broker.market.model.amounts import AMOUNT_MAX_MICROCREDITS
 from tradepost_broker.market.model.entities import Account, Transfer
 
@@ -97,7 +97,7 @@ class Ledger:
         Raises `InvalidRequest`, `TreasuryExhausted`, or `TransferConflict` for an id used otherwise.
         """
         if amount_microcredits <= 0:
-            raise InvalidRequest(f"cannot fund {account} with {format_credits(amount_microcredits)} credits")
+            raise InvalidRequest(f"cannot fund {account} with {counted_credits(amount_microcredits)}")
         wanted = _entry(transfer, TREASURY, credits_of(account), amount_microcredits, Kind.FUND, at)
         known = self._applied.get(transfer)
         if known is not None and known != _what(wanted):
@@ -113,7 +113,7 @@ class Ledger:
         total_microcredits = entry.available_microcredits + entry.reserved_microcredits + amount_microcredits
         if total_microcredits > MICROCREDITS_MAX:
             raise InvalidRequest(
-                f"{account} would have {format_credits(total_microcredits)} credits; an account may have "
+                f"{account} would have {counted_credits(total_microcredits)}; an account may have "
                 f"{format_credits(MICROCREDITS_MAX)}",
                 hint="Fund it with less.",
             )
@@ -276,7 +276,7 @@ class Ledger:
         if amount_microcredits > available_microcredits:
             kind = TreasuryExhausted if account == TREASURY else InsufficientFunds
             raise kind(
-                f"{format_credits(amount_microcredits)} credits needed, "
+                f"{counted_credits(amount_microcredits)} needed, "
                 f"{format_credits(available_microcredits)} available",
                 needed_microcredits=amount_microcredits,
                 available_microcredits=available_microcredits,

@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from tradepost.content import add_bytes
+from tradepost.errors import Problem
 from tradepost_broker.market import Market
 from tradepost_broker.market.ledger import SUPPLY_MICROCREDITS, TREASURY
 from tradepost_broker.market.model.entities import (
@@ -153,12 +154,21 @@ def _check_replay(reader: Reader, report: BooksReport) -> Records:
         for id_ in stored.keys() | replayed[kind].keys():
             if (kind_of(kind), id_) in reader.unreadable:
                 continue  # which is a difference of its own
-            if stored.get(id_) != replayed[kind].get(id_):
+            if _without_wording(stored.get(id_)) != _without_wording(replayed[kind].get(id_)):
                 report.differs(
                     f"{kind.__name__.lower()} {id_}: stored {stored.get(id_)}; "
                     f"replayed {replayed[kind].get(id_)}"
                 )
     return replayed
+
+
+def _without_wording(record: Any) -> Any:
+    """The record without the texts of its problem, which another version may word differently."""
+    problem: Problem | None = getattr(record, "problem", None)
+    if problem is None:
+        return record
+    plain = msgspec.structs.replace(problem, title="", detail="", hint="")
+    return msgspec.structs.replace(record, problem=plain)
 
 
 def _stored(reader: Reader, kind: type[Any], report: BooksReport) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from tradepost.client.inputs import Inputs, document_bytes
 from tradepost.client.job_request import CONFIDENCE, DEADLINE_S, SECONDS_MAX, checked_requirements
 from tradepost.errors import Problem, TradepostError
 from tradepost.money import Credits, to_credits, to_microcredits
+from tradepost.plurals import counted, noun
 from tradepost.protocol import EstimateRequest, EstimateView, Requirements
 
 _INPUT_BYTES_MAX = 1 << 53
@@ -50,9 +51,9 @@ class Estimate:
     def __repr__(self) -> str:
         if self.problem is not None:
             return f"<Estimate: {self.problem.code}>"
-        price = "unknown" if self.cap is None else f"{self.cap:f} credits"
+        price = "unknown" if self.cap is None else f"{self.cap:f} {noun(self.cap, 'credit')}"
         latency = "unknown" if self.latency_p50_s is None else f"{self.latency_p50_s:.3g} s"
-        return f"<Estimate: cap {price}, {self.results} results, latency {latency}>"
+        return f"<Estimate: cap {price}, {counted(self.results, 'result')}, latency {latency}>"
 
     def raise_for_problem(self) -> None:
         """Raise the error that the job would fail with, if it would."""

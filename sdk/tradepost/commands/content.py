@@ -37,6 +37,7 @@ from tradepost.errors import (
     UnknownCid,
     UnreadableContent,
 )
+from tradepost.plurals import counted, noun
 from tradepost.untrusted_text import plain
 
 BYTES_MAX: Final = 10 << 30
@@ -208,10 +209,11 @@ def verify(store: Store = None, budget: Budget = BYTES_MAX, as_json: Json = Fals
     with _opened(store, budget) as opened, progress_bar("Verifying", opened.bytes_used) as on_bytes:
         audit = opened.verify(on_bytes=on_bytes)
     lines = [f"bad, removed: {one}" for one in audit.bad] + [f"missing: {one}" for one in audit.missing]
-    lines.append(f"{audit.blocks:,} blocks of {audit.bytes:,} bytes match their CIDs")
+    match = noun(audit.blocks, "matches its CID", "match their CIDs")
+    lines.append(f"{counted(audit.blocks, 'block')} of {audit.bytes:,} bytes {match}")
     show(audit, "\n".join(lines), as_json=as_json)
     if audit.bad:
-        raise ContentMismatch(f"{len(audit.bad):,} blocks changed on disk", hint="Fetch them again.")
+        raise ContentMismatch(f"{counted(len(audit.bad), 'block')} changed on disk", hint="Fetch them again.")
     if audit.missing:
         raise UnknownCid(f"{len(audit.missing):,} pinned blocks are missing", hint="Fetch them again.")
 
@@ -223,7 +225,7 @@ def gc(store: Store = None, budget: Budget = BYTES_MAX, as_json: Json = False) -
         blocks, freed = opened.gc()
     show(
         {"blocks": blocks, "bytes": freed},
-        f"{blocks:,} blocks of {freed:,} bytes were removed",
+        f"{counted(blocks, 'block')} of {freed:,} bytes {noun(blocks, 'was', 'were')} removed",
         as_json=as_json,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -27,6 +28,7 @@ from tradepost.commands.requirement_options import (
 )
 from tradepost.commands.terminal import show
 from tradepost.money import to_microcredits
+from tradepost.plurals import counted, noun
 
 _PRICES: Final = ("cap", "cap_now", "typical_price")
 
@@ -83,7 +85,8 @@ def describe_estimate(found: Estimate) -> Iterator[str]:
         yield f"hint: {found.problem.hint}"
     yield f"price cap   {_price(found)}"
     if found.typical_price is not None:
-        yield f"typical     {found.typical_price:f} credits, the median of {found.typical_jobs} recent jobs"
+        jobs = counted(found.typical_jobs, "recent job")
+        yield f"typical     {_credits(found.typical_price)}, the median of {jobs}"
     else:
         yield "typical     unknown: no job of this pipeline was accepted lately"
     yield f"latency     {_latency(found)}"
@@ -107,12 +110,16 @@ def facts_of(found: Estimate) -> dict[str, object]:
 def _price(found: Estimate) -> str:
     if found.cap is None:
         return "none is enough"
-    results = "1 result" if found.results == 1 else f"{found.results} results"
+    results = counted(found.results, "result")
     if found.cap_now is None:
-        return f"{found.cap:f} credits for {results}, once a busy worker is free"
+        return f"{_credits(found.cap)} for {results}, once a busy worker is free"
     if found.cap < found.cap_now:
-        return f"{found.cap_now:f} credits to start now, {found.cap:f} for {results} of busy workers"
-    return f"{found.cap_now:f} credits to start now, for {results}"
+        return f"{_credits(found.cap_now)} to start now, {found.cap:f} for {results} of busy workers"
+    return f"{_credits(found.cap_now)} to start now, for {results}"
+
+
+def _credits(amount: Decimal) -> str:
+    return f"{amount:f} {noun(amount, 'credit')}"
 
 
 def _latency(found: Estimate) -> str:

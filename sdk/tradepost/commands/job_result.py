@@ -17,6 +17,7 @@ from tradepost.commands.output_file import check_writable, write_output
 from tradepost.commands.terminal import show_json, show_text
 from tradepost.errors import FileNotWritten, JobCancelled, TradepostError
 from tradepost.money import to_microcredits
+from tradepost.plurals import counted, noun
 
 Output = Annotated[
     Path | None, typer.Option("--output", help="Write the output document to this file (safetensors).")
@@ -91,7 +92,7 @@ def _for_people(result: Result) -> str:
     lines += [f"{key}: {text}" for key, text in result.metadata.items()]
     agreed = len(result.verification.agreed)
     lines.append(
-        f"Paid {result.price} credits for {agreed} agreeing worker(s), "
+        f"Paid {result.price:f} {noun(result.price, 'credit')} for {counted(agreed, 'agreeing worker')}, "
         f"credibility {result.verification.credibility:.4f}, in {result.seconds:.2f} s. Job {result.job}."
     )
     return "\n".join(lines)

@@ -14,7 +14,7 @@ from tradepost.commands.job_result import INTERRUPTED, Output, Receipts, check_p
 from tradepost.commands.number_options import integer_option, number_option
 from tradepost.commands.options import ApiKey, BrokerUrl, Json
 from tradepost.commands.terminal import show as show_view
-from tradepost.money import format_credits
+from tradepost.money import counted_credits
 from tradepost.pipeline.manifest import KernelStage, Manifest, decode_manifest
 from tradepost.protocol import JobEntry, JobStatus, JobView
 
@@ -130,9 +130,9 @@ def pipeline(
 
 
 def _line(entry: JobEntry) -> str:
-    price = format_credits(entry.price_microcredits)
+    price = counted_credits(entry.price_microcredits)
     changed = "" if entry.verdict_changed_at is None else "  first result withdrawn"
-    return f"{entry.job}  {_time(entry.submitted_at)}  {entry.status.value:9}  {price} credits{changed}"
+    return f"{entry.job}  {_time(entry.submitted_at)}  {entry.status.value:9}  {price}{changed}"
 
 
 def _doubts(view: JobView) -> Iterator[str]:
@@ -152,7 +152,7 @@ def _time(at: float) -> str:
 
 
 def _state(view: JobView) -> str:
-    return f"{view.job}: {view.status.value}, {format_credits(view.price_microcredits)} credits"
+    return f"{view.job}: {view.status.value}, {counted_credits(view.price_microcredits)}"
 
 
 def describe_pipeline(manifest: Manifest) -> Iterator[str]:

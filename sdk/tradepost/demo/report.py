@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 
-from tradepost.money import format_credits, to_microcredits
+from tradepost.money import counted_credits, format_credits, to_microcredits
 
 
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,7 +112,7 @@ def render(report: Report, console: Console) -> None:
         f"{report.cheaters_caught} of {report.cheaters} cheaters caught.",
         f"Latency p50 {report.latency_p50_ms} ms, p95 {report.latency_p95_ms} ms, "
         f"with {report.replicas_per_job:.2f} agreeing workers per job.",
-        f"Paid {format_credits(report.paid_microcredits)} credits in all.",
+        f"Paid {counted_credits(report.paid_microcredits)} in all.",
     ]
     console.print(Panel("\n".join(lines), title=verdict, expand=False))
     console.print(_table(report))

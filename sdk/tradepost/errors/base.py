@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from tradepost.errors.problem import Problem
+from tradepost.plurals import noun
 from tradepost.untrusted_text import plain_lines
 
 
@@ -85,7 +86,9 @@ class TradepostError(Exception):
 
     def payment(self) -> str:
         """What was paid for the job that ended with this error, as the end of a sentence."""
-        return f"{self.price:f} credits were paid" if self.price else "nothing was paid"
+        if not self.price:
+            return "nothing was paid"
+        return f"{self.price:f} {noun(self.price, 'credit was', 'credits were')} paid"
 
     def diagnostics(self) -> str:
         """What happened, where, who is at fault and what to do next, one line each."""

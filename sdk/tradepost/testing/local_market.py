@@ -23,6 +23,7 @@ from typing import Any, Final, Self, cast
 from urllib.request import ProxyHandler, build_opener
 
 from tradepost.errors import BrokerUnavailable, RunnerFailed
+from tradepost.plurals import counted
 from tradepost.testing.commands import LOG_TAIL_CHARS, command_line, run_command, signal_group
 
 START_S_MAX: Final = 60.0
@@ -214,7 +215,7 @@ class LocalMarket:
                 WorkerPlan(name=f"worker-{n}", owner=f"owner-{n}", price=f"0.00{n}")
                 for n in range(1, plans + 1)
             ]
-        self.on_step(f"Joining {len(plans)} workers")
+        self.on_step(f"Joining {counted(len(plans), 'worker')}")
         with ThreadPoolExecutor(max_workers=4) as pool:
             list(pool.map(self.start_worker, plans))
         self.wait_for_workers()

@@ -15,10 +15,11 @@ from typing import Final
 import msgspec
 
 from tradepost.pipeline.manifest import Provider
+from tradepost.plurals import counted
 from tradepost.untrusted_text import plain
 from tradepost_worker.device.governor import CLOCK_SKEW_S_MAX, CLOCK_SKEW_S_SHOWN
 from tradepost_worker.runner.messages import Ready
-from tradepost_worker.wording import counted, skewed
+from tradepost_worker.wording import skewed
 
 _REASON_CHARS_MAX: Final = 400
 _GLIBC_MIN: Final = (2, 28)

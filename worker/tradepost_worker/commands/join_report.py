@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from tradepost.money import format_credits
+from tradepost.money import counted_credits, format_credits
+from tradepost.plurals import counted
 from tradepost_signing.policy.trust import TrustPolicy
 from tradepost_worker.commands.report import look
 from tradepost_worker.commands.status import limits_in_force
@@ -52,7 +53,7 @@ class JoinFacts(msgspec.Struct, frozen=True, kw_only=True):
         )
         lines = [
             f"{joined.device} joined {joined.broker_url} for {joined.owner}, "
-            f"with {format_credits(joined.stake_microcredits)} credits at stake.",
+            f"with {counted_credits(joined.stake_microcredits)} at stake.",
             f"worker     {joined.worker}",
             *self._measured(),
             f"limits     {limits}",
@@ -81,7 +82,8 @@ class JoinFacts(msgspec.Struct, frozen=True, kw_only=True):
         if self.prices is None:
             return "no data yet"
         low, high = map(format_credits, (self.prices.low_microcredits, self.prices.high_microcredits))
-        return f"{low} to {high} credits per lease, from the newest {self.prices.leases} paid leases"
+        newest = counted(self.prices.leases, "paid lease")
+        return f"{low} to {high} credits per lease, from the newest {newest}"
 
 
 def gather_facts(membership: Membership, settings: Settings, *, measure: bool) -> JoinFacts:

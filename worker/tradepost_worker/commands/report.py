@@ -15,7 +15,8 @@ import typer
 from tradepost.broker_url import parse_broker_url
 from tradepost.commands.options import Json
 from tradepost.commands.terminal import show, show_json
-from tradepost.money import format_credits
+from tradepost.money import counted_credits, format_credits
+from tradepost.plurals import counted
 from tradepost_worker.commands.owner import StateDir
 from tradepost_worker.commands.status import read_status
 from tradepost_worker.leases.earnings import (
@@ -29,7 +30,7 @@ from tradepost_worker.link.broker_api import BrokerApi
 from tradepost_worker.link.market_view import MarketView, look_at_market
 from tradepost_worker.settings import Settings, load_settings
 from tradepost_worker.state import StateFolder
-from tradepost_worker.wording import counted, local_time
+from tradepost_worker.wording import local_time
 
 _DAY_S = 24 * 3600
 WATCH_S = 2.0
@@ -101,7 +102,7 @@ def earnings(state_dir: StateDir = None, as_json: Json = False) -> None:
         typer.echo("\nThe broker does not answer, so the matured credits are unknown.")
     else:
         typer.echo(
-            f"\nAccording to the broker: {format_credits(account.earned_microcredits)} credits matured, "
+            f"\nAccording to the broker: {counted_credits(account.earned_microcredits)} matured, "
             f"{format_credits(account.held_microcredits)} pending, "
             f"{format_credits(account.stake_microcredits)} at stake, "
             f"{format_credits(account.slashed_microcredits)} lost; standing {account.standing}."

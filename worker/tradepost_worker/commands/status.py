@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from tradepost.money import format_credits
+from tradepost.plurals import counted
 from tradepost.protocol import Finding
 from tradepost_signing.policy.trust import TrustPolicy
 from tradepost_worker.device import limits
@@ -21,7 +22,7 @@ from tradepost_worker.leases.outbox import read_pending
 from tradepost_worker.link.market_view import MarketView
 from tradepost_worker.settings import Settings
 from tradepost_worker.state import Connection, Membership, StateFolder, WorkerStatus
-from tradepost_worker.wording import counted, local_time, skewed
+from tradepost_worker.wording import local_time, skewed
 
 _HOUR_S: Final = 3600
 _DAY_S: Final = 24 * _HOUR_S

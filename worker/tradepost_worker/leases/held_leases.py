@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from tradepost.content import Cid, add_bytes
 from tradepost.errors import QuotaExceeded, RunnerFailed, TradepostError
 from tradepost.money import format_credits
+from tradepost.plurals import counted
 from tradepost.protocol import Acknowledged, Finding, GiveBack, GiveBackReason, Grant, Settled
 from tradepost.untrusted_text import plain
 from tradepost_worker.leases.findings import describe_finding
@@ -22,7 +23,6 @@ from tradepost_worker.leases.lease_executor import LeaseExecutor, StageProgress,
 from tradepost_worker.leases.outbox import LeaseEnd, Outbox
 from tradepost_worker.link.broker_api import BrokerApi
 from tradepost_worker.link.connection import BrokerStream, until_reached
-from tradepost_worker.wording import counted
 
 #: As many as a worker's hello may name.
 _HELD_MAX: Final = 4096

@@ -33,6 +33,7 @@ from tradepost.pipeline.manifest import (
     TensorSpec,
 )
 from tradepost.pipeline.tensors import Tensor, TensorDocument, encode
+from tradepost.plurals import counted
 from tradepost_worker.runner.messages import Ran, Ready
 from tradepost_worker.supervision.reference_model import DIMENSION, LAYERS, reference_model
 from tradepost_worker.supervision.runner_process import RunnerProcess
@@ -73,8 +74,8 @@ class Speed(msgspec.Struct, frozen=True, kw_only=True):
 
 def hardware() -> str:
     """The processor, in words, and how many cores may be used."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{_processor()}, {cores} cores"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return f"{_processor()}, {counted(cores, 'core')}"
 
 
 async def measured_speed(

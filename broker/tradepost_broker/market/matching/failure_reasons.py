@@ -22,7 +22,8 @@ from tradepost.errors import (
     UntrustedPipeline,
     WorkerLost,
 )
-from tradepost.money import format_credits
+from tradepost.money import counted_credits
+from tradepost.plurals import counted, noun
 from tradepost_broker.market.matching.eligible_offers import EligibleOffers
 from tradepost_broker.market.matching.outlook import Outlook, Plan, plan
 from tradepost_broker.market.matching.worker_filter import ENGINE_BELOW, OWNER_NOT_ALLOWED, SCORE_BELOW
@@ -79,7 +80,8 @@ def unmatched(
     if refused and best is None and _is_trust(problems):
         pipeline = state.pipelines[job.pipeline]
         return UntrustedPipeline(
-            f"all {refused} workers that could run pipeline {job.pipeline} refused it",
+            f"{counted(refused, 'worker')} could run pipeline {job.pipeline}, and "
+            f"{noun(refused, 'it', 'all')} refused it",
             workers=refused,
             publishers=list(pipeline.publishers or (pipeline.publisher,))[:_PUBLISHERS_SHOWN],
         )
@@ -91,7 +93,8 @@ def worker_lost(state: MarketState, job: Job) -> TradepostError:
     problems = [lease.problem for lease in state.leases_of[job.id] if lease.state in LOST and lease.problem]
     last = f"; the last: {problems[-1].detail or problems[-1].title}" if problems else ""
     losses = _losses(state, job)
-    return WorkerLost(f"{losses} leases were lost{last}", leases_lost=losses)
+    lost = counted(losses, "lease was lost", "leases were lost")
+    return WorkerLost(f"{lost}{last}", leases_lost=losses)
 
 
 def _losses(state: MarketState, job: Job) -> int:
@@ -111,7 +114,7 @@ def not_verified(state: MarketState, job: Job, credibility: float) -> TradepostE
     """The error of a job that has all the results that policy allows, and no agreement."""
     results = len(state.ordinary_leases(job, LeaseState.DELIVERED))
     return NotVerified(
-        f"{results} results reached credibility {credibility:.4f} of {job.confidence:g}",
+        f"{counted(results, 'result')} reached credibility {credibility:.4f} of {job.confidence:g}",
         results=results,
         credibility=credibility,
         confidence=job.confidence,
@@ -123,7 +126,7 @@ def deadline_exceeded(state: MarketState, job: Job) -> TradepostError:
     delivered = len(state.ordinary_leases(job, LeaseState.DELIVERED))
     running = len(state.ordinary_leases(job, LeaseState.OPEN))
     if running:
-        awaited = f"{running} leases were still open"
+        awaited = counted(running, "lease was still open", "leases were still open")
     elif delivered:
         awaited = "its results were not confirmed yet"
     else:
@@ -145,14 +148,13 @@ def _unconfirmed_failure(problem: Problem) -> TradepostError:
 def _not_confirmed(state: MarketState, job: Job, delivered: int, prospect: Outlook) -> TradepostError:
     left_microcredits = job.cap_microcredits - job.committed_microcredits
     if prospect is Outlook.TOO_DEAR:
-        reason = (
-            f"the {format_credits(left_microcredits)} credits left of the cap are too few for another result"
-        )
+        left = counted_credits(left_microcredits)
+        reason = f"what is left of the cap, {left}, is too little for another result"
     else:
         counts = EligibleOffers(state, job).count_ineligible()
         reason = f"no worker of another owner can run it{_listed(counts)}"
     return NotVerified(
-        f"confidence {job.confidence:g} needs more than {delivered} results, and {reason}",
+        f"confidence {job.confidence:g} needs more than {counted(delivered, 'result')}, and {reason}",
         results=delivered,
         confidence=job.confidence,
         left_of_cap_microcredits=left_microcredits,
@@ -162,12 +164,13 @@ def _not_confirmed(state: MarketState, job: Job, delivered: int, prospect: Outlo
 def _price_cap_too_low(job: Job, best: Plan) -> TradepostError:
     hints = []
     if best.cap_microcredits <= _CAP_MAX_MICROCREDITS:
-        hints.append(f"max_price {format_credits(best.cap_microcredits)} credits would match")
+        hints.append(f"max_price {counted_credits(best.cap_microcredits)} would match")
     if fewer := best.affordable(job.cap_microcredits):
-        hints.append(f"confidence {best.confidence(fewer):.4g} would match too; it needs {_results(fewer)}")
+        results = counted(fewer, "result")
+        hints.append(f"confidence {best.confidence(fewer):.4g} would match too; it needs {results}")
     return PriceCapTooLow(
-        f"{_results(best.results)} would cost {format_credits(best.cap_microcredits)} credits at the "
-        f"standing prices; the cap is {format_credits(job.cap_microcredits)} credits",
+        f"{counted(best.results, 'result')} would cost {counted_credits(best.cap_microcredits)} at the "
+        f"standing prices; the cap is {counted_credits(job.cap_microcredits)}",
         hint="; ".join(hints or ["No cap is high enough"]) + ".",
         lowest_total_microcredits=best.cap_microcredits,
         cap_microcredits=job.cap_microcredits,
@@ -189,7 +192,7 @@ def _no_eligible_worker(
         "have engines older than the operator allows": len(state.too_old),
         **{words.described: ineligible[reason] for reason, words in _FILTERED.items()},
     }
-    detail = f"{len(state.offers)} standing offers{_listed(counts)}{_too_few(state, job, best)}"
+    detail = f"{counted(len(state.offers), 'standing offer')}{_listed(counts)}{_too_few(state, job, best)}"
     return NoEligibleWorker(
         detail,
         hint=_hint(state, job, best, ineligible),
@@ -210,16 +213,17 @@ def _filtered_facts(ineligible: Counter[str]) -> dict[str, Any]:
 def _too_few(state: MarketState, job: Job, best: Plan | None) -> str:
     if best is None:
         return ""
-    needed = f"confidence {job.confidence:g} needs {_results(best.results)} of different owners"
+    needed = f"confidence {job.confidence:g} needs {counted(best.results, 'result')} of different owners"
     if best.results > state.policy.results_max:
         return f"; {needed}, but the market leases at most {state.policy.results_max}"
-    return f"; {len(best.owner_bids_microcredits)} owners could run it, and {needed}"
+    return f"; {counted(len(best.owner_bids_microcredits), 'owner')} could run it, and {needed}"
 
 
 def _hint(state: MarketState, job: Job, best: Plan | None, ineligible: Counter[str]) -> str:
     if best is not None:
         owners = len(best.owner_bids_microcredits)
-        return f"Confidence {best.confidence(owners):.4g} needs {_results(owners)}; or wait for more owners."
+        results = counted(owners, "result")
+        return f"Confidence {best.confidence(owners):.4g} needs {results}; or wait for more owners."
     if not len(state.offers):
         return "No worker has an offer now: connect a worker, or set a longer patience_s."
     need = state.need(job)
@@ -234,10 +238,11 @@ def _hint(state: MarketState, job: Job, best: Plan | None, ineligible: Counter[s
     for what, other in relaxed.items():
         matching = sum(len(bucket.standing) for bucket in state.offers.fitting(other))
         if other != need and matching and not state.offers.fitting(need):
-            return f"Without {what}, {matching} offers would match."
+            return f"Without {what}, {counted(matching, 'offer')} would match."
     for reason, words in _FILTERED.items():
         if ineligible[reason]:
-            return f"Without the requirement on {words.subject}, {_offers(ineligible[reason])} could match."
+            offers = counted(ineligible[reason], "offer")
+            return f"Without the requirement on {words.subject}, {offers} could match."
     if job.requirements.owners_only:
         return "None of the owners that the job allows has an offer that fits; allow others, or wait for one."
     return "A worker with what the pipeline needs would match; set a longer patience_s to wait for one."
@@ -269,11 +274,3 @@ def _why_refused(problems: list[Problem]) -> str:
 def _listed(counts: dict[str, int]) -> str:
     listed = "; ".join(f"{count} {reason}" for reason, count in counts.items() if count)
     return f": {listed}" if listed else ""
-
-
-def _offers(count: int) -> str:
-    return "1 offer" if count == 1 else f"{count} offers"
-
-
-def _results(count: int) -> str:
-    return "1 result" if count == 1 else f"{count} results"

@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from tradepost.money import format_credits
+from tradepost.plurals import counted
 from tradepost_broker.simulation.replay.comparison import Comparison, Replay
 
 
@@ -30,7 +31,7 @@ def replay_tables(replayed: Replay, compared: Comparison | None) -> Sequence[Tab
             figures.add_row(field.name.replace("_", " "), *(f"{value:,}" for value in values))
     if compared is None:
         return [figures]
-    title = f"Auctions won; {compared.winners_changed} jobs have another winner"
+    title = f"Auctions won; {counted(compared.winners_changed, 'job has', 'jobs have')} another winner"
     wins = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     wins.add_column("worker")
     wins.add_column("owner")

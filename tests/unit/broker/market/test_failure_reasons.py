@@ -343,9 +343,7 @@ def test_results_that_nobody_can_confirm(leaves: bool) -> None:
     problem = problem_of(driver, job)
     assert problem.code == "not-verified"
     assert problem.facts["results"] == 2
-    expected = (
-        "no worker of another owner" if leaves else "credits left of the cap are too few for another result"
-    )
+    expected = "no worker of another owner" if leaves else "is too little for another result"
     assert expected in problem.detail
 
 
