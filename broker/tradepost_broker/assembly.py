@@ -47,9 +47,13 @@ from tradepost_broker.reporting.loop_watchdog import LoopWatchdog
 from tradepost_broker.reporting.metrics import Metrics
 from tradepost_broker.reporting.running_counts import RunningCounts
 from tradepost_broker.reporting.standings import Standings
-from tradepost_broker.reporting.start_warnings import log_missing_blocks, log_policy_changes
+from tradepost_broker.reporting.start_warnings import (
+    log_missing_blocks,
+    log_policy_changes,
+    log_shared_folder,
+)
 from tradepost_broker.settings import Settings
-from tradepost_broker.storage.data_folder import IDENTITY_FILE
+from tradepost_broker.storage.data_folder import IDENTITY_FILE, make_data_folder
 from tradepost_broker.storage.disk_space import DiskSpace
 from tradepost_broker.storage.store import Store
 from tradepost_broker.streams.sessions import Sessions
@@ -174,6 +178,7 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float]) ->
     recovery = _build_recovery(restored, counters, kept)
     engine = _build_engine(restored, streams, counters, recovery)
     content = _build_content(restored, engine, kept)
+    log_shared_folder(settings.data_dir)
     log_missing_blocks(content.uploads.missing_public_blocks(), settings.data_dir)
     credentials = Credentials(store=store, operator_token=restored.operator_token)
     revocations = RevocationService(revocations=restored.revocations, engine=engine)
@@ -353,9 +358,9 @@ def _build_engine(restored: Restored, streams: Streams, counters: Counters, reco
 
 def _build_content(restored: Restored, engine: Engine, kept: KeptDocuments) -> Content:
     settings, store = restored.settings, restored.store
-    blocks = FolderStore(
-        settings.data_dir / "blocks", bytes_max=settings.content_bytes_max, evict=False, conceal_held=True
-    )
+    folder = settings.data_dir / "blocks"
+    make_data_folder(folder)
+    blocks = FolderStore(folder, bytes_max=settings.content_bytes_max, evict=False, conceal_held=True)
     space = DiskSpace(settings.data_dir, reserve_bytes=settings.disk_reserve_bytes)
     uploads = Uploads(blocks=blocks, store=store, engine=engine, space=space, documents=kept)
     catalog = Catalog(

@@ -60,7 +60,7 @@ from tradepost_broker.operator.messages import (
 )
 from tradepost_broker.reporting.views import Explanation
 from tradepost_broker.settings import MARKET, Settings
-from tradepost_reputation.dashboard import WorkerView
+from tradepost_reputation.dashboard import EvidenceView, WorkerView
 
 if TYPE_CHECKING:
     from tradepost_broker.storage.store import Reader
@@ -378,12 +378,13 @@ def verify(data_dir: DataDir = None, config: Config = None, as_json: Json = Fals
         public_key = _public_key(settings)
         report = verify_books(reader, public_key=public_key)
     compared = ", ".join(f"{count} {kind}" for kind, count in report.compared.items())
+    logged = counted(report.logged, "entry of the audit log fits", "entries of the audit log fit")
     people = (
         f"{counted(report.transfers, 'transfer')} give every balance; the sum is "
         f"{to_credits(report.total_microcredits):,f} credits.\n"
         f"{counted(report.events, 'event')}, over {counted(report.starts, 'start')}, replayed to the same "
         f"records: {compared}.\n"
-        f"{counted(report.logged, 'entry of the audit log fits', 'entries of the audit log fit')} the records."
+        f"{logged} the records."
     )
     if public_key is None:
         people += " Their checkpoints were not verified: the folder has no identity.pem."
@@ -496,10 +497,16 @@ def _explained(view: Explanation) -> list[str]:
         if lease.sole_bidder:
             lines.append("  the sole bidder: no other offer competed, so only the cap bounded the price")
         lines += [f"  not eligible: {count} {reason}" for reason, count in lease.left_out.items()]
-    lines += [
-        f"found: {one.kind} at {one.stage or 'no stage'} {one.detail}".rstrip() for one in view.evidence
-    ]
+    workers = {lease.lease: lease.worker for lease in view.leases}
+    lines += [_found(one, workers.get(one.lease, "")) for one in view.evidence]
     return lines
+
+
+def _found(one: EvidenceView, worker: str) -> str:
+    """`found: agreed, worker abcdef123456`, with the stage and the detail if the finding has them."""
+    where = f" at stage {one.stage}" if one.stage else ""
+    of = f", worker {worker[:_ID_CHARS]}" if worker else f", lease {one.lease}"
+    return f"found: {one.kind}{where}{of}" + (f": {one.detail}" if one.detail else "")
 
 
 def _settings(data_dir: Path | None, config: Path | None) -> Settings:

@@ -110,6 +110,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def _checked(self) -> Self:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise InvalidSettings("set both tls_cert and tls_key; one of them is missing")
+        if self.market.idempotency_s < self.market.retain_s:
+            raise InvalidSettings(
+                f"market.idempotency_s is {self.market.idempotency_s:g} and market.retain_s is "
+                f"{self.market.retain_s:g}; idempotency_s must be at least retain_s",
+                hint="Raise idempotency_s, or lower retain_s.",
+            )
         if self.public_url:
             self._check_public_url()
         for proxy in self.trusted_proxies:

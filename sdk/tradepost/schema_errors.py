@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from tradepost.bounded import NAME_PATTERN, SHORT_PATTERN, VERSION_PATTERN
+from tradepost.short_repr import shown
 
 _TYPES: Final = {
     "int": "a whole number",
@@ -44,6 +45,8 @@ _UNKNOWN: Final = re.compile(r"Object contains unknown field `(?P<field>.*)`", r
 _MISSING: Final = re.compile(r"Object missing required field `(?P<field>.*)`", re.DOTALL)
 _CHOICE: Final = re.compile(r"Invalid (?:enum )?value (?P<value>.*)", re.DOTALL)
 _JSON: Final = re.compile(r"JSON is malformed: .* \((?P<at>byte \d+)\)", re.DOTALL)
+_CUT_OFF: Final = re.compile(r"Input data was truncated")
+_NOT_UTF8: Final = re.compile(r"'utf-?8' codec can't decode .*", re.DOTALL)
 _TOML: Final = re.compile(r".* \(at (?P<at>line \d+, column \d+|end of document)\)", re.DOTALL)
 _OWN: Final = re.compile(r"(?:must|may) .+", re.DOTALL)
 
@@ -51,7 +54,8 @@ _OWN: Final = re.compile(r"(?:must|may) .+", re.DOTALL)
 def describe_mismatch(error: Exception, *, whole: str = "the data", data: Any = None) -> str:
     """What is wrong and where, such as `limits.wall_ms must be at least 1`; `whole` names all of the data.
 
-    With `data`, which was converted, a wrong length is given: `stages must have at most 32 entries, not 40`.
+    With `data`, which was converted, a wrong length or number is given: `stages must have at most 32 entries,
+    not 40`.
     `error` is what msgspec raised for data that it decoded or converted. A `ValueError` of a hook of ours is
     used as it is if it begins with "must" or "may".
     """
@@ -61,6 +65,8 @@ def describe_mismatch(error: Exception, *, whole: str = "the data", data: Any = 
     place = _place(where) or whole
     if match := _LENGTH.fullmatch(what):
         return _wrong_length(match, place, _at(data, where))
+    if match := _BOUND.fullmatch(what):
+        return _out_of_bounds(match, place, _at(data, where))
     for form, describe in _FORMS:
         if match := form.fullmatch(what):
             return describe(match, place)
@@ -93,6 +99,12 @@ def _wrong_length(match: re.Match[str], place: str, values: Iterable[Any]) -> st
     return f"{place} must have {than} {limit:,} {units}" + ("" if wrong is None else f", not {wrong:,}")
 
 
+def _out_of_bounds(match: re.Match[str], place: str, values: list[Any]) -> str:
+    bound = f"{place} must be {_COMPARISONS[match['than']]} {match['limit']}"
+    # Of several that may be meant, none is named.
+    return f"{bound}, not {shown(values[0])}" if len(values) == 1 else bound
+
+
 def _at(data: Any, where: str) -> list[Any]:
     """What is at the path `where` in `data`; `[...]` in it names no key, so it is all that may be meant."""
     if where.startswith("`key` in "):
@@ -117,8 +129,9 @@ def _wrong_pattern(match: re.Match[str], place: str) -> str:
 _FORMS: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str], str], str]], ...]] = (
     (_JSON, lambda match, place: f"{place} is not valid JSON at {match['at']}"),
     (_TOML, lambda match, place: f"{place} is not valid TOML at {match['at']}"),
+    (_CUT_OFF, lambda match, place: f"{place} is not complete: it ends too early"),
+    (_NOT_UTF8, lambda match, place: f"{place} has a text that is not valid UTF-8"),
     (_GOT, _wrong_type),
-    (_BOUND, lambda match, place: f"{place} must be {_COMPARISONS[match['than']]} {match['limit']}"),
     (_PATTERN, _wrong_pattern),
     (_UNKNOWN, lambda match, place: f"{place} has no field {match['field'][:200]!r}"),
     (_MISSING, lambda match, place: f"{place} lacks the field {match['field']!r}"),

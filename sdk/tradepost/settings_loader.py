@@ -102,7 +102,9 @@ def build_settings(kind: type[SettingsT], tree: Mapping[str, Any], *, guide: str
     try:
         return msgspec.convert(tree, kind, strict=False, dec_hook=_path)
     except msgspec.ValidationError as error:
-        raise InvalidSettings(describe_mismatch(error, whole="the settings"), hint=_hint(guide)) from None
+        raise InvalidSettings(
+            describe_mismatch(error, whole="the settings", data=tree), hint=_hint(guide)
+        ) from None
 
 
 def _places(kind: type[msgspec.Struct]) -> list[tuple[tuple[str, ...], bool]]:

@@ -21,7 +21,6 @@ from tradepost.audit_log.proofs import LogProof, verify_proof
 from tradepost.client.results import check_result
 from tradepost.content import BLOCK_BYTES_MAX, Cid, add_bytes
 from tradepost.errors import (
-    ContentMismatch,
     ContentTooLarge,
     IdempotencyConflict,
     InlineInputTooLarge,
@@ -35,6 +34,7 @@ from tradepost.errors import (
     UnknownCid,
     UnknownJob,
     UnknownPipeline,
+    UploadMismatch,
 )
 from tradepost.pipeline.tensors import TensorDocument, encode
 from tradepost.protocol import (
@@ -384,7 +384,7 @@ async def test_blocks_are_checked_and_given_back(side: Side) -> None:
     assert (response.status, response.content_type, body) == (200, "application/octet-stream", b"a block")
     assert await put_file(side, b"a block") == root
     refusals = [
-        (("PUT", f"/v1/blocks/{root}", b"other bytes"), ContentMismatch),
+        (("PUT", f"/v1/blocks/{root}", b"other bytes"), UploadMismatch),
         (("PUT", "/v1/blocks/nonsense", b"a block"), InvalidCid),
         (("PUT", f"/v1/blocks/{root}", bytes(BLOCK_BYTES_MAX + 1)), ContentTooLarge),
         (("GET", f"/v1/blocks/{ABSENT}", None), UnknownCid),

@@ -10,7 +10,6 @@ import pytest
 
 from tradepost.content import BLOCK_BYTES_MAX, add_bytes, cid_of_block
 from tradepost.errors import (
-    ContentMismatch,
     ContentTooLarge,
     InvalidCid,
     InvalidReceipt,
@@ -21,6 +20,7 @@ from tradepost.errors import (
     Unauthorized,
     UnknownCid,
     UnknownPipeline,
+    UploadMismatch,
 )
 from tradepost.pipeline.tensors import TensorDocument, encode
 from tradepost.protocol import (
@@ -137,7 +137,7 @@ async def test_a_leases_blocks_are_for_its_nonce(side: Side, worker: FakeWorker)
         ("GET", f"{blocks}/{ABSENT}", nonce, None, UnknownCid),
         ("GET", f"{blocks}/nonsense", nonce, None, InvalidCid),
         ("PUT", f"{blocks}/{cid}", other, b"output", Unauthorized),
-        ("PUT", f"{blocks}/{cid}", nonce, b"other bytes", ContentMismatch),
+        ("PUT", f"{blocks}/{cid}", nonce, b"other bytes", UploadMismatch),
         ("PUT", f"{blocks}/nonsense", nonce, b"output", InvalidCid),
         ("PUT", f"{blocks}/{cid}", nonce, bytes(BLOCK_BYTES_MAX + 1), ContentTooLarge),
     ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from tradepost.protocol import GiveBack, GiveBackReason
-from tradepost_worker.testing.agent_bench import MODEL, NOOP, AgentBench
+from tradepost_worker.testing.agent_bench import MODEL, NOOP, AgentBench, PretendedRunners
 from tradepost_worker.testing.samples import sample_input
 
 
@@ -89,4 +90,34 @@ async def test_more_leases_than_offered_are_given_back(bench: AgentBench) -> Non
     async with bench.agent():
         await bench.connected()
         await bench.broker.send(bench.broker.grant(NOOP, sample_input()))
-        assert (await bench.given_back()).problem.code == "quota-exceeded"
+        assert (await bench.given_back()).problem.code == "device-busy"
+
+
+class SlowToStop(PretendedRunners):
+    """A run that is stopped ends only when it `may_stop`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stopping, self.may_stop = asyncio.Event(), asyncio.Event()
+
+    async def run(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            return await super().run(*arguments, **options)
+        except asyncio.CancelledError:
+            self.stopping.set()
+            await self.may_stop.wait()
+            raise
+
+
+async def test_a_lease_whose_time_is_over_takes_no_place(bench: AgentBench) -> None:
+    """The broker has granted its place again, while its runner is still being stopped."""
+    bench.capacity, runners = 1, SlowToStop()
+    async with bench.agent(runners=runners):
+        await bench.connected()
+        await bench.returned()
+        runners.hold = True
+        await bench.broker.send(bench.broker.grant(NOOP, sample_input(), left_s=1.0))
+        await runners.stopping.wait()
+        runners.hold = False
+        await bench.returned()
+        runners.may_stop.set()

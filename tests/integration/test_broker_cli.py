@@ -77,7 +77,12 @@ async def test_an_account_from_nothing_to_a_paid_job(broker: LocalBroker, tmp_pa
     assert explained["leases"][0]["sole_bidder"] is True
     for arguments in (("workers",), ("jobs",), ("explain", job)):
         assert (await command(tmp_path, *arguments)).stdout.strip()
-    assert "the sole bidder: no other offer competed" in (await command(tmp_path, "explain", job)).stdout
+    told = (await command(tmp_path, "explain", job)).stdout
+    assert "the sole bidder: no other offer competed" in told
+    for line in told.splitlines():
+        if line.startswith("found: "):
+            assert worker.id[:12] in line
+            assert "no stage" not in line
     await worker.disconnect()
 
 

@@ -319,6 +319,25 @@ async def test_a_restore_without_the_policy_is_logged(folder: Path, caplog: pyte
     assert "hold_s" not in caplog.text
 
 
+async def test_documents_are_private_in_a_folder_that_others_may_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o755)
+    await run_once(folder)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+    assert (modes[DATABASE], modes["blocks"]) == (0o600, 0o700)
+    assert "Other users" not in caplog.text
+    (folder / DATABASE).chmod(0o644)
+    (folder / "blocks").chmod(0o755)
+    await run_once(folder)
+    assert f"Other users of this machine may read blocks and {DATABASE} in {folder}" in caplog.text
+    caplog.clear()
+    folder.chmod(0o700)
+    await run_once(folder)
+    assert "Other users" not in caplog.text
+
+
 async def test_a_restore_without_blocks_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pipeline = SamplePipeline()
     async with local_broker(tmp_path / "data") as broker:

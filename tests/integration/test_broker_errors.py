@@ -13,9 +13,9 @@ import pytest
 
 from tradepost.content import add_bytes
 from tradepost.errors import (
-    ContentMismatch,
     ContentTooLarge,
     DeadlineExceeded,
+    Fault,
     InlineInputTooLarge,
     InsufficientFunds,
     InvalidBundle,
@@ -39,6 +39,7 @@ from tradepost.errors import (
     UnknownWorker,
     UnsignedArtifact,
     UntrustedPipeline,
+    UploadMismatch,
     WorkerLost,
 )
 from tradepost.pipeline.manifest import PipelineLimits
@@ -349,8 +350,9 @@ async def test_blocks_are_checked_and_counted(tmp_path: Path) -> None:
         key = await broker.account()
         data = b"x" * 6_000
         cid = add_bytes(data, put=None)
-        with pytest.raises(ContentMismatch):
+        with pytest.raises(UploadMismatch) as caught:
             await broker.call("PUT", f"/v1/blocks/{cid}", key=key, body=b"other bytes")
+        assert (caught.value.status, caught.value.fault) == (400, Fault.SUBMITTER)
         await broker.call("PUT", f"/v1/blocks/{cid}", key=key, body=data)
         await broker.call("PUT", f"/v1/blocks/{cid}", key=key, body=data)  # counted once
         more = b"y" * 6_000

@@ -19,13 +19,13 @@ from tradepost.content import Cid, add_bytes, cid_of_block, read_file
 from tradepost.content.transfer.car import encode_header, encode_section, import_car
 from tradepost.content.transfer.gateway import CAR_CONTENT_TYPE, CAR_TYPE, RAW_TYPE
 from tradepost.errors import (
-    ContentMismatch,
     ContentTooLarge,
     InvalidCar,
     InvalidRequest,
     QuotaExceeded,
     Unauthorized,
     UnknownCid,
+    UploadMismatch,
 )
 from tradepost.pipeline.manifest import encode_manifest
 from tradepost_broker.content.kept_documents import BLOCK_BYTES_MIN
@@ -279,7 +279,7 @@ GOOD = (cid_of_block(b"good", "raw"), b"good")
         (b"", InvalidCar),
         (b"not a car", InvalidCar),
         (car_of(GOOD)[:-1], InvalidCar),
-        (car_of(GOOD, (GOOD[0], b"evil")), ContentMismatch),
+        (car_of(GOOD, (GOOD[0], b"evil")), UploadMismatch),
         (car_of(GOOD) + b"\xff" * 12, InvalidCar),
     ],
 )

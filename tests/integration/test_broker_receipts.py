@@ -66,6 +66,7 @@ async def test_a_receipt_that_is_not_about_this_lease_is_refused(
     refused = await worker.expect(Acknowledged)
     assert refused.problem is not None
     assert refused.problem.code == InvalidReceipt.code()
+    assert refused.problem.hint.startswith("Update tradepost on this device.")
     seen = await broker.standing(worker)
     assert (seen.accepted, seen.evidence_counts) == (0, {"failed": 1})
     await worker.disconnect()

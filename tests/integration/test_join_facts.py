@@ -95,7 +95,7 @@ def test_joining_ends_with_facts(tmp_path: Path) -> None:
         membership=MEMBERSHIP,
         speed=SPEED,
         isolation=Isolation(achieved=("process", "seccomp"), refused={"landlock": "no"}),
-        limits={"cpu_percent": 50, "hours": ""},
+        limits={"cpu_percent": 50, "hours": "", "memory_bytes_max": 3 << 30},
         not_enforceable={"gpu_percent": "no sensor"},
         prices=None,
         publishers_trusted=0,
@@ -104,7 +104,13 @@ def test_joining_ends_with_facts(tmp_path: Path) -> None:
     for fact in ("lab", "me", "1,800 million fuel/s", "cpu 42.0 GFLOP/s", "seccomp", "landlock: no"):
         assert fact in text
     assert "gpu_percent is not enforceable here: no sensor" in text
-    for fact in ("cpu_percent 50", "no data yet", "Ctrl-C", "worker uninstall"):
+    for fact in (
+        "cpu_percent 50",
+        "memory_bytes_max 3221225472 (3,072 MiB)",
+        "no data yet",
+        "Ctrl-C",
+        "worker uninstall",
+    ):
         assert fact in text
     prices = PriceRange(leases=9, low_microcredits=1000, median_microcredits=2000, high_microcredits=4000)
     told = "\n".join(msgspec.structs.replace(facts, prices=prices).lines())
@@ -112,6 +118,7 @@ def test_joining_ends_with_facts(tmp_path: Path) -> None:
     assert facts.to_json()["device"] == "lab"
     bare = msgspec.structs.replace(facts, speed=None, isolation=None)
     assert "speed      not measured" in bare.lines()
+    assert "isolation  not measured: run `tradepost worker doctor` to measure it" in bare.lines()
 
 
 def lease(number: int, *, lost: bool = True) -> dict[str, object]:

@@ -16,7 +16,7 @@ from typing import Final
 
 from sqlalchemy import case, func, select
 
-from tradepost.content import Cid, FolderStore, parse_cid, verify_block
+from tradepost.content import Cid, FolderStore, parse_cid, verify_upload
 from tradepost.content.unixfs.files import stream_file
 from tradepost.errors import QuotaExceeded, UnknownCid
 from tradepost_broker.content.file_trees import FileTrees
@@ -100,7 +100,7 @@ class Uploads:
         Raises what `counted` raises, `DiskFull`, or what the content store raises.
         """
         cid = parse_cid(text)
-        verify_block(cid, data, source="the request")
+        verify_upload(cid, data)
         counted = self.counted(
             holder,
             cid,

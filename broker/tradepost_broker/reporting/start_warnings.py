@@ -5,10 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from tradepost.errors import UNDECODABLE
 from tradepost_broker.market.model.policy import MarketPolicy, recorded_policy
 from tradepost_broker.storage.store import BrokerStart
+
+_OTHERS: Final = 0o077
+#: What holds documents; SQLite's other files get the database's mode.
+_PRIVATE: Final = frozenset({"blocks", "broker.sqlite3"})
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +40,26 @@ def log_policy_changes(starts: Sequence[BrokerStart], policy: MarketPolicy) -> N
             ", ".join(changes),
             extra={"action": "policy_changed"},
         )
+
+
+def log_shared_folder(folder: Path) -> None:
+    """Log which documents in the data folder `folder` other users of this machine may read or write."""
+    if not folder.stat().st_mode & _OTHERS:
+        return
+    shared = [path.name for path in sorted(folder.iterdir()) if path.name in _PRIVATE and _is_shared(path)]
+    if shared:
+        log.warning(
+            "Other users of this machine may read %s in %s, with customers' inputs and results: run "
+            "`chmod -R go= %s`",
+            " and ".join(shared),
+            folder,
+            folder,
+            extra={"action": "data_folder_shared"},
+        )
+
+
+def _is_shared(path: Path) -> bool:
+    return bool(path.stat().st_mode & _OTHERS)
 
 
 def log_missing_blocks(count: int, folder: Path) -> None:

@@ -151,6 +151,9 @@ def migrate(path: Path) -> None:
         with contextlib.suppress(MissingDatabase):  # an empty file becomes a database
             require_database(path)
     with typed_errors(path):
+        # For this user alone, in a folder that others may read, too. SQLite's other files get its mode.
+        with contextlib.suppress(OSError):  # it exists, or SQLite finds out why it cannot
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
         _upgrade(path)
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from aiohttp import web
 
-from tradepost.content import BLOCK_BYTES_MAX, Cid, parse_cid
+from tradepost.content import BLOCK_BYTES_MAX, Cid, parse_cid, upload_mismatches
 from tradepost.content.transfer.gateway import CAR_TYPE
 from tradepost.errors import (
     BrokerUnavailable,
@@ -140,7 +140,7 @@ class ContentEndpoints:
             require_room = partial(self._quota.require, account)
             return await self._uploads.put(holder, cid, block, at=at, require_room=require_room)
 
-        with self._cars.take(holder):
+        with self._cars.take(holder), upload_mismatches():
             found = await import_pieces(body_pieces(request), put, bytes_max=quota)
         return reply(ImportedCar(roots=found.roots, blocks=found.blocks, bytes=found.bytes), status=201)
 

@@ -37,6 +37,10 @@ OFFER_S_MIN: Final = 0.1
 _EVENT_BYTES: Final = 200
 
 log = logging.getLogger(__name__)
+#: For the device's owner; the error's own hint is for those who check a receipt that the broker gave them.
+_RECEIPT_HINT: Final = (
+    "Update tradepost on this device. If it is up to date, report the detail to the market's operator."
+)
 
 
 class WorkerSession:
@@ -145,7 +149,7 @@ class WorkerSession:
             error,
             extra={"action": "invalid_receipt"},
         )
-        refusal = Acknowledged(lease, error.to_problem())
+        refusal = Acknowledged(lease, msgspec.structs.replace(error.to_problem(), hint=_RECEIPT_HINT))
         return lambda _: self.queue.post(refusal)
 
     def _give_back(

@@ -7,7 +7,13 @@ from decimal import Decimal
 
 from tradepost.client.arguments import pipeline_cid, real_number, whole_number
 from tradepost.client.inputs import Inputs, document_bytes
-from tradepost.client.job_request import CONFIDENCE, DEADLINE_S, SECONDS_MAX, checked_requirements
+from tradepost.client.job_request import (
+    CONFIDENCE,
+    DEADLINE_S,
+    DEADLINE_S_MIN,
+    SECONDS_MAX,
+    checked_requirements,
+)
 from tradepost.errors import Problem, TradepostError
 from tradepost.money import Credits, to_credits, to_microcredits
 from tradepost.plurals import counted, noun
@@ -74,7 +80,7 @@ def estimate_request(
     cid = pipeline_cid(pipeline)
     price = None if max_price is None else to_microcredits(max_price, name="max_price", microcredits_min=1)
     confidence = real_number("confidence", confidence, 0.5, 0.999999)
-    deadline_s = real_number("deadline_s", deadline_s, 1e-6, SECONDS_MAX)
+    deadline_s = real_number("deadline_s", deadline_s, DEADLINE_S_MIN, SECONDS_MAX)
     required = checked_requirements(requirements)
     if isinstance(inputs, int):
         size_bytes = whole_number("inputs", inputs, 1, _INPUT_BYTES_MAX)

@@ -34,6 +34,7 @@ CONFIDENCE: Final = 0.95
 DEADLINE_S: Final = 300.0
 PATIENCE_S: Final = 5.0
 SECONDS_MAX: Final = 7 * 24 * 3600
+DEADLINE_S_MIN: Final = 0.001
 _MEMORY_BYTES_MAX: Final = 1 << 53
 _ISOLATION_MAX: Final = 8
 _WEIGHT_MAX: Final = 100
@@ -80,7 +81,7 @@ def prepare_job(
         "pipeline": pipeline_cid(pipeline),
         "max_price_microcredits": to_microcredits(max_price, name="max_price", microcredits_min=1),
         "confidence": real_number("confidence", confidence, 0.5, 0.999999),
-        "deadline_s": real_number("deadline_s", deadline_s, 1e-6, SECONDS_MAX),
+        "deadline_s": real_number("deadline_s", deadline_s, DEADLINE_S_MIN, SECONDS_MAX),
         "patience_s": real_number("patience_s", patience_s, 0, SECONDS_MAX),
         "requirements": checked_requirements(requirements),
         "on_wrong": _on_wrong(on_wrong),

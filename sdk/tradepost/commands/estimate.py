@@ -12,7 +12,7 @@ import typer
 
 from tradepost.client.estimates import Estimate
 from tradepost.client.inputs import Inputs
-from tradepost.client.job_request import SECONDS_MAX
+from tradepost.client.job_request import DEADLINE_S_MIN, SECONDS_MAX
 from tradepost.client.sync_client import Client
 from tradepost.commands.inputs import InputTensors, read_inputs
 from tradepost.commands.number_options import integer_option, number_option
@@ -48,7 +48,8 @@ def estimate(
         number_option(about="The minimum probability that the result is right.", low=0.5, high=0.999999),
     ] = 0.95,
     deadline_s: Annotated[
-        float, number_option(about="The job's deadline in seconds from now.", low=0.001, high=SECONDS_MAX)
+        float,
+        number_option(about="The job's deadline in seconds from now.", low=DEADLINE_S_MIN, high=SECONDS_MAX),
     ] = 300.0,
     isolation: Isolation = None,
     provider: Provider = None,

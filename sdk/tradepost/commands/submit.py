@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tradepost.client.job_request import SECONDS_MAX
+from tradepost.client.job_request import DEADLINE_S_MIN, SECONDS_MAX
 from tradepost.client.sync_client import Client
 from tradepost.commands.inputs import InputTensors, read_inputs
 from tradepost.commands.job_result import INTERRUPTED, Output, Receipts, cancelling, check_places, deliver
@@ -35,7 +35,8 @@ def submit(
         number_option(about="The minimum probability that the result is right.", low=0.5, high=0.999999),
     ] = 0.95,
     deadline_s: Annotated[
-        float, number_option(about="The job's deadline in seconds from now.", low=0.001, high=SECONDS_MAX)
+        float,
+        number_option(about="The job's deadline in seconds from now.", low=DEADLINE_S_MIN, high=SECONDS_MAX),
     ] = 300.0,
     patience_s: Annotated[
         float, number_option(about="Seconds to wait when no offer could ever run the job.", high=SECONDS_MAX)

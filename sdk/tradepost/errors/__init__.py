@@ -36,6 +36,7 @@ from tradepost.errors.content import (
     UnknownPath,
     UnreadableContent,
     UnsafeName,
+    UploadMismatch,
 )
 from tradepost.errors.device import (
     DatabaseDamaged,
@@ -119,6 +120,7 @@ from tradepost.errors.trust import (
     UntrustedSigner,
 )
 from tradepost.errors.worker import (
+    DeviceBusy,
     InputTooCostly,
     InvalidJoinToken,
     InvalidReceipt,
@@ -156,6 +158,7 @@ __all__ = [
     "DatabaseTooNew",
     "DatabaseUnusable",
     "DeadlineExceeded",
+    "DeviceBusy",
     "DiskFull",
     "ExpiredSignature",
     "Fault",
@@ -245,6 +248,7 @@ __all__ = [
     "UnsignedArtifact",
     "UntrustedPipeline",
     "UntrustedSigner",
+    "UploadMismatch",
     "WorkPreempted",
     "WorkerKeyInUse",
     "WorkerLost",

@@ -29,6 +29,14 @@ class ContentMismatch(TradepostError):
     default_hint = "Fetch it again: the source that sent these bytes will not be used for a while."
 
 
+class UploadMismatch(ContentMismatch):
+    """The uploaded bytes do not match the hash in the CID that they were sent for."""
+
+    fault = Fault.SUBMITTER
+    status = 400
+    default_hint = "Compute the CID from the bytes that you send, and send both again."
+
+
 class ContentTooLarge(TradepostError):
     """The content is larger than its limit."""
 

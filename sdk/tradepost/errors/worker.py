@@ -90,6 +90,14 @@ class WorkerLost(TradepostError):
     default_hint = "Submit again later; nothing was charged."
 
 
+class DeviceBusy(TradepostError):
+    """The device already runs as many leases as it may at the same time."""
+
+    fault = Fault.MARKET
+    status = 503
+    default_hint = "No action needed: the job goes to another worker, and reputation is unaffected."
+
+
 class RunnerFailed(TradepostError):
     """The runner process ended unexpectedly."""
 

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from aiohttp import WSMsgType, web
 
-from tradepost.content import Cid, add_bytes, parse_cid, read_file, verify_block
+from tradepost.content import Cid, add_bytes, parse_cid, read_file, verify_upload
 from tradepost.errors import (
     UNDECODABLE,
     IdempotencyConflict,
@@ -474,7 +474,7 @@ class FakeBroker:
     async def _put_block(self, request: web.Request) -> web.Response:
         _check_key(request)
         cid, data = parse_cid(request.match_info["cid"]), await request.read()
-        verify_block(cid, data, source="the request")
+        verify_upload(cid, data)
         self.blocks[cid] = data
         return json_response({"cid": cid}, status=201)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,19 @@ def test_the_file_in_the_data_folder_is_read(tmp_path: Path) -> None:
 def test_what_is_not_valid_is_refused(sources: dict[str, Any]) -> None:
     with pytest.raises(InvalidSettings):
         load(**sources)
+
+
+def test_a_number_out_of_bounds_is_named() -> None:
+    with pytest.raises(InvalidSettings, match=r"market\.hold_s must be at least 0\.0, not nan"):
+        load(options={MARKET: {"hold_s": math.nan}})
+    with pytest.raises(InvalidSettings, match="port must be at most 65535, not '70000'"):
+        load(environment={PREFIX + "PORT": "70000"})
+
+
+def test_a_key_must_be_honoured_as_long_as_its_job_is_in_memory() -> None:
+    with pytest.raises(InvalidSettings, match=r"idempotency_s is 1 and market\.retain_s is 100"):
+        load(options={MARKET: {"idempotency_s": 1.0, "retain_s": 100.0}})
+    assert load(options={MARKET: {"idempotency_s": 100.0, "retain_s": 100.0}}).market.retain_s == 100
 
 
 def test_a_typo_in_the_file_is_refused(tmp_path: Path) -> None:

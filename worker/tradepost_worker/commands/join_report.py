@@ -49,7 +49,7 @@ class JoinFacts(msgspec.Struct, frozen=True, kw_only=True):
         """For people."""
         joined = self.membership
         limits = ", ".join(
-            f"{name} {json.dumps(value)}" for name, value in self.limits.items() if value not in ("", 0)
+            f"{name} {_limit(name, value)}" for name, value in self.limits.items() if value not in ("", 0)
         )
         lines = [
             f"{joined.device} joined {joined.broker_url} for {joined.owner}, "
@@ -71,7 +71,10 @@ class JoinFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     def _measured(self) -> list[str]:
         if self.speed is None or self.isolation is None:
-            return ["speed      not measured", "isolation  tradepost worker doctor"]
+            return [
+                "speed      not measured",
+                "isolation  not measured: run `tradepost worker doctor` to measure it",
+            ]
         return [
             f"speed      {self.speed} ({self.speed.hardware})",
             f"isolation  {', '.join(self.isolation.achieved)}",
@@ -84,6 +87,12 @@ class JoinFacts(msgspec.Struct, frozen=True, kw_only=True):
         low, high = map(format_credits, (self.prices.low_microcredits, self.prices.high_microcredits))
         newest = counted(self.prices.leases, "paid lease")
         return f"{low} to {high} credits per lease, from the newest {newest}"
+
+
+def _limit(name: str, value: Any) -> str:
+    """The value as it is set, and a size in MiB beside it."""
+    shown = json.dumps(value)
+    return f"{shown} ({value >> 20:,} MiB)" if "_bytes" in name and isinstance(value, int) else shown
 
 
 def gather_facts(membership: Membership, settings: Settings, *, measure: bool) -> JoinFacts:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from tradepost.content import Cid, add_bytes
-from tradepost.errors import QuotaExceeded, RunnerFailed, TradepostError
+from tradepost.errors import DeviceBusy, RunnerFailed, TradepostError
 from tradepost.money import format_credits
 from tradepost.plurals import counted
 from tradepost.protocol import Acknowledged, Finding, GiveBack, GiveBackReason, Grant, Settled
@@ -36,6 +36,8 @@ class _Running(NamedTuple):
     task: asyncio.Task[None]
     grant: Grant
     progress: StageProgress
+    #: When its time is over, by the event loop's clock.
+    ends_at: float
 
 
 class HeldLeases:
@@ -119,8 +121,10 @@ class HeldLeases:
         if self._paused is not None:
             self._hand_in(preempted(grant.lease, self._paused))
             return
-        if len(self._running) >= self._capacity:
-            error = QuotaExceeded(
+        now = asyncio.get_running_loop().time()
+        # The broker counts no lease whose time is over, though its runner may take a while to end.
+        if sum(running.ends_at > now for running in self._running.values()) >= self._capacity:
+            error = DeviceBusy(
                 f"this device runs at most {counted(self._capacity, 'lease')} at the same time"
             )
             self._finish(give_back(grant.lease, error, GiveBackReason.REFUSED))
@@ -128,7 +132,7 @@ class HeldLeases:
         self._outbox.note_pipeline(grant.lease, grant.pipeline)
         progress = StageProgress()
         task = asyncio.create_task(self._run(grant, progress))
-        self._running[grant.lease] = _Running(task, grant, progress)
+        self._running[grant.lease] = _Running(task, grant, progress, now + (grant.left_s or 0.0))
 
     def recall(self, lease: str, why: str) -> None:
         """Stop a lease, if it still runs: its end is not wanted."""

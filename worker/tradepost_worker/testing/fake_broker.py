@@ -17,7 +17,7 @@ import msgspec
 from aiohttp import WSMsgType, web
 
 from tradepost import identity
-from tradepost.content import Cid, add_bytes, parse_cid, verify_block
+from tradepost.content import Cid, add_bytes, parse_cid, verify_upload
 from tradepost.content.transfer.export import export_car
 from tradepost.content.transfer.gateway import read_probe, read_request
 from tradepost.content.unixfs.paths import resolve
@@ -377,7 +377,7 @@ class FakeBroker:
         if self.upload_errors:
             raise self.upload_errors.pop(0)
         cid = parse_cid(request.match_info["cid"])
-        verify_block(cid, data, source="the request")
+        verify_upload(cid, data)
         self.lease_blocks[lease, cid] = data
         return json_response({"cid": cid}, status=201)
 

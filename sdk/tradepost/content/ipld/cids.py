@@ -14,9 +14,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final, Literal, NewType
 
-from tradepost.errors import ContentMismatch, ContentTooLarge, InvalidCid
+from tradepost.errors import ContentMismatch, ContentTooLarge, InvalidCid, UploadMismatch
 
 Cid = NewType("Cid", str)
 Codec = Literal["raw", "dag-pb", "dag-cbor"]
@@ -103,3 +105,18 @@ def verify_block(cid: str, data: bytes | memoryview, *, source: str) -> None:
         raise ContentTooLarge(f"{source} sent {len(data):,} bytes; a block has at most {BLOCK_BYTES_MAX:,}")
     if hashlib.sha256(data).digest() != cid_to_bytes(cid)[4:]:
         raise ContentMismatch(f"{source} sent bytes that do not match {cid}", source=source, cid=cid)
+
+
+def verify_upload(cid: str, data: bytes | memoryview) -> None:
+    """Raise `UploadMismatch` unless `data`, which a request brings, hashes to `cid`."""
+    with upload_mismatches():
+        verify_block(cid, data, source="the request")
+
+
+@contextmanager
+def upload_mismatches() -> Iterator[None]:
+    """Turn `ContentMismatch` into `UploadMismatch`: the sender of a request is at fault."""
+    try:
+        yield
+    except ContentMismatch as error:
+        raise UploadMismatch(error.detail, **error.facts) from None

@@ -55,7 +55,7 @@ def test_prices_are_in_credits_and_what_is_unknown_is_none(client: Client, fake:
     assert (found.cap, found.cap_now, found.typical_price) == (Decimal("0.001"), Decimal("0.001"), None)
     assert (found.latency_p50_s, found.in_time, found.problem) == (None, None, None)
     found.raise_for_problem()
-    assert repr(found) == "<Estimate: cap 0.001 credits, 1 results, latency unknown>"
+    assert repr(found) == "<Estimate: cap 0.001 credits, 1 result, latency unknown>"
     fake.broker.estimate = msgspec.structs.replace(
         fake.broker.estimate,
         typical_price=TypicalPrice(price_microcredits=2_500, jobs=9, since=5.0),
@@ -87,6 +87,7 @@ def test_the_error_that_the_job_would_fail_with_is_typed(client: Client, fake: F
         (INPUTS, {"max_price": 0}, InvalidCall),
         (INPUTS, {"confidence": 1}, InvalidCall),
         (INPUTS, {"deadline_s": 0}, InvalidCall),
+        (INPUTS, {"deadline_s": 0.0009}, InvalidCall),
         (INPUTS, {"requirements": {}}, InvalidCall),
     ],
 )
