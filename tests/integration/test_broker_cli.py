@@ -79,11 +79,20 @@ async def test_an_account_from_nothing_to_a_paid_job(broker: LocalBroker, tmp_pa
         assert (await command(tmp_path, *arguments)).stdout.strip()
     told = (await command(tmp_path, "explain", job)).stdout
     assert "the sole bidder: no other offer competed" in told
-    for line in told.splitlines():
-        if line.startswith("found: "):
-            assert worker.id[:12] in line
-            assert "no stage" not in line
     await worker.disconnect()
+
+
+async def test_an_explanation_names_the_worker_of_each_finding(broker: LocalBroker, tmp_path: Path) -> None:
+    key = await broker.account()
+    workers = [await broker.worker(name, serve=True) for name in ("ann", "bob", "cid", "dan")]
+    job = (await broker.submit(key, await broker.publish(key), confidence=0.9)).job
+    await broker.result(key, job)
+    told = (await command(tmp_path, "explain", job)).stdout
+    found = {line for line in told.splitlines() if line.startswith("found: ")}
+    assert len(found) > 1
+    assert found <= {f"found: agreed, worker {worker.id[:12]}" for worker in workers}
+    for worker in workers:
+        await worker.disconnect()
 
 
 async def test_names_are_shown_as_workers_gave_them(broker: LocalBroker, tmp_path: Path) -> None:
