@@ -22,6 +22,7 @@ from tradepost_broker.market.model.entities import EvidenceKind, WorkerStanding
 from tradepost_broker.market.model.events import NotifyFinished
 from tradepost_broker.market.settling import (
     begun_work,
+    blame,
     break_offs,
     findings,
     late_receipts,
@@ -215,6 +216,24 @@ def _(patch: pytest.MonkeyPatch) -> None:
         learn(state, lease, EvidenceKind.AUDIT_PASSED if kind is EvidenceKind.OUTVOTED else kind, **named)
 
     patch.setattr(findings, "learn", flattering)
+
+
+@bug("one account and one other owner stand for any number of failures")
+def _(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(blame, "has_room", lambda *_: True)
+
+
+@bug("a lost lease is evidence before its job has ended")
+def _(patch: pytest.MonkeyPatch) -> None:
+    lose = settlement.lose
+
+    def hasty(state: MarketState, lease: Any, *given: Any, **named: Any) -> None:
+        lose(state, lease, *given, **named)
+        kind, lease.pending_evidence = lease.pending_evidence, None
+        if kind is not None:
+            findings.learn(state, lease, kind)
+
+    patch.setattr(settlement, "lose", hasty)
 
 
 @bug("agreements with one partner count without a bound")
