@@ -205,7 +205,7 @@ class Lease(msgspec.Struct, gc=False, kw_only=True, rename=without_unit):
     outcome this one agrees with.
     `matures_at` is when its payment leaves the hold; it is `None` before payment and after maturity.
     `blame_at` is when having lost it by absence becomes evidence; it is `None` if no receipt is awaited.
-    `pending_evidence` is what having lost it is evidence of when the job has ended, if it is (`settling.blame`).
+    `pending_evidence` is what having lost it is evidence of when its job has ended (`settling.blame`).
     `must_be_confirmed` says that its outcome is not accepted without another owner's that agrees.
     `shares` says, for each earlier result that this one agrees with, how much of the tolerance their
     difference takes. `run_failed` says that it was lost in a way that the job itself may be the cause of.
