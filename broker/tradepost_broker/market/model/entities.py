@@ -246,7 +246,8 @@ class Evidence(msgspec.Struct, gc=False, kw_only=True, frozen=True):
     """One verdict about one worker, kept permanently. `stage` is the stage at fault, if there is one.
 
     `checks` is how many passed checks it counts as for jobs of the same `account` in the same `pipeline`, and
-    `vouched_checks` for those of other accounts. `partner` is the owner whose result confirmed this one.
+    `vouched_checks` for those of other accounts. `partner` is the owner whose result confirmed this one, or
+    stands against a run that failed.
     """
 
     id: str
