@@ -22,7 +22,6 @@ from tradepost_broker.market.model.entities import EvidenceKind, WorkerStanding
 from tradepost_broker.market.model.events import NotifyFinished
 from tradepost_broker.market.settling import (
     begun_work,
-    blame,
     break_offs,
     findings,
     late_receipts,
@@ -216,11 +215,6 @@ def _(patch: pytest.MonkeyPatch) -> None:
         learn(state, lease, EvidenceKind.AUDIT_PASSED if kind is EvidenceKind.OUTVOTED else kind, **named)
 
     patch.setattr(findings, "learn", flattering)
-
-
-@bug("one account and one other owner stand for any number of failures")
-def _(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(blame, "has_room", lambda *_: True)
 
 
 @bug("a lost lease is evidence before its job has ended")
