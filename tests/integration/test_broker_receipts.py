@@ -19,6 +19,7 @@ from tradepost.protocol import (
     Acknowledged,
     Deliver,
     Grant,
+    JobView,
     Settled,
 )
 from tradepost.receipts import Failed, Returned, StageReport
@@ -60,13 +61,14 @@ async def test_a_receipt_that_is_not_about_this_lease_is_refused(
 ) -> None:
     key = await broker.account(funds=1_000_000)
     worker = await broker.worker()
-    await broker.submit(key, await broker.publish(key))
+    job = (await broker.submit(key, await broker.publish(key))).job
     grant = await worker.expect(Grant)
     await worker.answer(grant, **changes)
     refused = await worker.expect(Acknowledged)
     assert refused.problem is not None
     assert refused.problem.code == InvalidReceipt.code()
     assert refused.problem.hint.startswith("Update tradepost on this device.")
+    await broker.call("DELETE", f"/v1/jobs/{job}", key=key, reply=JobView)
     seen = await broker.standing(worker)
     assert (seen.accepted, seen.evidence_counts) == (0, {"failed": 1})
     await worker.disconnect()

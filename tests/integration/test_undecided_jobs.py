@@ -36,7 +36,7 @@ from tradepost_broker.testing.fake_worker import echo
 from tradepost_broker.testing.sample_pipeline import sample_input
 from tradepost_broker.web import pages
 from tradepost_broker.web.endpoints import Endpoint
-from tradepost_reputation.dashboard import DashboardView
+from tradepost_reputation.dashboard import DashboardView, WorkerView
 
 OUTPUT = echo(sample_input())
 OUTPUT_CID = str(add_bytes(OUTPUT, put=None))
@@ -329,6 +329,52 @@ async def test_metrics_do_not_move_before_the_job_is_decided(tmp_path: Path) -> 
         await scene.workers["b"].expect(Acknowledged)
         await scene.workers["b"].expect(Grant)
         assert await counters() == before
+
+
+async def test_an_invalid_receipt_shows_nowhere_before_the_job_is_decided(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No finding, count, score or standing moves, on any route, for any role."""
+    for module in (pages, standings):
+        monkeypatch.setattr(module, "CACHE_S", 0.0)  # so that no older view hides a change
+    async with scene_of(tmp_path) as scene:
+        await grant_of(scene, "a")
+        grant = await grant_of(scene, "b")
+        before = await _about_workers(scene)
+        worker = scene.workers["b"]
+        frame = worker.delivery(grant, await worker.fetch_input(grant))
+        forged = msgspec.structs.replace(frame.receipt, signature=frame.receipt.signature[:-1] + b"\x00")
+        await worker.send(msgspec.structs.replace(frame, receipt=forged))
+        assert (await worker.expect(Acknowledged)).problem is not None
+        assert await _about_workers(scene) == before
+        await scene.broker.call("DELETE", f"/v1/jobs/{scene.job}", key=scene.keys["alice"], reply=JobView)
+        after = await _about_workers(scene)
+        view = msgspec.json.decode(after["anonymous", f"/v1/workers/{worker.id}"], type=WorkerView)
+        assert view.evidence_counts == {"failed": 1}
+        assert 'tradepost_evidence_total{kind="failed"} 1.0' in after["anonymous", "/metrics"]
+        changed = {
+            path
+            for (role, path), text in after.items()
+            if role == "anonymous" and before.get(("anonymous", path)) != text
+        }
+        assert {"/v1/workers", f"/v1/workers/{worker.id}", f"/workers/{worker.id}", "/metrics"} <= changed
+
+
+async def _about_workers(scene: Scene) -> dict[tuple[str, str], str]:
+    """What every role reads, on all routes, of workers and in the metrics."""
+    found = {}
+    for endpoint, (role, authorization) in product(
+        scene.broker.running.parts.endpoints, scene.roles().items()
+    ):
+        if endpoint.method != "GET" or (endpoint.method, endpoint.path) in CHANGES:
+            continue
+        for path in scene.paths(endpoint):
+            answer = await scene.ask("GET", path, authorization)
+            names = any(worker.id in answer for worker in scene.workers.values())
+            if names or endpoint.path == "/metrics":
+                lines = [line for line in answer.body.splitlines() if "_batch_" not in line]
+                found[role, path] = "\n".join(line for line in lines if "_created" not in line)
+    return found
 
 
 def _blind(text: str, cid: str, own: bytes) -> str:

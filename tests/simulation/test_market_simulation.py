@@ -148,6 +148,13 @@ def test_giving_leases_back_soon_gets_no_more_of_them() -> None:
     assert team(figures, "preempter").profit_microcredits <= 0
 
 
+def test_an_accomplice_between_the_prices_of_honest_workers_gets_none_of_them_suspended() -> None:
+    scenario = PRESETS["poison-priced"]
+    unlimited = msgspec.structs.replace(scenario, policy=MarketPolicy(failures_counted_max=0))
+    assert simulate(unlimited, seed=0).honest_suspended == 1
+    assert simulate(scenario, seed=0).honest_suspended == 0
+
+
 class Findings(Observer):
     """Collects the evidence that lowers scores."""
 

@@ -217,6 +217,19 @@ def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(findings, "learn", flattering)
 
 
+@bug("a lost lease is evidence before its job has ended")
+def _(patch: pytest.MonkeyPatch) -> None:
+    lose = settlement.lose
+
+    def hasty(state: MarketState, lease: Any, *given: Any, **named: Any) -> None:
+        lose(state, lease, *given, **named)
+        kind, lease.pending_evidence = lease.pending_evidence, None
+        if kind is not None:
+            findings.learn(state, lease, kind)
+
+    patch.setattr(settlement, "lose", hasty)
+
+
 @bug("agreements with one partner count without a bound")
 def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(CheckRecord, "confirmed", lambda *_: 0.0)

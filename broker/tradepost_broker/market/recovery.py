@@ -34,6 +34,7 @@ from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.sifting import kind_of
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
+from tradepost_broker.market.state.worker_state import day_of
 from tradepost_broker.market.trust.co_wrong import CoWrong
 
 T = TypeVar("T")
@@ -194,7 +195,7 @@ def _restore_evidence(state: MarketState, known: list[Evidence]) -> None:
         if evidence.kind is EvidenceKind.WITHDRAWN:
             withdrawn = by_id.get(evidence.id.removesuffix(f":{EvidenceKind.WITHDRAWN.value}"))
             if withdrawn is not None:  # else its row cannot be read, so that it was not learned either
-                worker.withdraw(withdrawn)
+                worker.withdraw(withdrawn, day_of(evidence.at))
 
 
 def _restore_findings(

@@ -52,13 +52,17 @@ CONFIDENCES: Final = (0.9, 0.99, 0.999)
 
 
 class Team(msgspec.Struct, frozen=True, kw_only=True):
-    """So many workers of one model, of so many owners (0: one each), under one hand."""
+    """So many workers of one model, of so many owners (0: one each), under one hand.
+
+    They ask `price_microcredits` for a work unit; 0: about what honest workers ask, each its own.
+    """
 
     model: str
     workers: int
     owners: int = 0
     hand: str = ""
     capacity: int = 2
+    price_microcredits: int = 0
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
@@ -232,6 +236,14 @@ _PRESETS: Final = (
         accounts=_accomplices("accomplice"),
         jobs=1_000,
         rate_per_s=2.0,
+    ),
+    Scenario(
+        name="poison-priced",
+        about="Jobs that fail on every device but one accomplice's, which is dearer than the cheapest only.",
+        teams=(Team(model="honest", workers=12), Team(model="accomplice", workers=1, price_microcredits=11)),
+        accounts=(Account(model="poison-submitter", hand="accomplice", rate_per_s=2.0, confidences=(0.5,)),),
+        jobs=60,
+        rate_per_s=0.2,
     ),
     Scenario(
         name="nondeterministic-model",

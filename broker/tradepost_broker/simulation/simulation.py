@@ -167,7 +167,7 @@ class Simulation:
             owner=owner,
             behaviour=model,
             offer=make_offer(
-                max(1, round(honest_price * kind.price_factor)),
+                team.price_microcredits or max(1, round(honest_price * kind.price_factor)),
                 capacity=team.capacity,
                 providers=(PROVIDERS[len(self.world.devices) % len(PROVIDERS)],),
             ),

@@ -124,7 +124,7 @@ def _give_up_absent(state: MarketState, worker_id: str) -> None:
 
 
 def _blame(state: MarketState, lease_id: str) -> None:
-    late_receipts.blame(state, state.leases[lease_id])
+    late_receipts.expire(state, state.leases[lease_id])
 
 
 def _mature(state: MarketState, lease_id: str) -> None:

@@ -205,7 +205,7 @@ class Lease(msgspec.Struct, gc=False, kw_only=True, rename=without_unit):
     outcome this one agrees with.
     `matures_at` is when its payment leaves the hold; it is `None` before payment and after maturity.
     `blame_at` is when having lost it by absence becomes evidence; it is `None` if no receipt is awaited.
-    `pending_evidence` is what having lost it is evidence of, once the job has a result of somebody else.
+    `pending_evidence` is what having lost it is evidence of when its job has ended (`settling.blame`).
     `must_be_confirmed` says that its outcome is not accepted without another owner's that agrees.
     `shares` says, for each earlier result that this one agrees with, how much of the tolerance their
     difference takes. `run_failed` says that it was lost in a way that the job itself may be the cause of.
@@ -246,7 +246,8 @@ class Evidence(msgspec.Struct, gc=False, kw_only=True, frozen=True):
     """One verdict about one worker, kept permanently. `stage` is the stage at fault, if there is one.
 
     `checks` is how many passed checks it counts as for jobs of the same `account` in the same `pipeline`, and
-    `vouched_checks` for those of other accounts. `partner` is the owner whose result confirmed this one.
+    `vouched_checks` for those of other accounts. `partner` is the owner whose result confirmed this one, or
+    stands against a run that failed.
     """
 
     id: str

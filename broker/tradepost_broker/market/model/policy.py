@@ -135,6 +135,11 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     agreed_checks: Weight = 0.25
     outvoted_weight: Weight = 1.0
     lost_weight: Weight = 0.5
+    #: Failed runs that the jobs of one account, and the results of one other owner, count against a worker
+    #: for; within a half-life. A reference run adds to that. 0: no limit.
+    failures_counted_max: Count = 2
+    #: Whether a lost lease is evidence only when its job has ended; else some are at once.
+    lost_at_end: bool = True
     #: Passed checks that one outvoted result cancels.
     outvoted_checks: Weight = 10.0
     #: Whether checks count by pipeline, submitter and independent partner; else by capability class alone.
@@ -185,6 +190,8 @@ _EARLIER_RULES: Final = {
     "recheck_rate": 0.0,
     "contested_per_run_max": 0.0,
     "collusion_p_max": 0.0,
+    "failures_counted_max": 0,
+    "lost_at_end": False,
 }
 
 

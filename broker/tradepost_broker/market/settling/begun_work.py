@@ -8,7 +8,7 @@ result. A lease that is open at the deadline costs nothing, or holding leases wo
 
 Where the job's pipeline is in quarantine, because it fails on everybody, the leases that it failed on are due
 the share of their time that their runs took, and its results that agree with none are due `begun_share`. An
-unconfirmed failure costs nothing and lowers no score.
+unconfirmed failure costs nothing.
 
 The functions here only say what is due; nothing is changed.
 """

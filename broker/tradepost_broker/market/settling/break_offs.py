@@ -11,7 +11,7 @@ from typing import Final
 
 from tradepost.errors import LeaseGone
 from tradepost_broker.market.model.entities import EvidenceKind, Job, Lease, LeasePurpose, LeaseState
-from tradepost_broker.market.settling import quarantine
+from tradepost_broker.market.settling import blame
 from tradepost_broker.market.state.commitments import Lateness, LeaseWatch
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
@@ -112,7 +112,7 @@ def _judge_hold(state: MarketState, lease: Lease, watch: LeaseWatch) -> None:
     if not state.commitments_of(lease).hold(lease.id):
         return
     if state.workers[lease.worker].connected:
-        quarantine.hold_against(state, lease, EvidenceKind.EXPIRED, detail=_HELD)
+        blame.hold_failure_against(state, lease, EvidenceKind.EXPIRED, detail=_HELD)
     else:
         lease.problem = lease.problem or LeaseGone(_HELD).to_problem()
         await_receipt(state, lease, max(lease.expires_at, state.at) + state.policy.late_receipt_s)

@@ -26,17 +26,21 @@ def learn(
     confirmed_by: Sequence[Lease] = (),
     stage: str = "",
     detail: str = "",
+    partner: str = "",
 ) -> Evidence:
-    """Record a verdict about a lease as evidence. `confirmed_by` are the results that agree with it."""
+    """Record a verdict about a lease as evidence. `confirmed_by` are the results that agree with it.
+
+    `partner` is the owner whose result a failure rests on.
+    """
     job = state.jobs[lease.job]
     amount = state.checks_of(kind)
     if not state.policy.independent_partners:
-        partner, counted = "", Counted(amount)
+        counted = Counted(amount)
     elif kind is EvidenceKind.AGREED:
         partner, counted = _agreement(state, job, lease, confirmed_by, amount * lease.price_share)
     else:
         share = lease.price_share if amount > 0 else 1.0
-        partner, counted = "", _count(state, job, lease, "", amount * share)
+        counted = _count(state, job, lease, "", amount * share)
     return state.learn(lease, kind, stage=stage, detail=detail, partner=partner, counted=counted)
 
 

@@ -8,10 +8,11 @@ evidence waits, and nothing that was recorded ever has to be withdrawn.
 from __future__ import annotations
 
 from tradepost.errors import Problem
-from tradepost_broker.market.model.entities import EvidenceKind, Lease, LeasePurpose
+from tradepost_broker.market.model.entities import EvidenceKind, Lease, LeasePurpose, LeaseState
 from tradepost_broker.market.model.events import ReceiptDelivered
+from tradepost_broker.market.model.job_states import FINAL
 from tradepost_broker.market.model.lease_states import LeaseTrigger
-from tradepost_broker.market.settling import break_offs, findings, quarantine, settlement
+from tradepost_broker.market.settling import blame, break_offs, findings, quarantine, settlement
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
 
@@ -57,8 +58,14 @@ def excuse(state: MarketState, lease: Lease) -> None:
         state.save(lease)
 
 
-def blame(state: MarketState, lease: Lease) -> None:
-    """No receipt came: having lost the lease is evidence now."""
+def expire(state: MarketState, lease: Lease) -> None:
+    """No receipt came: having lost the lease is evidence, once its job has ended."""
     lease.blame_at = None
     state.save(lease)
-    quarantine.hold_against(state, lease, EvidenceKind.EXPIRED, detail=findings.in_words(lease.problem))
+    detail = findings.in_words(lease.problem)
+    if lease.state is LeaseState.RECALLED:  # another owner did the job while it was late
+        blame.hold_failure_against(state, lease, EvidenceKind.EXPIRED, detail=detail)
+    elif state.policy.lost_at_end and state.jobs[lease.job].status not in FINAL:
+        lease.pending_evidence = EvidenceKind.EXPIRED
+    else:
+        quarantine.hold_against(state, lease, EvidenceKind.EXPIRED, detail=detail)

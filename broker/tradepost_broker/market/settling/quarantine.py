@@ -68,16 +68,22 @@ def lift(state: MarketState, pipeline: str, account: str) -> bool:
 
 
 def hold_against(
-    state: MarketState, lease: Lease, kind: EvidenceKind, *, stage: str = "", detail: str = ""
+    state: MarketState,
+    lease: Lease,
+    kind: EvidenceKind,
+    *,
+    stage: str = "",
+    detail: str = "",
+    partner: str = "",
 ) -> None:
     """Record evidence about a lease's worker, which is withdrawn if the job turns out to be at fault.
 
-    There is none if that is known already.
+    There is none if that is known already. `partner` is the owner whose result it rests on.
     """
     job = state.jobs[lease.job]
     if quarantined(state, job.pipeline, job.account) is not None:
         return
-    evidence = findings.learn(state, lease, kind, stage=stage, detail=detail)
+    evidence = findings.learn(state, lease, kind, stage=stage, detail=detail, partner=partner)
     if not state.policy.quarantine_owners and state.policy.references_to_expel == 1:
         return  # there is nothing that could withdraw it
     use = state.use(job.pipeline, job.account)

@@ -24,6 +24,7 @@ from tradepost_broker.market.model.lease_states import LeaseTrigger, transition_
 from tradepost_broker.market.model.worker_states import WorkerTrigger, transition_worker
 from tradepost_broker.market.settling import (
     begun_work,
+    blame,
     collusion,
     findings,
     payments,
@@ -62,6 +63,8 @@ def apply(state: MarketState, audit: Lease, agrees_with: frozenset[str]) -> None
     job.spot_check = False
     state.end_doubt(job)
     state.save(job)
+    if job.status in FINAL:
+        blame.judge_again(state, job, confirmed=any(lease.id in job.accepted for lease in right))
     if state.policy.references_to_expel > 1:
         _accuse(state, audit, right, wrong)
     else:

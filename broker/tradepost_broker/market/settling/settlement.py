@@ -25,6 +25,7 @@ from tradepost_broker.market.model.job_states import FINAL, JobTrigger, transiti
 from tradepost_broker.market.model.lease_states import LeaseTrigger
 from tradepost_broker.market.settling import (
     begun_work,
+    blame,
     break_offs,
     collusion,
     findings,
@@ -87,14 +88,16 @@ def lose(
 ) -> None:
     """Take an open lease back without a result. If it `counts`, it is one of the attempts that a job has.
 
-    It is `evidence` at once, and `pending_evidence` when the job has a result of another owner: submitters
-    and publishers could lower any score for nothing, if what fails on everybody blamed those who tried it.
-    `run_failed` says that the job itself may be the cause.
+    The `evidence` and `pending_evidence` of it count when the job has ended; the latter, and all of what
+    `run_failed`, where the job itself may be the cause, only if others stand for it (`blame`). Under the
+    rules of older journals, `evidence` counts at once.
     """
     state.close_lease(lease, trigger, problem)
     lease.settled_at = state.at
     job = state.jobs[lease.job]
     if lease.purpose is not LeasePurpose.AUDIT:
+        if state.policy.lost_at_end and evidence is not None:
+            evidence, pending_evidence = None, evidence
         job.failures += counts
         lease.pending_evidence = pending_evidence
         lease.run_failed = run_failed
@@ -206,9 +209,8 @@ def _finish(
             payments.send_settled(
                 state, lease, "no result of another owner verified its stages; preempted by owner"
             )
-    owners = _successful_owners(state, job)
-    _judge_losses(state, job, owners)
-    break_offs.judge(state, job, owners)
+    blame.judge(state, job)
+    break_offs.judge(state, job, blame.successful_owners(state, job))
     state.ledger.void(job.id)
     state.job_queue.discard(job.id)
     state.audits_wanted.discard(job.id)
@@ -222,25 +224,6 @@ def _finish(
     )
     state.save(job)
     state.send(NotifyFinished(job.id))
-
-
-def _judge_losses(state: MarketState, job: Job, successful_owners: set[str]) -> None:
-    """Hold lost leases of a job that ends against their workers, if a result of another owner is accepted."""
-    for lease in state.leases_of[job.id]:
-        kind, lease.pending_evidence = lease.pending_evidence, None
-        if kind is not None:
-            state.save(lease)
-            if successful_owners - {state.workers[lease.worker].record.owner}:
-                quarantine.hold_against(state, lease, kind, detail=findings.in_words(lease.problem))
-
-
-def _successful_owners(state: MarketState, job: Job) -> set[str]:
-    """The owners who gave the job's accepted result; nobody if there is none, or if it is a failure."""
-    return {
-        state.workers[state.leases[accepted].worker].record.owner
-        for accepted in job.accepted
-        if not is_failure(state.leases[accepted].outcome)
-    }
 
 
 def _reject(state: MarketState, lease: Lease, reason: str) -> None:

@@ -493,7 +493,7 @@ class MarketState:
             vouched_checks=-in_steps(evidence.vouched_checks * fade),
         )
         worker.learn(withdrawal)
-        worker.withdraw(evidence)
+        worker.withdraw(evidence, self.day)
         self.supply_changed = True
         self.save(withdrawal)
         if worker.record.standing is WorkerStanding.SUSPENDED and worker.deserves_return(self.day):

@@ -22,11 +22,13 @@ from tradepost_broker.market.model.entities import (
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.state.offer_book import Seat
 from tradepost_reputation import (
+    BlameRecord,
     CheckRecord,
     Counted,
     Finding,
     Tally,
     Weight,
+    Witnesses,
     credibility_of_worker,
     explain,
     log_odds,
@@ -92,6 +94,13 @@ def weights(policy: MarketPolicy) -> dict[EvidenceKind, Weight]:
     }
 
 
+def _witnesses(evidence: Evidence) -> Witnesses | None:
+    """Whose word a failure rests on; `None` if the broker or a reference run has found it."""
+    if evidence.kind not in (EvidenceKind.FAILED, EvidenceKind.EXPIRED) or not evidence.partner:
+        return None
+    return Witnesses(evidence.account, evidence.partner)
+
+
 def in_order(leases: dict[str, Lease]) -> list[Lease]:
     """Leases in an order that does not depend on when they came into memory, so that journals replay."""
     return [leases[lease] for lease in sorted(leases)]
@@ -107,6 +116,7 @@ class WorkerState:
         "_proven",
         "_tallies",
         "_weights",
+        "blame",
         "connected",
         "delivered",
         "held",
@@ -138,6 +148,8 @@ class WorkerState:
             partner_max=policy.partner_checks_max,
             vouched_max=policy.vouched_checks_max,
         )
+        #: Who stands for the failures that count against it.
+        self.blame = BlameRecord(policy.half_life_days)
         self._beliefs: dict[Scope, tuple[int, Belief]] = {}
         self._proven: tuple[int, bool] | None = None
 
@@ -150,16 +162,22 @@ class WorkerState:
         tally.add(evidence.kind.value, self._weights[evidence.kind], day=day)
         finding = Finding(evidence.pipeline, evidence.account, evidence.partner)
         self._checks.add(Counted(evidence.checks, evidence.vouched_checks), finding, day)
+        if (witnesses := _witnesses(evidence)) is not None:
+            self.blame.add(witnesses, day)
         self._beliefs.clear()
         self._proven = None
 
-    def withdraw(self, evidence: Evidence) -> None:
-        """Let a piece of evidence that was learned before count no more in its score.
+    def withdraw(self, evidence: Evidence, day: int) -> None:
+        """Let a piece of evidence that was learned before count no more in its score from `day` on.
 
         What it counted as checks is taken back by the finding `withdrawn`.
         """
         weight = self._weights[evidence.kind]
-        self._tallies[evidence.capability].withdraw(evidence.kind.value, weight, day=day_of(evidence.at))
+        found_on = day_of(evidence.at)
+        self._tallies[evidence.capability].withdraw(evidence.kind.value, weight, day=found_on)
+        if (witnesses := _witnesses(evidence)) is not None:
+            fade = 0.5 ** ((day - found_on) / self._policy.half_life_days)
+            self.blame.add(witnesses, day, amount=-fade)
         self._beliefs.clear()
         self._proven = None
 

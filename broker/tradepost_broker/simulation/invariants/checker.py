@@ -167,6 +167,10 @@ class Checker(Observer):
 
     def _check_evidence(self, evidence: Evidence) -> None:
         lease = self._seen.records[Lease][evidence.lease]
+        require(
+            not self._policy.lost_at_end or self._jobs[evidence.job].status in FINAL,
+            f"{evidence.id}: the job has not ended",
+        )
         self._verdicts.evidence(evidence, lease, self._seen.leases_of(evidence.job), self._workers)
         self._leases.evidence(evidence, lease)
         if evidence.kind is EvidenceKind.EXPIRED and lease.state is LeaseState.RECALLED:

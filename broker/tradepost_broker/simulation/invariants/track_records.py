@@ -33,6 +33,9 @@ class TrackRecords:
         self._by_partner: dict[tuple[str, str, str], _Amount] = {}
         #: The submitters that have vouched for a worker in a pipeline.
         self._vouchers: dict[tuple[str, str], set[str]] = defaultdict(set)
+        #: Failures by worker and who stands for them, an account or an owner.
+        self._blamed: dict[tuple[str, str, str], _Amount] = {}
+        self._blames: dict[str, Evidence] = {}
         self._worth: Final = {
             EvidenceKind.AGREED: policy.agreed_checks,
             EvidenceKind.AUDIT_PASSED: 1.0,
@@ -64,6 +67,30 @@ class TrackRecords:
             f"{evidence.id}: {evidence.account} vouches for {vouched} checks",
         )
         self._vouchers[evidence.worker, evidence.pipeline].add(evidence.account)
+
+    def blame(self, evidence: Evidence, owner: str, successful_owners: Iterable[str]) -> None:
+        """Check who stands for a failure of a worker of `owner`, if it rests on the word of others."""
+        if evidence.kind is EvidenceKind.WITHDRAWN:
+            found = self._blames.pop(evidence.id.removesuffix(f":{evidence.kind.value}"), None)
+            if found is not None:
+                for key in _witnesses(found):
+                    day = int(found.at // _DAY_S)
+                    fade = 0.5 ** ((int(evidence.at // _DAY_S) - day) / self._policy.half_life_days)
+                    self._raise(self._blamed, key, -fade, evidence.at)
+            return
+        if not evidence.partner or evidence.kind not in (EvidenceKind.FAILED, EvidenceKind.EXPIRED):
+            return
+        require(
+            evidence.partner in set(successful_owners) - {owner, evidence.account},
+            f"{evidence.id} of {owner} rests on {evidence.partner!r}, in a job of {evidence.account}",
+        )
+        self._blames[evidence.id] = evidence
+        for key in _witnesses(evidence):
+            count = self._raise(self._blamed, key, 1.0, evidence.at)
+            require(
+                count <= self._policy.failures_counted_max + _SLACK,
+                f"{evidence.id}: {key} stands for {count} failures",
+            )
 
     def _check_amounts(self, evidence: Evidence, worth: float) -> None:
         require(evidence.checks <= max(worth, 0.0) + _SLACK, f"{evidence.id} counts {evidence.checks} checks")
@@ -108,6 +135,14 @@ class TrackRecords:
     ) -> float:
         day, amount = amounts.get(key, (0, 0.0))
         return amount * float(0.5 ** ((int(at // _DAY_S) - day) / self._policy.half_life_days))
+
+
+def _witnesses(evidence: Evidence) -> tuple[tuple[str, str, str], ...]:
+    """Who stands for a failure."""
+    return (
+        (evidence.worker, "account", evidence.account),
+        (evidence.worker, "owner", evidence.partner),
+    )
 
 
 def reaches(own: Sequence[float], others: Iterable[Sequence[float]], confidence: float) -> bool:

@@ -17,6 +17,7 @@ from tradepost_broker.market.model.entities import (
     LeaseState,
     Worker,
     WorkerStanding,
+    is_failure,
 )
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.simulation.invariants.broken import require
@@ -55,6 +56,12 @@ class Verdicts:
             if one.worker != lease.worker and outputs.agree(one.outcome, lease.outcome)
         ]
         self._records.add(evidence, workers[lease.worker].owner, others)
+        done_by = [
+            workers[one.worker].owner
+            for one in siblings
+            if one.state in _JUDGED and not is_failure(one.outcome)
+        ]
+        self._records.blame(evidence, workers[lease.worker].owner, done_by)
         if evidence.kind in (EvidenceKind.AUDIT_FAILED, EvidenceKind.CONTRADICTED):
             require(bool(references), f"{evidence.id} without a reference run")
             require(

@@ -126,7 +126,7 @@ def fail_on(driver: StaffedMarket, worker: str) -> None:
 
 
 def test_evidence_is_withdrawn_and_a_suspension_ends() -> None:
-    driver = StaffedMarket(1, policy=NO_CHECKS)
+    driver = StaffedMarket(1, policy=MarketPolicy(audit_rate=0.0, failures_counted_max=0))
     driver.add_worker("accomplice", 11)
     for _ in range(10):
         job = driver.submit()

@@ -11,6 +11,9 @@ from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.testing import make_offer
 from tradepost_broker.testing.staffed_market import ALWAYS_CHECKED, StaffedMarket
 
+#: However often the same account and owner stand for failures, they count.
+UNLIMITED = MarketPolicy(audit_rate=0.0, half_life_days=30.0, failures_counted_max=0)
+
 
 def lose_all(driver: StaffedMarket) -> None:
     """Have w0, which is cheap, lose leases that w1 then gives the results of, until w0 gets no more."""
@@ -21,7 +24,7 @@ def lose_all(driver: StaffedMarket) -> None:
 
 
 def test_losing_leases_lowers_a_score_until_the_worker_is_suspended() -> None:
-    driver = StaffedMarket(2, policy=MarketPolicy(audit_rate=0.0))
+    driver = StaffedMarket(2, policy=UNLIMITED)
     lose_all(driver)
     assert driver.market.worker("w0").standing is WorkerStanding.SUSPENDED
     assert len(driver.evidence()) == 10  # half a bad result each; 5 are enough evidence
@@ -31,7 +34,7 @@ def test_losing_leases_lowers_a_score_until_the_worker_is_suspended() -> None:
 
 
 def test_a_suspended_worker_returns_when_half_of_it_is_forgotten() -> None:
-    driver = StaffedMarket(2, policy=MarketPolicy(audit_rate=0.0, half_life_days=30.0))
+    driver = StaffedMarket(2, policy=UNLIMITED)
     lose_all(driver)
     driver.at += 29 * 86_400
     driver.connect("w0")

@@ -214,8 +214,10 @@ def test_a_lease_granted_after_a_restart_is_judged_as_ever(driver: StaffedMarket
     driver.restart()
     driver.connect("w0")
     driver.tick(1.0)
-    driver.submit()
+    job = driver.submit()
+    driver.add_worker("w1")
     driver.tick(100.0)
+    driver.deliver(driver.open_leases(job)[0].id)
     assert driver.evidence() == [("w0", "expired")]
 
 
@@ -334,4 +336,6 @@ def test_a_forged_receipt_is_no_fault_of_a_restart() -> None:
             seed=driver.next_seed(),
         )
     )
+    driver.restart()
+    driver.cancel(job)
     assert [one.kind.value for one in driver.all_of(Evidence)] == ["failed"]
