@@ -25,8 +25,9 @@ def shown(value: Any) -> str:
 
 
 def short_repr(struct: msgspec.Struct) -> str:
-    """What `repr` of a struct gives, with its long values cut short."""
-    fields = [f"{name}={_value(getattr(struct, name))}" for name in struct.__struct_fields__]
+    """What `repr` of a struct gives, without what is unset, and with its long values cut short."""
+    values = ((name, getattr(struct, name)) for name in struct.__struct_fields__)
+    fields = [f"{name}={_value(value)}" for name, value in values if value is not msgspec.UNSET]
     return f"{type(struct).__name__}({', '.join(fields)})"
 
 
