@@ -53,11 +53,9 @@ def settings_from_environment(
 ) -> Tree:
     """What the variables with this prefix set of `kind`. An empty one is not set, as for other programs.
 
-    What is a list elsewhere is separated by commas.
-
     Raises `InvalidSettings`, which names `guide`, for one that is no setting.
     """
-    places = {prefix + "_".join(place).upper(): (place, is_list) for place, is_list in _places(kind)}
+    places = {prefix + "_".join(place).upper(): place for place in _places(kind)}
     tree: Tree = {}
     for variable, value in environment.items():
         if not variable.startswith(prefix):
@@ -66,11 +64,11 @@ def settings_from_environment(
             raise InvalidSettings(f"{variable} is not the name of a setting", hint=_hint(guide))
         if not value.strip():
             continue
-        (*tables, name), is_list = places[variable]
+        *tables, name = places[variable]
         table = tree
         for one in tables:
             table = table.setdefault(one, {})
-        table[name] = [one for part in value.split(",") if (one := part.strip())] if is_list else value
+        table[name] = value
     return tree
 
 
@@ -95,28 +93,41 @@ def merge_settings(*sources: Mapping[str, Any]) -> Tree:
 
 
 def build_settings(kind: type[SettingsT], tree: Mapping[str, Any], *, guide: str) -> SettingsT:
-    """The settings in `tree`. Numbers may be text, as they are in variables; `~` begins the home folder.
+    """The settings in `tree`. Numbers may be text, and a list text with commas, as they are in variables; `~`
+    begins the home folder.
 
     Raises `InvalidSettings`, which names `guide`, and what `kind` raises itself.
     """
     try:
-        return msgspec.convert(tree, kind, strict=False, dec_hook=_path)
+        return msgspec.convert(_with_lists(kind, tree), kind, strict=False, dec_hook=_path)
     except msgspec.ValidationError as error:
         raise InvalidSettings(
             describe_mismatch(error, whole="the settings", data=tree), hint=_hint(guide)
         ) from None
 
 
-def _places(kind: type[msgspec.Struct]) -> list[tuple[tuple[str, ...], bool]]:
-    """Every setting, tables in tables included, each with whether it is a list."""
-    places: list[tuple[tuple[str, ...], bool]] = []
+def _places(kind: type[msgspec.Struct]) -> list[tuple[str, ...]]:
+    places: list[tuple[str, ...]] = []
     for field in msgspec.structs.fields(kind):
         if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
-            places += [((field.name, *place), is_list) for place, is_list in _places(field.type)]
+            places += [(field.name, *place) for place in _places(field.type)]
         else:
-            is_list = isinstance(msgspec.inspect.type_info(field.type), msgspec.inspect.VarTupleType)
-            places.append(((field.name,), is_list))
+            places.append((field.name,))
     return places
+
+
+def _with_lists(kind: type[msgspec.Struct], tree: Mapping[str, Any]) -> Tree:
+    lists = {
+        field.name
+        for field in msgspec.structs.fields(kind)
+        if isinstance(msgspec.inspect.type_info(field.type), msgspec.inspect.VarTupleType)
+    }
+    return {
+        name: [one for part in value.split(",") if (one := part.strip())]
+        if name in lists and isinstance(value, str)
+        else value
+        for name, value in tree.items()
+    }
 
 
 def _path(kind: type, value: object) -> Path:

@@ -16,7 +16,7 @@ from tradepost.pipeline.agreement import compare_documents
 from tradepost.pipeline.manifest import Tolerance
 from tradepost.pipeline.tensors import TensorDocument, encode, map_document
 from tradepost.protocol import INLINE_BYTES_MAX, Acknowledged, Grant, JobStatus
-from tradepost_broker.engine.engine import Engine
+from tradepost_broker.engine.turns import Turns
 from tradepost_broker.jobs import output_comparison
 from tradepost_broker.storage.shell_records import Delivery, InlineInput
 from tradepost_broker.storage.store import Store
@@ -30,12 +30,14 @@ async def test_large_outputs_are_compared_and_no_document_is_read_in_a_turn(
     assert min(map(len, outputs)) > INLINE_BYTES_MAX
     assert outputs[0] != outputs[1]
     in_turn: list[bool] = []
-    handle, get_block, get_record = Engine._handle, FolderStore.get, Store.get
+    had_turns = set[type]()
+    handle, get_block, get_record = Turns.handle, FolderStore.get, Store.get
 
-    def handled(engine: Engine, *arguments: Any) -> Any:
+    def handled(turns: Turns, *arguments: Any) -> Any:
         in_turn.append(True)
+        had_turns.add(type(arguments[0]))
         try:
-            return handle(engine, *arguments)
+            return handle(turns, *arguments)
         finally:
             in_turn.pop()
 
@@ -47,7 +49,7 @@ async def test_large_outputs_are_compared_and_no_document_is_read_in_a_turn(
         assert kind not in (Delivery, InlineInput) or not in_turn
         return get_record(store, kind, id_)
 
-    monkeypatch.setattr(Engine, "_handle", handled)
+    monkeypatch.setattr(Turns, "handle", handled)
     monkeypatch.setattr(FolderStore, "get", block)
     monkeypatch.setattr(Store, "get", record)
     key = await broker.account()
@@ -66,6 +68,7 @@ async def test_large_outputs_are_compared_and_no_document_is_read_in_a_turn(
     assert view.status is JobStatus.ACCEPTED
     assert view.verification is not None
     assert set(view.verification.agreed) == {worker.id for worker in workers}
+    assert had_turns, "no turn was looked into"
     for worker in workers:
         await worker.disconnect()
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import re
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -160,7 +161,7 @@ def _parse(data: bytes, path: Path) -> Policy:
     if len(data) > _FILE_BYTES_MAX:
         raise InvalidTrustPolicy(f"{path} is larger than {_FILE_BYTES_MAX:,} bytes")
     try:
-        file = msgspec.toml.decode(data, type=PolicyFile)
+        file = msgspec.toml.decode(data.removeprefix(BOM_UTF8), type=PolicyFile)
     except UNDECODABLE as error:
         raise InvalidTrustPolicy(f"{path}: {describe_mismatch(error, whole='the file')}") from None
     publishers = (

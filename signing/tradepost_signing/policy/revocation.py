@@ -147,7 +147,7 @@ def decode_revocations(data: bytes) -> RevocationList:
 def revocations_from_toml(text: str, *, issued_at: int) -> RevocationDocument:
     """The list that the operator wrote: see `docs/signing.md`. Raises `InvalidRevocations`."""
     try:
-        written = msgspec.toml.decode(text, type=_WrittenList)
+        written = msgspec.toml.decode(text.removeprefix("\ufeff"), type=_WrittenList)
     except UNDECODABLE as error:
         raise InvalidRevocations(str(error)) from None
     document = RevocationDocument(

@@ -70,6 +70,11 @@ def test_a_trusted_publishers_pipeline_may_run(tmp_path):
     assert publisher == Publisher(name="alice", key=KEY.public_key)
 
 
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path):
+    trust = policy(tmp_path, f"\ufeff{ALICE}")
+    assert trust.check_pipeline(MANIFEST, BLOCK, BUNDLE).name == "alice"
+
+
 def test_the_key_may_stand_in_the_file(tmp_path):
     text = f'[[publisher]]\nname = "alice"\nkey = """\n{KEY.public_key.pem.decode()}"""\n'
     assert policy(tmp_path, text).check_pipeline(MANIFEST, BLOCK, BUNDLE).name == "alice"
