@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from tradepost.errors import Fault, InvalidModel, PipelineTooCostly
+from tradepost.errors import Fault, InputTooCostly, InvalidModel, PipelineTooCostly
 from tradepost.protocol import GiveBack, GiveBackReason
 from tradepost_worker.leases.lease_executor import give_back
 from tradepost_worker.runner.executor import Executor
@@ -59,11 +59,9 @@ async def test_loading_ends_at_its_limit_and_takes_the_runner_with_it():
         (wasm_cases, "3,000 br_tables of 1,000 targets"),  # the compiler runs out of memory
         (wasm_cases, "a br_table of 1 million targets"),  # the compiler has limits of its own
         (wasm_cases, "100,000 functions"),  # it takes too long
-        (onnx_cases, "40 doublings of a constant"),  # onnxruntime runs out of memory
-        (onnx_cases, "Expand bomb"),  # the same, while the model runs
     ],
 )
-async def test_a_bomb_is_given_back_and_blames_nobody(cases, name):
+async def test_a_bomb_that_does_not_load_is_given_back_and_blames_nobody(cases, name):
     verdict = await attempt(next(case for case in cases() if case.name == name))
     assert verdict.code == "pipeline-too-costly"
     assert verdict.left_behind == ()
@@ -72,6 +70,27 @@ async def test_a_bomb_is_given_back_and_blames_nobody(cases, name):
     end = give_back("lease", error)
     assert isinstance(end.frame, GiveBack), "no receipt, so nothing to be verified"
     assert end.frame.reason is GiveBackReason.REFUSED, "which never counts against the worker"
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("Expand bomb", (InputTooCostly,)),  # while it runs
+        (
+            "40 doublings of a constant",
+            (PipelineTooCostly, InputTooCostly),
+        ),  # where constants are folded, or then
+    ],
+)
+async def test_a_model_that_runs_out_of_memory_is_given_back_without_a_receipt(name, kinds):
+    """While it runs, it is not refused: one such input would take the pipeline from everybody else."""
+    verdict = await attempt(next(case for case in onnx_cases() if case.name == name))
+    kind = next(kind for kind in kinds if kind.code() == verdict.code)
+    assert verdict.left_behind == ()
+    end = give_back("lease", kind(verdict.said.decode()))
+    assert isinstance(end.frame, GiveBack)
+    reasons = {PipelineTooCostly: GiveBackReason.REFUSED, InputTooCostly: GiveBackReason.FAILED}
+    assert end.frame.reason is reasons[kind]
 
 
 @pytest.mark.parametrize("how", ["os.abort()", "sys.exit(1)", "raise MemoryError"])

@@ -22,6 +22,7 @@ from tradepost_broker.market.model.entities import EvidenceKind, WorkerStanding
 from tradepost_broker.market.model.events import NotifyFinished
 from tradepost_broker.market.settling import (
     begun_work,
+    blame,
     break_offs,
     findings,
     late_receipts,
@@ -333,7 +334,10 @@ def _(patch: pytest.MonkeyPatch) -> None:
     def unfair(state: MarketState, job: Any, successful_owners: set[str]) -> None:
         for lease in state.leases_of[job.id]:
             state.commitments_of(lease).has_failed_trial = True
-        judge(state, job, {"somebody"})
+        with pytest.MonkeyPatch.context() as unwitnessed:  # or nobody would stand for the evidence
+            unwitnessed.setattr(blame, "_other_owners", lambda *_: {"somebody"})
+            unwitnessed.setattr(blame, "_is_decided_by_reference", lambda *_: True)
+            judge(state, job, {"somebody"})
 
     patch.setattr(break_offs, "judge", unfair)
 

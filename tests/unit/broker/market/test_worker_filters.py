@@ -63,8 +63,8 @@ def test_a_worker_must_offer_a_required_provider() -> None:
     driver.disconnect("b")
     problem = failure(driver, Requirements(providers=("cuda",)))
     assert problem.code == "no-eligible-worker"
-    assert problem.detail == "1 standing offers: 1 do not run cuda"
-    assert problem.hint == "Without the requirement on providers, 1 offers would match."
+    assert problem.detail == "1 standing offer: 1 do not run cuda"
+    assert problem.hint == "Without the requirement on providers, 1 offer would match."
 
 
 def test_a_provider_that_the_pipeline_does_not_run_on_is_refused() -> None:

@@ -27,6 +27,8 @@ INVALID_MODEL: Final = "invalid-model"
 TIMEOUT: Final = "lease-timeout"
 TRAP: Final = "kernel-trap"
 TOO_COSTLY: Final = "pipeline-too-costly"
+#: Memory ran out while it ran, not while it loaded.
+INPUT_TOO_COSTLY: Final = "input-too-costly"
 
 MEMORY_BYTES: Final = 64 << 20
 _OUTPUT_BYTES: Final = 1 << 20

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Final
 
 from tradepost_worker.testing.hostile.cases import (
+    INPUT_TOO_COSTLY,
     INVALID_MODEL,
     RETURNED,
     TIMEOUT,
@@ -33,7 +34,7 @@ from tradepost_worker.testing.hostile.protobuf import (
 
 FAILED: Final = "model-failure"
 CRASHED: Final = "runner-failed"
-_TOO_MUCH: Final = (FAILED, INVALID_MODEL, CRASHED, TOO_COSTLY)
+_TOO_MUCH: Final = (FAILED, INVALID_MODEL, CRASHED, TOO_COSTLY, INPUT_TOO_COSTLY)
 _LOAD_S: Final = 2.0
 
 _ADD: Final = node("Add", ("x", "x"), ("y",))

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Final
 
 from tradepost_worker.testing.hostile.cases import (
+    INPUT_TOO_COSTLY,
     INVALID_MODEL,
     RETURNED,
     TIMEOUT,
@@ -38,7 +39,7 @@ from tradepost_worker.testing.hostile.protobuf import (
 
 FAILED: Final = "model-failure"
 CRASHED: Final = "runner-failed"
-_TOO_MUCH: Final = (FAILED, INVALID_MODEL, CRASHED, TOO_COSTLY)
+_TOO_MUCH: Final = (FAILED, INVALID_MODEL, CRASHED, TOO_COSTLY, INPUT_TOO_COSTLY)
 _DEADLINE_S: Final = 0.6
 _LOAD_S: Final = 2.0
 _FOREVER: Final = 1 << 62
