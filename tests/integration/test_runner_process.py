@@ -354,6 +354,20 @@ async def test_a_runner_that_does_not_start_says_why() -> None:
         await RunnerProcess.start(boot="import sys; print('no luck', file=sys.stderr); sys.exit(3)")
 
 
+async def test_a_runner_that_has_ended_before_anybody_waits_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a busy machine."""
+    begin = RunnerProcess._begin
+
+    async def begin_late(runner: RunnerProcess) -> None:
+        await runner.ended.wait()
+        async with asyncio.timeout(30):
+            await begin(runner)
+
+    monkeypatch.setattr(RunnerProcess, "_begin", begin_late)
+    with pytest.raises(RunnerFailed, match="status 3: no luck"):
+        await RunnerProcess.start(boot="import sys; print('no luck', file=sys.stderr); sys.exit(3)")
+
+
 def test_a_runner_does_not_outlive_its_agent() -> None:
     agent = """
 import asyncio, os, sys

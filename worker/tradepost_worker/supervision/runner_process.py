@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Final, Self
 
@@ -200,9 +201,12 @@ class RunnerProcess(asyncio.SubprocessProtocol):
             await asyncio.to_thread(group.remove)
 
     async def _begin(self) -> None:
+        if self._failure is not None:  # it has ended already, which nothing would tell the request
+            raise self._failure
         replies = self._transport.get_pipe_transport(1)
         assert replies is not None
-        widen_pipe(replies.get_extra_info("pipe").fileno())
+        with suppress(ValueError):  # the pipe was closed: it is about to end
+            widen_pipe(replies.get_extra_info("pipe").fileno())
         reply = await self._requests.reply("start", self._policy.start_s_max)
         if not isinstance(reply, Ready):
             raise self._fail(RunnerFailed("the runner did not report that it is ready"))
