@@ -38,6 +38,9 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     audits_lost_max: Positive = 3
     #: Auditors of so many owners must contradict a result, each twice, before its worker is expelled.
     references_to_expel: Positive = 2
+    #: Whether the verdict on a job is retracted if none of its accepted results is right, and given again if
+    #: one of them is cleared; else it is retracted if none of all its results is right.
+    verdict_by_accepted: bool = True
     #: Spot checks that may wait for an auditor; beyond, none are chosen.
     audit_backlog_max: Count = 1_000
     #: Contested jobs that may wait for each reference run that auditors can make at once; further ones are
@@ -192,6 +195,7 @@ _EARLIER_RULES: Final = {
     "collusion_p_max": 0.0,
     "failures_counted_max": 0,
     "lost_at_end": False,
+    "verdict_by_accepted": False,
 }
 
 

@@ -116,7 +116,7 @@ def _accuse(state: MarketState, audit: Lease, right: Sequence[Lease], wrong: Seq
     collusion.note_wrong(state, job, wrong)
     if not was_final:
         _decide(state, job, audit, right, wrong, begun_share=0.0 if right else state.policy.begun_share)
-    elif not right:
+    elif _rests_on_wrong(state, job, wrong):
         _retract(job, wrong)
     known_cheats = [lease for lease in wrong if was_final and reexamination.is_of_expelled(state, lease)]
     for lease in known_cheats:
@@ -150,6 +150,8 @@ def _confirm(
     cleared = [lease for lease in job.accused if state.leases[lease].group in groups]
     quarantine.withdraw(state, job, cleared, EvidenceKind.CONTRADICTED, "another reference run confirms it")
     state.acquit(job, cleared)
+    if state.policy.verdict_by_accepted and not set(cleared).isdisjoint(job.accepted):
+        _restore_verdict(state, job)
     if not job.accused:
         job.spot_check = False
     elif len(earlier) + 1 >= _RUNS_EACH * state.policy.references_to_expel:
@@ -226,16 +228,36 @@ def _reject(state: MarketState, lease: Lease) -> None:
 
 
 def _claw_back_stages(state: MarketState, job: Job, wrong: Sequence[Lease], audit: Lease) -> None:
-    """Retract a decision if none of the job's results is right."""
-    accused = {lease.id for lease in wrong}
-    if not any(settlement.is_result(lease) and lease.id not in accused for lease in state.leases_of[job.id]):
+    """Retract a decision, and what was paid by it, if nothing that it rests on is right."""
+    if _rests_on_wrong(state, job, wrong):
         _retract(job, wrong)
         payments.claw_back_stages(state, job, audit)
         state.save(job)
 
 
+def _rests_on_wrong(state: MarketState, job: Job, wrong: Sequence[Lease]) -> bool:
+    """Whether none of a job's accepted results is right; without one, whether none of its results is."""
+    contradicted = {lease.id for lease in wrong}
+    if state.policy.verdict_by_accepted and job.accepted:
+        rejected = {lease for lease in job.accepted if state.leases[lease].state is LeaseState.REJECTED}
+        return contradicted.union(rejected).issuperset(job.accepted)
+    results = (lease.id for lease in state.leases_of[job.id] if settlement.is_result(lease))
+    return contradicted.issuperset(results)
+
+
 def _retract(job: Job, wrong: Sequence[Lease]) -> None:
     job.verification = Verification(credibility=0.0, disagreed=tuple(lease.worker for lease in wrong))
+
+
+def _restore_verdict(state: MarketState, job: Job) -> None:
+    """Let the accepted results that a reference run has cleared be the verdict again."""
+    agreed = [lease for one in job.accepted if (lease := state.leases[one]).state is LeaseState.ACCEPTED]
+    results = (lease for lease in state.leases_of[job.id] if settlement.is_result(lease))
+    job.verification = Verification(
+        credibility=_CREDIBILITY,
+        agreed=tuple(lease.worker for lease in agreed),
+        disagreed=tuple(lease.worker for lease in results if lease not in agreed),
+    )
 
 
 def _end_accusation(state: MarketState, job: Job) -> list[Lease]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tradepost.protocol import JobStatus
+from tradepost.protocol import GiveBackReason, JobStatus, Verification
 from tradepost_broker.market.model.entities import (
     Evidence,
     EvidenceKind,
@@ -13,10 +13,18 @@ from tradepost_broker.market.model.entities import (
     WorkerStanding,
 )
 from tradepost_broker.market.model.policy import MarketPolicy, recorded_policy
+from tradepost_broker.market.testing import make_offer
 from tradepost_broker.testing.staffed_market import StaffedMarket
 
 CHECKED = MarketPolicy(audit_rate=1.0)
 UNCHECKED = MarketPolicy(audit_rate=0.0)
+#: Verdicts that are found wrong are not replaced.
+REFUNDED_ONLY = MarketPolicy(audit_rate=1.0, reexamine_s=0.0)
+#: The rule of journals that began before verdicts rested on accepted results.
+OLDER_VERDICTS = MarketPolicy(audit_rate=1.0, reexamine_s=0.0, verdict_by_accepted=False)
+
+RIGHT_STAGES = (("decode", "d"), ("infer", "i"), ("pick", "p"))
+WRONG_STAGES = (("decode", "D"), ("infer", "I"), ("pick", "P"))
 
 
 def wrong_job(driver: StaffedMarket) -> tuple[str, Lease]:
@@ -228,6 +236,96 @@ def test_a_confirming_run_that_has_arrived_when_the_time_is_over_still_counts() 
     driver.tick(10_000.0, arrived=(last.id,))
     driver.deliver(last.id, "right")
     assert standing(driver, wrong.worker) is WorkerStanding.EXPELLED
+    driver.check()
+
+
+def credibility(driver: StaffedMarket, job: str) -> float:
+    verification = driver.job(job).verification
+    assert verification is not None
+    return verification.credibility
+
+
+@pytest.mark.parametrize(("policy", "at_the_end"), [(UNCHECKED, 1.0), (OLDER_VERDICTS, 0.0)])
+def test_a_reference_that_decided_the_job_stays_its_verdict_when_it_is_confirmed(
+    policy: MarketPolicy, at_the_end: float
+) -> None:
+    driver = StaffedMarket(2, auditors=2, policy=policy)
+    job = driver.submit(confidence=0.9)
+    wrong = driver.deliver_all(job, "wrong", "wrong otherwise")
+    run_references(driver, job, "right")
+    assert credibility(driver, job) == 1.0
+    run_references(driver, job, "right", "right", "right")
+    assert {standing(driver, lease.worker) for lease in wrong} == {WorkerStanding.EXPELLED}
+    [accepted] = driver.job(job).accepted
+    assert driver.of(Lease, accepted).outcome == "right"
+    assert credibility(driver, job) == at_the_end
+    driver.check()
+
+
+def outvoted_job(policy: MarketPolicy) -> tuple[StaffedMarket, str, Lease]:
+    """A job that three wrong results decided against a right one, while the auditors were away.
+
+    Another lease of it was broken off after two stages, which the wrong results confirmed.
+    """
+    driver = StaffedMarket(5, auditors=2, policy=policy)
+    for auditor in ("a0", "a1"):
+        driver.disconnect(auditor)
+    job = driver.submit(confidence=0.9)
+    broken_off = driver.open_leases(job)[0]
+    driver.update_offer(broken_off.worker, make_offer(capacity=0))
+    driver.give_back(broken_off.id, GiveBackReason.PREEMPTED, stages=WRONG_STAGES[:2])
+    right = driver.open_leases(job)[0]
+    driver.deliver(right.id, "right", stages=RIGHT_STAGES, wall_us=(1, 1, 1))
+    for _ in range(3):
+        for lease in driver.open_leases(job):
+            driver.deliver(lease.id, "wrong", stages=WRONG_STAGES, wall_us=(1, 1, 1))
+    assert right.id not in driver.job(job).accepted
+    assert driver.of(Lease, right.id).state is LeaseState.REJECTED
+    for auditor in ("a0", "a1"):
+        driver.connect(auditor)
+    return driver, job, broken_off
+
+
+@pytest.mark.parametrize("policy", [CHECKED, REFUNDED_ONLY])
+def test_a_verdict_is_retracted_though_a_result_that_was_outvoted_is_right(policy: MarketPolicy) -> None:
+    driver, job, broken_off = outvoted_job(policy)
+    assert driver.of(Lease, broken_off.id).paid_microcredits > 0
+    for number in range(4):
+        audit = driver.open_audit(job)
+        driver.deliver(audit.id, "right", stages=RIGHT_STAGES)
+        if number < 3:
+            assert credibility(driver, job) == 0.0
+    assert driver.job(job).paid_microcredits == 0
+    assert driver.of(Lease, broken_off.id).paid_microcredits == 0
+    driver.check()
+
+
+def test_older_journals_keep_a_verdict_beside_a_right_result_that_was_outvoted() -> None:
+    driver, job, broken_off = outvoted_job(OLDER_VERDICTS)
+    for _ in range(4):
+        assert credibility(driver, job) >= 0.9
+        driver.deliver(driver.open_audit(job).id, "right", stages=RIGHT_STAGES)
+    assert driver.of(Lease, broken_off.id).paid_microcredits > 0
+
+
+@pytest.mark.parametrize(
+    ("policy", "verdict"),
+    [
+        (CHECKED, Verification(credibility=1.0, agreed=("w0",))),
+        (OLDER_VERDICTS, Verification(credibility=0.0, disagreed=("w0",))),
+    ],
+)
+def test_a_result_that_is_cleared_is_the_verdict_again(policy: MarketPolicy, verdict: Verification) -> None:
+    driver = StaffedMarket(1, auditors=2, policy=policy)
+    job, lease = wrong_job(driver)
+    run_references(driver, job, "otherwise")
+    assert credibility(driver, job) == 0.0
+    audit = driver.open_audit(job)
+    [reference] = [one for one in driver.market.results_of(job) if one.purpose == "audit"]
+    agrees_with = (reference.id, lease.id)
+    driver.handle(driver.receipt(audit.id, "between", worker=audit.worker, agrees_with=agrees_with))
+    assert driver.job(job).accused == ()
+    assert driver.job(job).verification == verdict
     driver.check()
 
 
