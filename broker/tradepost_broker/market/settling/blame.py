@@ -13,15 +13,9 @@ Nothing counts before the job has ended: scores and suspensions would tell what 
 
 from __future__ import annotations
 
-from tradepost_broker.market.model.entities import (
-    EvidenceKind,
-    Job,
-    Lease,
-    LeasePurpose,
-    LeaseState,
-    is_failure,
-)
+from tradepost_broker.market.model.entities import EvidenceKind, Job, Lease, is_failure
 from tradepost_broker.market.settling import findings, quarantine
+from tradepost_broker.market.settling.reference_runs import references
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_reputation import has_room
 
@@ -89,14 +83,7 @@ def _may_be_confirmed(state: MarketState, lease: Lease) -> bool:
 
 
 def _is_decided_by_reference(state: MarketState, job: Job) -> bool:
-    return (
-        job.verification is not None
-        and job.verification.credibility > 0
-        and any(
-            lease.purpose is LeasePurpose.AUDIT and lease.state is LeaseState.ACCEPTED
-            for lease in state.leases_of[job.id]
-        )
-    )
+    return job.verification is not None and job.verification.credibility > 0 and bool(references(state, job))
 
 
 def _witness(state: MarketState, lease: Lease) -> str:
