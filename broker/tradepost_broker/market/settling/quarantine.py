@@ -127,11 +127,9 @@ def withdraw(state: MarketState, job: Job, leases: Sequence[str], kind: Evidence
     """Withdraw what was held against the workers of these leases of a job, if it can be still."""
     use = state.use(job.pipeline, job.account)
     for lease in leases:
-        evidence = state.withdrawable.pop(f"{lease}:{kind.value}", None)
-        if evidence is not None:
-            state.withdraw(evidence, reason)
-            collusion.withdraw(state, evidence)
-            use.evidence = tuple(one for one in use.evidence if one != evidence.id)
+        evidence = f"{lease}:{kind.value}"
+        if _withdraw_one(state, evidence, reason):
+            use.evidence = tuple(one for one in use.evidence if one != evidence)
             state.save(use)
 
 
@@ -227,13 +225,20 @@ def _end(use: PipelineUse) -> None:
 
 def _withdraw_evidence(state: MarketState, use: PipelineUse) -> None:
     ids, use.evidence = use.evidence, ()
-    for one in ids:
-        evidence = state.withdrawable.pop(one, None)
-        if evidence is not None:
-            state.withdraw(evidence, f"pipeline {use.pipeline} fails on everybody")
-            collusion.withdraw(state, evidence)
+    for evidence in ids:
+        _withdraw_one(state, evidence, f"pipeline {use.pipeline} fails on everybody")
     if ids:
         state.save(use)
+
+
+def _withdraw_one(state: MarketState, evidence_id: str, reason: str) -> bool:
+    """Withdraw a finding and what follows from it; whether it can be still."""
+    evidence = state.withdrawable.pop(evidence_id, None)
+    if evidence is None:
+        return False
+    state.withdraw(evidence, reason)
+    collusion.withdraw(state, evidence)
+    return True
 
 
 def _error(
