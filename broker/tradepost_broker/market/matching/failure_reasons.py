@@ -22,7 +22,7 @@ from tradepost.errors import (
     UntrustedPipeline,
     WorkerLost,
 )
-from tradepost.money import counted_credits
+from tradepost.money import MICROCREDITS_MAX, counted_credits
 from tradepost.plurals import counted, noun
 from tradepost_broker.market.matching.eligible_offers import EligibleOffers
 from tradepost_broker.market.matching.outlook import Outlook, Plan, plan
@@ -33,8 +33,6 @@ from tradepost_broker.market.state.market_state import MarketState
 
 #: Of those who signed a pipeline, as the facts of an error list them.
 _PUBLISHERS_SHOWN: Final = 16
-#: The highest cap that a request may have (`tradepost.bounded.Microcredits`).
-_CAP_MAX_MICROCREDITS: Final = 1 << 53
 
 
 class _Filtered(NamedTuple):
@@ -163,7 +161,7 @@ def _not_confirmed(state: MarketState, job: Job, delivered: int, prospect: Outlo
 
 def _price_cap_too_low(job: Job, best: Plan) -> TradepostError:
     hints = []
-    if best.cap_microcredits <= _CAP_MAX_MICROCREDITS:
+    if best.cap_microcredits <= MICROCREDITS_MAX:
         hints.append(f"max_price {counted_credits(best.cap_microcredits)} would match")
     if fewer := best.affordable(job.cap_microcredits):
         results = counted(fewer, "result")
