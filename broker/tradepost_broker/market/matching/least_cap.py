@@ -15,6 +15,7 @@ from typing import NamedTuple
 from tradepost_broker.market.matching.eligible_offers import Field
 from tradepost_broker.market.matching.scoring import Bidder
 from tradepost_broker.market.model.amounts import AMOUNT_MAX_MICROCREDITS, saturated
+from tradepost_broker.market.model.median import median
 from tradepost_reputation import results_needed
 
 
@@ -84,7 +85,7 @@ def steps_of(bidders: Field, owner_bids_microcredits: Sequence[int], results_max
             yield Step(
                 bidder.bid_microcredits,
                 next_microcredits,
-                log_odds[(len(log_odds) - 1) // 2],
+                median(log_odds),
                 owner_bids_microcredits,
                 results_max,
                 dict(bids_microcredits),
@@ -93,14 +94,13 @@ def steps_of(bidders: Field, owner_bids_microcredits: Sequence[int], results_max
 
 def step_of_owners(owners: Sequence[Bidder], results_max: int) -> Step:
     """The one step of a job's outlook, for which each owner's cheapest bidder counts at any cap."""
-    log_odds = sorted(owner.belief.log_odds for owner in owners)
     bids_microcredits: dict[float, int] = {}
     for owner in owners:
         bids_microcredits.setdefault(owner.belief.log_odds, owner.bid_microcredits)
     return Step(
         0,
         AMOUNT_MAX_MICROCREDITS,
-        log_odds[(len(log_odds) - 1) // 2],
+        median(owner.belief.log_odds for owner in owners),
         [owner.bid_microcredits for owner in owners],
         results_max,
         bids_microcredits,

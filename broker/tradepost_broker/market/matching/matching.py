@@ -24,13 +24,13 @@ from tradepost_broker.market.matching.scoring import (
     Bidder,
     clearing_price,
     explained,
-    median,
     ranked,
     weigh,
 )
 from tradepost_broker.market.matching.viability import has_live, left_of_cap, share, terms, viable
 from tradepost_broker.market.model.entities import Candidate, Job, LeasePurpose
 from tradepost_broker.market.model.lease_states import LOST
+from tradepost_broker.market.model.median import median
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.settling import partial_pay, reference_verdicts
 from tradepost_broker.market.settling.reference_runs import able_auditors

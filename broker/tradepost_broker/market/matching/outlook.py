@@ -8,10 +8,11 @@ from enum import Enum
 from typing import Final, NamedTuple
 
 from tradepost_broker.market.matching.eligible_offers import EligibleOffers
-from tradepost_broker.market.matching.scoring import Bidder, median, weigh
+from tradepost_broker.market.matching.scoring import Bidder, weigh
 from tradepost_broker.market.matching.viability import has_live, share, terms, viable
 from tradepost_broker.market.model.amounts import saturated
 from tradepost_broker.market.model.entities import Job
+from tradepost_broker.market.model.median import median
 from tradepost_broker.market.state.market_state import MarketState
 
 #: Beyond any doubt that a float could express, and far below what `math.exp` overflows at.

@@ -31,6 +31,7 @@ from typing import Final, NamedTuple
 from tradepost.protocol import Preference
 from tradepost_broker.market.model.amounts import saturated
 from tradepost_broker.market.model.entities import Candidate
+from tradepost_broker.market.model.median import median
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.state.worker_state import Belief, WorkerState
 from tradepost_reputation import results_needed
@@ -87,11 +88,6 @@ class Bidder:
     def id(self) -> str:
         """The worker's id."""
         return self.worker.record.id
-
-
-def median(values: Sequence[float]) -> float:
-    """The lower median of at least one value."""
-    return sorted(values)[(len(values) - 1) // 2]
 
 
 def weigh(bidders: Sequence[Bidder], terms: Terms, policy: MarketPolicy) -> None:

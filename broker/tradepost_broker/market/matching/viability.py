@@ -8,9 +8,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from tradepost_broker.market.matching.scoring import NEUTRAL, Bidder, Terms, median
+from tradepost_broker.market.matching.scoring import NEUTRAL, Bidder, Terms
 from tradepost_broker.market.model.amounts import bid_for
 from tradepost_broker.market.model.entities import Job, LeasePurpose
+from tradepost_broker.market.model.median import median
 from tradepost_broker.market.settling.reference_runs import able_auditors
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_reputation import results_needed

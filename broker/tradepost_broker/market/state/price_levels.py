@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from tradepost_broker.market.model.median import median
+
 _OWNERS_MAX: Final = 64
 
 
@@ -31,8 +33,8 @@ class PriceLevels:
 
     def typical_microcredits(self, capability: str) -> int | None:
         """The lower median over the owners, per work unit; `None` if nobody has won an auction yet."""
-        bids_microcredits = sorted(self._bids_microcredits.get(capability, {}).values())
-        return bids_microcredits[(len(bids_microcredits) - 1) // 2] if bids_microcredits else None
+        bids_microcredits = self._bids_microcredits.get(capability)
+        return median(bids_microcredits.values()) if bids_microcredits else None
 
     def clear(self) -> None:
         """Forget everything."""

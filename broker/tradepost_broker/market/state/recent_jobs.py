@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from tradepost.protocol import JobStatus
 from tradepost_broker.market.model.entities import Job
+from tradepost_broker.market.model.median import median
 
 _PIPELINES_MAX: Final = 1_024
 _JOBS_MAX: Final = 64
@@ -55,8 +56,7 @@ class RecentJobs:
         known = self._paid.get(pipeline)
         if not known:
             return None
-        prices = sorted(price for _, price in known)
-        return PaidJobs(prices[(len(prices) - 1) // 2], len(prices), min(at for at, _ in known))
+        return PaidJobs(median(price for _, price in known), len(known), min(at for at, _ in known))
 
     def ends_per_s(self, at: float) -> float | None:
         """How many jobs end in a second; `None` if too few ended in the last minutes."""

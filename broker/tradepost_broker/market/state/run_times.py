@@ -4,7 +4,7 @@ A time is measured by the broker, from grant to receipt, in seconds per work uni
 is accepted. Each owner has one time for each pipeline: its longest, which fades as shorter ones come, since
 inputs differ. What is typical is the median over owners, so an owner with many devices or jobs weighs as one.
 
-The newest times are kept one by one as well, whoever gave them, for estimates of how long a job takes.
+The newest times are also kept one by one, without their owners, for estimates of how long a job takes.
 
 Memory is bounded: so many pipelines, and so many owners and times of each, the newest. None of it is in the
 records, so a restart begins anew.
@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from typing import Final
+
+from tradepost_broker.market.model.median import median
 
 _PIPELINES_MAX: Final = 1_024
 _OWNERS_MAX: Final = 64
@@ -48,8 +50,8 @@ class RunTimes:
 
     def typical_s_per_unit(self, pipeline: str) -> float | None:
         """The lower median over the owners; `None` if they are too few."""
-        times = sorted(self._times.get(pipeline, {}).values())
-        return times[(len(times) - 1) // 2] if len(times) >= _OWNERS_MIN else None
+        times = self._times.get(pipeline, {})
+        return median(times.values()) if len(times) >= _OWNERS_MIN else None
 
     def own_s_per_unit(self, pipeline: str, owner: str) -> float:
         """The time of this owner; 0 if it is not known."""

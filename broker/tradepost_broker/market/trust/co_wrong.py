@@ -161,7 +161,7 @@ class CoWrongResults:
             pairs -= self._squares[pipeline, kind]
         chance = inside / pairs if pairs else 1.0
         if drawn_from:
-            chance = max(chance, (len(owners) - 1) / drawn_from)  # if the other is in the set, whoever it is
+            chance = max(chance, (len(owners) - 1) / drawn_from)  # if the other one is in the set
         return min(1.0, chance)
 
     def _is_judged(self, owner: str, pipeline: str, kind: str) -> bool:
