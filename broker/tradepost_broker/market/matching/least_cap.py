@@ -8,13 +8,14 @@ the least cap that does is found step by step, from the lowest bid on, by the fo
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from tradepost_broker.market.matching.eligible_offers import Field
 from tradepost_broker.market.matching.scoring import Bidder
-from tradepost_broker.market.model.amounts import AMOUNT_MAX_MICROCREDITS, saturated
+from tradepost_broker.market.matching.viability import cost_of_results
+from tradepost_broker.market.model.amounts import AMOUNT_MAX_MICROCREDITS
 from tradepost_broker.market.model.median import median
 from tradepost_reputation import results_needed
 
@@ -66,8 +67,7 @@ class Step:
 
     def _cost(self, results: int, bid_microcredits: int) -> int:
         """What so many results cost, each paid the same, if this bidder gives the first."""
-        others = self.owner_bids_microcredits
-        return saturated(results * max(bid_microcredits, others[min(results, len(others)) - 1]))
+        return cost_of_results(results, bid_microcredits, self.owner_bids_microcredits)
 
 
 def steps_of(bidders: Field, owner_bids_microcredits: Sequence[int], results_max: int) -> Iterator[Step]:
@@ -107,7 +107,7 @@ def step_of_owners(owners: Sequence[Bidder], results_max: int) -> Step:
     )
 
 
-def least_cap(steps: Iterator[Step] | Sequence[Step], log_odds_missing: float) -> Cap | None:
+def least_cap(steps: Iterable[Step], log_odds_missing: float) -> Cap | None:
     """The least cap of all the steps."""
     caps = (step.least_cap(log_odds_missing) for step in steps)
     return next((cap for cap in caps if cap is not None), None)

@@ -9,8 +9,7 @@ from typing import Final, NamedTuple
 
 from tradepost_broker.market.matching.eligible_offers import EligibleOffers
 from tradepost_broker.market.matching.scoring import Bidder, weigh
-from tradepost_broker.market.matching.viability import has_live, share, terms, viable
-from tradepost_broker.market.model.amounts import saturated
+from tradepost_broker.market.matching.viability import cost_of_results, has_live, share, terms, viable
 from tradepost_broker.market.model.entities import Job
 from tradepost_broker.market.model.median import median
 from tradepost_broker.market.state.market_state import MarketState
@@ -89,15 +88,7 @@ def plan_with(state: MarketState, job: Job, owners: Sequence[Bidder], log_odds_m
     weigh(owners, terms(state, job, log_odds_missing), state.policy)
     bids_microcredits = tuple(owner.bid_microcredits for owner in owners)
     costs_microcredits = [
-        (
-            saturated(
-                owner.results
-                * max(
-                    owner.bid_microcredits, bids_microcredits[min(owner.results, len(bids_microcredits)) - 1]
-                )
-            ),
-            owner.results,
-        )
+        (cost_of_results(owner.results, owner.bid_microcredits, bids_microcredits), owner.results)
         for owner in owners
     ]
     return Plan(

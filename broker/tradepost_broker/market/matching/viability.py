@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 
 from tradepost_broker.market.matching.scoring import NEUTRAL, Bidder, Terms
-from tradepost_broker.market.model.amounts import bid_for
+from tradepost_broker.market.model.amounts import bid_for, saturated
 from tradepost_broker.market.model.entities import Job, LeasePurpose
 from tradepost_broker.market.model.median import median
 from tradepost_broker.market.settling.reference_runs import able_auditors
@@ -35,6 +35,16 @@ def viable(state: MarketState, job: Job, bidders: Sequence[Bidder], owners: Sequ
         and bisect_right(bids_microcredits, bidder.ceiling_microcredits)
         >= min(bidder.results, len(bids_microcredits))
     ]
+
+
+def cost_of_results(results: int, bid_microcredits: int, owner_bids_microcredits: Sequence[int]) -> int:
+    """What so many results cost, each paid the same, if who bids this gives the first.
+
+    `owner_bids_microcredits` are the lowest bids of at least one owner, ascending; where they are too few,
+    reference runs stand in.
+    """
+    others = owner_bids_microcredits
+    return saturated(results * max(bid_microcredits, others[min(results, len(others)) - 1]))
 
 
 def share(job: Job, bidders: Sequence[Bidder], log_odds_missing: float) -> int:
