@@ -32,6 +32,7 @@ from tradepost_broker.market.model.entities import (
 from tradepost_broker.market.model.job_states import FINAL
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.sifting import kind_of
+from tradepost_broker.market.state import recorded_evidence
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
 from tradepost_broker.market.state.worker_state import day_of
@@ -191,7 +192,7 @@ def _restore_evidence(state: MarketState, known: list[Evidence]) -> None:
     for evidence in sorted(known, key=lambda evidence: (evidence.at, evidence.id)):
         worker = state.workers[evidence.worker]
         worker.learn(evidence)
-        state.judge(evidence)
+        recorded_evidence.judge(state, evidence)
         if evidence.kind is EvidenceKind.WITHDRAWN:
             withdrawn = by_id.get(evidence.id.removesuffix(f":{EvidenceKind.WITHDRAWN.value}"))
             if withdrawn is not None:  # else its row cannot be read, so that it was not learned either

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from tradepost.errors import Problem
 from tradepost_broker.market.model.entities import Evidence, EvidenceKind, Job, Lease
 from tradepost_broker.market.settling.reference_runs import able_auditors
+from tradepost_broker.market.state import recorded_evidence
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.trust.partners import Party, independent_partners
 from tradepost_reputation import Counted, Finding
@@ -33,7 +34,7 @@ def learn(
     `partner` is the owner whose result a failure rests on.
     """
     job = state.jobs[lease.job]
-    amount = state.checks_of(kind)
+    amount = recorded_evidence.checks_of(state, kind)
     if not state.policy.independent_partners:
         counted = Counted(amount)
     elif kind is EvidenceKind.AGREED:
@@ -41,7 +42,9 @@ def learn(
     else:
         share = lease.price_share if amount > 0 else 1.0
         counted = _count(state, job, lease, "", amount * share)
-    return state.learn(lease, kind, stage=stage, detail=detail, partner=partner, counted=counted)
+    return recorded_evidence.learn(
+        state, lease, kind, stage=stage, detail=detail, partner=partner, counted=counted
+    )
 
 
 def _agreement(

@@ -26,6 +26,7 @@ from tradepost_broker.market.model.entities import (
     is_failure,
 )
 from tradepost_broker.market.settling import collusion, findings
+from tradepost_broker.market.state import recorded_evidence
 from tradepost_broker.market.state.market_state import MarketState
 
 #: Owners whose outcomes are kept for one account and pipeline, those that changed last.
@@ -236,7 +237,7 @@ def _withdraw_one(state: MarketState, evidence_id: str, reason: str) -> bool:
     evidence = state.withdrawable.pop(evidence_id, None)
     if evidence is None:
         return False
-    state.withdraw(evidence, reason)
+    recorded_evidence.withdraw(state, evidence, reason)
     collusion.withdraw(state, evidence)
     return True
 

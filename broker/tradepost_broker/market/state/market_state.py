@@ -21,7 +21,6 @@ from tradepost_broker.market.model.entities import (
     Account,
     CollusionFinding,
     Evidence,
-    EvidenceKind,
     Job,
     Lease,
     LeasePurpose,
@@ -36,7 +35,6 @@ from tradepost_broker.market.model.entities import (
 from tradepost_broker.market.model.events import Instruction, Save, WorkGoesOn
 from tradepost_broker.market.model.lease_states import LIVE, LOST, LeaseTrigger, transition_lease
 from tradepost_broker.market.model.policy import MarketPolicy
-from tradepost_broker.market.model.worker_states import WorkerTrigger, transition_worker
 from tradepost_broker.market.state import worker_state
 from tradepost_broker.market.state.audit_queue import AuditQueue, Flow
 from tradepost_broker.market.state.commitments import Commitments, LeaseWatch
@@ -49,8 +47,6 @@ from tradepost_broker.market.state.timers import TimerPurpose, Timers
 from tradepost_broker.market.state.worker_state import Scope, WorkerState
 from tradepost_broker.market.trust.co_wrong import CoWrongResults
 from tradepost_broker.market.trust.hands import Hands
-from tradepost_reputation import Counted, in_steps
-from tradepost_reputation.checks import NOTHING
 from tradepost_signing.policy.revocation import RevocationList
 
 #: The id of a job that somebody only asks about. It has no leases, and no job has this id.
@@ -145,7 +141,8 @@ class MarketState:
         self.has_progressed = False
         #: A tick has left timers that are due for the next one.
         self.is_cut_short = False
-        self._evidence_weights = worker_state.weights(policy)
+        #: What each kind of evidence adds to a worker's record.
+        self.evidence_weights = worker_state.weights(policy)
         self._instructions: list[Instruction] = []
         self._changed: dict[int, Record] = {}
 
@@ -210,7 +207,7 @@ class MarketState:
 
     def add_worker(self, record: Worker) -> WorkerState:
         """Take in a worker, disconnected."""
-        worker = WorkerState(record, policy=self.policy, evidence_weights=self._evidence_weights)
+        worker = WorkerState(record, policy=self.policy, evidence_weights=self.evidence_weights)
         self.workers[record.id] = worker
         self.workers_of.setdefault(record.owner, []).append(worker)
         if record.auditor:
@@ -398,56 +395,6 @@ class MarketState:
         watch = self.watches.get(lease.id)
         return watch is not None and watch.is_late
 
-    def checks_of(self, kind: EvidenceKind) -> float:
-        """How many passed checks a finding of this kind is worth, before its circumstances count."""
-        return self._evidence_weights[kind].checks
-
-    def learn(
-        self,
-        lease: Lease,
-        kind: EvidenceKind,
-        *,
-        stage: str = "",
-        detail: str = "",
-        partner: str = "",
-        counted: Counted = NOTHING,
-    ) -> Evidence:
-        """Record evidence about a lease's worker, believe it, and suspend the worker if it comes to that."""
-        worker, job = self.workers[lease.worker], self.jobs[lease.job]
-        capability = self.capability(job)
-        evidence = Evidence(
-            id=f"{lease.id}:{kind.value}",
-            worker=lease.worker,
-            capability=capability,
-            kind=kind,
-            job=lease.job,
-            lease=lease.id,
-            at=self.at,
-            stage=stage,
-            detail=detail,
-            pipeline=job.pipeline,
-            account=job.account,
-            partner=partner,
-            checks=counted.checks,
-            vouched_checks=counted.vouched,
-        )
-        worker.learn(evidence)
-        self.judge(evidence)
-        self.supply_changed = True
-        self.save(evidence)
-        if worker.record.standing is WorkerStanding.ACTIVE and worker.deserves_suspension(
-            capability, self.day
-        ):
-            transition_worker(worker.record, WorkerTrigger.REPUTATION_FELL)
-            self.save(worker.record)
-        self.place(worker)  # its exposure cap may have changed as well
-        return evidence
-
-    def judge(self, evidence: Evidence) -> None:
-        """Take in that a result was compared with those of others, if this evidence says so."""
-        if evidence.kind in _COMPARED:
-            self.co_wrong.judge(evidence.pipeline, self.workers[evidence.worker].record.owner)
-
     def note_kind(self, owner: str) -> None:
         """Take in what the devices of an owner are, because one joined or changed its offer."""
         kinds = {device.kind for device in self.workers_of[owner]}
@@ -471,35 +418,6 @@ class MarketState:
         """Whether two owners count as one voice, because they erred together too often."""
         finding = self.findings_of.get(owner)
         return finding is not None and finding is self.findings_of.get(other)
-
-    def withdraw(self, evidence: Evidence, reason: str) -> None:
-        """Record that a piece of evidence does not count, and end the suspension of its worker if need be."""
-        worker = self.workers[evidence.worker]
-        age_days = self.day - worker_state.day_of(evidence.at)
-        fade = 0.5 ** (age_days / self.policy.half_life_days)
-        withdrawal = Evidence(
-            id=f"{evidence.id}:{EvidenceKind.WITHDRAWN.value}",
-            worker=evidence.worker,
-            capability=evidence.capability,
-            kind=EvidenceKind.WITHDRAWN,
-            job=evidence.job,
-            lease=evidence.lease,
-            at=self.at,
-            detail=reason,
-            pipeline=evidence.pipeline,
-            account=evidence.account,
-            partner=evidence.partner,
-            checks=-in_steps(evidence.checks * fade),
-            vouched_checks=-in_steps(evidence.vouched_checks * fade),
-        )
-        worker.learn(withdrawal)
-        worker.withdraw(evidence, self.day)
-        self.supply_changed = True
-        self.save(withdrawal)
-        if worker.record.standing is WorkerStanding.SUSPENDED and worker.deserves_return(self.day):
-            transition_worker(worker.record, WorkerTrigger.EVIDENCE_WITHDRAWN)
-            self.save(worker.record)
-        self.place(worker)
 
     def use(self, pipeline: str, account: str) -> PipelineUse:
         """How the jobs of an account ("" for all) on a pipeline end; it is made when first asked for."""
@@ -558,4 +476,3 @@ class MarketState:
 
 #: The records that change; the others are frozen.
 MUTABLE = (Account, Worker, Job, Lease, PipelineUse, CollusionFinding)
-_COMPARED = (EvidenceKind.AGREED, EvidenceKind.OUTVOTED, EvidenceKind.CONTRADICTED)
