@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy.exc import OperationalError
 
 from tradepost.protocol import JobStatus, Requirements
 from tradepost_broker.market.ledger import Kind
@@ -258,3 +260,15 @@ def test_each_start_notes_the_policy_it_decides_under(store: Store) -> None:
     transaction.commit()
     store.record_start(at=3.0, version="2", policy=b"newer")
     assert [(run.first_seq, run.policy) for run in store.starts()] == [(1, b"new"), (2, b"newer")]
+
+
+def test_a_database_that_cannot_be_read_is_closed_again(tmp_path: Path) -> None:
+    path = tmp_path / "broker.sqlite3"
+    with closing(Store(path)) as store:
+        store.record_start(at=1.0, version="1", policy=b"policy")
+        store._write.execute("UPDATE runs SET version = CAST(x'ff' AS TEXT)")
+        store._write.commit()
+    with pytest.raises(OperationalError, match="Could not decode to UTF-8"):
+        Store(path)
+    # The last connection that is closed removes the log.
+    assert [file.name for file in tmp_path.iterdir()] == ["broker.sqlite3"]
