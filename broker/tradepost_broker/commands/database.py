@@ -72,6 +72,7 @@ def verify_audit_log(
     as_json: Json = False,
 ) -> None:
     """Hash every record again and compare with the audit log. The broker may be running."""
+    from tradepost_broker.storage.database_checks import RESTORE
     from tradepost_broker.storage.verify_log import verify_log
 
     settings = load_settings(data_dir, config)
@@ -84,7 +85,7 @@ def verify_audit_log(
         raise DatabaseDamaged(
             f"the audit log and the records differ in {report.differences_count} places; "
             f"the first: {report.differences[0]}",
-            hint="Keep the files for examination, and restore a backup: see docs/operations.md.",
+            hint=RESTORE,
         )
     counts = ", ".join(f"{count} {kind}" for kind, count in report.entries.items())
     signed = (
