@@ -197,21 +197,19 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float]) ->
         store=store, engine=engine, broker=restored.broker, every_s=settings.checkpoint_s
     )
     receipts = _build_receipts(restored, content)
+    jobs = JobService(store=store, engine=engine, watchers=streams.watchers)
     described = OpenApiEndpoints(
         (
             *_public_endpoints(restored, counters, standings),
             *_content_endpoints(restored, content, engine),
-            *_job_endpoints(restored, engine, streams, counters, content),
+            *_job_endpoints(restored, engine, jobs, counters, content),
             *EstimateEndpoints(
                 market=restored.market,
                 catalog=content.catalog,
                 estimates=RateLimit(burst=100, per_s=10.0, monotonic=time.monotonic),
             ).endpoints(),
             *AuditLogEndpoints(
-                broker=restored.broker,
-                store=store,
-                jobs=JobService(store=store, engine=engine, watchers=streams.watchers),
-                checkpoints=checkpoints,
+                broker=restored.broker, store=store, jobs=jobs, checkpoints=checkpoints
             ).endpoints(),
             *WorkerEndpoints(
                 joins=joins,
@@ -417,9 +415,8 @@ def _content_endpoints(restored: Restored, content: Content, engine: Engine) -> 
 
 
 def _job_endpoints(
-    restored: Restored, engine: Engine, streams: Streams, counters: Counters, content: Content
+    restored: Restored, engine: Engine, jobs: JobService, counters: Counters, content: Content
 ) -> list[Endpoint]:
-    jobs = JobService(store=restored.store, engine=engine, watchers=streams.watchers)
     submissions = SubmissionChecks(
         market=restored.market,
         catalog=content.catalog,

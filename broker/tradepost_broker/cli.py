@@ -12,13 +12,11 @@ import gc
 import logging
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import msgspec
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from tradepost.atomic_files import replace_file
@@ -26,22 +24,16 @@ from tradepost.bounded import AccountName
 from tradepost.commands.number_options import integer_option, number_option
 from tradepost.commands.options import Json, LogJson
 from tradepost.commands.terminal import show, show_json
-from tradepost.errors import (
-    DatabaseDamaged,
-    InvalidCall,
-    InvalidCheckpoint,
-    InvalidCommandLine,
-    InvariantBroken,
-)
+from tradepost.errors import InvalidCall, InvalidCommandLine
 from tradepost.file_writing import writing
-from tradepost.identity import Identity
 from tradepost.logs import set_up_logging
-from tradepost.money import counted_credits, format_credits, to_credits, to_microcredits
-from tradepost.plurals import counted
+from tradepost.money import counted_credits, format_credits, to_microcredits
 from tradepost.protocol import AccountView
 from tradepost.schema_errors import describe_mismatch
+from tradepost_broker.commands.database import collusion, verify, verify_audit_log
+from tradepost_broker.commands.options import Config, DataDir, load_settings
+from tradepost_broker.commands.tables import local_time, show_table
 from tradepost_broker.operator.client import OperatorClient
-from tradepost_broker.operator.collusion_table import collusion_table
 from tradepost_broker.operator.device_table import device_table
 from tradepost_broker.operator.messages import (
     TTL_S_MAX,
@@ -62,20 +54,11 @@ from tradepost_broker.reporting.views import Explanation
 from tradepost_broker.settings import MARKET, Settings
 from tradepost_reputation.dashboard import EvidenceView, WorkerView
 
-if TYPE_CHECKING:
-    from tradepost_broker.storage.store import Reader
-
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Run and operate a market.")
 account = typer.Typer(no_args_is_help=True, add_completion=False, help="Submitters' accounts.")
 app.add_typer(account, name="account")
 audit_log = typer.Typer(no_args_is_help=True, add_completion=False, help="The log of all records.")
 app.add_typer(audit_log, name="audit-log")
-
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The broker's data folder.")]
-Config = Annotated[
-    Path | None,
-    typer.Option("--config", help="The settings file (TOML). Default: broker.toml in the data folder."),
-]
 
 _ID_CHARS: Final = 12
 
@@ -160,7 +143,7 @@ def migrate(data_dir: DataDir = None, config: Config = None) -> None:
     from tradepost_broker.storage import database
     from tradepost_broker.storage.data_folder import IDENTITY_FILE, make_data_folder
 
-    settings = _settings(data_dir, config)
+    settings = load_settings(data_dir, config)
     make_data_folder(settings.data_dir)
     database.require_own_market(settings.database_path, settings.data_dir / IDENTITY_FILE)
     database.migrate(settings.database_path)
@@ -264,7 +247,7 @@ def workers(data_dir: DataDir = None, config: Config = None, as_json: Json = Fal
             f"{one.score:.2f}",
             *map(format_credits, money),
         )
-    _show_table(table)
+    show_table(table)
 
 
 @app.command()
@@ -274,7 +257,7 @@ def devices(data_dir: DataDir = None, config: Config = None, as_json: Json = Fal
     if as_json:
         show_json(views)
         return
-    _show_table(device_table(views, now=time.time()))
+    show_table(device_table(views, now=time.time()))
 
 
 @app.command()
@@ -294,7 +277,7 @@ def jobs(
         table.add_row(
             one.job, one.account, one.status, format_credits(one.paid_microcredits), one.pipeline[-_ID_CHARS:]
         )
-    _show_table(table)
+    show_table(table)
 
 
 @app.command()
@@ -330,9 +313,8 @@ def set_aside(
         return
     table = Table("what", "kind", "when", "reason")
     for one in views:
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.at))
-        table.add_row(one.id, one.kind, when, one.reason)
-    _show_table(table)
+        table.add_row(one.id, one.kind, local_time(one.at), one.reason)
+    show_table(table)
 
 
 @app.command()
@@ -344,123 +326,15 @@ def stalls(data_dir: DataDir = None, config: Config = None, as_json: Json = Fals
         return
     table = Table("longest", "busy", "times", "total", "newest", "place")
     for one in views:
-        newest = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.newest_at))
         longest, total = f"{one.longest_s * 1000:.0f} ms", f"{one.total_s:.1f} s"
         busy = f"{one.busiest_s * 1000:.0f} ms"
-        table.add_row(longest, busy, str(one.count), total, newest, one.place)
-    _show_table(table)
+        table.add_row(longest, busy, str(one.count), total, local_time(one.newest_at), one.place)
+    show_table(table)
 
 
-@app.command()
-def collusion(data_dir: DataDir = None, config: Config = None, as_json: Json = False) -> None:
-    """Show owners that gave the same wrong results more often than chance explains. It is no proof."""
-    from tradepost_broker.market.model.entities import CollusionFinding
-    from tradepost_broker.storage import database
-    from tradepost_broker.storage.database_checks import typed_errors
-    from tradepost_broker.storage.store import Reader
-
-    path = _settings(data_dir, config).database_path
-    with typed_errors(path), contextlib.closing(Reader(database.open_snapshot(path))) as reader:
-        findings = list(reader.find_readable(CollusionFinding))
-    if as_json:
-        show_json(findings)
-    else:
-        _show_table(collusion_table(findings))
-
-
-@app.command("verify-books")
-def verify(data_dir: DataDir = None, config: Config = None, as_json: Json = False) -> None:
-    """Recompute every balance, replay the journal, and compare. The broker may be running."""
-    from tradepost_broker.storage.verify_books import verify_books
-
-    settings = _settings(data_dir, config)
-    with _snapshot(settings) as reader:
-        public_key = _public_key(settings)
-        report = verify_books(reader, public_key=public_key)
-    compared = ", ".join(f"{count} {kind}" for kind, count in report.compared.items())
-    logged = counted(report.logged, "entry of the audit log fits", "entries of the audit log fit")
-    people = (
-        f"{counted(report.transfers, 'transfer')} give every balance; the sum is "
-        f"{to_credits(report.total_microcredits):,f} credits.\n"
-        f"{counted(report.events, 'event')}, over {counted(report.starts, 'start')}, replayed to the same "
-        f"records: {compared}.\n"
-        f"{logged} the records."
-    )
-    if public_key is None:
-        people += " Their checkpoints were not verified: the folder has no identity.pem."
-    if report.differences_count:
-        show(report, "\n".join(report.differences), as_json=as_json)
-        raise InvariantBroken(f"the ledger and the records differ in {report.differences_count} places")
-    show(report, people, as_json=as_json)
-
-
-@audit_log.command("verify")
-def verify_audit_log(
-    checkpoints: Annotated[
-        list[Path] | None,
-        typer.Option("--checkpoint", help="A checkpoint that somebody kept; the log must begin with it."),
-    ] = None,
-    data_dir: DataDir = None,
-    config: Config = None,
-    as_json: Json = False,
-) -> None:
-    """Hash every record again and compare with the audit log. The broker may be running."""
-    from tradepost_broker.storage.verify_log import verify_log
-
-    settings = _settings(data_dir, config)
-    kept = [_read_note(path) for path in checkpoints or []]
-    with _snapshot(settings) as reader:
-        report = verify_log(reader, public_key=_broker(settings).public_key, kept=kept)
-    if report.differences_count:
-        show(report, "\n".join(report.differences), as_json=as_json)
-        raise DatabaseDamaged(
-            f"the audit log and the records differ in {report.differences_count} places; "
-            f"the first: {report.differences[0]}",
-            hint="Keep the files for examination, and restore a backup: see docs/operations.md.",
-        )
-    counts = ", ".join(f"{count} {kind}" for kind, count in report.entries.items())
-    signed = (
-        "There is no checkpoint yet."
-        if report.checkpoint_size is None
-        else f"The newest checkpoint is of the first {report.checkpoint_size}, and signed by this broker."
-    )
-    people = f"{report.size} entries fit their records: {counts}.\n{signed}"
-    show(report, people, as_json=as_json)
-
-
-@contextlib.contextmanager
-def _snapshot(settings: Settings) -> Iterator[Reader]:
-    """A reader of the database as it is now."""
-    from tradepost_broker.storage import database
-    from tradepost_broker.storage.database_checks import require_starts, typed_errors
-    from tradepost_broker.storage.store import Reader
-
-    path = settings.database_path
-    with typed_errors(path), contextlib.closing(Reader(database.open_snapshot(path))) as reader:
-        require_starts(path, len(reader.starts()))
-        yield reader
-
-
-def _public_key(settings: Settings) -> bytes | None:
-    """The broker's public key (DER); `None` if the data folder has no key, as beside a copied database."""
-    from tradepost_broker.storage.data_folder import IDENTITY_FILE
-
-    return _broker(settings).public_key if (settings.data_dir / IDENTITY_FILE).exists() else None
-
-
-def _broker(settings: Settings) -> Identity:
-    from tradepost_broker.storage.data_folder import IDENTITY_FILE
-
-    return Identity.load(settings.data_dir / IDENTITY_FILE)
-
-
-def _read_note(path: Path) -> str:
-    try:
-        return path.read_bytes().decode()
-    except OSError as error:
-        raise InvalidCheckpoint(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InvalidCheckpoint(f"{path} is not a text") from None
+app.command()(collusion)
+app.command("verify-books")(verify)
+audit_log.command("verify")(verify_audit_log)
 
 
 def _check_name(name: str, what: str) -> None:
@@ -475,11 +349,6 @@ def _microcredits(amount: str) -> int:
         return to_microcredits(amount)
     except InvalidCall as error:
         raise InvalidCommandLine(error.detail) from None
-
-
-def _show_table(table: Table) -> None:
-    """Print a table as it is: names are workers' own, and Rich would take brackets in them for markup."""
-    Console(markup=False, emoji=False).print(table)
 
 
 def _explained(view: Explanation) -> list[str]:
@@ -509,9 +378,5 @@ def _found(one: EvidenceView, worker: str) -> str:
     return f"found: {one.kind}{where}{of}" + (f": {one.detail}" if one.detail else "")
 
 
-def _settings(data_dir: Path | None, config: Path | None) -> Settings:
-    return Settings.load(config=config, options={"data_dir": data_dir})
-
-
 def _client(data_dir: Path | None, config: Path | None) -> OperatorClient:
-    return OperatorClient(_settings(data_dir, config))
+    return OperatorClient(load_settings(data_dir, config))

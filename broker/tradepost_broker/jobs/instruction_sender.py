@@ -7,6 +7,7 @@ A worker that is not connected misses its frames, and nothing is lost: a grant i
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from tradepost.protocol import Acknowledged, Finding, Grant, Recall, Revocations, Settled
@@ -60,6 +61,7 @@ class InstructionSender:
         self._watchers = watchers
         self._clock = clock
         self._revocations = revocations
+        self._delivery_of = partial(store.get, Delivery)
 
     def send(self, instruction: Instruction) -> None:
         """Carry out one instruction. The engine sends replies and saves records.
@@ -126,10 +128,9 @@ class InstructionSender:
     def _finish(self, job_id: str) -> None:
         job = self._records.job(job_id)
         if job is not None and self._watchers.is_watched(job_id):
-            self._watchers.notify(job_view(job, lambda lease: self._store.get(Delivery, lease)))
+            self._watchers.notify(job_view(job, self._delivery_of))
 
     def _change_verdict(self, job_id: str) -> None:
         job = self._store.get(Job, job_id)  # it may have left memory by now
         if job is not None and self._watchers.watches_verdicts(job.account):
-            view = job_view(job, lambda lease: self._store.get(Delivery, lease))
-            self._watchers.notify_verdict(job.account, view)
+            self._watchers.notify_verdict(job.account, job_view(job, self._delivery_of))

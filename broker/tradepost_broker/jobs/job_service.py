@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import partial
 from typing import Final
 
@@ -61,10 +61,11 @@ class JobService:
         """Forget a watcher."""
         self._watchers.unwatch(job_id, watcher)
 
-    def watch_verdicts(self, account: str, watcher: Watcher, *, since: float | None) -> Sequence[JobView]:
+    def watch_verdicts(self, account: str, watcher: Watcher, *, since: float | None) -> Iterable[JobView]:
         """Call `watcher` with each of the account's jobs whose verdict changes from now on.
 
         Returns those whose verdict has changed since `since` (Unix seconds), the newest if there are many.
+        Each view is made when it is its turn: it may have an output, and all of them would not fit in memory.
         """
         self._watchers.watch_verdicts(account, watcher)
         if since is None:
@@ -72,7 +73,8 @@ class JobService:
         table = CODECS[Job].table
         changed = select(table).where(table.c.account == account, table.c.verdict_changed_at >= since)
         newest = changed.order_by(table.c.verdict_changed_at.desc()).limit(CHANGES_MAX)
-        return [job_view(job, self._delivery_of) for job in self._store.find(Job, newest)][::-1]
+        jobs = list(self._store.find(Job, newest))
+        return (job_view(job, self._delivery_of) for job in reversed(jobs))
 
     def unwatch_verdicts(self, account: str, watcher: Watcher) -> None:
         """Forget a watcher of verdicts."""

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Final
 
 from tradepost.errors import UNDECODABLE
+from tradepost.file_status import USABLE_BY_OTHERS
 from tradepost_broker.market.model.policy import MarketPolicy, recorded_policy
 from tradepost_broker.storage.store import BrokerStart
 
-_OTHERS: Final = 0o077
 #: What holds documents; SQLite's other files get the database's mode.
 _PRIVATE: Final = frozenset({"blocks", "broker.sqlite3"})
 
@@ -44,7 +44,7 @@ def log_policy_changes(starts: Sequence[BrokerStart], policy: MarketPolicy) -> N
 
 def log_shared_folder(folder: Path) -> None:
     """Log which documents in the data folder `folder` other users of this machine may read or write."""
-    if not folder.stat().st_mode & _OTHERS:
+    if not _is_shared(folder):
         return
     shared = [path.name for path in sorted(folder.iterdir()) if path.name in _PRIVATE and _is_shared(path)]
     if shared:
@@ -59,7 +59,7 @@ def log_shared_folder(folder: Path) -> None:
 
 
 def _is_shared(path: Path) -> bool:
-    return bool(path.stat().st_mode & _OTHERS)
+    return bool(path.stat().st_mode & USABLE_BY_OTHERS)
 
 
 def log_missing_blocks(count: int, folder: Path) -> None:

@@ -21,6 +21,7 @@ from tradepost.audit_log.merkle import (
     root_of,
 )
 from tradepost.errors import DatabaseDamaged, invariant
+from tradepost_broker.storage.database_checks import RESTORE
 from tradepost_broker.storage.log_entries import EVENT, Logged
 
 #: Reads rows by the driver's own SQL.
@@ -35,10 +36,7 @@ _COMMITMENTS: Final = "SELECT commitment FROM log_entries WHERE number >= ? AND 
 _NODES: Final = "SELECT hash FROM log_nodes WHERE height = ? AND number >= ? AND number < ? ORDER BY number"
 _RECEIPT: Final = "SELECT number, nonce FROM log_entries WHERE kind = 'receipt' AND record = ?"
 _NEWEST: Final = "SELECT record FROM log_entries WHERE kind = ? ORDER BY number DESC LIMIT 1"
-_HINT: Final = (
-    "Keep the file for examination, and restore a backup: see docs/operations.md. "
-    "`tradepost broker audit-log verify` names what does not fit."
-)
+_HINT: Final = f"{RESTORE} `tradepost broker audit-log verify` names what does not fit."
 
 
 class Place(NamedTuple):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -216,24 +217,22 @@ class Store(Reader):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._writer = database.open_writer(path)
-        self._write = database.driver_of(self._writer)
-        self._write.execute(_DO_NOT_WAIT)
-        try:
+        with ExitStack() as opened:
+            self._writer = database.open_writer(path)
+            opened.callback(database.close, self._writer)
+            self._write = database.driver_of(self._writer)
+            self._write.execute(_DO_NOT_WAIT)
             super().__init__(database.open_reader(path))
-        except BaseException:
-            database.close(self._writer)
-            raise
-        self._last_seq: int = self._reader.scalar(select(func.max(JOURNAL.c.seq))) or 0
-        self._committed_seq = self._last_seq
-        self._documents = DocumentCache()
-        try:
+            opened.callback(super().close)
+            self._last_seq: int = self._reader.scalar(select(func.max(JOURNAL.c.seq))) or 0
+            self._committed_seq = self._last_seq
+            self._documents = DocumentCache()
             self._log_edge = log_tree.restored_edge(self.rows, last_seq=self._last_seq)
-        except BaseException:
-            self.close()
-            raise
-        #: A start that is logged with its first event: until then, another start may replace it.
-        self._unlogged_start = next((one for one in self.starts() if one.first_seq > self._last_seq), None)
+            #: A start that is logged with its first event: until then, another start may replace it.
+            self._unlogged_start = next(
+                (one for one in self.starts() if one.first_seq > self._last_seq), None
+            )
+            opened.pop_all()  # nothing failed, so both stay open
 
     def get(self, kind: type[T], id_: str) -> T | None:
         """The committed record of this kind and id, or `None`."""

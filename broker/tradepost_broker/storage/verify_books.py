@@ -35,6 +35,7 @@ from tradepost_broker.market.model.events import Event, Instruction, ReplyRefuse
 from tradepost_broker.market.model.policy import MarketPolicy, recorded_policy
 from tradepost_broker.market.recovery import select_needed
 from tradepost_broker.market.sifting import kind_of, sift
+from tradepost_broker.storage.differences import Differences
 from tradepost_broker.storage.rows import CODECS
 from tradepost_broker.storage.shell_records import Delivery, InlineInput
 from tradepost_broker.storage.store import BrokerStart, Reader
@@ -53,28 +54,19 @@ KINDS: Final[tuple[type[Any], ...]] = (
     CollusionFinding,
     Match,
 )
-_SHOWN_MAX: Final = 20
 
 Records = dict[type[Any], dict[str, Any]]
 
 
-class BooksReport(msgspec.Struct, kw_only=True):
+class BooksReport(Differences, kw_only=True):
     """What was compared, by kind of record, and the first differences: none if the ledger is right."""
 
     total_microcredits: int = 0
     transfers: int = 0
     events: int = 0
     starts: int = 0
-    compared: dict[str, int] = {}
+    compared: dict[str, int] = msgspec.field(default_factory=dict)
     logged: int = 0
-    differences: list[str] = []
-    differences_count: int = 0
-
-    def differs(self, what: str) -> None:
-        """Note a difference."""
-        self.differences_count += 1
-        if len(self.differences) < _SHOWN_MAX:
-            self.differences.append(what)
 
 
 def verify_books(reader: Reader, *, public_key: bytes | None = None) -> BooksReport:
@@ -127,8 +119,7 @@ def _check_balances(reader: Reader, report: BooksReport) -> None:
 def _check_log(reader: Reader, report: BooksReport, public_key: bytes | None) -> None:
     log = verify_log(reader, public_key=public_key)
     report.logged = log.size
-    report.differences_count += log.differences_count
-    report.differences += log.differences[: max(0, _SHOWN_MAX - len(report.differences))]
+    report.include(log.differences_count, log.differences)
 
 
 def _check_documents(reader: Reader, records: Records, report: BooksReport) -> None:

@@ -16,19 +16,19 @@ from tradepost.audit_log.checkpoint import Checkpoint, verify_checkpoint
 from tradepost.audit_log.entries import commitment
 from tradepost.audit_log.merkle import Edge, Node, leaf_hash
 from tradepost.errors import InvalidCheckpoint
+from tradepost_broker.storage.differences import Differences
 from tradepost_broker.storage.log_entries import KINDS, START, LoggedKind
 from tradepost_broker.storage.log_tree import stored_edge
 from tradepost_broker.storage.shell_records import PublishedCheckpoint
 from tradepost_broker.storage.store import Reader
 
-_SHOWN_MAX: Final = 20
 _ENTRIES: Final = "SELECT number, kind, record, nonce, commitment FROM log_entries ORDER BY number"
 _NODES: Final = "SELECT height, number, hash FROM log_nodes ORDER BY height, number"
 _REPEATED: Final = "SELECT record FROM log_entries WHERE kind = ? GROUP BY record HAVING count(*) > 1"
 _NEWEST_SEQ: Final = "SELECT coalesce(max(seq), 0) FROM journal"
 
 
-class LogReport(msgspec.Struct, kw_only=True):
+class LogReport(Differences, kw_only=True):
     """What was hashed again, by kind of entry, and the first differences: none if the log fits its records.
 
     `checkpoint_size` is the size of the newest checkpoint that was published; `None` if there is none.
@@ -36,16 +36,8 @@ class LogReport(msgspec.Struct, kw_only=True):
 
     size: int = 0
     root: bytes = b""
-    entries: dict[str, int] = {}
+    entries: dict[str, int] = msgspec.field(default_factory=dict)
     checkpoint_size: int | None = None
-    differences: list[str] = []
-    differences_count: int = 0
-
-    def differs(self, what: str) -> None:
-        """Note a difference."""
-        self.differences_count += 1
-        if len(self.differences) < _SHOWN_MAX:
-            self.differences.append(what)
 
 
 def verify_log(reader: Reader, *, public_key: bytes | None = None, kept: Sequence[str] = ()) -> LogReport:

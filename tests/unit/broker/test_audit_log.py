@@ -11,13 +11,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from sample_records import WORKER, job, lease, pipeline
 from tradepost.audit_log.checkpoint import Checkpoint
 from tradepost.audit_log.entries import commitment, receipt_entry
 from tradepost.audit_log.merkle import Edge, inclusion_path, leaf_hash, root_from_inclusion, root_of
 from tradepost.errors import DatabaseDamaged, InvalidCheckpoint
 from tradepost.identity import Identity
-from tradepost.protocol import JobStatus, Requirements
-from tradepost_broker.market.model.entities import Job, Lease, LeasePurpose, Pipeline, Worker
 from tradepost_broker.market.model.events import Tick
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.storage import database
@@ -29,50 +28,7 @@ from tradepost_broker.storage.verify_log import LogReport, verify_log
 
 BROKER = Identity.generate()
 POLICY = msgspec.msgpack.encode(MarketPolicy())
-RECORDS = (
-    Pipeline(
-        id="p",
-        name="sample",
-        publisher="someone",
-        providers=("cpu",),
-        memory_bytes=1,
-        artifact_bytes=2,
-        wall_s=3.0,
-        work_units_base=1,
-        work_units_per_mebibyte=0,
-        kernel_stages=("scale",),
-    ),
-    Worker(id="w", owner="bob", device="d", public_key=b"key", joined_at=1.0),
-    Job(
-        id="j",
-        account="alice",
-        idempotency_key="j",
-        request_hash="h",
-        pipeline="p",
-        input="cid",
-        input_bytes=10,
-        units=1,
-        max_price_microcredits=100,
-        confidence=0.9,
-        requirements=Requirements(),
-        submitted_at=1.0,
-        deadline_at=2.0,
-        patience_s=0.5,
-        status=JobStatus.ACCEPTED,
-        finished_at=2.0,
-    ),
-    Lease(
-        id="j.1",
-        job="j",
-        worker="w",
-        attempt=1,
-        purpose=LeasePurpose.AUCTION,
-        price_microcredits=7,
-        nonce=b"n" * 16,
-        granted_at=1.0,
-        expires_at=2.0,
-    ),
-)
+RECORDS = (pipeline(), WORKER, job("j", finished_at=2.0), lease("j.1", "j"))
 DELIVERY = Delivery(
     id="j.1", payload=b"{}", public_key=b"key", signature=b"s", output=b"out", output_cid="cid"
 )

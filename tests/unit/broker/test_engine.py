@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from threading import Event as ThreadEvent
 
 import pytest
 
-from tradepost.errors import BrokerUnavailable, DiskFull, Fault, InsufficientFunds, TradepostError, UnknownJob
+from adding_core import AddingCore, Funding, HeldStore, KeepInput, running
+from tradepost.errors import BrokerUnavailable, InsufficientFunds, TradepostError, UnknownJob
 from tradepost_broker.engine.engine import (
     BACKLOG_MAX,
     BATCH_BYTES_MAX,
@@ -24,7 +23,6 @@ from tradepost_broker.engine.engine import (
     EngineObservers,
     Moment,
     Outcome,
-    Postponed,
     Work,
 )
 from tradepost_broker.engine.work import Keep
@@ -34,52 +32,11 @@ from tradepost_broker.market.model.events import (
     Funded,
     Instruction,
     NotifyFinished,
-    ReplyRefused,
-    Save,
     Tick,
 )
-from tradepost_broker.storage.database_checks import typed_errors
-from tradepost_broker.storage.shell_records import ApiKey, InlineInput
-from tradepost_broker.storage.store import Deletion, Store, Transaction
+from tradepost_broker.storage.shell_records import ApiKey
+from tradepost_broker.storage.store import Deletion, Store
 from tradepost_broker.testing import ManualClock
-
-
-class AddingCore:
-    """Adds each funding to one account, refuses negative amounts, and breaks at 13."""
-
-    def __init__(self) -> None:
-        self.account = Account(id="credits:alice")
-        self.changed = False
-
-    def handle(self, event: Event) -> list[Instruction]:
-        self.changed = isinstance(event, Funded)
-        if not isinstance(event, Funded):
-            return []
-        if event.amount_microcredits < 0:
-            return [ReplyRefused(InsufficientFunds("no").to_problem())]
-        if event.amount_microcredits == 13:
-            raise RuntimeError("a defect")
-        self.account.available_microcredits += event.amount_microcredits
-        return [NotifyFinished(event.transfer), Save(self.account)]
-
-
-class Funding:
-    """Work that funds alice."""
-
-    def __init__(self, amount: int, name: str = "t", *, refuse: TradepostError | None = None) -> None:
-        self._amount = amount
-        self._name = name
-        self._refuse = refuse
-
-    def decide(self, moment: Moment) -> Decision:
-        if self._refuse is not None:
-            raise self._refuse
-        return Decision(
-            event=Funded(
-                at=moment.at, transfer=self._name, account="alice", amount_microcredits=self._amount
-            ),
-            records=(ApiKey(id=self._name, account="alice", created_at=moment.at),),
-        )
 
 
 class FundingWithFollowUp:
@@ -98,76 +55,11 @@ class FundingWithFollowUp:
         )
 
 
-class FundingOnceReady:
-    """Work that funds alice after a preparation that the test ends, or fails with an error."""
-
-    def __init__(self, name: str = "t") -> None:
-        self._name = name
-        self.started = asyncio.Event()
-        self.end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def decide(self, moment: Moment) -> Decision | Postponed:
-        if not self.end.done():
-            return Postponed(self._prepare)
-        return Decision(
-            event=Funded(at=moment.at, transfer=self._name, account="alice", amount_microcredits=1)
-        )
-
-    async def _prepare(self) -> None:
-        self.started.set()
-        await self.end
-
-
 class EmptyTick:
     """Work that is a tick with nothing to do."""
 
     def decide(self, moment: Moment) -> Decision:
         return Decision(event=Tick(at=moment.at, seed=moment.seed))
-
-
-class HeldStore(Store):
-    """A store whose commits wait until `release` is set."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.release = ThreadEvent()
-        self.committing = ThreadEvent()
-
-    def begin(self) -> Transaction:
-        transaction = super().begin()
-        commit = transaction.commit
-
-        def held() -> None:
-            self.committing.set()
-            self.release.wait(10)
-            commit()
-
-        transaction.commit = held  # type: ignore[method-assign]
-        return transaction
-
-
-@asynccontextmanager
-async def running(
-    store: Store,
-    *,
-    core: AddingCore | None = None,
-    released: list[Instruction] | None = None,
-    backlog_max: int = BACKLOG_MAX,
-    blocked: list[bool] | None = None,
-) -> AsyncIterator[Engine]:
-    engine = Engine(
-        core=core or AddingCore(),
-        store=store,
-        release=(lambda _: None) if released is None else released.append,
-        clock=ManualClock(),
-        limits=EngineLimits(backlog_max=backlog_max),
-        observers=EngineObservers(blocked=(lambda _: None) if blocked is None else blocked.append),
-    )
-    task = asyncio.create_task(engine.run())
-    yield engine
-    engine.stop()
-    await task
-    store.close()
 
 
 async def test_an_answer_means_that_it_is_on_disk(tmp_path: Path) -> None:
@@ -179,67 +71,6 @@ async def test_an_answer_means_that_it_is_on_disk(tmp_path: Path) -> None:
         assert [event for _, event in store.journal()] == [
             Funded(at=ManualClock().now, transfer="t", account="alice", amount_microcredits=5)
         ]
-
-
-def finished(released: list[Instruction]) -> list[str]:
-    return [one.job for one in released if isinstance(one, NotifyFinished)]
-
-
-@contextmanager
-def full_database(store: Store) -> Iterator[None]:
-    """Within this, the database of `store` cannot grow."""
-    pages = store._write.execute("PRAGMA page_count").fetchone()[0]
-    store._write.execute(f"PRAGMA max_page_count = {pages}")
-    yield
-    store._write.execute(f"PRAGMA max_page_count = {1 << 30}")
-
-
-async def test_a_full_disk_rejects_requests_until_there_is_room(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    store, released, blocked = Store(tmp_path / "db"), list[Instruction](), list[bool]()
-    store._write.execute("PRAGMA foreign_keys=OFF")  # inputs without jobs
-    async with running(store, released=released, blocked=blocked) as engine:
-        await engine.ask(Funding(5, "before"))
-        with full_database(store):
-            begun = asyncio.create_task(engine.ask(KeepInput("input")))
-            funding = asyncio.create_task(engine.ask(Funding(7, "begun")))
-            for asked in (begun, funding):
-                with pytest.raises(DiskFull, match="the disk is full; the request may still be") as caught:
-                    await asked
-                assert "Free space on the disk of the broker's data folder" in caught.value.hint
-                assert caught.value.fault is Fault.OPERATOR
-            with pytest.raises(DiskFull, match="the disk is full; nothing was done"):
-                await engine.ask(Funding(11, "rejected"))
-            assert finished(released) == ["before"]
-            told: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-            engine.submit(Funding(2, "waits"), told.set_result)
-        assert not isinstance(await told, TradepostError)
-        assert await engine.ask(Funding(1, "after"))
-    assert finished(released) == ["before", "begun", "waits", "after"]
-    again = Store(tmp_path / "db")
-    assert again.get(Account, "credits:alice") == Account(
-        id="credits:alice", available_microcredits=5 + 7 + 2 + 1
-    )
-    assert [seq for seq, _ in again.journal()] == [1, 2, 3, 4]
-    assert blocked == [True, False]
-    assert again.get(ApiKey, "rejected") is None
-    again.close()
-    assert [one.action for one in caplog.records if hasattr(one, "action")].count("disk_full") == 1
-
-
-async def test_an_engine_that_stops_on_a_full_disk_raises_that(tmp_path: Path) -> None:
-    store = Store(tmp_path / "db")
-    store._write.execute("PRAGMA foreign_keys=OFF")
-    engine = Engine(core=AddingCore(), store=store, release=lambda _: None, clock=ManualClock())
-    task = asyncio.create_task(engine.run())
-    with full_database(store):
-        with pytest.raises(DiskFull):
-            await engine.ask(KeepInput("input"))
-        engine.stop()
-        with pytest.raises(DiskFull, match="database or disk is full"), typed_errors(tmp_path / "db"):
-            await task
-    store.close()
 
 
 async def test_nothing_is_told_while_the_commit_is_under_way(tmp_path: Path) -> None:
@@ -277,16 +108,6 @@ async def test_work_that_comes_during_a_commit_makes_one_batch(tmp_path: Path) -
     await task
     store.close()
     assert batches[:2] == [1, BATCH_MAX - 1]
-
-
-class KeepInput:
-    """Work that keeps an inline input of a mebibyte."""
-
-    def __init__(self, name: str) -> None:
-        self._record = InlineInput(id=name, document=bytes(1 << 20))
-
-    def decide(self, moment: Moment) -> Decision:
-        return Decision(records=(self._record,))
 
 
 @pytest.mark.parametrize(
@@ -459,80 +280,6 @@ async def test_time_never_runs_backwards(tmp_path: Path) -> None:
     await task
     assert [event.at for _, event in store.journal()] == [100.0, 100.0]
     store.close()
-
-
-async def test_postponed_work_delays_no_other_and_gets_another_turn(tmp_path: Path) -> None:
-    store = Store(tmp_path / "db")
-    async with running(store) as engine:
-        postponed = FundingOnceReady("postponed")
-        asking = asyncio.create_task(engine.ask(postponed))
-        await postponed.started.wait()
-        await engine.ask(Funding(1, "other"))
-        assert not asking.done()
-        postponed.end.set_result(None)
-        await asking
-        assert [event.transfer for _, event in store.journal() if isinstance(event, Funded)] == [
-            "other",
-            "postponed",
-        ]
-
-
-async def test_a_preparation_starts_when_earlier_work_is_durable(tmp_path: Path) -> None:
-    store = HeldStore(tmp_path / "db")
-    async with running(store) as engine:
-        postponed = FundingOnceReady("postponed")
-        engine.submit(Funding(1, "earlier"), lambda _: None)
-        asking = asyncio.create_task(engine.ask(postponed))
-        await asyncio.to_thread(store.committing.wait, 10)
-        assert not postponed.started.is_set()
-        store.release.set()
-        await postponed.started.wait()
-        assert store.last_seq == 1
-        postponed.end.set_result(None)
-        await asking
-
-
-@pytest.mark.parametrize(
-    ("failure", "error"),
-    [(UnknownJob("no"), UnknownJob), (OSError("a defect"), BrokerUnavailable)],
-    ids=["refused", "a defect"],
-)
-async def test_a_preparation_that_fails_refuses_its_work_alone(
-    tmp_path: Path, failure: Exception, error: type[TradepostError]
-) -> None:
-    store = Store(tmp_path / "db")
-    async with running(store) as engine:
-        postponed = FundingOnceReady()
-        asking = asyncio.create_task(engine.ask(postponed))
-        await postponed.started.wait()
-        postponed.end.set_exception(failure)
-        with pytest.raises(error):
-            await asking
-        await engine.ask(Funding(1, "other"))
-        assert store.last_seq == 1
-
-
-async def test_a_stop_refuses_work_that_is_being_prepared(tmp_path: Path) -> None:
-    store = Store(tmp_path / "db")
-    async with running(store) as engine:
-        postponed = FundingOnceReady()
-        asking = asyncio.create_task(engine.ask(postponed))
-        await postponed.started.wait()
-    with pytest.raises(BrokerUnavailable):
-        await asking
-
-
-async def test_work_that_is_being_prepared_counts_as_backlog(tmp_path: Path) -> None:
-    store = Store(tmp_path / "db")
-    async with running(store, backlog_max=1) as engine:
-        postponed = FundingOnceReady()
-        engine.submit(postponed, lambda _: None)
-        await postponed.started.wait()
-        waiting = asyncio.create_task(engine.ready())
-        await asyncio.sleep(0)
-        assert not waiting.done()
-        postponed.end.set_result(None)
-        await waiting
 
 
 async def test_who_brings_work_waits_while_the_backlog_is_full(tmp_path: Path) -> None:

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy.exc import OperationalError
 
-from tradepost.protocol import JobStatus, Requirements
+from sample_records import WORKER, job, lease, pipeline
 from tradepost_broker.market.ledger import Kind
 from tradepost_broker.market.model.entities import (
     Account,
     Job,
     Lease,
-    LeasePurpose,
-    LeaseState,
-    Pipeline,
     Transfer,
-    Worker,
 )
 from tradepost_broker.market.model.events import Event, Funded, Tick
 from tradepost_broker.market.model.policy import MarketPolicy
@@ -50,58 +48,6 @@ def commit(store: Store, *records: object) -> None:
     transaction.commit()
 
 
-def pipeline(id_: str = "p") -> Pipeline:
-    return Pipeline(
-        id=id_,
-        name="sample",
-        publisher="someone",
-        providers=("cpu",),
-        memory_bytes=1,
-        artifact_bytes=2,
-        wall_s=3.0,
-        work_units_base=1,
-        work_units_per_mebibyte=0,
-        kernel_stages=("scale",),
-    )
-
-
-def job(id_: str, *, finished_at: float | None = None) -> Job:
-    return Job(
-        id=id_,
-        account="alice",
-        idempotency_key=id_,
-        request_hash="h",
-        pipeline="p",
-        input="cid",
-        input_bytes=10,
-        units=1,
-        max_price_microcredits=100,
-        confidence=0.9,
-        requirements=Requirements(memory_bytes=5, isolation=("seccomp",)),
-        submitted_at=1.0,
-        deadline_at=2.0,
-        patience_s=0.5,
-        status=JobStatus.QUEUED if finished_at is None else JobStatus.ACCEPTED,
-        finished_at=finished_at,
-    )
-
-
-def lease(id_: str, of: str, *, matures_at: float | None = None) -> Lease:
-    return Lease(
-        id=id_,
-        job=of,
-        worker="w",
-        attempt=1,
-        purpose=LeasePurpose.AUCTION,
-        price_microcredits=7,
-        nonce=b"n" * 16,
-        granted_at=1.0,
-        expires_at=2.0,
-        state=LeaseState.ACCEPTED,
-        matures_at=matures_at,
-    )
-
-
 def some_of_everything() -> list[Any]:
     checked = job("checked", finished_at=10.0)
     checked.spot_check = True
@@ -122,9 +68,6 @@ def some_of_everything() -> list[Any]:
         lease("of-held", "held", matures_at=200.0),
         lease("of-recent", "recent"),
     ]
-
-
-WORKER = Worker(id="w", owner="bob", device="d", public_key=b"key", joined_at=1.0)
 
 
 def test_what_was_committed_is_read_again_equal(store: Store) -> None:
@@ -258,3 +201,15 @@ def test_each_start_notes_the_policy_it_decides_under(store: Store) -> None:
     transaction.commit()
     store.record_start(at=3.0, version="2", policy=b"newer")
     assert [(run.first_seq, run.policy) for run in store.starts()] == [(1, b"new"), (2, b"newer")]
+
+
+def test_a_database_that_cannot_be_read_is_closed_again(tmp_path: Path) -> None:
+    path = tmp_path / "broker.sqlite3"
+    with closing(Store(path)) as store:
+        store.record_start(at=1.0, version="1", policy=b"policy")
+        store._write.execute("UPDATE runs SET version = CAST(x'ff' AS TEXT)")
+        store._write.commit()
+    with pytest.raises(OperationalError, match="Could not decode to UTF-8"):
+        Store(path)
+    # The last connection that is closed removes the log.
+    assert [file.name for file in tmp_path.iterdir()] == ["broker.sqlite3"]

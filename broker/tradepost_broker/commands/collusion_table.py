@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Final
 
 from rich.table import Table
 
+from tradepost_broker.commands.tables import local_time
 from tradepost_broker.market.model.entities import CollusionFinding
 
 _JOBS_SHOWN: Final = 4
@@ -19,15 +19,11 @@ def collusion_table(findings: Sequence[CollusionFinding]) -> Table:
     for one in sorted(findings, key=lambda finding: -finding.found_at):
         table.add_row(
             ", ".join(one.owners),
-            _when(one.found_at),
+            local_time(one.found_at),
             f"{one.co_wrong} jobs",
             f"{one.expected:.2f}",
             f"{one.p_value:.1e}",
             ", ".join(one.jobs[-_JOBS_SHOWN:]),
-            "" if one.withdrawn_at is None else _when(one.withdrawn_at),
+            "" if one.withdrawn_at is None else local_time(one.withdrawn_at),
         )
     return table
-
-
-def _when(at: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
