@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 
-from tradepost.client.arguments import pipeline_cid, real_number, whole_number
+from tradepost.client.arguments import pipeline_cid, whole_number
 from tradepost.client.inputs import Inputs, document_bytes
 from tradepost.client.job_request import (
     CONFIDENCE,
     DEADLINE_S,
-    DEADLINE_S_MIN,
-    SECONDS_MAX,
+    checked_confidence,
+    checked_deadline_s,
     checked_requirements,
 )
 from tradepost.errors import Problem, TradepostError
@@ -79,8 +79,8 @@ def estimate_request(
     """The request that `AsyncClient.estimate` sends. Raises as `prepare_job` does."""
     cid = pipeline_cid(pipeline)
     price = None if max_price is None else to_microcredits(max_price, name="max_price", microcredits_min=1)
-    confidence = real_number("confidence", confidence, 0.5, 0.999999)
-    deadline_s = real_number("deadline_s", deadline_s, DEADLINE_S_MIN, SECONDS_MAX)
+    confidence = checked_confidence(confidence)
+    deadline_s = checked_deadline_s(deadline_s)
     required = checked_requirements(requirements)
     if isinstance(inputs, int):
         size_bytes = whole_number("inputs", inputs, 1, _INPUT_BYTES_MAX)
