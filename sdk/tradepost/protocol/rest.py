@@ -80,6 +80,11 @@ class OnWrong(StrEnum):
     REFUND = "refund"  # it is withdrawn
 
 
+#: The least probability with which an accepted result must be right.
+Confidence = Annotated[float, msgspec.Meta(ge=0.5, le=0.999999)]
+DeadlineS = Annotated[float, msgspec.Meta(gt=0, le=7 * 24 * 3600)]
+
+
 class JobRequest(Message, frozen=True, kw_only=True):
     """One job. Exactly one of `input` (inline) and `input_cid` is given.
 
@@ -92,8 +97,8 @@ class JobRequest(Message, frozen=True, kw_only=True):
     input: Inline | None = None
     input_cid: CidText | None = None
     max_price_microcredits: Positive
-    confidence: Annotated[float, msgspec.Meta(ge=0.5, le=0.999999)] = 0.95
-    deadline_s: Annotated[float, msgspec.Meta(gt=0, le=7 * 24 * 3600)] = 300.0
+    confidence: Confidence = 0.95
+    deadline_s: DeadlineS = 300.0
     patience_s: Annotated[float, msgspec.Meta(ge=0, le=7 * 24 * 3600)] = 5.0
     requirements: Requirements = Requirements()
     on_wrong: OnWrong = OnWrong.REDO
@@ -110,8 +115,8 @@ class EstimateRequest(Message, frozen=True, kw_only=True):
     pipeline: CidText
     input_bytes: Positive
     max_price_microcredits: Positive | None = None
-    confidence: Annotated[float, msgspec.Meta(ge=0.5, le=0.999999)] = 0.95
-    deadline_s: Annotated[float, msgspec.Meta(gt=0, le=7 * 24 * 3600)] = 300.0
+    confidence: Confidence = 0.95
+    deadline_s: DeadlineS = 300.0
     requirements: Requirements = Requirements()
 
 
