@@ -15,8 +15,8 @@ from tradepost.client.job_request import (
     checked_requirements,
 )
 from tradepost.errors import Problem, TradepostError
-from tradepost.money import Credits, to_credits, to_microcredits
-from tradepost.plurals import counted, noun
+from tradepost.money import Credits, to_credits, to_microcredits, with_unit
+from tradepost.plurals import counted
 from tradepost.protocol import EstimateRequest, EstimateView, Requirements
 
 _INPUT_BYTES_MAX = 1 << 53
@@ -57,7 +57,7 @@ class Estimate:
     def __repr__(self) -> str:
         if self.problem is not None:
             return f"<Estimate: {self.problem.code}>"
-        price = "unknown" if self.cap is None else f"{self.cap:f} {noun(self.cap, 'credit')}"
+        price = "unknown" if self.cap is None else with_unit(self.cap)
         latency = "unknown" if self.latency_p50_s is None else f"{self.latency_p50_s:.3g} s"
         return f"<Estimate: cap {price}, {counted(self.results, 'result')}, latency {latency}>"
 

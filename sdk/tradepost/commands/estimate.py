@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields
-from decimal import Decimal
 from typing import Annotated, Final
 
 import typer
@@ -29,8 +28,8 @@ from tradepost.commands.job_options import (
 from tradepost.commands.number_options import integer_option
 from tradepost.commands.options import ApiKey, BrokerUrl, Json
 from tradepost.commands.terminal import show
-from tradepost.money import to_microcredits
-from tradepost.plurals import counted, noun
+from tradepost.money import to_microcredits, with_unit
+from tradepost.plurals import counted
 
 _PRICES: Final = ("cap", "cap_now", "typical_price")
 
@@ -83,7 +82,7 @@ def describe_estimate(found: Estimate) -> Iterator[str]:
     yield f"price cap   {_price(found)}"
     if found.typical_price is not None:
         jobs = counted(found.typical_jobs, "recent job")
-        yield f"typical     {_credits(found.typical_price)}, the median of {jobs}"
+        yield f"typical     {with_unit(found.typical_price)}, the median of {jobs}"
     else:
         yield "typical     unknown: no job of this pipeline was accepted lately"
     yield f"latency     {_latency(found)}"
@@ -109,14 +108,10 @@ def _price(found: Estimate) -> str:
         return "none is enough"
     results = counted(found.results, "result")
     if found.cap_now is None:
-        return f"{_credits(found.cap)} for {results}, once a busy worker is free"
+        return f"{with_unit(found.cap)} for {results}, once a busy worker is free"
     if found.cap < found.cap_now:
-        return f"{_credits(found.cap_now)} to start now, {found.cap:f} for {results} of busy workers"
-    return f"{_credits(found.cap_now)} to start now, for {results}"
-
-
-def _credits(amount: Decimal) -> str:
-    return f"{amount:f} {noun(amount, 'credit')}"
+        return f"{with_unit(found.cap_now)} to start now, {found.cap:f} for {results} of busy workers"
+    return f"{with_unit(found.cap_now)} to start now, for {results}"
 
 
 def _latency(found: Estimate) -> str:
