@@ -18,7 +18,6 @@ from aiohttp import WSMsgType, web
 
 from tradepost.content import Cid, add_bytes, parse_cid, read_file, verify_upload
 from tradepost.errors import (
-    UNDECODABLE,
     IdempotencyConflict,
     InvalidCid,
     InvalidRequest,
@@ -59,8 +58,7 @@ from tradepost.protocol import (
     salvage,
 )
 from tradepost.receipts import Receipt, Returned, sign_receipt
-from tradepost.schema_errors import describe_mismatch
-from tradepost.testing.fake_endpoints import fake_application, json_response, open_socket, refuse
+from tradepost.testing.fake_endpoints import fake_application, json_response, open_socket, read_json, refuse
 from tradepost.testing.fake_log import FakeLog
 
 API_KEY = "fake-key"
@@ -397,10 +395,7 @@ class FakeBroker:
 
     async def _estimate(self, request: web.Request) -> web.Response:
         _check_key(request)
-        try:
-            asked = msgspec.json.decode(await request.read(), type=EstimateRequest)
-        except UNDECODABLE as error:
-            raise InvalidRequest(describe_mismatch(error, whole="the body")) from None
+        asked = await read_json(request, EstimateRequest)
         _check_pipeline(asked.pipeline)
         self.estimates.append(asked)
         return json_response(self.estimate)
