@@ -393,7 +393,7 @@ def test_a_job_that_has_ended_cannot_be_cancelled(client: Client) -> None:
 
 
 def statuses(broker: FakeBroker) -> list[str]:
-    return [view.status.value for view in broker._views.values()]
+    return [view.status.value for view in broker.jobs.views.values()]
 
 
 def name_of(call: Callable[[], object]) -> str:
