@@ -72,6 +72,11 @@ class JobStatus(StrEnum):
     CANCELLED = "cancelled"
     WITHDRAWN = "withdrawn"  # its result was accepted, and was found wrong later
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the job has yet to end, be it for the first time or again."""
+        return self in (JobStatus.QUEUED, JobStatus.RUNNING)
+
 
 class OnWrong(StrEnum):
     """What happens to a job whose accepted result is found wrong. It is refunded in any case."""
