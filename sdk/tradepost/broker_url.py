@@ -22,6 +22,7 @@ from tradepost.http_url import parse_http_url
 
 _PROBLEM_BYTES_MAX = 64 << 10
 _KEY_CHARS_MAX = 512
+_PROXY_ERRORS: Final = (aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError)
 #: OpenSSL's reasons for an answer that is not TLS; which of them depends on its version.
 _NOT_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"})
 
@@ -79,8 +80,8 @@ async def raise_for_problem(response: aiohttp.ClientResponse) -> None:
 
 def raise_unavailable(url: URL, error: Exception) -> NoReturn:
     """Raise `BrokerUnavailable` for a connection that failed."""
-    is_named = isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError)
-    raise unavailable(url, error) from None if is_named else error
+    # The proxy's own errors have its URL with the password, which a traceback would show.
+    raise unavailable(url, error) from None if isinstance(error, _PROXY_ERRORS) else error
 
 
 def unavailable(url: URL, error: Exception) -> BrokerUnavailable:
@@ -91,7 +92,7 @@ def unavailable(url: URL, error: Exception) -> BrokerUnavailable:
             hint="Install the system's certificate authorities (on Debian: ca-certificates), or set "
             "SSL_CERT_FILE to the operator's own.",
         )
-    if isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
+    if isinstance(error, _PROXY_ERRORS):
         # Not the whole of an answer's text, which has the proxy's URL with its password.
         what = str(error)
         if isinstance(error, aiohttp.ClientHttpProxyError):
@@ -102,22 +103,22 @@ def unavailable(url: URL, error: Exception) -> BrokerUnavailable:
         )
     if isinstance(error, aiohttp.ClientConnectorSSLError):
         return BrokerUnavailable(
-            f"{url}: the TLS handshake failed: {_reason(error)}",
+            f"{url}: the TLS handshake failed: {reason_of(error)}",
             hint="Check the port of the broker's URL. A broker without a certificate serves plain HTTP: "
             "its URL begins with http://.",
         )
     if isinstance(getattr(error, "os_error", error), ConnectionRefusedError):
         return BrokerUnavailable(
-            f"{url}: {_reason(error)}",
+            f"{url}: {reason_of(error)}",
             hint="Check that the broker is running, and that the host and port of its URL are right: no "
             "program listens there.",
         )
     if url.scheme == "http" and isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError):
         return BrokerUnavailable(
-            f"{url}: {_reason(error)}",
+            f"{url}: {reason_of(error)}",
             hint="Check that the broker is running. If it has a certificate, its URL begins with https://.",
         )
-    return BrokerUnavailable(f"{url}: {_reason(error)}")
+    return BrokerUnavailable(f"{url}: {reason_of(error)}")
 
 
 def is_permanent(error: Exception) -> bool:
@@ -127,7 +128,8 @@ def is_permanent(error: Exception) -> bool:
     return isinstance(error, aiohttp.ClientConnectorCertificateError)
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Why a connection failed or ended, in words; never empty."""
     if isinstance(error, aiohttp.ClientConnectorSSLError):
         reason = str(getattr(error.os_error, "reason", "") or error.os_error)
         return "the server does not use TLS" if reason in _NOT_TLS else reason.lower().replace("_", " ")

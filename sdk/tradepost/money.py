@@ -65,6 +65,11 @@ def format_credits(microcredits: int) -> str:
     return text or "0"
 
 
+def with_unit(amount: Decimal) -> str:
+    """An exact amount in credits for a sentence, without separators: `1234.5 credits`, `1 credit`."""
+    return f"{amount:f} {noun(amount, 'credit')}"
+
+
 def counted_credits(microcredits: int) -> str:
     """An amount for a sentence: `0.0125 credits`, `1 credit`."""
     return f"{format_credits(microcredits)} {noun(to_credits(microcredits), 'credit')}"

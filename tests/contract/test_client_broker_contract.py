@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,8 @@ import aiohttp
 import msgspec
 import numpy as np
 import pytest
-from aiohttp.test_utils import TestServer
 
-import http_answers
+from client_sides import Side, Stream, client_sides, open_stream
 from tradepost.audit_log.proofs import LogProof, verify_proof
 from tradepost.client.results import check_result
 from tradepost.content import BLOCK_BYTES_MAX, Cid, add_bytes
@@ -47,23 +44,16 @@ from tradepost.protocol import (
     Finished,
     JobEntry,
     JobList,
-    JobRequest,
     JobStatus,
     JobView,
     QuarantineView,
     Rejected,
     Submit,
     Submitted,
-    ToBrokerFromClient,
-    ToClient,
     Watch,
-    client_codec,
 )
-from tradepost.testing.fake_broker import API_KEY, FakeBroker
-from tradepost_broker.testing import local_broker, sample_input
-from tradepost_broker.testing.local_broker import job_request
+from tradepost_broker.testing import sample_input
 
-CODEC = client_codec()
 ABSENT = add_bytes(b"nobody put this here", put=None)
 ENDPOINTS = [
     ("GET", "/v1/client"),
@@ -80,104 +70,11 @@ ENDPOINTS = [
 ]
 
 
-@dataclass
-class Side:
-    """A broker, an account's key, and a pipeline that doubles `x`, which some worker runs unless `held`."""
-
-    session: aiohttp.ClientSession
-    url: str
-    key: str
-    pipeline: str
-
-    async def ask(
-        self, method: str, path: str, *, key: str | None = None, body: bytes | None = None
-    ) -> tuple[aiohttp.ClientResponse, bytes]:
-        """The response with its body."""
-        headers = {"Authorization": f"Bearer {self.key if key is None else key}"}
-        return await http_answers.ask(self.session, method, self.url + path, headers=headers, body=body)
-
-    async def refusal(self, method: str, path: str, **options: Any) -> TradepostError:
-        """The error with which a request is refused, once its response is what RFC 9457 says."""
-        return http_answers.refusal(*await self.ask(method, path, **options))
-
-    def request(self, **changes: Any) -> JobRequest:
-        return job_request(self.pipeline, **changes)
-
-
-class Stream:
-    """A client's stream, frame by frame."""
-
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        self.socket = socket
-        self._frames: list[ToClient] = []
-
-    async def send(self, *frames: ToBrokerFromClient) -> None:
-        await self.socket.send_bytes(CODEC.encode(list(frames)))
-
-    async def next(self) -> ToClient:
-        """The next frame."""
-        async with asyncio.timeout(30):
-            while not self._frames:
-                self._frames = CODEC.decode(await self.socket.receive_bytes())
-        return self._frames.pop(0)
-
-    async def submit(self, request: JobRequest) -> str:
-        """The id of the job of this request."""
-        await self.send(Submit(1, request))
-        answer = await self.next()
-        assert isinstance(answer, Submitted), answer
-        return answer.job
-
-    async def refusal(self, request: JobRequest) -> TradepostError:
-        """The error with which a submission is refused."""
-        await self.send(Submit(7, request))
-        answer = await self.next()
-        assert isinstance(answer, Rejected), answer
-        assert answer.ref == 7
-        return TradepostError.from_problem(answer.problem)
-
-    async def end(self) -> JobView:
-        """The end of a job, which is the next frame."""
-        answer = await self.next()
-        assert isinstance(answer, Finished), answer
-        return answer.view
-
-    async def closing_code(self) -> int | None:
-        """The code with which the broker closes the stream."""
-        async with asyncio.timeout(30):
-            message = await self.socket.receive()
-        assert message.type is aiohttp.WSMsgType.CLOSE, message
-        return self.socket.close_code
-
-
-def double(document: TensorDocument) -> TensorDocument:
-    return TensorDocument({"y": document["x"] * np.float32(2)})
-
-
 @pytest.fixture(params=["fake", "real"])
 async def sides(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Side, Side]]:
     """The broker with a worker that serves, and with none: jobs wait."""
-    async with AsyncExitStack() as stack:
-        session = await stack.enter_async_context(aiohttp.ClientSession())
-        if request.param == "fake":
-            serving, holding = FakeBroker(double), FakeBroker(double)
-            holding.hold = True
-            found = []
-            for fake in (serving, holding):
-                server = await stack.enter_async_context(TestServer(fake.app))
-                url = str(server.make_url("")).rstrip("/")
-                found.append(Side(session, url, API_KEY, add_bytes(b"any pipeline", put=None)))
-            yield found[0], found[1]
-            return
-        found = []
-        for name in ("serving", "holding"):
-            broker = await stack.enter_async_context(local_broker(tmp_path / name, checkpoint_s=0.1))
-            key = await broker.account()
-            pipeline = await broker.publish(key)
-            worker = await broker.worker(serve=name == "serving")
-            stack.push_async_callback(worker.disconnect)
-            found.append(Side(session, broker.url, key, pipeline))
-        yield found[0], found[1]
+    async with client_sides(request.param, tmp_path) as sides:
+        yield sides
 
 
 @pytest.fixture
@@ -201,11 +98,6 @@ async def stream(side: Side) -> AsyncIterator[Stream]:
 async def holding_stream(holding: Side) -> AsyncIterator[Stream]:
     async with await open_stream(holding) as socket:
         yield Stream(socket)
-
-
-async def open_stream(side: Side) -> aiohttp.ClientWebSocketResponse:
-    headers = {"Authorization": f"Bearer {side.key}"}
-    return await side.session.ws_connect(f"{side.url}/v1/client", headers=headers, max_msg_size=0)
 
 
 # Who may ask

@@ -132,7 +132,7 @@ class AsyncJobHandle(NotCopied):
         changed, view = self._changes.of(self.id), end.result()
         if changed is None:
             return view
-        if changed.status not in (JobStatus.QUEUED, JobStatus.RUNNING):
+        if not changed.status.is_open:
             return changed
         # It is run again: its end is one that came after that.
         return None if view.verdict_changed_at is None else view

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 
-from tradepost.client.arguments import pipeline_cid, real_number, whole_number
+from tradepost.client.arguments import pipeline_cid, whole_number
 from tradepost.client.inputs import Inputs, document_bytes
 from tradepost.client.job_request import (
     CONFIDENCE,
     DEADLINE_S,
-    DEADLINE_S_MIN,
-    SECONDS_MAX,
+    checked_confidence,
+    checked_deadline_s,
     checked_requirements,
 )
 from tradepost.errors import Problem, TradepostError
-from tradepost.money import Credits, to_credits, to_microcredits
-from tradepost.plurals import counted, noun
+from tradepost.money import Credits, to_credits, to_microcredits, with_unit
+from tradepost.plurals import counted
 from tradepost.protocol import EstimateRequest, EstimateView, Requirements
 
 _INPUT_BYTES_MAX = 1 << 53
@@ -57,7 +57,7 @@ class Estimate:
     def __repr__(self) -> str:
         if self.problem is not None:
             return f"<Estimate: {self.problem.code}>"
-        price = "unknown" if self.cap is None else f"{self.cap:f} {noun(self.cap, 'credit')}"
+        price = "unknown" if self.cap is None else with_unit(self.cap)
         latency = "unknown" if self.latency_p50_s is None else f"{self.latency_p50_s:.3g} s"
         return f"<Estimate: cap {price}, {counted(self.results, 'result')}, latency {latency}>"
 
@@ -79,8 +79,8 @@ def estimate_request(
     """The request that `AsyncClient.estimate` sends. Raises as `prepare_job` does."""
     cid = pipeline_cid(pipeline)
     price = None if max_price is None else to_microcredits(max_price, name="max_price", microcredits_min=1)
-    confidence = real_number("confidence", confidence, 0.5, 0.999999)
-    deadline_s = real_number("deadline_s", deadline_s, DEADLINE_S_MIN, SECONDS_MAX)
+    confidence = checked_confidence(confidence)
+    deadline_s = checked_deadline_s(deadline_s)
     required = checked_requirements(requirements)
     if isinstance(inputs, int):
         size_bytes = whole_number("inputs", inputs, 1, _INPUT_BYTES_MAX)

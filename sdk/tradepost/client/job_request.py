@@ -31,6 +31,8 @@ from tradepost.schema_errors import describe_mismatch
 from tradepost.short_repr import shown
 
 CONFIDENCE: Final = 0.95
+CONFIDENCE_MIN: Final = 0.5
+CONFIDENCE_MAX: Final = 0.999999
 DEADLINE_S: Final = 300.0
 PATIENCE_S: Final = 5.0
 SECONDS_MAX: Final = 7 * 24 * 3600
@@ -80,8 +82,8 @@ def prepare_job(
     common: dict[str, Any] = {
         "pipeline": pipeline_cid(pipeline),
         "max_price_microcredits": to_microcredits(max_price, name="max_price", microcredits_min=1),
-        "confidence": real_number("confidence", confidence, 0.5, 0.999999),
-        "deadline_s": real_number("deadline_s", deadline_s, DEADLINE_S_MIN, SECONDS_MAX),
+        "confidence": checked_confidence(confidence),
+        "deadline_s": checked_deadline_s(deadline_s),
         "patience_s": real_number("patience_s", patience_s, 0, SECONDS_MAX),
         "requirements": checked_requirements(requirements),
         "on_wrong": _on_wrong(on_wrong),
@@ -144,6 +146,16 @@ def _preference(given: Preference | str | None) -> Preference | msgspec.UnsetTyp
         locality=real_number("locality", given.locality, 0, _WEIGHT_MAX),
         load=real_number("load", given.load, 0, _WEIGHT_MAX),
     )
+
+
+def checked_confidence(given: Any) -> float:
+    """A confidence within its bounds. Raises `InvalidCall`."""
+    return real_number("confidence", given, CONFIDENCE_MIN, CONFIDENCE_MAX)
+
+
+def checked_deadline_s(given: Any) -> float:
+    """A deadline within its bounds, in seconds. Raises `InvalidCall`."""
+    return real_number("deadline_s", given, DEADLINE_S_MIN, SECONDS_MAX)
 
 
 def checked_requirements(given: Requirements | None) -> Requirements:

@@ -9,9 +9,8 @@ from typing import Any
 
 from tradepost.content import add_bytes
 from tradepost.errors import InvalidReceipt, OtherInput, ProtocolError, TradepostError
-from tradepost.money import to_credits
+from tradepost.money import to_credits, with_unit
 from tradepost.pipeline.tensors import NamedTensors, Tensor, decode, describe_tensors
-from tradepost.plurals import noun
 from tradepost.protocol import JobStatus, JobView, Verification
 from tradepost.receipts import Returned, SignedReceipt, verify_receipt
 
@@ -45,8 +44,7 @@ class Result(NamedTensors):
         return hash(self.job)
 
     def __repr__(self) -> str:
-        price = f"{self.price:f} {noun(self.price, 'credit')}"
-        return f"<Result of job {self.job}: {describe_tensors(self.tensors)}; {price}>"
+        return f"<Result of job {self.job}: {describe_tensors(self.tensors)}; {with_unit(self.price)}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy reads the document again: arrays would come back writable, and be a second copy of it.

@@ -11,7 +11,7 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
-from tradepost.broker_url import is_permanent, raise_for_problem, raise_unavailable
+from tradepost.broker_url import is_permanent, raise_for_problem, raise_unavailable, reason_of
 from tradepost.client.retries import ANSWER_S_MIN
 from tradepost.errors import BrokerUnavailable, ProtocolError, TradepostError
 from tradepost.protocol import FRAMES_MAX, HEARTBEAT_S, MESSAGE_BYTES_MAX, client_codec
@@ -80,7 +80,7 @@ class StreamConnection:
                 case aiohttp.WSMsgType.ERROR:
                     if isinstance(message.data, aiohttp.WebSocketError):
                         raise ProtocolError(f"the broker sent an invalid message: {message.data}")
-                    raise ConnectionError(f"the connection broke: {message.data}")
+                    raise ConnectionError(f"the connection broke: {reason_of(message.data)}")
                 case _:
                     raise ProtocolError(f"the broker sent a {message.type.name} message")
 

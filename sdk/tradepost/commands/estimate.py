@@ -4,53 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields
-from decimal import Decimal
-from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
 from tradepost.client.estimates import Estimate
 from tradepost.client.inputs import Inputs
-from tradepost.client.job_request import DEADLINE_S_MIN, SECONDS_MAX
+from tradepost.client.job_request import CONFIDENCE, DEADLINE_S
 from tradepost.client.sync_client import Client
-from tradepost.commands.inputs import InputTensors, read_inputs
-from tradepost.commands.number_options import integer_option, number_option
-from tradepost.commands.options import ApiKey, BrokerUrl, Json
-from tradepost.commands.requirement_options import (
+from tradepost.commands.inputs import InputDocument, InputTensors, read_inputs
+from tradepost.commands.job_options import (
+    Confidence,
+    DeadlineS,
     Engine,
     Isolation,
     NotOwner,
     Owner,
+    Pipeline,
     Provider,
     ScoreMin,
     requirements_of,
 )
+from tradepost.commands.number_options import integer_option
+from tradepost.commands.options import ApiKey, BrokerUrl, Json
 from tradepost.commands.terminal import show
-from tradepost.money import to_microcredits
-from tradepost.plurals import counted, noun
+from tradepost.money import to_microcredits, with_unit
+from tradepost.plurals import counted
 
 _PRICES: Final = ("cap", "cap_now", "typical_price")
 
 
 def estimate(
-    pipeline: Annotated[str, typer.Argument(help="The pipeline's CID, as `tradepost publish` prints it.")],
+    pipeline: Pipeline,
     tensor: InputTensors = None,
-    document: Annotated[Path | None, typer.Option(help="The complete input as a safetensors file.")] = None,
+    document: InputDocument = None,
     input_bytes: Annotated[
         int | None, integer_option(low=1, about="The input's size in bytes, instead of the input.")
     ] = None,
     max_price: Annotated[
         str | None, typer.Option(help="The price cap in credits; without it, any price.")
     ] = None,
-    confidence: Annotated[
-        float,
-        number_option(about="The minimum probability that the result is right.", low=0.5, high=0.999999),
-    ] = 0.95,
-    deadline_s: Annotated[
-        float,
-        number_option(about="The job's deadline in seconds from now.", low=DEADLINE_S_MIN, high=SECONDS_MAX),
-    ] = 300.0,
+    confidence: Confidence = CONFIDENCE,
+    deadline_s: DeadlineS = DEADLINE_S,
     isolation: Isolation = None,
     provider: Provider = None,
     engine: Engine = None,
@@ -87,7 +82,7 @@ def describe_estimate(found: Estimate) -> Iterator[str]:
     yield f"price cap   {_price(found)}"
     if found.typical_price is not None:
         jobs = counted(found.typical_jobs, "recent job")
-        yield f"typical     {_credits(found.typical_price)}, the median of {jobs}"
+        yield f"typical     {with_unit(found.typical_price)}, the median of {jobs}"
     else:
         yield "typical     unknown: no job of this pipeline was accepted lately"
     yield f"latency     {_latency(found)}"
@@ -113,14 +108,10 @@ def _price(found: Estimate) -> str:
         return "none is enough"
     results = counted(found.results, "result")
     if found.cap_now is None:
-        return f"{_credits(found.cap)} for {results}, once a busy worker is free"
+        return f"{with_unit(found.cap)} for {results}, once a busy worker is free"
     if found.cap < found.cap_now:
-        return f"{_credits(found.cap_now)} to start now, {found.cap:f} for {results} of busy workers"
-    return f"{_credits(found.cap_now)} to start now, for {results}"
-
-
-def _credits(amount: Decimal) -> str:
-    return f"{amount:f} {noun(amount, 'credit')}"
+        return f"{with_unit(found.cap_now)} to start now, {found.cap:f} for {results} of busy workers"
+    return f"{with_unit(found.cap_now)} to start now, for {results}"
 
 
 def _latency(found: Estimate) -> str:

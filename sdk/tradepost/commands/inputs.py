@@ -17,6 +17,9 @@ InputTensors = Annotated[
     list[str] | None,
     typer.Option("--tensor", help="An input as NAME=FILE: a .npy array, or any file as bytes (U8)."),
 ]
+InputDocument = Annotated[
+    Path | None, typer.Option("--document", help="The complete input as a safetensors file.")
+]
 
 
 def read_inputs(tensors: list[str], document: Path | None) -> TensorDocument | bytes:

@@ -16,8 +16,8 @@ from tradepost.client.sync_client import JobHandle
 from tradepost.commands.output_file import check_writable, write_output
 from tradepost.commands.terminal import show_json, show_text
 from tradepost.errors import FileNotWritten, JobCancelled, TradepostError
-from tradepost.money import to_microcredits
-from tradepost.plurals import counted, noun
+from tradepost.money import to_microcredits, with_unit
+from tradepost.plurals import counted
 
 Output = Annotated[
     Path | None, typer.Option("--output", help="Write the output document to this file (safetensors).")
@@ -92,7 +92,7 @@ def _for_people(result: Result) -> str:
     lines += [f"{key}: {text}" for key, text in result.metadata.items()]
     agreed = len(result.verification.agreed)
     lines.append(
-        f"Paid {result.price:f} {noun(result.price, 'credit')} for {counted(agreed, 'agreeing worker')}, "
+        f"Paid {with_unit(result.price)} for {counted(agreed, 'agreeing worker')}, "
         f"credibility {result.verification.credibility:.4f}, in {result.seconds:.2f} s. Job {result.job}."
     )
     return "\n".join(lines)

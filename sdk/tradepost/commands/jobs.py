@@ -142,8 +142,7 @@ def _doubts(view: JobView) -> Iterator[str]:
             f"{_time(view.in_doubt_until)} at the latest."
         )
     if view.verdict_changed_at is not None and view.status is not JobStatus.WITHDRAWN:
-        is_open = view.status in (JobStatus.QUEUED, JobStatus.RUNNING)
-        now = "The job runs again." if is_open else "This is another one."
+        now = "The job runs again." if view.status.is_open else "This is another one."
         yield f"Its first result was withdrawn at {_time(view.verdict_changed_at)}. {now}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 import typer
@@ -24,6 +24,8 @@ from tradepost.errors import (
 )
 from tradepost.receipts import LeaseOutcome, Preempted, Receipt, Returned, SignedReceipt, verify_receipt
 from tradepost.schema_errors import describe_mismatch
+
+T = TypeVar("T")
 
 app = typer.Typer(
     help="Verify receipts offline, and prove that the broker logged them.",
@@ -50,7 +52,7 @@ def verify(
     """Verify the signatures of receipts and what they commit to. Exit with 0 only if all are valid."""
     if checkpoint is not None and proof is None:
         raise InvalidCommandLine("--checkpoint needs --proof")
-    signed_receipts = _read(file)
+    signed_receipts = _decode(file, _bytes(file, InvalidReceipt), list[SignedReceipt], InvalidReceipt)
     receipts = [verify_receipt(signed) for signed in signed_receipts]
     if not receipts:
         raise InvalidReceipt(f"{file} contains no receipt")
@@ -64,7 +66,8 @@ def verify(
         show(receipts, "\n".join(map(_for_people, receipts)), as_json=as_json)
         return
     kept = None if checkpoint is None else _read_checkpoint(checkpoint)
-    found = verify_proof(_decode_proof(proof, _bytes(proof, InvalidProof)), signed_receipts, kept=kept)
+    shown = _decode(proof, _bytes(proof, InvalidProof), LogProof, InvalidProof)
+    found = verify_proof(shown, signed_receipts, kept=kept)
     lines = [f"{_for_people(one.receipt)}\n    {_place_for_people(one)}" for one in found]
     if kept is not None:
         lines.append("The log extends the checkpoint that was kept.")
@@ -122,18 +125,18 @@ def _read_checkpoint(file: Path) -> str:
     """A checkpoint from a file that holds it, or a proof with it."""
     data = _bytes(file, InvalidCheckpoint)
     if data.startswith(b"{"):
-        return _decode_proof(file, data).checkpoint
+        return _decode(file, data, LogProof, InvalidProof).checkpoint
     try:
         return data.decode()
     except UnicodeDecodeError:
         raise InvalidCheckpoint(f"{file} is not a text") from None
 
 
-def _decode_proof(file: Path, data: bytes) -> LogProof:
+def _decode(file: Path, data: bytes, kind: type[T], error: type[TradepostError]) -> T:
     try:
-        return msgspec.json.decode(data, type=LogProof)
-    except UNDECODABLE as error:
-        raise InvalidProof(f"{file}: {describe_mismatch(error, whole='the file')}") from None
+        return msgspec.json.decode(data, type=kind)
+    except UNDECODABLE as problem:
+        raise error(f"{file}: {describe_mismatch(problem, whole='the file')}") from None
 
 
 def _bytes(file: Path, error: type[TradepostError]) -> bytes:
@@ -141,13 +144,6 @@ def _bytes(file: Path, error: type[TradepostError]) -> bytes:
         return file.read_bytes()
     except OSError as problem:
         raise error(f"{file}: {problem.strerror}") from None
-
-
-def _read(file: Path) -> list[SignedReceipt]:
-    try:
-        return msgspec.json.decode(_bytes(file, InvalidReceipt), type=list[SignedReceipt])
-    except UNDECODABLE as error:
-        raise InvalidReceipt(f"{file}: {describe_mismatch(error, whole='the file')}") from None
 
 
 def _for_people(receipt: Receipt) -> str:

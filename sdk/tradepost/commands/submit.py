@@ -2,45 +2,41 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tradepost.client.job_request import DEADLINE_S_MIN, SECONDS_MAX
+from tradepost.client.job_request import CONFIDENCE, DEADLINE_S, PATIENCE_S, SECONDS_MAX
 from tradepost.client.sync_client import Client
-from tradepost.commands.inputs import InputTensors, read_inputs
-from tradepost.commands.job_result import INTERRUPTED, Output, Receipts, cancelling, check_places, deliver
-from tradepost.commands.number_options import number_option
-from tradepost.commands.options import ApiKey, BrokerUrl, Json
-from tradepost.commands.requirement_options import (
+from tradepost.commands.inputs import InputDocument, InputTensors, read_inputs
+from tradepost.commands.job_options import (
+    Confidence,
+    DeadlineS,
     Engine,
     Isolation,
     NotOwner,
     Owner,
+    Pipeline,
     Provider,
     ScoreMin,
     requirements_of,
 )
+from tradepost.commands.job_result import INTERRUPTED, Output, Receipts, cancelling, check_places, deliver
+from tradepost.commands.number_options import number_option
+from tradepost.commands.options import ApiKey, BrokerUrl, Json
 from tradepost.protocol import OnWrong
 
 
 def submit(
-    pipeline: Annotated[str, typer.Argument(help="The pipeline's CID, as `tradepost publish` prints it.")],
+    pipeline: Pipeline,
     max_price: Annotated[str, typer.Option(help="The price cap in credits, replicas included.")],
     tensor: InputTensors = None,
-    document: Annotated[Path | None, typer.Option(help="The complete input as a safetensors file.")] = None,
-    confidence: Annotated[
-        float,
-        number_option(about="The minimum probability that the result is right.", low=0.5, high=0.999999),
-    ] = 0.95,
-    deadline_s: Annotated[
-        float,
-        number_option(about="The job's deadline in seconds from now.", low=DEADLINE_S_MIN, high=SECONDS_MAX),
-    ] = 300.0,
+    document: InputDocument = None,
+    confidence: Confidence = CONFIDENCE,
+    deadline_s: DeadlineS = DEADLINE_S,
     patience_s: Annotated[
         float, number_option(about="Seconds to wait when no offer could ever run the job.", high=SECONDS_MAX)
-    ] = 5.0,
+    ] = PATIENCE_S,
     give_up_s: Annotated[
         float, number_option(about="Seconds to retry when the broker cannot be reached.")
     ] = 10.0,

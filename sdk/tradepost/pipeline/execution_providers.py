@@ -1,12 +1,13 @@
-"""The execution providers of onnxruntime that a model may run on, and the options of a session there.
+"""The execution providers of onnxruntime that a model may run on, and how a session there is opened.
 
-Publishers try a model under the options under which workers run it. The engine is passed in: most programs
-that read manifests do not have it.
+Publishers try a model as workers run it. The engine is passed in: most programs that read manifests do not
+have it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
@@ -32,8 +33,7 @@ PROVIDERS: Final[Mapping[str, str]] = MappingProxyType(
 def session_options(onnxruntime: Any, wanted: Collection[str], *, threads: int) -> Any:
     """The `SessionOptions` of a model that may run on the `wanted` providers, in onnxruntime's names.
 
-    `threads` is how many one run may use. The session still needs `disable_fallback()`, or a failing provider
-    would be replaced by another one in mid-run, unseen.
+    `threads` is how many one run may use.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = LOG_NOTHING
@@ -47,3 +47,12 @@ def session_options(onnxruntime: Any, wanted: Collection[str], *, threads: int) 
     if PROVIDERS["cpu"] not in wanted:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     return options
+
+
+def open_session(onnxruntime: Any, model: bytes | Path, options: Any, wanted: Collection[str]) -> Any:
+    """An `InferenceSession` of `model` on the `wanted` providers. Raises what onnxruntime raises."""
+    source = str(model) if isinstance(model, Path) else model
+    session = onnxruntime.InferenceSession(source, options, providers=list(wanted))
+    # Else a failing provider would be replaced by another one in mid-run, unseen.
+    session.disable_fallback()
+    return session

@@ -72,12 +72,22 @@ class JobStatus(StrEnum):
     CANCELLED = "cancelled"
     WITHDRAWN = "withdrawn"  # its result was accepted, and was found wrong later
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the job has yet to end, be it for the first time or again."""
+        return self in (JobStatus.QUEUED, JobStatus.RUNNING)
+
 
 class OnWrong(StrEnum):
     """What happens to a job whose accepted result is found wrong. It is refunded in any case."""
 
     REDO = "redo"  # it gets another result
     REFUND = "refund"  # it is withdrawn
+
+
+#: The least probability with which an accepted result must be right.
+Confidence = Annotated[float, msgspec.Meta(ge=0.5, le=0.999999)]
+DeadlineS = Annotated[float, msgspec.Meta(gt=0, le=7 * 24 * 3600)]
 
 
 class JobRequest(Message, frozen=True, kw_only=True):
@@ -92,8 +102,8 @@ class JobRequest(Message, frozen=True, kw_only=True):
     input: Inline | None = None
     input_cid: CidText | None = None
     max_price_microcredits: Positive
-    confidence: Annotated[float, msgspec.Meta(ge=0.5, le=0.999999)] = 0.95
-    deadline_s: Annotated[float, msgspec.Meta(gt=0, le=7 * 24 * 3600)] = 300.0
+    confidence: Confidence = 0.95
+    deadline_s: DeadlineS = 300.0
     patience_s: Annotated[float, msgspec.Meta(ge=0, le=7 * 24 * 3600)] = 5.0
     requirements: Requirements = Requirements()
     on_wrong: OnWrong = OnWrong.REDO
@@ -110,8 +120,8 @@ class EstimateRequest(Message, frozen=True, kw_only=True):
     pipeline: CidText
     input_bytes: Positive
     max_price_microcredits: Positive | None = None
-    confidence: Annotated[float, msgspec.Meta(ge=0.5, le=0.999999)] = 0.95
-    deadline_s: Annotated[float, msgspec.Meta(gt=0, le=7 * 24 * 3600)] = 300.0
+    confidence: Confidence = 0.95
+    deadline_s: DeadlineS = 300.0
     requirements: Requirements = Requirements()
 
 

@@ -9,39 +9,30 @@ else it answers like the real broker.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 from aiohttp import WSMsgType, web
 
-from tradepost.content import Cid, add_bytes, parse_cid, read_file, verify_upload
+from tradepost.content import Cid, parse_cid, read_file, verify_upload
 from tradepost.errors import (
-    UNDECODABLE,
-    IdempotencyConflict,
     InvalidCid,
     InvalidRequest,
-    JobCancelled,
     NotInLog,
     ProtocolError,
-    ResultWithdrawn,
     TradepostError,
     Unauthorized,
     UnknownCid,
     UnknownJob,
     UnknownPipeline,
 )
-from tradepost.identity import Identity
-from tradepost.pipeline.tensors import TensorDocument, decode, encode
+from tradepost.pipeline.tensors import TensorDocument, decode
 from tradepost.protocol import (
-    INLINE_BYTES_MAX,
     AccountView,
     CancelJob,
     EstimateRequest,
     EstimateView,
     Finished,
-    JobEntry,
     JobList,
     JobRequest,
     JobStatus,
@@ -52,22 +43,17 @@ from tradepost.protocol import (
     Submitted,
     ToClient,
     VerdictChanged,
-    Verification,
     Watch,
     WatchVerdicts,
     broker_codec_for_clients,
     salvage,
 )
-from tradepost.receipts import Receipt, Returned, sign_receipt
-from tradepost.schema_errors import describe_mismatch
-from tradepost.testing.fake_endpoints import fake_application, json_response, open_socket, refuse
-from tradepost.testing.fake_log import FakeLog
+from tradepost.testing.fake_endpoints import fake_application, json_response, open_socket, read_json, refuse
+from tradepost.testing.fake_jobs import PRICE_MICROCREDITS, FakeJobs, unknown_job
 
 API_KEY = "fake-key"
-PRICE_MICROCREDITS = 1000
 AVAILABLE_MICROCREDITS = 1_000_000_000
 
-_LEASE_S = 60
 _INPUT_BYTES_MAX = 1 << 30
 
 
@@ -76,21 +62,14 @@ class FakeBroker:
 
     def __init__(self, compute: Callable[[TensorDocument], TensorDocument]) -> None:
         """A `TradepostError` that `compute` raises is how the job fails."""
-        self._compute = compute
         self._codec = broker_codec_for_clients()
-        self._worker = Identity.generate()
-        #: The audit log, in which each receipt is as soon as its job is decided.
-        self.log = FakeLog(Identity.generate())
         self._sockets: set[web.WebSocketResponse] = set()
-        self._jobs: dict[str, str] = {}
-        self._keyed: dict[str, JobRequest] = {}
-        self._views: dict[str, JobView] = {}
-        self._outputs: dict[str, bytes] = {}
-        self._ended: set[str] = set()
         self._watched: dict[str, web.WebSocketResponse] = {}
         self._told: set[web.WebSocketResponse] = set()
-        self._changed: dict[str, JobView] = {}
-        self.requests: list[JobRequest] = []
+        self.jobs = FakeJobs(compute)
+        self.requests = self.jobs.requests
+        #: The audit log, in which each receipt is as soon as its job is decided.
+        self.log = self.jobs.log
         #: What it answers when a client asks for an estimate.
         self.estimate = EstimateView(
             cap_microcredits=PRICE_MICROCREDITS,
@@ -149,44 +128,15 @@ class FakeBroker:
 
     async def withdraw(self, job: str) -> None:
         """Find the result of a job wrong after it has ended, and withdraw it."""
-        old = self._views[job]
-        await self._change(
-            JobView(
-                job=job,
-                status=JobStatus.WITHDRAWN,
-                pipeline=old.pipeline,
-                submitted_at=old.submitted_at,
-                finished_at=old.finished_at,
-                problem=ResultWithdrawn(f"job {job}").to_problem(),
-                verdict_changed_at=time.time(),
-            )
-        )
+        await self._tell(self.jobs.withdraw(job))
 
     async def correct(self, job: str, output: TensorDocument) -> None:
         """Find the result of a job wrong after it has ended, and replace it."""
-        await self._change(self._give_again(job, output))
+        await self._tell(self.jobs.correct(job, output))
 
     async def redo(self, job: str, output: TensorDocument) -> None:
         """Withdraw the result of a job after it has ended, and run it again; it then has this output."""
-        self._ended.discard(job)
-        view = self._give_again(job, output)
-        self._views[job] = view
-        self._changed[job] = self._stands(job)
-        await self._tell(self._changed[job])
-
-    def _give_again(self, job: str, output: TensorDocument) -> JobView:
-        request, old = self._keyed[job], self._views[job]
-        view = self._give(job, request.pipeline, str(request.input_cid), encode(output))
-        return msgspec.structs.replace(
-            view,
-            submitted_at=old.submitted_at,
-            finished_at=old.finished_at,
-            verdict_changed_at=time.time(),
-        )
-
-    async def _change(self, view: JobView) -> None:
-        self._views[view.job] = self._changed[view.job] = view
-        await self._tell(view)
+        await self._tell(self.jobs.redo(job, output))
 
     async def _tell(self, view: JobView) -> None:
         for socket in list(self._told & self._sockets):
@@ -225,9 +175,8 @@ class FakeBroker:
                 await self._end_cancelled(job)
             case WatchVerdicts(since=since):
                 self._told.add(socket)
-                for view in self._changed.values():
-                    if since is not None and (view.verdict_changed_at or 0.0) >= since:
-                        await self._send(socket, VerdictChanged(view))
+                for view in self.jobs.changed_since(since):
+                    await self._send(socket, VerdictChanged(view))
             case Watch(jobs=jobs):
                 for job in jobs:
                     await self._watch(socket, job)
@@ -240,41 +189,24 @@ class FakeBroker:
 
     async def _submit(self, socket: web.WebSocketResponse, ref: int, request: JobRequest) -> None:
         try:
-            job = await self._accept(request)
+            job = self.jobs.submit(request, await self._input(request))
         except TradepostError as error:
             await self._send(socket, Rejected(ref, error.to_problem()))
             return
+        self.taken.set()
         if not self.silent:
             await self._send(socket, Submitted(ref, job))
         await self._watch(socket, job)
 
     async def _watch(self, socket: web.WebSocketResponse, job: str) -> None:
-        if job not in self._views:
-            problem = _unknown_job(job).to_problem()
+        if job not in self.jobs.views:
+            problem = unknown_job(job).to_problem()
             view = JobView(job=job, status=JobStatus.FAILED, pipeline="", submitted_at=0.0, problem=problem)
             await self._send(socket, Finished(view))
             return
         self._watched[job] = socket
-        if not self.hold or job in self._ended:
+        if not self.hold or job in self.jobs.ended:
             await self._finish(job)
-
-    # Jobs
-
-    async def _accept(self, request: JobRequest) -> str:
-        """The job of this request, which is the earlier one if the key was used before."""
-        data = await self._input(request)
-        input_cid = request.input_cid or add_bytes(data, put=None)
-        keyed = msgspec.structs.replace(request, input=None, input_cid=input_cid)
-        job = self._jobs.get(request.idempotency_key)
-        if job is None:
-            job = self._jobs[request.idempotency_key] = f"job-{len(self._jobs)}"
-            self._keyed[job] = keyed
-            self.requests.append(request)
-            self._views[job] = self._answer(job, request.pipeline, input_cid, data, request)
-            self.taken.set()
-        elif self._keyed[job] != keyed:
-            raise IdempotencyConflict(f"the key names job {job}", job=job)
-        return job
 
     async def _input(self, request: JobRequest) -> bytes:
         """The input document's bytes. Raises what the real broker refuses them with."""
@@ -288,99 +220,15 @@ class FakeBroker:
         decode(data)
         return data
 
-    def _answer(self, job: str, pipeline: str, input_cid: str, data: bytes, request: JobRequest) -> JobView:
-        """How the job ends; held jobs show less until then."""
-        now = time.time()
-        try:
-            output = encode(self._compute(decode(data)))
-        except TradepostError as error:
-            return JobView(
-                job=job,
-                status=JobStatus.FAILED,
-                pipeline=pipeline,
-                submitted_at=now,
-                finished_at=now,
-                problem=error.to_problem(),
-            )
-        view = self._give(job, pipeline, input_cid, output)
-        price_microcredits = min(PRICE_MICROCREDITS, request.max_price_microcredits)
-        return msgspec.structs.replace(view, price_microcredits=price_microcredits)
-
-    def _give(self, job: str, pipeline: str, input_cid: str, output: bytes) -> JobView:
-        """A job that is accepted with this output, for nothing."""
-        now = time.time()
-        self._outputs[job] = output
-        output_cid = add_bytes(output, put=None)
-        is_inline = len(output) <= INLINE_BYTES_MAX
-        receipt = Receipt(
-            broker=self.log.broker.id,
-            job=job,
-            lease=f"{job}.1",
-            attempt=1,
-            worker=self._worker.id,
-            pipeline=pipeline,
-            input=input_cid,
-            outcome=Returned(output=output_cid, output_bytes=len(output)),
-            stages=(),
-            engines={},
-            nonce=bytes(16),
-            expires_at=int(now) + _LEASE_S,
-        )
-        signed = sign_receipt(receipt, self._worker)
-        self.log.add(receipt.lease, signed)
-        return JobView(
-            job=job,
-            status=JobStatus.ACCEPTED,
-            pipeline=pipeline,
-            submitted_at=now,
-            finished_at=now,
-            output=output if is_inline else None,
-            output_cid=None if is_inline else output_cid,
-            receipts=(signed,),
-            verification=Verification(credibility=1.0, agreed=(self._worker.id,)),
-        )
-
     async def _finish(self, job: str) -> None:
-        self._ended.add(job)
+        view = self.jobs.end(job)
         socket = self._watched.pop(job, None)
         if socket is not None and not socket.closed:
-            await self._send(socket, Finished(self._views[job]))
+            await self._send(socket, Finished(view))
 
     async def _end_cancelled(self, job: str) -> None:
-        view = self._views.get(job)
-        if view is None or job in self._ended:
-            return
-        self._views[job] = JobView(
-            job=job,
-            status=JobStatus.CANCELLED,
-            pipeline=view.pipeline,
-            submitted_at=view.submitted_at,
-            finished_at=time.time(),
-            price_microcredits=self.cancelled_price_microcredits,
-            problem=JobCancelled().to_problem(),
-        )
-        await self._finish(job)
-
-    def _view(self, request: web.Request) -> JobView:
-        """The job that a request names, as it stands. Raises `UnknownJob`."""
-        job = request.match_info["job"]
-        view = self._views.get(job)
-        if view is None:
-            raise _unknown_job(job)
-        return self._stands(job)
-
-    def _stands(self, job: str) -> JobView:
-        """A job as it stands: one that has not ended shows less."""
-        view = self._views[job]
-        if job in self._ended:
-            return view
-        return JobView(
-            job=job,
-            status=JobStatus.RUNNING,
-            pipeline=view.pipeline,
-            submitted_at=view.submitted_at,
-            verdict_changed_at=view.verdict_changed_at,
-        )
+        if self.jobs.cancel(job, price_microcredits=self.cancelled_price_microcredits):
+            await self._finish(job)
 
     async def _send(self, socket: web.WebSocketResponse, frame: ToClient) -> None:
         await socket.send_bytes(self._codec.encode([frame]))
@@ -397,64 +245,44 @@ class FakeBroker:
 
     async def _estimate(self, request: web.Request) -> web.Response:
         _check_key(request)
-        try:
-            asked = msgspec.json.decode(await request.read(), type=EstimateRequest)
-        except UNDECODABLE as error:
-            raise InvalidRequest(describe_mismatch(error, whole="the body")) from None
+        asked = await read_json(request, EstimateRequest)
         _check_pipeline(asked.pipeline)
         self.estimates.append(asked)
         return json_response(self.estimate)
 
     async def _list(self, request: web.Request) -> web.Response:
         _check_key(request)
-        newest = list(reversed(self._views))
-        if request.query.get("changed") == "true":
-            newest = [job for job in newest if job in self._changed]
-        if (before := request.query.get("before")) is not None:
-            if before not in self._views:
-                raise UnknownJob(f"before is {before[:80]!r}, which is no job of account fake")
-            newest = newest[newest.index(before) + 1 :]
+        newest = self.jobs.newest(
+            before=request.query.get("before"), is_changed=request.query.get("changed") == "true"
+        )
         limit = _limit(request.query.get("limit", "100"))
         shown = newest[:limit]
         older = shown[-1] if len(newest) > limit else None
-        return json_response(JobList(jobs=tuple(map(self._entry, shown)), older=older))
-
-    def _entry(self, job: str) -> JobEntry:
-        view = self._stands(job)
-        return JobEntry(
-            job=job,
-            status=view.status,
-            pipeline=view.pipeline,
-            input_cid=str(self._keyed[job].input_cid),
-            submitted_at=view.submitted_at,
-            finished_at=view.finished_at,
-            price_microcredits=view.price_microcredits,
-            verdict_changed_at=view.verdict_changed_at,
-        )
+        return json_response(JobList(jobs=tuple(map(self.jobs.entry, shown)), older=older))
 
     async def _show(self, request: web.Request) -> web.Response:
         _check_key(request)
-        return json_response(self._view(request))
+        return json_response(self.jobs.find(request.match_info["job"]))
 
     async def _cancel(self, request: web.Request) -> web.Response:
         _check_key(request)
-        await self._end_cancelled(self._view(request).job)
-        return json_response(self._view(request))
+        await self._end_cancelled(self.jobs.find(request.match_info["job"]).job)
+        return json_response(self.jobs.find(request.match_info["job"]))
 
     async def _output(self, request: web.Request) -> web.Response:
         _check_key(request)
-        view = self._view(request)
+        view = self.jobs.find(request.match_info["job"])
         if view.status is not JobStatus.ACCEPTED:
             raise UnknownJob(
                 f"job {view.job} is {view.status.value} and has no output",
                 hint="Only an accepted job has an output.",
                 job=view.job,
             )
-        return _bytes(self._outputs[view.job])
+        return _bytes(self.jobs.outputs[view.job])
 
     async def _proof(self, request: web.Request) -> web.Response:
         _check_key(request)
-        view = self._view(request)
+        view = self.jobs.find(request.match_info["job"])
         if not view.receipts:
             raise NotInLog(f"job {view.job} is {view.status.value} and has no receipts")
         since = request.query.get("since")
@@ -507,10 +335,6 @@ def _limit(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or len(text) > 4 or not 0 < int(text) <= 1000:
         raise InvalidRequest(f"limit is {text[:20]!r}; it must be 1 to 1000")
     return int(text)
-
-
-def _unknown_job(job: str) -> UnknownJob:
-    return UnknownJob(f"account fake has no job {job}", job=job)
 
 
 def _bytes(data: bytes) -> web.Response:

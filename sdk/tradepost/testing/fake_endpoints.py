@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import msgspec
 from aiohttp import WSCloseCode, web
 
 from tradepost.content import BLOCK_BYTES_MAX
-from tradepost.errors import ContentTooLarge, InvalidRequest, Problem, TradepostError
+from tradepost.errors import UNDECODABLE, ContentTooLarge, InvalidRequest, Problem, TradepostError
 from tradepost.protocol import HEARTBEAT_S, MESSAGE_BYTES_MAX, too_large_inline
+from tradepost.schema_errors import describe_mismatch
 
+T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 #: RFC 6455 leaves 123 bytes for a closing reason.
@@ -31,6 +34,14 @@ def fake_application(routes: list[web.RouteDef]) -> web.Application:
 def json_response(body: object, *, status: int = 200) -> web.Response:
     """A struct, or what JSON has, as the response's body."""
     return web.Response(body=msgspec.json.encode(body), status=status, content_type="application/json")
+
+
+async def read_json(request: web.Request, kind: type[T]) -> T:
+    """The request's body, as JSON of this kind. Raises `InvalidRequest`."""
+    try:
+        return msgspec.json.decode(await request.read(), type=kind)
+    except UNDECODABLE as error:
+        raise InvalidRequest(describe_mismatch(error, whole="the body")) from None
 
 
 async def open_socket(request: web.Request) -> web.WebSocketResponse:

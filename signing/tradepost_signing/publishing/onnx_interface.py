@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from tradepost.errors import InvalidModel, LeaseTimeout, ModelFailure
-from tradepost.pipeline.execution_providers import LOG_NOTHING, PROVIDERS, session_options
+from tradepost.pipeline.execution_providers import LOG_NOTHING, PROVIDERS, open_session, session_options
 from tradepost.pipeline.manifest import ConditionalOperator, TensorSpec
 from tradepost.pipeline.onnx_profile import check_model
 from tradepost.pipeline.tensors import Tensor
@@ -74,13 +74,10 @@ class Model:
         options = session_options(ort, wanted, threads=threads)
         if not is_optimized:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        source = model if isinstance(model, bytes) else str(model)
         try:
-            self._session = ort.InferenceSession(source, options, providers=wanted)
+            self._session = open_session(ort, model, options, wanted)
         except Exception as error:  # onnxruntime's own errors have no public base class
             raise InvalidModel(f"onnxruntime cannot load it: {error}") from error
-        # Else a failing provider would be replaced by another one in mid-run, unseen.
-        self._session.disable_fallback()
         self.interface = ModelInterface(
             inputs={node.name: _describe(node) for node in self._session.get_inputs()},
             outputs={node.name: _describe(node) for node in self._session.get_outputs()},

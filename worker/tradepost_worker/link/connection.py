@@ -18,6 +18,7 @@ import aiohttp
 import msgspec
 
 from tradepost import identity
+from tradepost.broker_url import reason_of
 from tradepost.errors import (
     BrokerUnavailable,
     ContentUnavailable,
@@ -138,7 +139,9 @@ class BrokerStream:
                     raise _refusal(welcome, "a welcome for this worker")
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             await stream.close()
-            raise BrokerUnavailable(f"the broker did not complete the handshake: {error!r}") from None
+            raise BrokerUnavailable(
+                f"the broker did not complete the handshake: {reason_of(error)}"
+            ) from None
         except BaseException:
             await stream.close()
             raise
@@ -157,7 +160,7 @@ class BrokerStream:
             try:
                 await self._socket.send_bytes(self._codec.encode(self._next_frames()))
             except (aiohttp.ClientError, OSError) as error:
-                raise BrokerUnavailable(f"the connection broke: {error}") from None
+                raise BrokerUnavailable(f"the connection broke: {reason_of(error)}") from None
             if not self._outgoing:
                 self._waiting_to_send.clear()
 
@@ -173,12 +176,12 @@ class BrokerStream:
                     case aiohttp.WSMsgType.BINARY:
                         yield self._codec.decode(message.data)
                     case aiohttp.WSMsgType.ERROR if not isinstance(message.data, aiohttp.WebSocketError):
-                        raise BrokerUnavailable(f"the connection broke: {message.data!r}")
+                        raise BrokerUnavailable(f"the connection broke: {reason_of(message.data)}")
                     case _:
                         what = message.data if message.type is aiohttp.WSMsgType.ERROR else message.type.name
                         raise ProtocolError(f"the broker sent an invalid message: {what}")
         except (aiohttp.ClientError, OSError) as error:
-            raise BrokerUnavailable(f"the connection broke: {error}") from None
+            raise BrokerUnavailable(f"the connection broke: {reason_of(error)}") from None
 
     async def close(self) -> None:
         """Close the connection; without goodbye if the broker does not answer within `CLOSE_S_MAX`."""

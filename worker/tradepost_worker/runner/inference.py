@@ -22,7 +22,7 @@ from tradepost.errors import (
     NoEligibleWorker,
     PipelineTooCostly,
 )
-from tradepost.pipeline.execution_providers import LOG_NOTHING, PROVIDERS, session_options
+from tradepost.pipeline.execution_providers import LOG_NOTHING, PROVIDERS, open_session, session_options
 from tradepost.pipeline.manifest import ConditionalOperator
 from tradepost.pipeline.onnx_profile import ELEMENTS_MAX, check_model
 from tradepost.pipeline.tensors import Tensor
@@ -78,11 +78,9 @@ class Inference:
         options = session_options(onnxruntime, wanted, threads=self._threads)
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         try:
-            session = onnxruntime.InferenceSession(model, options, providers=wanted)
+            session = open_session(onnxruntime, model, options, wanted)
         except Exception as error:  # onnxruntime's errors have no base class of their own
             raise (PipelineTooCostly if _lacks_memory(error) else InvalidModel)(_detail(error)) from None
-        # Else a failing provider would be replaced by another one in mid-run, unseen.
-        session.disable_fallback()
         return Model(session, self._deadline)
 
 

@@ -22,7 +22,6 @@ from tradepost.content.transfer.export import export_car
 from tradepost.content.transfer.gateway import read_probe, read_request
 from tradepost.content.unixfs.paths import resolve
 from tradepost.errors import (
-    UNDECODABLE,
     InvalidJoinToken,
     InvalidKey,
     InvalidReceipt,
@@ -58,7 +57,7 @@ from tradepost.protocol import (
     broker_codec_for_workers,
 )
 from tradepost.receipts import SignedReceipt, verify_receipt
-from tradepost.testing.fake_endpoints import fake_application, json_response, open_socket, refuse
+from tradepost.testing.fake_endpoints import fake_application, json_response, open_socket, read_json, refuse
 from tradepost_signing.keys import SigningKey
 from tradepost_worker.testing.samples import SamplePipeline
 
@@ -306,10 +305,7 @@ class FakeBroker:
                 raise InvalidReceipt(f"the receipt names another {name} than the lease")
 
     async def _join(self, request: web.Request) -> web.Response:
-        try:
-            join = msgspec.json.decode(await request.read(), type=JoinRequest)
-        except UNDECODABLE as error:
-            raise InvalidRequest(f"the body does not match the schema of this endpoint: {error}") from None
+        join = await read_json(request, JoinRequest)
         try:
             identity.verify(join.public_key, "join", join.token.encode(), join.signature)
         except InvalidKey as error:

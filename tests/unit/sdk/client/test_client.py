@@ -164,13 +164,13 @@ async def test_a_broker_cannot_make_up_a_result(broker: FakeBroker, lie: str) ->
     async with client_of(broker) as client:
         handle = await client.submit(PIPELINE, x(), max_price=1)
         other = await client.submit(PIPELINE, x(5), max_price=1)
-        view, another = broker._views[handle.id], broker._views[other.id]
+        view, another = broker.jobs.views[handle.id], broker.jobs.views[other.id]
         changes: dict[str, Any] = {
             "output": {"output": another.output},
             "no receipt": {"receipts": ()},
             "another job": {"receipts": another.receipts, "output": another.output},
         }[lie]
-        broker._views[handle.id] = msgspec.structs.replace(view, **changes)
+        broker.jobs.views[handle.id] = msgspec.structs.replace(view, **changes)
         await broker.release()
         with pytest.raises(InvalidReceipt):
             await handle.result(timeout=10)

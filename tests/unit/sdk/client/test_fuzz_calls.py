@@ -77,7 +77,8 @@ class FuzzedBroker(ServerThread):
 
     async def _begin(self, mood: str) -> None:
         broker = self.broker
-        for kept in (broker._jobs, broker._keyed, broker._views, broker._outputs, broker._ended):
+        jobs = broker.jobs
+        for kept in (jobs.by_key, jobs.keyed, jobs.views, jobs.outputs, jobs.ended):
             kept.clear()
         broker._watched.clear()
         broker.requests.clear()

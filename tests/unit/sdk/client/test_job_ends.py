@@ -38,8 +38,10 @@ def trapped(fake: FakeBrokerThread, client: Client) -> TradepostError:
     fake.broker.hold = True
     handle = client.submit(PIPELINE, x(), max_price=1)
     problem = KernelTrap("out of bounds", stage="top").to_problem()
-    view = fake.broker._views[handle.id]
-    fake.broker._views[handle.id] = msgspec.structs.replace(view, status=JobStatus.FAILED, problem=problem)
+    view = fake.broker.jobs.views[handle.id]
+    fake.broker.jobs.views[handle.id] = msgspec.structs.replace(
+        view, status=JobStatus.FAILED, problem=problem
+    )
     fake.run(fake.broker.release())
     with pytest.raises(KernelTrap) as caught:
         handle.result(30)
@@ -135,7 +137,7 @@ def test_an_attached_jobs_receipts_are_about_one_input(fake: FakeBrokerThread, c
     other = client.submit(PIPELINE, x(2), max_price=1)
     one.result(30)
     other.result(30)
-    views = fake.broker._views
+    views = fake.broker.jobs.views
     mixed = views[one.id].receipts + views[other.id].receipts
     views[one.id] = msgspec.structs.replace(views[one.id], receipts=mixed)
     with pytest.raises(InvalidReceipt):

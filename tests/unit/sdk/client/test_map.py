@@ -35,7 +35,7 @@ def has_ended(count: int, broker: FakeBroker) -> bool:
 
 
 def statuses(broker: FakeBroker) -> list[str]:
-    return [view.status.value for view in broker._views.values()]
+    return [view.status.value for view in broker.jobs.views.values()]
 
 
 def test_each_input_is_submitted_before_the_next_is_read(fake: FakeBrokerThread, client: Client) -> None:

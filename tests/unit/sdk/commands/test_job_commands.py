@@ -208,7 +208,7 @@ def test_interrupting_submit_cancels_the_job(
     ended = run(fake, "submit", PIPELINE, "--tensor", tensor)
     assert ended.exit_code == 130
     assert f"Cancelling job job-0\nIt is cancelled, and {paid}.\n" in ended.stderr
-    assert [view.status.value for view in fake.broker._views.values()] == ["cancelled"]
+    assert [view.status.value for view in fake.broker.jobs.views.values()] == ["cancelled"]
 
 
 def test_cancelling_shows_what_was_paid(fake: FakeBrokerThread) -> None:
@@ -261,7 +261,7 @@ def test_interrupting_result_leaves_the_job(
     ended = run(fake, "result", "job-0")
     assert ended.exit_code == 130
     assert "Job job-0 is unaffected." in ended.stderr
-    assert [view.status.value for view in fake.broker._views.values()] == ["accepted"]  # what it will be
+    assert [view.status.value for view in fake.broker.jobs.views.values()] == ["accepted"]  # what it will be
 
 
 @pytest.mark.process
@@ -277,7 +277,7 @@ def test_a_real_interrupt_cancels_the_job(fake: FakeBrokerThread, tensor: str) -
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
     assert errors.endswith("It is cancelled, and 0.0012 credits were paid.\n")
-    assert [view.status.value for view in fake.broker._views.values()] == ["cancelled"]
+    assert [view.status.value for view in fake.broker.jobs.views.values()] == ["cancelled"]
 
 
 @pytest.mark.parametrize("before", ["zz", "", "../x", "a b"])
@@ -380,8 +380,8 @@ def test_show_and_list_name_what_was_found_wrong(fake: FakeBrokerThread, tensor:
 
 def test_show_names_a_result_that_is_in_doubt(fake: FakeBrokerThread, tensor: str) -> None:
     run(fake, "submit", PIPELINE, "--tensor", tensor)
-    view = fake.broker._views["job-0"]
-    fake.broker._views["job-0"] = msgspec.structs.replace(view, in_doubt_until=2e9)
+    view = fake.broker.jobs.views["job-0"]
+    fake.broker.jobs.views["job-0"] = msgspec.structs.replace(view, in_doubt_until=2e9)
     assert "The result is being checked, until 2033-05-1" in run(fake, "show", "job-0").stdout
 
 

@@ -1,4 +1,4 @@
-"""Options for what a job requires of workers, which `submit` and `jobs estimate` share."""
+"""Options of a job, which `submit` and `jobs estimate` share."""
 
 from __future__ import annotations
 
@@ -6,10 +6,22 @@ from typing import Annotated, Any
 
 import typer
 
+from tradepost.client.job_request import CONFIDENCE_MAX, CONFIDENCE_MIN, DEADLINE_S_MIN, SECONDS_MAX
 from tradepost.commands.number_options import number_option
 from tradepost.errors import InvalidInput
 from tradepost.protocol import EngineFloor, Requirements
 
+Pipeline = Annotated[str, typer.Argument(help="The pipeline's CID, as `tradepost publish` prints it.")]
+Confidence = Annotated[
+    float,
+    number_option(
+        about="The minimum probability that the result is right.", low=CONFIDENCE_MIN, high=CONFIDENCE_MAX
+    ),
+]
+DeadlineS = Annotated[
+    float,
+    number_option(about="The job's deadline in seconds from now.", low=DEADLINE_S_MIN, high=SECONDS_MAX),
+]
 Isolation = Annotated[list[str] | None, typer.Option(help="A sandbox layer that workers must have.")]
 Provider = Annotated[
     list[str] | None, typer.Option(help="An execution provider; workers must have one of those given.")

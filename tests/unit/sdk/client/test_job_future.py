@@ -1,0 +1,122 @@
+"""A job's result as a standard future: callbacks, waiting for several, and asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import queue
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bounded_call import within
+from tradepost import Client
+from tradepost.errors import ClientClosed
+from tradepost.testing.broker_thread import FakeBrokerThread
+from tradepost.testing.fake_broker import API_KEY
+
+PIPELINE = "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku"
+
+
+def x(value: float = 1.0) -> dict[str, Any]:
+    return {"x": np.array([value], dtype=np.float32)}
+
+
+def test_a_callback_may_submit_and_wait(client: Client) -> None:
+    chained: concurrent.futures.Future[float] = concurrent.futures.Future()
+
+    def again(future: concurrent.futures.Future[Any]) -> None:
+        try:
+            second = client.submit(PIPELINE, {"x": future.result()["y"]}, max_price=1)
+            third = client.submit(PIPELINE, {"x": second.future().result()["y"]}, max_price=1)
+            chained.set_result(float(third.result()["y"][0]))
+        except BaseException as error:
+            chained.set_exception(error)
+
+    client.submit(PIPELINE, x(), max_price=1).future().add_done_callback(again)
+    assert chained.result(timeout=20) == 8
+
+
+def test_a_callback_may_wait_for_other_futures(fake: FakeBrokerThread, client: Client) -> None:
+    fake.broker.hold = True
+    first, second, third = (client.submit(PIPELINE, x(), max_price=1).future() for _ in range(3))
+    has_begun = threading.Event()
+    seen: queue.SimpleQueue[list[object]] = queue.SimpleQueue()
+
+    def wait_for_others(_: object) -> None:
+        has_begun.set()
+        seen.put(list(concurrent.futures.wait([second], timeout=10).done))
+        seen.put(list(concurrent.futures.as_completed([third], timeout=10)))
+
+    first.add_done_callback(wait_for_others)
+    fake.run(fake.broker._finish("job-0"))
+    assert has_begun.wait(20)
+    fake.run(fake.broker.release())
+    assert [seen.get(timeout=30) for _ in range(2)] == [[second], [third]]
+
+
+def test_a_slow_callback_delays_nobody_who_waits(fake: FakeBrokerThread, client: Client) -> None:
+    fake.broker.hold = True
+    slow, other = (client.submit(PIPELINE, x(), max_price=1).future() for _ in range(2))
+    has_begun, goes_on = threading.Event(), threading.Event()
+
+    def callback(_: object) -> None:
+        has_begun.set()
+        goes_on.wait()
+
+    slow.add_done_callback(callback)
+    fake.run(fake.broker._finish("job-0"))
+    assert has_begun.wait(20)
+    try:
+        fake.run(fake.broker.release())
+        assert list(concurrent.futures.as_completed([other], timeout=10)) == [other]
+    finally:
+        goes_on.set()
+
+
+def test_a_callback_may_close_the_client(fake: FakeBrokerThread) -> None:
+    closed = threading.Event()
+    client = Client(fake.url, api_key=API_KEY)
+    client.__enter__()
+
+    def close(_: object) -> None:
+        client.__exit__(None, None, None)
+        closed.set()
+
+    client.submit(PIPELINE, x(), max_price=1).future().add_done_callback(close)
+    assert closed.wait(20)
+    with pytest.raises(ClientClosed):
+        client.balance()
+
+
+def test_callbacks_run_even_if_one_raises_or_comes_late(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    second, late = threading.Event(), threading.Event()
+    future = client.submit(PIPELINE, x(), max_price=1).future()
+    future.add_done_callback(lambda _: 1 / 0)
+    future.add_done_callback(lambda _: second.set())
+    future.result(timeout=20)
+    future.add_done_callback(lambda _: late.set())
+    assert second.wait(20)
+    assert late.wait(20)
+    assert [record.action for record in caplog.records if hasattr(record, "action")] == ["callback_failed"]
+
+
+def test_closing_runs_the_callbacks_of_jobs_that_it_ends(fake: FakeBrokerThread) -> None:
+    fake.broker.hold = True
+    seen: list[BaseException | None] = []
+    with Client(fake.url, api_key=API_KEY) as client:
+        future = client.submit(PIPELINE, x(), max_price=1).future()
+        future.add_done_callback(lambda done: seen.append(done.exception()))
+    assert [type(error) for error in seen] == [ClientClosed]
+
+
+def test_asyncio_can_wrap_a_future(client: Client) -> None:
+    async def work() -> float:
+        result = await asyncio.wrap_future(client.submit(PIPELINE, x(), max_price=1).future())
+        return float(result["y"][0])
+
+    assert within(lambda: asyncio.run(work())) == 2
