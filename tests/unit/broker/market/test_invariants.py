@@ -258,7 +258,7 @@ class MarketMachine(RuleBasedStateMachine):
             assert paid == sum(self.driver.market.account(purse).available_microcredits for purse in purses)
 
     @invariant()
-    def breaking_off_is_no_trade(self) -> None:
+    def breaking_off_gains_nothing(self) -> None:
         if not hasattr(self, "driver"):
             return
         for job in self.driver.all_of(Job):
