@@ -50,7 +50,7 @@ async def test_an_artifact_that_loads_nowhere_is_a_signed_result(bench: AgentBen
     ("error", "reason"),
     [
         (RunnerFailed("crash"), GiveBackReason.FAILED),
-        # Were these refusals, the device would get no job of that pipeline, whosever, after one such input.
+        # If these were refusals, one such input would keep all jobs of its pipeline from the device.
         (InputTooCostly("Failed to allocate memory"), GiveBackReason.FAILED),
         (InvalidInput("no tensor x"), GiveBackReason.FAILED),
         (InvalidTensorDocument("cut short"), GiveBackReason.FAILED),

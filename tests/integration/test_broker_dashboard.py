@@ -143,6 +143,6 @@ async def test_nothing_is_loaded_from_elsewhere(broker: LocalBroker) -> None:
 def test_the_script_parses() -> None:
     node = shutil.which("node")
     if node is None:
-        pytest.skip("there is no node here to parse it with")
+        pytest.skip("no `node` on the path: nothing to parse it with")
     with as_file(files("tradepost_reputation.dashboard") / "static" / "dashboard.js") as script:
         subprocess.run([node, "--check", script], check=True)

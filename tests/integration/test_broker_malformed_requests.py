@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
-from tradepost_broker.testing import LocalBroker, local_broker
+from tradepost_broker.testing import LocalBroker
 from tradepost_broker.web.server_log import ServerLog
 
 JOIN = b"POST /v1/workers HTTP/1.1\r\nHost: market\r\n"
@@ -32,12 +30,6 @@ UNPARSABLE = {
         "Invalid character in chunk size",
     ),
 }
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[LocalBroker]:
-    async with local_broker(tmp_path) as running:
-        yield running
 
 
 async def answer_to(broker: LocalBroker, data: bytes) -> bytes:

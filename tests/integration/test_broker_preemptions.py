@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,18 +13,12 @@ from tradepost.protocol import Acknowledged, Deliver, GiveBack, GiveBackReason, 
 from tradepost.receipts import Preempted, Returned, StageReport, verify_receipt
 from tradepost_broker.reporting.views import Explanation
 from tradepost_broker.storage.shell_records import Delivery
-from tradepost_broker.testing import FakeWorker, LocalBroker, local_broker
+from tradepost_broker.testing import FakeWorker, LocalBroker
 from tradepost_broker.testing.sample_pipeline import sample_input
 from tradepost_reputation.dashboard import WorkerView
 
 OTHER = StageReport(stage="double", output="0" * 64)
 REPORT = StageReport(stage="scale", output="0" * 64)
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[LocalBroker]:
-    async with local_broker(tmp_path) as running:
-        yield running
 
 
 class Bench:

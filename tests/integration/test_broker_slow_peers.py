@@ -30,12 +30,6 @@ CAR = encode_header((CID,)) + encode_section(CID, BLOCK)
 KERNEL_BYTES = 24 << 20
 
 
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[LocalBroker]:
-    async with local_broker(tmp_path) as broker:
-        yield broker
-
-
 async def connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A connection that takes in little by itself."""
     address = URL(url)

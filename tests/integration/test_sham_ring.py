@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import pytest
-
 from tradepost.protocol import JobStatus
-from tradepost_broker.testing import LocalBroker, SamplePipeline, local_broker
+from tradepost_broker.testing import LocalBroker, SamplePipeline
 from tradepost_reputation import credibility_of_worker
 
 JOBS = 40
 CHEAP, DEAR = 10, 1_000
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[LocalBroker]:
-    async with local_broker(tmp_path) as running:
-        yield running
 
 
 async def test_a_ring_that_farmed_its_own_pipeline_is_not_believed_alone_in_another(

@@ -23,7 +23,7 @@ from tradepost.cli import app
 ROOT: Final = Path(__file__).parents[2]
 DOCUMENTS: Final = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "examples").glob("*/README.md")),
 ]
 SOURCES: Final = [

@@ -410,6 +410,13 @@ class MarketDriver:
         assert isinstance(refused, ReplyRefused), refused
         return refused.problem
 
+    def check_replay(self) -> None:
+        """Raise `AssertionError` unless all events, and the journal alone, get the same answers again."""
+        for replayed in (list(zip(self.events, self.answers, strict=True)), self.journal):
+            fresh = Market(policy=self.policy)
+            for event, answer in replayed:
+                assert fresh.handle(event) == answer, f"it replays differently: {event}"
+
     def check(self) -> None:
         """Raise `AssertionError` unless books, jobs and leases are as they must be after every event."""
         accounts, jobs, leases = self.all_of(Account), self.all_of(Job), self.all_of(Lease)

@@ -130,7 +130,7 @@ class Verdicts:
         by_id = {lease.id: lease for lease in leases}
         before = [by_id[lease] for lease in known.accepted]
         first_run = [one for one in leases if not job.redone_after or one.attempt <= job.redone_after]
-        references = [one for one in first_run if one.purpose is LeasePurpose.AUDIT and one.outcome]
+        references = _reference_runs(first_run)
         require(bool(before), f"the verdict on job {job.id} changed, and it had no result")
         require(
             not any(outputs.agree(before[0].outcome, one.outcome) for one in references),

@@ -138,37 +138,29 @@ class SelfDealingWorker(ShamWorker):
             super().take(device, task)
 
 
-class Underbidder(WorkerModel):
-    """Bids a tenth of the price, so that its gang gets as much work as it can, and cheats on half of it."""
-
-    name = "underbidder"
-    price_factor = 0.1
-
-    def take(self, device: Device, task: Task) -> None:
-        """Cheat on the same jobs as the rest of the gang."""
-        decision = self.gang.decisions.setdefault(
-            task.job, self.gang.answer if device.rng.random() < 0.5 else ""
-        )
-        if decision:
-            device.finish(task, decision, run_time(device, task), worked=False)
-        else:
-            work(device, task)
-
-
 class Clique(WorkerModel):
     """Gives its clique's common answer on a fifth of the jobs, the same for all members, and else works."""
 
     name = "clique"
+    cheat_rate = _CHEAT_RATE
 
     def take(self, device: Device, task: Task) -> None:
-        """Cheat on the same jobs as the rest of the clique."""
+        """Cheat on the same jobs as the rest of the gang."""
         decision = self.gang.decisions.setdefault(
-            task.job, self.gang.answer if device.rng.random() < _CHEAT_RATE else ""
+            task.job, self.gang.answer if device.rng.random() < self.cheat_rate else ""
         )
         if decision:
             device.finish(task, decision, run_time(device, task), worked=False)
         else:
             work(device, task)
+
+
+class Underbidder(Clique):
+    """Bids a tenth of the price, so that its gang gets as much work as it can, and cheats on half of it."""
+
+    name = "underbidder"
+    cheat_rate = 0.5
+    price_factor = 0.1
 
 
 class SybilSwarm(WorkerModel):

@@ -51,7 +51,7 @@ def test_a_flood_of_long_runs_gets_no_more_time_than_a_few_short_ones_need() -> 
     assert used_s["flooder"] == pytest.approx(600, rel=0.1)
 
 
-def test_whoever_needs_less_than_its_share_gets_all_of_it() -> None:
+def test_an_account_that_needs_less_than_its_share_gets_all_of_it() -> None:
     runs = {"flooder": 16.0, "customer": 2.0}
     assert serve(filled({"flooder": 1000, "customer": 50}), runs)["customer"] == 100
 

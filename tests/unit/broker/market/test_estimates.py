@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from past_checks import add_past_checks
 from tradepost.errors import PipelineQuarantined, TradepostError, UnknownPipeline
 from tradepost.protocol import EstimateView, GiveBackReason, JobStatus, Offer, Requirements
-from tradepost_broker.market.model.entities import Evidence, EvidenceKind, Job
+from tradepost_broker.market.model.entities import Job
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.testing import GIBIBYTE, MarketDriver, make_offer, make_pipeline
 
@@ -64,19 +65,7 @@ def market_of(known: list[Device], *, has_auditor: bool, jobs: int) -> MarketDri
     for number, device in enumerate(known):
         driver.join(f"w{number}", owner=f"owner{device.owner}")
         if device.checks:
-            evidence = Evidence(
-                id=f"past-{number}",
-                worker=f"w{number}",
-                capability="cpu",
-                kind=EvidenceKind.AUDIT_PASSED,
-                job="past",
-                lease="past.1",
-                at=driver.at,
-                pipeline="digits",
-                account="alice",
-                checks=float(device.checks),
-            )
-            driver.records[Evidence, evidence.id] = evidence
+            add_past_checks(driver, f"w{number}", 1, checks=float(device.checks))
     if has_auditor:
         driver.join("auditor", auditor=True)
     driver.restart()

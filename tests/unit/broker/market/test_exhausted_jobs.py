@@ -10,8 +10,9 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from past_checks import add_past_checks
 from tradepost.protocol import GiveBackReason, JobStatus
-from tradepost_broker.market.model.entities import Evidence, EvidenceKind, Job, Lease, LeasePurpose, Worker
+from tradepost_broker.market.model.entities import Job, Lease, LeasePurpose, Worker
 from tradepost_broker.market.model.policy import MarketPolicy, recorded_policy
 from tradepost_broker.market.testing import MarketDriver, make_offer
 
@@ -196,19 +197,7 @@ def market_of_dear_proven(
     driver.fund()
     driver.publish()
     driver.join("dear")
-    evidence = Evidence(
-        id="past",
-        worker="dear",
-        capability="cpu",
-        kind=EvidenceKind.AUDIT_PASSED,
-        job="past",
-        lease="past.1",
-        at=driver.at,
-        pipeline="digits",
-        account="alice",
-        checks=9.0,
-    )
-    driver.records[Evidence, evidence.id] = evidence
+    add_past_checks(driver, "dear", 1, checks=9.0)
     driver.restart()
     driver.connect("dear", make_offer(price, capacity=1))
     driver.tick(60.0)

@@ -310,7 +310,7 @@ def test_a_queue_of_hopeless_jobs_does_not_hold_up_the_others() -> None:
     ]
     plain = driver.submit(confidence=0.75)
     driver.add_worker("w0")
-    assert driver.open_leases(plain) == [], "three were tried in vain, which is enough for one event"
+    assert driver.open_leases(plain) == [], "three got no worker, and an event tries no more than that"
     driver.tick()
     assert len(driver.open_leases(plain)) == 1
     later = [driver.submit(confidence=0.75) for _ in range(3)]

@@ -258,7 +258,7 @@ class MarketMachine(RuleBasedStateMachine):
             assert paid == sum(self.driver.market.account(purse).available_microcredits for purse in purses)
 
     @invariant()
-    def breaking_off_is_no_trade(self) -> None:
+    def breaking_off_gains_nothing(self) -> None:
         if not hasattr(self, "driver"):
             return
         for job in self.driver.all_of(Job):
@@ -310,13 +310,8 @@ class MarketMachine(RuleBasedStateMachine):
                 assert not open_leases
 
     def teardown(self) -> None:
-        if not hasattr(self, "driver"):
-            return
-        everything = list(zip(self.driver.events, self.driver.answers, strict=True))
-        for replayed in (everything, self.driver.journal):
-            fresh = Market(policy=self.policy)
-            for event, answer in replayed:
-                assert fresh.handle(event) == answer, f"it replays differently: {event}"
+        if hasattr(self, "driver"):
+            self.driver.check_replay()
 
 
 def stages_of(lease: Lease) -> tuple[tuple[str, str], ...]:

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from past_checks import add_past_checks
 from tradepost.errors import UntrustedPipeline
 from tradepost.protocol import GiveBackReason, Requirements
-from tradepost_broker.market.model.entities import Evidence, EvidenceKind, LeasePurpose, Match
+from tradepost_broker.market.model.entities import LeasePurpose, Match
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.testing import GIBIBYTE, MarketDriver, make_offer, make_pipeline
 
@@ -30,20 +31,7 @@ def market_with(*prices: int, policy: MarketPolicy = PLAIN, seed: int = 0) -> Ma
 
 def prove(driver: MarketDriver, worker: str, checks: int) -> None:
     """Give a worker a past of passed checks, as a restart would find it."""
-    for number in range(checks):
-        evidence = Evidence(
-            id=f"past-{worker}-{number}",
-            worker=worker,
-            capability="cpu",
-            kind=EvidenceKind.AUDIT_PASSED,
-            job="past",
-            lease=f"past.{number}",
-            at=driver.at,
-            pipeline="digits",
-            account="alice",
-            checks=1.0,
-        )
-        driver.records[Evidence, evidence.id] = evidence
+    add_past_checks(driver, worker, checks)
     driver.restart()
 
 

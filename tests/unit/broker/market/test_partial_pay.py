@@ -1,4 +1,4 @@
-"""What owners broke off is paid by stage where a result confirms it, and breaking off is no trade."""
+"""What owners broke off is paid by stage where a result confirms it, and breaking off gains nothing."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_of_several_clocks_the_least_counts() -> None:
     assert paid(driver, first) == first.price_microcredits * 100 // 1000
 
 
-# No trade
+# Breaking off gains nothing
 
 
 def test_an_owner_does_not_hand_its_own_work_on_to_itself() -> None:

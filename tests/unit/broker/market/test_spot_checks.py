@@ -40,7 +40,6 @@ def test_a_spot_check_that_contradicts_an_accepted_result_refunds_and_slashes() 
     assert (ended.status, ended.paid_microcredits) == (JobStatus.ACCEPTED, 0)
     assert ended.verification.disagreed == ("w0",)
     assert [driver.of(Lease, lease).outcome for lease in ended.accepted] == ["right"]
-    assert ended.verification.disagreed == ("w0",)
     assert driver.evidence() == [("w0", "audit_failed")]
     assert driver.market.account("credits:alice").available_microcredits == 10_000_000
     assert driver.market.account("stake:w0").available_microcredits == 0

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from past_checks import add_past_checks
 from tradepost.errors import InvalidRequest, Problem
 from tradepost.protocol import EngineFloor, JobRequest, Offer, Requirements
 from tradepost_broker.jobs.submission import request_hash
 from tradepost_broker.market.matching.worker_filter import is_at_least
-from tradepost_broker.market.model.entities import Evidence, EvidenceKind, Job, LeasePurpose, Match
+from tradepost_broker.market.model.entities import Job, LeasePurpose, Match
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.testing import MarketDriver, make_offer, make_pipeline
 
@@ -135,27 +136,9 @@ def test_versions_are_compared_as_numbers(version: str, floor: str, enough: bool
 # The score
 
 
-def prove(driver: MarketDriver, worker: str, checks: int) -> None:
-    """Give a worker a past of so many passed checks, as a restart would find it."""
-    for number in range(checks):
-        evidence = Evidence(
-            id=f"past-{worker}-{number}",
-            worker=worker,
-            capability="cpu+cuda",
-            kind=EvidenceKind.AUDIT_PASSED,
-            job="past",
-            lease=f"past.{number}",
-            at=driver.at,
-            pipeline="digits",
-            account="alice",
-            checks=1.0,
-        )
-        driver.records[Evidence, evidence.id] = evidence
-
-
 def test_a_score_below_the_minimum_is_left_out() -> None:
     driver = market_with({"new": make_offer(10), "good": make_offer(20)})
-    prove(driver, "good", 60)
+    add_past_checks(driver, "good", 60, capability="cpu+cuda")
     driver.restart()
     for worker, price in (("new", 10), ("good", 20)):
         driver.connect(worker, make_offer(price))

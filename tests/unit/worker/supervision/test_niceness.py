@@ -39,7 +39,7 @@ async def test_a_kernel_that_is_asked_too_often_is_asked_again() -> None:
     while select.select([kernel], [], [], 0)[0]:
         os.read(kernel, 1 << 20)
     await until(lambda: select.select([kernel], [], [], 0)[0])
-    assert os.read(kernel, 1) == b"7"  # what was wanted last
+    assert os.read(kernel, 1) == b"7"  # what was set last
     os.set_blocking(session, True)
     await until(lambda: select.select([kernel], [], [], 0)[0])  # and so said the other attempt
     os.close(kernel)
