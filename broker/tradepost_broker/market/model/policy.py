@@ -49,6 +49,9 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     #: Whether accounts and pipelines share auditors' time fairly, and a lost reference run goes to another
     #: auditor.
     fair_audits: bool = True
+    #: Whether an auditor that may not run the first job of a pipeline that waits looks at others whose
+    #: reference runs so far, or whose needs, are different.
+    audits_by_terms: bool = True
 
     # Valuing a bid
     #: What a failed lease costs its submitter.
@@ -196,6 +199,7 @@ _EARLIER_RULES: Final = {
     "failures_counted_max": 0,
     "lost_at_end": False,
     "verdict_by_accepted": False,
+    "audits_by_terms": False,
 }
 
 

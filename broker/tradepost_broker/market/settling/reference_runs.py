@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from tradepost_broker.market.model.entities import Job, Lease, LeasePurpose, LeaseState
 from tradepost_broker.market.model.lease_states import LOST
 from tradepost_broker.market.state.market_state import MarketState
@@ -30,6 +32,18 @@ def able_auditors(state: MarketState, job: Job) -> list[WorkerState]:
         return able
     losers = {lease.worker for lease in lost}
     return [auditor for auditor in able if auditor.record.id not in losers] or able
+
+
+def terms(state: MarketState, job: Job) -> Hashable:
+    """What decides which auditors may run a job: those of one pipeline that are alike in it suit the same."""
+    if not state.policy.audits_by_terms:
+        return ()
+    runs = [
+        (lease.worker, lease.state.value)
+        for lease in state.leases_of[job.id]
+        if is_reference(lease) or (lease.purpose is LeasePurpose.AUDIT and lease.state in LOST)
+    ]
+    return state.reference_need(job), bool(job.accused), tuple(sorted(runs))
 
 
 def is_reference(lease: Lease) -> bool:

@@ -11,11 +11,14 @@ A run is charged its pipeline's time limit when it begins, and what it did not u
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Set
 from typing import Final, NamedTuple
 
 #: How far ahead of its share, in seconds of auditor time, an account's undecided jobs still come first.
 _AHEAD_S: Final = 60.0
+#: How many different terms of one flow an idle auditor looks at; submitters make as many as they like.
+_LOOKS_MAX: Final = 16
 #: Clocks of accounts that wait for nothing are dropped beyond this number.
 _IDLE_CLOCKS_KEPT: Final = 1_024
 
@@ -63,45 +66,80 @@ class _Clocks:
             }
 
 
+class _Line(NamedTuple):
+    """Jobs of a flow that suit the same auditors."""
+
+    flow: Flow
+    terms: Hashable
+
+
 class _Waiting:
-    """Jobs that wait, by account and pipeline, each in order of arrival."""
+    """Jobs that wait, by account, pipeline and terms, each in order of arrival."""
 
     def __init__(self) -> None:
-        self.flows: dict[str, Flow] = {}
-        self.accounts: dict[str, dict[Flow, dict[str, None]]] = {}
+        self.lines: dict[str, _Line] = {}
+        self.accounts: dict[str, dict[Flow, dict[_Line, dict[str, int]]]] = {}
+        self._arrivals = 0
 
-    def add(self, job: str, flow: Flow) -> None:
-        self.flows[job] = flow
-        self.accounts.setdefault(flow.account, {}).setdefault(flow, {})[job] = None
+    def add(self, job: str, line: _Line) -> None:
+        self.lines[job] = line
+        lines = self.accounts.setdefault(line.flow.account, {}).setdefault(line.flow, {})
+        self._arrivals += 1
+        lines.setdefault(line, {})[job] = self._arrivals
 
     def discard(self, job: str) -> None:
-        flow = self.flows.pop(job, None)
-        if flow is None:
+        line = self.lines.pop(job, None)
+        if line is None:
             return
-        jobs = self.accounts[flow.account][flow]
-        del jobs[job]
-        if not jobs:
-            del self.accounts[flow.account][flow]
-        if not self.accounts[flow.account]:
-            del self.accounts[flow.account]
+        flows = self.accounts[line.flow.account]
+        lines = flows[line.flow]
+        del lines[line][job]
+        if not lines[line]:
+            del lines[line]
+        if not lines:
+            del flows[line.flow]
+        if not flows:
+            del self.accounts[line.flow.account]
 
     def count(self, account: str) -> int:
-        return sum(len(jobs) for jobs in self.accounts.get(account, {}).values())
+        flows = self.accounts.get(account, {})
+        return sum(len(jobs) for lines in flows.values() for jobs in lines.values())
 
     def postpone(self, job: str) -> None:
         """Have a job wait behind the others of its flow, if it waits here."""
-        flow = self.flows.get(job)
-        if flow is not None:
+        line = self.lines.get(job)
+        if line is not None:
             self.discard(job)
-            self.add(job, flow)
+            self.add(job, line)
 
-    def heads(self, account: str, tried: set[str], passed_over: set[Flow]) -> list[Flow]:
-        """The account's flows whose first job was not tried. One that was tried has gone to the end."""
-        return [
-            flow
-            for flow, jobs in self.accounts[account].items()
-            if flow not in passed_over and next(iter(jobs)) not in tried
-        ]
+    def heads(self, account: str, tried: set[str], passed_over: _PassedOver) -> dict[Flow, str]:
+        """The job that each of the account's flows begins with. One that was tried has gone to the end."""
+        heads: dict[Flow, str] = {}
+        for flow, lines in self.accounts[account].items():
+            firsts = [
+                (arrival, job)
+                for line, jobs in lines.items()
+                for job, arrival in [next(iter(jobs.items()))]
+                if job not in tried and not passed_over.holds(line)
+            ]
+            if firsts:
+                heads[flow] = min(firsts)[1]
+        return heads
+
+
+class _PassedOver:
+    """What an auditor cannot run: lines, and all of a flow of which it has looked at many."""
+
+    def __init__(self) -> None:
+        self._lines: set[_Line] = set()
+        self._looks: Counter[Flow] = Counter()
+
+    def add(self, line: _Line) -> None:
+        self._lines.add(line)
+        self._looks[line.flow] += 1
+
+    def holds(self, line: _Line) -> bool:
+        return line in self._lines or self._looks[line.flow] >= _LOOKS_MAX
 
 
 class AuditQueue:
@@ -120,21 +158,24 @@ class AuditQueue:
         self._running: dict[str, _Charge] = {}
 
     def __contains__(self, job: object) -> bool:
-        return job in self._undecided.flows or job in self._spot_checks.flows
+        return job in self._undecided.lines or job in self._spot_checks.lines
 
     @property
     def undecided(self) -> list[str]:
         """The jobs that wait for an auditor to decide them, in order of arrival."""
-        return list(self._undecided.flows)
+        return list(self._undecided.lines)
 
     @property
     def undecided_count(self) -> int:
         """How many jobs wait for an auditor to decide them."""
-        return len(self._undecided.flows)
+        return len(self._undecided.lines)
 
-    def add(self, job: str, flow: Flow, *, is_decided: bool) -> None:
-        """Let a job wait that does not yet; `is_decided` says that it waits for a spot check."""
-        (self._spot_checks if is_decided else self._undecided).add(job, flow)
+    def add(self, job: str, flow: Flow, *, is_decided: bool, terms: Hashable = ()) -> None:
+        """Let a job wait that does not yet; `is_decided` says that it waits for a spot check.
+
+        Jobs of a flow with equal `terms` suit the same auditors.
+        """
+        (self._spot_checks if is_decided else self._undecided).add(job, _Line(flow, terms))
         if self._fair:
             self._accounts.start(flow.account)
             self._flows.start(flow)
@@ -148,7 +189,7 @@ class AuditQueue:
         """Whether one more spot check of an account may wait: all that wait share `backlog_max` equally."""
         waiting = self._spot_checks
         if not self._fair:
-            return len(waiting.flows) < backlog_max
+            return len(waiting.lines) < backlog_max
         sharing = len(waiting.accounts) + (account not in waiting.accounts)
         return waiting.count(account) < backlog_max // sharing
 
@@ -172,18 +213,18 @@ class AuditQueue:
     def in_turn(self, suits: Callable[[str], bool] = lambda _: True) -> Iterator[str]:
         """Every job that waits now, each chosen when it is asked for. The caller takes each one out.
 
-        Where one does not suit, all of its flow is passed over, and begins with another job the next time:
-        what an auditor cannot run costs a look, however many such jobs wait.
+        Where one does not suit, all of its flow with the same terms is passed over, and begins with another
+        job the next time: what an auditor cannot run costs a look, however many such jobs wait.
         """
         tried: set[str] = set()
-        passed_over: set[Flow] = set()
+        passed_over = _PassedOver()
         while (job := self._next(tried, passed_over)) is not None:
             tried.add(job)
             if suits(job):
                 yield job
             else:
-                waiting = self._undecided if job in self._undecided.flows else self._spot_checks
-                passed_over.add(waiting.flows[job])
+                waiting = self._undecided if job in self._undecided.lines else self._spot_checks
+                passed_over.add(waiting.lines[job])
                 waiting.postpone(job)
 
     def _waiting_accounts(self) -> set[str]:
@@ -193,21 +234,23 @@ class AuditQueue:
         waiting = (self._undecided, self._spot_checks)
         return {flow for one in waiting for flows in one.accounts.values() for flow in flows}
 
-    def _next(self, tried: set[str], passed_over: set[Flow]) -> str | None:
+    def _next(self, tried: set[str], passed_over: _PassedOver) -> str | None:
         undecided = self._first(self._undecided, tried, passed_over)
         spot_check = self._first(self._spot_checks, tried, passed_over)
         if undecided is None or spot_check is None or not self._fair:
             return undecided or spot_check
-        used_s = self._accounts.used(self._undecided.flows[undecided].account)
-        is_behind = used_s <= self._accounts.used(self._spot_checks.flows[spot_check].account)
+        used_s = self._accounts.used(self._undecided.lines[undecided].flow.account)
+        is_behind = used_s <= self._accounts.used(self._spot_checks.lines[spot_check].flow.account)
         return undecided if is_behind or used_s <= self._accounts.now_s + _AHEAD_S else spot_check
 
-    def _first(self, waiting: _Waiting, tried: set[str], passed_over: set[Flow]) -> str | None:
+    def _first(self, waiting: _Waiting, tried: set[str], passed_over: _PassedOver) -> str | None:
         if not self._fair:
-            jobs = waiting.flows.items()
-            return next((job for job, flow in jobs if job not in tried and flow not in passed_over), None)
+            lines = waiting.lines.items()
+            return next(
+                (job for job, line in lines if job not in tried and not passed_over.holds(line)), None
+            )
         for account in sorted(waiting.accounts, key=self._accounts.used):
             heads = waiting.heads(account, tried, passed_over)
             if heads:
-                return next(iter(waiting.accounts[account][min(heads, key=self._flows.used)]))
+                return heads[min(heads, key=self._flows.used)]
         return None

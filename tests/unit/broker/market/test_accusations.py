@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from tradepost.protocol import GiveBackReason, JobStatus, Verification
 from tradepost_broker.market.model.entities import (
     Evidence,
     EvidenceKind,
+    Job,
     Lease,
     LeaseState,
     WorkerStanding,
 )
 from tradepost_broker.market.model.policy import MarketPolicy, recorded_policy
-from tradepost_broker.market.testing import make_offer
+from tradepost_broker.market.testing import MarketDriver, make_offer
 from tradepost_broker.testing.staffed_market import StaffedMarket
 
 CHECKED = MarketPolicy(audit_rate=1.0)
@@ -87,6 +90,35 @@ def test_with_one_auditor_the_result_is_unpaid_and_the_worker_keeps_its_stake() 
     assert driver.of(Lease, wrong.id).paid_microcredits == driver.job(job).paid_microcredits == 0
     assert driver.market.account(f"stake:{wrong.worker}").available_microcredits == 1_000_000
     driver.check()
+
+
+def left_accused(seed: int, policy: MarketPolicy) -> int:
+    """How many jobs are accused still when nothing is left to be done. One of four workers cheats."""
+    driver = MarketDriver(policy=policy, seed=seed)
+    driver.fund(amount_microcredits=10_000_000)
+    driver.publish()
+    for worker, price_microcredits in {"a0": 1, "a1": 1, "cheat": 5, "w1": 15, "w2": 20, "w3": 25}.items():
+        driver.join(worker, auditor=worker.startswith("a"))
+        driver.connect(worker, make_offer(price_microcredits, capacity=1))
+    draw, to_submit = random.Random(seed), 24
+    while True:
+        leases = [one for one in driver.all_of(Lease) if one.state is LeaseState.OPEN]
+        if to_submit and (len(leases) < 4 or draw.random() < 0.3):
+            driver.submit(confidence=0.9)
+            to_submit -= 1
+        elif leases:
+            lease = draw.choice(leases)
+            driver.deliver(lease.id, "wrong" if lease.worker == "cheat" else "right")
+        else:
+            driver.check()
+            return sum(job.accused != () for job in driver.all_of(Job))
+
+
+@pytest.mark.parametrize("seed", [1, 5, 9, 17])
+def test_no_auditor_is_idle_while_an_accusation_waits_for_it(seed: int) -> None:
+    """The first job of a pipeline that waits may be one that this auditor has run twice."""
+    assert left_accused(seed, MarketPolicy(audit_rate=0.3)) == 0
+    assert left_accused(seed, MarketPolicy(audit_rate=0.3, audits_by_terms=False)) > 0
 
 
 def test_a_second_auditor_of_the_same_owner_does_not_count() -> None:

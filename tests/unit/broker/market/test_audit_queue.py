@@ -154,3 +154,29 @@ def test_jobs_that_this_auditor_cannot_run_are_passed_over_once() -> None:
         queue.add(job, Flow(job[0], "p"), is_decided=True)
         seen.append(job)
     assert sorted(seen) == ["a-0", "a-1", "a-2", "b-0", "b-1", "b-2"]
+
+
+def test_jobs_of_other_terms_are_looked_at_in_order_of_arrival_but_not_without_end() -> None:
+    queue = AuditQueue(fair=True)
+    flow = Flow("a", "p")
+    for number in range(6):
+        queue.add(f"a-{number}", flow, is_decided=True, terms=number % 2)
+    suited = []
+    for job in queue.in_turn(lambda job: int(job[-1]) % 2 == 1):
+        queue.discard(job)
+        suited.append(job)
+    assert suited == ["a-1", "a-3", "a-5"]
+    many = AuditQueue(fair=True)
+    for number in range(1000):
+        many.add(f"a-{number}", flow, is_decided=True, terms=number)
+    looks: list[str] = []
+
+    def suits_nobody(job: str) -> bool:
+        looks.append(job)
+        return False
+
+    assert list(many.in_turn(suits_nobody)) == []
+    first = len(looks)
+    assert first < 100
+    assert list(many.in_turn(suits_nobody)) == []
+    assert len(set(looks)) == 2 * first
