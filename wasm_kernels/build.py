@@ -32,9 +32,14 @@ LICENCE: Final = "Apache-2.0"
 KERNELS: Final = {
     "bytes_window": "reactor",
     "checksum": "command",
+    "ctc_decode": "reactor",
+    "nms": "reactor",
     "noop": "reactor",
     "normalize": "reactor",
+    "pool_normalize": "reactor",
+    "resize": "reactor",
     "topk": "reactor",
+    "wav_decode": "reactor",
 }
 _FLAGS: Final = [
     *("-target", "wasm32-wasi", "-O3", "-msimd128", "-s"),

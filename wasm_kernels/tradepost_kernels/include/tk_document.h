@@ -115,6 +115,32 @@ static inline int tk_metadata_numbers(const tk_document *document, const char *k
     return count;
 }
 
+/* The decimal number of this key, `fallback` without it; fails unless it lies in [min, max]. */
+static inline int tk_metadata_number(const tk_document *document, const char *key, double fallback, int64_t min,
+                                     int64_t max, double *value) {
+    const tk_string *text = tk_metadata(document, key);
+    *value = fallback;
+    if (text && !tk_number(tk_trim(*text), value))
+        return tk_fail("metadata '%s' is '%.*s'; it must be a number", key, TK_SHOW(*text));
+    if (!(*value >= (double)min && *value <= (double)max))
+        return tk_fail("metadata '%s' must be a number from %lld to %lld", key, (long long)min, (long long)max);
+    return 0;
+}
+
+/* The place in the comma-separated `choices` of what this key names, 0 without it; fails on any other text. */
+static inline int tk_metadata_choice(const tk_document *document, const char *key, const char *choices, int *choice) {
+    const tk_string *text = tk_metadata(document, key);
+    *choice = 0;
+    tk_string rest = tk_text(choices), part;
+    for (int at = 0; text && tk_split(&rest, ',', &part); at++) {
+        if (tk_compare(tk_trim(part), *text) == 0) {
+            *choice = at;
+            return 0;
+        }
+    }
+    return text ? tk_fail("metadata '%s' is '%.*s'; it must be one of: %s", key, TK_SHOW(*text), choices) : 0;
+}
+
 /* ---- Filling ---- */
 
 /* The list with a gap for `name`, whose place is *at; NULL on a duplicate. Names are the items' first member. */

@@ -76,6 +76,14 @@ static inline int tk_utf8(const uint8_t *at, const uint8_t *end) {
     return valid ? length : 0;
 }
 
+/* Fails unless the bytes of `what` are UTF-8. */
+static inline int tk_check_utf8(tk_string text, const char *what) {
+    const uint8_t *at = (const uint8_t *)text.bytes, *end = at + text.length;
+    for (int length; at < end; at += length)
+        if (!(length = tk_utf8(at, end))) return tk_fail("%s is not UTF-8", what);
+    return 0;
+}
+
 static inline char *tk_put_utf8(char *to, uint32_t code) {
     if (code < 0x80) {
         *to++ = (char)code;
