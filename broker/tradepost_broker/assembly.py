@@ -71,10 +71,12 @@ from tradepost_broker.web.gateway import GatewayEndpoints
 from tradepost_broker.web.handshakes import Handshakes
 from tradepost_broker.web.jobs import JobEndpoints
 from tradepost_broker.web.openapi import OpenApiEndpoints
+from tradepost_broker.web.page_replies import PageReplies
 from tradepost_broker.web.pages import PageEndpoints
 from tradepost_broker.web.pipelines import PipelineEndpoints
 from tradepost_broker.web.set_aside import SetAsideEndpoints
 from tradepost_broker.web.stalls import StallEndpoints
+from tradepost_broker.web.worker_pages import WorkerPageEndpoints
 from tradepost_broker.web.worker_session import WorkerSession
 from tradepost_broker.web.worker_stream import ConnectionLimits, WorkerStreams
 from tradepost_broker.web.workers import WorkerEndpoints
@@ -381,6 +383,7 @@ def _build_content(restored: Restored, engine: Engine, kept: KeptDocuments) -> C
 
 
 def _public_endpoints(restored: Restored, counters: Counters, standings: Standings) -> list[Endpoint]:
+    replies = PageReplies()
     pages = PageEndpoints(
         settings=restored.settings,
         broker=restored.broker,
@@ -388,8 +391,9 @@ def _public_endpoints(restored: Restored, counters: Counters, standings: Standin
         standings=standings,
         counts=counters.running,
         metrics=counters.metrics,
+        replies=replies,
     )
-    return pages.endpoints()
+    return [*pages.endpoints(), *WorkerPageEndpoints(standings=standings, replies=replies).endpoints()]
 
 
 def _content_endpoints(restored: Restored, content: Content, engine: Engine) -> list[Endpoint]:

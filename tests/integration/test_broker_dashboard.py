@@ -91,7 +91,7 @@ async def test_a_score_opens_the_evidence_behind_it(tmp_path: Path) -> None:
         market = await page(broker, "/")
         assert f'href="/workers/{cheat.id}"' in market
         assert "expelled" in market
-        assert "5 lost" in market
+        assert '<strong class="bad">5</strong>' in market
         evidence = await page(broker, f"/workers/{cheat.id}")
         assert "audit failed" in evidence
         assert job in evidence
@@ -134,10 +134,15 @@ async def test_nothing_is_loaded_from_elsewhere(broker: LocalBroker) -> None:
     assert loaded
     assert all(value.startswith(("/", "#")) and not value.startswith("//") for value in loaded)
     assert "default-src 'none'" in CONTENT_SECURITY_POLICY
-    for name, media in (("dashboard.css", "text/css"), ("dashboard.js", "text/javascript")):
+    for name, media in (
+        ("dashboard.css", "text/css"),
+        ("dashboard.js", "text/javascript"),
+        ("dashboard.svg", "image/svg+xml"),
+    ):
         async with broker.session.get(f"{broker.url}/{name}") as response:
             assert (response.status, response.content_type) == (200, media)
-            assert "http" not in await response.text()
+            text = await response.text()
+            assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
 
 
 def test_the_script_parses() -> None:

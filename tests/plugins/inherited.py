@@ -21,8 +21,8 @@ from collections.abc import Mapping
 import pytest
 
 CALLERS_ENVIRONMENT = dict(os.environ)
-#: Programs that the contract tests compare with: the caller chooses them.
-KEPT = {"TRADEPOST_COSIGN", "TRADEPOST_IPFS"}
+#: Programs that the contract tests compare with, and a folder for pictures: the caller chooses them.
+KEPT = {"TRADEPOST_COSIGN", "TRADEPOST_IPFS", "TRADEPOST_SCREENSHOTS"}
 REMOVED = re.compile(
     "|".join(
         (

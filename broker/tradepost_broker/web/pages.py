@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Final
 
-import msgspec
 from aiohttp import web
 from sqlalchemy import func, select
 
 from tradepost import protocol
 from tradepost.content import BLOCK_BYTES_MAX
-from tradepost.errors import UnknownWorker
 from tradepost.identity import Identity
 from tradepost_broker.market.model.entities import Job
 from tradepost_broker.reporting.explanations import newest_settled
@@ -26,25 +23,20 @@ from tradepost_broker.settings import Settings
 from tradepost_broker.storage.rows import CODECS
 from tradepost_broker.storage.store import Store
 from tradepost_broker.web.endpoints import Endpoint, reply
-from tradepost_reputation.dashboard import (
-    CONTENT_SECURITY_POLICY,
-    DashboardView,
-    Pages,
-    static_file,
-)
+from tradepost_broker.web.page_replies import PageReplies, page_reply, twin_of, version_of
+from tradepost_reputation.dashboard import DashboardView, static_file
 
 LEASES_SHOWN: Final = 30
 #: Workers on the first page; each has a page of its own.
 WORKERS_SHOWN: Final = 200
 
-#: The largest integer that every reader of JSON keeps exactly.
-_SAFE_INTEGER_MAX: Final = (1 << 53) - 1
-_PAGE_HEADERS: Final = {
-    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
+#: The path of the first page as JSON.
+_TWIN: Final = "/v1/dashboard.json"
+_STATIC: Final = (
+    ("/dashboard.css", "text/css"),
+    ("/dashboard.js", "text/javascript"),
+    ("/dashboard.svg", "image/svg+xml"),
+)
 
 
 class PageEndpoints:
@@ -59,6 +51,7 @@ class PageEndpoints:
         standings: Standings,
         counts: RunningCounts,
         metrics: Metrics,
+        replies: PageReplies,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -67,8 +60,8 @@ class PageEndpoints:
         self._standings = standings
         self._counts = counts
         self._metrics = metrics
+        self._replies = replies
         self._monotonic = monotonic
-        self._pages = Pages()
         self._cached: tuple[float, DashboardView, str] | None = None
 
     def endpoints(self) -> list[Endpoint]:
@@ -76,14 +69,11 @@ class PageEndpoints:
         html, text = "text/html", "text/plain"
         return [
             Endpoint(method="GET", path="/", handler=self.market_page, reply=bytes, media=html),
-            Endpoint(
-                method="GET", path="/workers/{worker}", handler=self.worker_page, reply=bytes, media=html
+            *(
+                Endpoint(method="GET", path=path, handler=self.static, reply=bytes, media=media)
+                for path, media in _STATIC
             ),
-            Endpoint(method="GET", path="/dashboard.css", handler=self.static, reply=bytes, media="text/css"),
-            Endpoint(
-                method="GET", path="/dashboard.js", handler=self.static, reply=bytes, media="text/javascript"
-            ),
-            Endpoint(method="GET", path="/v1/dashboard.json", handler=self.dashboard, reply=DashboardView),
+            Endpoint(method="GET", path=_TWIN, handler=self.dashboard, reply=DashboardView),
             Endpoint(method="GET", path="/v1/info", handler=self.info, reply=BrokerInfo),
             Endpoint(method="GET", path="/healthz", handler=self.health, reply=dict[str, str]),
             Endpoint(method="GET", path="/metrics", handler=self.metrics, reply=bytes, media=text),
@@ -91,25 +81,17 @@ class PageEndpoints:
 
     async def market_page(self, request: web.Request) -> web.StreamResponse:
         """The dashboard, for people."""
-        return _page(self._current()[1])
-
-    async def worker_page(self, request: web.Request) -> web.StreamResponse:
-        """A worker's score and the evidence behind it, for people."""
-        worker = self._standings.one(request.match_info["worker"])
-        if worker is None:
-            raise UnknownWorker(f"no worker {request.match_info['worker']} has joined this broker")
-        return _page(self._pages.worker(worker, version=self._current()[0].version))
+        return page_reply(self._current()[1])
 
     async def static(self, request: web.Request) -> web.StreamResponse:
-        """The dashboard's style and script."""
+        """The dashboard's style, script and icon."""
         data, media = static_file(request.path.removeprefix("/"))
         headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
         return web.Response(body=data, content_type=media, charset="utf-8", headers=headers)
 
     async def dashboard(self, request: web.Request) -> web.StreamResponse:
         """What the dashboard shows, as JSON; with `fields=version`, only whether it has changed."""
-        view = self._current()[0]
-        return reply({"version": view.version} if request.query.get("fields") == "version" else view)
+        return twin_of(request, self._current()[0])
 
     async def info(self, request: web.Request) -> web.StreamResponse:
         """Who this broker is, and the sizes that it takes."""
@@ -140,7 +122,7 @@ class PageEndpoints:
         now = self._monotonic()
         if self._cached is None or now - self._cached[0] >= CACHE_S:
             view = self._view()
-            self._cached = (now, view, self._pages.market(view))
+            self._cached = (now, view, self._replies.render(view, twin=_TWIN))
         return self._cached[1:]
 
     def _view(self) -> DashboardView:
@@ -154,19 +136,9 @@ class PageEndpoints:
         )
         leases = newest_settled(self._store, count=LEASES_SHOWN)
         return DashboardView(
-            version=_version_of(counts, workers, leases),
+            version=version_of(counts, workers, leases),
             broker=self._broker.id,
             jobs=counts,
             workers=tuple(workers[:WORKERS_SHOWN]),
             leases=leases,
         )
-
-
-def _version_of(*shown: object) -> int:
-    """A number that follows from what is shown alone: how many events there were would tell of deliveries."""
-    digest = hashlib.sha256(msgspec.msgpack.encode(shown)).digest()
-    return int.from_bytes(digest[:8], "big") & _SAFE_INTEGER_MAX
-
-
-def _page(html: str) -> web.Response:
-    return web.Response(text=html, content_type="text/html", headers=_PAGE_HEADERS)

@@ -4,7 +4,7 @@
 is loaded from elsewhere, and every string that a stranger chose is escaped.
 """
 
-from tradepost_reputation.dashboard.pages import CONTENT_SECURITY_POLICY, Pages, static_file
+from tradepost_reputation.dashboard.pages import CONTENT_SECURITY_POLICY, Pages, PageView, static_file
 from tradepost_reputation.dashboard.views import (
     CandidateView,
     DashboardView,
@@ -12,6 +12,7 @@ from tradepost_reputation.dashboard.views import (
     LeaseView,
     ReputationView,
     SettledLeaseView,
+    WorkerPageView,
     WorkerView,
 )
 
@@ -21,9 +22,11 @@ __all__ = [
     "DashboardView",
     "EvidenceView",
     "LeaseView",
+    "PageView",
     "Pages",
     "ReputationView",
     "SettledLeaseView",
+    "WorkerPageView",
     "WorkerView",
     "static_file",
 ]

@@ -2,64 +2,69 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from tradepost.money import format_credits
-from tradepost_reputation.dashboard.views import DashboardView, WorkerView
+from tradepost_reputation.dashboard import formats
+from tradepost_reputation.dashboard.views import DashboardView, WorkerPageView
 
-#: Only this broker's own script and style; no inline ones, no frames, no forms, nothing from elsewhere.
+#: Only this broker's own script, style, icon and forms; no inline ones, no frames, nothing from elsewhere.
 CONTENT_SECURITY_POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-_MEDIA: Final = {"dashboard.css": "text/css", "dashboard.js": "text/javascript"}
-_ID_CHARS: Final = 8
+_MEDIA: Final = {
+    "dashboard.css": "text/css",
+    "dashboard.js": "text/javascript",
+    "dashboard.svg": "image/svg+xml",
+}
+#: What a page can show.
+PageView = DashboardView | WorkerPageView
+#: The template of each kind of view, and the section of the navigation that it is in.
+_TEMPLATES: Final[dict[type, tuple[str, str]]] = {
+    DashboardView: ("market.html", "/"),
+    WorkerPageView: ("worker.html", "/workers"),
+}
+_SECTIONS: Final = (("/", "Market"),)
+#: Workers on the first page.
+_WORKERS_ON_TOP: Final = 10
 
 
 class Pages:
-    """The templates, loaded once."""
+    """The templates, loaded and compiled once."""
 
     def __init__(self) -> None:
-        self._environment = Environment(
+        environment = Environment(
             loader=PackageLoader("tradepost_reputation.dashboard"),
             autoescape=True,
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._environment.filters |= {
-            "credits": format_credits,
-            "moment": _moment,
-            "short": _short,
-            "words": _words,
+        environment.filters |= {
+            "credits": formats.credits_text,
+            "cut": formats.cut,
+            "datetime": formats.datetime_text,
+            "moment": formats.moment,
+            "places": formats.places,
+            "short": formats.short,
+            "words": formats.words,
+        }
+        environment.globals |= {"sections": _SECTIONS, "top": _WORKERS_ON_TOP}
+        # Compiled now: the first reader of a page would wait, and everything else with it.
+        self._templates = {
+            kind: (environment.get_template(name), section) for kind, (name, section) in _TEMPLATES.items()
         }
 
-    def market(self, view: DashboardView) -> str:
-        """The first page: jobs, workers, and the newest leases with their matches."""
-        return self._environment.get_template("market.html").render(view=view, version=view.version)
-
-    def worker(self, view: WorkerView, *, version: int) -> str:
-        """One worker: its score, and the evidence that the score follows from."""
-        return self._environment.get_template("worker.html").render(worker=view, version=version)
+    def page(self, view: PageView, *, twin: str) -> str:
+        """The page that shows `view`; `twin` is the path and query of the same view as JSON."""
+        template, section = self._templates[type(view)]
+        return template.render(view=view, twin=twin, section=section)
 
 
 def static_file(name: str) -> tuple[bytes, str]:
-    """A style or script and its media type. Raises `KeyError` for a name that is none of them."""
+    """A style, script or icon and its media type. Raises `KeyError` for a name that is none of them."""
     media = _MEDIA[name]
     return (files("tradepost_reputation.dashboard") / "static" / name).read_bytes(), media
-
-
-def _moment(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def _short(identifier: str) -> str:
-    return identifier if len(identifier) <= _ID_CHARS else identifier[:_ID_CHARS] + "…"
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")

@@ -124,3 +124,10 @@ class DashboardView(_View, frozen=True, kw_only=True):
     jobs: dict[str, int]
     workers: tuple[WorkerView, ...]
     leases: tuple[SettledLeaseView, ...]
+
+
+class WorkerPageView(_View, frozen=True, kw_only=True):
+    """One worker, as its page shows it. `version` follows from the content, and changes with it."""
+
+    version: int
+    worker: WorkerView
