@@ -319,10 +319,10 @@ def test_an_input_that_was_never_uploaded_is_named(market: LocalMarket, pipeline
     assert ABSENT in problem["detail"]
 
 
-def test_a_broker_that_is_down_is_a_typed_error_of_the_command(tmp_path: Path, unused_tcp_port: int) -> None:
+def test_a_broker_that_is_down_is_a_typed_error_of_the_command(tmp_path: Path, refusing_port: int) -> None:
     (tmp_path / "x.bin").write_bytes(b"x")
     command = [sys.executable, "-m", "tradepost", "submit", ABSENT, "--tensor", f"x={tmp_path / 'x.bin'}"]
-    command += ["--max-price", "1", "--give-up-s", "0", "--broker", f"http://127.0.0.1:{unused_tcp_port}"]
+    command += ["--max-price", "1", "--give-up-s", "0", "--broker", f"http://127.0.0.1:{refusing_port}"]
     environment = os.environ | {"TRADEPOST_API_KEY": "key"}
     run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert run.returncode == EXIT_CODES[Fault.NETWORK]
