@@ -39,7 +39,8 @@ PIPELINE = kernels_pipeline(
         "warm": spinning_kernel(100_000_000),
         "long": spinning_kernel(1_500_000_000),
         "last": tradepost_kernels.load("noop"),
-    }
+    },
+    wall_ms=600_000,
 )
 KEY = SigningKey.generate()
 
