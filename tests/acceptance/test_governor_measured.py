@@ -98,7 +98,7 @@ async def keep_busy(device: LentDevice, leases: int, delivered_s: list[float]) -
     for number in range(leases):
         await device.broker.send(device.broker.grant(SPIN, sample_input(number)))
     while True:
-        end = await device.broker.next(Deliver, s_max=60)
+        end = await device.broker.next(Deliver)
         assert end.output is not None
         delivered_s.append(time.monotonic())
         await device.broker.send(device.broker.grant(SPIN, sample_input(len(delivered_s))))
@@ -115,7 +115,7 @@ async def test_a_quarter_of_the_processor_is_a_quarter(
         save_settings(device.folder / FILE_NAME, settings)
         async with device.worker():
             busy = asyncio.create_task(keep_busy(device, LEASES, delivered_s))
-            await until(lambda: len(delivered_s) >= 2 * LEASES, s_max=60)  # past the start of the runners
+            await until(lambda: len(delivered_s) >= 2 * LEASES)  # past the start of the runners
             meter = Meter(delivered_s)
             with competitors() as others:
                 loaded = await meter.measure(LOADED_S, others)

@@ -156,7 +156,7 @@ async def test_a_lease_that_the_broker_gave_up_is_stopped_after_a_reconnect(benc
         await bench.runners.started.wait()
         bench.broker.held.clear()
         await bench.broker.drop()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             await bench.runners.stopped.wait()
 
 

@@ -170,7 +170,7 @@ async def test_an_offer_that_stays_the_same_is_not_journalled(
 
 async def offered(broker: LocalBroker, worker: FakeWorker, offer: Offer) -> None:
     """Wait until the market has an offer."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         while getattr(broker.running.parts.market.worker(worker.id), "offer", None) != offer:
             await broker.tick()
 

@@ -118,7 +118,7 @@ async def test_a_worker_joins_and_works_through_the_proxy(site: Site, tmp_path: 
         await until(is_connected)
     finally:
         process.send_signal(signal.SIGINT)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             await process.communicate()
     assert process.returncode == 0
 

@@ -130,7 +130,7 @@ async def test_a_workers_life(owner: Owner, broker: tuple[FakeBroker, str], tmp_
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             await fake.connected.wait()
         offer = fake.hellos[-1].offer
         assert (offer.price_per_unit_microcredits, offer.capacity) == (2000, 2)
@@ -158,7 +158,7 @@ async def test_a_workers_life(owner: Owner, broker: tuple[FakeBroker, str], tmp_
         assert (end.lease, end.reason) == (running.lease, GiveBackReason.PREEMPTED)
         assert process.stderr is not None
         log = [json.loads(line) for line in (await process.stderr.read()).splitlines()]
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             assert await process.wait() == 0
         assert not any(child.is_running() for child in children)
     finally:

@@ -181,7 +181,7 @@ class AgentBench:
 
     async def connected(self) -> None:
         """Wait until an agent is connected."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             await self.broker.connected.wait()
 
     def pending(self) -> list[str]:

@@ -159,7 +159,7 @@ class FakeBroker:
         assert self._socket is not None
         await self._socket.send_bytes(self._codec.encode(list(frames)))
 
-    async def next(self, kind: type[Frame], *, s_max: float = 60.0) -> Frame:
+    async def next(self, kind: type[Frame], *, s_max: float = 180.0) -> Frame:
         """The worker's next frame, offers and heartbeats aside, which must be of this kind."""
         async with asyncio.timeout(s_max):
             frame = await self._received.get()
