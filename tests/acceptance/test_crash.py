@@ -60,7 +60,7 @@ def test_a_broker_killed_twice_loses_nothing_and_pays_nobody_twice(tmp_path: Pat
                 pipeline, {"image": images[0]}, max_price="0.05", confidence=0.9, idempotency_key="image-0"
             )
             assert again.id == results[0].job
-            assert again.result(timeout=60).document == results[0].document
+            assert again.result(timeout=600).document == results[0].document
             after = client.balance()
             views = [client.job(result.job) for result in results]
         books = market.run(["broker", "verify-books", "--data-dir", str(tmp_path / "broker"), "--json"])

@@ -194,7 +194,7 @@ def by_sdk(market: LocalMarket, pipeline: str, case: Case) -> dict[str, Any]:
             patience_s=0,
             requirements=requirements,
             inline=True,
-        ).result(timeout=60)
+        ).result(timeout=300)
     error = caught.value
     return {"code": error.code(), "fault": error.fault.value, "stage": error.stage, "hint": error.hint}
 
@@ -255,7 +255,7 @@ def call(market: LocalMarket, method: str, path: str, body: Any = None) -> dict[
         data=None if body is None else json.dumps(body).encode(),
         headers={"Authorization": f"Bearer {market.api_key}", "Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=60) as response:
+    with urllib.request.urlopen(request, timeout=300) as response:
         return dict(json.load(response))
 
 
