@@ -194,7 +194,7 @@ def by_sdk(market: LocalMarket, pipeline: str, case: Case) -> dict[str, Any]:
             patience_s=0,
             requirements=requirements,
             inline=True,
-        ).result(timeout=60)
+        ).result(timeout=300)
     error = caught.value
     return {"code": error.code(), "fault": error.fault.value, "stage": error.stage, "hint": error.hint}
 
@@ -255,7 +255,7 @@ def call(market: LocalMarket, method: str, path: str, body: Any = None) -> dict[
         data=None if body is None else json.dumps(body).encode(),
         headers={"Authorization": f"Bearer {market.api_key}", "Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=60) as response:
+    with urllib.request.urlopen(request, timeout=300) as response:
         return dict(json.load(response))
 
 
@@ -319,10 +319,10 @@ def test_an_input_that_was_never_uploaded_is_named(market: LocalMarket, pipeline
     assert ABSENT in problem["detail"]
 
 
-def test_a_broker_that_is_down_is_a_typed_error_of_the_command(tmp_path: Path, unused_tcp_port: int) -> None:
+def test_a_broker_that_is_down_is_a_typed_error_of_the_command(tmp_path: Path, refusing_port: int) -> None:
     (tmp_path / "x.bin").write_bytes(b"x")
     command = [sys.executable, "-m", "tradepost", "submit", ABSENT, "--tensor", f"x={tmp_path / 'x.bin'}"]
-    command += ["--max-price", "1", "--give-up-s", "0", "--broker", f"http://127.0.0.1:{unused_tcp_port}"]
+    command += ["--max-price", "1", "--give-up-s", "0", "--broker", f"http://127.0.0.1:{refusing_port}"]
     environment = os.environ | {"TRADEPOST_API_KEY": "key"}
     run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert run.returncode == EXIT_CODES[Fault.NETWORK]

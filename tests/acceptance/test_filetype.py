@@ -28,7 +28,7 @@ from magika.types import MagikaPrediction
 
 pytestmark = pytest.mark.acceptance
 
-RUN_S_MAX = 300
+RUN_S_MAX = 1200
 MAX_PRICE = "0.02"
 
 

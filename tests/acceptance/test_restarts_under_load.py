@@ -37,7 +37,7 @@ SEED = int(os.environ.get("SEED", "0"))
 SUBMITTERS = 3
 #: Jobs that end between two restarts, at most, where there are more rounds.
 JOBS_MAX = 4
-WAIT_S_MAX = 120.0
+WAIT_S_MAX = 300.0
 
 #: About a twentieth of a second of work in each stage.
 COUNT = 20_000_000
@@ -62,7 +62,7 @@ fuel = 1_000_000_000
 [outputs]
 x = "second.x"
 [limits]
-wall_ms = 60_000
+wall_ms = 600_000
 """
 
 

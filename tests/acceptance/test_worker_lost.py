@@ -32,7 +32,7 @@ fuel = 100_000_000_000
 [outputs]
 x = "slow.x"
 [limits]
-wall_ms = 60_000
+wall_ms = 600_000
 """
 
 
@@ -49,11 +49,13 @@ def test_a_killed_workers_job_is_finished_by_another(tmp_path: Path, monkeypatch
         first, second = sorted(market.running, key=lambda worker: worker.plan.name)
         with Client(market.url, api_key=market.api_key) as client:
             before = client.balance()
-            job = client.submit(pipeline, {"x": np.ones(3, np.float32)}, max_price="0.01", confidence=0.7)
+            job = client.submit(
+                pipeline, {"x": np.ones(3, np.float32)}, max_price="0.01", confidence=0.7, deadline_s=600
+            )
             while client.job(job.id).status is not JobStatus.RUNNING:
                 pass
             os.killpg(first.process.pid, signal.SIGKILL)
-            result = job.result(timeout=120)
+            result = job.result(timeout=600)
             after = client.balance()
         folder = tmp_path / "market" / "broker"
         books = market.run(["broker", "verify-books", "--data-dir", str(folder), "--json"])

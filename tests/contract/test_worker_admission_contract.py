@@ -116,7 +116,7 @@ class Handshake:
 
     async def answer(self) -> ToWorker:
         """The only frame of the next message."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(180):
             (frame,) = CODEC.decode(await self.socket.receive_bytes())
         return frame
 
@@ -124,7 +124,7 @@ class Handshake:
         """The error with which the broker refuses, once it has closed the stream."""
         frame = await self.answer()
         assert isinstance(frame, Refused), frame
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(180):
             message = await self.socket.receive()
         assert message.type is aiohttp.WSMsgType.CLOSE
         assert self.socket.close_code == aiohttp.WSCloseCode.POLICY_VIOLATION

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +16,12 @@ from tradepost_worker.testing.agent_bench import AgentBench, agent_bench
 async def bench(tmp_path: Path) -> AsyncIterator[AgentBench]:
     async with agent_bench(tmp_path) as bench:
         yield bench
+
+
+@pytest.fixture
+def no_refill(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rate limits of a broker that starts after this allow their burst alone, however long that takes."""
+    monkeypatch.setattr("tradepost_broker.assembly.time", SimpleNamespace(monotonic=lambda: 0.0))
 
 
 @pytest.fixture

@@ -116,10 +116,10 @@ async def test_a_lease_whose_time_is_over_takes_no_place(bench: AgentBench) -> N
         await bench.connected()
         await bench.returned()
         runners.hold = True
-        await bench.broker.send(bench.broker.grant(NOOP, sample_input(), left_s=1.0))
+        await bench.broker.send(bench.broker.grant(NOOP, sample_input(), left_s=2.0))
         await runners.stopping.wait()  # a little before the time is over
         loop, over = asyncio.get_running_loop(), asyncio.Event()
-        loop.call_later(1.0, over.set)
+        loop.call_later(2.0, over.set)
         await over.wait()
         runners.hold = False
         await bench.returned()

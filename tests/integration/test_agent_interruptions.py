@@ -58,6 +58,7 @@ async def test_a_device_whose_key_another_one_uses_stops_connecting(
 
 async def test_a_result_survives_the_workers_restart(bench: AgentBench) -> None:
     bench.broker.acknowledges = False
+    bench.stop_s_max = 0.2
     async with bench.agent():
         await bench.connected()
         first = await bench.returned()
@@ -155,7 +156,7 @@ async def test_a_lease_that_the_broker_gave_up_is_stopped_after_a_reconnect(benc
         await bench.runners.started.wait()
         bench.broker.held.clear()
         await bench.broker.drop()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(180):
             await bench.runners.stopped.wait()
 
 
@@ -174,6 +175,7 @@ async def test_a_result_that_came_too_late_is_forgotten(
 ) -> None:
     caplog.set_level(logging.INFO)
     bench.broker.acknowledges = False
+    bench.stop_s_max = 0.2
     async with bench.agent():
         await bench.connected()
         late = await bench.returned()
@@ -210,6 +212,7 @@ async def test_a_preempted_lease_comes_back_with_a_receipt_for_what_was_done(
 async def test_a_receipt_for_what_was_done_survives_a_restart(bench: AgentBench) -> None:
     bench.runners.hold, bench.runners.stages = True, (REPORT,)
     bench.broker.acknowledges = False
+    bench.stop_s_max = 2.0
     async with bench.agent():
         await bench.connected()
         await bench.broker.send(bench.broker.grant(NOOP, sample_input()))

@@ -78,10 +78,11 @@ async def test_a_stack_overflow_is_never_signed(bench: AgentBench) -> None:
 
 
 async def test_a_lease_that_expires_while_it_runs_is_given_back(bench: AgentBench) -> None:
-    bench.runners.hold = True
     async with bench.agent():
         await bench.connected()
-        end = await bench.given_back(left_s=1.0)  # enough to be running before it is over
+        await bench.returned()  # so that the next lease need not fetch anything before it runs
+        bench.runners.hold = True
+        end = await bench.given_back(left_s=2.0)
     assert (end.reason, end.problem.code) == (GiveBackReason.EXHAUSTED, "deadline-exceeded")
     assert bench.runners.stopped.is_set()
 

@@ -16,7 +16,7 @@ def test_the_sandbox_is_compared_with_bare_engines() -> None:
         cwd=ROOT,
         capture_output=True,
         check=True,
-        timeout=120,
+        timeout=600,
     )
     rows = json.loads(ran.stdout)
     assert {row["name"].split(",")[0] for row in rows} == {"model", "kernel noop", "kernel topk"}

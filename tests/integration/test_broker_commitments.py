@@ -54,7 +54,7 @@ async def test_held_leases_fail_no_job_and_become_evidence(broker: LocalBroker, 
         clock.advance(held_s)
         await broker.tick()
         assert (await broker.result(key, job)).status is JobStatus.ACCEPTED
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(180):
             assert (await holder.expect(Recall)).lease == grant.lease
         expired.append((await broker.standing(holder)).evidence_counts.get("expired", 0))
     assert expired == [0, 1, 2]

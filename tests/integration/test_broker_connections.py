@@ -44,7 +44,7 @@ async def answers(broker: LocalBroker) -> bool:
 
 async def ended(connection: Connection) -> None:
     """Wait until the broker has closed a connection."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(180):
         with suppress(ConnectionError):
             while await connection[0].read(1 << 16):
                 pass
@@ -158,7 +158,7 @@ async def test_a_trusted_proxy_names_the_caller(
             )
             first[1].write((head % (1, 60_000)).encode() + body[:40_000])
             bodies = broker.running.parts.application[BODIES]
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(180):
                 while bodies.taken < 40_000:
                     await broker.tick()
             second = await connect(broker)

@@ -20,6 +20,7 @@ from tradepost.broker_url import raise_for_problem
 from tradepost.client.async_client import AsyncClient
 from tradepost.client.results import Result
 from tradepost.errors import BrokerUnavailable
+from tradepost.testing.held_port import HeldPort
 from tradepost_broker.access.credentials import load_or_create_operator_token
 from tradepost_broker.market.ledger import Kind
 from tradepost_broker.market.model.entities import Account, Evidence, Job, Transfer
@@ -38,7 +39,8 @@ class Subprocess:
 
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir
-        self.port = 0
+        self._held = HeldPort()
+        self.port = self._held.number
         self.url = ""
         self._process: asyncio.subprocess.Process | None = None
 
@@ -68,6 +70,9 @@ class Subprocess:
         self._process.terminate()
         return await self._process.wait()
 
+    def close(self) -> None:
+        self._held.close()
+
     async def admin(self, session: aiohttp.ClientSession, what: str, body: object, reply: type) -> object:
         token = load_or_create_operator_token(self.data_dir / "operator.token")
         async with session.post(
@@ -88,6 +93,7 @@ async def broker_process(data_dir: Path) -> AsyncIterator[Subprocess]:
     finally:
         with contextlib.suppress(ProcessLookupError):
             await broker.kill()
+        broker.close()
 
 
 async def set_up(
@@ -132,7 +138,8 @@ async def test_a_killed_broker_loses_nothing_and_pays_nobody_twice(tmp_path: Pat
                 async with progress:
                     progress.notify_all()
 
-        async with AsyncClient(broker.url, api_key=key) as client:
+        # On a busy machine, the broker's start alone takes longer than a client waits by itself.
+        async with AsyncClient(broker.url, api_key=key, give_up_s=600) as client:
             slots = asyncio.Semaphore(16)
             running = [asyncio.create_task(run(client, n, slots)) for n in range(JOBS)]
             for kill in range(1, KILLS + 1):

@@ -38,6 +38,7 @@ class Elements(HTMLParser):
 
 
 async def page(broker: LocalBroker, path: str) -> str:
+    await broker.tick()  # a result may be read from the database a moment before the dashboard has it
     async with broker.session.get(f"{broker.url}{path}") as response:
         assert response.status == 200
         assert response.headers["Content-Security-Policy"] == CONTENT_SECURITY_POLICY

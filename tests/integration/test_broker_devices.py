@@ -46,7 +46,7 @@ async def devices(broker: LocalBroker) -> list[DeviceView]:
 async def heard(broker: LocalBroker, worker: FakeWorker, *beats: Heartbeat) -> list[DeviceView]:
     """What the operator sees once the broker has taken these; frames are taken in order."""
     await worker.send(*beats)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(180):
         while not (views := await devices(broker)) or views[0].running != beats[-1].running:
             pass
     return views

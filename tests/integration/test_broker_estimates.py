@@ -112,10 +112,11 @@ async def test_an_explanation_shows_what_a_job_preferred_and_required(broker: Lo
 
 
 async def ask_often(client: AsyncClient, pipeline: str) -> None:
-    for _ in range(10_000):
+    for _ in range(101):
         await client.estimate(pipeline, SIZE_BYTES)
 
 
+@pytest.mark.usefixtures("no_refill")
 async def test_an_account_cannot_ask_without_end(broker: LocalBroker) -> None:
     key, other = await broker.account(), await broker.account("bob")
     pipeline = await broker.publish(key)

@@ -293,7 +293,7 @@ async def test_large_inputs_and_outputs_travel_as_blocks(broker: LocalBroker) ->
         assert fetched == document
         await worker.upload_output(grant, echo(document))
         await worker.send(worker.delivery(grant, document))
-        result = await handle.result(timeout=30)
+        result = await handle.result(timeout=60)
     np.testing.assert_array_equal(result["y"], decode(document)["x"] * 2)
     await worker.disconnect()
 

@@ -222,7 +222,7 @@ async def test_a_new_offer_counts_for_the_next_job(broker: LocalBroker) -> None:
     worker = await broker.worker()
     offer = msgspec.structs.replace(worker.offer, price_per_unit_microcredits=4321)
     await worker.send(UpdateOffer(worker.offer), UpdateOffer(offer))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(180):
         while (await broker.standing(worker)).price_per_unit_microcredits != 4321:
             pass
     job = (await broker.submit(key, await broker.publish(key), max_price_microcredits=4321)).job

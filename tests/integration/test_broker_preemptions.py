@@ -15,7 +15,6 @@ from tradepost_broker.reporting.views import Explanation
 from tradepost_broker.storage.shell_records import Delivery
 from tradepost_broker.testing import FakeWorker, LocalBroker
 from tradepost_broker.testing.sample_pipeline import sample_input
-from tradepost_reputation.dashboard import WorkerView
 
 OTHER = StageReport(stage="double", output="0" * 64)
 REPORT = StageReport(stage="scale", output="0" * 64)
@@ -54,11 +53,6 @@ async def bench(broker: LocalBroker) -> AsyncIterator[Bench]:
     await second.disconnect()
 
 
-async def view_of(broker: LocalBroker, worker: FakeWorker) -> WorkerView:
-    view: WorkerView = await broker.call("GET", f"/v1/workers/{worker.id}", reply=WorkerView)
-    return view
-
-
 async def test_the_receipt_is_kept_and_its_stage_paid_once_the_job_confirms_it(bench: Bench) -> None:
     assert (await bench.acknowledged(bench.preemption())).problem is None
     settled = await bench.first.expect(Settled)
@@ -77,7 +71,7 @@ async def test_the_receipt_is_kept_and_its_stage_paid_once_the_job_confirms_it(b
     kept = bench.kept()
     assert kept is not None
     assert verify_receipt(kept.receipt).outcome == Preempted()
-    standing = await view_of(bench.broker, bench.first)
+    standing = await bench.broker.standing(bench.first)
     assert (standing.evidence_counts, standing.accepted) == ({}, 0)
     assert standing.held_microcredits == settled.earned_microcredits
 
@@ -87,7 +81,7 @@ async def test_a_repeated_one_is_acknowledged_and_pays_once(bench: Bench) -> Non
     await bench.acknowledged(frame)
     settled = await bench.first.expect(Settled)
     assert (await bench.acknowledged(frame)).problem is None
-    standing = await view_of(bench.broker, bench.first)
+    standing = await bench.broker.standing(bench.first)
     assert standing.held_microcredits == settled.earned_microcredits > 0
 
 
@@ -119,7 +113,7 @@ async def test_a_receipt_that_does_not_hold_is_refused_and_the_lease_comes_back(
     assert acknowledged.problem.code == InvalidReceipt.code()
     assert (await bench.broker.result(bench.key, bench.job)).status is JobStatus.ACCEPTED
     assert bench.kept() is None
-    standing = await view_of(bench.broker, bench.first)
+    standing = await bench.broker.standing(bench.first)
     assert (standing.evidence_counts, standing.held_microcredits) == ({}, 0)
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from contextlib import AsyncExitStack
 
 import aiohttp
+import pytest
 
 from tradepost.errors import TradepostError
 from tradepost.identity import Identity
@@ -28,6 +29,7 @@ async def false_join(broker: LocalBroker, token: str) -> str:
     return ""
 
 
+@pytest.mark.usefixtures("no_refill")
 async def test_false_joins_do_not_keep_out_who_has_a_token(broker: LocalBroker) -> None:
     token, attacked = await broker.token(), await broker.token()
     refusals = Counter([await false_join(broker, f"tpj_{number}.x") for number in range(ATTEMPTS)])

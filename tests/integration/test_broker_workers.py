@@ -89,6 +89,7 @@ async def test_a_token_is_of_use_only_with_the_key_that_signed_it(broker: LocalB
         await broker.call("POST", "/v1/workers", body=msgspec.structs.replace(request, public_key=b"no key"))
 
 
+@pytest.mark.usefixtures("no_refill")
 async def test_guessing_tokens_is_slowed_down(broker: LocalBroker) -> None:
     worker = FakeWorker(broker.session, broker.url)
     for _ in range(30):
@@ -239,6 +240,7 @@ async def test_nobody_can_use_up_another_workers_connections(broker: LocalBroker
     await worker.disconnect()
 
 
+@pytest.mark.usefixtures("no_refill")
 async def test_a_worker_that_keeps_reconnecting_is_slowed_down(broker: LocalBroker) -> None:
     worker = await broker.worker(connect=False)
     for _ in range(20):

@@ -56,7 +56,7 @@ def offered(groups: list[Path], *arguments: str) -> list[int]:
             (group / "cgroup.procs").write_text(str(os.getpid()))
 
     command = [sys.executable, "-c", SHOW, *arguments]
-    shown = subprocess.run(command, preexec_fn=enter, capture_output=True, check=True, timeout=120)
+    shown = subprocess.run(command, preexec_fn=enter, capture_output=True, check=True, timeout=600)
     found: list[int] = json.loads(shown.stdout)
     return found
 

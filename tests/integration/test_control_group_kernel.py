@@ -83,8 +83,8 @@ def test_the_kill_reaches_who_left_the_process_group(group: ControlGroup) -> Non
         assert sorted(members(group)) == sorted([parent.pid, child.pid])
         assert os.getpgid(child.pid) != os.getpgid(parent.pid)
         group.kill()
-        parent.wait(timeout=10)
-        psutil.wait_procs([child], timeout=10)
+        parent.wait(timeout=60)
+        psutil.wait_procs([child], timeout=60)
     assert members(group) == []
     group.remove()
     assert not group.path.exists()
@@ -99,7 +99,7 @@ def lively(group: ControlGroup) -> Iterator[ControlGroup]:
         left.add(process.pid)
         yield left
         left.kill()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
     left.remove()
 
 

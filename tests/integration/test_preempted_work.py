@@ -39,7 +39,8 @@ PIPELINE = kernels_pipeline(
         "warm": spinning_kernel(100_000_000),
         "long": spinning_kernel(1_500_000_000),
         "last": tradepost_kernels.load("noop"),
-    }
+    },
+    wall_ms=600_000,
 )
 KEY = SigningKey.generate()
 
@@ -104,7 +105,7 @@ async def test_what_was_done_before_the_owner_came_back_is_paid(tmp_path: Path) 
             real_worker(broker, second, price="0.002"),
         ):
             job = (await broker.submit(key, PIPELINE.cid, input=sample_input(1))).job
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(180):
                 await cheap.reached.wait()
             OwnerCommandFile(StateFolder(first).owner_command).write(OwnerCommand(mode=Mode.PAUSE))
             view = await broker.result(key, job)

@@ -31,7 +31,7 @@ SUBMIT = """
 import sys
 import numpy as np
 from tradepost import Client
-with Client(sys.argv[1], api_key=sys.argv[2], give_up_s=20) as client:
+with Client(sys.argv[1], api_key=sys.argv[2], give_up_s=120) as client:
     print(client.balance())
     inputs = {"x": np.float32([1, 2, 3, 4])}
     result = client.submit(sys.argv[3], inputs, max_price="1", confidence=0.5).result()
@@ -75,7 +75,7 @@ class Site:
     async def run(self, *arguments: str, **environment: str) -> tuple[int | None, str, str]:
         """Exit status, stdout and stderr of a program."""
         process = await self.start(*arguments, **environment)
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(600):
             out, err = await process.communicate()
         return process.returncode, out.decode(), err.decode()
 
@@ -118,7 +118,7 @@ async def test_a_worker_joins_and_works_through_the_proxy(site: Site, tmp_path: 
         await until(is_connected)
     finally:
         process.send_signal(signal.SIGINT)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             await process.communicate()
     assert process.returncode == 0
 

@@ -57,7 +57,7 @@ async def test_who_was_given_wrong_results_is_refunded_and_told(tmp_path: Path) 
                 for on_wrong in ("redo", "redo", "refund")
             ]
             for job in jobs:
-                assert np.all((await job.result(30))["y"] != RIGHT)
+                assert np.all((await job.result(60))["y"] != RIGHT)
             assert (await client.jobs(changed=True)).jobs == ()
             told = asyncio.create_task(changed(client, 3))
             honest = await broker.worker("honest", serve=True)
@@ -68,13 +68,13 @@ async def test_who_was_given_wrong_results_is_refunded_and_told(tmp_path: Path) 
             await expose(broker, bob, pipeline, honest)
             assert {view.job for view in await told} == {job.id for job in jobs}
             for job in jobs[:2]:
-                result = await job.result(30)
+                result = await job.result(60)
                 assert np.array_equal(result["y"], RIGHT)
                 assert (result.price, result.verification.credibility) == (0, 1.0)
                 assert result.corrected_at is not None
-                assert np.array_equal((await (await client.attach(job.id)).result(30))["y"], RIGHT)
+                assert np.array_equal((await (await client.attach(job.id)).result(60))["y"], RIGHT)
             with pytest.raises(ResultWithdrawn, match="a reference run contradicts it"):
-                await jobs[2].result(30)
+                await jobs[2].result(60)
             listed = (await client.jobs(changed=True)).jobs
             assert [entry.status for entry in listed] == [
                 JobStatus.WITHDRAWN,
@@ -106,7 +106,7 @@ async def test_what_no_auditor_can_check_is_run_again(tmp_path: Path) -> None:
         cheat = await broker.worker("cheat", serve=True, script=wrong_echo)
         async with AsyncClient(broker.url, api_key=alice) as client:
             job = await client.submit(pipeline, sample_input(), max_price="0.1", confidence=ALONE)
-            assert np.all((await job.result(30))["y"] != RIGHT)
+            assert np.all((await job.result(60))["y"] != RIGHT)
             told = asyncio.create_task(changed(client, 1))
             honest = await broker.worker("honest", serve=True)
             auditors = [await broker.worker(owner, auditor=True) for owner in ("operator", "second-operator")]
@@ -114,13 +114,13 @@ async def test_what_no_auditor_can_check_is_run_again(tmp_path: Path) -> None:
             await expose(broker, bob, pipeline, honest)
             [view] = await told
             assert view.job == job.id
-            result = await job.result(30)
+            result = await job.result(60)
             assert np.array_equal(result["y"], RIGHT)
             assert result.verification.agreed == (honest.id,)
             assert 0 < result.price * 1_000_000 == FUNDS_MICROCREDITS - await client.balance() * 1_000_000
             # It is not open any more: the account may have another.
             again = await client.submit(pipeline, sample_input(), max_price="0.1", confidence=ALONE)
-            await again.result(30)
+            await again.result(60)
         for task in serving:
             task.cancel()
         for worker in (*auditors, cheat, honest):

@@ -314,8 +314,7 @@ async def test_metrics_do_not_move_before_the_job_is_decided(tmp_path: Path) -> 
 
         async def counters() -> list[str]:
             text = (await scene.ask("GET", "/metrics", "")).body
-            lines = [line for line in text.splitlines() if not line.startswith("#")]
-            return [line for line in lines if "_batch_" not in line and "_created" not in line]
+            return [line for line in _of_market(text) if not line.startswith("#")]
 
         before = await counters()
         await deliver(scene, "a")
@@ -372,9 +371,13 @@ async def _about_workers(scene: Scene) -> dict[tuple[str, str], str]:
             answer = await scene.ask("GET", path, authorization)
             names = any(worker.id in answer for worker in scene.workers.values())
             if names or endpoint.path == "/metrics":
-                lines = [line for line in answer.body.splitlines() if "_batch_" not in line]
-                found[role, path] = "\n".join(line for line in lines if "_created" not in line)
+                found[role, path] = "\n".join(_of_market(answer.body))
     return found
+
+
+def _of_market(text: str) -> list[str]:
+    """The lines without the metrics of the machine: batches and stalls come at any time."""
+    return [line for line in text.splitlines() if not re.search("_batch_|_loop_stall_|_created", line)]
 
 
 def _blind(text: str, cid: str, own: bytes) -> str:

@@ -76,7 +76,7 @@ class Market:
     async def run_job(self) -> JobStatus:
         """How a job of the pipeline ends."""
         job = await self.broker.submit(self.key, PIPELINE.cid, input=sample_input())
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(180):
             return (await self.broker.result(self.key, job.job)).status
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from tradepost_signing.policy.revocation import RevocationDocument
 from tradepost_signing.policy.revocation_store import SignedRevocations, sign_revocations
 from tradepost_worker.link.joining import join
 from tradepost_worker.state import StateFolder
+from tradepost_worker.testing.fair_clock import FairClock
 from tradepost_worker.testing.lent_device import (
     FOREVER,
     NOOP,
@@ -29,46 +28,11 @@ from tradepost_worker.testing.lent_device import (
 )
 from tradepost_worker.testing.samples import sample_input
 
-#: Seconds by which the scheduler may not explain a delay.
-UNFAIR_S_MAX = 10.0
-
 
 @pytest.fixture
 async def home(tmp_path: Path) -> AsyncIterator[LentDevice]:
     async with lent_device(tmp_path / "state") as device:
         yield device
-
-
-class FairClock:
-    """Seconds that passed without those in which these processes waited for a core, one after the other.
-
-    On a quiet machine it shows the time. On a busy one the scheduler's delays are not the worker's. Threads
-    wait side by side, so of each process only the thread that waited longest counts.
-    """
-
-    def __init__(self, *pids: int) -> None:
-        self._began_s = time.monotonic()
-        self._waited_ns: dict[int, dict[Path, int]] = {pid: {} for pid in pids}
-        self.look()
-        self._before_ns = {pid: dict(threads) for pid, threads in self._waited_ns.items()}
-
-    def passed_s(self) -> float:
-        self.look()
-        elapsed_s = time.monotonic() - self._began_s
-        assert elapsed_s < UNFAIR_S_MAX, "no scheduler delays a process that long"
-        return elapsed_s - sum(self._longest_wait_ns(pid) for pid in self._waited_ns) / 1e9
-
-    def look(self) -> None:
-        """Read how long each thread waited, the second number in its `schedstat`; keep that of ended ones."""
-        for pid, threads in self._waited_ns.items():
-            for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
-                with contextlib.suppress(OSError):  # the thread has ended
-                    threads[path] = int(path.read_text().split()[1])
-
-    def _longest_wait_ns(self, pid: int) -> int:
-        before_ns = self._before_ns[pid]
-        waits_ns = (ns - before_ns.get(path, 0) for path, ns in self._waited_ns[pid].items())
-        return max(waits_ns, default=0)
 
 
 def listed(version: int, key: SigningKey, **entries: Any) -> SignedRevocations:

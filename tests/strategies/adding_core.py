@@ -83,7 +83,7 @@ class HeldStore(Store):
 
         def held() -> None:
             self.committing.set()
-            self.release.wait(10)
+            self.release.wait(60)
             commit()
 
         transaction.commit = held  # type: ignore[method-assign]

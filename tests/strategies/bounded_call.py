@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 T = TypeVar("T")
 
 #: A call that has not ended by then never will.
-HANGS_S: Final = 30.0
+HANGS_S: Final = 120.0
 
 
 def within(call: Callable[[], T], *, hangs_s: float = HANGS_S) -> T:

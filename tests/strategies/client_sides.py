@@ -71,7 +71,7 @@ class Stream:
 
     async def next(self) -> ToClient:
         """The next frame."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(180):
             while not self._frames:
                 self._frames = CODEC.decode(await self.socket.receive_bytes())
         return self._frames.pop(0)
@@ -99,7 +99,7 @@ class Stream:
 
     async def closing_code(self) -> int | None:
         """The code with which the broker closes the stream."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(180):
             message = await self.socket.receive()
         assert message.type is aiohttp.WSMsgType.CLOSE, message
         return self.socket.close_code

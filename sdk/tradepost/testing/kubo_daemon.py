@@ -13,7 +13,7 @@ from typing import Final, Self
 
 from tradepost.errors import KuboFailed
 
-START_S_MAX: Final = 60.0
+START_S_MAX: Final = 180.0
 _STOP_S_MAX: Final = 20.0
 #: Nobody is asked and nobody is told: no peers, no routing, no names, no telemetry.
 _CONFIG: Final = {

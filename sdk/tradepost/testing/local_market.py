@@ -25,8 +25,10 @@ from urllib.request import ProxyHandler, build_opener
 from tradepost.errors import BrokerUnavailable, RunnerFailed
 from tradepost.plurals import counted
 from tradepost.testing.commands import LOG_TAIL_CHARS, command_line, run_command, signal_group
+from tradepost.testing.held_port import HeldPort
 
-START_S_MAX: Final = 60.0
+#: A process that ends is noticed at once; one that starts may share its machine with many others.
+START_S_MAX: Final = 180.0
 _STOP_S_MAX: Final = 10.0
 _ANSWER_S_MAX: Final = 30.0
 _POLL_S: Final = 0.02
@@ -78,6 +80,7 @@ class LocalMarket:
         self.url = ""
         self.api_key = ""
         self.port = 0
+        self._held_port: HeldPort | None = None
 
     def __enter__(self) -> Self:
         try:
@@ -183,6 +186,8 @@ class LocalMarket:
                 signal_group(process, signal.SIGKILL)
                 process.wait()
         self._processes.clear()
+        if self._held_port is not None:
+            self._held_port.close()
         if self._temporary:
             shutil.rmtree(self._home, ignore_errors=True)
 
@@ -201,6 +206,8 @@ class LocalMarket:
 
     def _start(self) -> None:
         self.on_step("Starting the broker")
+        self._held_port = HeldPort()
+        self.port = self._held_port.number
         self._home.mkdir(parents=True, exist_ok=True)
         self.run(["keygen", "--out", str(self._key), "--no-passphrase", "--json"])
         self.start_broker()

@@ -78,7 +78,7 @@ async def test_nothing_is_told_while_the_commit_is_under_way(tmp_path: Path) -> 
     released: list[Instruction] = []
     async with running(store, released=released) as engine:
         asking = asyncio.create_task(engine.ask(Funding(5)))
-        await asyncio.to_thread(store.committing.wait, 10)
+        await asyncio.to_thread(store.committing.wait, 60)
         assert not asking.done()
         assert released == []
         store.release.set()
@@ -99,7 +99,7 @@ async def test_work_that_comes_during_a_commit_makes_one_batch(tmp_path: Path) -
     )
     task = asyncio.create_task(engine.run())
     first = asyncio.create_task(engine.ask(Funding(1, "first")))
-    await asyncio.to_thread(store.committing.wait, 10)
+    await asyncio.to_thread(store.committing.wait, 60)
     others = [asyncio.create_task(engine.ask(Funding(1, f"t{n}"))) for n in range(BATCH_MAX - 1)]
     await asyncio.sleep(0)
     store.release.set()

@@ -199,7 +199,7 @@ async def test_a_refused_car_is_not_sent_to_its_end(tmp_path, broker, url, refus
     broker.refuse_car = refusal
     sizes: list[int] = []
     with pytest.raises(type(refusal), match=refusal.detail):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(180):
             await publish(pipeline, broker=url, api_key=API_KEY, progress=sizes.append)
     assert sum(sizes) < pipeline.total_bytes
     assert broker.listed == []
@@ -209,12 +209,12 @@ async def test_a_broker_that_takes_nothing_more_is_unavailable(tmp_path, broker,
     monkeypatch.setattr("tradepost_signing.publishing.car_upload._STALL_S_MAX", 0.2)
     broker.goes_silent = True
     with pytest.raises(BrokerUnavailable):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(180):
             await publish(signed(tmp_path), broker=url, api_key=API_KEY, progress=ignore)
 
 
-async def test_a_broker_that_is_down_is_unavailable(tmp_path, unused_tcp_port):
-    address = URL(f"http://127.0.0.1:{unused_tcp_port}")
+async def test_a_broker_that_is_down_is_unavailable(tmp_path, refusing_port):
+    address = URL(f"http://127.0.0.1:{refusing_port}")
     with pytest.raises(BrokerUnavailable):
         await publish(signed(tmp_path), broker=address, api_key=API_KEY, progress=ignore)
 

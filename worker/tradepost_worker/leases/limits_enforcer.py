@@ -29,7 +29,8 @@ class LimitsEnforcer:
     """Carries out the decisions of `monitor`.
 
     `apply_limits` is called with limits that changed, `offer_capacity` changes what is offered, `end_runners`
-    ends the runners, and `on_change` is called when what may be shown has changed.
+    ends the runners, and `on_change` is called when what may be shown has changed: before the broker gets
+    another offer, and when the leases and runners have ended.
     """
 
     def __init__(
@@ -71,19 +72,22 @@ class LimitsEnforcer:
 
     async def enforce(self) -> bool:
         """Carry out the owner's command and the limits as they are now; whether a drain is done."""
-        if self._monitor.limits_changed():
+        limits_changed = self._monitor.limits_changed()
+        decision, command = self._monitor.decide()
+        before, self._monitor.decision = self._monitor.decision, decision
+        if limits_changed or decision != before:
+            self._on_change()  # first: the status already gives the reason when the broker gets the offer
+        if limits_changed:
             self._apply_limits(self._monitor.limits)
             log.info("The limits changed.", extra={"action": "limits_changed"})
-        decision, command = self._monitor.decide()
-        if decision != self._monitor.decision:
-            await self._carry_out(decision)
+        if decision != before:
+            await self._carry_out(decision, before)
         if command.mode is not Mode.DRAIN or self._leases.unfinished:
             return False
         self._monitor.finish_drain()
         return True
 
-    async def _carry_out(self, decision: Allowance) -> None:
-        before, self._monitor.decision = self._monitor.decision, decision
+    async def _carry_out(self, decision: Allowance, before: Allowance) -> None:
         self._throttle.percent = decision.cpu_percent
         self._offer_capacity(decision.capacity)
         if decision.cause is None:
@@ -94,7 +98,7 @@ class LimitsEnforcer:
             await self._end_runners()
         if before.cause is not decision.cause:
             _log(decision)
-        self._on_change()
+        self._on_change()  # again: fewer leases run now
 
     async def _enforce_often(self, stop: asyncio.Event) -> None:
         while not await self.enforce():  # noqa: ASYNC110 - what is awaited is a file and a clock

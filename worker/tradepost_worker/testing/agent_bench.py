@@ -93,7 +93,8 @@ class PretendedRunners:
 class AgentBench:
     """A fake broker and the means to start agents against it, all of one worker, one state folder.
 
-    A test changes the attributes before it starts an agent.
+    A test changes the attributes before it starts an agent. An agent that is stopped waits up to `stop_s_max`
+    seconds for the broker to acknowledge everything: a test whose broker does not makes it short.
     """
 
     def __init__(self, broker: FakeBroker, url: URL, folder: Path) -> None:
@@ -104,6 +105,7 @@ class AgentBench:
         self.capacity = 2
         self.rng = Immediately()
         self.fetch_log_s = 5.0
+        self.stop_s_max = 60.0
         self.memory_bytes_max = 4 << 30
         self.providers: tuple[str, ...] = ("cpu",)
         self.connections: list[bool] = []
@@ -167,7 +169,7 @@ class AgentBench:
                     on_disconnected=lambda _: self.connections.append(False),
                 ),
                 rng=self.rng,
-                stop_s_max=0.2,
+                stop_s_max=self.stop_s_max,
             )
             stop = asyncio.Event()
             running = asyncio.create_task(agent.run(stop))
@@ -179,7 +181,7 @@ class AgentBench:
 
     async def connected(self) -> None:
         """Wait until an agent is connected."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(180):
             await self.broker.connected.wait()
 
     def pending(self) -> list[str]:

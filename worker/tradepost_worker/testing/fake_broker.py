@@ -144,8 +144,8 @@ class FakeBroker:
             attempt=1,
             pipeline=sample.cid,
             nonce=nonce,
-            expires_at=int(time.time()) + 60,
-            left_s=60.0,
+            expires_at=int(time.time()) + 600,
+            left_s=600.0,
             price_microcredits=1000,
             input=document,
         )
@@ -159,12 +159,19 @@ class FakeBroker:
         assert self._socket is not None
         await self._socket.send_bytes(self._codec.encode(list(frames)))
 
-    async def next(self, kind: type[Frame], *, s_max: float = 20.0) -> Frame:
+    async def next(self, kind: type[Frame], *, s_max: float = 180.0) -> Frame:
         """The worker's next frame, offers and heartbeats aside, which must be of this kind."""
         async with asyncio.timeout(s_max):
             frame = await self._received.get()
         assert isinstance(frame, kind), frame
         return frame
+
+    async def newest_offer(self) -> Offer:
+        """The newest offer; waits for one that came since the last call. Older ones are dropped."""
+        offer = await self.offers.get()
+        while not self.offers.empty():
+            self.offers.get_nowait()
+        return offer
 
     async def ping(self) -> None:
         """Ask the worker's device for a sign of life."""
@@ -193,7 +200,8 @@ class FakeBroker:
         except TradepostError as error:
             await refuse(socket, error, self._codec.encode([Refused(problem=error.to_problem())]))
         finally:
-            self.connected.clear()
+            if self._socket is socket:  # else another connection has replaced this one
+                self.connected.clear()
         return socket
 
     def _worker_and_nonce(self, request: web.Request) -> tuple[str, bytes]:

@@ -34,7 +34,7 @@ from tradepost.testing.fake_broker import API_KEY, FakeBroker
 PIPELINE: Final = "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku"
 GIVE_UP_S: Final = 2.0
 #: What a call may take beyond `give_up_s`, on a machine that does other things as well.
-BOUND_S: Final = GIVE_UP_S + 20.0
+BOUND_S: Final = GIVE_UP_S + 60.0
 
 #: Examples of an extended run: some wait until a call has given up.
 EXAMPLES_MAX: Final = 2_000

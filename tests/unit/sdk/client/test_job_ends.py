@@ -44,7 +44,7 @@ def trapped(fake: FakeBrokerThread, client: Client) -> TradepostError:
     )
     fake.run(fake.broker.release())
     with pytest.raises(KernelTrap) as caught:
-        handle.result(30)
+        handle.result(60)
     return caught.value
 
 
@@ -72,12 +72,12 @@ def test_a_failed_job_is_asked_for_once(fake: FakeBrokerThread, client: Client) 
     handle = client.submit(PIPELINE, x(), max_price=1)
     client.cancel(handle.id)
     with pytest.raises(TradepostError):
-        handle.result(30)
+        handle.result(60)
     assert handle.future() is handle.future()
 
 
 def test_a_result_has_a_short_repr(client: Client) -> None:
-    result = client.submit(PIPELINE, {"x": np.zeros(10_000, np.float32)}, max_price=1).result(30)
+    result = client.submit(PIPELINE, {"x": np.zeros(10_000, np.float32)}, max_price=1).result(60)
     assert repr(result) == "<Result of job job-0: y F32[10000]; 0.001 credits>"
     assert result == result  # noqa: PLR0124 - comparing arrays would raise
     many = Result(
@@ -110,9 +110,9 @@ def test_an_attached_job_gives_its_result(fake: FakeBrokerThread, client: Client
     attached = client.attach(submitted.id, input_cid=submitted.input_cid)
     assert attached.future().done() is False
     fake.run(fake.broker.release())
-    assert attached.result(30)["y"].tolist() == [2]
+    assert attached.result(60)["y"].tolist() == [2]
     again = client.attach(submitted.id)
-    assert again.result(30).document == submitted.result(30).document
+    assert again.result(60).document == submitted.result(60).document
     assert again.cancel() is False
 
 
@@ -128,20 +128,20 @@ def test_an_attached_job_of_another_input_is_refused(client: Client) -> None:
     one = client.submit(PIPELINE, x(1), max_price=1)
     other = client.submit(PIPELINE, x(2), max_price=1)
     with pytest.raises(InvalidReceipt):
-        client.attach(one.id, input_cid=other.input_cid).result(30)
-    assert client.attach(one.id, input_cid=one.input_cid).result(30)["y"].tolist() == [2]
+        client.attach(one.id, input_cid=other.input_cid).result(60)
+    assert client.attach(one.id, input_cid=one.input_cid).result(60)["y"].tolist() == [2]
 
 
 def test_an_attached_jobs_receipts_are_about_one_input(fake: FakeBrokerThread, client: Client) -> None:
     one = client.submit(PIPELINE, x(1), max_price=1)
     other = client.submit(PIPELINE, x(2), max_price=1)
-    one.result(30)
-    other.result(30)
+    one.result(60)
+    other.result(60)
     views = fake.broker.jobs.views
     mixed = views[one.id].receipts + views[other.id].receipts
     views[one.id] = msgspec.structs.replace(views[one.id], receipts=mixed)
     with pytest.raises(InvalidReceipt):
-        client.attach(one.id).result(30)
+        client.attach(one.id).result(60)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_what_is_not_a_cid_is_the_callers_mistake(client: Client, wrong: Any) ->
 def test_another_input_is_named_beside_the_one_that_was_given(client: Client) -> None:
     one, other = (client.submit(PIPELINE, x(value), max_price=1) for value in (1, 2))
     with pytest.raises(OtherInput) as caught:
-        client.attach(one.id, input_cid=other.input_cid).result(30)
+        client.attach(one.id, input_cid=other.input_cid).result(60)
     assert str(one.input_cid) in caught.value.detail
     assert str(other.input_cid) in caught.value.detail
     assert caught.value.fault is Fault.SUBMITTER
@@ -165,8 +165,8 @@ def test_another_input_is_named_beside_the_one_that_was_given(client: Client) ->
 
 def test_receipts_of_another_job_are_named_with_both(client: Client) -> None:
     one, other = (client.submit(PIPELINE, x(value), max_price=1) for value in (1, 2))
-    output = one.result(30).document
-    other.result(30)
+    output = one.result(60).document
+    other.result(60)
     view = msgspec.structs.replace(client.job(other.id), job=one.id)
     with pytest.raises(InvalidReceipt, match=f"job {other.id}.*job {one.id}"):
         check_result(view, output, pipeline=PIPELINE, input_cid=one.input_cid)

@@ -36,7 +36,7 @@ def test_a_callback_may_submit_and_wait(client: Client) -> None:
             chained.set_exception(error)
 
     client.submit(PIPELINE, x(), max_price=1).future().add_done_callback(again)
-    assert chained.result(timeout=20) == 8
+    assert chained.result(timeout=60) == 8
 
 
 def test_a_callback_may_wait_for_other_futures(fake: FakeBrokerThread, client: Client) -> None:
@@ -47,14 +47,14 @@ def test_a_callback_may_wait_for_other_futures(fake: FakeBrokerThread, client: C
 
     def wait_for_others(_: object) -> None:
         has_begun.set()
-        seen.put(list(concurrent.futures.wait([second], timeout=10).done))
-        seen.put(list(concurrent.futures.as_completed([third], timeout=10)))
+        seen.put(list(concurrent.futures.wait([second], timeout=60).done))
+        seen.put(list(concurrent.futures.as_completed([third], timeout=60)))
 
     first.add_done_callback(wait_for_others)
     fake.run(fake.broker._finish("job-0"))
-    assert has_begun.wait(20)
+    assert has_begun.wait(60)
     fake.run(fake.broker.release())
-    assert [seen.get(timeout=30) for _ in range(2)] == [[second], [third]]
+    assert [seen.get(timeout=60) for _ in range(2)] == [[second], [third]]
 
 
 def test_a_slow_callback_delays_nobody_who_waits(fake: FakeBrokerThread, client: Client) -> None:
@@ -68,10 +68,10 @@ def test_a_slow_callback_delays_nobody_who_waits(fake: FakeBrokerThread, client:
 
     slow.add_done_callback(callback)
     fake.run(fake.broker._finish("job-0"))
-    assert has_begun.wait(20)
+    assert has_begun.wait(60)
     try:
         fake.run(fake.broker.release())
-        assert list(concurrent.futures.as_completed([other], timeout=10)) == [other]
+        assert list(concurrent.futures.as_completed([other], timeout=60)) == [other]
     finally:
         goes_on.set()
 
@@ -86,7 +86,7 @@ def test_a_callback_may_close_the_client(fake: FakeBrokerThread) -> None:
         closed.set()
 
     client.submit(PIPELINE, x(), max_price=1).future().add_done_callback(close)
-    assert closed.wait(20)
+    assert closed.wait(60)
     with pytest.raises(ClientClosed):
         client.balance()
 
@@ -98,10 +98,10 @@ def test_callbacks_run_even_if_one_raises_or_comes_late(
     future = client.submit(PIPELINE, x(), max_price=1).future()
     future.add_done_callback(lambda _: 1 / 0)
     future.add_done_callback(lambda _: second.set())
-    future.result(timeout=20)
+    future.result(timeout=60)
     future.add_done_callback(lambda _: late.set())
-    assert second.wait(20)
-    assert late.wait(20)
+    assert second.wait(60)
+    assert late.wait(60)
     assert [record.action for record in caplog.records if hasattr(record, "action")] == ["callback_failed"]
 
 

@@ -163,7 +163,7 @@ def test_closing_the_client_cancels_what_has_not_ended(fake: FakeBrokerThread) -
             fake.until(partial(has_taken, 2))
         assert statuses(fake.broker) == ["cancelled"] * 2
         with pytest.raises(ClientClosed):
-            reading.result(30)
+            reading.result(60)
 
 
 async def test_leaving_an_async_map_cancels_what_has_not_ended(fake: FakeBrokerThread) -> None:

@@ -50,7 +50,7 @@ def test_a_value_is_had_by_all_who_wait() -> None:
     with ThreadPoolExecutor(4) as threads:
         waiting = [threads.submit(outcome.get, 30) for _ in range(4)]
         outcome.give(7)
-        assert [each.result(30) for each in waiting] == [7] * 4
+        assert [each.result(60) for each in waiting] == [7] * 4
     assert (outcome.is_given, outcome.get(), outcome.error()) == (True, 7, None)
 
 

@@ -69,7 +69,7 @@ def test_a_forked_process_gets_a_typed_error(fake: FakeBrokerThread, client: Cli
     # What the fork does to its copy changes nothing here.
     assert in_a_fork(lambda: client.__exit__(None, None, None)) == "nothing"
     fake.run(fake.broker.release())
-    assert handle.result(timeout=20)["y"].tolist() == [2]
+    assert handle.result(timeout=60)["y"].tolist() == [2]
 
 
 @pytest.mark.process
@@ -120,8 +120,8 @@ def test_a_jobs_future_has_failed_in_a_forked_process(fake: FakeBrokerThread, cl
     assert in_a_fork(check) == "nothing"
     assert not future.done()
     fake.run(fake.broker.release())
-    assert future.result(timeout=20)["y"].tolist() == [2]
-    assert handle.result(timeout=20)["y"].tolist() == [2]
+    assert future.result(timeout=60)["y"].tolist() == [2]
+    assert handle.result(timeout=60)["y"].tolist() == [2]
 
 
 @pytest.mark.process
@@ -130,7 +130,7 @@ def test_a_result_that_is_here_goes_into_a_fork(client: Client) -> None:
     future = client.submit(PIPELINE, x(), max_price=1).future()
     called = threading.Event()
     future.add_done_callback(lambda _: called.set())  # so that the callbacks' thread runs
-    assert called.wait(20)
+    assert called.wait(60)
 
     def check() -> None:
         late: list[object] = []
@@ -149,7 +149,7 @@ def test_a_result_that_is_here_goes_into_a_fork(client: Client) -> None:
 def test_many_threads_share_a_client(client: Client) -> None:
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         values = pool.map(
-            lambda n: client.submit(PIPELINE, x(n), max_price=1).result(20)["y"][0], range(40), timeout=20
+            lambda n: client.submit(PIPELINE, x(n), max_price=1).result(60)["y"][0], range(40), timeout=20
         )
     assert list(values) == [2 * n for n in range(40)]
 
@@ -163,7 +163,7 @@ def test_closing_ends_the_calls_of_other_threads(fake: FakeBrokerThread) -> None
             fake.until(lambda broker: len(broker.requests) == 4)
         for future in waiting:
             with pytest.raises(ClientClosed):
-                future.result(timeout=20)
+                future.result(timeout=60)
 
 
 def test_a_blocking_call_in_the_clients_own_thread_is_refused(client: Client) -> None:
@@ -232,7 +232,7 @@ def test_a_client_that_is_collected_in_its_own_thread_is_closed(fake: FakeBroker
     with pytest.raises(ClientClosed):
         within(opened[0].balance)
     assert isinstance(within(future.exception), ClientClosed)
-    assert called.wait(20)
+    assert called.wait(60)
     within(loop._thread.join)
     assert loop._loop.is_closed()
 
@@ -266,7 +266,7 @@ def test_a_map_that_is_collected_in_the_clients_thread_cancels_its_jobs(
 async def test_a_second_event_loop_gets_a_typed_error(fake: FakeBrokerThread) -> None:
     async with AsyncClient(fake.url, api_key=API_KEY) as client:
         handle = await client.submit(PIPELINE, x(), max_price=1)
-        await handle.result(20)
+        await handle.result(60)
         fake.broker.hold = True
         waiting = await client.submit(PIPELINE, x(), max_price=1)
         calls: list[Callable[[], Any]] = [
@@ -279,7 +279,7 @@ async def test_a_second_event_loop_gets_a_typed_error(fake: FakeBrokerThread) ->
         for call in calls:
             with pytest.raises(InvalidCall, match="event loop"):
                 await asyncio.to_thread(lambda call=call: within(lambda: asyncio.run(_awaiting(call))))
-        assert (await handle.result(20))["y"].tolist() == [2]
+        assert (await handle.result(60))["y"].tolist() == [2]
 
 
 def test_no_event_loop_is_a_typed_error(fake: FakeBrokerThread) -> None:
@@ -355,7 +355,7 @@ def test_a_job_is_waited_for_again_once_its_client_is_open_again(fake: FakeBroke
         future = handle.future()
         assert not future.done()
         fake.run(fake.broker.release())
-        assert handle.result(timeout=20)["y"].tolist() == [2]
+        assert handle.result(timeout=60)["y"].tolist() == [2]
         assert handle.cancel() is False
 
 
@@ -379,14 +379,14 @@ def test_cancelling_a_future_cancels_the_job(fake: FakeBrokerThread, client: Cli
     future = client.submit(PIPELINE, x(), max_price=1).future()
     assert future.cancel() is True
     with pytest.raises(JobCancelled):
-        future.result(20)
+        future.result(60)
     assert future.cancelled()
     assert statuses(fake.broker) == ["cancelled"]
 
 
 def test_a_job_that_has_ended_cannot_be_cancelled(client: Client) -> None:
     handle = client.submit(PIPELINE, x(), max_price=1)
-    handle.result(20)
+    handle.result(60)
     assert handle.cancel() is False
     assert handle.future().cancel() is False
     assert handle.future().cancelled() is False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -92,10 +93,10 @@ def test_every_request_is_repeated(flaky: Flaky) -> None:
     with Client(flaky.url, api_key=API_KEY) as client:
         assert client.balance() > 0
         handle = client.submit(PIPELINE, {"x": large}, max_price=1)
-        assert handle.result(30)["x"].size == 2 * large.size
+        assert handle.result(60)["x"].size == 2 * large.size
         assert client.job(handle.id).job == handle.id
         assert client.cancel(handle.id).job == handle.id
-        assert client.attach(handle.id).result(30)["x"].size == 2 * large.size
+        assert client.attach(handle.id).result(60)["x"].size == 2 * large.size
     assert len(flaky.failed) > 5
     assert set(flaky.failed.values()) == {2}
 
@@ -109,18 +110,20 @@ def test_what_stays_away_is_unavailable_and_result_asks_again() -> None:
         handle = client.submit(PIPELINE, half, max_price=1)
         for _ in range(2):
             with pytest.raises(BrokerUnavailable):
-                handle.result(30)
+                handle.result(60)
         failed = handle.future()
-        assert isinstance(failed.exception(30), BrokerUnavailable)
+        assert isinstance(failed.exception(60), BrokerUnavailable)
         flaky.failures = 0
-        assert handle.result(30)["x"].size == 2 * half["x"].size
+        assert handle.result(60)["x"].size == 2 * half["x"].size
         assert handle.done()
         assert handle.future() is handle.future()
-        assert isinstance(failed.exception(30), BrokerUnavailable)  # a future keeps its outcome
+        assert isinstance(failed.exception(60), BrokerUnavailable)  # a future keeps its outcome
 
 
-async def test_a_broker_that_is_restarted_is_waited_for(unused_tcp_port: int) -> None:
-    async with AsyncClient(f"http://127.0.0.1:{unused_tcp_port}", api_key=API_KEY) as client:
+async def test_a_broker_that_is_restarted_is_waited_for() -> None:
+    held = socket.socket()  # it listens later: no other program gets its port meanwhile
+    held.bind(("127.0.0.1", 0))
+    async with AsyncClient(f"http://127.0.0.1:{held.getsockname()[1]}", api_key=API_KEY) as client:
         calls = [
             asyncio.create_task(client.balance()),
             asyncio.create_task(client.submit(PIPELINE, {"x": np.zeros(200_000)}, max_price=1)),
@@ -129,10 +132,10 @@ async def test_a_broker_that_is_restarted_is_waited_for(unused_tcp_port: int) ->
         await asyncio.sleep(0)
         runner = web.AppRunner(FakeBroker(lambda document: document).app)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", unused_tcp_port).start()
+        await web.SockSite(runner, held).start()
         balance, *handles = await asyncio.gather(*calls)
         assert balance > 0
-        assert [(await handle.result(30))["x"].size for handle in handles] == [200_000, 2]
+        assert [(await handle.result(60))["x"].size for handle in handles] == [200_000, 2]
     await runner.cleanup()
 
 
@@ -145,7 +148,7 @@ def test_a_result_is_had_after_the_stream_was_given_up(fake: FakeBrokerThread) -
         with pytest.raises(BrokerUnavailable):
             handle._handle._end.result()  # type: ignore[union-attr]
         fake.run(fake.broker.release())
-        assert handle.result(30)["y"].tolist() == [2]
+        assert handle.result(60)["y"].tolist() == [2]
 
 
 async def _give_up(client: Client) -> None:

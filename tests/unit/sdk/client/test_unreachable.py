@@ -27,8 +27,8 @@ async def errors_of(url: str, *, give_up_s: float) -> list[BrokerUnavailable]:
     return [request.value, submission.value]
 
 
-async def test_a_refused_connection_is_named(unused_tcp_port: int) -> None:
-    url = f"http://127.0.0.1:{unused_tcp_port}"
+async def test_a_refused_connection_is_named(refusing_port: int) -> None:
+    url = f"http://127.0.0.1:{refusing_port}"
     for error in await errors_of(url, give_up_s=0.1):
         assert error.detail == f"{url}: Connection refused"
         assert "no program listens there" in error.hint

@@ -24,7 +24,7 @@ REPR_CHARS_MAX = 1000
 
 @pytest.fixture
 def result(client: Client) -> Result:
-    return client.submit(PIPELINE, {"x": np.ones(2, np.float32)}, max_price=1).result(30)
+    return client.submit(PIPELINE, {"x": np.ones(2, np.float32)}, max_price=1).result(60)
 
 
 def copies_of(value: Any) -> list[Any]:
@@ -48,7 +48,7 @@ def test_a_result_is_a_read_only_mapping_of_its_tensors(result: Result) -> None:
 
 
 def test_a_result_equals_its_copies_and_is_hashed_as_they_are(client: Client, result: Result) -> None:
-    other = client.submit(PIPELINE, {"x": np.ones(2, np.float32)}, max_price=1).result(30)
+    other = client.submit(PIPELINE, {"x": np.ones(2, np.float32)}, max_price=1).result(60)
     assert (result == other, result != other, result == dict(result), result == 5) == (
         False,
         True,

@@ -29,27 +29,27 @@ def test_a_withdrawn_result_raises_when_it_is_asked_for_again(fake: FakeBrokerTh
     changes = client.verdict_changes()
     job = client.submit(PIPELINE, x(), max_price=1)
     first = job.future()
-    assert job.result(30)["y"].tolist() == [2]
+    assert job.result(60)["y"].tolist() == [2]
     assert job.future() is first
     fake.run(fake.broker.withdraw(job.id))
     assert next(changes).status is JobStatus.WITHDRAWN
     with pytest.raises(ResultWithdrawn) as caught:
-        job.result(30)
+        job.result(60)
     assert caught.value.job == job.id
     assert first.result(0)["y"].tolist() == [2]  # a future's result is what it was
     assert job.future() is job.future() is not first
     with pytest.raises(ResultWithdrawn):
-        client.attach(job.id).result(30)
+        client.attach(job.id).result(60)
 
 
 def test_a_corrected_result_is_what_asking_again_gives(fake: FakeBrokerThread, client: Client) -> None:
     changes = client.verdict_changes()
     job = client.submit(PIPELINE, x(), max_price=1)
-    assert job.result(30).corrected_at is None
+    assert job.result(60).corrected_at is None
     fake.run(fake.broker.correct(job.id, y(7)))
     view = next(changes)
     assert (view.job, view.status) == (job.id, JobStatus.ACCEPTED)
-    result = job.result(30)
+    result = job.result(60)
     assert result["y"].tolist() == [7]
     assert result.price == 0
     assert result.corrected_at == view.verdict_changed_at
@@ -59,7 +59,7 @@ def test_a_corrected_result_is_what_asking_again_gives(fake: FakeBrokerThread, c
 def test_a_job_that_is_run_again_is_waited_for_again(fake: FakeBrokerThread, client: Client) -> None:
     changes = client.verdict_changes()
     job = client.submit(PIPELINE, x(), max_price=1)
-    job.result(30)
+    job.result(60)
     fake.broker.hold = True
     fake.run(fake.broker.redo(job.id, y(9)))
     assert next(changes).status is JobStatus.RUNNING
@@ -67,7 +67,7 @@ def test_a_job_that_is_run_again_is_waited_for_again(fake: FakeBrokerThread, cli
     with pytest.raises(ResultTimeout):
         job.result(0.05)
     fake.run(fake.broker.release())
-    assert job.result(30)["y"].tolist() == [9]
+    assert job.result(60)["y"].tolist() == [9]
     assert job.future() is job.future()
 
 
@@ -76,11 +76,11 @@ def test_what_changed_while_the_stream_was_broken_is_learnt_when_it_is_back(
 ) -> None:
     changes = client.verdict_changes()
     job = client.submit(PIPELINE, x(), max_price=1)
-    job.result(30)
+    job.result(60)
     fake.run(fake.broker.drop())
     fake.run(fake.broker.withdraw(job.id))
     assert next(changes).job == job.id
-    assert client.submit(PIPELINE, x(), max_price=1).result(30)["y"].tolist() == [2]
+    assert client.submit(PIPELINE, x(), max_price=1).result(60)["y"].tolist() == [2]
 
 
 def test_the_changes_end_with_the_client(fake: FakeBrokerThread) -> None:
@@ -108,15 +108,15 @@ async def test_several_programs_of_one_account_are_told(fake: FakeBrokerThread) 
         feeds = [client.open_stream().verdict_feed() for client in (one, other)]
         jobs = [await client.submit(PIPELINE, x(), max_price=1) for client in (one, other)]
         for job in jobs:
-            await job.result(30)
+            await job.result(60)
         fake.run(fake.broker.withdraw(jobs[0].id))
         assert [(await feed.next()).job for feed in feeds] == [jobs[0].id] * 2
 
 
 @pytest.mark.parametrize("on_wrong", ["refund", OnWrong.REFUND])
 def test_the_submitter_says_what_to_do(fake: FakeBrokerThread, client: Client, on_wrong: Any) -> None:
-    client.submit(PIPELINE, x(), max_price=1, on_wrong=on_wrong).result(30)
-    client.submit(PIPELINE, x(), max_price=1).result(30)
+    client.submit(PIPELINE, x(), max_price=1, on_wrong=on_wrong).result(60)
+    client.submit(PIPELINE, x(), max_price=1).result(60)
     assert [request.on_wrong for request in fake.broker.requests] == [OnWrong.REFUND, OnWrong.REDO]
 
 

@@ -73,7 +73,7 @@ def test_filters_are_checked_before_anything_is_sent(
 
 def test_a_preference_is_a_name_or_weights(client: Client, fake: FakeBrokerThread) -> None:
     for preference in ("latency", Preference(load=3), None):
-        client.submit(PIPELINE, INPUTS, max_price=1, preference=preference).result(30)
+        client.submit(PIPELINE, INPUTS, max_price=1, preference=preference).result(60)
     named, weighed, without = (one.preference for one in fake.broker.requests)
     assert named == PREFERENCES["latency"]
     assert weighed == Preference(load=3.0)

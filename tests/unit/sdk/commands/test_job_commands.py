@@ -222,7 +222,7 @@ def test_cancelling_shows_what_was_paid(fake: FakeBrokerThread) -> None:
 def test_interrupting_too_late_says_how_to_get_the_result(
     fake: FakeBrokerThread, tensor: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(JobHandle, "result", lambda job: (job.future().result(20), interrupt()))
+    monkeypatch.setattr(JobHandle, "result", lambda job: (job.future().result(60), interrupt()))
     ended = run(fake, "submit", PIPELINE, "--tensor", tensor)
     assert ended.exit_code == 130
     assert "tradepost jobs result job-0" in ended.stderr
@@ -274,7 +274,7 @@ def test_a_real_interrupt_cancels_the_job(fake: FakeBrokerThread, tensor: str) -
         assert process.stderr is not None
         assert process.stderr.readline() == "Job job-0 is submitted.\n"
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.endswith("It is cancelled, and 0.0012 credits were paid.\n")
     assert [view.status.value for view in fake.broker.jobs.views.values()] == ["cancelled"]

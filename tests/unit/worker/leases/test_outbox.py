@@ -109,7 +109,7 @@ async def test_keeping_writes_without_being_asked(outbox: Outbox, path: Path) ->
     outbox.flush = noted  # type: ignore[method-assign]
     keeping = asyncio.create_task(outbox.keep())
     outbox.add(end("a"))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(180):
         await written.wait()
     keeping.cancel()
     await asyncio.gather(keeping, return_exceptions=True)

@@ -24,6 +24,7 @@ def niceness_with(session: int, *, pid: int) -> Niceness:
 
 
 @pytest.mark.process
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="no niceness of sessions here")
 async def test_a_kernel_that_is_asked_too_often_is_asked_again() -> None:
     """A full pipe answers as the kernel does, with EAGAIN."""
     kernel, session = os.pipe()
