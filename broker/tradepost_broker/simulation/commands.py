@@ -18,6 +18,7 @@ from tradepost.commands.number_options import integer_option, number_option
 from tradepost.commands.options import Json
 from tradepost.commands.terminal import show_json
 from tradepost.errors import InvalidRequest, InvalidSettings, InvariantBroken, MissingDatabase
+from tradepost.protocol.job_bounds import CONFIDENCE_MAX, CONFIDENCE_MIN
 from tradepost.settings_loader import build_settings, settings_from_file
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.settings import GUIDE, MARKET
@@ -81,7 +82,9 @@ def simulate(
     confidence: Annotated[
         list[float] | None,
         number_option(
-            low=0.5, high=0.999999, about="A confidence that customers ask for, repeated for several."
+            low=CONFIDENCE_MIN,
+            high=CONFIDENCE_MAX,
+            about="A confidence that customers ask for, repeated for several.",
         ),
     ] = None,
     policy: Policy = None,

@@ -23,9 +23,6 @@ from tradepost.client.async_job import AsyncJobHandle
 from tradepost.client.estimates import Estimate, estimate_of, estimate_request
 from tradepost.client.inputs import Inputs, check_many
 from tradepost.client.job_request import (
-    CONFIDENCE,
-    DEADLINE_S,
-    PATIENCE_S,
     PreparedJob,
     blocks_of,
     check_options,
@@ -50,6 +47,7 @@ from tradepost.protocol import (
     QuarantineView,
     Requirements,
 )
+from tradepost.protocol.job_bounds import CONFIDENCE, DEADLINE_S, JOBS_SHOWN_MAX, PATIENCE_S
 from tradepost.proxies import proxy_for
 from tradepost.short_repr import shown
 
@@ -281,7 +279,7 @@ class AsyncClient(NotCopied):
 
         With `changed`, only those whose results were found wrong after they had ended.
         """
-        query = {"limit": str(whole_number("limit", limit, 1, 1000))}
+        query = {"limit": str(whole_number("limit", limit, 1, JOBS_SHOWN_MAX))}
         if before is not None:
             query["before"] = job_id(before)
         if optional_bool("changed", changed):
