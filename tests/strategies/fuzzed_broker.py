@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import time
 from collections.abc import Awaitable, Callable
@@ -64,7 +65,8 @@ class FuzzedBroker(ServerThread):
         """Report the withdrawal of one job after another, to all clients."""
         for number in itertools.count():
             await asyncio.sleep(_VERDICT_EVERY_S)
-            await self.broker._tell(_withdrawn(f"other-{number}"))
+            with contextlib.suppress(ConnectionError):  # to a client that has gone
+                await self.broker._tell(_withdrawn(f"other-{number}"))
 
     def begin(self) -> None:
         """Forget the example before. Jobs are accepted, and do not end."""

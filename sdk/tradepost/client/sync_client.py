@@ -264,9 +264,9 @@ class Client(NotCopied):
     def proof(self, job: str, *, since: str | None = None) -> LogProof:
         """That the broker's audit log has the receipts of a job that has ended, for `verify_proof`.
 
-        Waits up to a minute for the checkpoint that covers them. With `since`, a checkpoint that was kept (a
-        signed note), the proof also shows that the log extends it. Raises `UnknownJob`, `NotInLog` if there
-        are no receipts, or `InvalidCheckpoint`.
+        Waits up to a minute, or `give_up_s`, for the checkpoint that covers them. With `since`, a checkpoint
+        that was kept (a signed note), the proof also shows that the log extends it. Raises `UnknownJob`,
+        `NotInLog` if there are no receipts, or `InvalidCheckpoint`.
         """
         return self.open_thread().wait(self._async.proof(job, since=since))
 
