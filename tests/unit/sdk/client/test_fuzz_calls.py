@@ -32,6 +32,9 @@ GIVE_UP_S: Final = 2.0
 #: The last try of a call may begin just before it gives up. The rest is what this process takes to notice.
 BOUND_S: Final = GIVE_UP_S + ANSWER_S_MIN + 1.0
 
+#: Closing waits for cancellations (2 s), for the broker to close the connection (1 s) and for futures (2 s).
+CLOSE_BOUND_S: Final = 6.0
+
 #: Examples of an extended run: some wait until a call has given up.
 EXAMPLES_MAX: Final = 2_000
 
@@ -216,7 +219,7 @@ def calling(broker: FuzzedBroker, mood: str, plan: Plan) -> str:
 
 def close(client: Client) -> None:
     """Close the client, in time."""
-    within(lambda: client.__exit__(None, None, None), hangs_s=BOUND_S)
+    within(lambda: client.__exit__(None, None, None), hangs_s=CLOSE_BOUND_S)
 
 
 def interrupted(call: Callable[[], object], after_s: float) -> str:
@@ -272,7 +275,9 @@ def fuzzed() -> Iterator[FuzzedBroker]:
 def test_every_call_ends_with_a_value_or_a_typed_error(fuzzed: FuzzedBroker, mood: str, plan: Plan) -> None:
     fuzzed.begin()
     if plan.place in ("loop", "other loop", "cancelled"):
-        outcome = within(lambda: asyncio.run(under_asyncio(fuzzed, mood, plan)), hangs_s=2 * BOUND_S)
+        outcome = within(
+            lambda: asyncio.run(under_asyncio(fuzzed, mood, plan)), hangs_s=2 * BOUND_S + CLOSE_BOUND_S
+        )
     else:
         outcome = blocking(fuzzed, mood, plan)
     event(f"outcome: {outcome}")
