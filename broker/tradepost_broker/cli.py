@@ -29,6 +29,7 @@ from tradepost.file_writing import writing
 from tradepost.logs import set_up_logging
 from tradepost.money import counted_credits, format_credits, to_microcredits
 from tradepost.protocol import AccountView
+from tradepost.protocol.job_bounds import JOBS_SHOWN_MAX
 from tradepost.schema_errors import describe_mismatch
 from tradepost_broker.commands.database import collusion, verify, verify_audit_log
 from tradepost_broker.commands.options import Config, DataDir, load_settings
@@ -262,7 +263,9 @@ def devices(data_dir: DataDir = None, config: Config = None, as_json: Json = Fal
 
 @app.command()
 def jobs(
-    limit: Annotated[int, integer_option(low=1, high=1000, about="Number of jobs, newest first.")] = 20,
+    limit: Annotated[
+        int, integer_option(low=1, high=JOBS_SHOWN_MAX, about="Number of jobs, newest first.")
+    ] = 20,
     data_dir: DataDir = None,
     config: Config = None,
     as_json: Json = False,

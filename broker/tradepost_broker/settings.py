@@ -1,7 +1,7 @@
 """The broker's settings: one frozen object, from a TOML file, the environment and the command line.
 
 The command line wins over the environment, which wins over the file, which wins over the defaults.
-`docs/broker.md` lists every setting.
+docs/broker.md lists every setting.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ CONFIG: Final = PREFIX + "CONFIG"
 FILE_NAME: Final = "broker.toml"
 #: The table of the TOML file that holds the market's policy.
 MARKET: Final = "market"
-GUIDE: Final = "docs/broker.md"
 
 #: A day longer than any job can stay open, so that no document of an open job is forgotten.
 DOCUMENTS_KEPT_S_MIN: Final = 8 * 24 * 3600.0
@@ -91,10 +90,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         `options` are those given on the command line; a value of `None` was not given.
         """
         variables = {name: value for name, value in environment.items() if name != CONFIG}
-        chosen = merge_settings(settings_from_environment(cls, PREFIX, variables, guide=GUIDE), options or {})
+        chosen = merge_settings(settings_from_environment(cls, PREFIX, variables), options or {})
         path = _config_path(config, environment, chosen)
-        tree = merge_settings(settings_from_file(path, cls, guide=GUIDE), chosen)
-        settings = build_settings(cls, tree, guide=GUIDE)
+        tree = merge_settings(settings_from_file(path, cls), chosen)
+        settings = build_settings(cls, tree)
         return settings._checked()
 
     @property

@@ -7,8 +7,9 @@ error, so that a typo cannot leave a default in place.
 
 from __future__ import annotations
 
+import difflib
 from codecs import BOM_UTF8
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,14 +23,17 @@ Tree = dict[str, Any]
 SettingsT = TypeVar("SettingsT", bound=msgspec.Struct)
 
 
-def settings_from_file(path: Path, kind: type[msgspec.Struct] | None = None, *, guide: str = "") -> Tree:
+def settings_from_file(path: Path, kind: type[msgspec.Struct] | None = None) -> Tree:
     """What the file at `path` sets, nothing if it is absent.
 
-    Raises `InvalidSettings`; with a `kind`, also for what is no setting of it, which names `guide`.
+    Raises `InvalidSettings`; with a `kind`, also for what is no setting of it.
     """
     tree = _decode(path)
     if kind is not None and (unknown := sorted(tree.keys() - set(kind.__struct_fields__))):
-        raise InvalidSettings(f"{path}: {unknown[0]!r} is not the name of a setting", hint=_hint(guide))
+        raise InvalidSettings(
+            f"{path}: {unknown[0]!r} is not the name of a setting",
+            hint=_names_hint(unknown[0], kind.__struct_fields__),
+        )
     return tree
 
 
@@ -49,11 +53,11 @@ def _decode(path: Path) -> Tree:
 
 
 def settings_from_environment(
-    kind: type[msgspec.Struct], prefix: str, environment: Mapping[str, str], *, guide: str
+    kind: type[msgspec.Struct], prefix: str, environment: Mapping[str, str]
 ) -> Tree:
     """What the variables with this prefix set of `kind`. An empty one is not set, as for other programs.
 
-    Raises `InvalidSettings`, which names `guide`, for one that is no setting.
+    Raises `InvalidSettings` for one that is no setting.
     """
     places = {prefix + "_".join(place).upper(): place for place in _places(kind)}
     tree: Tree = {}
@@ -61,7 +65,9 @@ def settings_from_environment(
         if not variable.startswith(prefix):
             continue
         if variable not in places:
-            raise InvalidSettings(f"{variable} is not the name of a setting", hint=_hint(guide))
+            raise InvalidSettings(
+                f"{variable} is not the name of a setting", hint=_names_hint(variable, places)
+            )
         if not value.strip():
             continue
         *tables, name = places[variable]
@@ -92,28 +98,32 @@ def merge_settings(*sources: Mapping[str, Any]) -> Tree:
     return merged
 
 
-def build_settings(kind: type[SettingsT], tree: Mapping[str, Any], *, guide: str) -> SettingsT:
+def build_settings(kind: type[SettingsT], tree: Mapping[str, Any]) -> SettingsT:
     """The settings in `tree`. Numbers may be text, and a list text with commas, as they are in variables; `~`
     begins the home folder.
 
-    Raises `InvalidSettings`, which names `guide`, and what `kind` raises itself.
+    Raises `InvalidSettings`, and what `kind` raises itself.
     """
     try:
         return msgspec.convert(_with_lists(kind, tree), kind, strict=False, dec_hook=_path)
     except msgspec.ValidationError as error:
         raise InvalidSettings(
-            describe_mismatch(error, whole="the settings", data=tree), hint=_hint(guide)
+            describe_mismatch(error, whole="the settings", data=tree), hint=_unknown_hint(kind, tree)
         ) from None
 
 
 def _places(kind: type[msgspec.Struct]) -> list[tuple[str, ...]]:
     places: list[tuple[str, ...]] = []
     for field in msgspec.structs.fields(kind):
-        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+        if _is_table(field.type):
             places += [(field.name, *place) for place in _places(field.type)]
         else:
             places.append((field.name,))
     return places
+
+
+def _is_table(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
 def _with_lists(kind: type[msgspec.Struct], tree: Mapping[str, Any]) -> Tree:
@@ -149,5 +159,22 @@ def expand_home(path: str | Path) -> Path:
         raise InvalidSettings(f"{path}: this user has no home folder", hint="Write the whole path.") from None
 
 
-def _hint(guide: str) -> str:
-    return f"`{guide}` lists every setting."
+def _unknown_hint(kind: type[msgspec.Struct], tree: Mapping[str, Any]) -> str | None:
+    """What to write instead of the first name in `tree` that is no setting; `None` if all of them are."""
+    for field in msgspec.structs.fields(kind):
+        value = tree.get(field.name)
+        if (
+            _is_table(field.type)
+            and isinstance(value, Mapping)
+            and (hint := _unknown_hint(field.type, value))
+        ):
+            return hint
+    unknown = sorted(tree.keys() - set(kind.__struct_fields__))
+    return _names_hint(unknown[0], kind.__struct_fields__) if unknown else None
+
+
+def _names_hint(unknown: str, known: Iterable[str]) -> str:
+    names = sorted(known)
+    if close := difflib.get_close_matches(unknown, names, n=1, cutoff=0.75):
+        return f"Did you mean {close[0]}?"
+    return f"The settings are {', '.join(names)}."

@@ -66,6 +66,6 @@ def load(name: str) -> bytes:
     if hashlib.sha256(wasm).hexdigest() != expected:
         raise ContentMismatch(
             f"the built-in kernel {name} is not the one in kernels.lock.json",
-            hint="Reinstall tradepost, or rebuild with `python wasm_kernels/build.py`.",
+            hint="Reinstall tradepost; in its repository, run `make kernels`.",
         )
     return wasm

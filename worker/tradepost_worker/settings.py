@@ -39,7 +39,6 @@ from tradepost_worker.device.limits import DeviceLimits
 
 ENVIRONMENT_PREFIX: Final = "TRADEPOST_WORKER_"
 FILE_NAME: Final = "worker.toml"
-GUIDE: Final = "docs/worker.md"
 
 log = logging.getLogger(__name__)
 
@@ -94,15 +93,13 @@ def load_settings(
     Raises `InvalidSettings` or `StateFolderUnusable`.
     """
     variables = os.environ if environment is None else environment
-    chosen = merge_settings(
-        settings_from_environment(Settings, ENVIRONMENT_PREFIX, variables, guide=GUIDE), flags or {}
-    )
+    chosen = merge_settings(settings_from_environment(Settings, ENVIRONMENT_PREFIX, variables), flags or {})
     state_dir = Path(chosen.get("state_dir") or default_state_dir()).expanduser().absolute()
     _require_folder(state_dir)
     tree = merge_settings(
-        settings_from_file(state_dir / FILE_NAME, Settings, guide=GUIDE), chosen, {"state_dir": state_dir}
+        settings_from_file(state_dir / FILE_NAME, Settings), chosen, {"state_dir": state_dir}
     )
-    settings = build_settings(Settings, merge_settings(_defaults(tree), tree), guide=GUIDE)
+    settings = build_settings(Settings, merge_settings(_defaults(tree), tree))
     return _within_device(settings)
 
 
@@ -212,7 +209,7 @@ def _within_device(settings: Settings) -> Settings:
 
 def _defaults(tree: Tree) -> Tree:
     """What follows from the device, and from how much of it the owner gives, where they did not choose."""
-    given = build_settings(_Shares, tree, guide=GUIDE)
+    given = build_settings(_Shares, tree)
     # A quota bounds how much of the cores is used, and not which: runners are bound to none because of it.
     cores_max = given.cores_max or schedulable_cores()
     cores = max(1, min(available_cores(), cores_max))

@@ -18,9 +18,10 @@ from tradepost.commands.number_options import integer_option, number_option
 from tradepost.commands.options import Json
 from tradepost.commands.terminal import show_json
 from tradepost.errors import InvalidRequest, InvalidSettings, InvariantBroken, MissingDatabase
+from tradepost.protocol.job_bounds import CONFIDENCE_MAX, CONFIDENCE_MIN
 from tradepost.settings_loader import build_settings, settings_from_file
 from tradepost_broker.market.model.policy import MarketPolicy
-from tradepost_broker.settings import GUIDE, MARKET
+from tradepost_broker.settings import MARKET
 from tradepost_broker.simulation.figures.figures import RunFigures, Speed
 from tradepost_broker.simulation.figures.tables import confidence_table, summary, team_table
 from tradepost_broker.simulation.invariants.broken import SimulationFailure
@@ -81,7 +82,9 @@ def simulate(
     confidence: Annotated[
         list[float] | None,
         number_option(
-            low=0.5, high=0.999999, about="A confidence that customers ask for, repeated for several."
+            low=CONFIDENCE_MIN,
+            high=CONFIDENCE_MAX,
+            about="A confidence that customers ask for, repeated for several.",
         ),
     ] = None,
     policy: Policy = None,
@@ -156,7 +159,7 @@ def policy_from_file(path: Path) -> MarketPolicy:
     if not path.exists():
         raise InvalidSettings(f"{path} does not exist", hint="Use the path of an existing policy file.")
     tree = settings_from_file(path)
-    return build_settings(MarketPolicy, tree.get(MARKET, tree), guide=GUIDE)
+    return build_settings(MarketPolicy, tree.get(MARKET, tree))
 
 
 def _scenario(name: str, seed: int, hostile: str | None, share: float, workers: int) -> Scenario:

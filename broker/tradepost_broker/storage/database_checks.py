@@ -22,7 +22,10 @@ from sqlalchemy.exc import DBAPIError
 from tradepost.errors import DatabaseDamaged, DatabaseTooNew, DatabaseUnusable, DiskFull, MissingDatabase
 from tradepost_broker.storage.tables import metadata
 
-RESTORE: Final = "Restore a backup, and keep the damaged file: see docs/operations.md."
+RESTORE: Final = (
+    "Keep the damaged file, put a backup in its place while no broker runs, and check it with "
+    "`tradepost broker verify-books`."
+)
 #: What is left on a disk when a write that failed is taken for one that found no room.
 _FREE_BYTES_MIN: Final = 1 << 20
 
@@ -108,8 +111,8 @@ def require_starts(path: Path, starts: int) -> None:
     if not starts:
         raise DatabaseDamaged(
             f"{path} records no start of a broker: it is new, or was copied without {path.name}-wal",
-            hint="Restore a backup that was made as docs/operations.md says, or copy the whole data folder, "
-            f"{path.name}-wal included, while no broker runs.",
+            hint=f"Restore a backup that `sqlite3 {path.name} '.backup FILE'` made, or copy the whole data "
+            f"folder, {path.name}-wal included, while no broker runs.",
             path=str(path),
         )
 

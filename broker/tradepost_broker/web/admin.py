@@ -11,6 +11,7 @@ from sqlalchemy import select
 
 from tradepost.errors import InvalidRequest, UnknownJob
 from tradepost.protocol import AccountView
+from tradepost.protocol.job_bounds import JOBS_SHOWN_MAX
 from tradepost_broker.access.credentials import Credentials, hash_of, new_secret
 from tradepost_broker.engine.engine import Engine
 from tradepost_broker.engine.work import EventWork, Keep
@@ -31,7 +32,6 @@ from tradepost_broker.storage.store import Store
 from tradepost_broker.web.endpoints import Access, Endpoint, read_body, read_limit, reply
 
 JOBS_SHOWN: Final = 100
-JOBS_SHOWN_MAX: Final = 1_000
 
 
 class AdminEndpoints:

@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Select, literal_column, select
 
 from tradepost.errors import InvalidRequest, QuotaExceeded, UnknownJob
 from tradepost.protocol import AccountView, JobEntry, JobList, JobRequest, JobView, QuarantineView
+from tradepost.protocol.job_bounds import JOBS_SHOWN_MAX
 from tradepost_broker.content.uploads import Uploads
 from tradepost_broker.engine.engine import Engine
 from tradepost_broker.jobs.job_service import JobService
@@ -37,7 +38,6 @@ from tradepost_broker.web.slow_peers import send_pieces
 
 _SHOWN_CHARS_MAX: Final = 80
 JOBS_SHOWN: Final = 100
-JOBS_SHOWN_MAX: Final = 1000
 #: Requests of one account that may wait for an end at once.
 WAITS_MAX: Final = 256
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from tradepost.audit_log.checkpoint import size_claimed
 from tradepost.content import Cid
 from tradepost.content.ipld.cids import parse_cid_argument
 from tradepost.errors import InvalidCall, InvalidCid, TradepostError, UnknownJob, UnknownPipeline
@@ -105,6 +106,13 @@ def input_cid(value: Any) -> Cid:
         f"input_cid is {shown(value)}; it must be the CID of an input, as `JobHandle.input_cid` has it",
         hint=hint,
     )
+
+
+def checkpoint_size(value: Any) -> int:
+    """The size that a checkpoint, a signed note, states. Raises `InvalidCall` or `InvalidCheckpoint`."""
+    if not isinstance(value, str):
+        raise InvalidCall(f"since is {shown(value)}; it must be the text of a checkpoint, a signed note")
+    return size_claimed(value)
 
 
 def _float_of(value: Any) -> float:

@@ -14,18 +14,21 @@ from typing import Any, Final, Self, TypeVar
 
 import aiohttp
 
-from tradepost.audit_log.checkpoint import size_claimed
 from tradepost.audit_log.proofs import LogProof
 from tradepost.broker_url import parse_api_key, parse_broker_url
+from tradepost.client.arguments import (
+    checkpoint_size,
+    job_id,
+    optional_bool,
+    pipeline_cid,
+    real_number,
+    whole_number,
+)
 from tradepost.client.arguments import input_cid as checked_input_cid
-from tradepost.client.arguments import job_id, optional_bool, pipeline_cid, real_number, whole_number
 from tradepost.client.async_job import AsyncJobHandle
 from tradepost.client.estimates import Estimate, estimate_of, estimate_request
 from tradepost.client.inputs import Inputs, check_many
 from tradepost.client.job_request import (
-    CONFIDENCE,
-    DEADLINE_S,
-    PATIENCE_S,
     PreparedJob,
     blocks_of,
     check_options,
@@ -35,6 +38,7 @@ from tradepost.client.job_stream import JobStream
 from tradepost.client.not_copied import NotCopied
 from tradepost.client.requests import BrokerRequests
 from tradepost.client.results import Result
+from tradepost.client.retries import ANSWER_S_MIN
 from tradepost.content import Cid
 from tradepost.errors import ClientClosed, InvalidCall, InvalidSettings
 from tradepost.money import Credits, to_credits
@@ -50,6 +54,7 @@ from tradepost.protocol import (
     QuarantineView,
     Requirements,
 )
+from tradepost.protocol.job_bounds import CONFIDENCE, DEADLINE_S, JOBS_SHOWN_MAX, PATIENCE_S
 from tradepost.proxies import proxy_for
 from tradepost.short_repr import shown
 
@@ -63,7 +68,7 @@ _SLOW_READ_S: Final = 0.005
 LIST_JOBS: Final = 100
 
 #: How long a proof waits for the next checkpoint. Brokers publish one every few seconds.
-_CHECKPOINT_WAIT_S: Final = 60
+_CHECKPOINT_WAIT_S_MAX: Final = 60.0
 
 T = TypeVar("T")
 
@@ -281,7 +286,7 @@ class AsyncClient(NotCopied):
 
         With `changed`, only those whose results were found wrong after they had ended.
         """
-        query = {"limit": str(whole_number("limit", limit, 1, 1000))}
+        query = {"limit": str(whole_number("limit", limit, 1, JOBS_SHOWN_MAX))}
         if before is not None:
             query["before"] = job_id(before)
         if optional_bool("changed", changed):
@@ -308,13 +313,15 @@ class AsyncClient(NotCopied):
     async def proof(self, job: str, *, since: str | None = None) -> LogProof:
         """That the broker's audit log has the receipts of a job that has ended, for `verify_proof`.
 
-        Waits up to a minute for the checkpoint that covers them. With `since`, a checkpoint that was kept (a
-        signed note), the proof also shows that the log extends it. Raises `UnknownJob`, `NotInLog` if there
-        are no receipts, or `InvalidCheckpoint`.
+        Waits up to a minute, or `give_up_s`, for the checkpoint that covers them. With `since`, a checkpoint
+        that was kept (a signed note), the proof also shows that the log extends it. Raises `UnknownJob`,
+        `NotInLog` if there are no receipts, or `InvalidCheckpoint`.
         """
-        query = {"wait_s": str(_CHECKPOINT_WAIT_S)}
+        # A broker that waited for longer than the client does would count as out of reach.
+        wait_s = min(_CHECKPOINT_WAIT_S_MAX, max(0.0, self._give_up_s - ANSWER_S_MIN))
+        query = {"wait_s": f"{wait_s:.3f}"}
         if since is not None:
-            query["since"] = str(size_claimed(since))
+            query["since"] = str(checkpoint_size(since))
         return await self._checked().requests.ask_for(
             LogProof, "GET", "v1/jobs/{}/proof", job_id(job), query=query
         )

@@ -8,8 +8,6 @@ from decimal import Decimal
 from tradepost.client.arguments import pipeline_cid, whole_number
 from tradepost.client.inputs import Inputs, document_bytes
 from tradepost.client.job_request import (
-    CONFIDENCE,
-    DEADLINE_S,
     checked_confidence,
     checked_deadline_s,
     checked_requirements,
@@ -18,8 +16,7 @@ from tradepost.errors import Problem, TradepostError
 from tradepost.money import Credits, to_credits, to_microcredits, with_unit
 from tradepost.plurals import counted
 from tradepost.protocol import EstimateRequest, EstimateView, Requirements
-
-_INPUT_BYTES_MAX = 1 << 53
+from tradepost.protocol.job_bounds import BYTES_MAX, CONFIDENCE, DEADLINE_S
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -83,7 +80,7 @@ def estimate_request(
     deadline_s = checked_deadline_s(deadline_s)
     required = checked_requirements(requirements)
     if isinstance(inputs, int):
-        size_bytes = whole_number("inputs", inputs, 1, _INPUT_BYTES_MAX)
+        size_bytes = whole_number("inputs", inputs, 1, BYTES_MAX)
     else:
         size_bytes = len(document_bytes(inputs))
     return EstimateRequest(

@@ -19,7 +19,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from tradepost.client.arguments import timeout_s
 from tradepost.client.not_copied import NotCopied
@@ -30,6 +30,11 @@ from tradepost.errors import ClientClosed, InvalidCall, JobCancelled, TradepostE
 Callback = Callable[[Any], object]
 
 log = logging.getLogger(__name__)
+
+#: The standard library holds a future's lock for a few instructions. After this time, it was left locked.
+_LOCK_S_MAX: Final = 1.0
+#: How long closing waits for the futures' end.
+_END_S_MAX: Final = 2.0
 
 
 class CallbackThread:
@@ -59,14 +64,17 @@ class CallbackThread:
             self._waiting.put((callback, future))
             return True
 
-    def close(self, *, wait: bool) -> None:
-        """Accept no more; with `wait`, return when the callbacks have run, unless one of them calls this."""
+    def close(self, *, wait: bool, wait_s_max: float | None = None) -> None:
+        """Accept no more; with `wait`, return when the callbacks have run, unless one of them calls this.
+
+        It waits for at most `wait_s_max` seconds.
+        """
         with self._lock:
             self._is_closed = True
             thread = self._thread
             self._waiting.put(None)
         if wait and thread is not None and thread is not threading.current_thread():
-            thread.join()
+            thread.join(wait_s_max)
 
     def _run(self) -> None:
         while (work := self._waiting.get()) is not None:
@@ -85,7 +93,9 @@ class FutureThreads:
 
     def close(self, *, wait: bool) -> None:
         """Accept no more; with `wait`, return when futures have ended and their callbacks have run."""
-        self.ending.close(wait=wait)  # the first: futures that end pass on their callbacks
+        # The first: futures that end pass on their callbacks. One never ends where Ctrl-C left a lock that it
+        # needs, of the standard library, locked.
+        self.ending.close(wait=wait, wait_s_max=_END_S_MAX)
         self.callbacks.close(wait=wait)
 
 
@@ -162,6 +172,10 @@ class JobFuture(NotCopied, concurrent.futures.Future[Result]):
         """Whether the result, or the error, is here."""
         return self._outcome.is_given
 
+    def running(self) -> bool:
+        """Whether it is not done. Takes no lock, which Ctrl-C could leave locked."""
+        return not self.done()
+
     def result(self, timeout: float | None = None) -> Result:
         """As a standard future's. Raises `InvalidCall` where it cannot end: in another process."""
         self._check_can_wait()
@@ -216,11 +230,19 @@ class JobFuture(NotCopied, concurrent.futures.Future[Result]):
             self._end()
 
     def _end(self) -> None:
+        self._replace_lost_lock()
         if (error := self._outcome.error()) is not None:
             self.set_exception(error)
         else:
             self.set_result(self._outcome.get())
         self._call_all()
+
+    def _replace_lost_lock(self) -> None:
+        """Have another lock if Ctrl-C in `wait` or `as_completed` left this one locked (see `Outcome`)."""
+        if self._condition.acquire(timeout=_LOCK_S_MAX):
+            self._condition.release()
+        else:
+            self._condition = threading.Condition()
 
     def _call_all(self) -> None:
         while self._to_call:

@@ -27,19 +27,23 @@ from tradepost.protocol import (
     Requirements,
     too_large_inline,
 )
+from tradepost.protocol.job_bounds import (
+    BYTES_MAX,
+    CONFIDENCE,
+    CONFIDENCE_MAX,
+    CONFIDENCE_MIN,
+    DEADLINE_S,
+    DEADLINE_S_MIN,
+    IDEMPOTENCY_KEY_CHARS_MAX,
+    ISOLATION_MAX,
+    PATIENCE_S,
+    PRICE_WEIGHT_MIN,
+    SECONDS_MAX,
+    WEIGHT_MAX,
+)
 from tradepost.schema_errors import describe_mismatch
 from tradepost.short_repr import shown
 
-CONFIDENCE: Final = 0.95
-CONFIDENCE_MIN: Final = 0.5
-CONFIDENCE_MAX: Final = 0.999999
-DEADLINE_S: Final = 300.0
-PATIENCE_S: Final = 5.0
-SECONDS_MAX: Final = 7 * 24 * 3600
-DEADLINE_S_MIN: Final = 0.001
-_MEMORY_BYTES_MAX: Final = 1 << 53
-_ISOLATION_MAX: Final = 8
-_WEIGHT_MAX: Final = 100
 #: Names of preferences: one weight above all others.
 PREFERENCES: Final = {
     "price": Preference(locality=0.0),
@@ -90,7 +94,7 @@ def prepare_job(
         "preference": _preference(preference),
         "idempotency_key": secrets.token_hex(16)
         if idempotency_key is None
-        else text("idempotency_key", idempotency_key, chars_max=128),
+        else text("idempotency_key", idempotency_key, chars_max=IDEMPOTENCY_KEY_CHARS_MAX),
     }
     data = document_bytes(inputs)
     if is_inline is None:
@@ -141,10 +145,10 @@ def _preference(given: Preference | str | None) -> Preference | msgspec.UnsetTyp
         names = ", ".join(repr(name) for name in PREFERENCES)
         raise InvalidCall(f"preference is {shown(given)}; pass {names}, or a `tradepost.Preference`")
     return Preference(
-        price=real_number("price", given.price, 0.01, _WEIGHT_MAX),
-        latency=real_number("latency", given.latency, 0, _WEIGHT_MAX),
-        locality=real_number("locality", given.locality, 0, _WEIGHT_MAX),
-        load=real_number("load", given.load, 0, _WEIGHT_MAX),
+        price=real_number("price", given.price, PRICE_WEIGHT_MIN, WEIGHT_MAX),
+        latency=real_number("latency", given.latency, 0, WEIGHT_MAX),
+        locality=real_number("locality", given.locality, 0, WEIGHT_MAX),
+        load=real_number("load", given.load, 0, WEIGHT_MAX),
     )
 
 
@@ -165,10 +169,10 @@ def checked_requirements(given: Requirements | None) -> Requirements:
     if not isinstance(given, Requirements):
         raise InvalidCall(f"requirements are {shown(given)}; pass a `tradepost.Requirements`")
     layers = given.isolation
-    if isinstance(layers, str) or not isinstance(layers, list | tuple) or len(layers) > _ISOLATION_MAX:
-        raise InvalidCall(f"isolation is {shown(layers)}; it must be at most {_ISOLATION_MAX} names")
+    if isinstance(layers, str) or not isinstance(layers, list | tuple) or len(layers) > ISOLATION_MAX:
+        raise InvalidCall(f"isolation is {shown(layers)}; it must be at most {ISOLATION_MAX} names")
     plain = Requirements(
-        memory_bytes=whole_number("memory_bytes", given.memory_bytes, 0, _MEMORY_BYTES_MAX),
+        memory_bytes=whole_number("memory_bytes", given.memory_bytes, 0, BYTES_MAX),
         isolation=tuple(text("isolation", layer, chars_max=256) for layer in layers),
     )
     try:

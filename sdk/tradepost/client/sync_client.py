@@ -20,7 +20,7 @@ from tradepost.client.async_job import AsyncJobHandle
 from tradepost.client.estimates import Estimate, estimate_request
 from tradepost.client.inputs import Inputs, check_many
 from tradepost.client.job_future import FutureThreads, JobFuture
-from tradepost.client.job_request import CONFIDENCE, DEADLINE_S, check_options, prepare_job
+from tradepost.client.job_request import check_options, prepare_job
 from tradepost.client.loop_thread import LoopThread, Pending
 from tradepost.client.not_copied import NotCopied
 from tradepost.client.results import Result
@@ -29,6 +29,7 @@ from tradepost.content import Cid
 from tradepost.errors import ClientClosed, InvalidCall, ResultTimeout
 from tradepost.money import Credits
 from tradepost.protocol import JobList, JobView, PipelineView, QuarantineView, Requirements
+from tradepost.protocol.job_bounds import CONFIDENCE, DEADLINE_S
 
 
 class JobHandle(NotCopied):
@@ -263,9 +264,9 @@ class Client(NotCopied):
     def proof(self, job: str, *, since: str | None = None) -> LogProof:
         """That the broker's audit log has the receipts of a job that has ended, for `verify_proof`.
 
-        Waits up to a minute for the checkpoint that covers them. With `since`, a checkpoint that was kept (a
-        signed note), the proof also shows that the log extends it. Raises `UnknownJob`, `NotInLog` if there
-        are no receipts, or `InvalidCheckpoint`.
+        Waits up to a minute, or `give_up_s`, for the checkpoint that covers them. With `since`, a checkpoint
+        that was kept (a signed note), the proof also shows that the log extends it. Raises `UnknownJob`,
+        `NotInLog` if there are no receipts, or `InvalidCheckpoint`.
         """
         return self.open_thread().wait(self._async.proof(job, since=since))
 

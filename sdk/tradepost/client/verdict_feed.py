@@ -70,11 +70,11 @@ class VerdictChanges:
             self._views[view.job] = view
             if len(self._views) > _KEPT:
                 del self._views[next(iter(self._views))]
-            for feed in self._feeds:
+            for feed in tuple(self._feeds):  # a blocking client closes one from another thread
                 feed.post(view)
 
     def fail(self, error: TradepostError) -> None:
         """End every feed with an error."""
-        feeds, self._feeds = self._feeds, set()
-        for feed in feeds:
+        for feed in tuple(self._feeds):
+            self._feeds.discard(feed)
             feed.post(error)

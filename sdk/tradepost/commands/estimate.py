@@ -10,7 +10,6 @@ import typer
 
 from tradepost.client.estimates import Estimate
 from tradepost.client.inputs import Inputs
-from tradepost.client.job_request import CONFIDENCE, DEADLINE_S
 from tradepost.client.sync_client import Client
 from tradepost.commands.inputs import InputDocument, InputTensors, read_inputs
 from tradepost.commands.job_options import (
@@ -30,6 +29,7 @@ from tradepost.commands.options import ApiKey, BrokerUrl, Json
 from tradepost.commands.terminal import show
 from tradepost.money import to_microcredits, with_unit
 from tradepost.plurals import counted
+from tradepost.protocol.job_bounds import BYTES_MAX, CONFIDENCE, DEADLINE_S
 
 _PRICES: Final = ("cap", "cap_now", "typical_price")
 
@@ -39,7 +39,8 @@ def estimate(
     tensor: InputTensors = None,
     document: InputDocument = None,
     input_bytes: Annotated[
-        int | None, integer_option(low=1, about="The input's size in bytes, instead of the input.")
+        int | None,
+        integer_option(low=1, high=BYTES_MAX, about="The input's size in bytes, instead of the input."),
     ] = None,
     max_price: Annotated[
         str | None, typer.Option(help="The price cap in credits; without it, any price.")

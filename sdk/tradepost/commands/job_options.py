@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from tradepost.client.job_request import CONFIDENCE_MAX, CONFIDENCE_MIN, DEADLINE_S_MIN, SECONDS_MAX
 from tradepost.commands.number_options import number_option
 from tradepost.errors import InvalidInput
 from tradepost.protocol import EngineFloor, Requirements
+from tradepost.protocol.job_bounds import CONFIDENCE_MAX, CONFIDENCE_MIN, DEADLINE_S_MIN, SECONDS_MAX
 
 Pipeline = Annotated[str, typer.Argument(help="The pipeline's CID, as `tradepost publish` prints it.")]
 Confidence = Annotated[

@@ -17,6 +17,7 @@ from tradepost.commands.terminal import show as show_view
 from tradepost.money import counted_credits
 from tradepost.pipeline.manifest import KernelStage, Manifest, decode_manifest
 from tradepost.protocol import JobEntry, JobStatus, JobView
+from tradepost.protocol.job_bounds import JOBS_SHOWN_MAX
 
 app = typer.Typer(
     help="Estimate, list, show and cancel jobs, fetch results, and show pipelines.",
@@ -28,7 +29,9 @@ app.command()(estimate)
 
 @app.command("list")
 def list_jobs(
-    limit: Annotated[int, integer_option(low=1, high=1000, about="The number of jobs to show.")] = 20,
+    limit: Annotated[
+        int, integer_option(low=1, high=JOBS_SHOWN_MAX, about="The number of jobs to show.")
+    ] = 20,
     before: Annotated[str | None, typer.Option(help="Show jobs that are older than this job.")] = None,
     changed: Annotated[
         bool, typer.Option("--changed", help="Show only jobs whose first result was withdrawn.")

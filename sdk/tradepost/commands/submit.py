@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from tradepost.client.job_request import CONFIDENCE, DEADLINE_S, PATIENCE_S, SECONDS_MAX
 from tradepost.client.sync_client import Client
 from tradepost.commands.inputs import InputDocument, InputTensors, read_inputs
 from tradepost.commands.job_options import (
@@ -25,6 +24,7 @@ from tradepost.commands.job_result import INTERRUPTED, Output, Receipts, cancell
 from tradepost.commands.number_options import number_option
 from tradepost.commands.options import ApiKey, BrokerUrl, Json
 from tradepost.protocol import OnWrong
+from tradepost.protocol.job_bounds import CONFIDENCE, DEADLINE_S, PATIENCE_S, SECONDS_MAX
 
 
 def submit(

@@ -63,7 +63,7 @@ class KernelMemoryExceeded(StageFailure):
 class InvalidKernel(StageFailure):
     """This module is not a kernel that the sandbox accepts."""
 
-    default_hint = "Correct it as docs/kernels.md describes, and check it with `tradepost kernel inspect`."
+    default_hint = "Correct what the detail names, and check it with `tradepost kernel inspect`."
 
 
 class ModelFailure(StageFailure):
@@ -75,7 +75,9 @@ class ModelFailure(StageFailure):
 class InvalidModel(StageFailure):
     """This model is not allowed by the ONNX profile."""
 
-    default_hint = "Export it again without what the detail names; docs/containment.md lists what is allowed."
+    default_hint = (
+        "Export it again without what the detail names: only ONNX's own operators, and no external data."
+    )
 
 
 class InvalidOutput(StageFailure):

@@ -49,7 +49,8 @@ class UntrustedSigner(TradepostError):
     fault = Fault.PUBLISHER
     status = 403
     default_hint = (
-        "If you trust the signer, add the key or identity to the trust policy; see docs/signing.md."
+        "If you trust the signer, add the key or identity to the trust policy: "
+        "`tradepost worker trust add`, on a device that lends."
     )
 
 
@@ -72,7 +73,7 @@ class InvalidRevocations(TradepostError):
 
     fault = Fault.OPERATOR
     status = 422
-    default_hint = "Sign it with `tradepost revocations sign` and the operator's key; see docs/signing.md."
+    default_hint = "Sign it with `tradepost revocations sign` and the operator's key."
 
 
 class RevocationRollback(InvalidRevocations):

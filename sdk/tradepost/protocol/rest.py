@@ -9,6 +9,19 @@ import msgspec
 
 from tradepost.bounded import VERSION_PATTERN, AccountName, CidText, Count, Microcredits, Positive, Short
 from tradepost.errors import Problem
+from tradepost.protocol.job_bounds import (
+    CONFIDENCE,
+    CONFIDENCE_MAX,
+    CONFIDENCE_MIN,
+    DEADLINE_S,
+    DEADLINE_S_MIN,
+    IDEMPOTENCY_KEY_CHARS_MAX,
+    ISOLATION_MAX,
+    PATIENCE_S,
+    PRICE_WEIGHT_MIN,
+    SECONDS_MAX,
+    WEIGHT_MAX,
+)
 from tradepost.protocol.message import Inline, Message
 from tradepost.receipts import SignedReceipt
 
@@ -30,7 +43,7 @@ class Requirements(Message, frozen=True, kw_only=True):
     """
 
     memory_bytes: Count = 0
-    isolation: Annotated[tuple[Short, ...], msgspec.Meta(max_length=8)] = ()
+    isolation: Annotated[tuple[Short, ...], msgspec.Meta(max_length=ISOLATION_MAX)] = ()
     # What is unset is left out, so that records, requests and their hashes are as before these fields.
     providers: Annotated[tuple[Short, ...], msgspec.Meta(max_length=16)] | msgspec.UnsetType = msgspec.UNSET
     engines: Annotated[tuple[EngineFloor, ...], msgspec.Meta(max_length=16)] | msgspec.UnsetType = (
@@ -45,7 +58,7 @@ class Requirements(Message, frozen=True, kw_only=True):
     )
 
 
-Preferred = Annotated[float, msgspec.Meta(ge=0, le=100)]
+Preferred = Annotated[float, msgspec.Meta(ge=0, le=WEIGHT_MAX)]
 
 
 class Preference(Message, frozen=True, kw_only=True):
@@ -56,7 +69,7 @@ class Preference(Message, frozen=True, kw_only=True):
     the less they count.
     """
 
-    price: Annotated[float, msgspec.Meta(ge=0.01, le=100)] = 1.0
+    price: Annotated[float, msgspec.Meta(ge=PRICE_WEIGHT_MIN, le=WEIGHT_MAX)] = 1.0
     latency: Preferred = 0.0
     locality: Preferred = 1.0
     load: Preferred = 0.0
@@ -85,9 +98,8 @@ class OnWrong(StrEnum):
     REFUND = "refund"  # it is withdrawn
 
 
-#: The least probability with which an accepted result must be right.
-Confidence = Annotated[float, msgspec.Meta(ge=0.5, le=0.999999)]
-DeadlineS = Annotated[float, msgspec.Meta(gt=0, le=7 * 24 * 3600)]
+Confidence = Annotated[float, msgspec.Meta(ge=CONFIDENCE_MIN, le=CONFIDENCE_MAX)]
+DeadlineS = Annotated[float, msgspec.Meta(ge=DEADLINE_S_MIN, le=SECONDS_MAX)]
 
 
 class JobRequest(Message, frozen=True, kw_only=True):
@@ -102,12 +114,12 @@ class JobRequest(Message, frozen=True, kw_only=True):
     input: Inline | None = None
     input_cid: CidText | None = None
     max_price_microcredits: Positive
-    confidence: Confidence = 0.95
-    deadline_s: DeadlineS = 300.0
-    patience_s: Annotated[float, msgspec.Meta(ge=0, le=7 * 24 * 3600)] = 5.0
+    confidence: Confidence = CONFIDENCE
+    deadline_s: DeadlineS = DEADLINE_S
+    patience_s: Annotated[float, msgspec.Meta(ge=0, le=SECONDS_MAX)] = PATIENCE_S
     requirements: Requirements = Requirements()
     on_wrong: OnWrong = OnWrong.REDO
-    idempotency_key: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+    idempotency_key: Annotated[str, msgspec.Meta(min_length=1, max_length=IDEMPOTENCY_KEY_CHARS_MAX)]
     preference: Preference | msgspec.UnsetType = msgspec.UNSET  # left out, as it was before this field
 
 
@@ -120,8 +132,8 @@ class EstimateRequest(Message, frozen=True, kw_only=True):
     pipeline: CidText
     input_bytes: Positive
     max_price_microcredits: Positive | None = None
-    confidence: Confidence = 0.95
-    deadline_s: DeadlineS = 300.0
+    confidence: Confidence = CONFIDENCE
+    deadline_s: DeadlineS = DEADLINE_S
     requirements: Requirements = Requirements()
 
 

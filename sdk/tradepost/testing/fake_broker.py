@@ -48,6 +48,7 @@ from tradepost.protocol import (
     broker_codec_for_clients,
     salvage,
 )
+from tradepost.protocol.job_bounds import CONFIDENCE_MAX, JOBS_SHOWN_MAX
 from tradepost.testing.fake_endpoints import fake_application, json_response, open_socket, read_json, refuse
 from tradepost.testing.fake_jobs import PRICE_MICROCREDITS, FakeJobs, unknown_job
 
@@ -78,7 +79,7 @@ class FakeBroker:
             owners_idle=1,
             owners_busy=0,
             starts_now=True,
-            confidence_max=0.999999,
+            confidence_max=CONFIDENCE_MAX,
             typical_price=None,
             wait_s=0.0,
             latency_p50_s=None,
@@ -332,8 +333,8 @@ def _check_pipeline(pipeline: str) -> None:
 
 
 def _limit(text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or len(text) > 4 or not 0 < int(text) <= 1000:
-        raise InvalidRequest(f"limit is {text[:20]!r}; it must be 1 to 1000")
+    if not text.isascii() or not text.isdecimal() or len(text) > 4 or not 0 < int(text) <= JOBS_SHOWN_MAX:
+        raise InvalidRequest(f"limit is {text[:20]!r}; it must be 1 to {JOBS_SHOWN_MAX}")
     return int(text)
 
 

@@ -1,4 +1,4 @@
-"""Every command, option, variable, key and document that an error names exists."""
+"""Every command, option, variable and key that an error names exists, for who installed the wheel, too."""
 
 from __future__ import annotations
 
@@ -166,10 +166,19 @@ def _command_problems(text: str) -> Iterator[str]:
         yield f"nothing reads {variable}"
 
 
+_FOLDERS = "|".join((*PACKAGES, "tests", "docs", "examples", "benchmarks"))
+_DOCUMENTS = "|".join(sorted({"README", *(path.stem for path in (ROOT / "docs").rglob("*.md"))}))
+#: Files that are in the repository only, and not in the wheel.
+_REPOSITORY = re.compile(rf"(?<![\w./:@<>{{}}-])(?:(?:{_FOLDERS})/[\w./-]*\w|(?:{_DOCUMENTS})\.md\b)")
+
+
+def _path_problems(text: str) -> Iterator[str]:
+    for path in _REPOSITORY.findall(text):
+        yield f"who installed the wheel has no {path}"
+
+
 def _file_problems(text: str) -> Iterator[str]:
-    for document in re.findall(r"\bdocs/[\w./-]*\w", text):
-        if not (ROOT / document).exists():
-            yield f"there is no {document}"
+    yield from _path_problems(text)
     for module in re.findall(r"\btradepost[a-z_]*(?:\.(?!h\b)\w+)+", text):
         if not _importable(module):
             yield f"there is no {module}"
@@ -211,8 +220,44 @@ def test_texts_are_found() -> None:
     assert sum("tradepost " in text for _, text in texts) > 30
 
 
-def test_every_command_option_variable_key_and_document_that_an_error_names_exists() -> None:
+def test_every_command_option_variable_and_key_that_an_error_names_exists() -> None:
     found = [f"{where}: {problem}" for where, text in _all_texts() for problem in problems_of(text)]
+    assert not found, "\n".join(found)
+
+
+def _shown_literals(source: str) -> Iterator[Text]:
+    """Every text of a module but its docstrings."""
+    tree = ast.parse(source)
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield Text(str(node.lineno), node.value)
+
+
+def _helps(command: Any) -> Iterator[str]:
+    yield command.help or ""
+    for name in command.list_commands(None) if hasattr(command, "list_commands") else []:
+        yield from _helps(command.get_command(None, name))
+
+
+def test_no_text_names_a_file_that_is_in_the_repository_only() -> None:
+    paths = [path for package in PACKAGES for path in sorted((ROOT / package).glob("tradepost*/**/*.py"))]
+    shown = [
+        (f"{path.relative_to(ROOT)}:{line}", text)
+        for path in paths
+        if "testing" not in path.parts
+        for line, text in _shown_literals(path.read_text(encoding="utf-8"))
+    ]
+    shown += [(str(path), path.read_text()) for path in sorted((ROOT / "reputation").rglob("*.html"))]
+    shown += [("help", text) for text in _helps(get_command(app))]
+    assert len(shown) > 5_000
+    found = [f"{where}: {problem}" for where, text in shown for problem in _path_problems(text)]
     assert not found, "\n".join(found)
 
 
@@ -227,7 +272,10 @@ def test_every_command_option_variable_key_and_document_that_an_error_names_exis
         "tradepost worker join URL --tokn TOKEN",
         "Make them with `tradepost publish --brokr`.",
         "Give another --data-folder.",
-        "See docs/signatures.md.",
+        "See docs/signing.md.",
+        "`docs/broker.md` lists every setting.",
+        "See README.md, and worker.md.",
+        "Copy examples/digits/pipeline.toml.",
         "Lower the price_max.",
         "Set TRADEPOST_KEY.",
         "Set market.hold_seconds.",
@@ -245,7 +293,7 @@ def test_what_does_not_exist_is_found(text: str) -> None:
         "Run the same version of tradepost on both sides.",
         "Use a CID that `tradepost content cid` or `ipfs add --cid-version=1` prints.",
         "tradepost worker join URL --token TOKEN",
-        "Lower max_price or market.hold_s, see docs/signing.md.",
+        "Lower max_price or market.hold_s.",
         "Lower limits.{} in pipeline.toml.",
     ],
 )

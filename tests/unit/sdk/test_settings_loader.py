@@ -16,8 +16,6 @@ from tradepost.settings_loader import (
     settings_from_file,
 )
 
-GUIDE = "docs/shop.md"
-
 
 class Till(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drawers: int = 1
@@ -33,14 +31,14 @@ class Shop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def test_a_table_is_part_of_a_variables_name() -> None:
     variables = {"SHOP_TILLS_MAX": "2", "SHOP_TILL_DRAWERS": "3", "SHOP_TILL_FLOAT_CREDITS": "4", "HOME": "/"}
-    tree = settings_from_environment(Shop, "SHOP_", variables, guide=GUIDE)
+    tree = settings_from_environment(Shop, "SHOP_", variables)
     assert tree == {"tills_max": "2", "till": {"drawers": "3", "float_credits": "4"}}
-    assert build_settings(Shop, tree, guide=GUIDE) == Shop(tills_max=2, till=Till(3, 4))
+    assert build_settings(Shop, tree) == Shop(tills_max=2, till=Till(3, 4))
 
 
 def test_a_list_is_separated_by_commas_in_a_variable() -> None:
-    tree = settings_from_environment(Shop, "SHOP_", {"SHOP_DOORS": " north,, east side ,"}, guide=GUIDE)
-    assert build_settings(Shop, tree, guide=GUIDE).doors == ("north", "east side")
+    tree = settings_from_environment(Shop, "SHOP_", {"SHOP_DOORS": " north,, east side ,"})
+    assert build_settings(Shop, tree).doors == ("north", "east side")
 
 
 def test_a_later_source_wins_name_by_name_and_none_is_not_given() -> None:
@@ -83,7 +81,7 @@ def test_merging_leaves_the_sources_alone() -> None:
 
 def test_a_folder_may_begin_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ada")
-    assert build_settings(Shop, {"folder": "~/shop"}, guide=GUIDE).folder == Path("/home/ada/shop")
+    assert build_settings(Shop, {"folder": "~/shop"}).folder == Path("/home/ada/shop")
 
 
 def test_an_absent_file_sets_nothing(tmp_path: Path) -> None:
@@ -101,16 +99,32 @@ def test_a_file_that_is_not_toml_is_refused_by_its_name(tmp_path: Path, data: by
 
 
 @pytest.mark.parametrize(
-    ("tree", "named"),
-    [({"tils_max": 1}, "tils_max"), ({"tills_max": "two"}, "tills_max"), ({"folder": 5}, "folder")],
+    ("tree", "named", "hint"),
+    [
+        ({"tils_max": 1}, "tils_max", "Did you mean tills_max?"),
+        ({"chairs": 1}, "chairs", "The settings are doors, folder, till, tills_max."),
+        ({"till": {"slots": 4}}, "till", "The settings are drawers, float_credits."),
+        ({"till": {"drawer": 4}}, "till", "Did you mean drawers?"),
+        ({"tills_max": "two"}, "tills_max", InvalidSettings.default_hint),
+        ({"folder": 5}, "folder", InvalidSettings.default_hint),
+    ],
 )
-def test_what_is_no_setting_is_refused_by_its_name(tree: dict[str, object], named: str) -> None:
+def test_what_is_no_setting_is_refused_by_its_name(tree: dict[str, object], named: str, hint: str) -> None:
     with pytest.raises(InvalidSettings, match=named) as refused:
-        build_settings(Shop, tree, guide=GUIDE)
-    assert GUIDE in refused.value.hint
+        build_settings(Shop, tree)
+    assert refused.value.hint == hint
+
+
+def test_a_name_in_a_file_that_is_no_setting_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "shop.toml"
+    path.write_text("door = ['north']")
+    with pytest.raises(InvalidSettings, match="'door' is not") as refused:
+        settings_from_file(path, Shop)
+    assert refused.value.hint == "Did you mean doors?"
 
 
 @pytest.mark.parametrize("variable", ["SHOP_TILS_MAX", "SHOP_TILL", "SHOP_"])
 def test_a_variable_that_is_no_setting_is_refused(variable: str) -> None:
-    with pytest.raises(InvalidSettings, match=variable):
-        settings_from_environment(Shop, "SHOP_", {variable: "1"}, guide=GUIDE)
+    with pytest.raises(InvalidSettings, match=variable) as refused:
+        settings_from_environment(Shop, "SHOP_", {variable: "1"})
+    assert "SHOP_TILL" in refused.value.hint

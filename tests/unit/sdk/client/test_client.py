@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import math
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,10 +15,12 @@ from aiohttp.test_utils import TestServer
 
 from tradepost import AsyncClient, Client, TensorDocument, TradepostError
 from tradepost.audit_log.proofs import LogProof, verify_proof
+from tradepost.client.requests import BrokerRequests
 from tradepost.errors import (
     BrokerUnavailable,
     ClientClosed,
     InsufficientFunds,
+    InvalidCall,
     InvalidCheckpoint,
     InvalidReceipt,
     InvalidSettings,
@@ -268,6 +271,32 @@ async def test_either_client_fetches_the_proof_of_a_job_s_receipts(broker: FakeB
         later = await asyncio.to_thread(prove, Client(broker.url, api_key=API_KEY), result.job, since)
         [found] = verify_proof(later, result.receipts, kept=since)
         assert found.checkpoint.size == 9
+
+
+async def test_the_broker_waits_for_a_checkpoint_for_less_long_than_the_client_waits(
+    broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    ask = BrokerRequests.ask
+
+    async def record(self: BrokerRequests, *args: Any, **options: Any) -> bytes:
+        asked.append((options.get("query") or {}).get("wait_s", ""))
+        return await ask(self, *args, **options)
+
+    monkeypatch.setattr(BrokerRequests, "ask", record)
+    for give_up_s in (0, 2, 30, math.inf):
+        async with AsyncClient(broker.url, api_key=API_KEY, give_up_s=give_up_s) as client:
+            job = await client.submit(PIPELINE, x(), max_price=1)
+            await job.result()
+            await client.proof(job.id)
+    assert asked == ["0.000", "1.000", "29.000", "60.000"]
+
+
+async def test_a_checkpoint_that_is_not_text_is_refused(broker: FakeBroker) -> None:
+    async with client_of(broker) as client:
+        for wrong in (1, b"note", ["note"]):
+            with pytest.raises(InvalidCall, match="since is"):
+                await client.proof("job-0", since=wrong)  # type: ignore[arg-type]
 
 
 async def test_a_quarantine_is_lifted_by_either_client(broker: FakeBroker) -> None:

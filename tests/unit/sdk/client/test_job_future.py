@@ -120,3 +120,42 @@ def test_asyncio_can_wrap_a_future(client: Client) -> None:
         return float(result["y"][0])
 
     assert within(lambda: asyncio.run(work())) == 2
+
+
+def leave_locked(future: concurrent.futures.Future[Any]) -> None:
+    """What Ctrl-C can do to a thread in `wait`, `as_completed` or `running` of the standard library."""
+    thread = threading.Thread(target=future._condition.acquire)
+    thread.start()
+    thread.join()
+
+
+def test_a_lock_that_was_left_locked_keeps_nothing_from_ending(fake: FakeBrokerThread) -> None:
+    fake.broker.hold = True
+    client = Client(fake.url, api_key=API_KEY).__enter__()
+    first, second = (client.submit(PIPELINE, x(), max_price=1).future() for _ in range(2))
+    leave_locked(first)
+    assert within(first.running)
+    fake.run(fake.broker._finish("job-0"))
+    assert within(first.result)["y"].tolist() == [2]
+    fake.run(fake.broker.release())
+    assert within(lambda: concurrent.futures.wait([second])).done == {second}
+    assert within(lambda: list(concurrent.futures.as_completed([first]))) == [first]
+    assert not first.running()
+    within(lambda: client.__exit__(None, None, None))
+
+
+def test_a_waiter_that_was_left_locked_does_not_keep_the_client_open(fake: FakeBrokerThread) -> None:
+    fake.broker.hold = True
+    client = Client(fake.url, api_key=API_KEY).__enter__()
+    future = client.submit(PIPELINE, x(), max_price=1).future()
+    is_unlocked = threading.Event()
+
+    class LockedWaiter:
+        def add_result(self, _: object) -> None:
+            is_unlocked.wait()
+
+    future._waiters.append(LockedWaiter())  # type: ignore[attr-defined]  # as `wait` does
+    fake.run(fake.broker.release())
+    assert within(future.result)["y"].tolist() == [2]
+    within(lambda: client.__exit__(None, None, None))
+    is_unlocked.set()

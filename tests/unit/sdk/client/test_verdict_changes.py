@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tradepost import AsyncClient, Client, TensorDocument
+from tradepost import AsyncClient, Client, TensorDocument, TradepostError
+from tradepost.client.verdict_feed import VerdictChanges, VerdictFeed
 from tradepost.errors import ClientClosed, InvalidCall, ResultTimeout, ResultWithdrawn
-from tradepost.protocol import JobStatus, OnWrong
+from tradepost.protocol import JobStatus, JobView, OnWrong
 from tradepost.testing.broker_thread import FakeBrokerThread
 from tradepost.testing.fake_broker import API_KEY
 
@@ -124,3 +125,34 @@ def test_the_submitter_says_what_to_do(fake: FakeBrokerThread, client: Client, o
 def test_anything_else_is_refused_before_it_is_sent(client: Client, on_wrong: Any) -> None:
     with pytest.raises(InvalidCall, match="it must be 'redo' or 'refund'"):
         client.submit(PIPELINE, x(), max_price=1, on_wrong=on_wrong)
+
+
+class ClosingFeed(VerdictFeed):
+    """A feed during whose delivery another thread closes one: here, all of them."""
+
+    def __init__(self, changes: VerdictChanges) -> None:
+        super().__init__(changes)
+        self.all: list[VerdictFeed] = []
+
+    def post(self, news: JobView | TradepostError) -> None:
+        super().post(news)
+        for feed in self.all:
+            feed.close()
+
+
+@pytest.mark.parametrize("is_end", [False, True], ids=["news", "end"])
+async def test_a_feed_may_be_closed_while_news_are_delivered(is_end: bool) -> None:
+    changes = VerdictChanges()
+    feeds = [ClosingFeed(changes) for _ in range(3)]
+    for feed in feeds:
+        feed.all = list(feeds)
+        changes._feeds.add(feed)
+    if is_end:
+        changes.fail(ClientClosed())
+        for feed in feeds:
+            with pytest.raises(ClientClosed):
+                await feed.next()
+    else:
+        view = JobView(job="job-1", status=JobStatus.WITHDRAWN, pipeline="", submitted_at=0.0)
+        changes.take(view)
+        assert [await feed.next() for feed in feeds] == [view] * 3
