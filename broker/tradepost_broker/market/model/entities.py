@@ -82,7 +82,11 @@ class WorkerStanding(StrEnum):
 
 
 class Worker(msgspec.Struct, gc=False, kw_only=True):
-    """A device that joined. `auditor` marks one that the operator trusts with reference runs."""
+    """A device that joined. `auditor` marks one that the operator trusts with reference runs.
+
+    `examined_since` is set while its held results are checked because another device of its owner was
+    expelled then.
+    """
 
     id: str
     owner: str
@@ -92,6 +96,7 @@ class Worker(msgspec.Struct, gc=False, kw_only=True):
     auditor: bool = False
     standing: WorkerStanding = WorkerStanding.ACTIVE
     offer: Offer | None = None
+    examined_since: float | msgspec.UnsetType = msgspec.UNSET  # not in the record of a worker that is not
 
 
 class Job(msgspec.Struct, gc=False, kw_only=True, rename=without_unit):

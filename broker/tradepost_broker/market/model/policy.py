@@ -38,6 +38,11 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     audits_lost_max: Positive = 3
     #: Auditors of so many owners must contradict a result, each twice, before its worker is expelled.
     references_to_expel: Positive = 2
+    #: Whether the other devices of an owner of whom one is expelled get no leases until what they were paid
+    #: for and is held is re-examined. Not without `reexamine_s`.
+    owner_examined: bool = True
+    #: Whether a payment that must be held longer waits for what is due before it, if a tick comes late too.
+    matures_in_order: bool = True
     #: Whether the verdict on a job is retracted if none of its accepted results is right, and given again if
     #: one of them is cleared; else it is retracted if none of all its results is right.
     verdict_by_accepted: bool = True
@@ -196,6 +201,8 @@ _EARLIER_RULES: Final = {
     "failures_counted_max": 0,
     "lost_at_end": False,
     "verdict_by_accepted": False,
+    "owner_examined": False,
+    "matures_in_order": False,
 }
 
 

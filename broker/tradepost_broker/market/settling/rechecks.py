@@ -3,12 +3,14 @@
 A spot check is a reference run after the job has ended. A result of a worker that is believed alone is
 checked more often, by its record and the job's confidence (`trust.check_rate`): by a reference run if an
 auditor is idle, else by a result of another owner, which the job waits for. A worker of which another result
-is contradicted, and not cleared yet, is not believed alone at all, nor one whose owner is found to collude.
+is contradicted, and not cleared yet, is not believed alone at all, nor one whose owner is found to collude,
+or had another device expelled.
 """
 
 from __future__ import annotations
 
 from tradepost_broker.market.model.entities import Job, Lease, LeasePurpose, LeaseState
+from tradepost_broker.market.settling import owner_examination
 from tradepost_broker.market.settling.reference_runs import able_auditors
 from tradepost_broker.market.state import seeded_random
 from tradepost_broker.market.state.market_state import MarketState
@@ -55,7 +57,9 @@ def _rate(state: MarketState, job: Job, lease: Lease) -> float:
     belief = state.workers[lease.worker].belief(state.scope(job), state.day)
     if belief.credibility < job.confidence:
         return 0.0
-    if state.finding_of(state.workers[lease.worker].record.owner) or _is_in_doubt(state, lease):
+    worker = state.workers[lease.worker]
+    is_suspect = owner_examination.is_suspect(state, worker) or state.finding_of(worker.record.owner)
+    if is_suspect or _is_in_doubt(state, lease):
         return 1.0
     return check_rate(
         belief.checks,

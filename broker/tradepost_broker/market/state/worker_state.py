@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+import msgspec
+
 from tradepost.errors import Problem
 from tradepost_broker.market.model.entities import (
     Evidence,
@@ -210,12 +212,17 @@ class WorkerState:
         offer = self.record.offer
         if not self.connected or offer is None or self.too_old:
             return 0
-        if self.record.standing is not WorkerStanding.ACTIVE:
+        if self.record.standing is not WorkerStanding.ACTIVE or self.is_examined:
             return 0
         limit = self._policy.exposure_leases_max
         if offer.capacity <= limit or self.record.auditor or self.is_proven(day):
             return offer.capacity
         return limit
+
+    @property
+    def is_examined(self) -> bool:
+        """Whether it gets no leases until what it did is checked, because of another device of its owner."""
+        return self.record.examined_since is not msgspec.UNSET
 
     @property
     def kind(self) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any, Final
 
+import msgspec
+
 from tradepost.protocol import JobStatus
 from tradepost_broker.market.core import Market
 from tradepost_broker.market.ledger import Kind
@@ -195,10 +197,22 @@ class Checker(Observer):
         check_stage_payment(leases[transfer.lease], transfer.amount_microcredits, accepted)
 
     def _check_payment(self, transfer: Transfer) -> None:
-        if transfer.kind == Kind.PAY_STAGES:
+        if transfer.kind == Kind.MATURE:
+            self._check_maturity(transfer)
+        elif transfer.kind == Kind.PAY_STAGES:
             self._check_stage_payment(transfer)
         elif transfer.kind == Kind.PAY_BEGUN:
             self._check_begun_payment(transfer)
+
+    def _check_maturity(self, transfer: Transfer) -> None:
+        lease = self._seen.records[Lease].get(transfer.lease)
+        if lease is None:
+            return  # it has left memory
+        worker, job = self._workers[lease.worker], self._jobs[lease.job]
+        require(
+            worker.examined_since is msgspec.UNSET or job.in_doubt_until is None,
+            f"lease {transfer.lease} matured while it is examined",
+        )
 
     def _check_begun_payment(self, transfer: Transfer) -> None:
         job = self._jobs[transfer.job]
