@@ -32,6 +32,12 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     #: The probability that a result of a worker that is only just believed alone is checked; it falls with
     #: its record. 0: such results are checked like all others.
     recheck_rate: Ratio = 0.5
+    #: What a wrong result gains its worker at most, in prices of its lease: it is checked so often that this
+    #: never pays, given its stake and what is held of it. 0, or no `audit_rate`: whatever it has to lose.
+    cheat_gain_prices: Weight = 1.0
+    #: An owner is believed alone as long as its payments that are held are covered: by its stakes, and by so
+    #: many results for each check that it has passed. 0: whatever is held.
+    exposure_results: Weight = 10.0
     #: A job with this many results and no decision is given up.
     results_max: Positive = 9
     #: Reference runs of one job that may be lost before it is decided without one.
@@ -201,6 +207,8 @@ _EARLIER_RULES: Final = {
     "failures_counted_max": 0,
     "lost_at_end": False,
     "verdict_by_accepted": False,
+    "cheat_gain_prices": 0.0,
+    "exposure_results": 0.0,
     "owner_examined": False,
     "matures_in_order": False,
 }

@@ -152,9 +152,15 @@ class Checker(Observer):
         if lease.state is LeaseState.OPEN and lease.purpose is not LeasePurpose.AUDIT:
             auditors = [worker.id for worker in self._workers.values() if worker.auditor]
             chosen_before = self._jobs[lease.job].spot_check or self._may_be_rechecked(lease)
-            if not chosen_before and self._leases.any_connected(auditors):
+            if not chosen_before and not self._is_dear(lease) and self._leases.any_connected(auditors):
                 self._eligible = lease.job
                 self._verdicts.results += 1
+
+    def _is_dear(self, lease: Lease) -> bool:
+        """Whether a result pays so much beside what its worker may lose that it is checked more often."""
+        gain_microcredits = self._policy.cheat_gain_prices * lease.price_microcredits
+        at_stake_microcredits = self._books.at_stake_microcredits(lease.worker)
+        return gain_microcredits > self._policy.audit_rate * (gain_microcredits + at_stake_microcredits)
 
     def _may_be_rechecked(self, lease: Lease) -> bool:
         """Whether a result could be accepted alone: then it is checked more often than others."""
