@@ -96,6 +96,7 @@ def restart(state: MarketState, _event: Restarted) -> None:
     break_offs.forget(state)
     for worker in state.workers.values():
         worker.refused.clear()
+        worker.absence_blamed = None
         if worker.connected or worker.open:
             _leave(state, worker)
         if not worker.open:
@@ -115,6 +116,7 @@ def restart(state: MarketState, _event: Restarted) -> None:
 
 def _leave(state: MarketState, worker: WorkerState) -> None:
     worker.connected = False
+    worker.absent_since = state.at
     worker.refused.clear()
     state.too_old.pop(worker.record.id, None)
     state.place(worker)

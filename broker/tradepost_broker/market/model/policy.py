@@ -54,6 +54,8 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     verdict_by_accepted: bool = True
     #: Spot checks that may wait for an auditor; beyond, none are chosen.
     audit_backlog_max: Count = 1_000
+    #: Whether results that are in doubt take no room of the spot checks that may wait.
+    reexamined_apart: bool = True
     #: Contested jobs that may wait for each reference run that auditors can make at once; further ones are
     #: decided by more results. 0 is no limit.
     contested_per_run_max: Weight = 2.0
@@ -154,6 +156,8 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     failures_counted_max: Count = 2
     #: Whether a lost lease is evidence only when its job has ended; else some are at once.
     lost_at_end: bool = True
+    #: Whether the leases that a device loses by one absence count as one.
+    absence_counts_once: bool = True
     #: Passed checks that one outvoted result cancels.
     outvoted_checks: Weight = 10.0
     #: Whether checks count by pipeline, submitter and independent partner; else by capability class alone.
@@ -210,6 +214,8 @@ _EARLIER_RULES: Final = {
     "cheat_gain_prices": 0.0,
     "exposure_results": 0.0,
     "owner_examined": False,
+    "reexamined_apart": False,
+    "absence_counts_once": False,
     "matures_in_order": False,
 }
 

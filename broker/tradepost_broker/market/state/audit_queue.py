@@ -11,6 +11,7 @@ A run is charged its pipeline's time limit when it begins, and what it did not u
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Set
 from typing import Final, NamedTuple
 
@@ -85,9 +86,6 @@ class _Waiting:
         if not self.accounts[flow.account]:
             del self.accounts[flow.account]
 
-    def count(self, account: str) -> int:
-        return sum(len(jobs) for jobs in self.accounts.get(account, {}).values())
-
     def postpone(self, job: str) -> None:
         """Have a job wait behind the others of its flow, if it waits here."""
         flow = self.flows.get(job)
@@ -118,6 +116,9 @@ class AuditQueue:
         self._accounts = _Clocks()
         self._flows = _Clocks()
         self._running: dict[str, _Charge] = {}
+        #: Spot checks that take no room, and how many of the others wait, in all and by account.
+        self._roomless: set[str] = set()
+        self._counts: Counter[str] = Counter()
 
     def __contains__(self, job: object) -> bool:
         return job in self._undecided.flows or job in self._spot_checks.flows
@@ -132,9 +133,17 @@ class AuditQueue:
         """How many jobs wait for an auditor to decide them."""
         return len(self._undecided.flows)
 
-    def add(self, job: str, flow: Flow, *, is_decided: bool) -> None:
-        """Let a job wait that does not yet; `is_decided` says that it waits for a spot check."""
+    def add(self, job: str, flow: Flow, *, is_decided: bool, takes_room: bool = True) -> None:
+        """Let a job wait that does not yet; `is_decided` says that it waits for a spot check.
+
+        Unless it `takes_room`, no other spot check has to wait outside because of it.
+        """
+        is_new = is_decided and job not in self._spot_checks.flows
         (self._spot_checks if is_decided else self._undecided).add(job, flow)
+        if is_new and takes_room:
+            self._counts[flow.account] += 1
+        elif is_new:
+            self._roomless.add(job)
         if self._fair:
             self._accounts.start(flow.account)
             self._flows.start(flow)
@@ -142,15 +151,21 @@ class AuditQueue:
     def discard(self, job: str) -> None:
         """Let a job wait no more."""
         self._undecided.discard(job)
+        flow = self._spot_checks.flows.get(job)
         self._spot_checks.discard(job)
+        if job in self._roomless:
+            self._roomless.discard(job)
+        elif flow is not None:
+            self._counts[flow.account] -= 1
+            if not self._counts[flow.account]:
+                del self._counts[flow.account]
 
     def has_room(self, account: str, backlog_max: int) -> bool:
         """Whether one more spot check of an account may wait: all that wait share `backlog_max` equally."""
-        waiting = self._spot_checks
         if not self._fair:
-            return len(waiting.flows) < backlog_max
-        sharing = len(waiting.accounts) + (account not in waiting.accounts)
-        return waiting.count(account) < backlog_max // sharing
+            return self._counts.total() < backlog_max
+        sharing = len(self._counts) + (account not in self._counts)
+        return self._counts[account] < backlog_max // sharing
 
     def begin(self, lease: str, flow: Flow, *, limit_s: float, at: float) -> None:
         """A reference run of this flow begins, which may take `limit_s`."""

@@ -118,6 +118,8 @@ class WorkerState:
         "_proven",
         "_tallies",
         "_weights",
+        "absence_blamed",
+        "absent_since",
         "blame",
         "connected",
         "delivered",
@@ -134,6 +136,9 @@ class WorkerState:
     ) -> None:
         self.record = record
         self.connected = False
+        #: When its stream closed last, and which absence was held against it last; a restart forgets that.
+        self.absent_since = 0.0
+        self.absence_blamed: float | None = None
         self.open: dict[str, Lease] = {}
         self.delivered: dict[str, Lease] = {}
         self.held: dict[str, Lease] = {}
