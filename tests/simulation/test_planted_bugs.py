@@ -285,6 +285,11 @@ def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(WorkerState, "capacity", forgiving)
 
 
+@bug("examined devices get leases")
+def _(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(WorkerState, "is_examined", False)
+
+
 @bug("newcomers are trusted with all of their capacity")
 def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(WorkerState, "is_proven", lambda self, day: True)

@@ -104,7 +104,7 @@ class Market:
         """
         state = self._state
         state.begin(event.at, event.seed if isinstance(event, MatchingEvent) else 0)
-        has_more_to_do = bool(state.jobs_to_advance or state.to_reexamine or state.workers_freed)
+        has_more_to_do = state.has_more_to_do
         refusal = _refusal(state, event)
         if refusal is not None:
             self._changed = False

@@ -175,6 +175,23 @@ _PRESETS: Final = (
         rate_per_s=1.0,
     ),
     Scenario(
+        name="household",
+        about="One owner with five devices, honest until believed alone, then cheats with all of them.",
+        teams=(Team(model="honest", workers=12), Team(model="patient", workers=5, owners=1)),
+        jobs=1_000,
+        rate_per_s=2.0,
+        confidences=(0.9, 0.99),
+    ),
+    Scenario(
+        name="unstaked",
+        about="A fifth of the workers is patient, and nobody has a stake.",
+        teams=(Team(model="honest", workers=16), Team(model="patient", workers=4)),
+        jobs=1_000,
+        rate_per_s=2.0,
+        confidences=(0.9, 0.99),
+        stake_microcredits=0,
+    ),
+    Scenario(
         name="cancel-oracle",
         about="A submitter reads the outcome that the broker shows before the verdict, and cancels.",
         teams=(_HONEST,),

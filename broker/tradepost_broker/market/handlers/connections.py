@@ -23,7 +23,13 @@ from tradepost_broker.market.model.events import (
 )
 from tradepost_broker.market.model.lease_states import WITH_RECEIPT, LeaseTrigger
 from tradepost_broker.market.model.worker_states import WorkerTrigger, transition_worker
-from tradepost_broker.market.settling import break_offs, late_receipts, revocation, settlement
+from tradepost_broker.market.settling import (
+    break_offs,
+    late_receipts,
+    owner_examination,
+    revocation,
+    settlement,
+)
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
 from tradepost_broker.market.state.worker_state import WorkerState, in_order
@@ -90,6 +96,7 @@ def restart(state: MarketState, _event: Restarted) -> None:
     break_offs.forget(state)
     for worker in state.workers.values():
         worker.refused.clear()
+        worker.absence_blamed = None
         if worker.connected or worker.open:
             _leave(state, worker)
         if not worker.open:
@@ -104,10 +111,12 @@ def restart(state: MarketState, _event: Restarted) -> None:
             state.timers.put(TimerPurpose.RETIREMENT, job.id, job.finished_at + state.policy.retain_s)
     timer.forget_due(state)  # the records have it still
     state.review_everything()
+    owner_examination.restart(state)
 
 
 def _leave(state: MarketState, worker: WorkerState) -> None:
     worker.connected = False
+    worker.absent_since = state.at
     worker.refused.clear()
     state.too_old.pop(worker.record.id, None)
     state.place(worker)

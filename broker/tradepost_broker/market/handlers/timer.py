@@ -13,6 +13,7 @@ from tradepost_broker.market.model.lease_states import LeaseTrigger
 from tradepost_broker.market.settling import (
     break_offs,
     late_receipts,
+    owner_examination,
     payments,
     reexamination,
     reference_verdicts,
@@ -129,11 +130,12 @@ def _blame(state: MarketState, lease_id: str) -> None:
 
 def _mature(state: MarketState, lease_id: str) -> None:
     lease = state.leases[lease_id]
-    until = state.accused_until(lease.worker)
+    until = max(state.accused_until(lease.worker), owner_examination.held_until(state, lease))
     if reexamination.is_due(state, lease):
         reexamination.take(state, lease)
-    elif until > state.at:
-        payments.hold_longer(state, lease, until)
+    elif until > (lease.matures_at or 0.0 if state.policy.matures_in_order else state.at):
+        # Where the tick comes late, `until` may be over: then what was due by then is done first.
+        payments.hold_until(state, lease, until)
     else:
         payments.mature(state, lease)
 

@@ -19,6 +19,7 @@ from tradepost_broker.market.model.amounts import bid_for
 from tradepost_broker.market.model.entities import Job, LeasePurpose, LeaseState
 from tradepost_broker.market.model.job_states import FINAL
 from tradepost_broker.market.settling import (
+    owner_examination,
     quarantine,
     rechecks,
     reexamination,
@@ -47,15 +48,17 @@ def advance_all(state: MarketState) -> None:
 
     What is too much for one event is left for the next.
     """
-    while (state.jobs_to_advance or state.to_reexamine or state.workers_freed) and state.may_advance():
+    while state.has_more_to_do and state.may_advance():
         state.has_progressed = True
         if state.jobs_to_advance:
             job_id = next(iter(state.jobs_to_advance))
             del state.jobs_to_advance[job_id]
             if job_id in state.jobs:
                 advance(state, state.jobs[job_id])
-        elif state.to_reexamine:
+        elif state.examinations.to_reexamine:
             reexamination.take_next(state)
+        elif state.examinations.changed:
+            owner_examination.review_next(state)
         else:
             worker_id, is_new = next(iter(state.workers_freed.items()))
             del state.workers_freed[worker_id]

@@ -87,7 +87,14 @@ def request_audit(state: MarketState, job: Job) -> None:
         job.spot_check = False
         state.save(job)
     elif job.id not in queue:
-        queue.add(job.id, state.flow(job), is_decided=finished, terms=terms(state, job))
+        takes_room = job.in_doubt_until is None or not state.policy.reexamined_apart
+        queue.add(
+            job.id,
+            state.flow(job),
+            is_decided=finished,
+            takes_room=takes_room,
+            terms=terms(state, job),
+        )
         state.save(job)
 
 

@@ -82,7 +82,11 @@ class WorkerStanding(StrEnum):
 
 
 class Worker(msgspec.Struct, gc=False, kw_only=True):
-    """A device that joined. `auditor` marks one that the operator trusts with reference runs."""
+    """A device that joined. `auditor` marks one that the operator trusts with reference runs.
+
+    `examined_since` is set while its held results are checked because another device of its owner was
+    expelled then.
+    """
 
     id: str
     owner: str
@@ -92,6 +96,7 @@ class Worker(msgspec.Struct, gc=False, kw_only=True):
     auditor: bool = False
     standing: WorkerStanding = WorkerStanding.ACTIVE
     offer: Offer | None = None
+    examined_since: float | msgspec.UnsetType = msgspec.UNSET  # not in the record of a worker that is not
 
 
 class Job(msgspec.Struct, gc=False, kw_only=True, rename=without_unit):
@@ -212,6 +217,7 @@ class Lease(msgspec.Struct, gc=False, kw_only=True, rename=without_unit):
     `drawn_from` is from how many owners a replica was drawn, busy ones included, 0 if it
     was not drawn. `price_share` is how much of the market's price for the job its price is, at most 1.
     `recheck` says that a second result was asked for by chance, though this one would be believed alone.
+    `absent_since` is when its worker's stream had closed, if the lease was lost by that.
     """
 
     id: str
@@ -240,6 +246,7 @@ class Lease(msgspec.Struct, gc=False, kw_only=True, rename=without_unit):
     price_share: float = 1.0
     run_failed: bool = False
     recheck: bool = False
+    absent_since: float | msgspec.UnsetType = msgspec.UNSET  # not in the record of a lease without it
 
 
 class Evidence(msgspec.Struct, gc=False, kw_only=True, frozen=True):

@@ -32,17 +32,30 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     #: The probability that a result of a worker that is only just believed alone is checked; it falls with
     #: its record. 0: such results are checked like all others.
     recheck_rate: Ratio = 0.5
+    #: What a wrong result gains its worker at most, in prices of its lease: it is checked so often that this
+    #: never pays, given its stake and what is held of it. 0, or no `audit_rate`: whatever it has to lose.
+    cheat_gain_prices: Weight = 1.0
+    #: An owner is believed alone as long as its payments that are held are covered: by its stakes, and by so
+    #: many results for each check that it has passed. 0: whatever is held.
+    exposure_results: Weight = 10.0
     #: A job with this many results and no decision is given up.
     results_max: Positive = 9
     #: Reference runs of one job that may be lost before it is decided without one.
     audits_lost_max: Positive = 3
     #: Auditors of so many owners must contradict a result, each twice, before its worker is expelled.
     references_to_expel: Positive = 2
+    #: Whether the other devices of an owner of whom one is expelled get no leases until what they were paid
+    #: for and is held is re-examined. Not without `reexamine_s`.
+    owner_examined: bool = True
+    #: Whether a payment that must be held longer waits for what is due before it, if a tick comes late too.
+    matures_in_order: bool = True
     #: Whether the verdict on a job is retracted if none of its accepted results is right, and given again if
     #: one of them is cleared; else it is retracted if none of all its results is right.
     verdict_by_accepted: bool = True
     #: Spot checks that may wait for an auditor; beyond, none are chosen.
     audit_backlog_max: Count = 1_000
+    #: Whether results that are in doubt take no room of the spot checks that may wait.
+    reexamined_apart: bool = True
     #: Contested jobs that may wait for each reference run that auditors can make at once; further ones are
     #: decided by more results. 0 is no limit.
     contested_per_run_max: Weight = 2.0
@@ -146,6 +159,8 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     failures_counted_max: Count = 2
     #: Whether a lost lease is evidence only when its job has ended; else some are at once.
     lost_at_end: bool = True
+    #: Whether the leases that a device loses by one absence count as one.
+    absence_counts_once: bool = True
     #: Passed checks that one outvoted result cancels.
     outvoted_checks: Weight = 10.0
     #: Whether checks count by pipeline, submitter and independent partner; else by capability class alone.
@@ -200,6 +215,12 @@ _EARLIER_RULES: Final = {
     "lost_at_end": False,
     "verdict_by_accepted": False,
     "audits_by_terms": False,
+    "cheat_gain_prices": 0.0,
+    "exposure_results": 0.0,
+    "owner_examined": False,
+    "reexamined_apart": False,
+    "absence_counts_once": False,
+    "matures_in_order": False,
 }
 
 

@@ -3,9 +3,13 @@
 The lease goes to another worker at once. Whether its worker was idle or only out of reach is told by the
 receipt: it is refused, since the lease is gone, but a worker that brings it in time has done the work. So the
 evidence waits, and nothing that was recorded ever has to be withdrawn.
+
+A device that crashes loses all of its leases at once. That is one event, so it counts once.
 """
 
 from __future__ import annotations
+
+import msgspec
 
 from tradepost.errors import Problem
 from tradepost_broker.market.model.entities import EvidenceKind, Lease, LeasePurpose, LeaseState
@@ -24,6 +28,8 @@ def lose(state: MarketState, lease: Lease, problem: Problem) -> None:
     """
     settlement.lose(state, lease, LeaseTrigger.EXPIRED, problem)
     if lease.purpose is not LeasePurpose.AUDIT and not state.was_interrupted(lease):
+        if state.policy.absence_counts_once:
+            lease.absent_since = state.workers[lease.worker].absent_since
         break_offs.await_receipt(state, lease, max(lease.expires_at, state.at) + state.policy.late_receipt_s)
 
 
@@ -65,7 +71,20 @@ def expire(state: MarketState, lease: Lease) -> None:
     detail = findings.in_words(lease.problem)
     if lease.state is LeaseState.RECALLED:  # another owner did the job while it was late
         blame.hold_failure_against(state, lease, EvidenceKind.EXPIRED, detail=detail)
+    elif _has_counted(state, lease):
+        pass
     elif state.policy.lost_at_end and state.jobs[lease.job].status not in FINAL:
         lease.pending_evidence = EvidenceKind.EXPIRED
     else:
         quarantine.hold_against(state, lease, EvidenceKind.EXPIRED, detail=detail)
+
+
+def _has_counted(state: MarketState, lease: Lease) -> bool:
+    """Whether another lease that was lost in the same absence counts already; if not, this one does now."""
+    if lease.absent_since is msgspec.UNSET:
+        return False
+    worker = state.workers[lease.worker]
+    if worker.absence_blamed == lease.absent_since:
+        return True
+    worker.absence_blamed = lease.absent_since
+    return False

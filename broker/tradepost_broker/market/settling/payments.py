@@ -94,8 +94,8 @@ def mature(state: MarketState, lease: Lease) -> None:
     _release_hold(state, lease)
 
 
-def hold_longer(state: MarketState, lease: Lease, until: float) -> None:
-    """Let a held payment mature later."""
+def hold_until(state: MarketState, lease: Lease, until: float) -> None:
+    """Let a held payment mature at another time."""
     lease.matures_at = until
     state.timers.put(TimerPurpose.MATURITY, lease.id, until)
     state.save(lease)

@@ -1,18 +1,25 @@
 """Checks of results that need none to be accepted: spot checks, and second results for the believed.
 
-A spot check is a reference run after the job has ended. A result of a worker that is believed alone is
+A spot check is a reference run after the job has ended. It is made at least as often as it takes that a cheat
+gains nothing, given what it has to lose. A result of a worker that is believed alone is
 checked more often, by its record and the job's confidence (`trust.check_rate`): by a reference run if an
 auditor is idle, else by a result of another owner, which the job waits for. A worker of which another result
-is contradicted, and not cleared yet, is not believed alone at all, nor one whose owner is found to collude.
+is contradicted, and not cleared yet, is not believed alone at all, nor one whose owner is found to collude,
+or had another device expelled, or whose owner has more results that could still be undone than its stakes and
+records cover.
 """
 
 from __future__ import annotations
 
+import math
+
+from tradepost_broker.market.ledger import held_of, stake_of
 from tradepost_broker.market.model.entities import Job, Lease, LeasePurpose, LeaseState
+from tradepost_broker.market.settling import owner_examination
 from tradepost_broker.market.settling.reference_runs import able_auditors
 from tradepost_broker.market.state import seeded_random
 from tradepost_broker.market.state.market_state import MarketState
-from tradepost_broker.market.trust.check_rate import check_rate
+from tradepost_broker.market.trust.check_rate import check_rate, deterrent_rate, is_covered
 
 
 def choose(state: MarketState, job: Job, lease: Lease) -> None:
@@ -25,7 +32,8 @@ def choose(state: MarketState, job: Job, lease: Lease) -> None:
     ):
         # The check comes after the job has ended, by an auditor, whose work the operator pays: no submitter
         # waits for it.
-        job.spot_check = seeded_random.fraction(state.seed, "spot check", lease.id) < policy.audit_rate
+        rate = spot_check_rate(state, lease)
+        job.spot_check = seeded_random.fraction(state.seed, "spot check", lease.id) < rate
     rate = _rate(state, job, lease)
     if rate == 0 or seeded_random.fraction(state.seed, "recheck", lease.id) >= rate:
         return
@@ -55,14 +63,56 @@ def _rate(state: MarketState, job: Job, lease: Lease) -> float:
     belief = state.workers[lease.worker].belief(state.scope(job), state.day)
     if belief.credibility < job.confidence:
         return 0.0
-    if state.finding_of(state.workers[lease.worker].record.owner) or _is_in_doubt(state, lease):
+    worker = state.workers[lease.worker]
+    is_suspect = owner_examination.is_suspect(state, worker) or state.finding_of(worker.record.owner)
+    if is_suspect or _is_in_doubt(state, lease) or not is_owner_covered(state, job, lease):
         return 1.0
-    return check_rate(
+    rate = check_rate(
         belief.checks,
         job.confidence,
         fault_fraction=policy.fault_fraction,
         rate_max=policy.recheck_rate,
     )
+    return max(rate, _deterrent_rate(state, lease))
+
+
+def spot_check_rate(state: MarketState, lease: Lease) -> float:
+    """The probability that a delivered result is checked by a reference run, if an auditor has room."""
+    return max(state.policy.audit_rate, _deterrent_rate(state, lease))
+
+
+def _deterrent_rate(state: MarketState, lease: Lease) -> float:
+    """The probability of a check at which a cheat gains nothing; 0 in markets that take no stakes."""
+    policy = state.policy
+    if not (policy.audit_rate and state.auditors):
+        return 0.0
+    return deterrent_rate(
+        policy.cheat_gain_prices * lease.price_microcredits,
+        at_stake_microcredits=_balance(state, stake_of(lease.worker))
+        + _balance(state, held_of(lease.worker)),
+    )
+
+
+def is_owner_covered(state: MarketState, job: Job, lease: Lease) -> bool:
+    """Whether the stakes and records of its owner's devices cover one more result that is not paid out."""
+    results_per_check = state.policy.exposure_results
+    if not results_per_check:
+        return True
+    scope = state.scope(job)
+    devices = state.workers_of[state.workers[lease.worker].record.owner]
+    if len(devices) > state.policy.scan_max:
+        return False
+    return is_covered(
+        sum(_balance(state, held_of(device.record.id)) for device in devices),
+        lease.price_microcredits,
+        stake_microcredits=sum(_balance(state, stake_of(device.record.id)) for device in devices),
+        checks_passed=math.fsum(device.belief(scope, state.day).checks for device in devices),
+        results_per_check=results_per_check,
+    )
+
+
+def _balance(state: MarketState, account: str) -> int:
+    return state.ledger.account(account).available_microcredits
 
 
 def _is_in_doubt(state: MarketState, lease: Lease) -> bool:

@@ -19,7 +19,7 @@ from tradepost.protocol import OnWrong, Verification
 from tradepost_broker.market.model.entities import Job, Lease, LeaseState, WorkerStanding, is_failure
 from tradepost_broker.market.model.events import NotifyVerdictChanged
 from tradepost_broker.market.model.job_states import JobTrigger, transition_job
-from tradepost_broker.market.settling import payments, settlement
+from tradepost_broker.market.settling import owner_examination, payments, settlement
 from tradepost_broker.market.settling.reference_runs import references
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.worker_state import WorkerState
@@ -27,7 +27,10 @@ from tradepost_broker.market.trust.verification import Accept, GroupedResult, de
 
 _REFUNDED: Final = "its worker was expelled because of another result; what was held is refunded"
 _WRONG: Final = "a reference run contradicts it"
-_UNCHECKED: Final = "its worker was proven to cheat in another job, and no auditor could check this result"
+_UNCHECKED: Final = (
+    "a device of its worker's owner was proven to cheat in another job, "
+    "and no auditor could check this result"
+)
 _CREDIBILITY: Final = 1.0
 
 
@@ -40,18 +43,21 @@ def begin(state: MarketState, worker: WorkerState, proof: Lease) -> bool:
         return False
     if proof.id in worker.held:
         payments.claw_back(state, proof)
-    state.to_reexamine.update(dict.fromkeys(sorted(worker.held)))
+    state.examinations.to_reexamine.update(dict.fromkeys(sorted(worker.held)))
     return True
 
 
 def take_next(state: MarketState) -> None:
     """Take one held payment of an expelled worker that waits for it."""
-    lease = state.leases.get(next(iter(state.to_reexamine)))
+    lease = state.leases.get(next(iter(state.examinations.to_reexamine)))
     if lease is not None and is_due(state, lease):
         state.jobs_advanced += 1
         take(state, lease)
+    elif lease is not None and owner_examination.is_due(state, lease):
+        state.jobs_advanced += 1
+        owner_examination.take(state, lease)
     else:  # it was refunded by another way
-        del state.to_reexamine[next(iter(state.to_reexamine))]
+        del state.examinations.to_reexamine[next(iter(state.examinations.to_reexamine))]
 
 
 def is_of_expelled(state: MarketState, lease: Lease) -> bool:
@@ -69,7 +75,7 @@ def take(state: MarketState, lease: Lease) -> None:
     """Refund a held payment of an expelled worker, and doubt the result that it was for."""
     job = state.jobs[lease.job]
     state.job_at_hand = job.id
-    state.to_reexamine.pop(lease.id, None)
+    state.examinations.to_reexamine.pop(lease.id, None)
     payments.claw_back(state, lease)
     payments.send_settled(state, lease, _REFUNDED)
     is_checked = bool(job.accused or references(state, job)) or job.in_doubt_until is not None
@@ -100,11 +106,26 @@ def give_up(state: MarketState, job: Job, *, may_redo: bool = True) -> None:
     job.spot_check = False
     state.end_doubt(job)
     if not _stands_without_expelled(state, job):
+        _refund_suspects(state, job)
         _change(state, job, None, may_redo=may_redo)
 
 
+def _is_of_cheat(state: MarketState, lease: Lease) -> bool:
+    """Whether a lease's worker, or another device of its owner, is expelled."""
+    is_suspect = owner_examination.is_suspect(state, state.workers[lease.worker])
+    return is_suspect or is_of_expelled(state, lease)
+
+
+def _refund_suspects(state: MarketState, job: Job) -> None:
+    """Refund what is held for a result that does not stand, of devices of which another was expelled."""
+    for lease in (state.leases[one] for one in job.accepted):
+        if _is_of_cheat(state, lease) and lease.id in state.workers[lease.worker].held:
+            payments.claw_back(state, lease)
+            payments.send_settled(state, lease, _UNCHECKED)
+
+
 def _stands_without_expelled(state: MarketState, job: Job) -> bool:
-    """Whether the results of workers that are not expelled reach the job's confidence."""
+    """Whether the results of owners of whom no device is expelled reach the job's confidence."""
     scope = state.scope(job)
     results = [
         GroupedResult(
@@ -114,7 +135,7 @@ def _stands_without_expelled(state: MarketState, job: Job) -> bool:
             lease.must_be_confirmed,
         )
         for lease in state.leases_of[job.id]
-        if settlement.is_result(lease) and not is_of_expelled(state, lease)
+        if settlement.is_result(lease) and not _is_of_cheat(state, lease)
     ]
     step = decide(
         results,

@@ -27,6 +27,7 @@ from tradepost_broker.market.settling import (
     blame,
     collusion,
     findings,
+    owner_examination,
     payments,
     quarantine,
     reexamination,
@@ -274,6 +275,7 @@ def _end_accusation(state: MarketState, job: Job) -> list[Lease]:
 def _expel(state: MarketState, worker: WorkerState, lease: Lease, stage: str) -> None:
     """Take what a proven cheat has left here, and give its other work to others."""
     transition_worker(worker.record, WorkerTrigger.FRAUD_PROVEN)
+    state.examinations.expelled_owners[worker.record.owner] = None
     state.save(worker.record)
     stake_microcredits = state.ledger.slash(worker.record.id, at=state.at, lease=lease.id)
     returned_microcredits = sum(held.paid_microcredits for held in worker.held.values())
@@ -287,6 +289,7 @@ def _expel(state: MarketState, worker: WorkerState, lease: Lease, stage: str) ->
             settlement.leave_undecided(state, live, "its worker was expelled because of another result")
         settlement.note_lost_lease(state, state.jobs[live.job])
     state.place(worker)
+    owner_examination.begin(state, worker)
     where = f" in stage {stage}" if stage else ""
     payments.send_settled(
         state,

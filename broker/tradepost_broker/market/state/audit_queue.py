@@ -101,10 +101,6 @@ class _Waiting:
         if not flows:
             del self.accounts[line.flow.account]
 
-    def count(self, account: str) -> int:
-        flows = self.accounts.get(account, {})
-        return sum(len(jobs) for lines in flows.values() for jobs in lines.values())
-
     def postpone(self, job: str) -> None:
         """Have a job wait behind the others of its flow, if it waits here."""
         line = self.lines.get(job)
@@ -156,6 +152,9 @@ class AuditQueue:
         self._accounts = _Clocks()
         self._flows = _Clocks()
         self._running: dict[str, _Charge] = {}
+        #: Spot checks that take no room, and how many of the others wait, in all and by account.
+        self._roomless: set[str] = set()
+        self._counts: Counter[str] = Counter()
 
     def __contains__(self, job: object) -> bool:
         return job in self._undecided.lines or job in self._spot_checks.lines
@@ -170,12 +169,20 @@ class AuditQueue:
         """How many jobs wait for an auditor to decide them."""
         return len(self._undecided.lines)
 
-    def add(self, job: str, flow: Flow, *, is_decided: bool, terms: Hashable = ()) -> None:
+    def add(
+        self, job: str, flow: Flow, *, is_decided: bool, takes_room: bool = True, terms: Hashable = ()
+    ) -> None:
         """Let a job wait that does not yet; `is_decided` says that it waits for a spot check.
 
-        Jobs of a flow with equal `terms` suit the same auditors.
+        Unless it `takes_room`, no other spot check has to wait outside because of it. Jobs of a flow with
+        equal `terms` suit the same auditors.
         """
+        is_new = is_decided and job not in self._spot_checks.lines
         (self._spot_checks if is_decided else self._undecided).add(job, _Line(flow, terms))
+        if is_new and takes_room:
+            self._counts[flow.account] += 1
+        elif is_new:
+            self._roomless.add(job)
         if self._fair:
             self._accounts.start(flow.account)
             self._flows.start(flow)
@@ -183,15 +190,22 @@ class AuditQueue:
     def discard(self, job: str) -> None:
         """Let a job wait no more."""
         self._undecided.discard(job)
+        line = self._spot_checks.lines.get(job)
         self._spot_checks.discard(job)
+        if job in self._roomless:
+            self._roomless.discard(job)
+        elif line is not None:
+            account = line.flow.account
+            self._counts[account] -= 1
+            if not self._counts[account]:
+                del self._counts[account]
 
     def has_room(self, account: str, backlog_max: int) -> bool:
         """Whether one more spot check of an account may wait: all that wait share `backlog_max` equally."""
-        waiting = self._spot_checks
         if not self._fair:
-            return len(waiting.lines) < backlog_max
-        sharing = len(waiting.accounts) + (account not in waiting.accounts)
-        return waiting.count(account) < backlog_max // sharing
+            return self._counts.total() < backlog_max
+        sharing = len(self._counts) + (account not in self._counts)
+        return self._counts[account] < backlog_max // sharing
 
     def begin(self, lease: str, flow: Flow, *, limit_s: float, at: float) -> None:
         """A reference run of this flow begins, which may take `limit_s`."""

@@ -38,6 +38,7 @@ from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.state import worker_state
 from tradepost_broker.market.state.audit_queue import AuditQueue, Flow
 from tradepost_broker.market.state.commitments import Commitments, LeaseWatch
+from tradepost_broker.market.state.examinations import Examinations
 from tradepost_broker.market.state.job_queue import JobQueue
 from tradepost_broker.market.state.offer_book import Need, OfferBook
 from tradepost_broker.market.state.price_levels import PriceLevels
@@ -82,8 +83,8 @@ class MarketState:
         self.withdrawable: dict[str, Evidence] = {}
         #: Until when payments are held at least, by worker and job of which a result is contradicted.
         self.accusations: dict[str, dict[str, float]] = {}
-        #: Held payments of expelled workers, by lease: to be refunded, and their results re-examined.
-        self.to_reexamine: dict[str, None] = {}
+        #: What is checked again because a device was expelled.
+        self.examinations = Examinations()
         #: Equal wrong results of different owners, and the owners that are kept apart because of them.
         self.co_wrong = CoWrongResults(fault_fraction=policy.fault_fraction)
         self.findings_of: dict[str, CollusionFinding] = {}
@@ -169,6 +170,11 @@ class MarketState:
         limit = self.policy.jobs_per_event_max
         return limit == 0 or self.jobs_advanced < limit
 
+    @property
+    def has_more_to_do(self) -> bool:
+        """Whether events have left something for the next one that may match."""
+        return bool(self.jobs_to_advance or self.examinations.are_due or self.workers_freed)
+
     # What the event at hand gives
 
     def save(self, record: Record) -> None:
@@ -183,13 +189,7 @@ class MarketState:
         """Note what a tick has left for the next one, or has done without any instruction."""
         if self.policy.jobs_per_event_max == 0:
             return
-        is_more = self.is_cut_short or bool(
-            self.to_review
-            or self.jobs_to_advance
-            or self.to_reexamine
-            or self.workers_freed
-            or self.jobs_to_revoke
-        )
+        is_more = self.is_cut_short or self.has_more_to_do or bool(self.to_review or self.jobs_to_revoke)
         if is_more or (self.has_progressed and not self._instructions and not self._changed):
             self.send(WorkGoesOn(is_more))
 
@@ -212,6 +212,8 @@ class MarketState:
         self.workers_of.setdefault(record.owner, []).append(worker)
         if record.auditor:
             self.auditors[record.id] = worker
+        if record.standing is WorkerStanding.EXPELLED:
+            self.examinations.expelled_owners[record.owner] = None
         self.note_kind(record.owner)
         return worker
 
@@ -282,6 +284,7 @@ class MarketState:
             accused.pop(job.id, None)
             if not accused:
                 self.accusations.pop(self.leases[lease].worker, None)
+        self._note_examined(gone)
         job.accused = tuple(lease for lease in job.accused if lease not in gone)
         if not job.accused:
             job.accused_until = None
@@ -302,7 +305,15 @@ class MarketState:
         if job.in_doubt_until is not None:
             job.in_doubt_until = None
             self.timers.cancel(TimerPurpose.DOUBT, job.id)
+            self._note_examined(job.accepted)
             self.save(job)
+
+    def _note_examined(self, leases: Iterable[str]) -> None:
+        """Have leases looked at that are examined because of another device of their owner."""
+        for lease in sorted(leases) if self.examinations.pending else ():
+            worker = self.leases[lease].worker
+            if lease in self.examinations.pending.get(worker, ()):
+                self.examinations.changed[lease] = worker
 
     def was_interrupted(self, lease: Lease) -> bool:
         """Whether the broker was away while the lease was open: losing it may be the broker's fault."""
@@ -346,10 +357,10 @@ class MarketState:
         wanting = [job for job in self.jobs.values() if job.finished_at is None or job.spot_check]
         wanting.sort(key=lambda job: (job.submitted_at, job.id))
         self.jobs_to_advance = dict.fromkeys(job.id for job in wanting)
-        self.to_reexamine.clear()
+        self.examinations.to_reexamine.clear()
         for _, worker in sorted(self.workers.items()):
             if worker.record.standing is WorkerStanding.EXPELLED and self.policy.reexamine_s:
-                self.to_reexamine.update(dict.fromkeys(sorted(worker.held)))
+                self.examinations.to_reexamine.update(dict.fromkeys(sorted(worker.held)))
         self.supply_changed = True
 
     def live_leases(self, job: Job) -> Iterator[Lease]:
@@ -448,12 +459,22 @@ class MarketState:
         return worker.record.owner if self.policy.losses_by_owner else worker.record.id
 
     def losers(self, job: Job) -> set[str]:
-        """The ids, as `loser` gives them, of those that lost an ordinary lease of a job."""
-        return {
-            self.loser(self.workers[lease.worker])
+        """The ids, as `loser` gives them, of those that lost an ordinary lease of a job.
+
+        Where a job is run again, also of the owners whose device gave the first result and was expelled.
+        """
+        lost = [
+            lease
             for lease in self.leases_of[job.id]
             if lease.state in LOST and lease.purpose is not LeasePurpose.AUDIT
-        }
+        ]
+        if self.policy.owner_examined:
+            lost += [
+                lease
+                for lease in self.earlier_leases_of.get(job.id, ())
+                if self.workers[lease.worker].record.owner in self.examinations.expelled_owners
+            ]
+        return {self.loser(self.workers[lease.worker]) for lease in lost}
 
     def scope(self, job: Job) -> Scope:
         """For whom, and in what, a worker's credibility is asked for where this job is to be decided."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+import msgspec
+
 from tradepost.errors import Problem
 from tradepost_broker.market.model.entities import (
     Evidence,
@@ -116,6 +118,8 @@ class WorkerState:
         "_proven",
         "_tallies",
         "_weights",
+        "absence_blamed",
+        "absent_since",
         "blame",
         "connected",
         "delivered",
@@ -132,6 +136,9 @@ class WorkerState:
     ) -> None:
         self.record = record
         self.connected = False
+        #: When its stream closed last, and which absence was held against it last; a restart forgets that.
+        self.absent_since = 0.0
+        self.absence_blamed: float | None = None
         self.open: dict[str, Lease] = {}
         self.delivered: dict[str, Lease] = {}
         self.held: dict[str, Lease] = {}
@@ -210,12 +217,17 @@ class WorkerState:
         offer = self.record.offer
         if not self.connected or offer is None or self.too_old:
             return 0
-        if self.record.standing is not WorkerStanding.ACTIVE:
+        if self.record.standing is not WorkerStanding.ACTIVE or self.is_examined:
             return 0
         limit = self._policy.exposure_leases_max
         if offer.capacity <= limit or self.record.auditor or self.is_proven(day):
             return offer.capacity
         return limit
+
+    @property
+    def is_examined(self) -> bool:
+        """Whether it gets no leases until what it did is checked, because of another device of its owner."""
+        return self.record.examined_since is not msgspec.UNSET
 
     @property
     def kind(self) -> str:

@@ -61,6 +61,10 @@ class Books:
                 lease.matures_at >= paid_at + self._policy.hold_s, f"lease {lease.id} matures before its hold"
             )
 
+    def at_stake_microcredits(self, worker: str) -> int:
+        """What a worker would lose if it were expelled now."""
+        return self._balances[stake_of(worker)] + self._balances[held_of(worker)]
+
     def expelled(self, worker: Worker) -> None:
         """An expelled worker has nothing left to lose."""
         require(not self._balances[stake_of(worker.id)], f"{worker.id} is expelled and keeps its stake")

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any, Final
 
+import msgspec
+
 from tradepost.protocol import JobStatus
 from tradepost_broker.market.core import Market
 from tradepost_broker.market.ledger import Kind
@@ -150,9 +152,15 @@ class Checker(Observer):
         if lease.state is LeaseState.OPEN and lease.purpose is not LeasePurpose.AUDIT:
             auditors = [worker.id for worker in self._workers.values() if worker.auditor]
             chosen_before = self._jobs[lease.job].spot_check or self._may_be_rechecked(lease)
-            if not chosen_before and self._leases.any_connected(auditors):
+            if not chosen_before and not self._is_dear(lease) and self._leases.any_connected(auditors):
                 self._eligible = lease.job
                 self._verdicts.results += 1
+
+    def _is_dear(self, lease: Lease) -> bool:
+        """Whether a result pays so much beside what its worker may lose that it is checked more often."""
+        gain_microcredits = self._policy.cheat_gain_prices * lease.price_microcredits
+        at_stake_microcredits = self._books.at_stake_microcredits(lease.worker)
+        return gain_microcredits > self._policy.audit_rate * (gain_microcredits + at_stake_microcredits)
 
     def _may_be_rechecked(self, lease: Lease) -> bool:
         """Whether a result could be accepted alone: then it is checked more often than others."""
@@ -195,10 +203,22 @@ class Checker(Observer):
         check_stage_payment(leases[transfer.lease], transfer.amount_microcredits, accepted)
 
     def _check_payment(self, transfer: Transfer) -> None:
-        if transfer.kind == Kind.PAY_STAGES:
+        if transfer.kind == Kind.MATURE:
+            self._check_maturity(transfer)
+        elif transfer.kind == Kind.PAY_STAGES:
             self._check_stage_payment(transfer)
         elif transfer.kind == Kind.PAY_BEGUN:
             self._check_begun_payment(transfer)
+
+    def _check_maturity(self, transfer: Transfer) -> None:
+        lease = self._seen.records[Lease].get(transfer.lease)
+        if lease is None:
+            return  # it has left memory
+        worker, job = self._workers[lease.worker], self._jobs[lease.job]
+        require(
+            worker.examined_since is msgspec.UNSET or job.in_doubt_until is None,
+            f"lease {transfer.lease} matured while it is examined",
+        )
 
     def _check_begun_payment(self, transfer: Transfer) -> None:
         job = self._jobs[transfer.job]

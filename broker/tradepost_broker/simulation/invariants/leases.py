@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Final
 
+import msgspec
+
 from tradepost.protocol import GiveBackReason
 from tradepost_broker.market.model.entities import (
     Evidence,
@@ -123,6 +125,7 @@ class Leases:
         limit = worker.offer.capacity if worker.offer is not None else 0
         if not worker.auditor and self._checks[worker.id] < self._policy.proven_checks:
             limit = min(limit, self._policy.exposure_leases_max)
+        require(worker.examined_since is msgspec.UNSET, f"{worker.id} is examined, and gets {lease.id}")
         require(
             len(self._open[worker.id]) <= limit,
             f"{worker.id} has {len(self._open[worker.id])} open leases, and may have {limit}",

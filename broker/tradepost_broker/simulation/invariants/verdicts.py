@@ -137,8 +137,9 @@ class Verdicts:
             f"the verdict on job {job.id} changed, and a reference run confirms it",
         )
         if not references:
+            expelled = {one.owner for one in workers.values() if one.standing is WorkerStanding.EXPELLED}
             require(
-                any(workers[one.worker].standing is WorkerStanding.EXPELLED for one in before),
+                any(workers[one.worker].owner in expelled for one in before),
                 f"the verdict on job {job.id} changed, and nothing speaks against its result",
             )
         is_replaced = any(one.id in job.accepted for one in references)

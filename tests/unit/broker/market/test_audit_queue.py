@@ -180,3 +180,42 @@ def test_jobs_of_other_terms_are_looked_at_in_order_of_arrival_but_not_without_e
     assert first < 100
     assert list(many.in_turn(suits_nobody)) == []
     assert len(set(looks)) == 2 * first
+
+
+def test_what_takes_no_room_keeps_no_spot_check_out() -> None:
+    queue = filled({"customer": 2})
+    for number in range(100):
+        queue.add(f"doubt-{number}", Flow("customer", "p"), is_decided=True, takes_room=False)
+        queue.add(f"other-{number}", Flow("other", "p"), is_decided=True, takes_room=False)
+    assert queue.has_room("customer", 3)
+    assert not queue.has_room("customer", 2)
+    queue.discard("customer-0")
+    assert queue.has_room("customer", 2)
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.integers(0, 5), st.sampled_from("ab"), st.booleans(), st.booleans(), st.booleans())
+    )
+)
+def test_room_is_that_of_the_spot_checks_that_wait_and_take_it(
+    steps: list[tuple[int, str, bool, bool, bool]],
+) -> None:
+    queue = AuditQueue(fair=True)
+    waiting: dict[str, str] = {}
+    known: set[str] = set()
+    for number, account, is_added, is_decided, takes_room in steps:
+        job = f"{account}-{number}"
+        if is_added and job not in known:
+            queue.add(job, Flow(account, "p"), is_decided=is_decided, takes_room=takes_room)
+            known.add(job)
+            if is_decided and takes_room:
+                waiting[job] = account
+        elif not is_added:
+            queue.discard(job)
+            known.discard(job)
+            waiting.pop(job, None)
+    counts = Counter(waiting.values())
+    for account in "ab":
+        sharing = len({*counts, account})
+        assert queue.has_room(account, 6) == (counts[account] < 6 // sharing)

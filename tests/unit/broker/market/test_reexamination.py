@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from tradepost.protocol import JobStatus, OnWrong
@@ -304,6 +305,20 @@ def test_thousands_of_jobs_are_taken_a_few_in_each_event_and_through_a_restart()
     assert driver.changed() == sorted(driver.changed())
     assert set(driver.changed()) == set(jobs)
     assert driver.market.account(credits_of("alice")).reserved_microcredits == 0
+    driver.check_replay()
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_results_in_doubt_take_no_room_of_spot_checks(apart: bool) -> None:
+    policy = msgspec.structs.replace(UNCHECKED, jobs_per_event_max=0, reexamined_apart=apart)
+    driver = MarketWithCheat(policy=policy)
+    for _ in range(6):
+        driver.accepted()
+    driver.prove()
+    waiting = driver.market._state.audits_wanted
+    assert waiting.has_room("alice", 1) is apart
+    driver.audit_all()
+    assert waiting.has_room("alice", 1)
     driver.check_replay()
 
 
