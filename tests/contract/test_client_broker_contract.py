@@ -397,8 +397,8 @@ async def test_an_estimate_says_what_a_job_would_cost(side: Side) -> None:
     assert (response.status, response.content_type) == (200, "application/json")
     assert view.problem is None
     assert view.cap_microcredits is not None
-    assert view.cap_now_microcredits == view.cap_microcredits > 0
-    assert (view.results, view.owners_idle, view.owners_busy, view.starts_now) == (1, 1, 0, True)
+    assert view.cap_microcredits > 0
+    assert (view.results, view.owners) == (1, 1)
     assert view.confidence_max is not None
     assert view.confidence_max >= 0.75
     assert (view.typical_price, view.measured_runs, view.latency_p90_s, view.in_time) == (None, 0, None, None)

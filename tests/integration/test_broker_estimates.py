@@ -28,7 +28,7 @@ async def test_a_job_with_the_estimated_cap_is_granted_and_accepted(broker: Loca
     async with AsyncClient(broker.url, api_key=key) as client:
         found = await client.estimate(pipeline, SIZE_BYTES, confidence=0.75)
         assert found.cap is not None
-        assert (found.starts_now, found.measured_runs, found.typical_price) == (True, 0, None)
+        assert (found.problem, found.measured_runs, found.typical_price) == (None, 0, None)
         job = await client.submit(pipeline, sample_input(3), max_price=found.cap, confidence=0.75)
         grant = await worker.expect(Grant)
         busy = await client.estimate(pipeline, SIZE_BYTES, confidence=0.75)

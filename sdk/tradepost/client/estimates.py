@@ -21,29 +21,25 @@ from tradepost.protocol.job_bounds import BYTES_MAX, CONFIDENCE, DEADLINE_S
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Estimate:
-    """What the market would do with a job now; `None` is what is not known. Prices are in credits.
+    """What the market would do with a job, by the offers that stand; `None` is what is not known.
 
-    `cap_now` is the least `max_price` with which an idle worker takes the job at once; with `cap`, which may
-    be less, it gets a worker that may be busy now. `results` is how many results the cheapest way needs, and
-    `typical_price` what these cost at the median of the `typical_jobs` newest accepted jobs of the pipeline.
+    `cap` is the least `max_price`, in credits, with which it gets a worker, which may be busy now. `results`
+    is how many results the cheapest way needs, and `typical_price` what these cost, in credits, at the median
+    of the `typical_jobs` newest accepted jobs of the pipeline.
 
-    `starts_now` says whether an idle worker would take it at once for the `max_price` that was asked about,
-    and `problem` with what error it would fail for that. `confidence_max` is the most that this price, or
-    any, can buy. `owners_idle` and `owners_busy` count owners whose devices could run it.
+    `problem` is the error that it would fail with for the `max_price` that was asked about, and
+    `confidence_max` the most that this price, or any, can buy. `owners` counts those that could run it.
 
     `latency_p50_s` and `latency_p90_s` are from submission to result, by the `measured_runs` newest runs and
     `wait_s`, the wait for a worker; `in_time` is whether the latter is within the deadline.
     """
 
     cap: Decimal | None
-    cap_now: Decimal | None
     results: int
     typical_price: Decimal | None
     typical_jobs: int
-    starts_now: bool
     confidence_max: float | None
-    owners_idle: int
-    owners_busy: int
+    owners: int
     wait_s: float | None
     latency_p50_s: float | None
     latency_p90_s: float | None
@@ -98,14 +94,11 @@ def estimate_of(view: EstimateView) -> Estimate:
     typical = view.typical_price
     return Estimate(
         cap=_credits(view.cap_microcredits),
-        cap_now=_credits(view.cap_now_microcredits),
         results=view.results,
         typical_price=None if typical is None else to_credits(typical.price_microcredits),
         typical_jobs=0 if typical is None else typical.jobs,
-        starts_now=view.starts_now,
         confidence_max=view.confidence_max,
-        owners_idle=view.owners_idle,
-        owners_busy=view.owners_busy,
+        owners=view.owners,
         wait_s=view.wait_s,
         latency_p50_s=view.latency_p50_s,
         latency_p90_s=view.latency_p90_s,

@@ -31,7 +31,7 @@ from tradepost.money import to_microcredits, with_unit
 from tradepost.plurals import counted
 from tradepost.protocol.job_bounds import BYTES_MAX, CONFIDENCE, DEADLINE_S
 
-_PRICES: Final = ("cap", "cap_now", "typical_price")
+_PRICES: Final = ("cap", "typical_price")
 
 
 def estimate(
@@ -89,7 +89,7 @@ def describe_estimate(found: Estimate) -> Iterator[str]:
     yield f"latency     {_latency(found)}"
     reachable = "none" if found.confidence_max is None else f"at most {found.confidence_max:.6g}"
     yield f"confidence  {reachable}"
-    yield f"owners      {found.owners_idle} idle, {found.owners_busy} busy"
+    yield f"owners      {found.owners} could run it"
 
 
 def facts_of(found: Estimate) -> dict[str, object]:
@@ -107,12 +107,7 @@ def facts_of(found: Estimate) -> dict[str, object]:
 def _price(found: Estimate) -> str:
     if found.cap is None:
         return "none is enough"
-    results = counted(found.results, "result")
-    if found.cap_now is None:
-        return f"{with_unit(found.cap)} for {results}, once a busy worker is free"
-    if found.cap < found.cap_now:
-        return f"{with_unit(found.cap_now)} to start now, {found.cap:f} for {results} of busy workers"
-    return f"{with_unit(found.cap_now)} to start now, for {results}"
+    return f"{with_unit(found.cap)} for {counted(found.results, 'result')}"
 
 
 def _latency(found: Estimate) -> str:
@@ -122,5 +117,5 @@ def _latency(found: Estimate) -> str:
     late = "" if found.in_time else ", beyond the deadline"
     return (
         f"{found.latency_p50_s:.3g} s in half of the cases, {found.latency_p90_s:.3g} s in nine of ten"
-        f"{late} ({found.measured_runs} measured runs)"
+        f"{late} ({counted(found.measured_runs, 'measured run')})"
     )

@@ -149,16 +149,13 @@ class TypicalPrice(Message, frozen=True, kw_only=True):
 
 
 class EstimateView(Message, frozen=True, kw_only=True):
-    """What the market would do with a job now. `None` is what is not known, or does not exist.
+    """What the market would do with a job, by the offers that stand. `None` is what is not known.
 
-    `cap_now_microcredits` is the least cap with which an idle worker takes the job at once. With
-    `cap_microcredits`, which may be less, the job gets a worker that may be busy now. `results` is how many
-    results the cheapest way needs. `owners_idle` and `owners_busy` could run it: of a bounded number, those
-    with the cheapest offers.
-
-    `starts_now` says whether an idle worker would take it at once, for `max_price_microcredits` or, without
-    that, for `cap_now_microcredits`. `confidence_max` is the highest confidence that this price, or any, can
-    buy. `problem` is the error that the job would fail with.
+    With `cap_microcredits` the job gets a worker, which may be busy now: which are busy is not told, since
+    that would say who has leases of undecided jobs. `results` is how many results the cheapest way needs.
+    `owners` could run it: of a bounded number, those with the cheapest offers. `confidence_max` is the
+    highest confidence that `max_price_microcredits`, or any price, can buy. `problem` is the error that the
+    job would fail with.
 
     `latency_p50_s` and `latency_p90_s` are from submission to result, from the `measured_runs` newest
     measured runs of the pipeline and `wait_s`, the wait for a worker. `in_time` is whether the latter is
@@ -166,11 +163,8 @@ class EstimateView(Message, frozen=True, kw_only=True):
     """
 
     cap_microcredits: Microcredits | None
-    cap_now_microcredits: Microcredits | None
     results: Count
-    owners_idle: Count
-    owners_busy: Count
-    starts_now: bool
+    owners: Count
     confidence_max: float | None
     typical_price: TypicalPrice | None
     wait_s: float | None

@@ -74,11 +74,8 @@ class FakeBroker:
         #: What it answers when a client asks for an estimate.
         self.estimate = EstimateView(
             cap_microcredits=PRICE_MICROCREDITS,
-            cap_now_microcredits=PRICE_MICROCREDITS,
             results=1,
-            owners_idle=1,
-            owners_busy=0,
-            starts_now=True,
+            owners=1,
             confidence_max=CONFIDENCE_MAX,
             typical_price=None,
             wait_s=0.0,

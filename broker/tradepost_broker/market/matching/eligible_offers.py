@@ -44,13 +44,6 @@ class Field(NamedTuple):
         return self.cheapest + self.cached
 
 
-class StandingOwners(NamedTuple):
-    """The cheapest bidder of each owner, cheapest first. `idle` of the owners have an idle device."""
-
-    cheapest: list[Bidder]
-    idle: int
-
-
 class EligibleOffers:
     """The eligible offers for one job. Counts the ineligible ones in `left_out`, by reason."""
 
@@ -119,24 +112,6 @@ class EligibleOffers:
             for bidder in self._scattered(bid_microcredits_max=AMOUNT_MAX_MICROCREDITS, busy_too=busy_too):
                 found.setdefault(bidder.worker.record.owner, bidder)
         return list(found.values())
-
-    def standing_owners(self) -> StandingOwners:
-        """The owners that `cheapest_by_owner` finds of `scan_max`, idle or busy, and how many are idle."""
-        found: dict[str, Bidder] = {}
-        idle: set[str] = set()
-        eligible = self._eligible(busy_too=True, counted=False)
-        for price_per_unit_microcredits, worker in islice(eligible, self._state.policy.scan_max):
-            owner = worker.record.owner
-            if owner not in found:
-                found[owner] = self._bidder(worker, price_per_unit_microcredits)
-            if worker.seat is not None and worker.seat.idle:
-                idle.add(owner)
-        if not found:
-            for bidder in self._scattered(bid_microcredits_max=AMOUNT_MAX_MICROCREDITS, busy_too=True):
-                found.setdefault(bidder.worker.record.owner, bidder)
-                if bidder.worker.seat is not None and bidder.worker.seat.idle:
-                    idle.add(bidder.worker.record.owner)
-        return StandingOwners(list(found.values()), len(idle))
 
     def cached(self, known: list[Bidder], *, bid_microcredits_max: int, limit: int) -> list[Bidder]:
         """Idle bidders beyond `known` that have the pipeline cached, cheapest first; `limit` counts both."""

@@ -1,31 +1,31 @@
-"""What the market would do with a job that is submitted now. Asking changes nothing.
+"""What the market would do with a job, by the offers that stand. Asking changes nothing.
 
 The job is put together as for a submission, but kept out of the state, and judged by the functions that match
-jobs and let them fail. So with no event between, a job that is submitted with the estimate's cap is matched,
-and one that nobody could take fails for the reason that the estimate gave.
+jobs and let them fail. So with no event between, a job that is submitted with the estimate's cap waits for a
+worker or has one, and one that nobody could take fails for the reason that the estimate gave.
 
-What was not measured is not made up: without accepted jobs of the pipeline there is no typical price, without
-measured runs no latency. What others' open jobs hold stays with them: only how many jobs wait is used.
+Which workers are busy does not matter: a cheat that asked about one owner after another would learn who has
+the leases of a job that is undecided. What was not measured is not made up: without accepted jobs of the
+pipeline there is no typical price, without measured runs no latency. Of others' open jobs, only how many wait
+counts.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from tradepost.errors import UnknownPipeline
 from tradepost.money import MICROCREDITS_MAX
 from tradepost.protocol import EstimateRequest, EstimateView, TypicalPrice
 from tradepost_broker.market.matching import failure_reasons
 from tradepost_broker.market.matching.eligible_offers import EligibleOffers
-from tradepost_broker.market.matching.least_cap import Cap, Step, least_cap, step_of_owners, steps_of
-from tradepost_broker.market.matching.matching import choose
+from tradepost_broker.market.matching.least_cap import Cap, OwnersBids
 from tradepost_broker.market.matching.outlook import Outlook, outlook_with, plan_with
 from tradepost_broker.market.matching.scoring import Bidder
 from tradepost_broker.market.matching.viability import auditor_available
 from tradepost_broker.market.matching.worker_filter import check_providers
-from tradepost_broker.market.model.amounts import AMOUNT_MAX_MICROCREDITS
 from tradepost_broker.market.model.entities import Job
 from tradepost_broker.market.settling import quarantine, revocation
 from tradepost_broker.market.state.market_state import UNSUBMITTED, MarketState
@@ -37,33 +37,6 @@ _REFUSALS_LOOKED_AT: Final = 1_000
 _CONFIDENCE_PARTS: Final = 1_000_000
 
 
-class _Ways(NamedTuple):
-    """The ways to a result: by an auction now, and by the workers that are idle at some time."""
-
-    now: Sequence[Step]
-    sometime: Sequence[Step]
-
-    def least(self, log_odds_missing: float) -> tuple[Cap | None, Cap | None]:
-        """The least cap now, and the least at some time, which is never more."""
-        now = _payable(least_cap(self.now, log_odds_missing))
-        caps = [now, *(_payable(least_cap([step], log_odds_missing)) for step in self.sometime)]
-        return now, min((cap for cap in caps if cap is not None), default=None)
-
-    def confidence_max(self, cap_microcredits: int) -> float | None:
-        """The most confidence that a job with this cap is matched with."""
-        reached = max(
-            (
-                step.log_odds_for(cap_microcredits)
-                for step in (*self.now, *self.sometime)
-                if step.from_microcredits <= cap_microcredits < step.to_microcredits
-            ),
-            default=0.0,
-        )
-        confidence = 1 / (1 + math.exp(-reached))
-        parts = min(math.floor(confidence * _CONFIDENCE_PARTS), _CONFIDENCE_PARTS - 1)
-        return parts / _CONFIDENCE_PARTS if reached else None
-
-
 def estimate(state: MarketState, account: str, request: EstimateRequest) -> EstimateView:
     """What a job of `account` would cost, how long it would take, and what would keep it from a worker.
 
@@ -72,34 +45,26 @@ def estimate(state: MarketState, account: str, request: EstimateRequest) -> Esti
     """
     job = _asked_about(state, account, request)
     missing = log_odds(job.confidence)
-    eligible = EligibleOffers(state, job)
-    owners = eligible.standing_owners()
-    ways = _ways(state, job, eligible, owners.cheapest)
-    cap_now, cap = ways.least(missing)
-    is_capped = request.max_price_microcredits is not None
-    if is_capped or cap is None:
-        starts_now = cap is not None and choose(state, job, missing) is not None
-        prospect = Outlook.POSSIBLE if starts_now else _prospect(state, job, owners.cheapest, missing)
-    else:
-        starts_now, prospect = cap_now is not None, Outlook.POSSIBLE
+    owners = EligibleOffers(state, job).cheapest_by_owner(owners_max=state.policy.scan_max, busy_too=True)
+    bids = _bids(state, job, owners)
+    cap = _least_cap(bids, missing)
+    is_enough = cap is not None and request.max_price_microcredits is None
+    prospect = Outlook.POSSIBLE if is_enough else _prospect(state, job, owners, missing)
     problem = None
     if prospect is not Outlook.POSSIBLE:
-        best = plan_with(state, job, owners.cheapest, missing)
+        best = plan_with(state, job, owners, missing)
         problem = failure_reasons.unmatched(
             state, job, prospect, best, workers_max=_REFUSALS_LOOKED_AT
         ).to_problem()
     results = cap.results if cap is not None else 0
-    wait_s = _wait_s(state, is_idle=starts_now and owners.idle >= results)
+    wait_s = _wait_s(state)
     p50_s, p90_s = (_run_s(state, job, results, share) for share in (0.5, 0.9))
     latency_p90_s = _sum(wait_s, p90_s)
     return EstimateView(
         cap_microcredits=cap.microcredits if cap is not None else None,
-        cap_now_microcredits=cap_now.microcredits if cap_now is not None else None,
         results=results,
-        owners_idle=owners.idle,
-        owners_busy=len(owners.cheapest) - owners.idle,
-        starts_now=starts_now,
-        confidence_max=ways.confidence_max(job.max_price_microcredits),
+        owners=len(owners),
+        confidence_max=_confidence_max(bids, job.max_price_microcredits),
         typical_price=_typical_price(state, job, results),
         wait_s=wait_s,
         latency_p50_s=_sum(wait_s, p50_s),
@@ -144,28 +109,30 @@ def _prospect(state: MarketState, job: Job, owners: Sequence[Bidder], log_odds_m
     return outlook_with(state, job, owners, log_odds_missing)
 
 
-def _ways(state: MarketState, job: Job, eligible: EligibleOffers, owners: Sequence[Bidder]) -> _Ways:
+def _bids(state: MarketState, job: Job, owners: Sequence[Bidder]) -> list[OwnersBids]:
+    """The owners that a job's outlook looks at first, and then."""
     policy = state.policy
-    if not owners:
-        return _Ways((), ())
     has_auditor = auditor_available(state, job)
-
-    def results_max(owners_known: int) -> int:
-        return policy.results_max if has_auditor else min(policy.results_max, owners_known)
-
-    # As many owners as `outlook` looks at first, and then.
-    few = owners[: policy.candidates_max]
-    sometime = [step_of_owners(few, results_max(len(few)))]
-    if len(few) < len(owners):
-        sometime.append(step_of_owners(owners, results_max(len(owners))))
-    field = eligible.competing(bid_microcredits_max=AMOUNT_MAX_MICROCREDITS, limit=policy.candidates_max)
-    bids_microcredits = [owner.bid_microcredits for owner in owners[: policy.results_max]]
-    return _Ways(list(steps_of(field, bids_microcredits, results_max(len(bids_microcredits)))), sometime)
+    groups = [owners[: policy.candidates_max], owners[policy.candidates_max :] and owners]
+    return [
+        OwnersBids(group, policy.results_max if has_auditor else min(policy.results_max, len(group)))
+        for group in groups
+        if group
+    ]
 
 
-def _payable(cap: Cap | None) -> Cap | None:
-    """The cap, if a submission may have it."""
-    return cap if cap is not None and cap.microcredits <= MICROCREDITS_MAX else None
+def _least_cap(bids: Sequence[OwnersBids], log_odds_missing: float) -> Cap | None:
+    """The least cap that a submission may have."""
+    caps = [cap for one in bids if (cap := one.least_cap(log_odds_missing)) is not None]
+    return min((cap for cap in caps if cap.microcredits <= MICROCREDITS_MAX), default=None)
+
+
+def _confidence_max(bids: Sequence[OwnersBids], cap_microcredits: int) -> float | None:
+    """The most confidence that a cap buys; `None` if it pays for no result."""
+    reached = max((one.log_odds_for(cap_microcredits) for one in bids), default=0.0)
+    confidence = 1 / (1 + math.exp(-reached))
+    parts = min(math.floor(confidence * _CONFIDENCE_PARTS), _CONFIDENCE_PARTS - 1)
+    return parts / _CONFIDENCE_PARTS if reached else None
 
 
 def _typical_price(state: MarketState, job: Job, results: int) -> TypicalPrice | None:
@@ -178,9 +145,9 @@ def _typical_price(state: MarketState, job: Job, results: int) -> TypicalPrice |
     )
 
 
-def _wait_s(state: MarketState, *, is_idle: bool) -> float | None:
-    """How long the job would wait for workers: those that wait go before it, as fast as jobs end."""
-    if is_idle:
+def _wait_s(state: MarketState) -> float | None:
+    """How long the job would wait: those that wait go before it, as fast as jobs end."""
+    if not len(state.job_queue):
         return 0.0
     ends_per_s = state.recent_jobs.ends_per_s(state.at)
     return None if ends_per_s is None else (len(state.job_queue) + 1) / ends_per_s

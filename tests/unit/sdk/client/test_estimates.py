@@ -52,7 +52,7 @@ def test_only_the_size_of_the_input_is_sent(client: Client, fake: FakeBrokerThre
 
 def test_prices_are_in_credits_and_what_is_unknown_is_none(client: Client, fake: FakeBrokerThread) -> None:
     found = client.estimate(PIPELINE, INPUTS)
-    assert (found.cap, found.cap_now, found.typical_price) == (Decimal("0.001"), Decimal("0.001"), None)
+    assert (found.cap, found.typical_price) == (Decimal("0.001"), None)
     assert (found.latency_p50_s, found.in_time, found.problem) == (None, None, None)
     found.raise_for_problem()
     assert repr(found) == "<Estimate: cap 0.001 credits, 1 result, latency unknown>"

@@ -310,14 +310,14 @@ def test_an_estimate_is_for_people_and_for_programs(fake: FakeBrokerThread, tens
     shown = run(fake, "estimate", PIPELINE, "--tensor", tensor)
     assert shown.exit_code == 0, shown.output
     assert shown.stdout.splitlines() == [
-        "price cap   0.001 credits to start now, for 1 result",
+        "price cap   0.001 credits for 1 result",
         "typical     unknown: no job of this pipeline was accepted lately",
         "latency     unknown: no runs were measured",
         "confidence  at most 0.999999",
-        "owners      1 idle, 0 busy",
+        "owners      1 could run it",
     ]
     printed = json.loads(run(fake, "estimate", PIPELINE, "--input-bytes", "9", "--json").stdout)
-    assert printed["cap_now_microcredits"] == 1000
+    assert printed["cap_microcredits"] == 1000
     assert (printed["typical_price_microcredits"], printed["problem"]) == (None, None)
     assert [one.input_bytes for one in fake.broker.estimates][1:] == [9]
     assert fake.broker.requests == []
@@ -328,8 +328,6 @@ def test_an_estimate_shows_why_nobody_would_take_the_job(fake: FakeBrokerThread)
     fake.broker.estimate = msgspec.structs.replace(
         fake.broker.estimate,
         problem=error.to_problem(),
-        starts_now=False,
-        cap_now_microcredits=None,
         cap_microcredits=2_000_000,
         typical_price=TypicalPrice(price_microcredits=3_000_000, jobs=4, since=1.0),
         measured_runs=7,
@@ -343,11 +341,11 @@ def test_an_estimate_shows_why_nobody_would_take_the_job(fake: FakeBrokerThread)
     assert shown.stdout.splitlines() == [
         f"It would fail: {error.title()} 1 result would cost more",
         "hint: max_price 2 credits would match.",
-        "price cap   2 credits for 1 result, once a busy worker is free",
+        "price cap   2 credits for 1 result",
         "typical     3 credits, the median of 4 recent jobs",
         "latency     2 s in half of the cases, 400 s in nine of ten, beyond the deadline (7 measured runs)",
         "confidence  none",
-        "owners      1 idle, 0 busy",
+        "owners      1 could run it",
     ]
 
 
