@@ -17,7 +17,7 @@ from tradepost.protocol import INLINE_BYTES_MAX, Acknowledged, Grant, JobStatus
 from tradepost.receipts import Failed
 from tradepost_broker.content import catalog
 from tradepost_broker.market.model.policy import MarketPolicy
-from tradepost_broker.testing import FakeWorker, LocalBroker, local_broker
+from tradepost_broker.testing import FakeWorker, LocalBroker, ManualClock, local_broker
 from tradepost_broker.testing.fake_worker import Script, echo
 from tradepost_broker.testing.sample_pipeline import SamplePipeline, sample_input
 
@@ -142,18 +142,24 @@ async def test_an_undeclared_output_that_is_not_finite_is_confirmed_before_it_co
         assert set(view.verification.agreed) == {scene.first.id, scene.others[0].id}
 
 
-async def test_a_claimed_trap_is_not_paid_unconfirmed(broker: LocalBroker) -> None:
-    key = await broker.account()
-    pipeline = await broker.publish(key)
-    worker = await broker.worker(serve=True, script=lambda _: Failed(stage="double", code="kernel-trap"))
-    job = (await broker.submit(key, pipeline, confidence=0.8, patience_s=0.1)).job
-    view = await broker.result(key, job)
-    assert view.status is JobStatus.FAILED
-    assert view.problem is not None
-    assert view.problem.code == "kernel-trap"
-    assert view.price_microcredits == 0
-    assert (await broker.standing(worker)).held_microcredits == 0
-    await worker.disconnect()
+async def test_a_claimed_trap_is_not_paid_unconfirmed(tmp_path: Path) -> None:
+    clock = ManualClock()
+    async with local_broker(tmp_path, clock=clock) as broker:
+        key = await broker.account()
+        pipeline = await broker.publish(key)
+        worker = await broker.worker(script=lambda _: Failed(stage="double", code="kernel-trap"))
+        job = (await broker.submit(key, pipeline, confidence=0.8, patience_s=1.0)).job
+        await worker.answer(await worker.expect(Grant))
+        assert (await worker.expect(Acknowledged)).problem is None
+        clock.advance(2)  # nobody else has come who could confirm it
+        await broker.tick()
+        view = await broker.result(key, job)
+        assert view.status is JobStatus.FAILED
+        assert view.problem is not None
+        assert view.problem.code == "kernel-trap"
+        assert view.price_microcredits == 0
+        assert (await broker.standing(worker)).held_microcredits == 0
+        await worker.disconnect()
 
 
 async def test_a_tolerance_above_the_ceiling_cannot_be_published(broker: LocalBroker) -> None:

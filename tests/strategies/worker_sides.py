@@ -139,6 +139,6 @@ async def worker_side(kind: str, folder: Path) -> AsyncIterator[Side]:
 
 
 async def expect(worker: FakeWorker, kind: type[Any]) -> Any:
-    """The next frame, which must be of this kind, within 30 seconds."""
+    """The next frame, which must be of this kind, within three minutes."""
     async with asyncio.timeout(180):
         return await worker.expect(kind)

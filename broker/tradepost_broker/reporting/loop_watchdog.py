@@ -15,8 +15,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
@@ -134,7 +134,28 @@ class LoopWatchdog:
 
 def place_of_thread(thread_id: int) -> str:
     """Where a thread is: `module.function` of our innermost function, and of those that called it."""
-    frame = sys._current_frames().get(thread_id)
+    with _no_collection():
+        return _place_of(sys._current_frames().get(thread_id))
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage is collected meanwhile, in any thread.
+
+    The interpreter makes the objects that show a thread's frames when they are asked for. If that begins a
+    collection, which calls functions, the thread runs on and leaves its frames. The objects then point to
+    memory that is used for something else, and reading them ends the process (CPython 3.11).
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _place_of(frame: FrameType | None) -> str:
     if frame is None:
         return UNSEEN
     if frame.f_globals.get("__name__") == _IDLE_MODULE:

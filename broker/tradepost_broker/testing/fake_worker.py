@@ -60,6 +60,8 @@ F = TypeVar("F")
 #: Given an input document, the output document, or how the pipeline failed.
 Script = Callable[[bytes], bytes | Failed]
 
+#: Seconds to wait for a frame: one that has not come by then never will, even on a busy machine.
+WAIT_S_MAX: Final = 180.0
 STAGES: Final = ("scale", "double")
 
 
@@ -181,8 +183,11 @@ class FakeWorker:
             self._reading = None
 
     async def expect(self, kind: type[F]) -> F:
-        """The next frame of this kind; those before it are dropped."""
-        async with self._arrived:
+        """The next frame of this kind; those before it are dropped.
+
+        Raises `TimeoutError` after `WAIT_S_MAX`.
+        """
+        async with asyncio.timeout(WAIT_S_MAX), self._arrived:
             while True:
                 await self._arrived.wait_for(lambda: self.frames)
                 frame = self.frames.popleft()
@@ -190,8 +195,8 @@ class FakeWorker:
                     return frame
 
     async def arrival(self, kind: type[ToWorker]) -> None:
-        """Wait until a frame of this kind is there for `expect`."""
-        async with self._arrived:
+        """Wait until a frame of this kind is there for `expect`. Raises `TimeoutError` after `WAIT_S_MAX`."""
+        async with asyncio.timeout(WAIT_S_MAX), self._arrived:
             await self._arrived.wait_for(lambda: any(isinstance(frame, kind) for frame in self.frames))
 
     async def closed(self) -> None:

@@ -15,7 +15,7 @@ from tradepost.testing.fake_broker import FakeBroker
 
 T = TypeVar("T")
 
-_ANSWER_S_MAX: Final = 30.0
+_ANSWER_S_MAX: Final = 180.0
 
 
 class ServerThread:
@@ -67,7 +67,7 @@ class FakeBrokerThread(ServerThread):
         return self.broker.app
 
     def until(self, holds: Callable[[FakeBroker], object]) -> None:
-        """Wait until a condition on the broker holds. Raises `TimeoutError` after 30 s."""
+        """Wait until a condition on the broker holds. Raises `TimeoutError` after three minutes."""
         self.run(self._poll(holds))
 
     async def _poll(self, holds: Callable[[FakeBroker], object]) -> None:

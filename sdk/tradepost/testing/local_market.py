@@ -30,7 +30,7 @@ from tradepost.testing.held_port import HeldPort
 #: A process that ends is noticed at once; one that starts may share its machine with many others.
 START_S_MAX: Final = 180.0
 _STOP_S_MAX: Final = 10.0
-_ANSWER_S_MAX: Final = 30.0
+_ANSWER_S_MAX: Final = 180.0
 _POLL_S: Final = 0.02
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -126,6 +128,72 @@ def test_a_place_is_our_own_code_and_its_callers() -> None:
     thread.join()
     assert place == "reporting.loop_stalls.LoopStalls.note"
     assert place_of_thread(thread.ident) == UNSEEN, "it has ended"
+
+
+#: Looks at a thread again and again. In each look a collection of garbage begins at another step. What is
+#: called then lets the thread leave its frames and use their memory for something else.
+LOOKS = """
+import gc, sys, threading
+from tradepost_broker.reporting.loop_watchdog import place_of_thread
+
+inside, leave, left, ended = locks = [threading.Lock() for _ in range(4)]
+for lock in locks:
+    lock.acquire()
+
+def wait(depth):
+    if depth:
+        return wait(depth - 1)
+    inside.release()
+    leave.acquire()
+
+def overwrite(depth, value):
+    a = b = c = d = e = f = g = h = i = j = k = l = m = n = value
+    return depth and overwrite(depth - 1, [a, b, c, d, e, f, g, h, i, j, k, l, m, n])
+
+def work():
+    while True:
+        wait(20)
+        overwrite(30, "text")
+        left.release()
+        ended.acquire()
+
+thread = threading.Thread(target=work, daemon=True)
+thread.start()
+is_gone = False
+
+def go_on():
+    global is_gone
+    is_gone = True
+    leave.release()
+    left.acquire()
+
+def collected(phase, _):
+    here = sys._getframe(1).f_globals["__name__"]
+    if phase == "start" and not is_gone and here.startswith("tradepost_broker"):
+        go_on()
+
+for look in range(200):
+    inside.acquire()
+    is_gone, kept = False, None
+    gc.collect()
+    gc.set_threshold(250, 10**6, 10**6)
+    kept = [set() for _ in range(200 + look % 60)]  # so that the threshold is reached at another step
+    gc.callbacks.append(collected)
+    place = place_of_thread(thread.ident)
+    gc.set_threshold(0)
+    gc.callbacks.remove(collected)
+    assert place in ("__main__.wait", "__main__.work"), place
+    if not is_gone:
+        go_on()
+    ended.release()
+print("ended")
+"""
+
+
+@pytest.mark.process
+def test_a_thread_may_run_on_while_it_is_looked_at() -> None:
+    done = subprocess.run([sys.executable, "-c", LOOKS], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "ended\n"), done.stderr
 
 
 async def test_a_real_loop_is_watched_until_the_end() -> None:

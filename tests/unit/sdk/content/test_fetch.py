@@ -322,7 +322,7 @@ async def test_a_daemon_that_hangs_does_not_hold_up_the_others(store: FolderStor
     async with aiohttp.ClientSession() as session:
         sources = [KuboSource(hanging_kubo, session=session), StoreSource(store, name="here")]
         # More at once than there are threads for everybody.
-        fetcher = Fetcher(sources, limits=FetchLimits(parallel=64, stall_s=1.0))
+        fetcher = Fetcher(sources, limits=FetchLimits(parallel=64, stall_s=4.0))
         wanted = [cid for cid in blocks for _ in range(3)]
         got = await asyncio.gather(*map(fetcher.get, wanted))
     assert got == [blocks[cid] for cid in wanted]

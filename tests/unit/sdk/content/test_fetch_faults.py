@@ -227,7 +227,8 @@ def gateway_at(url: str, session: aiohttp.ClientSession) -> Source:
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 async def test_each_fault_fails_over_and_alone_is_a_typed_error(fault: Script, source_at: SourceAt) -> None:
     clock = Clock()
-    limits = FetchLimits(stall_s=0.3 if fault.__name__.startswith("stall") else 30.0)
+    # On a busy machine, the honest source needs part of the second too.
+    limits = FetchLimits(stall_s=1.0 if fault.__name__.startswith("stall") else 30.0)
     async with (
         scripted(fault, clock) as (bad, peers),
         scripted(honest) as (good, _),
