@@ -15,7 +15,7 @@ from tradepost_broker.market.model.entities import Job, Lease, LeasePurpose, Mat
 from tradepost_broker.market.model.events import SendGrant
 from tradepost_broker.market.model.job_states import FINAL, JobTrigger, transition_job
 from tradepost_broker.market.settling import reexamination, reference_verdicts, settlement
-from tradepost_broker.market.settling.reference_runs import lost_runs
+from tradepost_broker.market.settling.reference_runs import lost_runs, runs_so_far
 from tradepost_broker.market.state import seeded_random
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.worker_state import WorkerState
@@ -87,7 +87,7 @@ def request_audit(state: MarketState, job: Job) -> None:
         job.spot_check = False
         state.save(job)
     elif job.id not in queue:
-        queue.add(job.id, state.flow(job), is_decided=finished)
+        queue.add(job.id, state.flow(job), is_decided=finished, history=runs_so_far(state, job))
         state.save(job)
 
 

@@ -49,6 +49,9 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     #: Whether accounts and pipelines share auditors' time fairly, and a lost reference run goes to another
     #: auditor.
     fair_audits: bool = True
+    #: Whether an auditor passes over only those waiting jobs that had the same reference runs as one that it
+    #: may not run; else all of the account's jobs on the pipeline.
+    audits_by_history: bool = True
 
     # Valuing a bid
     #: What a failed lease costs its submitter.
@@ -196,6 +199,7 @@ _EARLIER_RULES: Final = {
     "failures_counted_max": 0,
     "lost_at_end": False,
     "verdict_by_accepted": False,
+    "audits_by_history": False,
 }
 
 

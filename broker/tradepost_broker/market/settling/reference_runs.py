@@ -42,6 +42,14 @@ def references(state: MarketState, job: Job) -> list[Lease]:
     return [lease for lease in state.leases_of[job.id] if is_reference(lease)]
 
 
+def runs_so_far(state: MarketState, job: Job) -> tuple[str, ...]:
+    """Who has run or lost the job's reference runs, in any order: jobs of one pipeline with the same suit the
+    same auditors. A job without an accusation suits all that have not lost it."""
+    runs = [lease for lease in state.leases_of[job.id] if lease.purpose is LeasePurpose.AUDIT]
+    told = [f"{lease.worker} {lease.state.value}" for lease in runs if job.accused or lease.state in LOST]
+    return ("accused", *sorted(told)) if job.accused else tuple(sorted(told))
+
+
 def lost_runs(state: MarketState, job: Job) -> list[Lease]:
     """The reference runs of a job that were lost."""
     return [

@@ -7,10 +7,15 @@ an account, its pipelines share in the same way. A job that waits to be decided 
 decided ones, unless its account is more than `_AHEAD_S` ahead of its share.
 
 A run is charged its pipeline's time limit when it begins, and what it did not use is given back at its end.
+
+Which auditor may run a job depends on its pipeline and on who has run the job before. So a flow's jobs wait
+in groups of the same history, and what does not suit an auditor costs one look for each group. Between the
+groups of a flow, the job that came first is next.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Set
 from typing import Final, NamedTuple
 
@@ -25,6 +30,13 @@ class Flow(NamedTuple):
 
     account: str
     pipeline: str
+
+
+class Group(NamedTuple):
+    """Jobs of a flow that suit the same auditors: those that had the same reference runs (`history`)."""
+
+    flow: Flow
+    history: tuple[str, ...] = ()
 
 
 class _Charge(NamedTuple):
@@ -64,51 +76,61 @@ class _Clocks:
 
 
 class _Waiting:
-    """Jobs that wait, by account and pipeline, each in order of arrival."""
+    """Jobs that wait, by account and group, each in order of arrival."""
 
     def __init__(self) -> None:
-        self.flows: dict[str, Flow] = {}
-        self.accounts: dict[str, dict[Flow, dict[str, None]]] = {}
+        self.groups: dict[str, Group] = {}
+        self.accounts: dict[str, dict[Group, dict[str, int]]] = {}
+        self._arrivals = itertools.count()
 
-    def add(self, job: str, flow: Flow) -> None:
-        self.flows[job] = flow
-        self.accounts.setdefault(flow.account, {}).setdefault(flow, {})[job] = None
+    def add(self, job: str, group: Group) -> None:
+        self.groups[job] = group
+        jobs = self.accounts.setdefault(group.flow.account, {}).setdefault(group, {})
+        jobs[job] = next(self._arrivals)
 
     def discard(self, job: str) -> None:
-        flow = self.flows.pop(job, None)
-        if flow is None:
+        group = self.groups.pop(job, None)
+        if group is None:
             return
-        jobs = self.accounts[flow.account][flow]
-        del jobs[job]
-        if not jobs:
-            del self.accounts[flow.account][flow]
-        if not self.accounts[flow.account]:
-            del self.accounts[flow.account]
+        groups = self.accounts[group.flow.account]
+        del groups[group][job]
+        if not groups[group]:
+            del groups[group]
+        if not groups:
+            del self.accounts[group.flow.account]
 
     def count(self, account: str) -> int:
         return sum(len(jobs) for jobs in self.accounts.get(account, {}).values())
 
     def postpone(self, job: str) -> None:
-        """Have a job wait behind the others of its flow, if it waits here."""
-        flow = self.flows.get(job)
-        if flow is not None:
+        """Have a job wait behind the others of its group, if it waits here."""
+        group = self.groups.get(job)
+        if group is not None:
             self.discard(job)
-            self.add(job, flow)
+            self.add(job, group)
 
-    def heads(self, account: str, tried: set[str], passed_over: set[Flow]) -> list[Flow]:
-        """The account's flows whose first job was not tried. One that was tried has gone to the end."""
-        return [
-            flow
-            for flow, jobs in self.accounts[account].items()
-            if flow not in passed_over and next(iter(jobs)) not in tried
-        ]
+    def heads(self, account: str, tried: set[str], passed_over: set[Group]) -> dict[Group, tuple[str, int]]:
+        """The first job of each of the account's groups, with its arrival.
+
+        Left out are groups whose first job was tried: one that was tried has gone to the end.
+        """
+        heads = {
+            group: next(iter(jobs.items()))
+            for group, jobs in self.accounts[account].items()
+            if group not in passed_over
+        }
+        return {group: head for group, head in heads.items() if head[0] not in tried}
 
 
 class AuditQueue:
-    """Jobs that wait for an auditor. Not `fair`, it serves them in order of arrival, undecided ones first."""
+    """Jobs that wait for an auditor. Not `fair`, it serves them in order of arrival, undecided ones first.
 
-    def __init__(self, *, fair: bool) -> None:
+    Not `by_history`, all jobs of a flow are one group, as in older journals.
+    """
+
+    def __init__(self, *, fair: bool, by_history: bool = True) -> None:
         self._fair = fair
+        self._by_history = by_history
         self.clear()
 
     def clear(self) -> None:
@@ -120,21 +142,25 @@ class AuditQueue:
         self._running: dict[str, _Charge] = {}
 
     def __contains__(self, job: object) -> bool:
-        return job in self._undecided.flows or job in self._spot_checks.flows
+        return job in self._undecided.groups or job in self._spot_checks.groups
 
     @property
     def undecided(self) -> list[str]:
         """The jobs that wait for an auditor to decide them, in order of arrival."""
-        return list(self._undecided.flows)
+        return list(self._undecided.groups)
 
     @property
     def undecided_count(self) -> int:
         """How many jobs wait for an auditor to decide them."""
-        return len(self._undecided.flows)
+        return len(self._undecided.groups)
 
-    def add(self, job: str, flow: Flow, *, is_decided: bool) -> None:
-        """Let a job wait that does not yet; `is_decided` says that it waits for a spot check."""
-        (self._spot_checks if is_decided else self._undecided).add(job, flow)
+    def add(self, job: str, flow: Flow, *, is_decided: bool, history: tuple[str, ...] = ()) -> None:
+        """Let a job wait that does not yet; `is_decided` says that it waits for a spot check.
+
+        `history` names its reference runs so far, as far as they matter for who may make the next.
+        """
+        group = Group(flow, history if self._by_history else ())
+        (self._spot_checks if is_decided else self._undecided).add(job, group)
         if self._fair:
             self._accounts.start(flow.account)
             self._flows.start(flow)
@@ -148,7 +174,7 @@ class AuditQueue:
         """Whether one more spot check of an account may wait: all that wait share `backlog_max` equally."""
         waiting = self._spot_checks
         if not self._fair:
-            return len(waiting.flows) < backlog_max
+            return len(waiting.groups) < backlog_max
         sharing = len(waiting.accounts) + (account not in waiting.accounts)
         return waiting.count(account) < backlog_max // sharing
 
@@ -172,42 +198,46 @@ class AuditQueue:
     def in_turn(self, suits: Callable[[str], bool] = lambda _: True) -> Iterator[str]:
         """Every job that waits now, each chosen when it is asked for. The caller takes each one out.
 
-        Where one does not suit, all of its flow is passed over, and begins with another job the next time:
+        Where one does not suit, all of its group is passed over, and begins with another job the next time:
         what an auditor cannot run costs a look, however many such jobs wait.
         """
         tried: set[str] = set()
-        passed_over: set[Flow] = set()
+        passed_over: set[Group] = set()
         while (job := self._next(tried, passed_over)) is not None:
             tried.add(job)
             if suits(job):
                 yield job
             else:
-                waiting = self._undecided if job in self._undecided.flows else self._spot_checks
-                passed_over.add(waiting.flows[job])
-                waiting.postpone(job)
+                waiting = self._undecided if job in self._undecided.groups else self._spot_checks
+                passed_over.add(waiting.groups[job])
+                if not self._by_history:
+                    waiting.postpone(job)
 
     def _waiting_accounts(self) -> set[str]:
         return {*self._undecided.accounts, *self._spot_checks.accounts}
 
     def _waiting_flows(self) -> set[Flow]:
         waiting = (self._undecided, self._spot_checks)
-        return {flow for one in waiting for flows in one.accounts.values() for flow in flows}
+        return {group.flow for one in waiting for groups in one.accounts.values() for group in groups}
 
-    def _next(self, tried: set[str], passed_over: set[Flow]) -> str | None:
+    def _next(self, tried: set[str], passed_over: set[Group]) -> str | None:
         undecided = self._first(self._undecided, tried, passed_over)
         spot_check = self._first(self._spot_checks, tried, passed_over)
         if undecided is None or spot_check is None or not self._fair:
             return undecided or spot_check
-        used_s = self._accounts.used(self._undecided.flows[undecided].account)
-        is_behind = used_s <= self._accounts.used(self._spot_checks.flows[spot_check].account)
+        used_s = self._accounts.used(self._undecided.groups[undecided].flow.account)
+        is_behind = used_s <= self._accounts.used(self._spot_checks.groups[spot_check].flow.account)
         return undecided if is_behind or used_s <= self._accounts.now_s + _AHEAD_S else spot_check
 
-    def _first(self, waiting: _Waiting, tried: set[str], passed_over: set[Flow]) -> str | None:
+    def _first(self, waiting: _Waiting, tried: set[str], passed_over: set[Group]) -> str | None:
         if not self._fair:
-            jobs = waiting.flows.items()
-            return next((job for job, flow in jobs if job not in tried and flow not in passed_over), None)
+            jobs = waiting.groups.items()
+            return next((job for job, group in jobs if job not in tried and group not in passed_over), None)
         for account in sorted(waiting.accounts, key=self._accounts.used):
             heads = waiting.heads(account, tried, passed_over)
             if heads:
-                return next(iter(waiting.accounts[account][min(heads, key=self._flows.used)]))
+                return heads[min(heads, key=lambda group: self._rank(group, heads[group][1]))][0]
         return None
+
+    def _rank(self, group: Group, arrival: int) -> tuple[float, int]:
+        return self._flows.used(group.flow), arrival if self._by_history else 0

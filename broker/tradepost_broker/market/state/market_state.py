@@ -93,7 +93,7 @@ class MarketState:
         self.offers = OfferBook()
         self.job_queue = JobQueue()
         #: Jobs that wait for an auditor: those it would decide, and spot checks of decided ones.
-        self.audits_wanted = AuditQueue(fair=policy.fair_audits)
+        self.audits_wanted = AuditQueue(fair=policy.fair_audits, by_history=policy.audits_by_history)
         #: Which accounts and owners are under one hand.
         self.hands = Hands()
         self.timers = Timers()

@@ -95,6 +95,37 @@ def test_undecided_jobs_come_first_unless_their_account_is_far_ahead() -> None:
     assert "customer" in served
 
 
+def test_what_an_auditor_has_run_does_not_hide_what_it_may_run() -> None:
+    looked: list[str] = []
+
+    def suits(job: str) -> bool:
+        looked.append(job)
+        return not job.startswith("seen")
+
+    for by_history, expected in ((True, ["new-0", "new-1"]), (False, [])):
+        queue = AuditQueue(fair=True, by_history=by_history)
+        for number in range(100):
+            queue.add(f"seen-{number}", Flow("alice", "p"), is_decided=True, history=("a0 accepted",))
+        for number in range(2):
+            queue.add(f"new-{number}", Flow("alice", "p"), is_decided=True)
+        looked.clear()
+        served = []
+        for job in queue.in_turn(suits):
+            queue.discard(job)
+            served.append(job)
+        assert served == expected
+        assert len(looked) <= 3  # one look for the hundred, and one for each that is served
+
+
+def test_of_an_account_s_jobs_on_a_pipeline_the_first_is_next_whatever_was_run_before() -> None:
+    queue = AuditQueue(fair=True)
+    for number in range(4):
+        queue.add(f"job-{number}", Flow("alice", "p"), is_decided=True, history=("a0",) * (number % 2))
+    assert next(queue.in_turn()) == "job-0"
+    queue.discard("job-0")
+    assert next(queue.in_turn()) == "job-1"
+
+
 def test_accounts_share_the_backlog() -> None:
     queue = filled({"flooder": 99})
     assert queue.has_room("flooder", 100)
