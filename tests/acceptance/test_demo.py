@@ -31,7 +31,7 @@ def test_the_demo_keeps_its_promises(tmp_path: Path) -> None:
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr + run.stdout
     report = json.loads(run.stdout)
-    assert report["answered"] == report["jobs"] == 200
+    assert report["answered"] == report["jobs"] >= 200
     assert report["accuracy"] >= 0.96
     assert report["wrong_accepted"] == 0
     assert report["cheaters_caught"] == report["cheaters"] == 1

@@ -102,5 +102,6 @@ def test_the_demo_runs_from_the_installed_wheel(wheel: Path, install: Install, t
     run = subprocess.run(
         command, capture_output=True, text=True, env=clean_environment(tmp_path), cwd=tmp_path, check=False
     )
-    assert run.returncode == 0, run.stderr
-    assert json.loads(run.stdout)["answered"] == 24
+    assert run.returncode == 0, run.stderr + run.stdout
+    report = json.loads(run.stdout)
+    assert report["answered"] == report["jobs"] >= 24

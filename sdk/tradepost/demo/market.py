@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -29,9 +29,13 @@ CHEATING_MODULE: Final = "tradepost_worker.testing.cheating"
 _NAMES: Final = ("ada", "grace", "edsger", "barbara", "donald", "radia", "leslie", "frances")
 #: Jobs in flight at once: enough to keep every worker busy, few enough that latency means something.
 _WINDOW: Final = 16
-#: For how long verdicts are waited for after the last answer, and how often they are looked at.
-_VERDICTS_S_MAX: Final = 30.0
+#: How often it is looked whether the cheaters are caught.
 _LOOK_S: Final = 0.25
+#: If no evidence comes for this time, waiting alone will bring none.
+_QUIET_S: Final = 60.0
+#: Further jobs, to catch a cheater: so many at once, and so often at most.
+_ROUND_JOBS: Final = 8
+_MORE_ROUNDS_MAX: Final = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,41 +105,82 @@ async def _classify(
 ) -> Report:
     on_step("Classifying digits")
     async with AsyncClient(market.url, api_key=market.api_key) as client:
-        answers: list[Answer] = []
-        slots = asyncio.Semaphore(_WINDOW)
+        asking = Asking(client, pipeline, held_out)
+        await asking.ask(plan.jobs, on_answer=on_answer)
+        async with aiohttp.ClientSession() as session:
 
-        async def ask(index: int) -> None:
-            image = held_out["images"][index % len(held_out["images"])]
-            async with slots:
-                try:
-                    handle = await client.submit(
-                        pipeline, {"image": image}, max_price=MAX_PRICE, confidence=CONFIDENCE
-                    )
-                    answer = Answer(index=index, result=await handle.result(), error=None)
-                except TradepostError as error:
-                    answer = Answer(index=index, result=None, error=error)
-            answers.append(answer)
-            on_answer(len(answers))
+            async def look() -> list[WorkerReport]:
+                return [await _standing(session, market, worker) for worker in market.running]
 
-        await asyncio.gather(*(ask(index) for index in range(plan.jobs)))
-        on_step("Waiting for the last reference runs")
-        standings = await _standings(market)
-    return _report(market, pipeline, held_out, plan, answers, standings)
+            standings = await catch_cheaters(look, asking.ask, on_step=on_step)
+    return _report(market, pipeline, held_out, asking.answers, standings)
 
 
-async def _standings(market: LocalMarket) -> list[WorkerReport]:
-    """How the workers stand when every cheater is caught, or after `_VERDICTS_S_MAX`.
+class Asking:
+    """Asks the market about digits, one after the other in the order of the data, `_WINDOW` at once."""
 
-    Two auditors must find the same before a worker is expelled, which may be after the last job's answer.
+    def __init__(self, client: AsyncClient, pipeline: str, held_out: TensorDocument) -> None:
+        self._client = client
+        self._pipeline = pipeline
+        self._images = held_out["images"]
+        self._slots = asyncio.Semaphore(_WINDOW)
+        self._asked = 0
+        self.answers: list[Answer] = []
+
+    async def ask(self, count: int, *, on_answer: Callable[[int], None] = lambda _: None) -> None:
+        """Ask about so many more digits, and wait for the answers."""
+        first, self._asked = self._asked, self._asked + count
+        await asyncio.gather(*(self._ask(index, on_answer) for index in range(first, self._asked)))
+
+    async def _ask(self, index: int, on_answer: Callable[[int], None]) -> None:
+        image = self._images[index % len(self._images)]
+        async with self._slots:
+            try:
+                handle = await self._client.submit(
+                    self._pipeline, {"image": image}, max_price=MAX_PRICE, confidence=CONFIDENCE
+                )
+                answer = Answer(index=index, result=await handle.result(), error=None)
+            except TradepostError as error:
+                answer = Answer(index=index, result=None, error=error)
+        self.answers.append(answer)
+        on_answer(len(self.answers))
+
+
+async def catch_cheaters(
+    look: Callable[[], Awaitable[list[WorkerReport]]],
+    ask: Callable[[int], Awaitable[None]],
+    *,
+    on_step: Callable[[str], None],
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> list[WorkerReport]:
+    """How the workers stand, as `look` gives it, when every cheater is caught.
+
+    A cheater is caught when auditors of two owners have run one of its jobs twice each, which may be after
+    the last answer. One that no reference run has contradicted so far had too few leases, or the auditors too
+    much to do: then more digits are asked about. So they are if nothing new is found for `_QUIET_S`. After
+    `_MORE_ROUNDS_MAX` such rounds the report says who was not caught.
     """
-    begun_s = time.monotonic()
-    async with aiohttp.ClientSession() as session:
-        while True:
-            standings = [await _standing(session, market, worker) for worker in market.running]
-            is_over = time.monotonic() - begun_s > _VERDICTS_S_MAX
-            if is_over or all(worker.caught for worker in standings if worker.cheats):
-                return standings
-            await asyncio.sleep(_LOOK_S)
+    rounds, found, found_at = 0, None, clock()
+    on_step("Waiting for the last reference runs")
+    while True:
+        standings = await look()
+        at_large = [worker for worker in standings if worker.cheats and not worker.caught]
+        if not at_large:
+            return standings
+        evidence = [worker.evidence for worker in at_large]
+        if evidence != found:
+            found, found_at = evidence, clock()
+        is_quiet = clock() - found_at >= _QUIET_S
+        if rounds < _MORE_ROUNDS_MAX and (is_quiet or not all(worker.is_accused for worker in at_large)):
+            rounds += 1
+            on_step(f"Classifying {_ROUND_JOBS} more digits, to catch each cheater")
+            await ask(_ROUND_JOBS)
+            found_at = clock()
+        elif is_quiet:
+            return standings
+        else:
+            await sleep(_LOOK_S)
 
 
 async def _standing(
@@ -153,7 +198,6 @@ def _report(
     market: LocalMarket,
     pipeline: str,
     held_out: TensorDocument,
-    plan: DemoPlan,
     answers: list[Answer],
     standings: list[WorkerReport],
 ) -> Report:
@@ -164,7 +208,7 @@ def _report(
     seconds = [result.seconds for _, result in results]
     cheaters = [worker for worker in standings if worker.cheats]
     return Report(
-        jobs=plan.jobs,
+        jobs=len(answers),
         answered=len(results),
         accuracy=float(np.mean(said == held_out["labels"][asked])) if results else 0.0,
         # The model errs now and then; an accepted answer is wrong when it is not what the model says.

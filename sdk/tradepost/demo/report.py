@@ -12,6 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from tradepost.money import counted_credits, format_credits, to_microcredits
+from tradepost.plurals import counted
 
 
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +33,11 @@ class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
     findings: list[str]
     caught: bool
     why: str
+
+    @property
+    def is_accused(self) -> bool:
+        """Whether a reference run has contradicted it, which others must confirm."""
+        return self.evidence.get("contradicted", 0) > 0
 
     @classmethod
     def from_view(cls, view: Mapping[str, Any], *, name: str, price: str, cheats: bool) -> WorkerReport:
@@ -69,7 +75,10 @@ class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """The demo's figures. Latencies are from submission to acceptance, by the broker's clock."""
+    """The demo's figures. Latencies are from submission to acceptance, by the broker's clock.
+
+    `jobs` counts all digits that were asked about.
+    """
 
     jobs: int
     answered: int
@@ -86,11 +95,22 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     errors: list[str]
 
-    def kept_its_promises(self) -> bool:
-        """Every job answered, nothing wrong accepted, every cheater caught."""
-        return (
-            self.answered == self.jobs and self.wrong_accepted == 0 and self.cheaters_caught == self.cheaters
-        )
+    def broken_promises(self) -> list[str]:
+        """What did not hold: every job is answered, nothing wrong is accepted, every cheater is caught."""
+        broken: list[str] = []
+        if self.answered != self.jobs:
+            broken.append(f"{self.jobs - self.answered} of {self.jobs} digits were not answered")
+            broken += self.errors[:1]
+        if self.wrong_accepted:
+            broken.append(f"{counted(self.wrong_accepted, 'wrong answer')} accepted")
+        for worker in self.workers:
+            if worker.cheats and not worker.caught:
+                found = ", ".join(f"{count} {kind}" for kind, count in sorted(worker.evidence.items()))
+                broken.append(
+                    f"the cheater {worker.name} was not caught: it is {worker.standing}, and its evidence is "
+                    f"{found or 'none'}"
+                )
+        return broken
 
 
 def percentile_ms(seconds: Sequence[float], percent: float) -> float:
@@ -102,7 +122,7 @@ def render(report: Report, console: Console) -> None:
     """Print the report for people."""
     verdict = (
         "[bold green]All checks of the demo passed[/]"
-        if report.kept_its_promises()
+        if not report.broken_promises()
         else "[bold red]A check of the demo failed[/]"
     )
     lines = [

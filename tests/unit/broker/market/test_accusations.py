@@ -369,3 +369,15 @@ def test_starts_before_this_rule_are_replayed_without_it() -> None:
     wrong, _ = driver.deliver_all(job, "wrong", "right")
     run_references(driver, job, "right")
     assert standing(driver, wrong.worker) is WorkerStanding.EXPELLED
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_auditors_stand_idle_only_when_every_accusation_has_ended(seed: int) -> None:
+    driver = StaffedMarket(6, auditors=2, policy=CHECKED)
+    choice = random.Random(seed)
+    accused = [wrong_job(driver) for _ in range(6)]
+    while audits := [audit for job, _ in accused for audit in driver.open_leases(job)]:
+        driver.deliver(choice.choice(audits).id, "right")
+    assert [standing(driver, wrong.worker) for _, wrong in accused] == [WorkerStanding.EXPELLED] * 6
+    assert not any(driver.job(job).accused for job, _ in accused)
+    driver.check()
