@@ -35,6 +35,9 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     #: What a wrong result gains its worker at most, in prices of its lease: it is checked so often that this
     #: never pays, given its stake and what is held of it. 0, or no `audit_rate`: whatever it has to lose.
     cheat_gain_prices: Weight = 1.0
+    #: The most that the probability of a check rises to for results of two owners who agree with each other
+    #: more than draws explain. 0: they are checked like all others.
+    agreeing_check_rate: Ratio = 0.5
     #: An owner is believed alone as long as its payments that are held are covered: by its stakes, and by so
     #: many results for each check that it has passed. 0: whatever is held.
     exposure_results: Weight = 10.0
@@ -217,6 +220,7 @@ _EARLIER_RULES: Final = {
     "audits_by_terms": False,
     "cheat_gain_prices": 0.0,
     "exposure_results": 0.0,
+    "agreeing_check_rate": 0.0,
     "owner_examined": False,
     "reexamined_apart": False,
     "absence_counts_once": False,

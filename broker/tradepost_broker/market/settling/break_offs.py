@@ -95,6 +95,7 @@ def forget(state: MarketState) -> None:
     state.run_times.clear()
     state.stage_times.clear()
     state.price_levels.clear()
+    state.agreeing_pairs.clear()
 
 
 def _credit(state: MarketState, job: Job, lease: Lease, watch: LeaseWatch) -> None:

@@ -1,7 +1,8 @@
 """Checks of results that need none to be accepted: spot checks, and second results for the believed.
 
 A spot check is a reference run after the job has ended. It is made at least as often as it takes that a cheat
-gains nothing, given what it has to lose. A result of a worker that is believed alone is
+gains nothing, given what it has to lose, and more often if two owners agree who rarely agree with others.
+A result of a worker that is believed alone is
 checked more often, by its record and the job's confidence (`trust.check_rate`): by a reference run if an
 auditor is idle, else by a result of another owner, which the job waits for. A worker of which another result
 is contradicted, and not cleared yet, is not believed alone at all, nor one whose owner is found to collude,
@@ -12,8 +13,11 @@ records cover.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import combinations
 
 from tradepost_broker.market.ledger import held_of, stake_of
+from tradepost_broker.market.model.amounts import bid_for
 from tradepost_broker.market.model.entities import Job, Lease, LeasePurpose, LeaseState
 from tradepost_broker.market.settling import owner_examination
 from tradepost_broker.market.settling.reference_runs import able_auditors
@@ -78,7 +82,35 @@ def _rate(state: MarketState, job: Job, lease: Lease) -> float:
 
 def spot_check_rate(state: MarketState, lease: Lease) -> float:
     """The probability that a delivered result is checked by a reference run, if an auditor has room."""
-    return max(state.policy.audit_rate, _deterrent_rate(state, lease))
+    return max(state.policy.audit_rate, _deterrent_rate(state, lease), _pair_rate(state, lease))
+
+
+def note_agreement(state: MarketState, agreed: Sequence[Lease]) -> None:
+    """Note whose results agree in a job that is accepted."""
+    owners = sorted(state.workers[lease.worker].record.owner for lease in agreed)
+    for owner, other in combinations(owners, 2):
+        state.agreeing_pairs.add(owner, other)
+
+
+def _pair_rate(state: MarketState, lease: Lease) -> float:
+    """The probability of a check of a result that agrees with a usual partner's, more than draws explain."""
+    rate_max = state.policy.agreeing_check_rate
+    if not (rate_max and state.policy.audit_rate):
+        return 0.0
+    owner = state.workers[lease.worker].record.owner
+    others = state.ordinary_leases(state.jobs[lease.job], LeaseState.DELIVERED)
+    return rate_max * max(
+        (
+            state.agreeing_pairs.excess(
+                owner,
+                state.workers[other.worker].record.owner,
+                drawn_from=max(lease.drawn_from, other.drawn_from),
+            )
+            for other in others
+            if other is not lease and other.group == lease.group
+        ),
+        default=0.0,
+    )
 
 
 def _deterrent_rate(state: MarketState, lease: Lease) -> float:
@@ -102,9 +134,11 @@ def is_owner_covered(state: MarketState, job: Job, lease: Lease) -> bool:
     devices = state.workers_of[state.workers[lease.worker].record.owner]
     if len(devices) > state.policy.scan_max:
         return False
+    market_price_microcredits = bid_for(state.offers.lower_quartile(state.need(job)), job.units)
     return is_covered(
         sum(_balance(state, held_of(device.record.id)) for device in devices),
         lease.price_microcredits,
+        market_price_microcredits=market_price_microcredits,
         stake_microcredits=sum(_balance(state, stake_of(device.record.id)) for device in devices),
         checks_passed=math.fsum(device.belief(scope, state.day).checks for device in devices),
         results_per_check=results_per_check,

@@ -32,6 +32,7 @@ from tradepost_broker.market.settling import (
     partial_pay,
     payments,
     quarantine,
+    rechecks,
 )
 from tradepost_broker.market.settling.begun_work import Cause
 from tradepost_broker.market.state.market_state import MarketState
@@ -57,6 +58,7 @@ def accept(state: MarketState, job: Job, group: str, credibility: float) -> None
         stage = blamed_stage(lease.stage_hashes, agreed[0].stage_hashes)
         quarantine.hold_against(state, lease, EvidenceKind.OUTVOTED, stage=stage)
         _reject(state, lease, f"outvoted by results with credibility {credibility:.4f}; the stake is kept")
+    rechecks.note_agreement(state, agreed)
     collusion.note_wrong(state, job, disagreed)
     conclude(state, job, agreed, disagreed, credibility)
 

@@ -46,6 +46,7 @@ from tradepost_broker.market.state.recent_jobs import RecentJobs
 from tradepost_broker.market.state.run_times import RunTimes
 from tradepost_broker.market.state.timers import TimerPurpose, Timers
 from tradepost_broker.market.state.worker_state import Scope, WorkerState
+from tradepost_broker.market.trust.agreeing_pairs import AgreeingPairs
 from tradepost_broker.market.trust.co_wrong import CoWrongResults
 from tradepost_broker.market.trust.hands import Hands
 from tradepost_signing.policy.revocation import RevocationList
@@ -104,6 +105,8 @@ class MarketState:
         #: From grants to the reports that so many stages are done, by pipeline and number of stages.
         self.stage_times = RunTimes()
         self.price_levels = PriceLevels()
+        #: Whose results agree with whose.
+        self.agreeing_pairs = AgreeingPairs()
         #: What jobs that ended lately paid, and how many end in a second.
         self.recent_jobs = RecentJobs()
         self.watches: dict[str, LeaseWatch] = {}
@@ -124,8 +127,7 @@ class MarketState:
         #: Before this time, nobody's patience runs: workers are on their way back after a restart.
         self.patience_from = 0.0
         self.at = 0.0
-        self.day = 0
-        self.seed = 0
+        self.day = self.seed = 0
         #: The job that is being looked at, which a failure is put down to; "" for the event itself.
         self.job_at_hand = ""
         #: The handler of the event at hand has found that there is nothing to change.

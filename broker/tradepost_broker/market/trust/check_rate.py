@@ -42,13 +42,16 @@ def is_covered(
     held_microcredits: int,
     price_microcredits: int,
     *,
+    market_price_microcredits: int,
     stake_microcredits: int,
     checks_passed: float,
     results_per_check: float,
 ) -> bool:
     """Whether an owner may decide one more job alone, beside what is held of it and could still be undone.
 
-    Its stake covers as many credits, and each check that it has passed so many results of this price.
+    Its stake covers as many credits, and each check that it has passed so many results of this price, or of
+    the market's price for the job if that is less: cheap results vouch for no dear one.
     """
-    record_microcredits = checks_passed * results_per_check * price_microcredits
+    result_microcredits = min(price_microcredits, market_price_microcredits)
+    record_microcredits = checks_passed * results_per_check * result_microcredits
     return held_microcredits + price_microcredits <= stake_microcredits + record_microcredits

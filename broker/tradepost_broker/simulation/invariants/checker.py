@@ -163,13 +163,15 @@ class Checker(Observer):
         return gain_microcredits > self._policy.audit_rate * (gain_microcredits + at_stake_microcredits)
 
     def _may_be_rechecked(self, lease: Lease) -> bool:
-        """Whether a result could be accepted alone: then it is checked more often than others."""
+        """Whether a result could be accepted alone, or with a usual partner's: it is checked more often."""
         policy = self._policy
         others = [
             one
             for one in self._seen.leases_of(lease.job)
             if one.state in LIVE and one.purpose is not LeasePurpose.AUDIT and one.id != lease.id
         ]
+        if policy.agreeing_check_rate and any(one.state is LeaseState.DELIVERED for one in others):
+            return True  # it may be that of a usual partner
         confidence = self._jobs[lease.job].confidence
         return bool(policy.recheck_rate) and confidence > 1 - policy.fault_fraction and not others
 

@@ -56,12 +56,24 @@ def test_the_rate_is_the_least_that_deters(price: int, at_stake: int) -> None:
     assert rate == 1 or at_stake > 0
 
 
-@given(price=prices, stake=amounts, checks=st.floats(0, 1e6), held=amounts)
+@given(price=prices, market_price=prices, stake=amounts, checks=st.floats(0, 1e6), held=amounts)
 def test_what_is_decided_alone_is_covered_by_stake_and_record(
-    price: int, stake: int, checks: float, held: int
+    price: int, market_price: int, stake: int, checks: float, held: int
 ) -> None:
-    covered = is_covered(held, price, stake_microcredits=stake, checks_passed=checks, results_per_check=10.0)
-    assert covered == (held + price <= stake + 10.0 * checks * price)
+    def covers(price: int, held: int = 0) -> bool:
+        return is_covered(
+            held,
+            price,
+            market_price_microcredits=market_price,
+            stake_microcredits=stake,
+            checks_passed=checks,
+            results_per_check=10.0,
+        )
+
+    assert not covers(price, held) or held + price <= stake + 10.0 * checks * min(price, market_price)
+    assert not covers(price, held) or covers(price)
+    # What a record covers does not grow with the price that is asked.
+    assert not covers(int((stake + 10.0 * checks * market_price) * (1 + 1e-9)) + 1)
 
 
 @given(price=st.integers(1, 100_000), stake=st.integers(0, 2_000_000))
@@ -109,15 +121,15 @@ def test_an_owner_decides_alone_what_its_record_covers(exposure_results: float) 
     driver = unstaked_market(policy)
     driver.disconnect("a0")
     believed, covered = [], []
-    for _ in range(8):
+    for _ in range(4):
         held = driver.market.account(held_of("w0")).available_microcredits
         job = driver.submit(confidence=JUST_BELIEVED)
         [lease] = driver.open_leases(job)
         assert lease.worker == "w0"
         driver.deliver(lease.id, "right")
         price = lease.price_microcredits
-        # It has no stake, and has passed one check.
-        covered.append(not exposure_results or held + price <= exposure_results * price)
+        # It has no stake, and has passed one check; a quarter of the offers ask 9 for each of 100 units.
+        covered.append(not exposure_results or held + price <= exposure_results * min(price, 900))
         believed.append(driver.job(job).status is JobStatus.ACCEPTED)
     assert believed == covered
     assert believed[0]
