@@ -48,7 +48,8 @@ def resized_by_pillow(image: Pixels, height: int, width: int, name: str) -> Pixe
 def nearest(image: Pixels, height: int, width: int) -> Pixels:
     rows = (2 * np.arange(height) + 1) * image.shape[0] // (2 * height)
     columns = (2 * np.arange(width) + 1) * image.shape[1] // (2 * width)
-    return image[rows][:, columns]
+    result: Pixels = image[rows][:, columns]
+    return result
 
 
 @given(
