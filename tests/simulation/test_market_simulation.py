@@ -68,6 +68,22 @@ def test_without_an_auditor_the_majority_keeps_most_wrong_results_out_and_nobody
     assert figures.honest_slashed == 0
 
 
+@pytest.mark.parametrize("stage_proofs", [False, True])
+def test_another_kernel_within_the_tolerance_is_paid_unless_stages_are_compared(stage_proofs: bool) -> None:
+    policy = MarketPolicy(stage_proofs=stage_proofs)
+    scenario = msgspec.structs.replace(PRESETS["hostile-shortcut"], jobs=300, policy=policy)
+    figures = simulate(scenario, seed=0)
+    wrong = sum(one.wrong_accepted for one in figures.confidences)
+    cheats = team(figures, "shortcut")
+    if stage_proofs:
+        assert (wrong, cheats.expelled) == (0, 8)
+        assert cheats.profit_microcredits < 0
+    else:
+        assert wrong > 100
+        assert cheats.expelled == 0
+    assert figures.honest_slashed == 0
+
+
 def test_a_ring_that_farms_its_own_pipeline_gains_no_trust_elsewhere() -> None:
     figures = simulate(msgspec.structs.replace(PRESETS["sham-farming"], jobs=700), seed=0)
     still_wrong = {one.confidence: one.wrong_at_maturity for one in figures.confidences}

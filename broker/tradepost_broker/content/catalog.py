@@ -25,7 +25,6 @@ from tradepost.pipeline.manifest import (
     KernelStage,
     Manifest,
     ModelStage,
-    Tolerance,
     check_tolerances,
     decode_manifest,
 )
@@ -185,18 +184,6 @@ def _readable_manifests(store: Store) -> Iterator[tuple[str, Manifest]]:
             yield publication.id, decode_manifest(publication.manifest)
         except InvalidPipeline as error:
             store.note_unreadable(LeftOut("publication", publication.id, f"its manifest: {error}"))
-
-
-def loosest_tolerance(manifest: Manifest) -> Tolerance | None:
-    """The loosest tolerance of the model stages, by which outputs are compared; `None` if bit for bit.
-
-    Of pipelines that were published before there were ceilings it may be above them: the comparison lowers
-    it by the dtype of each tensor.
-    """
-    tolerances = [stage.tolerance for stage in manifest.stages if isinstance(stage, ModelStage)]
-    if not tolerances:
-        return None
-    return Tolerance(atol=max(one.atol for one in tolerances), rtol=max(one.rtol for one in tolerances))
 
 
 def common_providers(manifest: Manifest) -> tuple[str, ...]:

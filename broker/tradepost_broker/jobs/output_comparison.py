@@ -7,6 +7,7 @@ size of the outputs.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from functools import partial
 
 from tradepost.content.storage.store import DISK_IS_FULL
@@ -29,10 +30,16 @@ class OutputComparison:
         self._one_at_a_time = asyncio.Lock()
 
     async def compare(
-        self, delivery: Delivery, other: str, *, tolerance: Tolerance, is_reference: bool
+        self,
+        delivery: Delivery,
+        other: str,
+        tolerances: Mapping[str, Tolerance | None],
+        *,
+        is_reference: bool,
     ) -> Agreement:
         """Whether the output in `delivery` agrees with that of the lease `other`, which is durable.
 
+        `tolerances` has one for each tensor, `None` where the bits must be equal.
         `is_reference` says that `delivery` is the reference by which the other is measured.
         Raises `UnknownCid` or `ContentMismatch` if a block of an output is lost or damaged, and
         `BrokerUnavailable` if there is no room on the disk.
@@ -42,14 +49,18 @@ class OutputComparison:
             if earlier is None:
                 return Agreement(False, "the other output is gone")
             try:
-                return await asyncio.to_thread(self._compare, earlier, delivery, tolerance, is_reference)
+                return await asyncio.to_thread(self._compare, earlier, delivery, tolerances, is_reference)
             except OSError as error:
                 if error.errno not in DISK_IS_FULL:
                     raise
                 raise BrokerUnavailable(f"there is no room to compare outputs: {error.strerror}") from None
 
     def _compare(
-        self, earlier: Delivery, delivery: Delivery, tolerance: Tolerance, is_reference: bool
+        self,
+        earlier: Delivery,
+        delivery: Delivery,
+        tolerances: Mapping[str, Tolerance | None],
+        is_reference: bool,
     ) -> Agreement:
         copy = self._uploads.copy_output
         try:
@@ -57,6 +68,6 @@ class OutputComparison:
                 self._documents.mapped(partial(copy, earlier)) as document,
                 self._documents.mapped(partial(copy, delivery)) as newest,
             ):
-                return compare_documents(document, newest, tolerance, has_reference=is_reference)
+                return compare_documents(document, newest, tolerances, has_reference=is_reference)
         except InvalidTensorDocument:  # such bytes agree with nothing but themselves
             return Agreement(False, "an output is no tensor document")

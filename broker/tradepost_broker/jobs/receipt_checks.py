@@ -17,7 +17,7 @@ from tradepost.receipts import (
     is_stage_failure,
     verify_receipt,
 )
-from tradepost_broker.content.catalog import Catalog, loosest_tolerance
+from tradepost_broker.content.catalog import Catalog
 from tradepost_broker.engine.work import EventWork
 from tradepost_broker.jobs.output_checks import CheckedResult, OutputChecks
 from tradepost_broker.jobs.output_comparison import OutputComparison
@@ -92,13 +92,11 @@ class ReceiptChecks:
         claimed = _check_stages(receipt, manifest)
         # Steps 5 and 6
         result = await self._check_output(claimed, frame, manifest)
-        tolerance = loosest_tolerance(manifest)
         is_reference = lease.purpose is LeasePurpose.AUDIT
         delivery = ReceiptDelivery(
             results=self._market,
-            compare=None
-            if tolerance is None
-            else partial(self._comparison.compare, tolerance=tolerance, is_reference=is_reference),
+            manifest=manifest,
+            compare_outputs=partial(self._comparison.compare, is_reference=is_reference),
             lease=lease,
             receipt=receipt,
             result=result,

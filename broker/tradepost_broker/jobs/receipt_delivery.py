@@ -7,22 +7,20 @@ outside the turn, where documents may be read, and the delivery gets another tur
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
 from tradepost.errors import STAGE_FAILURES, Problem
-from tradepost.pipeline.agreement import Agreement
+from tradepost.pipeline.manifest import Manifest
 from tradepost.protocol import Deliver
 from tradepost.receipts import Failed, JobOutcome, Receipt, Returned, SignedReceipt
 from tradepost_broker.engine.engine import Decision, Moment, Postponed
 from tradepost_broker.jobs.output_checks import CheckedResult
-from tradepost_broker.market.model.entities import FAILED_PREFIX, Lease, LeaseState, is_failure
+from tradepost_broker.jobs.result_comparison import CompareOutputs, ResultComparison
+from tradepost_broker.market.model.entities import FAILED_PREFIX, Lease, LeaseState
 from tradepost_broker.market.model.events import ReceiptDelivered
 from tradepost_broker.storage.shell_records import Delivery
-
-#: Compares an output with that of a lease whose result is durable.
-Compare = Callable[[Delivery, str], Awaitable[Agreement]]
 
 
 class Results(Protocol):
@@ -36,15 +34,16 @@ class Results(Protocol):
 class ReceiptDelivery:
     """Work that delivers a checked receipt.
 
-    `compare` compares outputs that are not the same bytes; with `None`, these never agree. `find_lease` gives
-    the lease as it is in a later turn.
+    `manifest` is the pipeline's. `compare_outputs` compares outputs that are not the same bytes. `find_lease`
+    gives the lease as it is in a later turn.
     """
 
     def __init__(
         self,
         *,
         results: Results,
-        compare: Compare | None,
+        manifest: Manifest,
+        compare_outputs: CompareOutputs,
         lease: Lease,
         receipt: Receipt,
         result: CheckedResult,
@@ -53,7 +52,6 @@ class ReceiptDelivery:
     ) -> None:
         self._find_lease = find_lease
         self._results = results
-        self._compare_with = compare
         self._lease = lease
         self._receipt = receipt
         self._result = result.outcome
@@ -65,24 +63,23 @@ class ReceiptDelivery:
             output=frame.output if isinstance(result.outcome, Returned) else None,
             output_cid=result.outcome.output if isinstance(result.outcome, Returned) else "",
         )
-        #: By lease: how its output agrees with this one, as far as they have been compared.
-        self._agreements: dict[str, Agreement] = {}
+        self._comparison = ResultComparison(
+            manifest=manifest,
+            outcome=self._outcome,
+            stage_hashes=stage_hashes(receipt),
+            compare_outputs=compare_outputs,
+        )
 
     def decide(self, moment: Moment) -> Decision | Postponed:
         """The outcome, and with which earlier ones it agrees; receipt and output of a lease still open."""
         # As it is now: the market may have been restored since the receipt was checked.
         self._lease = self._find_lease(self._lease.id) or self._lease
         earlier = self._earlier_results()
-        uncompared = [
-            other.id
-            for other in earlier
-            if other.id not in self._agreements and self._needs_comparison(other)
-        ]
+        uncompared = [other for other in earlier if self._comparison.needs_documents(other)]
         if uncompared:
             return Postponed(partial(self._compare, uncompared), lease=self._lease.id)
-        agreeing = {
-            other.id: agreement.share for other in earlier if (agreement := self._agreement(other)).agrees
-        }
+        agreements = {other.id: self._comparison.agreement(other) for other in earlier}
+        agreeing = {other: found.share for other, found in agreements.items() if found.agrees}
         delivered = ReceiptDelivered(
             at=moment.at,
             worker=self._lease.worker,
@@ -92,6 +89,7 @@ class ReceiptDelivery:
             stage_wall_us=self._stage_wall_us(),
             agrees_with=tuple(agreeing),
             shares=tuple(agreeing.values()) if any(agreeing.values()) else (),
+            proofs=tuple((other, found.proof) for other, found in agreements.items() if found.proof),
             must_be_confirmed=self._must_be_confirmed,
             problem=_problem_of(self._result),
             seed=moment.seed,
@@ -106,20 +104,9 @@ class ReceiptDelivery:
             return []
         return [other for other in self._results.results_of(self._lease.job) if other.id != self._lease.id]
 
-    def _needs_comparison(self, other: Lease) -> bool:
-        """Whether only the documents can tell if both results agree."""
-        both_returned = not (is_failure(self._outcome) or is_failure(other.outcome))
-        return self._compare_with is not None and both_returned and other.outcome != self._outcome
-
-    async def _compare(self, leases: Sequence[str]) -> None:
-        if self._compare_with is not None:
-            for lease in leases:
-                self._agreements[lease] = await self._compare_with(self._delivery, lease)
-
-    def _agreement(self, other: Lease) -> Agreement:
-        if other.outcome == self._outcome:
-            return Agreement(True)
-        return self._agreements.get(other.id, Agreement(False))
+    async def _compare(self, others: Sequence[Lease]) -> None:
+        for other in others:
+            await self._comparison.compare_documents(self._delivery, other)
 
     def _stage_wall_us(self) -> tuple[int, ...]:
         """How long the stages took: of use where there are several, and unknown of one that failed."""

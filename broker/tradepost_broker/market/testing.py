@@ -321,8 +321,13 @@ class MarketDriver:
         stages: tuple[tuple[str, str], ...] = (),
         wall_us: tuple[int, ...] = (),
         problem: Problem | None = None,
+        shares: tuple[float, ...] = (),
+        proofs: tuple[tuple[str, str], ...] = (),
     ) -> ReceiptDelivered:
-        """The event that brings an outcome which agrees with these leases, be it within a tolerance."""
+        """The event that brings an outcome which agrees with these leases, be it within a tolerance.
+
+        `shares` are how much of it each takes; `proofs` are the leases that a stage tells it apart from.
+        """
         return ReceiptDelivered(
             at=self.at,
             worker=worker,
@@ -331,6 +336,8 @@ class MarketDriver:
             stage_hashes=stages,
             stage_wall_us=wall_us,
             agrees_with=agrees_with,
+            shares=shares,
+            proofs=proofs,
             problem=problem,
             seed=self.next_seed(),
         )

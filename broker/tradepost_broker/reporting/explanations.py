@@ -26,10 +26,17 @@ from tradepost_broker.market.model.entities import (
 )
 from tradepost_broker.market.model.job_states import FINAL
 from tradepost_broker.market.model.lease_states import LIVE
+from tradepost_broker.reporting.compared_stages import compared_stages
 from tradepost_broker.reporting.views import Explanation
 from tradepost_broker.storage.rows import CODECS
 from tradepost_broker.storage.store import Reader
-from tradepost_reputation.dashboard import CandidateView, EvidenceView, LeaseView, SettledLeaseView
+from tradepost_reputation.dashboard import (
+    CandidateView,
+    EvidenceView,
+    LeaseView,
+    SettledLeaseView,
+    StageView,
+)
 
 #: Leases whose outcome had a verdict.
 _JUDGED = (LeaseState.ACCEPTED, LeaseState.REJECTED)
@@ -44,9 +51,16 @@ def explain_job(store: Reader, job: Job, *, with_outcomes: bool) -> Explanation:
     leases: list[LeaseView] = []
     evidence: list[EvidenceView] = []
     if job.status in FINAL:
+        settled = sorted(_settled(store, _of_job(Lease, job)), key=lambda lease: lease.attempt)
+        stages = compared_stages(store, job, settled)
         leases = [
-            _lease_view(lease, store.get(Match, lease.id), with_outcome=with_outcomes)
-            for lease in sorted(_settled(store, _of_job(Lease, job)), key=lambda lease: lease.attempt)
+            _lease_view(
+                lease,
+                store.get(Match, lease.id),
+                with_outcome=with_outcomes,
+                stages=stages.get(lease.id, ()),
+            )
+            for lease in settled
         ]
         found = _of_job(Evidence, job).order_by(CODECS[Evidence].table.c.at)
         evidence = [evidence_view(one) for one in store.find_readable(Evidence, found)]
@@ -115,7 +129,9 @@ def _settled(store: Reader, statement: Select[tuple[object, ...]]) -> Iterable[L
     return (lease for lease in store.find_readable(Lease, statement) if lease.state not in LIVE)
 
 
-def _lease_view(lease: Lease, match: Match | None, *, with_outcome: bool) -> LeaseView:
+def _lease_view(
+    lease: Lease, match: Match | None, *, with_outcome: bool, stages: tuple[StageView, ...]
+) -> LeaseView:
     is_judged = lease.state in _JUDGED
     return LeaseView(
         lease=lease.id,
@@ -133,6 +149,7 @@ def _lease_view(lease: Lease, match: Match | None, *, with_outcome: bool) -> Lea
         candidates=_candidates(match),
         left_out={} if match is None else match.left_out,
         sole_bidder=_had_no_rival(match),
+        stages=stages,
     )
 
 

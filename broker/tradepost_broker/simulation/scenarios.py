@@ -24,6 +24,7 @@ WORKER_MODELS: Final[dict[str, type[WorkerModel]]] = {
         cheating.PatientColluder,
         cheating.MeetingColluder,
         cheating.Lazy,
+        cheating.Shortcut,
         cheating.Copycat,
         cheating.ShamWorker,
         cheating.SelfDealingWorker,

@@ -78,7 +78,9 @@ def wrong_echo(document: bytes) -> bytes:
 class FakeWorker:
     """One device. Frames from the broker wait in order until `expect` takes them.
 
-    With `serve` it answers every grant by `script` on its own.
+    With `serve` it answers every grant by `script` on its own. A `shortcut` is what it did instead of all
+    stages but the last: their outputs are others than an honest run's. Its last stage
+    `commits_to` the output of another script than it returns, if there is one.
     """
 
     def __init__(
@@ -91,6 +93,8 @@ class FakeWorker:
         capacity: int = 64,
         key: Identity | None = None,
         stages: tuple[str, ...] = STAGES,
+        shortcut: str = "",
+        commits_to: Script | None = None,
         version: int = VERSION,
     ) -> None:
         self._session = session
@@ -98,6 +102,8 @@ class FakeWorker:
         self.script = script
         self.key = key or Identity.generate()
         self.stages = stages
+        self.shortcut = shortcut
+        self.commits_to = commits_to
         self.version = version
         self.offer = Offer(
             price_per_unit_microcredits=price,
@@ -225,7 +231,7 @@ class FakeWorker:
         else:
             outcome = Returned(output=add_bytes(result, put=None), output_bytes=len(result))
             output, done = result, self.stages
-        stages = _reports(done, output or b"")
+        stages = self._reports(done, document, output or b"")
         signed = self._signed(grant, document, outcome, stages, changes)
         is_inline = output is None or len(output) <= INLINE_BYTES_MAX
         frame = Deliver(lease=grant.lease, receipt=signed, output=output if is_inline else None)
@@ -235,7 +241,7 @@ class FakeWorker:
     def preemption(self, grant: Grant, document: bytes, *, done: int, **changes: Any) -> GiveBack:
         """The frame that gives a lease back for its owner, with `done` stages of it."""
         result = self.script(document)
-        stages = _reports(self.stages[:done], b"" if isinstance(result, Failed) else result)
+        stages = self._reports(self.stages[:done], document, b"" if isinstance(result, Failed) else result)
         return GiveBack(
             lease=grant.lease,
             reason=GiveBackReason.PREEMPTED,
@@ -266,6 +272,21 @@ class FakeWorker:
             expires_at=grant.expires_at,
         )
         return sign_receipt(msgspec.structs.replace(receipt, **changes), self.key)
+
+    def _reports(self, done: Sequence[str], document: bytes, output: bytes) -> tuple[StageReport, ...]:
+        """Each stage, said to take a millisecond: the last gives `output`, others depend on `document`."""
+        if self.commits_to is not None and isinstance(committed := self.commits_to(document), bytes):
+            output = committed
+        return tuple(
+            StageReport(
+                stage=stage,
+                output=document_hash(
+                    output if stage == self.stages[-1] else f"{stage}{self.shortcut}".encode() + document
+                ),
+                wall_us=1000,
+            )
+            for stage in done
+        )
 
     async def fetch_input(self, grant: Grant) -> bytes:
         """A grant's input: inline, or as blocks."""
@@ -338,11 +359,6 @@ class FakeWorker:
         if frame.output is None and isinstance(output := self.script(document), bytes):
             await self.upload_output(grant, output)
         return frame
-
-
-def _reports(stages: Sequence[str], output: bytes) -> tuple[StageReport, ...]:
-    """Every stage said to give the job's output, and to take a millisecond."""
-    return tuple(StageReport(stage=one, output=document_hash(output), wall_us=1000) for one in stages)
 
 
 def _authorization(grant: Grant) -> dict[str, str]:

@@ -12,6 +12,7 @@ from tradepost_reputation.dashboard.views import (
     LeaseView,
     ReputationView,
     SettledLeaseView,
+    StageView,
     WorkerPageView,
     WorkerView,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "Pages",
     "ReputationView",
     "SettledLeaseView",
+    "StageView",
     "WorkerPageView",
     "WorkerView",
     "static_file",

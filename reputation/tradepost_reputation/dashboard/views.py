@@ -88,12 +88,26 @@ class SettledLeaseView(_View, frozen=True, kw_only=True):
     sole_bidder: bool
 
 
+class StageView(_View, frozen=True, kw_only=True):
+    """How one stage of a result compares with the same stage of the result that the job's submitter got.
+
+    `kind` is `kernel` or `model`. `match` is `equal`; `contradicts`, of a kernel that gave other bytes from
+    the same bytes; `within tolerance` or, if the result was rejected, `differs`, of a model that did;
+    `follows`, after a stage that is not equal; or `absent`, if a run did not come so far.
+    """
+
+    stage: str
+    kind: str
+    match: str
+
+
 class LeaseView(_View, frozen=True, kw_only=True):
     """One attempt at a job that has ended, for those whom the job concerns.
 
     `outcome` is what was delivered: for the submitter alone, and empty unless there was a verdict on it.
     `left_out` counts, by reason, the offers that were not eligible. A `sole_bidder` competed with no other
-    offer: only the cap bounded its price.
+    offer: only the cap bounded its price. `stages` compares it with the job's result; it is empty for that
+    result itself, and where there was no verdict.
     """
 
     lease: str
@@ -111,6 +125,7 @@ class LeaseView(_View, frozen=True, kw_only=True):
     candidates: tuple[CandidateView, ...]
     left_out: dict[str, int]
     sole_bidder: bool
+    stages: tuple[StageView, ...] = ()
 
 
 class DashboardView(_View, frozen=True, kw_only=True):

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import msgspec
 import pytest
 
 from tradepost.errors import UnknownCid
 from tradepost.pipeline.agreement import Agreement
+from tradepost.pipeline.manifest import Manifest, ModelStage, Tolerance
 from tradepost.protocol import Deliver
-from tradepost.receipts import Failed, JobOutcome, Receipt, Returned, SignedReceipt
+from tradepost.receipts import Failed, JobOutcome, Receipt, Returned, SignedReceipt, StageReport
 from tradepost_broker.engine.engine import Decision, Moment, Postponed
 from tradepost_broker.jobs.output_checks import CheckedResult
 from tradepost_broker.jobs.receipt_delivery import ReceiptDelivery
 from tradepost_broker.market.model.entities import Lease, LeasePurpose, LeaseState
 from tradepost_broker.market.model.events import ReceiptDelivered
 from tradepost_broker.storage.shell_records import Delivery
+from tradepost_broker.testing import SamplePipeline
 
 
 class Unreadable:
@@ -28,23 +32,39 @@ class Unreadable:
 MOMENT = Moment(at=5.0, seed=7, records=Unreadable())
 
 
+#: A kernel `scale`, then a model `double`, whose output is the pipeline's `y`.
+MANIFEST = SamplePipeline().manifest
+STAGES = (("scale", "1" * 64), ("double", "2" * 64))
+OTHER_MODEL = (STAGES[0], ("double", "3" * 64))
+OTHER_KERNEL = (("scale", "4" * 64), ("double", "5" * 64))
+
+
 @dataclass
 class Job:
-    """The results of one job, and which of them the comparison finds to agree."""
+    """The results of one job, and which of them the comparison of outputs finds to agree."""
 
     results: list[Lease] = field(default_factory=list)
     agreeing: frozenset[str] = frozenset()
     compared: list[str] = field(default_factory=list)
+    tolerances: dict[str, Mapping[str, Tolerance | None]] = field(default_factory=dict)
+    manifest: Manifest = MANIFEST
 
     def results_of(self, job: str) -> list[Lease]:
         return self.results
 
-    async def compare(self, delivery: Delivery, lease: str) -> Agreement:
+    async def compare(
+        self, delivery: Delivery, lease: str, tolerances: Mapping[str, Tolerance | None]
+    ) -> Agreement:
         self.compared.append(lease)
-        return Agreement(lease in self.agreeing, share=0.5)
+        self.tolerances[lease] = tolerances
+        return Agreement(lease in self.agreeing, share=0.5, tensor="" if lease in self.agreeing else "y")
 
     def delivery(
-        self, lease: Lease, result: JobOutcome | None = None, *, bit_for_bit: bool = False
+        self,
+        lease: Lease,
+        result: JobOutcome | None = None,
+        *,
+        stages: tuple[tuple[str, str], ...] = STAGES,
     ) -> ReceiptDelivery:
         outcome = result or Returned(output="ours", output_bytes=1)
         receipt = Receipt(
@@ -56,7 +76,7 @@ class Job:
             pipeline="p",
             input="i",
             outcome=outcome,
-            stages=(),
+            stages=tuple(StageReport(stage=stage, output=output) for stage, output in stages),
             engines={},
             nonce=b"",
             expires_at=9,
@@ -64,7 +84,8 @@ class Job:
         signed = SignedReceipt(payload=b"", public_key=b"", signature=b"")
         return ReceiptDelivery(
             results=self,
-            compare=None if bit_for_bit else self.compare,
+            manifest=self.manifest,
+            compare_outputs=self.compare,
             lease=lease,
             receipt=receipt,
             result=CheckedResult(outcome, must_be_confirmed=isinstance(outcome, Failed)),
@@ -72,7 +93,12 @@ class Job:
         )
 
 
-def lease(id_: str, outcome: str = "", state: LeaseState = LeaseState.DELIVERED) -> Lease:
+def lease(
+    id_: str,
+    outcome: str = "",
+    state: LeaseState = LeaseState.DELIVERED,
+    stages: tuple[tuple[str, str], ...] = OTHER_MODEL,
+) -> Lease:
     return Lease(
         id=id_,
         job="j",
@@ -85,6 +111,7 @@ def lease(id_: str, outcome: str = "", state: LeaseState = LeaseState.DELIVERED)
         expires_at=9.0,
         state=state,
         outcome=outcome,
+        stage_hashes=stages,
     )
 
 
@@ -92,10 +119,14 @@ def ours(state: LeaseState = LeaseState.OPEN) -> Lease:
     return lease("ours", state=state)
 
 
-def agrees_with(decision: Decision | Postponed) -> tuple[str, ...]:
+def event_of(decision: Decision | Postponed) -> ReceiptDelivered:
     assert isinstance(decision, Decision)
     assert isinstance(decision.event, ReceiptDelivered)
-    return decision.event.agrees_with
+    return decision.event
+
+
+def agrees_with(decision: Decision | Postponed) -> tuple[str, ...]:
+    return event_of(decision).agrees_with
 
 
 async def prepare(decision: Decision | Postponed) -> None:
@@ -135,29 +166,69 @@ async def test_a_comparison_that_failed_is_made_again() -> None:
     async def fail(*_: object) -> Agreement:
         raise UnknownCid("a block is lost")
 
+    job.compare = fail  # type: ignore[method-assign]
     work = job.delivery(ours())
-    work._compare_with = fail
     with pytest.raises(UnknownCid):
         await prepare(work.decide(MOMENT))
     assert isinstance(work.decide(MOMENT), Postponed)
 
 
 @pytest.mark.parametrize(
-    ("result", "earlier", "bit_for_bit", "agreeing"),
+    ("result", "earlier", "stages", "agreeing", "proofs"),
     [
-        (None, "ours", False, ("a",)),
-        (None, "other", True, ()),
-        (None, "failed:stage:kernel-trap", False, ()),
-        (Failed(stage="stage", code="kernel-trap"), "other", False, ()),
-        (Failed(stage="stage", code="kernel-trap"), "failed:stage:kernel-trap", False, ("a",)),
+        (None, "ours", OTHER_MODEL, ("a",), ()),
+        (None, "other", OTHER_KERNEL, (), (("a", "scale"),)),
+        (None, "ours", OTHER_KERNEL, (), (("a", "scale"),)),
+        (None, "failed:double:model-failure", OTHER_KERNEL[:1], (), (("a", "scale"),)),
+        (None, "failed:scale:kernel-trap", (), (), ()),
+        (Failed(stage="scale", code="kernel-trap"), "other", OTHER_MODEL, (), ()),
+        (Failed(stage="scale", code="kernel-trap"), "failed:scale:kernel-trap", (), ("a",), ()),
     ],
-    ids=["same bytes", "no tolerance", "it failed", "ours failed", "both failed"],
+    ids=[
+        "same bytes",
+        "another kernel",
+        "another kernel, same bytes",
+        "another kernel, then it failed",
+        "it failed",
+        "ours failed",
+        "both failed",
+    ],
 )
-def test_nothing_is_compared_where_outcomes_tell(
-    result: JobOutcome | None, earlier: str, bit_for_bit: bool, agreeing: tuple[str, ...]
+def test_nothing_is_compared_where_stages_and_outcomes_tell(
+    result: JobOutcome | None,
+    earlier: str,
+    stages: tuple[tuple[str, str], ...],
+    agreeing: tuple[str, ...],
+    proofs: tuple[tuple[str, str], ...],
 ) -> None:
-    work = Job([lease("a", earlier)]).delivery(ours(), result, bit_for_bit=bit_for_bit)
-    assert agrees_with(work.decide(MOMENT)) == agreeing
+    event = event_of(Job([lease("a", earlier, stages=stages)]).delivery(ours(), result).decide(MOMENT))
+    assert (event.agrees_with, event.proofs) == (agreeing, proofs)
+
+
+async def test_an_output_that_is_not_what_its_receipt_commits_to_is_proof() -> None:
+    """The attack: the hashes of an honest run, and another output within the tolerance."""
+    job = Job([lease("a", "other", stages=STAGES), lease("b", "another")])
+    work = job.delivery(ours())
+    await prepare(work.decide(MOMENT))
+    assert job.tolerances == {"a": {"y": None}, "b": {"y": Tolerance()}}
+    assert event_of(work.decide(MOMENT)).proofs == (("a", "double"),), "beyond its tolerance, a model is not"
+
+
+async def test_only_the_tolerance_of_the_model_that_differs_counts() -> None:
+    stages = MANIFEST.stages
+    loose = ModelStage(
+        name="prepare",
+        artifact=stages[1].artifact,
+        inputs={"x": "input.x"},
+        outputs=("x",),
+        tolerance=Tolerance(atol=1e-3, rtol=1e-2),
+    )
+    manifest = msgspec.structs.replace(MANIFEST, stages=(loose, *stages))
+    equal = (("prepare", "0" * 64),)
+    job = Job([lease("a", "other", stages=equal + OTHER_MODEL)], manifest=manifest)
+    work = job.delivery(ours(), stages=equal + STAGES)
+    await prepare(work.decide(MOMENT))
+    assert job.tolerances == {"a": {"y": Tolerance()}}
 
 
 async def test_it_says_how_much_of_the_tolerance_each_difference_takes_and_if_a_failure_needs_another() -> (

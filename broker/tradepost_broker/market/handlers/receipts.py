@@ -31,6 +31,7 @@ from tradepost_broker.market.settling import (
     rechecks,
     reference_verdicts,
     settlement,
+    stage_proofs,
 )
 from tradepost_broker.market.state.market_state import MarketState
 
@@ -57,6 +58,7 @@ def deliver(state: MarketState, event: ReceiptDelivered) -> None:
     lease.stage_wall_us = event.stage_wall_us
     lease.must_be_confirmed = event.must_be_confirmed or is_failure(event.outcome)
     lease.shares = dict(zip(event.agrees_with, event.shares, strict=False))
+    stage_proofs.note(state, lease, event)
     job = state.jobs[lease.job]
     agrees_with = frozenset(event.agrees_with)
     if lease.purpose is LeasePurpose.AUDIT:
@@ -66,7 +68,7 @@ def deliver(state: MarketState, event: ReceiptDelivered) -> None:
         reference_verdicts.apply(state, lease, agrees_with)
         return
     peers = state.ordinary_leases(job, LeaseState.DELIVERED)
-    lease.group = next((peer.group for peer in peers if peer.id in agrees_with), lease.id)
+    lease.group = stage_proofs.group_of(lease, peers, agrees_with)
     state.close_lease(lease, LeaseTrigger.RECEIPT_DELIVERED, event.problem)
     if lease.must_be_confirmed and lease.group == lease.id:
         _leave_room_for_others(job, lease)

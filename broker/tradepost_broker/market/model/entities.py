@@ -218,6 +218,8 @@ class Lease(msgspec.Struct, gc=False, kw_only=True, rename=without_unit):
     was not drawn. `price_share` is how much of the market's price for the job its price is, at most 1.
     `recheck` says that a second result was asked for by chance, though this one would be believed alone.
     `absent_since` is when its worker's stream had closed, if the lease was lost by that.
+    `contradicts` are earlier results that it cannot agree with, each with the kernel, or other stage, that
+    proves it. Of a reference run these are all that it contradicts, with "" where there is no such stage.
     """
 
     id: str
@@ -247,6 +249,7 @@ class Lease(msgspec.Struct, gc=False, kw_only=True, rename=without_unit):
     run_failed: bool = False
     recheck: bool = False
     absent_since: float | msgspec.UnsetType = msgspec.UNSET  # not in the record of a lease without it
+    contradicts: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class Evidence(msgspec.Struct, gc=False, kw_only=True, frozen=True):

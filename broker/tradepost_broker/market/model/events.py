@@ -107,10 +107,12 @@ class ReceiptDelivered(MatchingEvent, frozen=True, kw_only=True, tag="receipt_de
     """A receipt whose signature, worker, job, pipeline, input and nonce the shell has checked.
 
     `agrees_with` are the leases of the same job whose outcome equals this one, bit for bit or within the
-    pipeline's tolerance; the shell compares, since it has the bytes. `stage_wall_us` is how long each stage
-    took, by the worker's clock, where there are several and all ran. `shares` says for each of `agrees_with`,
-    in order, how much of the tolerance the difference takes, and is empty where all are equal. An outcome
-    that `must_be_confirmed` is not accepted from one worker alone; a failure never is.
+    tolerance of the models that differ; the shell compares, since it has the bytes. `stage_wall_us` is how
+    long each stage took, by the worker's clock, where there are several and all ran. `shares` says for each
+    of `agrees_with`, in order, how much of the tolerance the difference takes, and is empty where all are
+    equal. An outcome that `must_be_confirmed` is not accepted from one worker alone; a failure never is.
+    `proofs` are the leases that it cannot agree with, whatever the outputs are, each with the stage: a kernel
+    gave other bytes from the same bytes, or an output is not the one that the receipt commits to.
     """
 
     worker: str
@@ -122,6 +124,7 @@ class ReceiptDelivered(MatchingEvent, frozen=True, kw_only=True, tag="receipt_de
     shares: tuple[float, ...] = ()
     must_be_confirmed: bool = False
     problem: Problem | None = None
+    proofs: tuple[tuple[str, str], ...] = ()
 
 
 class LeaseGivenBack(MatchingEvent, frozen=True, kw_only=True, tag="lease_given_back"):

@@ -55,6 +55,9 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     #: Whether the verdict on a job is retracted if none of its accepted results is right, and given again if
     #: one of them is cleared; else it is retracted if none of all its results is right.
     verdict_by_accepted: bool = True
+    #: Whether a kernel that gave other bytes from the same bytes contradicts a result, whatever other results
+    #: it agrees with within a tolerance; else a result is right if its group is.
+    stage_proofs: bool = True
     #: Spot checks that may wait for an auditor; beyond, none are chosen.
     audit_backlog_max: Count = 1_000
     #: Whether results that are in doubt take no room of the spot checks that may wait.
@@ -225,6 +228,7 @@ _EARLIER_RULES: Final = {
     "reexamined_apart": False,
     "absence_counts_once": False,
     "matures_in_order": False,
+    "stage_proofs": False,
 }
 
 

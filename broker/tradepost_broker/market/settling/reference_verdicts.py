@@ -32,33 +32,32 @@ from tradepost_broker.market.settling import (
     quarantine,
     reexamination,
     settlement,
+    stage_proofs,
 )
 from tradepost_broker.market.settling.reference_runs import references
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.worker_state import WorkerState, in_order
-from tradepost_broker.market.trust.verification import blamed_stage
 
 _CREDIBILITY: Final = 1.0
 _ACCUSED: Final = "a reference run contradicts it; the stake is kept unless other auditors confirm that"
-#: How often each auditor runs a job before it may prove fraud: it must agree with itself.
-_RUNS_EACH: Final = 2
 
 
 def apply(state: MarketState, audit: Lease, agrees_with: frozenset[str]) -> None:
     """Let a reference run decide its job, check the decision that was made, or confirm an earlier one.
 
-    A result is contradicted only if no result of its group agrees with the reference.
+    A result is contradicted only if a stage proves it, or no result of its group agrees with the reference.
     """
     job = state.jobs[audit.job]
     state.close_lease(audit, LeaseTrigger.ACCEPTED)
     audit.settled_at = state.at
     judged = [lease for lease in state.leases_of[job.id] if settlement.is_result(lease)]
     groups = {lease.group for lease in judged if lease.id in agrees_with}
+    wrong = [lease for lease in judged if lease.group not in groups or lease.id in audit.contradicts]
+    right = [lease for lease in judged if lease not in wrong]
+    stage_proofs.note_contradicted(state, audit, wrong)
     if job.accused:
         _confirm(state, job, audit, agrees_with, groups)
         return
-    right = [lease for lease in judged if lease.group in groups]
-    wrong = [lease for lease in judged if lease.group not in groups]
     for lease in right:
         findings.learn(state, lease, EvidenceKind.AUDIT_PASSED)
     job.spot_check = False
@@ -78,7 +77,7 @@ def admits(state: MarketState, job: Job, auditor: WorkerState) -> bool:
         return True
     runs = Counter(lease.worker for lease in references(state, job))
     if auditor.record.id in runs:
-        return runs[auditor.record.id] < _RUNS_EACH
+        return runs[auditor.record.id] < stage_proofs.runs_each(state, job)
     owners = {state.workers[worker].record.owner for worker in runs}
     return len(owners) < state.policy.references_to_expel and auditor.record.owner not in owners
 
@@ -93,7 +92,14 @@ def may_be_confirmed(state: MarketState, job: Job) -> bool:
 
 def give_up(state: MarketState, job: Job) -> None:
     """End an accusation that could not be confirmed: the results are unpaid, and the evidence stays soft."""
-    accused = _end_accusation(state, job)
+    _leave_soft(state, job, _end_accusation(state, job))
+    reexamination.review(state, job)
+
+
+def _leave_soft(state: MarketState, job: Job, accused: Sequence[Lease]) -> None:
+    """Leave results unpaid that were accused."""
+    if not accused:
+        return
     reference = references(state, job)[0]
     for lease in accused:
         _reject(state, lease)
@@ -102,7 +108,6 @@ def give_up(state: MarketState, job: Job) -> None:
         reason = "a reference run contradicts it, and no second auditor could confirm that; the stake is kept"
         payments.send_settled(state, lease, reason)
     _claw_back_stages(state, job, accused, reference)
-    reexamination.review(state, job)
 
 
 def _accuse(state: MarketState, audit: Lease, right: Sequence[Lease], wrong: Sequence[Lease]) -> None:
@@ -111,8 +116,8 @@ def _accuse(state: MarketState, audit: Lease, right: Sequence[Lease], wrong: Seq
     was_final = job.status in FINAL
     for lease in wrong:
         if lease.state is not LeaseState.REJECTED:  # being outvoted was evidence as well
-            stage = blamed_stage(lease.stage_hashes, audit.stage_hashes)
-            detail = "a reference run contradicts it"
+            stage = stage_proofs.stage_at_fault(lease, audit)
+            detail = stage_proofs.in_words("a reference run contradicts it", audit, lease)
             quarantine.hold_against(state, lease, EvidenceKind.CONTRADICTED, stage=stage, detail=detail)
     collusion.note_wrong(state, job, wrong)
     if not was_final:
@@ -140,7 +145,10 @@ def _accuse(state: MarketState, audit: Lease, right: Sequence[Lease], wrong: Seq
 def _confirm(
     state: MarketState, job: Job, audit: Lease, agrees_with: frozenset[str], groups: set[str]
 ) -> None:
-    """Apply a further reference run of a job whose results are accused."""
+    """Apply a further reference run of a job whose results are accused; it agrees with these groups.
+
+    A result that a stage has proven wrong is not cleared by a run that agrees within a tolerance.
+    """
     earlier = [lease for lease in references(state, job) if lease.id != audit.id]
     state.jobs_to_advance[job.id] = None
     state.save(job)
@@ -148,22 +156,32 @@ def _confirm(
     if differing:
         _dismiss(state, job, differing[0], audit)
         return
-    cleared = [lease for lease in job.accused if state.leases[lease].group in groups]
+    each = stage_proofs.runs_each(state, job)
+    cleared = [
+        lease
+        for lease in job.accused
+        if state.leases[lease].group in groups and not stage_proofs.is_proven(state, job, lease)
+    ]
     quarantine.withdraw(state, job, cleared, EvidenceKind.CONTRADICTED, "another reference run confirms it")
     state.acquit(job, cleared)
     if state.policy.verdict_by_accepted and not set(cleared).isdisjoint(job.accepted):
         _restore_verdict(state, job)
     if not job.accused:
         job.spot_check = False
-    elif len(earlier) + 1 >= _RUNS_EACH * state.policy.references_to_expel:
+    elif len(earlier) + 1 >= each * state.policy.references_to_expel:
         accused = _end_accusation(state, job)
-        _convict(state, earlier[0], (), accused)
+        confirmed = [lease for lease in accused if stage_proofs.is_confirmed(state, job, lease)]
+        _leave_soft(state, job, [lease for lease in accused if lease not in confirmed])
+        if confirmed:
+            _convict(state, earlier[0], (), confirmed)
+        else:
+            reexamination.review(state, job)
 
 
 def _dismiss(state: MarketState, job: Job, one: Lease, other: Lease) -> None:
     """Drop an accusation, because reference runs differ from each other: nobody is to blame."""
     accused = _end_accusation(state, job)
-    stage = blamed_stage(other.stage_hashes, one.stage_hashes)
+    stage = stage_proofs.stage_at_fault(other, one)
     where = f" in stage {stage}" if stage else ""
     error = PipelineQuarantined(
         f"pipeline {job.pipeline} is not reproducible: reference runs {one.id} and {other.id} with input "
@@ -181,9 +199,9 @@ def _dismiss(state: MarketState, job: Job, one: Lease, other: Lease) -> None:
 def _convict(state: MarketState, audit: Lease, right: Sequence[Lease], wrong: Sequence[Lease]) -> None:
     """Expel whom the reference contradicts, and decide the job if that is not done yet."""
     job = state.jobs[audit.job]
-    blamed = {lease.id: blamed_stage(lease.stage_hashes, audit.stage_hashes) for lease in wrong}
+    blamed = {lease.id: stage_proofs.stage_at_fault(lease, audit) for lease in wrong}
     for lease in wrong:
-        detail = "a reference run contradicts it"
+        detail = stage_proofs.in_words("a reference run contradicts it", audit, lease)
         findings.learn(state, lease, EvidenceKind.AUDIT_FAILED, stage=blamed[lease.id], detail=detail)
     collusion.note_wrong(state, job, wrong)
     if job.status not in FINAL:

@@ -33,12 +33,12 @@ from tradepost_broker.market.settling import (
     payments,
     quarantine,
     rechecks,
+    stage_proofs,
 )
 from tradepost_broker.market.settling.begun_work import Cause
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.timers import TimerPurpose
 from tradepost_broker.market.trust.chosen_output import Member, nearest_to_median
-from tradepost_broker.market.trust.verification import blamed_stage
 
 
 def accept(state: MarketState, job: Job, group: str, credibility: float) -> None:
@@ -46,6 +46,10 @@ def accept(state: MarketState, job: Job, group: str, credibility: float) -> None
     delivered = state.ordinary_leases(job, LeaseState.DELIVERED)
     agreed = [lease for lease in delivered if lease.group == group]
     disagreed = [lease for lease in delivered if lease.group != group]
+    if state.policy.stage_proofs:
+        # What a member agrees with is not outvoted, and ends without a verdict: it contradicts another
+        # member, and which of the two is wrong nobody has found.
+        disagreed = [lease for lease in disagreed if not stage_proofs.agrees_with_any(lease, agreed)]
     for lease in agreed:
         # One result alone has been checked by nobody.
         if len(agreed) > 1:
@@ -55,7 +59,7 @@ def accept(state: MarketState, job: Job, group: str, credibility: float) -> None
         reason = f"{_count(agreed)}; credibility {credibility:.4f} reaches {job.confidence:g}"
         payments.pay(state, job, lease, reason)
     for lease in disagreed:
-        stage = blamed_stage(lease.stage_hashes, agreed[0].stage_hashes)
+        stage = stage_proofs.stage_at_fault(lease, agreed[0])
         quarantine.hold_against(state, lease, EvidenceKind.OUTVOTED, stage=stage)
         _reject(state, lease, f"outvoted by results with credibility {credibility:.4f}; the stake is kept")
     rechecks.note_agreement(state, agreed)

@@ -34,6 +34,7 @@ class Verdicts:
 
     def __init__(self, policy: MarketPolicy) -> None:
         self._policy = policy
+        self._agree = outputs.agree if policy.stage_proofs else outputs.are_near
         self._records = TrackRecords(policy)
         self._guilty: set[str] = set()
         self._log_odds: dict[str, float] = {}
@@ -53,7 +54,7 @@ class Verdicts:
         others = [
             workers[one.worker].owner
             for one in siblings
-            if one.worker != lease.worker and outputs.agree(one.outcome, lease.outcome)
+            if one.worker != lease.worker and self._agree(one.outcome, lease.outcome)
         ]
         self._records.add(evidence, workers[lease.worker].owner, others)
         done_by = [
@@ -65,12 +66,12 @@ class Verdicts:
         if evidence.kind in (EvidenceKind.AUDIT_FAILED, EvidenceKind.CONTRADICTED):
             require(bool(references), f"{evidence.id} without a reference run")
             require(
-                not any(outputs.agree(lease.outcome, one.outcome) for one in references),
+                not any(self._agree(lease.outcome, one.outcome) for one in references),
                 f"{evidence.id}: lease {lease.id} agrees with the reference run",
             )
         if evidence.kind is EvidenceKind.AUDIT_PASSED:
             require(
-                any(outputs.agree(lease.outcome, one.outcome) for one in references),
+                any(self._agree(lease.outcome, one.outcome) for one in references),
                 f"{evidence.id}: lease {lease.id} agrees with no reference run",
             )
         if evidence.kind is EvidenceKind.AUDIT_FAILED:
@@ -78,14 +79,19 @@ class Verdicts:
             self._proof(evidence, references, workers)
 
     def _proof(self, evidence: Evidence, references: list[Lease], workers: Mapping[str, Worker]) -> None:
-        """Fraud is proven by auditors of so many owners, each of whom agrees with itself and the others."""
+        """Fraud is proven by auditors of so many owners, each of whom agrees with itself and the others.
+
+        Each has run the job twice, but once where a kernel proves it.
+        """
         needed = self._policy.references_to_expel
         if needed > 1:
             runs = Counter(one.worker for one in references)
-            owners = {workers[worker].owner for worker, count in runs.items() if count > 1}
+            # A kernel cannot give another result in every run.
+            each = 1 if any(one.contradicts.get(evidence.lease) for one in references) else 2
+            owners = {workers[worker].owner for worker, count in runs.items() if count >= each}
             require(len(owners) >= needed, f"{evidence.id} is proven by the runs {dict(runs)}")
             require(
-                all(outputs.agree(one.outcome, references[0].outcome) for one in references),
+                all(self._agree(one.outcome, references[0].outcome) for one in references),
                 f"{evidence.id} is proven by reference runs that differ",
             )
         self._guilty.add(evidence.worker)
@@ -100,10 +106,10 @@ class Verdicts:
         by_id = {lease.id: lease for lease in leases}
         accepted = [by_id[lease] for lease in job.accepted]
         require(
-            all(outputs.agree(accepted[0].outcome, one.outcome) for one in accepted[1:]),
+            all(self._agree(accepted[0].outcome, one.outcome) for one in accepted[1:]),
             f"job {job.id}: its accepted results disagree",
         )
-        if any(outputs.agree(accepted[0].outcome, one.outcome) for one in _reference_runs(leases)):
+        if any(self._agree(accepted[0].outcome, one.outcome) for one in _reference_runs(leases)):
             return
         owners = [workers[one.worker].owner for one in accepted]
         require(len(owners) == len(set(owners)), f"job {job.id}: one owner confirms itself")
@@ -133,7 +139,7 @@ class Verdicts:
         references = _reference_runs(first_run)
         require(bool(before), f"the verdict on job {job.id} changed, and it had no result")
         require(
-            not any(outputs.agree(before[0].outcome, one.outcome) for one in references),
+            not any(self._agree(before[0].outcome, one.outcome) for one in references),
             f"the verdict on job {job.id} changed, and a reference run confirms it",
         )
         if not references:

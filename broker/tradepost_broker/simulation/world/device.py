@@ -152,7 +152,9 @@ class Device:
         hashes = _stage_hashes(task.job, outcome)
 
         def delivered(turn: Turn) -> Event:
-            peers = turn.market.results_of(task.job)
+            peers = [peer for peer in turn.market.results_of(task.job) if peer.id != task.lease]
+            by_stage = self.world.broker.policy.stage_proofs
+            agree = outputs.agree if by_stage else outputs.are_near
             return ReceiptDelivered(
                 at=turn.at,
                 worker=self.id,
@@ -160,10 +162,11 @@ class Device:
                 outcome=outcome,
                 stage_hashes=hashes,
                 stage_wall_us=_STAGE_WALL_US,
-                agrees_with=tuple(
-                    peer.id
+                agrees_with=tuple(peer.id for peer in peers if agree(peer.outcome, outcome)),
+                proofs=tuple(
+                    (peer.id, STAGES[0])
                     for peer in peers
-                    if peer.id != task.lease and outputs.agree(peer.outcome, outcome)
+                    if by_stage and outputs.are_told_apart(peer.outcome, outcome)
                 ),
                 seed=turn.seed,
             )
@@ -220,5 +223,7 @@ class Device:
 
 def _stage_hashes(job: str, outcome: str) -> tuple[tuple[str, str], ...]:
     """The hashes of a job's stages where the last gives `outcome`; a right run has the first one right."""
+    if outputs.is_shortcut(outcome):
+        return (STAGES[0], f"{job}:cheaper"), (STAGES[1], f"{job}:{outcome}")
     first = f"{job}:{STAGES[0]}" if outputs.is_right(outcome) else f"{job}:{outcome}"
     return (STAGES[0], first), (STAGES[1], f"{job}:{outcome}")
