@@ -192,7 +192,11 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float]) ->
         revocations_key=restored.revocations.key_pem,
     )
     standings = Standings(
-        store=store, market=restored.market, sessions=streams.sessions, counts=counters.running
+        store=store,
+        market=restored.market,
+        sessions=streams.sessions,
+        counts=counters.running,
+        policy=settings.market,
     )
     devices = DeviceReadings(clock=clock)
     checkpoints = CheckpointPublisher(

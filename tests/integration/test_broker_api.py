@@ -64,12 +64,15 @@ async def test_only_these_routes_are_public(broker: LocalBroker) -> None:
         "/",
         "/dashboard.css",
         "/dashboard.js",
+        "/dashboard.svg",
         "/healthz",
         "/ipfs/{cid}",
         "/ipfs/{cid}/{path}",
         "/metrics",
         "/openapi.json",
         "/v1/dashboard.json",
+        "/v1/dashboard/workers.json",
+        "/v1/dashboard/workers/{worker}.json",
         "/v1/info",
         "/v1/log/checkpoint",
         "/v1/log/key",
@@ -79,6 +82,7 @@ async def test_only_these_routes_are_public(broker: LocalBroker) -> None:
         "/v1/worker",
         "/v1/workers",
         "/v1/workers/{worker}",
+        "/workers",
         "/workers/{worker}",
     }
 

@@ -11,8 +11,11 @@ from tradepost_reputation.dashboard.views import (
     EvidenceView,
     LeaseView,
     ReputationView,
+    ScoreHistoryView,
+    ScorePointView,
     SettledLeaseView,
     WorkerPageView,
+    WorkersPageView,
     WorkerView,
 )
 
@@ -25,8 +28,11 @@ __all__ = [
     "PageView",
     "Pages",
     "ReputationView",
+    "ScoreHistoryView",
+    "ScorePointView",
     "SettledLeaseView",
     "WorkerPageView",
     "WorkerView",
+    "WorkersPageView",
     "static_file",
 ]

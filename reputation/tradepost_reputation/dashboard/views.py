@@ -126,8 +126,50 @@ class DashboardView(_View, frozen=True, kw_only=True):
     leases: tuple[SettledLeaseView, ...]
 
 
-class WorkerPageView(_View, frozen=True, kw_only=True):
-    """One worker, as its page shows it. `version` follows from the content, and changes with it."""
+class ScorePointView(_View, frozen=True, kw_only=True):
+    """A worker's score from `at` on: exceeded with 95% confidence, and `high` with 5%."""
+
+    at: float
+    score: float
+    high: float
+
+
+class ScoreHistoryView(_View, frozen=True, kw_only=True):
+    """A worker's score over time in one capability class, oldest first.
+
+    If it `is_cut`, it begins with the oldest of the newest findings, as if there had been none before.
+    """
+
+    capability: str
+    points: tuple[ScorePointView, ...]
+    is_cut: bool
+
+
+class WorkersPageView(_View, frozen=True, kw_only=True):
+    """A page of the list of workers. `version` follows from the content, and changes with it.
+
+    `found` counts all that match; `find`, `standing` and `sort` are what was asked for. `after` is the cursor
+    of the next page, and empty on the last.
+    """
 
     version: int
+    found: int
+    find: str
+    standing: str
+    sort: str
+    workers: tuple[WorkerView, ...]
+    after: str
+
+
+class WorkerPageView(_View, frozen=True, kw_only=True):
+    """One worker, as its page shows it. `version` follows from the content, and changes with it.
+
+    `why` explains its state in a sentence. The evidence of `worker` is one page of it, newest first; `before`
+    is the cursor of the next, older page, and empty on the last.
+    """
+
+    version: int
+    why: str
     worker: WorkerView
+    history: tuple[ScoreHistoryView, ...]
+    before: str
