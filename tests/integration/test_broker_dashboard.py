@@ -18,11 +18,13 @@ from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.reporting import standings
 from tradepost_broker.reporting.views import Explanation
 from tradepost_broker.testing import FakeWorker, LocalBroker, local_broker, wrong_echo
-from tradepost_broker.testing.sample_pipeline import sample_input
+from tradepost_broker.testing.sample_pipeline import SamplePipeline, sample_input
 from tradepost_broker.web import pages
 from tradepost_reputation.dashboard import (
     CONTENT_SECURITY_POLICY,
     DashboardView,
+    PipelinePageView,
+    PipelinesPageView,
     WorkerPageView,
     WorkersPageView,
 )
@@ -222,3 +224,37 @@ async def test_evidence_goes_on_page_by_page_and_draws_the_score(tmp_path: Path)
                 assert response.status == 400
         for worker in workers:
             await worker.disconnect()
+
+
+async def test_a_pipeline_shows_its_stages_signers_and_recent_prices(broker: LocalBroker) -> None:
+    key = await broker.account()
+    sample = SamplePipeline(name="resize")
+    cid = await broker.publish(key, sample)
+    empty = await page(broker, f"/pipelines/{cid}")
+    assert "None of the newest ended jobs" in empty
+    worker = await broker.worker(serve=True)
+    other = await broker.publish(key, SamplePipeline(name="other"))
+    job = (await broker.submit(key, other)).job
+    view = await broker.result(key, job)
+    shown: PipelinePageView = await broker.call(
+        "GET", f"/v1/dashboard/pipelines/{other}.json", reply=PipelinePageView
+    )
+    assert shown.prices is None or shown.prices.median_microcredits == view.price_microcredits
+    assert [(stage.name, stage.kind, stage.sources) for stage in shown.stages] == [
+        ("scale", "kernel", ("input",)),
+        ("double", "model", ("scale",)),
+    ]
+    text = await page(broker, f"/pipelines/{cid}")
+    assert sample.key.public_key.id in text
+    assert "double takes scale" in text
+    listed: PipelinesPageView = await broker.call(
+        "GET", "/v1/dashboard/pipelines.json?find=resi", reply=PipelinesPageView
+    )
+    assert [one.pipeline for one in listed.pipelines] == [cid]
+    assert f'href="/pipelines/{cid}"' in await page(broker, "/pipelines")
+    for path in ("/pipelines?after=nothing", "/pipelines?limit=0", f"/pipelines?find={'x' * 65}"):
+        async with broker.session.get(f"{broker.url}{path}") as response:
+            assert response.status == 400
+    async with broker.session.get(f"{broker.url}/pipelines/unknown") as response:
+        assert response.status == 404
+    await worker.disconnect()

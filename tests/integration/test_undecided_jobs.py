@@ -65,6 +65,7 @@ class Scene:
 
     broker: LocalBroker
     job: str
+    pipeline: str
     keys: dict[str, str]
     workers: dict[str, FakeWorker]
     grants: list[Grant] = field(default_factory=list)
@@ -83,7 +84,7 @@ class Scene:
             "job": [self.job],
             "lease": [f"{self.job}.{attempt}" for attempt in (1, 2, 3)],
             "worker": [worker.id for worker in self.workers.values()],
-            "pipeline": [DECOY_CID],
+            "pipeline": [DECOY_CID, self.pipeline],
             "cid": [DECOY_CID, str(add_bytes(sample_input(), put=None))],
             "path": ["x"],
             "level": ["0", "entries"],
@@ -148,7 +149,7 @@ async def scene_of(
         if auditor:
             workers["auditor"] = await broker.worker("operator", auditor=True)
         job = (await broker.submit(keys["alice"], pipeline, confidence=confidence)).job
-        scene = Scene(broker, job, keys, workers)
+        scene = Scene(broker, job, pipeline, keys, workers)
         try:
             yield scene
         finally:
@@ -315,7 +316,7 @@ async def test_metrics_do_not_move_before_the_job_is_decided(tmp_path: Path) -> 
         async def counters() -> list[str]:
             text = (await scene.ask("GET", "/metrics", "")).body
             lines = [line for line in text.splitlines() if not line.startswith("#")]
-            return [line for line in lines if "_batch_" not in line and "_created" not in line]
+            return [line for line in lines if not re.search("_batch_|_stall_|_created", line)]
 
         before = await counters()
         await deliver(scene, "a")
@@ -372,7 +373,7 @@ async def _about_workers(scene: Scene) -> dict[tuple[str, str], str]:
             answer = await scene.ask("GET", path, authorization)
             names = any(worker.id in answer for worker in scene.workers.values())
             if names or endpoint.path == "/metrics":
-                lines = [line for line in answer.body.splitlines() if "_batch_" not in line]
+                lines = [line for line in answer.body.splitlines() if not re.search("_batch_|_stall_", line)]
                 found[role, path] = "\n".join(line for line in lines if "_created" not in line)
     return found
 
