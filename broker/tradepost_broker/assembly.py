@@ -45,6 +45,7 @@ from tradepost_broker.reporting.device_readings import DeviceReadings
 from tradepost_broker.reporting.loop_stalls import LoopStalls
 from tradepost_broker.reporting.loop_watchdog import LoopWatchdog
 from tradepost_broker.reporting.metrics import Metrics
+from tradepost_broker.reporting.recent_activity import RecentActivity
 from tradepost_broker.reporting.running_counts import RunningCounts
 from tradepost_broker.reporting.standings import Standings
 from tradepost_broker.reporting.start_warnings import (
@@ -73,6 +74,7 @@ from tradepost_broker.web.jobs import JobEndpoints
 from tradepost_broker.web.openapi import OpenApiEndpoints
 from tradepost_broker.web.page_replies import PageReplies
 from tradepost_broker.web.pages import PageEndpoints
+from tradepost_broker.web.pipeline_pages import PipelinePageEndpoints
 from tradepost_broker.web.pipelines import PipelineEndpoints
 from tradepost_broker.web.set_aside import SetAsideEndpoints
 from tradepost_broker.web.stalls import StallEndpoints
@@ -192,7 +194,11 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float]) ->
         revocations_key=restored.revocations.key_pem,
     )
     standings = Standings(
-        store=store, market=restored.market, sessions=streams.sessions, counts=counters.running
+        store=store,
+        market=restored.market,
+        sessions=streams.sessions,
+        counts=counters.running,
+        policy=settings.market,
     )
     devices = DeviceReadings(clock=clock)
     checkpoints = CheckpointPublisher(
@@ -202,7 +208,7 @@ def assemble(settings: Settings, store: Store, *, clock: Callable[[], float]) ->
     jobs = JobService(store=store, engine=engine, watchers=streams.watchers)
     described = OpenApiEndpoints(
         (
-            *_public_endpoints(restored, counters, standings),
+            *_public_endpoints(restored, counters, standings, content.catalog),
             *_content_endpoints(restored, content, engine),
             *_job_endpoints(restored, engine, jobs, counters, content),
             *EstimateEndpoints(
@@ -382,7 +388,10 @@ def _build_content(restored: Restored, engine: Engine, kept: KeptDocuments) -> C
     )
 
 
-def _public_endpoints(restored: Restored, counters: Counters, standings: Standings) -> list[Endpoint]:
+def _public_endpoints(
+    restored: Restored, counters: Counters, standings: Standings, catalog: Catalog
+) -> list[Endpoint]:
+    activity = RecentActivity(store=restored.store)
     replies = PageReplies()
     pages = PageEndpoints(
         settings=restored.settings,
@@ -393,7 +402,13 @@ def _public_endpoints(restored: Restored, counters: Counters, standings: Standin
         metrics=counters.metrics,
         replies=replies,
     )
-    return [*pages.endpoints(), *WorkerPageEndpoints(standings=standings, replies=replies).endpoints()]
+    return [
+        *pages.endpoints(),
+        *WorkerPageEndpoints(standings=standings, replies=replies).endpoints(),
+        *PipelinePageEndpoints(
+            store=restored.store, catalog=catalog, activity=activity, replies=replies
+        ).endpoints(),
+    ]
 
 
 def _content_endpoints(restored: Restored, content: Content, engine: Engine) -> list[Endpoint]:

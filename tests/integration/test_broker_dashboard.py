@@ -7,6 +7,7 @@ import subprocess
 from html.parser import HTMLParser
 from importlib.resources import as_file, files
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from markupsafe import escape
@@ -17,8 +18,16 @@ from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.reporting import standings
 from tradepost_broker.reporting.views import Explanation
 from tradepost_broker.testing import FakeWorker, LocalBroker, local_broker, wrong_echo
+from tradepost_broker.testing.sample_pipeline import SamplePipeline, sample_input
 from tradepost_broker.web import pages
-from tradepost_reputation.dashboard import CONTENT_SECURITY_POLICY, DashboardView
+from tradepost_reputation.dashboard import (
+    CONTENT_SECURITY_POLICY,
+    DashboardView,
+    PipelinePageView,
+    PipelinesPageView,
+    WorkerPageView,
+    WorkersPageView,
+)
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>\" onmouseover=\"alert(2)"
 
@@ -50,7 +59,7 @@ async def test_every_string_from_a_stranger_is_escaped(broker: LocalBroker) -> N
     worker = FakeWorker(broker.session, broker.url)
     await worker.join(await broker.token(), device=HOSTILE)
     await worker.connect()
-    for path in ("/", f"/workers/{worker.id}"):
+    for path in ("/", "/workers", f"/workers/{worker.id}"):
         text = await page(broker, path)
         elements = Elements(text)
         assert HOSTILE not in text
@@ -152,3 +161,101 @@ def test_the_script_parses() -> None:
         pytest.skip("no `node` on the path: nothing to parse it with")
     with as_file(files("tradepost_reputation.dashboard") / "static" / "dashboard.js") as script:
         subprocess.run([node, "--check", script], check=True)
+
+
+async def test_the_list_of_workers_goes_on_page_by_page(broker: LocalBroker) -> None:
+    workers = [await broker.worker(owner, connect=False) for owner in ("ann", "ben", "cid")]
+    seen: list[str] = []
+    after = ""
+    while True:
+        query = f"?sort=owner&limit=1&after={after}"
+        view: WorkersPageView = await broker.call(
+            "GET", f"/v1/dashboard/workers.json{query}", reply=WorkersPageView
+        )
+        assert view.found == 3
+        seen += [one.worker for one in view.workers]
+        text = await page(broker, f"/workers{query}")
+        assert f'href="/workers/{view.workers[0].worker}"' in text
+        assert ('rel="next"' in text) == bool(view.after)
+        if not view.after:
+            break
+        after = view.after
+    assert seen == [worker.id for worker in workers]
+    found: WorkersPageView = await broker.call(
+        "GET", "/v1/dashboard/workers.json?find=BEN-dev", reply=WorkersPageView
+    )
+    assert [one.worker for one in found.workers] == [workers[1].id]
+    assert "No worker matches" in await page(broker, "/workers?find=nobody")
+
+
+@pytest.mark.parametrize(
+    "query", ["standing=rich", "sort=score", "after=nobody", "limit=0", "limit=201", f"find={'x' * 65}"]
+)
+async def test_a_list_refuses_what_it_does_not_know(broker: LocalBroker, query: str) -> None:
+    for path in ("/workers", "/v1/dashboard/workers.json"):
+        async with broker.session.get(f"{broker.url}{path}?{query}") as response:
+            assert response.status == 400
+
+
+async def test_evidence_goes_on_page_by_page_and_draws_the_score(tmp_path: Path) -> None:
+    async with local_broker(tmp_path, policy=MarketPolicy(audit_rate=0.0)) as broker:
+        key = await broker.account()
+        pipeline = await broker.publish(key)
+        workers = [await broker.worker(owner, serve=True) for owner in ("a", "b")]
+        for number in range(52):
+            job = await broker.submit(key, pipeline, confidence=0.9, input=sample_input(float(number)))
+            await broker.result(key, job.job)
+        await broker.tick()
+        path = f"/v1/dashboard/workers/{workers[0].id}.json"
+        first: WorkerPageView = await broker.call("GET", path, reply=WorkerPageView)
+        last: WorkerPageView = await broker.call("GET", f"{path}?before={first.before}", reply=WorkerPageView)
+        assert len(first.worker.evidence) == 50
+        assert last.before == ""
+        leases = [one.lease for one in (*first.worker.evidence, *last.worker.evidence)]
+        assert len(set(leases)) == len(leases) == sum(first.worker.evidence_counts.values())
+        [history] = first.history
+        assert history.points[-1].score == first.worker.score
+        assert [one.score for one in history.points] == sorted(one.score for one in history.points)
+        text = await page(broker, f"/workers/{workers[0].id}")
+        assert "It is connected" in text
+        assert f"before={quote(first.before)}" in text
+        assert "svg" in Elements(text).tags
+        for wrong in ("", "~", "1e9~x", "nan~x", "\u0661~x", "1~" + "x" * 300):
+            async with broker.session.get(f"{broker.url}{path}", params={"before": wrong}) as response:
+                assert response.status == 400
+        for worker in workers:
+            await worker.disconnect()
+
+
+async def test_a_pipeline_shows_its_stages_signers_and_recent_prices(broker: LocalBroker) -> None:
+    key = await broker.account()
+    sample = SamplePipeline(name="resize")
+    cid = await broker.publish(key, sample)
+    empty = await page(broker, f"/pipelines/{cid}")
+    assert "None of the newest ended jobs" in empty
+    worker = await broker.worker(serve=True)
+    other = await broker.publish(key, SamplePipeline(name="other"))
+    job = (await broker.submit(key, other)).job
+    view = await broker.result(key, job)
+    shown: PipelinePageView = await broker.call(
+        "GET", f"/v1/dashboard/pipelines/{other}.json", reply=PipelinePageView
+    )
+    assert shown.prices is None or shown.prices.median_microcredits == view.price_microcredits
+    assert [(stage.name, stage.kind, stage.sources) for stage in shown.stages] == [
+        ("scale", "kernel", ("input",)),
+        ("double", "model", ("scale",)),
+    ]
+    text = await page(broker, f"/pipelines/{cid}")
+    assert sample.key.public_key.id in text
+    assert "double takes scale" in text
+    listed: PipelinesPageView = await broker.call(
+        "GET", "/v1/dashboard/pipelines.json?find=resi", reply=PipelinesPageView
+    )
+    assert [one.pipeline for one in listed.pipelines] == [cid]
+    assert f'href="/pipelines/{cid}"' in await page(broker, "/pipelines")
+    for path in ("/pipelines?after=nothing", "/pipelines?limit=0", f"/pipelines?find={'x' * 65}"):
+        async with broker.session.get(f"{broker.url}{path}") as response:
+            assert response.status == 400
+    async with broker.session.get(f"{broker.url}/pipelines/unknown") as response:
+        assert response.status == 404
+    await worker.disconnect()

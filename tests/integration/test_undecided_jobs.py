@@ -65,6 +65,7 @@ class Scene:
 
     broker: LocalBroker
     job: str
+    pipeline: str
     keys: dict[str, str]
     workers: dict[str, FakeWorker]
     grants: list[Grant] = field(default_factory=list)
@@ -83,7 +84,7 @@ class Scene:
             "job": [self.job],
             "lease": [f"{self.job}.{attempt}" for attempt in (1, 2, 3)],
             "worker": [worker.id for worker in self.workers.values()],
-            "pipeline": [DECOY_CID],
+            "pipeline": [DECOY_CID, self.pipeline],
             "cid": [DECOY_CID, str(add_bytes(sample_input(), put=None))],
             "path": ["x"],
             "level": ["0", "entries"],
@@ -148,7 +149,7 @@ async def scene_of(
         if auditor:
             workers["auditor"] = await broker.worker("operator", auditor=True)
         job = (await broker.submit(keys["alice"], pipeline, confidence=confidence)).job
-        scene = Scene(broker, job, keys, workers)
+        scene = Scene(broker, job, pipeline, keys, workers)
         try:
             yield scene
         finally:

@@ -196,6 +196,16 @@ class Market:
         known = self._state.workers.get(worker)
         return known.reputations(self._state.day) if known else {}
 
+    @property
+    def day(self) -> int:
+        """The day of the last event, as scores count days: since the epoch."""
+        return self._state.day
+
+    def capacity_of(self, worker: str) -> int:
+        """How many leases it may have open at once, as of the last event; few if it is unproven."""
+        known = self._state.workers.get(worker)
+        return known.capacity(self._state.day) if known else 0
+
     def pipeline(self, pipeline: str) -> Pipeline | None:
         """A published pipeline."""
         return self._state.pipelines.get(pipeline)

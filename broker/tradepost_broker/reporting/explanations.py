@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import msgspec
-from sqlalchemy import Select, select
+from sqlalchemy import Select, select, tuple_
 
 from tradepost.protocol import Preference
 from tradepost_broker.market.model.entities import (
@@ -94,17 +94,38 @@ def newest_settled(store: Reader, *, count: int) -> tuple[SettledLeaseView, ...]
     )
 
 
-def newest_evidence(store: Reader, worker: str, *, count: int) -> tuple[EvidenceView, ...]:
-    """The newest findings about a worker, of jobs that have ended, as everyone may see them."""
+#: The place of a finding in the order of its worker's: its time, and its id.
+FindingPlace = tuple[float, str]
+
+
+def newest_evidence(
+    store: Reader, worker: str, *, count: int, before: FindingPlace | None = None
+) -> tuple[EvidenceView, ...]:
+    """The newest findings about a worker, of jobs that have ended, as everyone may see them.
+
+    With `before`, the newest of those that are older than this place.
+    """
+    return page_of_evidence(store, worker, count=count, before=before)[0]
+
+
+def page_of_evidence(
+    store: Reader, worker: str, *, count: int, before: FindingPlace | None = None
+) -> tuple[tuple[EvidenceView, ...], FindingPlace | None]:
+    """As `newest_evidence`, with the place of the last one if older ones follow."""
     evidence, jobs = CODECS[Evidence].table, CODECS[Job].table
     newest = (
         select(evidence)
         .join(jobs, jobs.c.id == evidence.c.job)
         .where(evidence.c.worker == worker, jobs.c.finished_at.is_not(None))
-        .order_by(evidence.c.at.desc())
-        .limit(count)
+        .order_by(evidence.c.at.desc(), evidence.c.id.desc())
+        .limit(count + 1)
     )
-    return tuple(_public_evidence(one) for one in store.find_readable(Evidence, newest))
+    if before is not None:
+        newest = newest.where(tuple_(evidence.c.at, evidence.c.id) < tuple_(*before))
+    found = list(store.find_readable(Evidence, newest))
+    last = found[count - 1] if len(found) > count else None
+    views = tuple(_public_evidence(one) for one in found[:count])
+    return views, None if last is None else (last.at, last.id)
 
 
 def evidence_view(evidence: Evidence) -> EvidenceView:

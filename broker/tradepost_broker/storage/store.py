@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
@@ -151,7 +151,13 @@ class Reader:
         newest = self.rows("SELECT at FROM journal ORDER BY seq DESC LIMIT 1")
         return float(newest[0][0]) if newest else 0.0
 
-    def rows(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    def define(self, name: str, function: Callable[[Any], Any]) -> None:
+        """Let statements of this connection call a pure function of one argument by `name`."""
+        self._read.create_function(name, 1, function, deterministic=True)
+
+    def rows(
+        self, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = ()
+    ) -> list[tuple[Any, ...]]:
         """The rows of a read in the driver's own SQL."""
         return self._read.execute(statement, parameters).fetchall()
 

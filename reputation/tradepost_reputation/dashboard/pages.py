@@ -8,7 +8,15 @@ from typing import Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tradepost_reputation.dashboard import formats
-from tradepost_reputation.dashboard.views import DashboardView, WorkerPageView
+from tradepost_reputation.dashboard.charts import score_chart
+from tradepost_reputation.dashboard.dag import draw
+from tradepost_reputation.dashboard.views import (
+    DashboardView,
+    PipelinePageView,
+    PipelinesPageView,
+    WorkerPageView,
+    WorkersPageView,
+)
 
 #: Only this broker's own script, style, icon and forms; no inline ones, no frames, nothing from elsewhere.
 CONTENT_SECURITY_POLICY: Final = (
@@ -21,13 +29,16 @@ _MEDIA: Final = {
     "dashboard.svg": "image/svg+xml",
 }
 #: What a page can show.
-PageView = DashboardView | WorkerPageView
+PageView = DashboardView | WorkersPageView | WorkerPageView | PipelinesPageView | PipelinePageView
 #: The template of each kind of view, and the section of the navigation that it is in.
 _TEMPLATES: Final[dict[type, tuple[str, str]]] = {
     DashboardView: ("market.html", "/"),
+    WorkersPageView: ("workers.html", "/workers"),
     WorkerPageView: ("worker.html", "/workers"),
+    PipelinesPageView: ("pipelines.html", "/pipelines"),
+    PipelinePageView: ("pipeline.html", "/pipelines"),
 }
-_SECTIONS: Final = (("/", "Market"),)
+_SECTIONS: Final = (("/", "Market"), ("/workers", "Workers"), ("/pipelines", "Pipelines"))
 #: Workers on the first page.
 _WORKERS_ON_TOP: Final = 10
 
@@ -52,7 +63,12 @@ class Pages:
             "short": formats.short,
             "words": formats.words,
         }
-        environment.globals |= {"sections": _SECTIONS, "top": _WORKERS_ON_TOP}
+        environment.globals |= {
+            "draw_dag": draw,
+            "score_chart": score_chart,
+            "sections": _SECTIONS,
+            "top": _WORKERS_ON_TOP,
+        }
         # Compiled now: the first reader of a page would wait, and everything else with it.
         self._templates = {
             kind: (environment.get_template(name), section) for kind, (name, section) in _TEMPLATES.items()

@@ -141,8 +141,126 @@ class DashboardView(_View, frozen=True, kw_only=True):
     leases: tuple[SettledLeaseView, ...]
 
 
-class WorkerPageView(_View, frozen=True, kw_only=True):
-    """One worker, as its page shows it. `version` follows from the content, and changes with it."""
+class ScorePointView(_View, frozen=True, kw_only=True):
+    """A worker's score from `at` on: exceeded with 95% confidence, and `high` with 5%."""
+
+    at: float
+    score: float
+    high: float
+
+
+class ScoreHistoryView(_View, frozen=True, kw_only=True):
+    """A worker's score over time in one capability class, oldest first.
+
+    If it `is_cut`, it begins with the oldest of the newest findings, as if there had been none before.
+    """
+
+    capability: str
+    points: tuple[ScorePointView, ...]
+    is_cut: bool
+
+
+class WorkersPageView(_View, frozen=True, kw_only=True):
+    """A page of the list of workers. `version` follows from the content, and changes with it.
+
+    `found` counts all that match; `find`, `standing` and `sort` are what was asked for. `after` is the cursor
+    of the next page, and empty on the last.
+    """
 
     version: int
+    found: int
+    find: str
+    standing: str
+    sort: str
+    workers: tuple[WorkerView, ...]
+    after: str
+
+
+class WorkerPageView(_View, frozen=True, kw_only=True):
+    """One worker, as its page shows it. `version` follows from the content, and changes with it.
+
+    `why` explains its state in a sentence. The evidence of `worker` is one page of it, newest first; `before`
+    is the cursor of the next, older page, and empty on the last.
+    """
+
+    version: int
+    why: str
     worker: WorkerView
+    history: tuple[ScoreHistoryView, ...]
+    before: str
+
+
+class PricesView(_View, frozen=True, kw_only=True):
+    """What results were paid in one capability class, per work unit: the 10%, 50% and 90% quantiles."""
+
+    capability: str
+    results: int
+    low_microcredits: Microcredits
+    median_microcredits: Microcredits
+    high_microcredits: Microcredits
+
+
+class ListedPipelineView(_View, frozen=True, kw_only=True):
+    """A pipeline in a list. `recent_price_microcredits` is per work unit, and absent without a recent job."""
+
+    pipeline: str
+    name: str
+    publisher: str
+    signers: int
+    work_units_base: int
+    work_units_per_mebibyte: int
+    recent_jobs: int
+    recent_price_microcredits: Microcredits | None
+
+
+class PipelinesPageView(_View, frozen=True, kw_only=True):
+    """A page of the list of pipelines. `version` follows from the content, and changes with it.
+
+    `found` counts all that match `find`. Recent jobs are among the `recent_max` newest ended jobs of the
+    market. `after` is the cursor of the next page, and empty on the last.
+    """
+
+    version: int
+    found: int
+    find: str
+    recent_max: int
+    pipelines: tuple[ListedPipelineView, ...]
+    after: str
+
+
+class StageView(_View, frozen=True, kw_only=True):
+    """One stage: a `kernel` or a `model`. `sources` are the stages whose outputs it takes, or `input`.
+
+    `tolerance` is empty for a kernel, which is compared bit for bit.
+    """
+
+    name: str
+    kind: str
+    artifact: str
+    sources: tuple[str, ...]
+    providers: tuple[str, ...]
+    tolerance: str
+    memory_bytes: int
+
+
+class PipelinePageView(_View, frozen=True, kw_only=True):
+    """One pipeline, as its page shows it. `version` follows from the content, and changes with it.
+
+    `edition` is the version that its publisher gave it; `outputs` are the stages that its output is taken of.
+    """
+
+    version: int
+    pipeline: str
+    name: str
+    edition: str
+    description: str
+    stages: tuple[StageView, ...]
+    outputs: tuple[str, ...]
+    wall_ms: int
+    input_bytes_max: int
+    output_bytes_max: int
+    work_units_base: int
+    work_units_per_mebibyte: int
+    signers: tuple[str, ...]
+    recent_max: int
+    prices: PricesView | None
