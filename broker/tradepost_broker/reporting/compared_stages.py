@@ -13,10 +13,12 @@ from tradepost_broker.market.model.entities import Job, Lease, LeaseState
 from tradepost_broker.storage.rows import CODECS
 from tradepost_broker.storage.shell_records import Publication
 from tradepost_broker.storage.store import Reader
-from tradepost_reputation.dashboard import StageView
+from tradepost_reputation.dashboard import ComparedStageView
 
 
-def compared_stages(store: Reader, job: Job, leases: Iterable[Lease]) -> dict[str, tuple[StageView, ...]]:
+def compared_stages(
+    store: Reader, job: Job, leases: Iterable[Lease]
+) -> dict[str, tuple[ComparedStageView, ...]]:
     """By lease: its stages, compared with those of the job's result; of leases that had a verdict.
 
     None where the job has no result, or its pipeline can no longer be read.
@@ -46,7 +48,9 @@ def _manifest(store: Reader, pipeline: str) -> Manifest | None:
         return None
 
 
-def _views(manifest: Manifest, comparison: StageComparison, *, is_accepted: bool) -> tuple[StageView, ...]:
+def _views(
+    manifest: Manifest, comparison: StageComparison, *, is_accepted: bool
+) -> tuple[ComparedStageView, ...]:
     views = []
     for stage in manifest.stages:
         match, is_kernel = comparison.matches[stage.name], isinstance(stage, KernelStage)
@@ -55,5 +59,7 @@ def _views(manifest: Manifest, comparison: StageComparison, *, is_accepted: bool
             words = "contradicts"
         elif match is StageMatch.DIFFERS and is_accepted:
             words = "within tolerance"
-        views.append(StageView(stage=stage.name, kind="kernel" if is_kernel else "model", match=words))
+        views.append(
+            ComparedStageView(stage=stage.name, kind="kernel" if is_kernel else "model", match=words)
+        )
     return tuple(views)

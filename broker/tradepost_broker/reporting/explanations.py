@@ -32,10 +32,10 @@ from tradepost_broker.storage.rows import CODECS
 from tradepost_broker.storage.store import Reader
 from tradepost_reputation.dashboard import (
     CandidateView,
+    ComparedStageView,
     EvidenceView,
     LeaseView,
     SettledLeaseView,
-    StageView,
 )
 
 #: Leases whose outcome had a verdict.
@@ -151,7 +151,7 @@ def _settled(store: Reader, statement: Select[tuple[object, ...]]) -> Iterable[L
 
 
 def _lease_view(
-    lease: Lease, match: Match | None, *, with_outcome: bool, stages: tuple[StageView, ...]
+    lease: Lease, match: Match | None, *, with_outcome: bool, stages: tuple[ComparedStageView, ...]
 ) -> LeaseView:
     is_judged = lease.state in _JUDGED
     return LeaseView(

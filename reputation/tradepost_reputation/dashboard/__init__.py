@@ -7,6 +7,7 @@ is loaded from elsewhere, and every string that a stranger chose is escaped.
 from tradepost_reputation.dashboard.pages import CONTENT_SECURITY_POLICY, Pages, PageView, static_file
 from tradepost_reputation.dashboard.views import (
     CandidateView,
+    ComparedStageView,
     DashboardView,
     EvidenceView,
     LeaseView,
@@ -27,6 +28,7 @@ from tradepost_reputation.dashboard.views import (
 __all__ = [
     "CONTENT_SECURITY_POLICY",
     "CandidateView",
+    "ComparedStageView",
     "DashboardView",
     "EvidenceView",
     "LeaseView",

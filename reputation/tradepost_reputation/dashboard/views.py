@@ -88,7 +88,7 @@ class SettledLeaseView(_View, frozen=True, kw_only=True):
     sole_bidder: bool
 
 
-class StageView(_View, frozen=True, kw_only=True):
+class ComparedStageView(_View, frozen=True, kw_only=True):
     """How one stage of a result compares with the same stage of the result that the job's submitter got.
 
     `kind` is `kernel` or `model`. `match` is `equal`; `contradicts`, of a kernel that gave other bytes from
@@ -125,7 +125,7 @@ class LeaseView(_View, frozen=True, kw_only=True):
     candidates: tuple[CandidateView, ...]
     left_out: dict[str, int]
     sole_bidder: bool
-    stages: tuple[StageView, ...] = ()
+    stages: tuple[ComparedStageView, ...] = ()
 
 
 class DashboardView(_View, frozen=True, kw_only=True):
