@@ -25,7 +25,7 @@ _FLAGS: Final = (
     "--hide-scrollbars",
     "--remote-debugging-port=0",
 )
-_STARTED_S_MAX: Final = 60.0
+_STARTED_S_MAX: Final = 180.0
 
 
 @dataclass
