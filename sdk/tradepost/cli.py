@@ -94,7 +94,11 @@ def _consume(parameter: Any, consume_value: Callable[..., Any], ctx: Any, opts: 
     values = given if isinstance(given, list | tuple) else [given]
     if any(isinstance(value, str) and not value.strip() for value in values):
         raise typer.BadParameter("the value is empty; leave it out, or give one", ctx=ctx, param=parameter)
-    return consume_value(ctx, opts)
+    value, source = consume_value(ctx, opts)
+    # An empty variable is not set, as for the settings: also one of blanks.
+    if source.name == "ENVIRONMENT" and isinstance(value, str) and not value.strip():
+        return parameter.get_default(ctx), type(source).DEFAULT
+    return value, source
 
 
 def _refusal(point: EntryPoint, error: ModuleNotFoundError) -> typer.Typer:

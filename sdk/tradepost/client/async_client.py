@@ -440,4 +440,4 @@ def _setting(name: str, value: Any, variable: str) -> str:
     """What was passed, or the environment's value. Raises `InvalidSettings` for what is not text."""
     if value is not None and not isinstance(value, str):
         raise InvalidSettings(f"{name} is {shown(value)}; it must be text")
-    return value or os.environ.get(variable) or ""
+    return value or os.environ.get(variable, "").strip()

@@ -92,6 +92,8 @@ class JobStream:
         self._unreachable: Exception | None = None
         self._overdue: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
+        #: Tasks that were cancelled and still close their connections.
+        self._ending: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
     async def submit(self, request: JobRequest) -> SubmittedJob:
@@ -152,12 +154,10 @@ class JobStream:
             pass  # the broker is away; its deadline ends the jobs
         finally:
             self._is_closed = True
-            task, self._task = self._task, None
-            if task is not None:
-                task.cancel()
+            self._end_task()
             self._fail_all(ClientClosed("the client was closed while this call waited"))
-        if task is not None:
-            await asyncio.wait({task})
+        if self._ending:
+            await asyncio.wait(self._ending.copy())
 
     def _check_open(self) -> None:
         if self._is_closed:
@@ -174,6 +174,14 @@ class JobStream:
     def _keep_running(self) -> None:
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="tradepost-job-stream")
+
+    def _end_task(self) -> None:
+        """Have the task end. It closes its connection first, which `close` waits for."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
 
     async def _run(self) -> None:
         """Keep the connection until it is given up; however that comes, nothing is left waiting."""
@@ -280,9 +288,7 @@ class JobStream:
         if self._clock() < due_at:
             self._overdue = asyncio.get_running_loop().call_at(due_at, self._check_answers)
             return
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
+        self._end_task()
         self._fail_all(self._unanswered())
 
     def _unanswered(self) -> BrokerUnavailable:

@@ -249,7 +249,7 @@ def decode_manifest(block: bytes) -> Manifest:
     except msgspec.ValidationError as error:
         raise InvalidPipeline(describe_mismatch(error, whole="the manifest", data=tree)) from None
     except InvalidCid as error:
-        raise InvalidPipeline(f"a stage's artifact: {error}") from None
+        raise InvalidPipeline(f"a stage's artifact: {error}", hint=error.hint) from None
     except _UNREADABLE as error:
         raise InvalidPipeline(f"the manifest is not readable DAG-CBOR: {error}") from None
     if encode_manifest(manifest) != block:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 import re
 from pathlib import Path
@@ -83,6 +84,13 @@ def test_a_key_must_be_honoured_as_long_as_its_job_is_in_memory() -> None:
     with pytest.raises(InvalidSettings, match=r"idempotency_s is 1 and market\.retain_s is 100"):
         load(options={MARKET: {"idempotency_s": 1.0, "retain_s": 100.0}})
     assert load(options={MARKET: {"idempotency_s": 100.0, "retain_s": 100.0}}).market.retain_s == 100
+
+
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path: Path) -> None:
+    config = tmp_path / "broker.toml"
+    config.write_bytes(codecs.BOM_UTF8 + b"port = 77\n[market]\nhold_s = 5\n")
+    settings = load(config=config)
+    assert (settings.port, settings.market.hold_s) == (77, 5)
 
 
 def test_a_typo_in_the_file_is_refused(tmp_path: Path) -> None:

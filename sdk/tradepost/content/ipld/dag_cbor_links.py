@@ -32,7 +32,9 @@ def scan_links(block: bytes) -> list[tuple[LinkPath, Cid]]:
         scanner.item(())
         if scanner.position != len(block):
             raise ValueError("bytes after the end")
-    except (ValueError, IndexError, InvalidCid) as error:
+    except InvalidCid as error:
+        raise InvalidDag(f"a link that is not accepted: {error.detail}", hint=error.hint) from None
+    except (ValueError, IndexError) as error:
         raise InvalidDag(f"a block that is not DAG-CBOR: {error}") from None
     return scanner.links
 

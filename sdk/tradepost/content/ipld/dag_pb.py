@@ -64,7 +64,9 @@ def decode_node(block: bytes) -> PbNode:
     """The node in a block. Raises `InvalidDag` for any other bytes."""
     try:
         return _decode_node(block)
-    except (ValueError, IndexError, InvalidCid) as error:
+    except InvalidCid as error:
+        raise InvalidDag(f"a link that is not accepted: {error.detail}", hint=error.hint) from None
+    except (ValueError, IndexError) as error:
         raise InvalidDag(f"a block that is not a dag-pb node: {error}") from None
 
 

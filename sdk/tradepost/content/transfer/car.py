@@ -158,7 +158,8 @@ def _decode_header(header: bytes) -> tuple[Cid, ...]:
     try:
         roots = tuple(cid for _, cid in scan_links(header))
     except InvalidDag as error:
-        raise InvalidCar(f"a header that cannot be read: {error.detail}") from None
+        hint = None if error.hint == InvalidDag.default_hint else error.hint
+        raise InvalidCar(f"a header that cannot be read: {error.detail}", hint=hint) from None
     # There is one encoding of a header: whatever else it says, or in whatever other way, shows here.
     if encode_header(roots) != encode_varint(len(header)) + header:
         raise InvalidCar("a header that is not {roots, version: 1}")

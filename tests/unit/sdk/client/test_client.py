@@ -226,8 +226,12 @@ async def test_a_blocking_client_that_is_not_open_says_so(broker: FakeBroker) ->
     await asyncio.to_thread(work)
 
 
-def test_empty_variables_are_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRADEPOST_URL", "")
+@pytest.mark.parametrize("empty", ["", " ", "\n"])
+def test_empty_variables_are_as_good_as_none(monkeypatch: pytest.MonkeyPatch, empty: str) -> None:
+    monkeypatch.setenv("TRADEPOST_URL", empty)
+    monkeypatch.setenv("TRADEPOST_API_KEY", empty)
+    with pytest.raises(InvalidSettings, match="there is no API key"):
+        AsyncClient()
     assert str(AsyncClient(api_key=API_KEY).url) == "http://127.0.0.1:8700"
 
 

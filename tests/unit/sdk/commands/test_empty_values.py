@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import typer
 from typer.main import get_command
 
 from tradepost import cli
@@ -71,6 +72,23 @@ def test_an_empty_value_is_refused_everywhere(
             accepted.append((name_of(one), exited.value.code, printed.err))
     assert accepted == []
     assert os.listdir(tmp_path) == [], "nothing was made in the current folder"
+
+
+WITH_VARIABLES = [one for one in ALL if one[1].envvar]
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_variable_of_an_option_is_not_set(monkeypatch: pytest.MonkeyPatch, empty: str) -> None:
+    assert {one[1].envvar for one in WITH_VARIABLES} >= {"TRADEPOST_URL", "TRADEPOST_API_KEY"}
+    context = typer.Context(get_command(cli.app))
+    for one in WITH_VARIABLES:
+        parameter = one[1]
+        monkeypatch.delenv(parameter.envvar, raising=False)
+        unset = parameter.consume_value(context, {})
+        monkeypatch.setenv(parameter.envvar, empty)
+        assert parameter.consume_value(context, {}) == unset, name_of(one)
+        monkeypatch.setenv(parameter.envvar, "7")
+        assert parameter.consume_value(context, {})[0] == "7", name_of(one)
 
 
 def names(kind: type[msgspec.Struct], prefix: str = "") -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 
 from tradepost.content import BLOCK_BYTES_MAX, Cid, add_bytes, cid_of_block, verify_block
 from tradepost.content.ipld.cids import Codec
-from tradepost.content.ipld.dag_pb import encode_varint
+from tradepost.content.ipld.dag_cbor_links import scan_links
+from tradepost.content.ipld.dag_pb import decode_node, encode_varint
 from tradepost.content.transfer.car import (
     HEADER_BYTES_MAX,
     CarDecoder,
@@ -19,7 +21,14 @@ from tradepost.content.transfer.car import (
     encode_section,
     import_car,
 )
-from tradepost.errors import ContentMismatch, ContentTooLarge, InvalidCar, InvalidCid, TradepostError
+from tradepost.errors import (
+    ContentMismatch,
+    ContentTooLarge,
+    InvalidCar,
+    InvalidCid,
+    InvalidDag,
+    TradepostError,
+)
 
 # `ipfs dag export` of a file of b"tradepost", by Kubo 0.41.0.
 KUBO_CAR = bytes.fromhex(
@@ -161,3 +170,41 @@ def test_blocks_before_a_bad_one_are_kept() -> None:
     with pytest.raises(InvalidCar, match="truncated"):
         import_car(io.BytesIO(SMALL_CAR[:-1]), put=kept.__setitem__, bytes_max=1 << 20)
     assert list(kept.items()) == list(SMALL_BLOCKS.items())[:-1]
+
+
+V0_ROOT = b"\xa2\x65roots\x81\xd8\x2a\x58\x23\x00\x12\x20" + bytes(32) + b"\x67version\x01"
+#: A CIDv0, as `ipfs add` gives without `--cid-version=1`: in binary a bare multihash.
+CID_V0 = b"\x12\x20" + bytes(32)
+
+
+@pytest.mark.parametrize(
+    "car",
+    [
+        pytest.param(encode_header(()) + encode_varint(len(CID_V0) + 40) + CID_V0 + bytes(40), id="block"),
+        pytest.param(encode_header(()) + encode_varint(len(CID_V0) + 1) + CID_V0 + b"x", id="short block"),
+        pytest.param(
+            encode_varint(len(V0_ROOT)) + V0_ROOT,
+            id="root",
+        ),
+    ],
+)
+def test_a_cid_of_version_0_in_a_car_is_named_with_what_to_do(car: bytes) -> None:
+    with pytest.raises((InvalidCid, InvalidCar), match="CIDv0") as caught:
+        read(car)
+    assert "--cid-version=1" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("read_block", "block"),
+    [
+        (scan_links, b"\xa1\x61a\xd8\x2a\x58\x23\x00" + CID_V0),
+        (decode_node, b"\x12\x26\x0a\x22" + CID_V0 + b"\x12\x00"),
+    ],
+    ids=["dag-cbor", "dag-pb"],
+)
+def test_a_link_to_a_cid_of_version_0_is_named_with_what_to_do(
+    read_block: Callable[[bytes], object], block: bytes
+) -> None:
+    with pytest.raises(InvalidDag, match="CIDv0") as caught:
+        read_block(block)
+    assert "--cid-version=1" in caught.value.hint
