@@ -43,7 +43,7 @@ def agrees_with_any(lease: Lease, others: Iterable[Lease]) -> bool:
 def note_contradicted(state: MarketState, audit: Lease, wrong: Sequence[Lease]) -> None:
     """Note which results a reference run contradicts: later runs of the job are counted with it."""
     if state.policy.stage_proofs and wrong:
-        audit.contradicts = {lease.id: "" for lease in wrong} | contradicted(audit)
+        audit.contradicts = {lease.id: "" for lease in wrong} | dict(contradicted(audit))
         state.save(audit)
 
 
