@@ -249,7 +249,7 @@ class Lease(msgspec.Struct, gc=False, kw_only=True, rename=without_unit):
     run_failed: bool = False
     recheck: bool = False
     absent_since: float | msgspec.UnsetType = msgspec.UNSET  # not in the record of a lease without it
-    contradicts: dict[str, str] = msgspec.field(default_factory=dict)
+    contradicts: dict[str, str] | msgspec.UnsetType = msgspec.UNSET  # not in the record of one without any
 
 
 class Evidence(msgspec.Struct, gc=False, kw_only=True, frozen=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 
 from tradepost_broker.market.model.entities import Job, Lease, LeasePurpose, LeaseState
 from tradepost_broker.market.model.lease_states import LOST
@@ -43,7 +43,26 @@ def terms(state: MarketState, job: Job) -> Hashable:
         for lease in state.leases_of[job.id]
         if is_reference(lease) or (lease.purpose is LeasePurpose.AUDIT and lease.state in LOST)
     ]
-    return state.reference_need(job), bool(job.accused), tuple(sorted(runs))
+    each = runs_each(state, job) if job.accused else 0
+    return state.reference_need(job), each, tuple(sorted(runs))
+
+
+def contradicted(lease: Lease) -> Mapping[str, str]:
+    """The results of its job that a lease's contradicts, each with the stage that proves it or ""."""
+    return lease.contradicts or {}
+
+
+def is_proven(state: MarketState, job: Job, lease: str) -> bool:
+    """Whether a stage proves that a reference run contradicts a result."""
+    return any(contradicted(audit).get(lease) for audit in references(state, job))
+
+
+def runs_each(state: MarketState, job: Job) -> int:
+    """How often each auditor runs a job whose results are accused: twice, so that it must agree with itself.
+
+    Once if a stage proves all of them wrong: a kernel cannot give another result in every run.
+    """
+    return 1 if all(is_proven(state, job, lease) for lease in job.accused) else 2
 
 
 def is_reference(lease: Lease) -> bool:

@@ -34,7 +34,12 @@ from tradepost_broker.market.settling import (
     settlement,
     stage_proofs,
 )
-from tradepost_broker.market.settling.reference_runs import references
+from tradepost_broker.market.settling.reference_runs import (
+    contradicted,
+    is_proven,
+    references,
+    runs_each,
+)
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.state.worker_state import WorkerState, in_order
 
@@ -52,7 +57,7 @@ def apply(state: MarketState, audit: Lease, agrees_with: frozenset[str]) -> None
     audit.settled_at = state.at
     judged = [lease for lease in state.leases_of[job.id] if settlement.is_result(lease)]
     groups = {lease.group for lease in judged if lease.id in agrees_with}
-    wrong = [lease for lease in judged if lease.group not in groups or lease.id in audit.contradicts]
+    wrong = [lease for lease in judged if lease.group not in groups or lease.id in contradicted(audit)]
     right = [lease for lease in judged if lease not in wrong]
     stage_proofs.note_contradicted(state, audit, wrong)
     if job.accused:
@@ -72,12 +77,12 @@ def apply(state: MarketState, audit: Lease, agrees_with: frozenset[str]) -> None
 
 
 def admits(state: MarketState, job: Job, auditor: WorkerState) -> bool:
-    """Whether a reference run by this auditor says something new: who has run the job twice is done."""
+    """Whether a reference run by this auditor says something new: who has run it often enough is done."""
     if not job.accused:
         return True
     runs = Counter(lease.worker for lease in references(state, job))
     if auditor.record.id in runs:
-        return runs[auditor.record.id] < stage_proofs.runs_each(state, job)
+        return runs[auditor.record.id] < runs_each(state, job)
     owners = {state.workers[worker].record.owner for worker in runs}
     return len(owners) < state.policy.references_to_expel and auditor.record.owner not in owners
 
@@ -156,11 +161,10 @@ def _confirm(
     if differing:
         _dismiss(state, job, differing[0], audit)
         return
-    each = stage_proofs.runs_each(state, job)
     cleared = [
         lease
         for lease in job.accused
-        if state.leases[lease].group in groups and not stage_proofs.is_proven(state, job, lease)
+        if state.leases[lease].group in groups and not is_proven(state, job, lease)
     ]
     quarantine.withdraw(state, job, cleared, EvidenceKind.CONTRADICTED, "another reference run confirms it")
     state.acquit(job, cleared)
@@ -168,7 +172,7 @@ def _confirm(
         _restore_verdict(state, job)
     if not job.accused:
         job.spot_check = False
-    elif len(earlier) + 1 >= each * state.policy.references_to_expel:
+    elif len(earlier) + 1 >= runs_each(state, job) * state.policy.references_to_expel:
         accused = _end_accusation(state, job)
         confirmed = [lease for lease in accused if stage_proofs.is_confirmed(state, job, lease)]
         _leave_soft(state, job, [lease for lease in accused if lease not in confirmed])

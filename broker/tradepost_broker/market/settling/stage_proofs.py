@@ -11,21 +11,17 @@ model, a kernel cannot give another result in every run.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final
 
 from tradepost_broker.market.model.entities import Job, Lease
 from tradepost_broker.market.model.events import ReceiptDelivered
-from tradepost_broker.market.settling.reference_runs import references
+from tradepost_broker.market.settling.reference_runs import contradicted, is_proven, references
 from tradepost_broker.market.state.market_state import MarketState
 from tradepost_broker.market.trust.verification import blamed_stage
-
-#: How often each auditor runs a job before it may prove fraud: it must agree with itself.
-_RUNS_EACH: Final = 2
 
 
 def note(state: MarketState, lease: Lease, event: ReceiptDelivered) -> None:
     """Note the results of its job that a new one cannot agree with."""
-    if state.policy.stage_proofs:
+    if state.policy.stage_proofs and event.proofs:
         lease.contradicts = dict(event.proofs)
 
 
@@ -34,7 +30,7 @@ def group_of(lease: Lease, peers: Sequence[Lease], agrees_with: frozenset[str]) 
 
     Its own if there is no such group.
     """
-    excluded = {peer.group for peer in peers if peer.id in lease.contradicts}
+    excluded = {peer.group for peer in peers if peer.id in contradicted(lease)}
     groups = (peer.group for peer in peers if peer.id in agrees_with and peer.group not in excluded)
     return next(groups, lease.id)
 
@@ -44,33 +40,23 @@ def agrees_with_any(lease: Lease, others: Iterable[Lease]) -> bool:
     return any(_agree(lease, other) for other in others)
 
 
-def note_contradicted(state: MarketState, audit: Lease, wrong: Iterable[Lease]) -> None:
+def note_contradicted(state: MarketState, audit: Lease, wrong: Sequence[Lease]) -> None:
     """Note which results a reference run contradicts: later runs of the job are counted with it."""
-    if state.policy.stage_proofs:
-        audit.contradicts = {lease.id: "" for lease in wrong} | audit.contradicts
+    if state.policy.stage_proofs and wrong:
+        audit.contradicts = {lease.id: "" for lease in wrong} | dict(contradicted(audit))
         state.save(audit)
 
 
 def stage_at_fault(lease: Lease, other: Lease) -> str:
     """The stage in which a result differs from another that contradicts it, "" if none does."""
-    proof = other.contradicts.get(lease.id) or lease.contradicts.get(other.id)
+    proof = contradicted(other).get(lease.id) or contradicted(lease).get(other.id)
     return proof or blamed_stage(lease.stage_hashes, other.stage_hashes)
 
 
 def in_words(finding: str, audit: Lease, lease: Lease) -> str:
     """A finding of a reference run about a result, with the stage that proves it."""
-    stage = audit.contradicts.get(lease.id)
+    stage = contradicted(audit).get(lease.id)
     return f"{finding}: the output of stage {stage} must be the same bytes everywhere" if stage else finding
-
-
-def is_proven(state: MarketState, job: Job, lease: str) -> bool:
-    """Whether a stage proves that a reference run contradicts a result."""
-    return any(audit.contradicts.get(lease) for audit in references(state, job))
-
-
-def runs_each(state: MarketState, job: Job) -> int:
-    """How often each auditor runs a job whose results are accused."""
-    return 1 if all(is_proven(state, job, lease) for lease in job.accused) else _RUNS_EACH
 
 
 def is_confirmed(state: MarketState, job: Job, lease: Lease) -> bool:
@@ -83,12 +69,12 @@ def is_confirmed(state: MarketState, job: Job, lease: Lease) -> bool:
     owners = {
         state.workers[audit.worker].record.owner
         for audit in references(state, job)
-        if lease.id in audit.contradicts
+        if lease.id in contradicted(audit)
     }
     return len(owners) >= state.policy.references_to_expel
 
 
 def _agree(lease: Lease, other: Lease) -> bool:
-    if other.id in lease.contradicts or lease.id in other.contradicts:
+    if other.id in contradicted(lease) or lease.id in contradicted(other):
         return False
     return lease.outcome == other.outcome or other.id in lease.shares or lease.id in other.shares

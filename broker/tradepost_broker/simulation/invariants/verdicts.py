@@ -20,6 +20,7 @@ from tradepost_broker.market.model.entities import (
     is_failure,
 )
 from tradepost_broker.market.model.policy import MarketPolicy
+from tradepost_broker.market.settling.reference_runs import contradicted
 from tradepost_broker.simulation.invariants.broken import require
 from tradepost_broker.simulation.invariants.track_records import TrackRecords, reaches
 from tradepost_broker.simulation.world import outputs
@@ -87,7 +88,7 @@ class Verdicts:
         if needed > 1:
             runs = Counter(one.worker for one in references)
             # A kernel cannot give another result in every run.
-            each = 1 if any(one.contradicts.get(evidence.lease) for one in references) else 2
+            each = 1 if any(contradicted(one).get(evidence.lease) for one in references) else 2
             owners = {workers[worker].owner for worker, count in runs.items() if count >= each}
             require(len(owners) >= needed, f"{evidence.id} is proven by the runs {dict(runs)}")
             require(
