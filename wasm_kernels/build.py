@@ -32,6 +32,7 @@ LICENCE: Final = "Apache-2.0"
 KERNELS: Final = {
     "bytes_window": "reactor",
     "checksum": "command",
+    "crop_rotate": "reactor",
     "ctc_decode": "reactor",
     "delta_filter": "reactor",
     "log_mel": "reactor",

@@ -30,17 +30,24 @@ static const tk_tensor *need_mask(const tk_document *in, const tk_tensor *hidden
     return NULL;
 }
 
+static void add(double *restrict pooled, const tk_f32 *token, size_t size) {
+    for (size_t d = 0; d < size; d++) pooled[d] += token[d];
+}
+
+static void keep_larger(double *restrict pooled, const tk_f32 *token, size_t size) {
+    for (size_t d = 0; d < size; d++) pooled[d] = token[d] > pooled[d] ? token[d] : pooled[d];
+}
+
 /* The pooled vector of one text, whose first token's vector is `token`. */
 static void pool(const tk_f32 *token, const tk_tensor *mask, size_t first, size_t tokens, size_t size, int how,
-                 double *pooled) {
+                 double *restrict pooled) {
     size_t counted = 0;
-    for (size_t d = 0; d < size; d++) pooled[d] = how == CLS ? token[d] : 0;
+    memset(pooled, 0, size * sizeof *pooled);
+    if (how == CLS) add(pooled, token, size);
     for (size_t t = 0; how != CLS && t < tokens; t++, token += size) {
         if (!mask_at(mask, first + t)) continue;
-        for (size_t d = 0; d < size; d++) {
-            if (how == MEAN) pooled[d] += token[d];
-            else if (!counted || token[d] > pooled[d]) pooled[d] = token[d];
-        }
+        if (how == MEAN || !counted) add(pooled, token, size);
+        else keep_larger(pooled, token, size);
         counted++;
     }
     for (size_t d = 0; how == MEAN && counted && d < size; d++) pooled[d] /= (double)counted;

@@ -134,6 +134,7 @@ def test_other_inputs_are_refused(run_builtin: RunBuiltin) -> None:
         decoded(run_builtin, wav(), channels="left")
 
 
+@pytest.mark.extended
 @given(st.data())
 def test_damaged_files_end_in_samples_or_in_a_message(run_builtin: RunBuiltin, data: st.DataObject) -> None:
     whole = bytearray(wav(chunk(b"fmt ", FORMAT_16), chunk(b"data", bytes(20))))
