@@ -400,6 +400,7 @@ def _public_endpoints(
         standings=standings,
         counts=counters.running,
         metrics=counters.metrics,
+        activity=activity,
         replies=replies,
     )
     return [

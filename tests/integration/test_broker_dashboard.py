@@ -118,6 +118,7 @@ async def test_an_allocation_explains_itself(broker: LocalBroker) -> None:
     assert workers[0].id in text
     assert workers[1].id in text
     assert "won" in text
+    assert "Results a job, mean" in text
     for worker in workers:
         await worker.disconnect()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from typing import Final, NamedTuple, TypeVar
@@ -19,14 +20,21 @@ from tradepost_broker.market.model.entities import Job, Lease, LeaseState, Pipel
 from tradepost_broker.market.state.worker_state import capability_of
 from tradepost_broker.storage.rows import CODECS
 from tradepost_broker.storage.store import Reader, Store
-from tradepost_reputation.dashboard import PricesView
+from tradepost_reputation.dashboard import ActivityView, MinuteView, PricesView, ResultsView
 
 N = TypeVar("N", int, float)
 
 #: The newest ended jobs that are looked at.
 JOBS_MAX: Final = 1_000
+#: The minutes before the newest end of a job that are counted.
+MINUTES: Final = 60
 #: How old what is shown may be.
 CACHE_S: Final = 5.0
+#: Read from the index of ends alone.
+_BY_MINUTE: Final = """
+    SELECT CAST(finished_at / 60 AS INTEGER) AS minute, count(*) FROM jobs
+    WHERE finished_at >= ? AND finished_at IS NOT NULL GROUP BY minute
+"""
 #: Leases that gave a result on which there was a finding.
 _WITH_RESULT: Final = (LeaseState.ACCEPTED, LeaseState.REJECTED, LeaseState.INCONCLUSIVE)
 
@@ -45,6 +53,13 @@ class EndedJob(NamedTuple):
     prices_microcredits: tuple[int, ...]
 
 
+class _Read(NamedTuple):
+    """What one reading has found."""
+
+    jobs: tuple[EndedJob, ...]
+    view: ActivityView
+
+
 class RecentActivity:
     """The newest ended jobs of the market, newest first."""
 
@@ -52,19 +67,27 @@ class RecentActivity:
         self._store = store
         self._monotonic = monotonic
         self._reading = asyncio.Lock()
-        self._known: tuple[float, tuple[EndedJob, ...]] | None = None
+        self._known: tuple[float, _Read] | None = None
 
     async def jobs(self) -> tuple[EndedJob, ...]:
         """Up to `JOBS_MAX` of them, as of at most `CACHE_S` ago."""
+        return (await self._current()).jobs
+
+    async def view(self) -> ActivityView:
+        """What they tell about the market."""
+        return (await self._current()).view
+
+    async def _current(self) -> _Read:
         async with self._reading:
             now = self._monotonic()
             if self._known is None or now - self._known[0] >= CACHE_S:
                 self._known = (now, await asyncio.to_thread(self._read))
             return self._known[1]
 
-    def _read(self) -> tuple[EndedJob, ...]:
+    def _read(self) -> _Read:
         with closing(self._store.open_reader()) as reader:
-            return tuple(newest_ended(reader, count=JOBS_MAX))
+            jobs = tuple(newest_ended(reader, count=JOBS_MAX))
+            return _Read(jobs, activity_of(jobs, ends_by_minute(reader, jobs[0].ended_at) if jobs else ()))
 
 
 def newest_ended(reader: Reader, *, count: int) -> Iterable[EndedJob]:
@@ -95,6 +118,36 @@ def _ended(job: Job, leases: Sequence[Lease], capability: str) -> EndedJob:
             for lease in leases
             if lease.state is LeaseState.ACCEPTED and lease.paid_microcredits
         ),
+    )
+
+
+def ends_by_minute(reader: Reader, until: float) -> tuple[MinuteView, ...]:
+    """How many jobs ended in each of the `MINUTES` up to that of `until` (Unix seconds)."""
+    last = int(until // 60)
+    first = last - MINUTES + 1
+    counts = dict(reader.rows(_BY_MINUTE, (first * 60.0,)))
+    return tuple(
+        MinuteView(at=minute * 60.0, jobs=counts.get(minute, 0)) for minute in range(first, last + 1)
+    )
+
+
+def activity_of(jobs: Sequence[EndedJob], by_minute: tuple[MinuteView, ...]) -> ActivityView:
+    """What `jobs` tell, newest first."""
+    if not jobs:
+        return ActivityView(jobs=0)
+    waits = sorted(job.waited_s for job in jobs if job.waited_s is not None)
+    results = Counter(job.results for job in jobs)
+    classes = sorted({job.capability for job in jobs})
+    prices = (prices_of([job for job in jobs if job.capability == one], one) for one in classes)
+    return ActivityView(
+        jobs=len(jobs),
+        until=jobs[0].ended_at,
+        by_minute=by_minute,
+        wait_s_median=quantile(waits, 0.5) if waits else None,
+        wait_s_high=quantile(waits, 0.9) if waits else None,
+        prices=tuple(one for one in prices if one is not None),
+        results=tuple(ResultsView(results=count, jobs=results[count]) for count in sorted(results)),
+        results_mean=sum(job.results for job in jobs) / len(jobs),
     )
 
 

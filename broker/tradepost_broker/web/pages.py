@@ -16,6 +16,7 @@ from tradepost.identity import Identity
 from tradepost_broker.market.model.entities import Job
 from tradepost_broker.reporting.explanations import newest_settled
 from tradepost_broker.reporting.metrics import Metrics
+from tradepost_broker.reporting.recent_activity import RecentActivity
 from tradepost_broker.reporting.running_counts import RunningCounts
 from tradepost_broker.reporting.standings import CACHE_S, Standings
 from tradepost_broker.reporting.views import BrokerInfo
@@ -24,7 +25,7 @@ from tradepost_broker.storage.rows import CODECS
 from tradepost_broker.storage.store import Store
 from tradepost_broker.web.endpoints import Endpoint, reply
 from tradepost_broker.web.page_replies import PageReplies, page_reply, twin_of, version_of
-from tradepost_reputation.dashboard import DashboardView, static_file
+from tradepost_reputation.dashboard import ActivityView, DashboardView, static_file
 
 LEASES_SHOWN: Final = 30
 #: Workers on the first page; each has a page of its own.
@@ -51,6 +52,7 @@ class PageEndpoints:
         standings: Standings,
         counts: RunningCounts,
         metrics: Metrics,
+        activity: RecentActivity,
         replies: PageReplies,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -60,6 +62,7 @@ class PageEndpoints:
         self._standings = standings
         self._counts = counts
         self._metrics = metrics
+        self._activity = activity
         self._replies = replies
         self._monotonic = monotonic
         self._cached: tuple[float, DashboardView, str] | None = None
@@ -81,7 +84,7 @@ class PageEndpoints:
 
     async def market_page(self, request: web.Request) -> web.StreamResponse:
         """The dashboard, for people."""
-        return page_reply(self._current()[1])
+        return page_reply((await self._current())[1])
 
     async def static(self, request: web.Request) -> web.StreamResponse:
         """The dashboard's style, script and icon."""
@@ -91,7 +94,7 @@ class PageEndpoints:
 
     async def dashboard(self, request: web.Request) -> web.StreamResponse:
         """What the dashboard shows, as JSON; with `fields=version`, only whether it has changed."""
-        return twin_of(request, self._current()[0])
+        return twin_of(request, (await self._current())[0])
 
     async def info(self, request: web.Request) -> web.StreamResponse:
         """Who this broker is, and the sizes that it takes."""
@@ -117,15 +120,16 @@ class PageEndpoints:
         """Counters for Prometheus."""
         return web.Response(body=self._metrics.render(), content_type="text/plain", charset="utf-8")
 
-    def _current(self) -> tuple[DashboardView, str]:
+    async def _current(self) -> tuple[DashboardView, str]:
         """The first page, as a struct and rendered."""
+        activity = await self._activity.view()
         now = self._monotonic()
         if self._cached is None or now - self._cached[0] >= CACHE_S:
-            view = self._view()
+            view = self._view(activity)
             self._cached = (now, view, self._replies.render(view, twin=_TWIN))
         return self._cached[1:]
 
-    def _view(self) -> DashboardView:
+    def _view(self, activity: ActivityView) -> DashboardView:
         jobs = CODECS[Job].table.c
         is_open = select(jobs.status, func.count()).where(jobs.finished_at.is_(None)).group_by(jobs.status)
         counts = {"queued": 0, "running": 0, "accepted": 0, "failed": 0, "cancelled": 0}
@@ -136,9 +140,10 @@ class PageEndpoints:
         )
         leases = newest_settled(self._store, count=LEASES_SHOWN)
         return DashboardView(
-            version=version_of(counts, workers, leases),
+            version=version_of(counts, activity, workers, leases),
             broker=self._broker.id,
             jobs=counts,
+            activity=activity,
             workers=tuple(workers[:WORKERS_SHOWN]),
             leases=leases,
         )

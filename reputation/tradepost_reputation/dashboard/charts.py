@@ -29,13 +29,12 @@ class Axis:
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
-    """One bar of a chart; `label` says what it stands for."""
+    """One bar of a chart, with its upper left corner."""
 
     x: float
     y: float
     width: float
     height: float
-    label: str
 
 
 class ScoreChart(NamedTuple):
@@ -78,9 +77,10 @@ def band(points: Sequence[tuple[float, float, float]], x: Axis, y: Axis) -> str:
     return f"{edge}{''.join(back)}H{_x(points[0][0], x)}Z"
 
 
-def bars(counts: Sequence[tuple[str, float]], *, high: float) -> list[Bar]:
-    """Bars side by side for labelled values from 0 to `high`."""
-    width = WIDTH / max(1, len(counts))
+def bars(values: Sequence[float]) -> list[Bar]:
+    """Bars side by side for `values`, the highest of which is as high as the plane."""
+    high = max(values, default=0)
+    width = WIDTH / max(1, len(values))
     scale = HEIGHT / high if high > 0 else 0.0
     return [
         Bar(
@@ -88,9 +88,8 @@ def bars(counts: Sequence[tuple[str, float]], *, high: float) -> list[Bar]:
             y=round(HEIGHT - value * scale, 2),
             width=round(width * 0.8, 2),
             height=round(value * scale, 2),
-            label=label,
         )
-        for index, (label, value) in enumerate(counts)
+        for index, value in enumerate(values)
     ]
 
 

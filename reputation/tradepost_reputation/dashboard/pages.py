@@ -8,7 +8,7 @@ from typing import Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tradepost_reputation.dashboard import formats
-from tradepost_reputation.dashboard.charts import score_chart
+from tradepost_reputation.dashboard.charts import bars, score_chart
 from tradepost_reputation.dashboard.dag import draw
 from tradepost_reputation.dashboard.views import (
     DashboardView,
@@ -65,6 +65,7 @@ class Pages:
         }
         environment.globals |= {
             "draw_dag": draw,
+            "bars": bars,
             "score_chart": score_chart,
             "sections": _SECTIONS,
             "top": _WORKERS_ON_TOP,

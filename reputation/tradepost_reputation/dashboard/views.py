@@ -128,6 +128,48 @@ class LeaseView(_View, frozen=True, kw_only=True):
     stages: tuple[ComparedStageView, ...] = ()
 
 
+class PricesView(_View, frozen=True, kw_only=True):
+    """What results were paid in one capability class, per work unit: the 10%, 50% and 90% quantiles."""
+
+    capability: str
+    results: int
+    low_microcredits: Microcredits
+    median_microcredits: Microcredits
+    high_microcredits: Microcredits
+
+
+class MinuteView(_View, frozen=True, kw_only=True):
+    """How many jobs ended in the minute that began at `at`."""
+
+    at: float
+    jobs: int
+
+
+class ResultsView(_View, frozen=True, kw_only=True):
+    """How many jobs ended with so many results; jobs with several had them compared."""
+
+    results: int
+    jobs: int
+
+
+class ActivityView(_View, frozen=True, kw_only=True):
+    """What the newest ended jobs of the market tell about it.
+
+    `jobs` are those looked at, the newest of which ended at `until`; `by_minute` are the minutes up to that
+    one. The waits are from submission to the first lease, in seconds: the 50% and the 90% quantile.
+    `results_mean` is how many results a job took. All are absent without such jobs.
+    """
+
+    jobs: int
+    until: float | None = None
+    by_minute: tuple[MinuteView, ...] = ()
+    wait_s_median: float | None = None
+    wait_s_high: float | None = None
+    prices: tuple[PricesView, ...] = ()
+    results: tuple[ResultsView, ...] = ()
+    results_mean: float | None = None
+
+
 class DashboardView(_View, frozen=True, kw_only=True):
     """An overview of the market. `version` follows from the content, and changes with it.
 
@@ -137,6 +179,7 @@ class DashboardView(_View, frozen=True, kw_only=True):
     version: int
     broker: str
     jobs: dict[str, int]
+    activity: ActivityView
     workers: tuple[WorkerView, ...]
     leases: tuple[SettledLeaseView, ...]
 
@@ -188,16 +231,6 @@ class WorkerPageView(_View, frozen=True, kw_only=True):
     worker: WorkerView
     history: tuple[ScoreHistoryView, ...]
     before: str
-
-
-class PricesView(_View, frozen=True, kw_only=True):
-    """What results were paid in one capability class, per work unit: the 10%, 50% and 90% quantiles."""
-
-    capability: str
-    results: int
-    low_microcredits: Microcredits
-    median_microcredits: Microcredits
-    high_microcredits: Microcredits
 
 
 class ListedPipelineView(_View, frozen=True, kw_only=True):

@@ -11,7 +11,15 @@ import pytest
 from sample_records import WORKER, job, lease, pipeline
 from tradepost_broker.market.model.entities import Lease, LeaseState
 from tradepost_broker.reporting.pipeline_lists import page_of_pipelines
-from tradepost_broker.reporting.recent_activity import RecentActivity, newest_ended, prices_of, quantile
+from tradepost_broker.reporting.recent_activity import (
+    _BY_MINUTE,
+    RecentActivity,
+    activity_of,
+    ends_by_minute,
+    newest_ended,
+    prices_of,
+    quantile,
+)
 from tradepost_broker.storage.store import Store
 
 
@@ -60,6 +68,29 @@ def test_quantiles_are_values_that_were_there(store: Store) -> None:
     assert (prices.results, prices.low_microcredits, prices.high_microcredits) == (2, 2, 4)
     assert prices_of([], "cpu") is None
     assert [quantile(range(10), share) for share in (0.0, 0.1, 0.5, 0.9, 1.0)] == [0, 1, 5, 9, 9]
+
+
+def test_the_market_is_summed_up(store: Store) -> None:
+    jobs = list(newest_ended(store, count=10))
+    view = activity_of(jobs, ends_by_minute(store, 20.0))
+    assert (view.jobs, view.until, view.wait_s_median, view.wait_s_high) == (2, 20.0, 2.0, 2.0)
+    assert [(one.results, one.jobs) for one in view.results] == [(1, 1), (2, 1)]
+    assert view.results_mean == 1.5
+    assert [(one.capability, one.results) for one in view.prices] == [("cpu", 2)]
+    assert activity_of([], ()).results_mean is None
+
+
+def test_a_minute_counts_the_jobs_that_ended_in_it(store: Store) -> None:
+    transaction = store.begin()
+    for id_, ended_at in (("a", 3_599.9), ("b", 3_600.0), ("c", 3_659.9), ("old", 59.9)):
+        transaction.save(job(id_, finished_at=ended_at))
+    transaction.flush()
+    transaction.commit()
+    minutes = ends_by_minute(store, 3_659.9)
+    assert len(minutes) == 60
+    assert {one.at: one.jobs for one in minutes if one.jobs} == {3_540.0: 1, 3_600.0: 2}
+    [plan] = [row[-1] for row in store.rows(f"EXPLAIN QUERY PLAN {_BY_MINUTE}", (60.0,)) if "jobs" in row[-1]]
+    assert "COVERING INDEX ix_jobs_finished_at" in plan
 
 
 async def test_many_readers_cost_one_reading(store: Store) -> None:

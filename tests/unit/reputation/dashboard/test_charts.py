@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tradepost_reputation.dashboard import ScorePointView
-from tradepost_reputation.dashboard.charts import HEIGHT, WIDTH, Axis, band, score_chart, step_line
+from tradepost_reputation.dashboard.charts import HEIGHT, WIDTH, Axis, band, bars, score_chart, step_line
 
 UNIT = Axis(low=0.0, high=1.0)
 SHARES = st.floats(min_value=0.0, max_value=1.0)
@@ -39,3 +39,12 @@ def test_a_chart_stays_in_its_plane(values: list[tuple[float, float, float]]) ->
             down = [first] if move == "V" else [second] if move == "M" else []
             assert all(0 <= float(value) <= WIDTH for value in across)
             assert all(0 <= float(value) <= HEIGHT for value in down)
+
+
+def test_bars_stand_on_the_ground_side_by_side() -> None:
+    low, none, high = bars([1, 0, 4])
+    assert (low.height, none.height, high.height) == (25.0, 0.0, HEIGHT)
+    assert all(bar.y + bar.height == HEIGHT for bar in (low, none, high))
+    assert low.x + low.width < none.x < none.x + none.width < high.x
+    assert [bar.height for bar in bars([0, 0])] == [0.0, 0.0]
+    assert bars([]) == []
