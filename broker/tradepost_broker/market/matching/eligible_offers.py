@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Final, NamedTuple
 
+from tradepost.protocol import Offer
 from tradepost_broker.market.matching.scoring import Bidder
 from tradepost_broker.market.matching.worker_filter import OWNER_NOT_ALLOWED, SCORE_BELOW, WorkerFilter
 from tradepost_broker.market.model.amounts import AMOUNT_MAX_MICROCREDITS, bid_for
@@ -78,7 +79,10 @@ class EligibleOffers:
             return Field(cheapest, cached, [])
         idle = {bidder.id for bidder in (*cheapest, *cached)}
         standing = self.standing(bid_microcredits_max=bid_microcredits_max, limit=limit)
-        return Field(cheapest, cached, [rival for rival in standing if rival.id not in idle])
+        busy = [rival for rival in standing if rival.id not in idle]
+        if self._state.policy.absent_compete:
+            busy += self._absent_bidders(bid_microcredits_max=bid_microcredits_max, limit=limit)
+        return Field(cheapest, cached, busy)
 
     def cheapest(self, *, bid_microcredits_max: int, limit: int) -> list[Bidder]:
         """Up to `limit` idle bidders, cheapest first, that bid at most `bid_microcredits_max`."""
@@ -246,19 +250,45 @@ class EligibleOffers:
     def count_absent(self) -> int:
         """How many workers whose last offer fits are not back since a restart; 0 once they have had the time.
 
-        While they are away, an offer may compete with no other: the price shows it.
+        While they are away, they cannot win, but what they asked still counts for the price.
         """
+        return sum(1 for _ in self._absent())
+
+    def _absent(self) -> Iterator[tuple[WorkerState, Offer]]:
         if self._state.at >= self._state.patience_from:
-            return 0
-        return sum(
-            not worker.connected
-            and not worker.record.auditor
-            and worker.record.standing is WorkerStanding.ACTIVE
-            and worker.record.offer is not None
-            and worker.record.owner not in self._owners
-            and fits(worker.record.offer, self._need)
-            for worker in self._state.workers.values()
+            return
+        for worker in self._state.workers.values():
+            offer = worker.record.offer
+            if (
+                not worker.connected
+                and not worker.record.auditor
+                and worker.record.standing is WorkerStanding.ACTIVE
+                and offer is not None
+                and worker.record.owner not in self._owners
+                and fits(offer, self._need)
+            ):
+                yield worker, offer
+
+    def _absent_bidders(self, *, bid_microcredits_max: int, limit: int) -> list[Bidder]:
+        """The cheapest bidders that are not back since a restart: rivals, as if they were busy."""
+        eligible = sorted(
+            (offer.price_per_unit_microcredits, worker.record.id)
+            for worker, offer in self._absent()
+            if self._may_compete(worker)
         )
+        return [
+            self._bidder(self._state.workers[worker_id], price_per_unit_microcredits)
+            for price_per_unit_microcredits, worker_id in eligible[:limit]
+            if bid_for(price_per_unit_microcredits, self._job.units) <= bid_microcredits_max
+        ]
+
+    def _may_compete(self, worker: WorkerState) -> bool:
+        """Whether nothing but its absence keeps a worker from the job."""
+        if self._why_one_voice(worker.record.owner) or self._state.loser(worker) in self._losers:
+            return False
+        if self._proven_only and not worker.is_proven(self._state.day):
+            return False
+        return not self._filter.why_not(worker)
 
     def _at(self, place: int, lists: list[PriceList], counts: list[int]) -> tuple[int, WorkerState]:
         """The offer at a place in the first so many entries of each list."""
@@ -318,12 +348,12 @@ class EligibleOffers:
         return self._bidder(worker, price_per_unit_microcredits)
 
     def _bidder(self, worker: WorkerState, price_per_unit_microcredits: int) -> Bidder:
-        seat = worker.seat
+        offer = worker.seat.offer if worker.seat else worker.record.offer
         return Bidder(
             worker,
             bid_for(price_per_unit_microcredits, self._job.units),
             worker.belief(self._scope, self._state.day),
-            seat is not None and self._job.pipeline in seat.offer.warm,
+            offer is not None and self._job.pipeline in offer.warm,
             self._run_s(worker) if self._job.preference else 0.0,
             len(worker.open),
         )

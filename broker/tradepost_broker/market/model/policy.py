@@ -102,6 +102,9 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     losers_recorded_max: Count = 4
     #: Whether a match in the first `reconnect_s` after a restart counts the offers that are not back yet.
     absent_recorded: bool = True
+    #: Whether those offers count for the price, as those of busy workers do, and what earlier winners asked
+    #: is known after a restart.
+    absent_compete: bool = True
     #: Failed matches of waiting jobs after which the search stops, when one worker has capacity again.
     rematches_max: Positive = 32
     #: Waiting jobs of one kind that are looked at when a worker has capacity again.
@@ -201,6 +204,7 @@ _EARLIER_RULES: Final = {
     "quarantine_owners": 0,
     "references_to_expel": 1,
     "absent_recorded": False,
+    "absent_compete": False,
     "interrupted_excused": False,
     "hedges_max": 0,
     "cool_off_s": 0.0,

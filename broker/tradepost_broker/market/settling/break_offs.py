@@ -94,7 +94,24 @@ def forget(state: MarketState) -> None:
     state.watches.clear()
     state.run_times.clear()
     state.stage_times.clear()
+    _recall_price_levels(state)
+
+
+def _recall_price_levels(state: MarketState) -> None:
+    """Know what those ask who won lately: leases that every restart finds in the records, newest last."""
     state.price_levels.clear()
+    if not state.policy.absent_compete:
+        return
+    won = [
+        lease
+        for lease in state.leases.values()
+        if lease.purpose is LeasePurpose.AUCTION and lease.granted_at > state.at - state.policy.retain_s
+    ]
+    for lease in sorted(won, key=lambda lease: (lease.granted_at, lease.id)):
+        worker = state.workers[lease.worker].record
+        if worker.offer is not None:
+            price_microcredits = worker.offer.price_per_unit_microcredits
+            state.price_levels.note(state.capability(state.jobs[lease.job]), worker.owner, price_microcredits)
     state.agreeing_pairs.clear()
 
 

@@ -4,8 +4,8 @@ Costs beyond a bid are stated in typical bids. Were the typical bid the median o
 asks more would make rivals look dearer and so raise its own price. It is the median of what the latest
 winners asked instead, one bid an owner, by capability class.
 
-Memory is bounded: so many owners of each class, the newest. None of it is in the records, so a restart begins
-anew.
+Memory is bounded: so many owners of each class, the newest. After a restart it follows from the leases of the
+last minutes and their workers' offers.
 """
 
 from __future__ import annotations

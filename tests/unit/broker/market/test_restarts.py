@@ -337,3 +337,43 @@ def test_a_forged_receipt_is_no_fault_of_a_restart() -> None:
     driver.restart()
     driver.cancel(job)
     assert [one.kind.value for one in driver.all_of(Evidence)] == ["failed"]
+
+
+@pytest.mark.parametrize("bids", [(10, 20, 30), (10, 11, 50), (30, 20, 10)])
+def test_a_price_does_not_depend_on_a_restart(bids: tuple[int, int, int]) -> None:
+    prices = []
+    for restarts in (False, True):
+        driver = StaffedMarket(3, policy=POLICY)
+        for number, bid in enumerate(bids):
+            driver.connect(f"w{number}", make_offer(bid))
+        cheapest = f"w{bids.index(min(bids))}"
+        first = driver.submit(confidence=0.5)
+        driver.deliver_all(first, "right")
+        if restarts:
+            driver.restart()
+            driver.tick(1.0)
+            driver.connect(cheapest, make_offer(min(bids)))
+        else:
+            driver.tick(1.0)
+        [lease] = driver.open_leases(driver.submit(confidence=0.5))
+        assert lease.worker == cheapest
+        prices.append(lease.price_microcredits)
+        driver.check()
+    assert prices[0] == prices[1]
+
+
+def test_who_stays_away_competes_no_more() -> None:
+    driver = StaffedMarket(2, policy=POLICY)
+    driver.restart()
+    driver.connect("w0", make_offer(10))
+    first, second = driver.submit(confidence=0.5), None
+    price_microcredits = driver.of(Match, f"{first}.1").clearing_price_microcredits
+    driver.deliver_all(first, "right")
+    driver.tick(POLICY.reconnect_s)
+    second = driver.submit(confidence=0.5)
+    assert driver.of(Match, f"{second}.1").clearing_price_microcredits > price_microcredits
+
+
+def test_an_earlier_journal_replays_without_those_rivals() -> None:
+    policy = recorded_policy(msgspec.msgpack.encode({"audit_rate": 0.0}))
+    assert not policy.absent_compete
