@@ -75,7 +75,9 @@ async def real_worker(broker: LocalBroker, folder: Path, *, price: str) -> Async
     membership = await join(StateFolder(folder), broker_url=str(broker.url), token=token, device="lab")
     add_publisher(folder / "trust.toml", Publisher(name="a", key=KEY.public_key))
     # Not nice: on a busy machine the runs would take until the pipeline's time limit.
-    settings = load_settings({"state_dir": folder, "price_per_unit": price, "capacity": 1, "nice": 0})
+    settings = load_settings(
+        {"state_dir": folder, "price_per_unit": price, "capacity": 1, "nice": 0, "mains_only": False}
+    )
     stop = asyncio.Event()
     async with worker_from_settings(settings, decorate=decorate) as worker:
         running = asyncio.create_task(worker.run(stop))

@@ -20,6 +20,7 @@ from yarl import URL
 from tradepost.errors import EXIT_CODES, Fault
 from tradepost_broker.testing import LocalBroker
 from tradepost_signing.keys import SigningKey
+from tradepost_worker.settings import FILE_NAME, save_settings
 from tradepost_worker.testing.lent_device import until
 
 #: Nobody resolves this name: what reaches it went through the proxy.
@@ -107,6 +108,7 @@ async def test_a_worker_joins_and_works_through_the_proxy(site: Site, tmp_path: 
     joined: dict[str, Any] = json.loads(out)
     assert set(site.proxy.tunnels) == {f"{HOST}:443"}
 
+    save_settings(tmp_path / "state" / FILE_NAME, {"nice": 0, "mains_only": False})  # it starts beside others
     process = await site.start("-m", "tradepost", "worker", "run", *folder)
     try:
         await until(lambda: site.broker.running.parts.market.worker(joined["worker"]) is not None)

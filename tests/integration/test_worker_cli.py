@@ -37,7 +37,7 @@ from tradepost_signing.keys import SigningKey
 from tradepost_worker import assembly
 from tradepost_worker.assembly import run_worker, worker_from_settings
 from tradepost_worker.cli import app
-from tradepost_worker.settings import load_settings
+from tradepost_worker.settings import FILE_NAME, load_settings, save_settings
 from tradepost_worker.state import StateFolder
 from tradepost_worker.testing.fake_broker import FakeBroker
 from tradepost_worker.testing.samples import kernel_pipeline, sample_input
@@ -124,6 +124,8 @@ async def test_a_workers_life(owner: Owner, broker: tuple[FakeBroker, str], tmp_
     assert owner.says_json("status")["running"] is False
     assert "may now run on this device" in owner.trust(fake.publisher)
 
+    # A nice runner takes minutes to start on a busy machine.
+    save_settings(owner.folder / FILE_NAME, {"nice": 0, "mains_only": False})
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tradepost", "worker", "run", "--capacity", "2", "--json"),
         *("--state-dir", str(owner.folder)),

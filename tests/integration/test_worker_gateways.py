@@ -37,6 +37,8 @@ PUBLISHER = SigningKey.generate()
 PADDING = b"\x03pad" + random.Random(8).randbytes(600_000)
 KERNEL = tradepost_kernels.load("noop") + b"\0" + encode_varint(len(PADDING)) + PADDING
 PIPELINE = kernel_pipeline(KERNEL)
+#: One runner, which gives way to nobody: a nice one takes minutes on a busy machine.
+ALONE: dict[str, str | int] = {"capacity": 1, "runners_max": 1, "nice": 0, "mains_only": False}
 ARTIFACT = {cid: block for cid, block in PIPELINE.blocks.items() if cid != PIPELINE.cid}
 
 Serve = Callable[[GatewayEndpoints, web.Request], Awaitable[web.StreamResponse]]
@@ -63,7 +65,7 @@ class Market:
     @asynccontextmanager
     async def worker(self, **settings: str | int) -> AsyncIterator[None]:
         """The device at work, until the context ends."""
-        save_settings(self.device / FILE_NAME, {"capacity": 1, "runners_max": 1, **settings})
+        save_settings(self.device / FILE_NAME, {**ALONE, **settings})
         stop = asyncio.Event()
         async with worker_from_settings(load_settings({"state_dir": self.device})) as worker:
             running = asyncio.create_task(worker.run(stop))
