@@ -74,7 +74,9 @@ def test_the_wheel_holds_the_six_packages_and_nothing_else(wheel: Path) -> None:
         "tradepost_kernels/compiled/normalize.wasm",
         "tradepost_kernels/include/tk_base.h",
         "tradepost_kernels/include/tk_document.h",
+        "tradepost_kernels/include/tk_image.h",
         "tradepost_kernels/include/tk_safetensors.h",
+        "tradepost_kernels/include/tk_unicode.h",
         "tradepost_kernels/include/tradepost_kernel.h",
         "tradepost_kernels/kernels.lock.json",
     ):
