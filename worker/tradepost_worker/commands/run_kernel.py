@@ -82,8 +82,10 @@ def run(
 def list_kernels(as_json: Json = False) -> None:
     """List the built-in kernels."""
     kernels = {name: tradepost_kernels.info(name) for name in tradepost_kernels.names()}
+    width = max(map(len, kernels)) + 2
     lines = (
-        f"{name:<14}{info.form:<9}{info.bytes:>7,} bytes  {info.summary}" for name, info in kernels.items()
+        f"{name:<{width}}{info.form:<9}{info.bytes:>7,} bytes  {info.summary}"
+        for name, info in kernels.items()
     )
     show(kernels, "\n".join(lines), as_json=as_json)
 
