@@ -11,6 +11,12 @@ from tradepost_broker.market.model.entities import Evidence, Job, Lease, Worker
 from tradepost_broker.storage import database
 from tradepost_broker.storage.store import Reader
 
+#: Scores by worker and class of capability: the first good result of a class has a low one of its own.
+Scores = Mapping[tuple[str, str], float]
+
+#: Good evidence fades while a test runs; one finding takes far more.
+_FADED = 0.001
+
 
 @dataclass(frozen=True, kw_only=True)
 class MarketRecords:
@@ -42,18 +48,24 @@ class MarketRecords:
         finally:
             reader.close()
 
-    def check_nobody_is_blamed(self, scores: Mapping[str, float]) -> None:
-        """Raise `AssertionError` if anything lowers, or may yet lower, a score below that in `scores`."""
+    def check_nobody_is_blamed(self, scores: Scores) -> None:
+        """Raise `AssertionError` if anything lowers, or may yet lower, a score below those in `scores`."""
         bad = [one for one in self.evidence if one.kind.lowers_score]
         assert bad == [], bad
         pending = [one for one in self.leases if one.blame_at is not None or one.pending_evidence]
         assert pending == [], pending
         for worker, view in self.views.items():
             assert view["standing"] == "active", view
-            assert view["score"] >= scores.get(worker, 0.0), view
+            for one in view["reputations"]:
+                before = scores.get((worker, one["capability"]), 0.0)
+                assert one["score"] >= before - _FADED, view
         assert self.books["differences"] == [], self.books
 
 
-def scores_of(market: LocalMarket) -> dict[str, float]:
-    """The scores of a market's workers now, by id."""
-    return {worker.id: market.view(worker)["score"] for worker in market.running}
+def scores_of(market: LocalMarket) -> Scores:
+    """The scores of a market's workers now."""
+    return {
+        (worker.id, one["capability"]): one["score"]
+        for worker in market.running
+        for one in market.view(worker)["reputations"]
+    }
