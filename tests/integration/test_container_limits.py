@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tradepost_worker.device.capacity import control_group_ancestry
+from control_groups import limited_groups
 
 MIB = 1 << 20
 #: What a worker would offer, and measure.
@@ -33,21 +33,8 @@ def limited() -> Iterator[list[Path]]:
         "memory": {"memory.limit_in_bytes": 512 * MIB},
         "cpu": {"cpu.cfs_period_us": 100_000, "cpu.cfs_quota_us": 100_000},
     }
-    made: list[Path] = []
-    try:
-        for controller, files in limits.items():
-            own = next(iter(control_group_ancestry(controller)), None)
-            if own is None or not os.access(own, os.W_OK):
-                pytest.skip(f"no control group (version 1) of the controller {controller} can be made here")
-            path = own / f"tradepost-test-{os.getpid()}"
-            path.mkdir()
-            made.append(path)
-            for name, value in files.items():
-                (path / name).write_text(str(value))
+    with limited_groups(limits) as made:
         yield made
-    finally:
-        for path in made:
-            path.rmdir()
 
 
 def offered(groups: list[Path], *arguments: str) -> list[int]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tradepost.errors import RunnerFailed
+from tradepost.errors import PipelineTooCostly, RunnerFailed, TradepostError
 from tradepost.protocol import Finding, GiveBack
 from tradepost_worker.leases.findings import read_findings
 from tradepost_worker.testing.agent_bench import NOOP, AgentBench
@@ -58,18 +58,32 @@ async def test_what_was_found_while_the_worker_was_away_is_learnt_when_it_comes_
     assert "\x1b" not in line
 
 
-async def test_a_lease_that_fails_is_logged_with_its_reason(
-    bench: AgentBench, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("error", "end", "why"),
+    [
+        (
+            RunnerFailed("the runner was killed by signal 9", stage="kernel"),
+            "failed",
+            "The runner process ended unexpectedly. the runner was killed by signal 9",
+        ),
+        (
+            PipelineTooCostly("the runner was killed at its memory limit", stage="kernel"),
+            "refused",
+            "This pipeline needs more memory or time than this device or its compiler provides. the runner "
+            "was killed at its memory limit",
+        ),
+    ],
+    ids=["failed", "costs too much to compile"],
+)
+async def test_a_lease_that_is_given_back_is_logged_with_its_pipeline_and_reason(
+    bench: AgentBench, caplog: pytest.LogCaptureFixture, error: TradepostError, end: str, why: str
 ) -> None:
     caplog.set_level(logging.INFO)
-    bench.runners.error = RunnerFailed("the runner was killed by signal 9", stage="kernel")
+    bench.runners.error = error
     async with bench.agent():
         await bench.connected()
         grant = bench.broker.grant(NOOP, sample_input())
         await bench.broker.send(grant)
         await bench.broker.next(GiveBack)
     (line,) = logged(caplog, "lease_returned")
-    assert line == (
-        f"Gave back lease {grant.lease}, failed (stage kernel): The runner process ended unexpectedly. "
-        "the runner was killed by signal 9"
-    )
+    assert line == f"Gave back lease {grant.lease}, {end} (pipeline {NOOP.cid}, stage kernel): {why}"

@@ -240,12 +240,15 @@ class AsyncClient(NotCopied):
                     # The event loop may have stood still while this input was read, and may do so again.
                     await submitted.wait()
                 while waiting and (waiting[0].done() or len(waiting) >= window):
-                    yield await waiting.popleft()
+                    yield await asyncio.shield(waiting[0])
+                    waiting.popleft()
                 read_at = clock()
             while waiting:
-                yield await waiting.popleft()
+                # Shielded: if this map's caller is cancelled, the oldest job must not be the first to be.
+                yield await asyncio.shield(waiting[0])
+                waiting.popleft()
         finally:
-            for task in waiting:
+            for task in reversed(waiting):  # a job that ends makes room for one that waits, which would begin
                 task.cancel()
 
     async def attach(self, job: str, *, input_cid: str | None = None) -> AsyncJobHandle:
@@ -370,7 +373,8 @@ class _Open:
         self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), proxy=proxy_for(url))
         self.stream = JobStream(session=self._session, url=url, headers=headers, give_up_s=give_up_s)
         self.requests = BrokerRequests(session=self._session, url=url, headers=headers, give_up_s=give_up_s)
-        self._running: set[asyncio.Task[Any] | None] = set()
+        #: In the order in which they began.
+        self._running: dict[asyncio.Task[Any], None] = {}
 
     def check_place(self) -> None:
         """Raise `InvalidCall` in another process or event loop."""
@@ -390,17 +394,18 @@ class _Open:
         """Cancel the current task if the client closes before it leaves this context."""
         task = asyncio.current_task()
         if task is not None:
-            self._running.add(task)
+            self._running[task] = None
         try:
             yield
         finally:
-            self._running.discard(task)
+            if task is not None:
+                self._running.pop(task, None)
 
     async def close(self) -> None:
         """Cancel the jobs of unfinished maps, close the stream, and the session."""
         try:
-            running = [task for task in self._running if task is not None]
-            for task in running:
+            running = list(self._running)
+            for task in reversed(running):
                 task.cancel()
             if running:
                 await asyncio.wait(running)

@@ -211,7 +211,7 @@ class Client(NotCopied):
         finally:
             # Without waiting: Python may end an abandoned map in any thread, the loop's own too.
             if not loop.is_elsewhere:
-                for pending in waiting:
+                for pending in reversed(waiting):  # one that ends makes room for the next, which would begin
                     pending.cancel()
 
     def attach(self, job: str, *, input_cid: str | None = None) -> JobHandle:

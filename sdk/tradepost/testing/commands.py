@@ -21,13 +21,19 @@ def command_line(arguments: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", "tradepost", *arguments]
 
 
-def run_command(arguments: Sequence[str], *, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+def run_command(
+    arguments: Sequence[str],
+    *,
+    environment: Mapping[str, str] | None = None,
+    launcher: Sequence[str] = (),
+) -> dict[str, Any]:
     """Run a `tradepost` command to its end; its JSON, if it has the option `--json`.
 
-    `environment` is added to this process's own. Raises the error that the command failed with.
+    `environment` is added to this process's own, and `launcher` is a command line that starts the command.
+    Raises the error that the command failed with.
     """
     done = subprocess.run(
-        command_line(arguments),
+        [*launcher, *command_line(arguments)],
         capture_output=True,
         text=True,
         check=False,

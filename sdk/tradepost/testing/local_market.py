@@ -38,7 +38,8 @@ _POLL_S: Final = 0.02
 class WorkerPlan:
     """A worker to start: its device name, owner, price in credits per work unit and stake in credits.
 
-    `module` is what runs in place of the `tradepost worker` command, for a worker that cheats.
+    `module` is what runs in place of the `tradepost worker` command, for a worker that cheats. `launcher` is
+    the command line that starts the device's commands, such as `("env", "NAME=VALUE")`; it must not fork.
     """
 
     name: str
@@ -48,6 +49,7 @@ class WorkerPlan:
     capacity: int = 1
     auditor: bool = False
     module: str | None = None
+    launcher: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,21 +128,21 @@ class LocalMarket:
         """Join a worker with a fresh token and start it; it trusts the market's publisher."""
         token = ["broker", "token", *self._data, "--owner", plan.owner, "--stake", plan.stake, "--json"]
         issued = self.run([*token, "--auditor"] if plan.auditor else token)
-        state = self._home / "workers" / plan.name
+        state = self.state_dir(plan)
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
         shutil.copy(self._home / "owner" / "trust.toml", state)
         # The market is the owner's own, and so is the machine: nothing here has to give way to anybody.
         (state / "worker.toml").write_text("nice = 0\nmains_only = false\n")
         joining = ["worker", "join", self.url, "--token", str(issued["token"]), "--name", plan.name]
-        joined = self.run([*joining, "--state-dir", str(state), "--no-run", "--no-measure", "--json"])
+        joining += ["--state-dir", str(state), "--no-run", "--no-measure", "--json"]
+        joined = self.run(joining, launcher=plan.launcher)
         command = ["run", "--state-dir", str(state), "--price", plan.price, "--capacity", str(plan.capacity)]
         if plan.module is None:
             arguments = command_line(["worker", *command])
         else:
             arguments = [sys.executable, "-m", plan.module, *command]
-        worker = RunningWorker(
-            plan=plan, id=str(joined["worker"]), process=self._spawn(f"worker-{plan.name}", arguments)
-        )
+        process = self._spawn(f"worker-{plan.name}", [*plan.launcher, *arguments])
+        worker = RunningWorker(plan=plan, id=str(joined["worker"]), process=process)
         self.running.append(worker)
         return worker
 
@@ -159,10 +161,24 @@ class LocalMarket:
         self.running[self.running.index(worker)] = resumed
         return resumed
 
+    def start_copy(self, worker: RunningWorker, state: Path) -> RunningWorker:
+        """Start a worker with a copy of another one's state folder: a second device with the same key."""
+        plan = replace(worker.plan, name=state.name)
+        command = [str(part) for part in cast("list[str]", worker.process.args)]
+        command[command.index("--state-dir") + 1] = str(state)
+        return RunningWorker(plan=plan, id=worker.id, process=self._spawn(f"worker-{plan.name}", command))
+
     def wait_for_workers(self, workers: Sequence[RunningWorker] | None = None) -> None:
         """Wait until these workers, or all, are connected, so that their offers stand."""
         for worker in self.running if workers is None else workers:
             self._wait(partial(self._is_connected, worker), worker.process, f"worker-{worker.plan.name}")
+
+    def wait_until(self, ready: Callable[[], bool], worker: RunningWorker) -> None:
+        """Wait until `ready()`.
+
+        Raises `BrokerUnavailable`, with the end of the log, if the worker ends before or it takes too long.
+        """
+        self._wait(ready, worker.process, f"worker-{worker.plan.name}")
 
     def view(self, worker: RunningWorker) -> dict[str, Any]:
         """What the broker shows everyone of a worker."""
@@ -170,9 +186,28 @@ class LocalMarket:
         with direct.open(f"{self.url}/v1/workers/{worker.id}", timeout=_ANSWER_S_MAX) as response:
             return dict(json.load(response))
 
-    def run(self, arguments: list[str], *, environment: dict[str, str] | None = None) -> dict[str, Any]:
+    def run(
+        self,
+        arguments: list[str],
+        *,
+        environment: dict[str, str] | None = None,
+        launcher: Sequence[str] = (),
+    ) -> dict[str, Any]:
         """Run a `tradepost` command to its end; its JSON, if it printed any. Raises what it failed with."""
-        return run_command(arguments, environment=environment)
+        return run_command(arguments, environment=environment, launcher=launcher)
+
+    def status(self, worker: RunningWorker) -> dict[str, Any]:
+        """What `tradepost worker status` shows the owner on the worker's device."""
+        command = ["worker", "status", "--state-dir", str(self.state_dir(worker.plan)), "--json"]
+        return self.run(command, launcher=worker.plan.launcher)
+
+    def log(self, worker: RunningWorker) -> str:
+        """What the worker has logged so far."""
+        return self._log_file(f"worker-{worker.plan.name}").read_text(errors="replace")
+
+    def state_dir(self, plan: WorkerPlan) -> Path:
+        """The state folder of a worker's device."""
+        return self._home / "workers" / plan.name
 
     def close(self) -> None:
         """End every process, workers first, and remove the state if it was temporary."""
@@ -231,13 +266,17 @@ class LocalMarket:
         return bool(self.view(worker)["connected"])
 
     def _spawn(self, name: str, arguments: list[str]) -> subprocess.Popen[bytes]:
-        (self._home / "logs").mkdir(parents=True, exist_ok=True)
-        with (self._home / "logs" / f"{name}.log").open("ab") as log:
+        path = self._log_file(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as log:
             process = subprocess.Popen(
                 arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
         self._processes.append(process)
         return process
+
+    def _log_file(self, name: str) -> Path:
+        return self._home / "logs" / f"{name}.log"
 
     def _end(self, process: subprocess.Popen[bytes], number: signal.Signals) -> int:
         if process.poll() is not None:
@@ -251,7 +290,7 @@ class LocalMarket:
         deadline = time.monotonic() + START_S_MAX
         while not ready():
             if process.poll() is not None or time.monotonic() > deadline:
-                log = (self._home / "logs" / f"{name}.log").read_text(errors="replace")
+                log = self._log_file(name).read_text(errors="replace")
                 state = (
                     f"ended with {process.returncode}" if process.returncode is not None else "is not ready"
                 )

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import logging
 
+from tradepost.plurals import counted
 from tradepost.protocol import Capabilities
+from tradepost_worker.device.capacity import DeviceCapacity
 from tradepost_worker.runner.messages import Ready
-from tradepost_worker.settings import Settings, available_cores
+from tradepost_worker.settings import Settings
 
 log = logging.getLogger(__name__)
 
 
 def probe_capabilities(ready: Ready, settings: Settings) -> Capabilities:
-    """The device's capabilities, given what a fresh runner said. Layers that it lacks are logged."""
+    """The device's capabilities, given what a fresh runner said. What limits them is logged."""
     for layer, reason in ready.isolation.refused.items():
         log.warning(
             "The sandbox layer %s is not available: %s",
@@ -24,8 +26,18 @@ def probe_capabilities(ready: Ready, settings: Settings) -> Capabilities:
             reason,
             extra={"action": "isolation_refused", "layer": layer},
         )
+    device = DeviceCapacity()
+    if device.is_limited:
+        log.info(
+            "A control group (a container) limits this device to %s MiB of memory and %s. It gets no "
+            "pipelines that need more than %s MiB.",
+            f"{device.memory_bytes >> 20:,}",
+            counted(device.cores, "core"),
+            f"{settings.memory_bytes_max >> 20:,}",
+            extra={"action": "device_limited", "memory_bytes": device.memory_bytes, "cores": device.cores},
+        )
     return Capabilities(
-        cores=available_cores(),
+        cores=device.cores,
         memory_bytes=settings.memory_bytes_max,
         providers=_allowed(ready.providers, settings.gpu_percent),
         engines=ready.engines,

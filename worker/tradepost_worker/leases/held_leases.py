@@ -127,7 +127,7 @@ class HeldLeases:
             error = DeviceBusy(
                 f"this device runs at most {counted(self._capacity, 'lease')} at the same time"
             )
-            self._finish(give_back(grant.lease, error, GiveBackReason.REFUSED))
+            self._finish(give_back(grant.lease, error, GiveBackReason.REFUSED), grant.pipeline)
             return
         self._outbox.note_pipeline(grant.lease, grant.pipeline)
         progress = StageProgress()
@@ -145,7 +145,7 @@ class HeldLeases:
         for lease, running in list(self._running.items()):
             if (error := pipelines.get(running.grant.pipeline)) is not None:
                 self.recall(lease, str(error))
-                self._finish(give_back(lease, error, GiveBackReason.REFUSED))
+                self._finish(give_back(lease, error, GiveBackReason.REFUSED), running.grant.pipeline)
 
     async def give_back_all(self) -> None:
         """Stop and give back whatever runs, because the owner stops the worker, and what still comes."""
@@ -227,7 +227,7 @@ class HeldLeases:
             self._outbox.note_refusal(grant.pipeline, None)
         elif end.frame.reason is GiveBackReason.REFUSED:
             self._outbox.note_refusal(grant.pipeline, end.frame.problem)
-        self._finish(end)
+        self._finish(end, grant.pipeline)
 
     async def _preempt_all(self, why: str) -> list[LeaseEnd]:
         """Stop what runs for the owner, and give how each lease ended so."""
@@ -238,9 +238,9 @@ class HeldLeases:
         await asyncio.gather(*(running.task for running in stopped), return_exceptions=True)
         return [self._executor.preempt(running.grant, running.progress, why) for running in stopped]
 
-    def _finish(self, end: LeaseEnd) -> None:
+    def _finish(self, end: LeaseEnd, pipeline: str | None = None) -> None:
         if isinstance(end.frame, GiveBack):
-            _log_return(end.frame)
+            _log_return(end.frame, pipeline)
         self._hand_in(end)
 
     def _hand_in(self, end: LeaseEnd) -> None:
@@ -274,16 +274,22 @@ class HeldLeases:
             stream.send(end.frame)
 
 
-def _log_return(frame: GiveBack) -> None:
+def _log_return(frame: GiveBack, pipeline: str | None) -> None:
     """Log why a lease is given back: as a warning if the broker may hold it against this device."""
     problem = frame.problem
-    where = f" (stage {problem.stage})" if problem.stage else ""
+    where = [f"pipeline {pipeline}"] if pipeline else []
+    where += [f"stage {problem.stage}"] if problem.stage else []
     log.log(
         logging.WARNING if frame.reason is GiveBackReason.FAILED else logging.INFO,
         "Gave back lease %s, %s%s: %s",
         frame.lease,
         frame.reason.value,
-        where,
+        f" ({', '.join(where)})" if where else "",
         plain(f"{problem.title} {problem.detail}", chars_max=_REASON_CHARS_MAX),
-        extra={"action": "lease_returned", "lease": frame.lease, "code": problem.code},
+        extra={
+            "action": "lease_returned",
+            "lease": frame.lease,
+            "pipeline": pipeline,
+            "code": problem.code,
+        },
     )

@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -164,6 +164,50 @@ def test_closing_the_client_cancels_what_has_not_ended(fake: FakeBrokerThread) -
         assert statuses(fake.broker) == ["cancelled"] * 2
         with pytest.raises(ClientClosed):
             reading.result(60)
+
+
+def left_by_an_error(fake: FakeBrokerThread) -> None:
+    def inputs() -> Iterator[dict[str, Any]]:
+        yield from map(x, range(20))
+        client.submit(PIPELINE, x(), max_price=1)  # once it is answered, so are those before it
+        raise KeyboardInterrupt
+
+    with Client(fake.url, api_key=API_KEY) as client, pytest.raises(KeyboardInterrupt):
+        list(client.map(PIPELINE, inputs(), max_price=1))
+
+
+def left_by_closing(fake: FakeBrokerThread) -> None:
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with Client(fake.url, api_key=API_KEY) as client:
+            reading = pool.submit(next, client.map(PIPELINE, map(x, range(20)), max_price=1))
+            fake.until(partial(has_taken, 20))
+            client.submit(PIPELINE, x(), max_price=1)
+        assert isinstance(reading.exception(30), ClientClosed)
+
+
+def left_by_cancelling(fake: FakeBrokerThread) -> None:
+    async def leave() -> None:
+        async with AsyncClient(fake.url, api_key=API_KEY) as client:
+            results = client.map(PIPELINE, map(x, range(20)), max_price=1)
+            reading = asyncio.create_task(anext(results))
+            await asyncio.to_thread(fake.until, partial(has_taken, 20))
+            await client.submit(PIPELINE, x(), max_price=1)
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    asyncio.run(leave())
+
+
+@pytest.mark.parametrize("leave", [left_by_an_error, left_by_closing, left_by_cancelling])
+def test_the_newest_jobs_are_cancelled_first(
+    fake: FakeBrokerThread, leave: Callable[[FakeBrokerThread], None]
+) -> None:
+    """Else each that is cancelled makes room for the next one, which is begun then, and paid for that."""
+    fake.broker.hold = True
+    leave(fake)
+    ends = [view.finished_at or 0.0 for view in list(fake.broker.jobs.views.values())[:20]]
+    assert all(ends)
+    assert ends == sorted(ends, reverse=True)
 
 
 async def test_leaving_an_async_map_cancels_what_has_not_ended(fake: FakeBrokerThread) -> None:
