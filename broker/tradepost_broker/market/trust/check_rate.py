@@ -50,7 +50,7 @@ def is_covered(
     """Whether an owner may decide one more job alone, beside what is held of it and could still be undone.
 
     Its stake covers as many credits, and each check that it has passed so many results of this price, or of
-    the market's price for the job if that is less: cheap results vouch for no dear one.
+    the market's price for the job if that is less: cheap results vouch for no expensive one.
     """
     result_microcredits = min(price_microcredits, market_price_microcredits)
     record_microcredits = checks_passed * results_per_check * result_microcredits
