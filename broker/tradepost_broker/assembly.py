@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import web
 
 from tradepost.content import FolderStore
-from tradepost.errors import InvalidKey, InvalidSettings
+from tradepost.errors import DatabaseDamaged, InvalidKey, InvalidSettings, InvariantBroken
 from tradepost.identity import Identity
 from tradepost.protocol import broker_codec_for_workers
 from tradepost_broker.access.caller_limits import RateLimit
@@ -55,6 +55,7 @@ from tradepost_broker.reporting.start_warnings import (
 )
 from tradepost_broker.settings import Settings
 from tradepost_broker.storage.data_folder import IDENTITY_FILE, make_data_folder
+from tradepost_broker.storage.database_checks import RESTORE
 from tradepost_broker.storage.disk_space import DiskSpace
 from tradepost_broker.storage.store import Store
 from tradepost_broker.streams.sessions import Sessions
@@ -283,9 +284,12 @@ def _restore(settings: Settings, store: Store, clock: Callable[[], float]) -> Re
     log_policy_changes(store.starts(), policy)
     started_at = clock()
     without = store.left_out()
-    sifted = store.sift(at=started_at, policy=policy, without=without)
-    left_out = [(one.kind, one.id) for one in sifted.left_out] + without
-    market = Market.restore(sifted.records, policy, left_out=left_out)
+    try:
+        sifted = store.sift(at=started_at, policy=policy, without=without)
+        left_out = [(one.kind, one.id) for one in sifted.left_out] + without
+        market = Market.restore(sifted.records, policy, left_out=left_out)
+    except InvariantBroken as error:  # nothing has been decided yet: what was stored is at fault
+        raise DatabaseDamaged(f"{settings.database_path}: {error}", hint=RESTORE) from error
     store.record_start(
         at=started_at,
         version=version("tradepost"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import shutil
 import sqlite3
@@ -22,15 +23,17 @@ from tradepost.audit_log.tiles import TILE_WIDTH, Tile, tile_path
 from tradepost.cli import app
 from tradepost.errors import (
     DatabaseDamaged,
-    InvalidCheckpoint,
+    Fault,
+    InvalidJoinToken,
+    InvalidKeptCheckpoint,
     InvalidRequest,
-    InvariantBroken,
     NotInLog,
     UnknownJob,
 )
 from tradepost.identity import Identity
 from tradepost.protocol import Grant, JobStatus, JobView
-from tradepost_broker.testing import LocalBroker, local_broker
+from tradepost_broker.storage.database_checks import RESTORE
+from tradepost_broker.testing import FakeWorker, LocalBroker, local_broker
 from tradepost_worker.testing.lent_device import until
 
 #: No checkpoint is published while a test runs, unless it does so itself.
@@ -234,6 +237,30 @@ def test_what_nobody_changed_verifies(stopped: Path) -> None:
         ("UPDATE api_keys SET account = 'mallory'", "is not what was logged"),
         ("INSERT INTO api_keys VALUES ('k', 'mallory', 1.0)", "the api_key k is not in the log"),
         ("UPDATE join_tokens SET stake = stake + 1", "is not what was logged"),
+        ("UPDATE join_tokens SET used_by = ''", "nobody has used it; in the journal, worker"),
+        ("UPDATE join_tokens SET used_by = used_by || 'x'", "has used it; in the journal, worker"),
+        ("UPDATE publications SET id = id || 'x'", "its columns differ from its body"),
+        ("UPDATE publications SET account = 'mallory'", "its columns differ from its body"),
+        (
+            "UPDATE publications SET body = CAST(replace(body, 'alice', 'alicf') AS BLOB)",
+            "in the journal, alice",
+        ),
+        (
+            "UPDATE publications SET body = CAST(replace(body, 'wall_ms', 'wall_mt') AS BLOB)",
+            "its manifest is not",
+        ),
+        ("UPDATE publications SET body = x'81'", "its row cannot be read"),
+        ("DELETE FROM publications", "it is missing; the journal has its pipeline"),
+        ("UPDATE uploads SET id = id || 'x'", "its holder and its CID are"),
+        ("UPDATE uploads SET cid = cid || 'x'", "its holder and its CID are"),
+        (
+            "UPDATE uploads SET holder = 'account:mallory', id = 'account:mallory/' || cid",
+            "there is no account:mallory",
+        ),
+        ("UPDATE uploads SET size_bytes = 'x'", "its row cannot be read"),
+        ("DELETE FROM checkpoints", "the newest checkpoint is missing"),
+        ("UPDATE runs SET left_out = x'91'", "the start 1 is not what was logged"),
+        ("UPDATE runs SET left_out = x'91'", "the start 1 cannot be read"),
     ],
 )
 def test_books_with_a_change_outside_the_ledger_do_not_verify(
@@ -242,11 +269,37 @@ def test_books_with_a_change_outside_the_ledger_do_not_verify(
     folder = Path(shutil.copytree(stopped, tmp_path / "data"))
     damage(folder, statement)
     result = CliRunner().invoke(app, ["broker", "verify-books", "--data-dir", str(folder)])
-    assert isinstance(result.exception, InvariantBroken)
+    assert isinstance(result.exception, DatabaseDamaged)
+    assert (result.exception.fault, result.exception.hint) == (Fault.OPERATOR, RESTORE)
     assert named in result.stdout
     if "logged" in named or "in the log" in named:
         with pytest.raises(DatabaseDamaged, match=named):
             run("audit-log", "verify", "--data-dir", str(folder))
+
+
+async def test_a_used_token_does_not_join_again_though_its_record_says_that_it_is_unused(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "data"
+    async with local_broker(folder) as broker:
+        token = await broker.token("bob")
+        first = FakeWorker(broker.session, broker.url)
+        await first.join(token)
+        again = await broker.token("bob")  # a token that the same device uses is used up as well
+        await first.join(again)
+    damage(folder, "UPDATE join_tokens SET used_by = ''")
+    async with local_broker(folder) as broker:
+        before = broker.running.parts.market.workers()
+        for used in (token, again):
+            with pytest.raises(InvalidJoinToken, match="another device has used it"):
+                await FakeWorker(broker.session, broker.url).join(used)
+        assert broker.running.parts.market.workers() == before
+        await FakeWorker(broker.session, broker.url, key=first.key).join(token)  # its own
+        assert len(broker.running.parts.market.workers()) == len(before)
+        await FakeWorker(broker.session, broker.url).join(await broker.token("bob"))
+    result = CliRunner().invoke(app, ["broker", "verify-books", "--data-dir", str(folder)])
+    assert isinstance(result.exception, DatabaseDamaged)
+    assert result.stdout.count("nobody has used it; in the journal") == 1  # `first` has used the other again
 
 
 def test_a_kept_checkpoint_is_verified(stopped: Path, tmp_path: Path) -> None:
@@ -255,14 +308,30 @@ def test_a_kept_checkpoint_is_verified(stopped: Path, tmp_path: Path) -> None:
     arguments = ("audit-log", "verify", "--data-dir", str(stopped), "--checkpoint", str(kept))
     for note, error in (
         (Checkpoint(broker.id, 3, leaf_hash(b"other")).signed(broker), DatabaseDamaged),
-        (Checkpoint(broker.id, 3, leaf_hash(b"other")).signed(Identity.generate()), InvalidCheckpoint),
+        (Checkpoint(broker.id, 3, leaf_hash(b"other")).signed(Identity.generate()), InvalidKeptCheckpoint),
+        ("text", InvalidKeptCheckpoint),
     ):
         kept.write_text(note, encoding="utf-8")
         with pytest.raises(error):
             run(*arguments)
     kept.unlink()
-    with pytest.raises(InvalidCheckpoint, match="No such file"):
+    with pytest.raises(InvalidKeptCheckpoint, match="No such file"):
         run(*arguments)
+
+
+def test_a_kept_proof_is_taken_for_its_checkpoint(stopped: Path, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(stopped / "broker.sqlite3")) as connection:
+        [(note,)] = connection.execute("SELECT note FROM checkpoints").fetchall()
+    broker = Identity.load(stopped / "identity.pem")
+    for text, error in (
+        (note, None),
+        (Checkpoint(broker.id, 3, leaf_hash(b"other")).signed(broker), DatabaseDamaged),
+    ):
+        proof = LogProof(checkpoint=text, public_key=broker.public_key, receipts=())
+        (tmp_path / "proof.json").write_bytes(msgspec.json.encode(proof))
+        arguments = ("--data-dir", str(stopped), "--checkpoint", str(tmp_path / "proof.json"))
+        with contextlib.nullcontext() if error is None else pytest.raises(error):
+            assert "fit their records" in run("audit-log", "verify", *arguments)
 
 
 async def test_a_broker_does_not_start_on_a_log_that_does_not_extend_its_checkpoint(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tradepost.errors import InvariantBroken, TradepostError
+from tradepost.errors import DatabaseDamaged, TradepostError
 from tradepost.protocol import Grant, JobStatus, JobView
 from tradepost_broker.operator.messages import SetAsideView
 from tradepost_broker.storage import database
@@ -172,7 +172,7 @@ async def test_what_is_mended_is_not_named_any_more(damaged: Damaged) -> None:
 
 async def test_only_a_ledger_that_is_wrong_keeps_a_broker_from_starting(damaged: Damaged) -> None:
     damaged.execute("UPDATE accounts SET available = 'much' WHERE id = 'treasury:operator'")
-    with pytest.raises(InvariantBroken, match="treasury:operator"):
+    with pytest.raises(DatabaseDamaged, match="treasury:operator"):
         async with started(damaged):
             pass
 

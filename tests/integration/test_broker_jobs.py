@@ -192,6 +192,22 @@ async def test_a_cancelled_job_is_refunded_and_recalled(broker: LocalBroker) -> 
     await worker.disconnect()
 
 
+async def test_a_job_that_ended_long_ago_is_not_cancelled(tmp_path: Path) -> None:
+    async with local_broker(tmp_path, policy=MarketPolicy(audit_rate=0.0, retain_s=0.0)) as broker:
+        key = await broker.account()
+        worker = await broker.worker(serve=True)
+        job = (await broker.submit(key, await broker.publish(key))).job
+        ended = await broker.result(key, job)
+        assert ended.status is JobStatus.ACCEPTED
+        await broker.tick()
+        assert await broker.call("DELETE", f"/v1/jobs/{job}", key=key, reply=JobView) == ended
+        with pytest.raises(UnknownJob):
+            await broker.call("DELETE", f"/v1/jobs/{job}", key=await broker.account("bob"))
+        async with AsyncClient(broker.url, api_key=key) as client:
+            assert await (await client.attach(job)).cancel() is False
+        await worker.disconnect()
+
+
 async def test_a_failure_that_is_the_same_everywhere_ends_the_job(broker: LocalBroker) -> None:
     key = await broker.account(funds=1_000_000)
     trap = Failed(stage="double", code=KernelTrap.code(), detail="unreachable")

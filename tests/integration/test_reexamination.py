@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tradepost import AsyncClient
+from tradepost.audit_log.proofs import verify_proof
 from tradepost.errors import ResultWithdrawn, RunnerFailed
 from tradepost.pipeline.tensors import decode
 from tradepost.protocol import GiveBack, GiveBackReason, Grant, JobStatus, JobView
@@ -56,8 +57,9 @@ async def test_who_was_given_wrong_results_is_refunded_and_told(tmp_path: Path) 
                 )
                 for on_wrong in ("redo", "redo", "refund")
             ]
-            for job in jobs:
-                assert np.all((await job.result(60))["y"] != RIGHT)
+            wrong = [await job.result(60) for job in jobs]
+            assert all(np.all(result["y"] != RIGHT) for result in wrong)
+            assert (await broker.standing(cheat)).accepted == len(jobs)
             assert (await client.jobs(changed=True)).jobs == ()
             told = asyncio.create_task(changed(client, 3))
             honest = await broker.worker("honest", serve=True)
@@ -75,6 +77,10 @@ async def test_who_was_given_wrong_results_is_refunded_and_told(tmp_path: Path) 
                 assert np.array_equal((await (await client.attach(job.id)).result(60))["y"], RIGHT)
             with pytest.raises(ResultWithdrawn, match="a reference run contradicts it"):
                 await jobs[2].result(60)
+            await broker.running.parts.checkpoints.publish()
+            for job, before in zip(jobs, wrong, strict=True):
+                # The cheat signed it, and the log has it, whatever became of the job.
+                assert verify_proof(await client.proof(job.id), before.receipts)
             listed = (await client.jobs(changed=True)).jobs
             assert [entry.status for entry in listed] == [
                 JobStatus.WITHDRAWN,
@@ -82,7 +88,8 @@ async def test_who_was_given_wrong_results_is_refunded_and_told(tmp_path: Path) 
                 JobStatus.ACCEPTED,
             ]
             assert await client.balance() * 1_000_000 == FUNDS_MICROCREDITS
-        assert (await broker.standing(cheat)).standing == "expelled"
+        standing = await broker.standing(cheat)
+        assert (standing.standing, standing.accepted) == ("expelled", 0)
         for worker in (*auditors, cheat, honest):
             await worker.disconnect()
 
@@ -106,7 +113,8 @@ async def test_what_no_auditor_can_check_is_run_again(tmp_path: Path) -> None:
         cheat = await broker.worker("cheat", serve=True, script=wrong_echo)
         async with AsyncClient(broker.url, api_key=alice) as client:
             job = await client.submit(pipeline, sample_input(), max_price="0.1", confidence=ALONE)
-            assert np.all((await job.result(60))["y"] != RIGHT)
+            wrong = await job.result(60)
+            assert np.all(wrong["y"] != RIGHT)
             told = asyncio.create_task(changed(client, 1))
             honest = await broker.worker("honest", serve=True)
             auditors = [await broker.worker(owner, auditor=True) for owner in ("operator", "second-operator")]
@@ -115,6 +123,8 @@ async def test_what_no_auditor_can_check_is_run_again(tmp_path: Path) -> None:
             [view] = await told
             assert view.job == job.id
             result = await job.result(60)
+            await broker.running.parts.checkpoints.publish()
+            assert verify_proof(await client.proof(job.id), (*wrong.receipts, *result.receipts))
             assert np.array_equal(result["y"], RIGHT)
             assert result.verification.agreed == (honest.id,)
             assert 0 < result.price * 1_000_000 == FUNDS_MICROCREDITS - await client.balance() * 1_000_000

@@ -48,6 +48,7 @@ class WorkerJoin:
             public_key=self._request.public_key,
             auditor=token.auditor,
             stake_microcredits=token.stake_microcredits,
+            token=token.id,
         )
         return Decision(event=joined, records=(msgspec.structs.replace(token, used_by=self._worker),))
 

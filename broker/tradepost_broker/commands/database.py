@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tradepost.commands.checkpoint_file import read_checkpoint
 from tradepost.commands.options import Json
 from tradepost.commands.terminal import show, show_json
-from tradepost.errors import DatabaseDamaged, InvalidCheckpoint, InvariantBroken
+from tradepost.errors import DatabaseDamaged
 from tradepost.identity import Identity
 from tradepost.money import to_credits
 from tradepost.plurals import counted
@@ -21,6 +22,7 @@ from tradepost_broker.commands.tables import show_table
 from tradepost_broker.settings import Settings
 
 if TYPE_CHECKING:
+    from tradepost_broker.storage.differences import Differences
     from tradepost_broker.storage.store import Reader
 
 
@@ -58,35 +60,30 @@ def verify(data_dir: DataDir = None, config: Config = None, as_json: Json = Fals
         people += " Their checkpoints were not verified: the folder has no identity.pem."
     if report.differences_count:
         show(report, "\n".join(report.differences), as_json=as_json)
-        raise InvariantBroken(f"the ledger and the records differ in {report.differences_count} places")
+        raise _damaged("the ledger and the records", report)
     show(report, people, as_json=as_json)
 
 
 def verify_audit_log(
     checkpoints: Annotated[
         list[Path] | None,
-        typer.Option("--checkpoint", help="A checkpoint that somebody kept; the log must begin with it."),
+        typer.Option("--checkpoint", help="The log must begin with this: a kept checkpoint or proof."),
     ] = None,
     data_dir: DataDir = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Hash every record again and compare with the audit log. The broker may be running."""
-    from tradepost_broker.storage.database_checks import RESTORE
     from tradepost_broker.storage.verify_log import verify_log
 
     settings = load_settings(data_dir, config)
-    kept = [_read_note(path) for path in checkpoints or []]
+    kept = [read_checkpoint(path) for path in checkpoints or []]
     with _snapshot(settings) as reader:
         _require_starts(settings, reader)
         report = verify_log(reader, public_key=_broker(settings).public_key, kept=kept)
     if report.differences_count:
         show(report, "\n".join(report.differences), as_json=as_json)
-        raise DatabaseDamaged(
-            f"the audit log and the records differ in {report.differences_count} places; "
-            f"the first: {report.differences[0]}",
-            hint=RESTORE,
-        )
+        raise _damaged("the audit log and the records", report)
     counts = ", ".join(f"{count} {kind}" for kind, count in report.entries.items())
     signed = (
         "There is no checkpoint yet."
@@ -95,6 +92,13 @@ def verify_audit_log(
     )
     people = f"{report.size} entries fit their records: {counts}.\n{signed}"
     show(report, people, as_json=as_json)
+
+
+def _damaged(what: str, report: Differences) -> DatabaseDamaged:
+    from tradepost_broker.storage.database_checks import RESTORE
+
+    differ = counted(report.differences_count, "place", "places")
+    return DatabaseDamaged(f"{what} differ in {differ}; the first: {report.differences[0]}", hint=RESTORE)
 
 
 @contextlib.contextmanager
@@ -126,12 +130,3 @@ def _broker(settings: Settings) -> Identity:
     from tradepost_broker.storage.data_folder import IDENTITY_FILE
 
     return Identity.load(settings.data_dir / IDENTITY_FILE)
-
-
-def _read_note(path: Path) -> str:
-    try:
-        return path.read_bytes().decode()
-    except OSError as error:
-        raise InvalidCheckpoint(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InvalidCheckpoint(f"{path} is not a text") from None

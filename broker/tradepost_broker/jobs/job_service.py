@@ -12,7 +12,7 @@ from tradepost.errors import UnknownJob
 from tradepost.protocol import JobView, QuarantineView
 from tradepost_broker.engine.engine import Engine, Moment, Reply
 from tradepost_broker.engine.work import EventWork
-from tradepost_broker.market.model.entities import Job, PipelineUse
+from tradepost_broker.market.model.entities import Job, Lease, LeasePurpose, PipelineUse
 from tradepost_broker.market.model.events import CancelRequested, QuarantineLifted
 from tradepost_broker.reporting.views import job_view
 from tradepost_broker.storage.rows import CODECS
@@ -39,6 +39,19 @@ class JobService:
         if job is None or job.account != account:
             raise UnknownJob(f"account {account} has no job {job_id}", job=job_id)
         return job
+
+    def leases_with_receipts(self, job: Job) -> list[str]:
+        """The ids of the leases whose receipts its submitter was given, also before its verdict changed."""
+        leases = list(job.accepted) if job.finished_at is not None else []
+        if job.verdict_changed_at is not None:
+            table = CODECS[Lease].table
+            first_run = range(1, (job.redone_after or job.attempts) + 1)
+            leases += [
+                lease.id
+                for lease in self._store.find(Lease, select(table).where(table.c.job == job.id))
+                if lease.attempt in first_run and lease.purpose is not LeasePurpose.AUDIT
+            ]
+        return list(dict.fromkeys(leases))
 
     def view(self, account: str, job_id: str) -> JobView:
         """The account's job as it stands. Raises `UnknownJob`."""
@@ -82,13 +95,22 @@ class JobService:
 
     def request_cancel(self, account: str, job_id: str, reply: Reply) -> None:
         """Cancel the job if it has not ended; `reply` is told."""
-        self._engine.submit(_cancelling(account, job_id), reply)
+        if self._has_ended(account, job_id):
+            reply(())
+        else:
+            self._engine.submit(_cancelling(account, job_id), reply)
 
     async def cancel(self, account: str, job_id: str) -> JobView:
         """Cancel the job if it has not ended; how it stands then. Raises `UnknownJob`."""
         self.job(account, job_id)
-        await self._engine.ask(_cancelling(account, job_id))
+        if not self._has_ended(account, job_id):
+            await self._engine.ask(_cancelling(account, job_id))
         return self.view(account, job_id)
+
+    def _has_ended(self, account: str, job_id: str) -> bool:
+        """Whether there is nothing to cancel: of jobs that ended some time ago, the market knows nothing."""
+        job = self._store.get(Job, job_id)
+        return job is not None and job.account == account and job.finished_at is not None
 
     async def lift_quarantine(self, account: str, pipeline: str) -> QuarantineView:
         """Let the account's jobs on a pipeline be leased again; how it stands then.

@@ -22,6 +22,7 @@ class RunningCounts:
 
     def __init__(self, *, store: Store, find_job: Callable[[str], Job | None]) -> None:
         self._find_job = find_job
+        self._store = store
         self._evidence: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._paid_leases: Counter[str] = Counter()
         self._slashed: Counter[str] = Counter()
@@ -33,7 +34,7 @@ class RunningCounts:
         return dict(self._evidence.get(worker, {}))
 
     def paid_leases_of(self, worker: str) -> int:
-        """How many of a worker's results were accepted and paid."""
+        """How many of a worker's results were accepted and paid, less those whose pay was taken back."""
         return self._paid_leases[held_of(worker)]
 
     def slashed_of(self, worker: str) -> int:
@@ -47,6 +48,9 @@ class RunningCounts:
                 self._evidence[worker][kind.value] += 1
             case Save(record=Transfer(kind=Kind.PAY, credit=account)):
                 self._paid_leases[account] += 1
+            case Save(record=Transfer(kind=Kind.CLAW_BACK, debit=account, lease=lease)):
+                # Stages that were paid were not counted.
+                self._paid_leases[account] -= self._store.get(Transfer, f"{lease}:{Kind.PAY}") is not None
             case Save(
                 record=Transfer(kind=Kind.SLASH, debit=account, amount_microcredits=amount_microcredits)
             ):
@@ -69,6 +73,12 @@ class RunningCounts:
         paid = select(transfers.credit, func.count()).where(transfers.kind == Kind.PAY)
         for account, count in store.query(paid.group_by(transfers.credit)):
             self._paid_leases[account] = count
+        paid_ids = select(transfers.id).where(transfers.kind == Kind.PAY)
+        clawed_back = select(transfers.debit, func.count()).where(
+            transfers.kind == Kind.CLAW_BACK, transfers.lease.concat(f":{Kind.PAY}").in_(paid_ids)
+        )
+        for account, count in store.query(clawed_back.group_by(transfers.debit)):
+            self._paid_leases[account] -= count
         slashed = select(transfers.debit, func.sum(transfers.amount)).where(transfers.kind == Kind.SLASH)
         for account, amount_microcredits in store.query(slashed.group_by(transfers.debit)):
             self._slashed[account] = amount_microcredits

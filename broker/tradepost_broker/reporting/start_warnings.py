@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from tradepost.errors import UNDECODABLE
 from tradepost.file_status import USABLE_BY_OTHERS
 from tradepost_broker.market.model.policy import MarketPolicy, recorded_policy
-from tradepost_broker.storage.store import BrokerStart
+from tradepost_broker.storage.store import UNREADABLE, BrokerStart
 
 #: What holds documents; SQLite's other files get the database's mode.
 _PRIVATE: Final = frozenset({"blocks", "broker.sqlite3"})
@@ -24,7 +23,7 @@ def log_policy_changes(starts: Sequence[BrokerStart], policy: MarketPolicy) -> N
         return
     try:
         before = recorded_policy(starts[-1].policy)
-    except UNDECODABLE as error:
+    except UNREADABLE as error:
         log.warning(
             "The policy of the last start is unreadable: %s", error, extra={"action": "policy_unreadable"}
         )

@@ -22,14 +22,14 @@ from msgspec.structs import replace
 from sqlalchemy import ColumnElement, Connection, Row, Select, Table, func, or_, select
 
 from tradepost.audit_log.merkle import Edge
-from tradepost.errors import UNDECODABLE, invariant
+from tradepost.errors import UNDECODABLE, DatabaseDamaged, invariant
 from tradepost_broker.market import recovery
 from tradepost_broker.market.model import entities
 from tradepost_broker.market.model.events import Event, MatchingEvent
 from tradepost_broker.market.model.policy import MarketPolicy
 from tradepost_broker.market.sifting import LeftOut, Sifted, kind_of, sift
 from tradepost_broker.storage import database, log_tree, tables
-from tradepost_broker.storage.database_checks import is_disk_full
+from tradepost_broker.storage.database_checks import RESTORE, is_disk_full
 from tradepost_broker.storage.document_cache import DocumentCache
 from tradepost_broker.storage.log_entries import logged_by
 from tradepost_broker.storage.rows import CODECS, AnyRecord
@@ -54,6 +54,9 @@ _INSERT_START: Final = (
 _DO_NOT_WAIT: Final = "PRAGMA busy_timeout=0"
 _FORGET_UNREADABLE: Final = "DELETE FROM set_aside WHERE kind = ?"
 _SEED_BYTES: Final = 16
+
+#: What decoding a column raises if it is damaged: SQLite's columns may hold values of any type.
+UNREADABLE: Final = (*UNDECODABLE, TypeError, ValueError)
 
 log = logging.getLogger(__name__)
 
@@ -147,9 +150,12 @@ class Reader:
         return list(self._reader.execute(statement))
 
     def last_at(self) -> float:
-        """The time of the newest event, in Unix seconds; 0 if there is none."""
+        """The time of the newest event, in Unix seconds; 0 if there is none. Raises `DatabaseDamaged`."""
         newest = self.rows("SELECT at FROM journal ORDER BY seq DESC LIMIT 1")
-        return float(newest[0][0]) if newest else 0.0
+        try:
+            return float(newest[0][0]) if newest else 0.0
+        except UNREADABLE as error:
+            raise DatabaseDamaged(f"the time of the newest event: {error}", hint=RESTORE) from None
 
     def define(self, name: str, function: Callable[[Any], Any]) -> None:
         """Let statements of this connection call a pure function of one argument by `name`."""
@@ -197,13 +203,13 @@ class Reader:
         for seq, seed, body in self._reader.execute(statement.execution_options(yield_per=1000)):
             try:
                 event = _decode_event(body)
-            except UNDECODABLE as error:
+                if isinstance(event, MatchingEvent):
+                    event = replace(event, seed=int.from_bytes(seed, "big"))
+            except UNREADABLE as error:
                 if note_unreadable is None:
                     raise
                 note_unreadable(f"event {seq} cannot be read: {error}")
                 continue
-            if isinstance(event, MatchingEvent):
-                event = replace(event, seed=int.from_bytes(seed, "big"))
             yield seq, event
 
     def has_revocations(self) -> bool:

@@ -9,6 +9,7 @@ itself, receipts and credentials. Documents are compared with the CIDs that the 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -38,8 +39,9 @@ from tradepost_broker.market.sifting import kind_of, sift
 from tradepost_broker.storage.differences import Differences
 from tradepost_broker.storage.rows import CODECS
 from tradepost_broker.storage.shell_records import Delivery, InlineInput
-from tradepost_broker.storage.store import BrokerStart, Reader
+from tradepost_broker.storage.store import UNREADABLE, BrokerStart, Reader
 from tradepost_broker.storage.verify_log import verify_log
+from tradepost_broker.storage.verify_shell_records import JoinsOfTheJournal, check_shell_records
 
 KINDS: Final[tuple[type[Any], ...]] = (
     Account,
@@ -76,7 +78,9 @@ def verify_books(reader: Reader, *, public_key: bytes | None = None) -> BooksRep
     """
     report = BooksReport()
     _check_balances(reader, report)
-    records = _check_replay(reader, report)
+    joins = JoinsOfTheJournal()
+    records = _check_replay(reader, report, joins)
+    check_shell_records(reader, records, joins, report)
     _check_documents(reader, records, report)
     _check_log(reader, report, public_key)
     for one in reader.unreadable.values():
@@ -137,8 +141,8 @@ def _check_documents(reader: Reader, records: Records, report: BooksReport) -> N
             report.differs(f"input of job {document.id}: it is not the one that was submitted")
 
 
-def _check_replay(reader: Reader, report: BooksReport) -> Records:
-    replayed = replay(reader, report)
+def _check_replay(reader: Reader, report: BooksReport, joins: JoinsOfTheJournal) -> Records:
+    replayed = replay(reader, report, observe=joins.observe)
     for kind in KINDS:
         stored = _stored(reader, kind, report)
         report.compared[kind.__name__.lower()] = len(stored)
@@ -173,16 +177,19 @@ def _stored(reader: Reader, kind: type[Any], report: BooksReport) -> dict[str, A
     return records
 
 
-def replay(reader: Reader, report: BooksReport) -> Records:
-    """Every record that the journal's events lead to, from nothing."""
+def replay(
+    reader: Reader, report: BooksReport, *, observe: Callable[[Event], None] = lambda _event: None
+) -> Records:
+    """Every record that the journal's events lead to, from nothing. `observe` is given each event."""
     records: Records = {kind: {} for kind in KINDS}
     starts = {start.first_seq: start for start in reader.starts()}
     market = Market(policy=MarketPolicy())
     for seq, event in reader.journal(report.differs):
         if seq in starts:
             report.starts += 1
-            market = _restarted(records, starts[seq])
+            market = _restarted(records, starts[seq], report)
         report.events += 1
+        observe(event)
         for instruction in _handled(market, seq, event, report):
             if isinstance(instruction, Save):
                 records[type(instruction.record)][instruction.record.id] = instruction.record
@@ -200,8 +207,13 @@ def _handled(market: Market, seq: int, event: Event, report: BooksReport) -> lis
         return []
 
 
-def _restarted(records: Records, start: BrokerStart) -> Market:
-    policy = recorded_policy(start.policy)
+def _restarted(records: Records, start: BrokerStart, report: BooksReport) -> Market:
+    """The market as after this start; as after one under the default policy if the start is damaged."""
+    at, policy, without = 0.0, MarketPolicy(), list[tuple[str, str]]()
+    try:
+        at, policy, without = float(start.at), recorded_policy(start.policy), start.without
+    except UNREADABLE as error:
+        report.differs(f"the start {start.first_seq} cannot be read: {error}")
     # Copies: the market changes its own.
-    loaded = [msgspec.structs.replace(record) for record in select_needed(records, start.at, policy)]
-    return Market.restore(sift(loaded, without=start.without).records, policy, left_out=start.without)
+    loaded = [msgspec.structs.replace(record) for record in select_needed(records, at, policy)]
+    return Market.restore(sift(loaded, without=without).records, policy, left_out=without)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tradepost.audit_log.checkpoint import Checkpoint, verify_checkpoint
+from tradepost.audit_log.checkpoint import Checkpoint, verify_checkpoint, verify_kept_checkpoint
 from tradepost.audit_log.entries import commitment
 from tradepost.audit_log.merkle import Edge, Node, leaf_hash
 from tradepost.errors import InvalidCheckpoint
@@ -25,6 +25,14 @@ from tradepost_broker.storage.store import Reader
 _ENTRIES: Final = "SELECT number, kind, record, nonce, commitment FROM log_entries ORDER BY number"
 _NODES: Final = "SELECT height, number, hash FROM log_nodes ORDER BY height, number"
 _REPEATED: Final = "SELECT record FROM log_entries WHERE kind = ? GROUP BY record HAVING count(*) > 1"
+#: A broker serves requests when it has published a checkpoint of its start; an event of that start, and those
+#: that a migration logged, may be without one.
+_SERVED: Final = (
+    "SELECT 1 FROM log_entries JOIN journal ON journal.seq = CAST(log_entries.record AS INTEGER) "
+    "WHERE log_entries.kind = 'event' AND journal.kind NOT IN ('restarted', 'revocations_issued') "
+    "AND number > (SELECT min(number) FROM log_entries WHERE kind IN ('api_key', 'join_token', 'receipt')) "
+    "LIMIT 1"
+)
 _NEWEST_SEQ: Final = "SELECT coalesce(max(seq), 0) FROM journal"
 
 
@@ -44,10 +52,11 @@ def verify_log(reader: Reader, *, public_key: bytes | None = None, kept: Sequenc
     """Compare every entry with its record, the tree with the entries, and the checkpoints with the tree.
 
     `public_key` (DER) is the broker's; without it, signatures are not verified. `kept` are checkpoints that
-    somebody kept, as signed notes. Raises `InvalidCheckpoint` for one of these that the broker did not sign.
+    somebody kept, as signed notes. Raises `InvalidKeptCheckpoint` for one that the broker
+    did not sign.
     """
     report = LogReport()
-    checkpoints = [] if public_key is None else [verify_checkpoint(note, public_key) for note in kept]
+    checkpoints = [] if public_key is None else [verify_kept_checkpoint(note, public_key) for note in kept]
     published = _published(reader, report, public_key)
     if published is not None:
         report.checkpoint_size = published.size
@@ -63,7 +72,9 @@ def _published(reader: Reader, report: LogReport, public_key: bytes | None) -> C
     """The newest checkpoint, if its signature can be verified, and is the broker's."""
     if public_key is None:
         return None
+    found = False
     for record in reader.find_readable(PublishedCheckpoint):
+        found = True
         try:
             checkpoint = verify_checkpoint(record.note, public_key)
         except InvalidCheckpoint as error:
@@ -72,6 +83,8 @@ def _published(reader: Reader, report: LogReport, public_key: bytes | None) -> C
             if checkpoint.size != record.size:
                 report.differs(f"the newest checkpoint is of {checkpoint.size} entries, not {record.size}")
             return checkpoint
+    if not found and reader.rows(_SERVED):
+        report.differs("the newest checkpoint is missing: one was published before the log's newest events")
     return None
 
 

@@ -95,11 +95,12 @@ class AuditLogEndpoints:
         return web.Response(body=self._tile(tile), headers=headers)
 
     async def proof(self, request: web.Request) -> web.StreamResponse:
-        """That the log has the receipts of a job that has ended; `since=N`: also that it extends its first N
-        entries. With `wait_s` (at most 60), once a checkpoint covers them or that time has passed."""
+        """That the log has the receipts of a job that has ended, also those of a result that was found wrong;
+        `since=N`: also that it extends its first N entries. With `wait_s` (at most 60), once a checkpoint
+        covers them or that time has passed."""
         account, since = request[ACCOUNT], _since(request)
         job = self._jobs.job(account, request.match_info["job"])
-        leases = job.accepted if job.finished_at is not None else ()
+        leases = self._jobs.leases_with_receipts(job)
         places = [(lease, place) for lease in leases if (place := self._tree.receipt(lease)) is not None]
         if not places:
             raise NotInLog(

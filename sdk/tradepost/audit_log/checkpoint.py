@@ -16,7 +16,7 @@ from typing import Final
 
 from tradepost import identity
 from tradepost.audit_log.merkle import HASH_BYTES
-from tradepost.errors import InvalidCheckpoint, TradepostError
+from tradepost.errors import InvalidCheckpoint, InvalidKeptCheckpoint, TradepostError
 
 #: A note that is longer than this is not read.
 NOTE_CHARS_MAX: Final = 64 << 10
@@ -108,6 +108,14 @@ def verify_checkpoint(note: str, public_key: bytes) -> Checkpoint:
     if not tried:
         raise InvalidCheckpoint(f"it has no signature by {broker}")
     return checkpoint
+
+
+def verify_kept_checkpoint(note: str, public_key: bytes) -> Checkpoint:
+    """As `verify_checkpoint`, for one that the caller kept: raises `InvalidKeptCheckpoint`."""
+    try:
+        return verify_checkpoint(note, public_key)
+    except InvalidCheckpoint as error:
+        raise InvalidKeptCheckpoint(error.detail) from None
 
 
 def _decode(text: str) -> Checkpoint:

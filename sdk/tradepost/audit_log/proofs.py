@@ -12,7 +12,12 @@ from typing import Annotated, Final
 
 import msgspec
 
-from tradepost.audit_log.checkpoint import NOTE_CHARS_MAX, Checkpoint, verify_checkpoint
+from tradepost.audit_log.checkpoint import (
+    NOTE_CHARS_MAX,
+    Checkpoint,
+    verify_checkpoint,
+    verify_kept_checkpoint,
+)
 from tradepost.audit_log.entries import NONCE_BYTES, commitment, receipt_entry
 from tradepost.audit_log.merkle import HASH_BYTES, is_consistent, leaf_hash, root_from_inclusion
 from tradepost.bounded import LongCount, Short
@@ -72,7 +77,8 @@ def verify_proof(
     3. Each receipt's entry is in the log: its path leads to the checkpoint's root.
     4. With a checkpoint that was `kept` (a signed note): it is of the same log, and the log extends it.
 
-    Raises `InvalidReceipt`, `InvalidCheckpoint`, `InvalidProof` or `LogRewritten` at the first that does not.
+    Raises `InvalidCheckpoint` (1), `InvalidReceipt` (2), `InvalidProof`, `InvalidKeptCheckpoint` or
+    `LogRewritten` (4) at the first that does not.
     """
     if proof.format != FORMAT:
         raise InvalidProof(f"its format is {proof.format!r}; this version reads {FORMAT!r}")
@@ -94,7 +100,7 @@ def verify_proof(
         inclusions.append(Inclusion(receipt, place.index, checkpoint))
     # Step 4
     if kept is not None:
-        _require_extends(proof, checkpoint, verify_checkpoint(kept, proof.public_key))
+        _require_extends(proof, checkpoint, verify_kept_checkpoint(kept, proof.public_key))
     return inclusions
 
 
@@ -103,7 +109,8 @@ def _require_extends(proof: LogProof, checkpoint: Checkpoint, kept: Checkpoint) 
         return
     if proof.since != kept.size and kept.size < checkpoint.size:
         raise InvalidProof(
-            f"the kept checkpoint has {kept.size} entries, and the proof shows nothing about that size"
+            f"the kept checkpoint has {kept.size} entries, and the proof shows nothing about that size",
+            hint="Fetch it again, since the kept one: `tradepost receipt proof JOB --since FILE`.",
         )
     if kept.size > checkpoint.size:
         raise InvalidProof(

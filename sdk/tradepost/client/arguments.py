@@ -18,7 +18,15 @@ import numpy as np
 from tradepost.audit_log.checkpoint import size_claimed
 from tradepost.content import Cid
 from tradepost.content.ipld.cids import parse_cid_argument
-from tradepost.errors import InvalidCall, InvalidCid, TradepostError, UnknownJob, UnknownPipeline
+from tradepost.errors import (
+    InvalidCall,
+    InvalidCheckpoint,
+    InvalidCid,
+    InvalidKeptCheckpoint,
+    TradepostError,
+    UnknownJob,
+    UnknownPipeline,
+)
 from tradepost.short_repr import shown
 
 _ID_CHARS_MAX: Final = 256
@@ -109,10 +117,13 @@ def input_cid(value: Any) -> Cid:
 
 
 def checkpoint_size(value: Any) -> int:
-    """The size that a checkpoint, a signed note, states. Raises `InvalidCall` or `InvalidCheckpoint`."""
+    """The size that a checkpoint, a signed note, states. Raises `InvalidCall` or `InvalidKeptCheckpoint`."""
     if not isinstance(value, str):
         raise InvalidCall(f"since is {shown(value)}; it must be the text of a checkpoint, a signed note")
-    return size_claimed(value)
+    try:
+        return size_claimed(value)
+    except InvalidCheckpoint as error:
+        raise InvalidKeptCheckpoint(error.detail) from None
 
 
 def _float_of(value: Any) -> float:

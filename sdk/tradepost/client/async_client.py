@@ -318,7 +318,7 @@ class AsyncClient(NotCopied):
 
         Waits up to a minute, or `give_up_s`, for the checkpoint that covers them. With `since`, a checkpoint
         that was kept (a signed note), the proof also shows that the log extends it. Raises `UnknownJob`,
-        `NotInLog` if there are no receipts, or `InvalidCheckpoint`.
+        `NotInLog` if there are no receipts, or `InvalidKeptCheckpoint`.
         """
         # A broker that waited for longer than the client does would count as out of reach.
         wait_s = min(_CHECKPOINT_WAIT_S_MAX, max(0.0, self._give_up_s - ANSWER_S_MIN))

@@ -266,7 +266,7 @@ class Client(NotCopied):
 
         Waits up to a minute, or `give_up_s`, for the checkpoint that covers them. With `since`, a checkpoint
         that was kept (a signed note), the proof also shows that the log extends it. Raises `UnknownJob`,
-        `NotInLog` if there are no receipts, or `InvalidCheckpoint`.
+        `NotInLog` if there are no receipts, or `InvalidKeptCheckpoint`.
         """
         return self.open_thread().wait(self._async.proof(job, since=since))
 

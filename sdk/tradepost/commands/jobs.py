@@ -102,7 +102,8 @@ def cancel(
     """Cancel a job; what was not begun is refunded."""
     with Client(broker, api_key=api_key) as client:
         view = client.cancel(job)
-    typer.echo(_state(view))
+    ended = "" if view.status is JobStatus.CANCELLED else " It had ended before, so it was not cancelled."
+    typer.echo(f"{_state(view)}.{ended}" if ended else _state(view))
 
 
 @app.command()
@@ -145,7 +146,12 @@ def _doubts(view: JobView) -> Iterator[str]:
             f"{_time(view.in_doubt_until)} at the latest."
         )
     if view.verdict_changed_at is not None and view.status is not JobStatus.WITHDRAWN:
-        now = "The job runs again." if view.status.is_open else "This is another one."
+        if view.status.is_open:
+            now = "The job runs again."
+        elif view.status is JobStatus.ACCEPTED:
+            now = "This is another one."
+        else:
+            now = "It has no other one."
         yield f"Its first result was withdrawn at {_time(view.verdict_changed_at)}. {now}"
 
 

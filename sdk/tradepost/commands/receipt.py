@@ -10,13 +10,13 @@ import typer
 
 from tradepost.audit_log.proofs import Inclusion, LogProof, verify_proof
 from tradepost.client.sync_client import Client
+from tradepost.commands.checkpoint_file import read_checkpoint
 from tradepost.commands.options import ApiKey, BrokerUrl, Json
 from tradepost.commands.output_file import check_writable, write_output
 from tradepost.commands.terminal import show, show_text
 from tradepost.content import add_file
 from tradepost.errors import (
     UNDECODABLE,
-    InvalidCheckpoint,
     InvalidCommandLine,
     InvalidProof,
     InvalidReceipt,
@@ -65,7 +65,7 @@ def verify(
     if proof is None:
         show(receipts, "\n".join(map(_for_people, receipts)), as_json=as_json)
         return
-    kept = None if checkpoint is None else _read_checkpoint(checkpoint)
+    kept = None if checkpoint is None else read_checkpoint(checkpoint)
     shown = _decode(proof, _bytes(proof, InvalidProof), LogProof, InvalidProof)
     found = verify_proof(shown, signed_receipts, kept=kept)
     lines = [f"{_for_people(one.receipt)}\n    {_place_for_people(one)}" for one in found]
@@ -88,7 +88,7 @@ def fetch_proof(
 ) -> None:
     """Fetch the proof that the broker's audit log has a job's receipts. Wait up to a minute for it."""
     check_writable(output)
-    kept = None if since is None else _read_checkpoint(since)
+    kept = None if since is None else read_checkpoint(since)
     with Client(broker, api_key=api_key) as client:
         proof = client.proof(job, since=kept)
     text = msgspec.json.format(msgspec.json.encode(proof)).decode()
@@ -119,17 +119,6 @@ def _place(found: Inclusion) -> LoggedReceiptView:
 def _place_for_people(found: Inclusion) -> str:
     checkpoint = found.checkpoint
     return f"in the log at {found.index} of {checkpoint.size}, checkpoint signed by {checkpoint.broker}"
-
-
-def _read_checkpoint(file: Path) -> str:
-    """A checkpoint from a file that holds it, or a proof with it."""
-    data = _bytes(file, InvalidCheckpoint)
-    if data.startswith(b"{"):
-        return _decode(file, data, LogProof, InvalidProof).checkpoint
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        raise InvalidCheckpoint(f"{file} is not a text") from None
 
 
 def _decode(file: Path, data: bytes, kind: type[T], error: type[TradepostError]) -> T:

@@ -7,7 +7,13 @@ its attributes are the facts; `diagnostics()` is the text for people. Errors are
 
 from __future__ import annotations
 
-from tradepost.errors.audit_log import InvalidCheckpoint, InvalidProof, LogRewritten, NotInLog
+from tradepost.errors.audit_log import (
+    InvalidCheckpoint,
+    InvalidKeptCheckpoint,
+    InvalidProof,
+    LogRewritten,
+    NotInLog,
+)
 from tradepost.errors.base import (
     EXIT_CODES,
     UNDECODABLE,
@@ -180,6 +186,7 @@ __all__ = [
     "InvalidDuration",
     "InvalidInput",
     "InvalidJoinToken",
+    "InvalidKeptCheckpoint",
     "InvalidKernel",
     "InvalidKey",
     "InvalidModel",

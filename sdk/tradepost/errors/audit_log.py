@@ -19,6 +19,16 @@ class InvalidCheckpoint(InvalidProof):
     default_hint = "Do not rely on it. Fetch it again: GET /v1/log/checkpoint."
 
 
+class InvalidKeptCheckpoint(InvalidCheckpoint):
+    """The checkpoint that was kept is not valid."""
+
+    fault = Fault.SUBMITTER
+    default_hint = (
+        "Name the file that you kept, unchanged: a proof from `tradepost receipt proof`, or the text of "
+        "GET /v1/log/checkpoint, of this broker."
+    )
+
+
 class LogRewritten(InvalidProof):
     """The audit log has another history than the checkpoint that was kept."""
 

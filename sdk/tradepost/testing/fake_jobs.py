@@ -78,6 +78,7 @@ class FakeJobs:
             finished_at=time.time(),
             price_microcredits=price_microcredits,
             problem=JobCancelled().to_problem(),
+            verdict_changed_at=view.verdict_changed_at,
         )
         return True
 

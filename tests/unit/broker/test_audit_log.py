@@ -15,7 +15,7 @@ from sample_records import WORKER, job, lease, pipeline
 from tradepost.audit_log.checkpoint import Checkpoint
 from tradepost.audit_log.entries import commitment, receipt_entry
 from tradepost.audit_log.merkle import Edge, inclusion_path, leaf_hash, root_from_inclusion, root_of
-from tradepost.errors import DatabaseDamaged, InvalidCheckpoint
+from tradepost.errors import DatabaseDamaged, InvalidKeptCheckpoint
 from tradepost.identity import Identity
 from tradepost_broker.market.model.events import Tick
 from tradepost_broker.market.model.policy import MarketPolicy
@@ -264,7 +264,7 @@ def test_a_checkpoint_that_was_kept_stands_against_who_has_the_key(path: Path) -
         publish(store)
     differences = verified(path, kept).differences
     assert "the first 280 entries are not those that their checkpoint commits to" in differences
-    with pytest.raises(InvalidCheckpoint):
+    with pytest.raises(InvalidKeptCheckpoint):
         verified(path, Checkpoint(BROKER.id, 280, root_of([])).signed(Identity.generate()))
 
 

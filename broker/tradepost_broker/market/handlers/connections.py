@@ -7,6 +7,8 @@ and the broker does not hold open is recalled, or acknowledged if its result is 
 
 from __future__ import annotations
 
+import msgspec
+
 from tradepost.errors import InvalidJoinToken, ProtocolError, Unauthorized, WorkerLost
 from tradepost.protocol import Offer
 from tradepost_broker.market.handlers import timer
@@ -36,11 +38,18 @@ from tradepost_broker.market.state.worker_state import WorkerState, in_order
 
 
 def join(state: MarketState, event: WorkerJoined) -> None:
-    """Take in a worker with its stake. Joining again as the same owner's changes nothing."""
+    """Take in a worker with its stake. Joining again as the same owner's uses up the token, and no more."""
     known = state.workers.get(event.worker)
+    if known is not None and known.record.owner != event.owner:
+        raise InvalidJoinToken(f"worker {event.worker} already joined for another owner")
+    if event.token and any(
+        worker.record.has_used(event.token) for worker in state.workers.values() if worker is not known
+    ):
+        raise InvalidJoinToken("another device has used it")
     if known is not None:
-        if known.record.owner != event.owner:
-            raise InvalidJoinToken(f"worker {event.worker} already joined for another owner")
+        if event.token and not known.record.has_used(event.token):
+            known.record.tokens = (*(known.record.tokens or ()), event.token)
+            state.save(known.record)
         return
     state.ledger.stake(event.worker, event.stake_microcredits, at=event.at)
     record = Worker(
@@ -50,6 +59,7 @@ def join(state: MarketState, event: WorkerJoined) -> None:
         public_key=event.public_key,
         joined_at=event.at,
         auditor=event.auditor,
+        tokens=(event.token,) if event.token else msgspec.UNSET,
     )
     state.add_worker(record)
     state.save(record)

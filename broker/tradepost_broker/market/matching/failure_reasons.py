@@ -14,6 +14,7 @@ import msgspec
 
 from tradepost.errors import (
     DeadlineExceeded,
+    LeaseTimeout,
     NoEligibleWorker,
     NotVerified,
     PriceCapTooLow,
@@ -31,6 +32,9 @@ from tradepost_broker.market.model.entities import Job, LeaseState
 from tradepost_broker.market.model.lease_states import LOST
 from tradepost_broker.market.state.market_state import MarketState
 
+#: Causes of lost leases that are the job's or its pipeline's doing, by their codes. Those that a worker
+#: finds in a stage are delivered with a receipt instead.
+_OF_THE_JOB: Final = {error.code(): error for error in (DeadlineExceeded, LeaseTimeout)}
 #: Of those who signed a pipeline, as the facts of an error list them.
 _PUBLISHERS_SHOWN: Final = 16
 
@@ -87,12 +91,22 @@ def unmatched(
 
 
 def worker_lost(state: MarketState, job: Job) -> TradepostError:
-    """The error of a job whose leases were all lost."""
+    """The error of a job whose leases were all lost; it names why most of them were.
+
+    Where that is the job's time or its pipeline's, the error is the one of that cause: neither another worker
+    nor another time would help.
+    """
     problems = [lease.problem for lease in state.leases_of[job.id] if lease.state in LOST and lease.problem]
-    last = f"; the last: {problems[-1].detail or problems[-1].title}" if problems else ""
     losses = _losses(state, job)
     lost = counted(losses, "lease was lost", "leases were lost")
-    return WorkerLost(f"{lost}{last}", leases_lost=losses)
+    if not problems:
+        return WorkerLost(lost, leases_lost=losses)
+    counts = Counter(problem.code for problem in problems)
+    # Of several causes that are as frequent, the one that was met last.
+    cause = max(reversed(problems), key=lambda problem: counts[problem.code])
+    detail = f"{lost}; the cause of {counts[cause.code]} of them: {cause.detail or cause.title}"
+    error = _OF_THE_JOB.get(cause.code) if state.policy.lost_by_cause else None
+    return (error or WorkerLost)(detail, leases_lost=losses)
 
 
 def _losses(state: MarketState, job: Job) -> int:

@@ -85,7 +85,8 @@ class Worker(msgspec.Struct, gc=False, kw_only=True):
     """A device that joined. `auditor` marks one that the operator trusts with reference runs.
 
     `examined_since` is set while its held results are checked because another device of its owner was
-    expelled then.
+    expelled then. `tokens` are the ids of the tokens that it joined with, so that nobody joins
+    with one of them again even if the token's own record was changed.
     """
 
     id: str
@@ -97,6 +98,11 @@ class Worker(msgspec.Struct, gc=False, kw_only=True):
     standing: WorkerStanding = WorkerStanding.ACTIVE
     offer: Offer | None = None
     examined_since: float | msgspec.UnsetType = msgspec.UNSET  # not in the record of a worker that is not
+    tokens: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET  # not in the record of one that named none
+
+    def has_used(self, token: str) -> bool:
+        """Whether it joined with the token with this id."""
+        return self.tokens is not msgspec.UNSET and token in self.tokens
 
 
 class Job(msgspec.Struct, gc=False, kw_only=True, rename=without_unit):

@@ -46,7 +46,10 @@ class PipelinePublished(_Event, frozen=True, kw_only=True, tag="pipeline_publish
 
 
 class WorkerJoined(_Event, frozen=True, kw_only=True, tag="worker_joined"):
-    """A device joined with a token; `stake_microcredits` comes from the treasury, as the token says."""
+    """A device joined with a token; `stake_microcredits` comes from the treasury, as the token says.
+
+    `token` is the token's id: its sha-256 (hex). It is empty in journals from before events had it.
+    """
 
     worker: str
     owner: str
@@ -54,6 +57,7 @@ class WorkerJoined(_Event, frozen=True, kw_only=True, tag="worker_joined"):
     public_key: bytes
     auditor: bool
     stake_microcredits: int
+    token: str = ""
 
 
 class WorkerConnected(MatchingEvent, frozen=True, kw_only=True, tag="worker_connected"):

@@ -131,6 +131,9 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     #: Whether a lost lease excludes all devices of its owner, and an owner's first preemption of a job costs
     #: the job no attempt.
     losses_by_owner: bool = True
+    #: Whether a job whose leases were mostly lost because of a time limit ends with that error, else with
+    #: `worker-lost`.
+    lost_by_cause: bool = True
     #: The least share of its price that a lease costs its submitter once it was granted, if its job is
     #: cancelled or fails by its own doing. 0: such work is not paid.
     begun_share: Ratio = 0.1
@@ -200,6 +203,7 @@ class MarketPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 #: The rules of starts that were recorded before these settings existed.
 _EARLIER_RULES: Final = {
     "losses_by_owner": False,
+    "lost_by_cause": False,
     "begun_share": 0.0,
     "quarantine_owners": 0,
     "references_to_expel": 1,

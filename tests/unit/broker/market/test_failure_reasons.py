@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from tradepost.errors import Problem, SandboxUnavailable, UntrustedPipeline
+from tradepost.errors import (
+    DeadlineExceeded,
+    LeaseTimeout,
+    Problem,
+    RunnerFailed,
+    SandboxUnavailable,
+    TradepostError,
+    UntrustedPipeline,
+)
 from tradepost.protocol import GiveBackReason, JobStatus, Requirements
 from tradepost_broker.market.model.entities import Account
 from tradepost_broker.market.model.events import NotifyFinished
@@ -235,8 +243,46 @@ def test_a_job_whose_leases_are_all_lost() -> None:
         driver.give_back(driver.open_leases(job)[0].id)
     problem = problem_of(driver, job)
     assert problem.code == "worker-lost"
-    assert problem.detail == "3 leases were lost; the last: the device failed"
+    assert problem.detail == "3 leases were lost; the cause of 3 of them: the device failed"
     assert problem.facts == {"leases_lost": 3}
+
+
+LATE = DeadlineExceeded("the lease expired before the broker sent it")
+
+
+@pytest.mark.parametrize(
+    ("causes", "code", "fault", "named"),
+    [
+        ([LeaseTimeout("60 s"), LeaseTimeout("60 s"), LATE], "lease-timeout", "publisher", "2 of them: 60 s"),
+        ([LATE, LeaseTimeout("60 s"), LATE], "deadline-exceeded", "market", "2 of them: the lease expired"),
+        (
+            [LATE, RunnerFailed("crashed"), RunnerFailed("crashed")],
+            "worker-lost",
+            "worker",
+            "2 of them: crash",
+        ),
+        (
+            [RunnerFailed("crashed"), LATE, LeaseTimeout("60 s")],
+            "lease-timeout",
+            "publisher",
+            "1 of them: 60",
+        ),
+    ],
+)
+def test_lost_leases_are_blamed_on_their_most_frequent_cause(
+    causes: list[TradepostError], code: str, fault: str, named: str
+) -> None:
+    for lost_by_cause in (True, False):
+        driver = market_with(10, 10, attempts_max=3, lost_by_cause=lost_by_cause)
+        job = driver.submit()
+        for cause in causes:
+            lease = driver.open_leases(job)[0].id
+            driver.give_back(lease, GiveBackReason.FAILED, cause.to_problem())
+        problem = problem_of(driver, job)
+        expected = (code, fault) if lost_by_cause else ("worker-lost", "worker")
+        assert (problem.code, problem.fault) == expected
+        assert f"3 leases were lost; the cause of {named}" in problem.detail
+        assert problem.facts == {"leases_lost": 3}
 
 
 def test_a_job_whose_only_worker_left_after_losing_it() -> None:

@@ -11,7 +11,13 @@ from mutations import mutated_tree
 from sample_log import WORKER, SampleLog
 from tradepost.audit_log.merkle import leaf_hash
 from tradepost.audit_log.proofs import LogProof, verify_proof
-from tradepost.errors import InvalidCheckpoint, InvalidProof, InvalidReceipt, LogRewritten
+from tradepost.errors import (
+    InvalidCheckpoint,
+    InvalidKeptCheckpoint,
+    InvalidProof,
+    InvalidReceipt,
+    LogRewritten,
+)
 from tradepost.identity import Identity
 from tradepost.receipts import SignedReceipt, sign_receipt, verify_receipt
 
@@ -111,8 +117,9 @@ def test_a_log_extends_every_checkpoint_that_it_published(size: int) -> None:
 def test_a_proof_since_another_size_does_not_count() -> None:
     with pytest.raises(InvalidProof, match="shows nothing about that size"):
         verify_proof(LOG.proof(["job.1"], since=4), [RECEIPT], kept=LOG.checkpoint(3))
-    with pytest.raises(InvalidProof, match="shows nothing about that size"):
+    with pytest.raises(InvalidProof, match="shows nothing about that size") as raised:
         verify_proof(LOG.proof(["job.1"]), [RECEIPT], kept=LOG.checkpoint(3))
+    assert "--since" in raised.value.hint
 
 
 def test_a_proof_from_before_the_kept_checkpoint_does_not_count() -> None:
@@ -144,5 +151,5 @@ def test_a_log_of_the_same_size_with_another_root_is_found_out() -> None:
 
 def test_a_kept_checkpoint_must_be_the_broker_s() -> None:
     other, _ = sample()
-    with pytest.raises(InvalidCheckpoint):
+    with pytest.raises(InvalidKeptCheckpoint):
         verify_proof(LOG.proof(["job.1"], since=3), [RECEIPT], kept=other.checkpoint(3))

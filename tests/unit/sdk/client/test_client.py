@@ -21,7 +21,7 @@ from tradepost.errors import (
     ClientClosed,
     InsufficientFunds,
     InvalidCall,
-    InvalidCheckpoint,
+    InvalidKeptCheckpoint,
     InvalidReceipt,
     InvalidSettings,
     JobCancelled,
@@ -268,7 +268,7 @@ async def test_either_client_fetches_the_proof_of_a_job_s_receipts(broker: FakeB
         assert (found.index, found.checkpoint.size, found.receipt.job) == (3, 4, result.job)
         with pytest.raises(UnknownJob):
             await client.proof("none")
-        with pytest.raises(InvalidCheckpoint):
+        with pytest.raises(InvalidKeptCheckpoint):
             await client.proof(result.job, since="no checkpoint")
     broker.log.add_events(5)
     for since in (kept, proof.checkpoint):

@@ -369,6 +369,9 @@ def test_show_and_list_name_what_was_found_wrong(fake: FakeBrokerThread, tensor:
     fake.broker.hold = True
     fake.run(fake.broker.redo("job-2", right))
     assert run(fake, "show", "job-2").stdout.endswith("The job runs again.\n")
+    assert run(fake, "cancel", "job-2").exit_code == 0
+    assert "It has no other one.\n" in run(fake, "show", "job-2").stdout
+    assert run(fake, "cancel", "job-0").stdout.endswith("It had ended before, so it was not cancelled.\n")
     shown = run(fake, "show", "job-1").stdout
     assert shown.startswith("job-1: withdrawn, 0 credits\n")
     assert "Do not use the result" in shown

@@ -19,9 +19,10 @@ from tradepost.audit_log.merkle import leaf_hash
 from tradepost.audit_log.proofs import LogProof
 from tradepost.commands.receipt import app
 from tradepost.errors import (
+    Fault,
     FileNotWritten,
-    InvalidCheckpoint,
     InvalidCommandLine,
+    InvalidKeptCheckpoint,
     InvalidProof,
     LogRewritten,
     UnknownJob,
@@ -109,16 +110,19 @@ def test_what_is_no_proof_is_an_error(files: Files, content: bytes) -> None:
 @pytest.mark.parametrize("content", [b"", b"{}", b"text", b"\xff"])
 def test_what_is_no_checkpoint_is_an_error(files: Files, content: bytes) -> None:
     bad = files.write("bad.txt", content)
-    with pytest.raises(InvalidProof):
+    with pytest.raises(InvalidKeptCheckpoint, match=r"bad\.txt") as raised:
         run("verify", files.receipts, "--proof", files.proof(), "--checkpoint", bad)
+    assert raised.value.fault is Fault.SUBMITTER
 
 
 def test_missing_files_are_named(files: Files) -> None:
     absent = files.folder / "absent"
     with pytest.raises(InvalidProof, match="absent: No such file"):
         run("verify", files.receipts, "--proof", absent)
-    with pytest.raises(InvalidCheckpoint, match="absent: No such file"):
+    with pytest.raises(InvalidKeptCheckpoint, match="absent: No such file"):
         run("verify", files.receipts, "--proof", files.proof(), "--checkpoint", absent)
+    with pytest.raises(InvalidKeptCheckpoint, match="absent: No such file"):
+        run("proof", "job", "--since", absent, "--broker", "http://127.0.0.1:9", "--api-key", API_KEY)
 
 
 def test_a_checkpoint_alone_verifies_nothing(files: Files) -> None:
