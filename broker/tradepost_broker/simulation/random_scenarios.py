@@ -36,16 +36,21 @@ _POLICIES: Final[dict[str, tuple[Any, ...]]] = {
 }
 
 
+#: Hostile models that are drawn by their own names, so that the other draws of a seed stay as they were.
+_DRAWN_APART: Final = ("shortcut",)
+
+
 def random_scenario(seed: int) -> Scenario:
     """A short scenario that follows from a seed: who takes part, how bad the network is, and the policy."""
     rng = seeded(seed, "scenario")
-    names = [name for name, model in WORKER_MODELS.items() if model.hostile]
+    names = [name for name, model in WORKER_MODELS.items() if model.hostile and name not in _DRAWN_APART]
     hostile = rng.sample(names, rng.randint(0, 3))
     teams = [
         Team(model="honest", workers=rng.randint(4, 8), capacity=rng.randint(1, 6)),
         *(Team(model=name, workers=1) for name in ("slow", "flaky", "preempted-owner") if rng.random() < 0.5),
         *(Team(model=name, workers=rng.randint(1, 3), owners=rng.randint(0, 1)) for name in hostile),
     ]
+    teams += [Team(model=name, workers=1) for name in _DRAWN_APART if seeded(seed, name).random() < 0.1]
     submitters = [name for name, model in SUBMITTER_MODELS.items() if model.hostile]
     accounts = [
         Account(
