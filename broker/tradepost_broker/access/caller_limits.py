@@ -28,7 +28,10 @@ class RateLimit:
     def check(self, key: str, what: str) -> None:
         """Raise `QuotaExceeded` if the bucket of `key` is empty."""
         if self._level(key) < 1:
-            raise QuotaExceeded(f"{what}: more than {self._burst:,} at once or {self._per_s:g} a second")
+            raise QuotaExceeded(
+                f"{what}: more than {self._burst:,} at once or {self._per_s:g} a second",
+                hint="Try again in a moment, and do it less often.",
+            )
 
     def take(self, key: str, what: str, amount: float = 1) -> None:
         """Take `amount` from the bucket of `key`. Raises `QuotaExceeded` if it is empty."""

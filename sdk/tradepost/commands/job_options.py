@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from tradepost.commands.number_options import number_option
-from tradepost.errors import InvalidInput
+from tradepost.errors import InvalidCommandLine
 from tradepost.protocol import EngineFloor, Requirements
 from tradepost.protocol.job_bounds import CONFIDENCE_MAX, CONFIDENCE_MIN, DEADLINE_S_MIN, SECONDS_MAX
 
@@ -44,7 +44,7 @@ def requirements_of(
     owner: list[str] | None,
     not_owner: list[str] | None,
 ) -> Requirements:
-    """The requirements that these options name. Raises `InvalidInput`; the client checks the rest."""
+    """The requirements that these options name. Raises `InvalidCommandLine`; the client checks the rest."""
     filters: dict[str, Any] = {
         "providers": tuple(provider or ()),
         "engines": tuple(map(_engine, engine or ())),
@@ -59,5 +59,5 @@ def requirements_of(
 def _engine(option: str) -> EngineFloor:
     name, _, version = option.partition("=")
     if not name or not version:
-        raise InvalidInput(f"--engine {option!r}: write NAME=VERSION")
+        raise InvalidCommandLine(f"--engine {option!r}: write NAME=VERSION")
     return EngineFloor(engine=name, version=version)

@@ -14,8 +14,9 @@ def test_a_burst_then_the_rate() -> None:
     limit = RateLimit(burst=3, per_s=0.5, monotonic=clock)
     for _ in range(3):
         limit.take("a", "tries")
-    with pytest.raises(QuotaExceeded, match="tries"):
+    with pytest.raises(QuotaExceeded, match="tries") as raised:
         limit.take("a", "tries")
+    assert "less often" in raised.value.hint
     limit.take("b", "tries")
     clock.advance(1.9)
     with pytest.raises(QuotaExceeded):

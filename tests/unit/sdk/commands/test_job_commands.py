@@ -29,6 +29,7 @@ from tradepost.errors import (
     BrokerUnavailable,
     FileNotWritten,
     InvalidCall,
+    InvalidCommandLine,
     InvalidInput,
     PriceCapTooLow,
     ResultTimeout,
@@ -418,5 +419,5 @@ def test_requirements_are_options(fake: FakeBrokerThread, tensor: str) -> None:
 @pytest.mark.parametrize("engine", ["onnxruntime", "=1", "onnxruntime=", "onnxruntime=new"])
 def test_an_engine_is_a_name_with_a_version(fake: FakeBrokerThread, tensor: str, engine: str) -> None:
     ended = run(fake, "estimate", PIPELINE, "--tensor", tensor, "--engine", engine)
-    assert isinstance(ended.exception, InvalidInput | InvalidCall)
+    assert isinstance(ended.exception, InvalidCommandLine | InvalidCall)
     assert fake.broker.estimates == []
