@@ -48,9 +48,9 @@ class _Filtered(NamedTuple):
 
 
 _FILTERED: Final = {
-    OWNER_NOT_ALLOWED: _Filtered("are of owners that the job does not allow", "owners", "owner_not_allowed"),
-    ENGINE_BELOW: _Filtered("have engines older than the job requires", "engines", "lack_engine"),
-    SCORE_BELOW: _Filtered("have scores below what the job requires", "the score", "lack_score"),
+    OWNER_NOT_ALLOWED: _Filtered("of owners that the job does not allow", "owners", "owner_not_allowed"),
+    ENGINE_BELOW: _Filtered("with engines older than the job requires", "engines", "lack_engine"),
+    SCORE_BELOW: _Filtered("with scores below what the job requires", "the score", "lack_score"),
 }
 
 
@@ -197,11 +197,11 @@ def _no_eligible_worker(
     lacking = state.offers.lacking(need)
     memory, refused = lacking.get("memory", 0) + ineligible["memory"], ineligible["refused"]
     counts = {
-        f"do not run {' or '.join(need.providers)}": lacking.get("provider", 0),
-        f"have too little memory ({need.memory_bytes / 2**30:.3g} GiB needed)": memory,
-        f"do not have the isolation ({', '.join(need.isolation)})": lacking.get("isolation", 0),
+        f"without {' or '.join(need.providers)}": lacking.get("provider", 0),
+        f"with too little memory ({need.memory_bytes / 2**30:.3g} GiB needed)": memory,
+        f"without the isolation ({', '.join(need.isolation)})": lacking.get("isolation", 0),
         f"refused the pipeline{_why_refused(problems)}": refused,
-        "have engines older than the operator allows": len(state.too_old),
+        "with engines older than the operator allows": len(state.too_old),
         **{words.described: ineligible[reason] for reason, words in _FILTERED.items()},
     }
     detail = f"{counted(len(state.offers), 'standing offer')}{_listed(counts)}{_too_few(state, job, best)}"

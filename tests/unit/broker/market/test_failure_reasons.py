@@ -144,8 +144,8 @@ def test_no_worker_has_the_capability() -> None:
     problem = outlast_patience(driver, job)
     assert problem.code == "no-eligible-worker"
     assert problem.detail == (
-        "5 standing offers: 2 do not run cuda or tensorrt; 1 have too little memory (6 GiB needed); "
-        "2 do not have the isolation (seccomp)"
+        "5 standing offers: 2 without cuda or tensorrt; 1 with too little memory (6 GiB needed); "
+        "2 without the isolation (seccomp)"
     )
     assert problem.facts == {
         "offers": 5,
@@ -165,7 +165,7 @@ def test_workers_of_the_right_size_class_may_still_lack_memory() -> None:
     job = driver.submit(requirements=Requirements(memory_bytes=6 * GIBIBYTE))
     problem = outlast_patience(driver, job)
     assert problem.facts["lack_memory"] == 1
-    assert "1 have too little memory (6 GiB needed)" in problem.detail
+    assert "1 with too little memory (6 GiB needed)" in problem.detail
 
 
 def test_too_few_owners_for_the_confidence() -> None:

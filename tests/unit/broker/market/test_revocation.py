@@ -94,7 +94,7 @@ def test_an_engine_below_the_floor_gets_no_leases(driver: MarketDriver) -> None:
     assert problem is not None
     assert problem.code == "no-eligible-worker"
     assert problem.facts["engine_too_old"] == 1
-    assert "1 have engines older than the operator allows" in problem.detail
+    assert "1 with engines older than the operator allows" in problem.detail
 
     driver.join("w1")
     driver.connect("w1", make_offer(engines={"wasmtime": "50.0.1"}))

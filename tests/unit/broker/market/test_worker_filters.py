@@ -64,7 +64,7 @@ def test_a_worker_must_offer_a_required_provider() -> None:
     driver.disconnect("b")
     problem = failure(driver, Requirements(providers=("cuda",)))
     assert problem.code == "no-eligible-worker"
-    assert problem.detail == "1 standing offer: 1 do not run cuda"
+    assert problem.detail == "1 standing offer: 1 without cuda"
     assert problem.hint == "Without the requirement on providers, 1 offer would match."
 
 
@@ -112,7 +112,7 @@ def test_engines_must_be_new_enough() -> None:
     assert match_of(driver, job).left_out == {"engine below the requirement": 3}
     driver.disconnect("new")
     problem = failure(driver, Requirements(engines=floors))
-    assert problem.detail == "3 standing offers: 3 have engines older than the job requires"
+    assert problem.detail == "3 standing offers: 3 with engines older than the job requires"
     assert problem.hint == "Without the requirement on engines, 3 offers could match."
     assert problem.facts["lack_engine"] == 3
 
@@ -147,7 +147,7 @@ def test_a_score_below_the_minimum_is_left_out() -> None:
     assert [lease.worker for lease in driver.open_leases(job.id)] == ["good"]
     assert match_of(driver, job).left_out == {"score below the requirement": 1}
     problem = failure(driver, Requirements(score_min=1.0))
-    assert problem.detail == "2 standing offers: 2 have scores below what the job requires"
+    assert problem.detail == "2 standing offers: 2 with scores below what the job requires"
     assert problem.facts["lack_score"] == 2
 
 
