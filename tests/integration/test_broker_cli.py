@@ -18,13 +18,13 @@ from yarl import URL
 from tradepost.errors import (
     BrokerUnavailable,
     CannotListen,
+    DatabaseDamaged,
     DataFolderInUse,
     Fault,
     InvalidCommandLine,
     InvalidOperatorToken,
     InvalidRequest,
     InvalidSettings,
-    InvariantBroken,
     MissingDatabase,
     TransferConflict,
     UnknownJob,
@@ -136,7 +136,7 @@ async def test_books_that_were_tampered_with_do_not_verify(tmp_path: Path, tampe
     with engine.begin() as connection:
         connection.execute(text(tampering))
     engine.dispose()
-    with pytest.raises(InvariantBroken, match="the ledger and the records differ"):
+    with pytest.raises(DatabaseDamaged, match="the ledger and the records differ"):
         await command(tmp_path, "verify-books")
 
 
