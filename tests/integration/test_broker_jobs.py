@@ -286,7 +286,7 @@ async def test_two_auditors_prove_fraud_and_the_stake_is_lost(tmp_path: Path) ->
             5_000_000,
         )
         assert seen.evidence[0].kind == "audit_failed"
-        assert seen.evidence[0].stage == "scale"
+        assert seen.evidence[0].stage == "double"
         explained: Explanation = await broker.call(
             "GET", f"/v1/jobs/{job}/explanation", key=key, reply=Explanation
         )
