@@ -134,7 +134,9 @@ def test_what_an_account_chooses_lowers_no_score(market: LocalMarket, tmp_path: 
     print(f"ends: {hopeless.ends}, {tight.ends}, {large.ends}; {spent} credits spent")
 
     records.check_nobody_is_blamed(scores)
-    assert hopeless.ends.keys() <= {DeadlineExceeded, PipelineQuarantined, WorkerLost}
+    # The broker looks at deadlines every so often: a result that comes before it looks is in time.
+    assert hopeless.ends.keys() <= {None, DeadlineExceeded, PipelineQuarantined, WorkerLost}
+    assert hopeless.ends[DeadlineExceeded] > 0
     assert hopeless.ends.total() == HOPELESS_JOBS
     assert tight.ends.keys() <= {None, LeaseTimeout, PipelineQuarantined, WorkerLost}
     assert fitting.ends == {None: 1}

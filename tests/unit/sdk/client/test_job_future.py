@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import queue
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -122,26 +124,42 @@ def test_asyncio_can_wrap_a_future(client: Client) -> None:
     assert within(lambda: asyncio.run(work())) == 2
 
 
-def leave_locked(future: concurrent.futures.Future[Any]) -> None:
-    """What Ctrl-C can do to a thread in `wait`, `as_completed` or `running` of the standard library."""
-    thread = threading.Thread(target=future._condition.acquire)
+@contextlib.contextmanager
+def left_locked(future: concurrent.futures.Future[Any]) -> Iterator[None]:
+    """What Ctrl-C can do to a thread in `wait`, `as_completed` or `running` of the standard library.
+
+    The thread lives on: another one might have its number otherwise, and so hold its lock as well.
+    """
+    is_locked, is_over = threading.Event(), threading.Event()
+
+    def lock() -> None:
+        future._condition.acquire()
+        is_locked.set()
+        is_over.wait()
+
+    thread = threading.Thread(target=lock)
     thread.start()
-    thread.join()
+    is_locked.wait()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def test_a_lock_that_was_left_locked_keeps_nothing_from_ending(fake: FakeBrokerThread) -> None:
     fake.broker.hold = True
     client = Client(fake.url, api_key=API_KEY).__enter__()
     first, second = (client.submit(PIPELINE, x(), max_price=1).future() for _ in range(2))
-    leave_locked(first)
-    assert within(first.running)
-    fake.run(fake.broker._finish("job-0"))
-    assert within(first.result)["y"].tolist() == [2]
-    fake.run(fake.broker.release())
-    assert within(lambda: concurrent.futures.wait([second])).done == {second}
-    assert within(lambda: list(concurrent.futures.as_completed([first]))) == [first]
-    assert not first.running()
-    within(lambda: client.__exit__(None, None, None))
+    with left_locked(first):
+        assert within(first.running)
+        fake.run(fake.broker._finish("job-0"))
+        assert within(first.result)["y"].tolist() == [2]
+        fake.run(fake.broker.release())
+        assert within(lambda: concurrent.futures.wait([second])).done == {second}
+        assert within(lambda: list(concurrent.futures.as_completed([first]))) == [first]
+        assert not first.running()
+        within(lambda: client.__exit__(None, None, None))
 
 
 def test_a_waiter_that_was_left_locked_does_not_keep_the_client_open(fake: FakeBrokerThread) -> None:
