@@ -270,6 +270,8 @@ def fuzzed() -> Iterator[FuzzedBroker]:
 @pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+# Ctrl-C may come while a client closes: the collector of garbage closes what it had open then.
+@pytest.mark.filterwarnings("ignore:Unclosed:ResourceWarning")
 @settings(max_examples=min(EXAMPLES_MAX, settings.default.max_examples))
 @given(mood=moods, plan=plans(PLACES))
 def test_every_call_ends_with_a_value_or_a_typed_error(fuzzed: FuzzedBroker, mood: str, plan: Plan) -> None:
