@@ -1,7 +1,9 @@
 """An event loop in a thread of its own, for programs that call from other threads.
 
 Work that was accepted ends: closing runs what is left to its end or cancels it, under the lock under which
-work is accepted, so that no caller waits for a loop that has stopped.
+work is accepted, so that no caller waits for a loop that has stopped. Work is given as a function, so that
+the loop's thread makes its coroutine: Python complains on standard error of one that is never awaited,
+because Ctrl-C kept the caller from handing it over.
 """
 
 from __future__ import annotations
@@ -17,15 +19,14 @@ from tradepost.client.outcome import Outcome
 from tradepost.errors import ClientClosed, ClientFailed, InvalidCall
 
 T = TypeVar("T")
+Work = Callable[[], Coroutine[Any, Any, T]]
 Then = Callable[[Outcome[T]], None]
 
 
 class Pending(Generic[T]):
     """Work that a loop is to do, and its outcome: `asyncio.CancelledError` if it was cancelled."""
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], then: Then[T] | None = None
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, work: Work[T], then: Then[T] | None = None) -> None:
         self.outcome = Outcome[T]()
         self._loop = loop
         self._work = work
@@ -40,8 +41,11 @@ class Pending(Generic[T]):
 
     def _begin(self) -> None:
         if not self.outcome.is_given:
-            self._task = self._loop.create_task(self._work)
+            self._task = self._loop.create_task(self._run())
             self._task.add_done_callback(self._end)
+
+    async def _run(self) -> T:
+        return await self._work()
 
     def cancel(self) -> None:
         """Cancel the work, from any thread."""
@@ -55,7 +59,6 @@ class Pending(Generic[T]):
         if self._task is not None:
             self._task.cancel()
         elif not self.outcome.is_given:
-            self._work.close()
             self.outcome.give_error(asyncio.CancelledError())
 
     def _end(self, task: asyncio.Task[T]) -> None:
@@ -89,7 +92,7 @@ class LoopThread:
         finally:
             self._loop.close()
 
-    def start(self, work: Coroutine[Any, Any, T], *, then: Then[T] | None = None) -> Pending[T]:
+    def start(self, work: Work[T], *, then: Then[T] | None = None) -> Pending[T]:
         """Run `work` on the loop; `then` is called there with its outcome.
 
         Raises `ClientClosed`, or `InvalidCall` in another process.
@@ -102,7 +105,7 @@ class LoopThread:
             raise
         return pending
 
-    def wait(self, work: Coroutine[Any, Any, T]) -> T:
+    def wait(self, work: Work[T]) -> T:
         """What `work` returns. An interruption (Ctrl-C) cancels it. Raises as `start` does."""
         pending = Pending(self._loop, work)
         try:
@@ -150,7 +153,7 @@ class LoopThread:
         """Whether this process was forked from the one that has the thread."""
         return self._process != os.getpid()
 
-    def close(self, last: Coroutine[Any, Any, None]) -> None:
+    def close(self, last: Work[None]) -> None:
         """Run `last`, cancel what still runs, and end the thread. Nothing is accepted from here on.
 
         Returns when that is done, but at once in the loop's own thread, where Python may end an abandoned
@@ -158,10 +161,9 @@ class LoopThread:
         """
         with self._lock:
             if not self._is_open:
-                last.close()
                 return
             self._is_open = False
-            end = Pending(self._loop, self._finish(last), then=lambda _: self._loop.stop())
+            end = Pending(self._loop, lambda: self._finish(last), then=lambda _: self._loop.stop())
             end.hand_over()
         if self.is_current:
             return
@@ -174,9 +176,9 @@ class LoopThread:
         finally:
             self._thread.join()
 
-    async def _finish(self, last: Coroutine[Any, Any, None]) -> None:
+    async def _finish(self, last: Work[None]) -> None:
         try:
-            await last
+            await last()
         finally:
             left = asyncio.all_tasks() - {asyncio.current_task()}
             for task in left:

@@ -10,6 +10,7 @@ import concurrent.futures
 from collections import deque
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -65,7 +66,7 @@ class JobHandle(NotCopied):
             future = JobFuture(self, self._client.future_threads)
             self._verdict_changed_at = self._handle.verdict_changed_at
             try:
-                self._client.open_thread().start(self._handle.result(), then=future.take)
+                self._client.open_thread().start(self._handle.result, then=future.take)
             except InvalidCall as error:
                 future.fail(error)
             self._future = future
@@ -99,7 +100,7 @@ class JobHandle(NotCopied):
         async def cancel() -> bool:
             return await self._handle.cancel()
 
-        return self._client.open_thread().wait(cancel())
+        return self._client.open_thread().wait(cancel)
 
     def check_can_wait(self) -> None:
         """Raise `ClientClosed`, or `InvalidCall` in another process and in the client's own thread."""
@@ -134,7 +135,7 @@ class Client(NotCopied):
         if self._thread is not None:
             raise InvalidCall("the client is open already", hint="Make another client for another `with`.")
         thread, self.future_threads = LoopThread("tradepost-client"), FutureThreads()
-        thread.wait(self._async.__aenter__())
+        thread.wait(self._async.__aenter__)
         self._thread = thread
         return self
 
@@ -145,7 +146,7 @@ class Client(NotCopied):
         if thread is None or thread.is_elsewhere:
             return  # closed already; or a fork, which has neither thread nor connection to close
         try:
-            thread.close(self._async.__aexit__(kind, error, trace))
+            thread.close(partial(self._async.__aexit__, kind, error, trace))
         finally:
             # Not in the client's own thread: a callback may wait for what that thread still does.
             self.future_threads.close(wait=not thread.is_current)
@@ -155,7 +156,7 @@ class Client(NotCopied):
         check_options("Client.submit", options)
         loop = self.open_thread()
         prepared = prepare_job(pipeline, inputs, **options)
-        return JobHandle(loop.wait(self._async.submit_prepared(prepared)), self)
+        return JobHandle(loop.wait(partial(self._async.submit_prepared, prepared)), self)
 
     def estimate(
         self,
@@ -177,7 +178,7 @@ class Client(NotCopied):
             deadline_s=deadline_s,
             requirements=requirements,
         )
-        return loop.wait(self._async.estimate_prepared(request))
+        return loop.wait(partial(self._async.estimate_prepared, request))
 
     def map(
         self, pipeline: str, inputs: Iterable[Inputs], *, window: int = MAP_WINDOW, **options: Any
@@ -201,7 +202,7 @@ class Client(NotCopied):
         try:
             for one in inputs:
                 prepared = prepare_job(pipeline, one, **options)
-                waiting.append(loop.start(self._async.run_prepared(prepared)))
+                waiting.append(loop.start(partial(self._async.run_prepared, prepared)))
                 while waiting and (waiting[0].outcome.is_given or len(waiting) >= window):
                     yield _result_of(waiting[0], loop)
                     waiting.popleft()
@@ -219,7 +220,7 @@ class Client(NotCopied):
 
         With `input_cid`, its receipts must be about that input; without, about the one that they name.
         """
-        return JobHandle(self.open_thread().wait(self._async.attach(job, input_cid=input_cid)), self)
+        return JobHandle(self.open_thread().wait(partial(self._async.attach, job, input_cid=input_cid)), self)
 
     def verdict_changes(self) -> Iterator[JobView]:
         """The account's jobs whose results are found wrong, as it happens. See `AsyncClient`."""
@@ -228,13 +229,13 @@ class Client(NotCopied):
         async def open_feed() -> VerdictFeed:
             return self._async.open_stream().verdict_feed()
 
-        feed = loop.wait(open_feed())
+        feed = loop.wait(open_feed)
         return self._verdict_changes(loop, feed)
 
     def _verdict_changes(self, loop: LoopThread, feed: VerdictFeed) -> Iterator[JobView]:
         try:
             while True:
-                yield loop.wait(feed.next())
+                yield loop.wait(feed.next)
         finally:
             feed.close()
 
@@ -243,15 +244,15 @@ class Client(NotCopied):
 
         With `changed`, only those whose results were found wrong after they had ended.
         """
-        return self.open_thread().wait(self._async.jobs(limit=limit, before=before, changed=changed))
+        return self.open_thread().wait(partial(self._async.jobs, limit=limit, before=before, changed=changed))
 
     def job(self, job: str) -> JobView:
         """A job as it stands now. Raises `UnknownJob`."""
-        return self.open_thread().wait(self._async.job(job))
+        return self.open_thread().wait(partial(self._async.job, job))
 
     def cancel(self, job: str) -> JobView:
         """Cancel a job by id; the job as it stands then. Raises `UnknownJob`."""
-        return self.open_thread().wait(self._async.cancel(job))
+        return self.open_thread().wait(partial(self._async.cancel, job))
 
     def lift_quarantine(self, pipeline: str) -> QuarantineView:
         """Let the account's jobs on a pipeline be leased again, after they failed on everybody.
@@ -259,7 +260,7 @@ class Client(NotCopied):
         The pipeline stays quarantined if it fails for other accounts too, until it is published again. Raises
         `UnknownPipeline`.
         """
-        return self.open_thread().wait(self._async.lift_quarantine(pipeline))
+        return self.open_thread().wait(partial(self._async.lift_quarantine, pipeline))
 
     def proof(self, job: str, *, since: str | None = None) -> LogProof:
         """That the broker's audit log has the receipts of a job that has ended, for `verify_proof`.
@@ -268,19 +269,19 @@ class Client(NotCopied):
         that was kept (a signed note), the proof also shows that the log extends it. Raises `UnknownJob`,
         `NotInLog` if there are no receipts, or `InvalidKeptCheckpoint`.
         """
-        return self.open_thread().wait(self._async.proof(job, since=since))
+        return self.open_thread().wait(partial(self._async.proof, job, since=since))
 
     def pipeline(self, cid: str) -> PipelineView:
         """A published pipeline: its manifest and signature. Raises `UnknownPipeline`."""
-        return self.open_thread().wait(self._async.pipeline(cid))
+        return self.open_thread().wait(partial(self._async.pipeline, cid))
 
     def balance(self) -> Decimal:
         """The account's available credits."""
-        return self.open_thread().wait(self._async.balance())
+        return self.open_thread().wait(self._async.balance)
 
     def upload(self, data: bytes) -> Cid:
         """Put a file's blocks into the broker's store; the CID of the file. Raises `QuotaExceeded`."""
-        return self.open_thread().wait(self._async.upload(data))
+        return self.open_thread().wait(partial(self._async.upload, data))
 
     def open_thread(self) -> LoopThread:
         """The thread of the open client. Raises `ClientClosed`."""

@@ -15,6 +15,7 @@ import pytest
 
 from bounded_call import within
 from tradepost import AsyncClient, Client
+from tradepost.client.loop_thread import LoopThread
 from tradepost.client.sync_client import JobHandle
 from tradepost.errors import ClientClosed, InvalidCall, JobCancelled
 from tradepost.testing.broker_thread import FakeBrokerThread
@@ -172,7 +173,7 @@ def test_a_blocking_call_in_the_clients_own_thread_is_refused(client: Client) ->
 
     assert client._thread is not None
     with pytest.raises(InvalidCall, match="own thread"):
-        within(lambda: client._thread.wait(work()))  # type: ignore[union-attr]
+        within(lambda: client._thread.wait(work))  # type: ignore[union-attr]
 
 
 def test_nothing_waits_for_itself_in_the_clients_own_thread(fake: FakeBrokerThread, client: Client) -> None:
@@ -197,12 +198,12 @@ def test_nothing_waits_for_itself_in_the_clients_own_thread(fake: FakeBrokerThre
 
     assert client._thread is not None
     loop = client._thread
-    assert within(lambda: loop.wait(call())) == ["InvalidCall"] * len(waiting)
+    assert within(lambda: loop.wait(call)) == ["InvalidCall"] * len(waiting)
 
     async def ask() -> tuple[bool, bool, bool]:
         return handle.done(), future.cancel(), future.cancelled()
 
-    assert within(lambda: loop.wait(ask())) == (False, False, False)
+    assert within(lambda: loop.wait(ask)) == (False, False, False)
 
 
 def test_a_client_that_is_collected_in_its_own_thread_is_closed(fake: FakeBrokerThread) -> None:
@@ -228,7 +229,7 @@ def test_a_client_that_is_collected_in_its_own_thread_is_closed(fake: FakeBroker
     async def collect() -> None:
         gc.collect()
 
-    assert name_of(lambda: within(lambda: loop.wait(collect()))) in ("nothing", "ClientClosed")
+    assert name_of(lambda: within(lambda: loop.wait(collect))) in ("nothing", "ClientClosed")
     with pytest.raises(ClientClosed):
         within(opened[0].balance)
     assert isinstance(within(future.exception), ClientClosed)
@@ -256,7 +257,7 @@ def test_a_map_that_is_collected_in_the_clients_thread_cancels_its_jobs(
         gc.collect()
 
     assert client._thread is not None
-    client._thread.wait(collect())
+    client._thread.wait(collect)
     fake.until(lambda broker: statuses(broker) == ["accepted", "cancelled"])
 
 
@@ -366,7 +367,7 @@ def test_an_interrupted_submission_cancels_its_job(fake: FakeBrokerThread, clien
     fake.broker.hold = fake.broker.silent = True
     loop = client._thread
     assert loop is not None
-    future = loop.start(client._async.submit(PIPELINE, x(), max_price=1))
+    future = loop.start(lambda: client._async.submit(PIPELINE, x(), max_price=1))
     fake.until(lambda broker: len(broker.requests) == 1)
     future.cancel()  # what Ctrl-C does to the call
     fake.broker.silent = False
@@ -413,3 +414,20 @@ def test_the_handles_are_named_by_their_jobs(client: Client) -> None:
     handle = client.submit(PIPELINE, x(), max_price=1)
     assert repr(handle) == f"<JobHandle {handle.id}>"
     assert isinstance(handle, JobHandle)
+
+
+def test_ctrl_c_before_a_call_is_handed_over_leaves_nothing_that_python_complains_of(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    handle = client.submit(PIPELINE, x(), max_price=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(LoopThread, "wait", interrupt)
+        patched.setattr(LoopThread, "start", interrupt)
+        calls: list[Callable[[], object]] = [client.balance, handle.cancel, handle.future, client.jobs]
+        for call in calls:
+            with pytest.raises(KeyboardInterrupt):
+                call()
+    gc.collect()

@@ -144,7 +144,7 @@ def test_a_result_is_had_after_the_stream_was_given_up(fake: FakeBrokerThread) -
     with Client(fake.url, api_key=API_KEY, give_up_s=0.1) as client:
         handle = client.submit(PIPELINE, {"x": np.ones(1, np.float32)}, max_price=1)
         assert client._thread is not None
-        client._thread.wait(_give_up(client))
+        client._thread.wait(lambda: _give_up(client))
         with pytest.raises(BrokerUnavailable):
             handle._handle._end.result()  # type: ignore[union-attr]
         fake.run(fake.broker.release())
