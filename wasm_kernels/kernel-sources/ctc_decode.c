@@ -130,11 +130,9 @@ static int put(tk_document *out, const decoded *found, const int32_t *symbol_end
 static int ctc_decode(const tk_document *in, tk_document *out) {
     parameters of;
     const tk_tensor *scores = tk_need(in, "scores", TK_F32);
-    if (!scores || parse_parameters(in, scores, &of)) return -1;
-    const tk_f32 *step = scores->data;
-    for (size_t i = 0; i < scores->count; i++)
-        if (!isfinite(step[i])) return tk_fail("tensor 'scores' has a value that is not finite");
+    if (!scores || parse_parameters(in, scores, &of) || tk_check_finite(scores)) return -1;
 
+    const tk_f32 *step = scores->data;
     size_t steps = scores->count / of.symbols; /* of all lines */
     decoded found = {tk_alloc(steps, sizeof(int32_t)), tk_alloc(steps, sizeof(int32_t)), 0, 0};
     int32_t *symbol_end = tk_alloc(of.lines, sizeof *symbol_end);

@@ -72,9 +72,7 @@ static int parse_parameters(const tk_document *in, parameters *to) {
 static int check_samples(const tk_document *in, const tk_tensor *samples, const parameters *of) {
     if (samples->rank != 1 && !(samples->rank == 2 && samples->shape[0] == 1))
         return tk_fail("tensor 'samples' has rank %d; it must be [n] or [1, n], one channel", samples->rank);
-    const tk_f32 *values = samples->data;
-    for (size_t i = 0; i < samples->count; i++)
-        if (!isfinite(values[i])) return tk_fail("tensor 'samples' has a value that is not finite");
+    if (tk_check_finite(samples)) return -1;
     if (!tk_find(in, "rate")) return 0;
     const tk_tensor *rate = tk_need(in, "rate", TK_I32);
     if (!rate) return -1;

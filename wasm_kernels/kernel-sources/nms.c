@@ -62,13 +62,6 @@ static int rows_and_columns(const tk_tensor *tensor, const char *name, size_t *r
     return 0;
 }
 
-static int check_finite(const tk_tensor *tensor, const char *name) {
-    const tk_f32 *values = tensor->data;
-    for (size_t i = 0; i < tensor->count; i++)
-        if (!__builtin_isfinite(values[i])) return tk_fail("tensor '%s' has a value that is not finite", name);
-    return 0;
-}
-
 static box read_box(const tk_f32 *values, int format) {
     double x = values[0], y = values[1], width = values[2], height = values[3];
     box read = {x, y, x + width, y + height, 0};
@@ -188,8 +181,8 @@ static int nms(const tk_document *in, tk_document *out) {
     const tk_tensor *boxes = tk_need(in, "boxes", TK_F32), *scores = tk_need(in, "scores", TK_F32);
     if (!boxes || !scores || parse_parameters(in, &to) || parse_placed(in, &placed) ||
         rows_and_columns(boxes, "boxes", &rows, &columns) ||
-        rows_and_columns(scores, "scores", &score_rows, &classes) || check_finite(boxes, "boxes") ||
-        check_finite(scores, "scores"))
+        rows_and_columns(scores, "scores", &score_rows, &classes) || tk_check_finite(boxes) ||
+        tk_check_finite(scores))
         return -1;
     if (columns != 4) return tk_fail("tensor 'boxes' has rows of %zu numbers; they must have 4", columns);
     if (score_rows != rows) return tk_fail("there are %zu boxes and %zu rows of scores", rows, score_rows);

@@ -68,11 +68,9 @@ static int pool_normalize(const tk_document *in, tk_document *out) {
     if (hidden->rank != 3) return tk_fail("tensor 'hidden' has rank %d; it must be [N, T, D]", hidden->rank);
     size_t texts = hidden->shape[0], tokens = hidden->shape[1], size = hidden->shape[2];
     if (!tokens) return tk_fail("tensor 'hidden' has texts without tokens");
-    if (how != CLS && !(mask = need_mask(in, hidden))) return -1;
-    const tk_f32 *token = hidden->data;
-    for (size_t i = 0; i < hidden->count; i++)
-        if (!isfinite(token[i])) return tk_fail("tensor 'hidden' has a value that is not finite");
+    if ((how != CLS && !(mask = need_mask(in, hidden))) || tk_check_finite(hidden)) return -1;
 
+    const tk_f32 *token = hidden->data;
     tk_f32 *embedding = tk_add(out, "embedding", TK_F32, 2, (size_t[]){texts, size});
     double *pooled = tk_alloc(size + 1, sizeof *pooled);
     if (!embedding || !pooled) return -1;

@@ -14,8 +14,6 @@
  * This is Silero VAD's get_speech_timestamps in frames, without its limit on the length of speech. Thresholds are
  * compared in double precision.
  */
-#include <math.h>
-
 #include "tradepost_kernel.h"
 
 #define FRAMES_MAX 1000000
@@ -81,13 +79,11 @@ static int segments(const tk_document *in, tk_document *out) {
     if (!scores || parse_parameters(in, &of)) return -1;
     bool flat = scores->rank == 1 || (scores->rank == 2 && (scores->shape[0] == 1 || scores->shape[1] == 1));
     if (!flat) return tk_fail("tensor 'scores' has rank %d; it must be [T], [T, 1] or [1, T]", scores->rank);
-    const tk_f32 *score = scores->data;
-    for (size_t i = 0; i < scores->count; i++)
-        if (!isfinite(score[i])) return tk_fail("tensor 'scores' has a value that is not finite");
+    if (tk_check_finite(scores)) return -1;
 
     interval *found = tk_alloc(scores->count / 2 + 1, sizeof *found);
     if (!found) return -1;
-    size_t count = find(score, scores->count, &of, found);
+    size_t count = find(scores->data, scores->count, &of, found);
     widen(found, count, (int64_t)scores->count, of.pad);
     tk_i32 *frames = tk_add(out, "segments", TK_I32, 2, (size_t[]){count, 2});
     tk_f32 *seconds = tk_add(out, "seconds", TK_F32, 2, (size_t[]){count, 2});

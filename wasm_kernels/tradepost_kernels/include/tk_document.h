@@ -78,6 +78,15 @@ static inline const tk_tensor *tk_need(const tk_document *document, const char *
     return tensor;
 }
 
+/* Fails unless every element of an F32 tensor is finite. */
+static inline int tk_check_finite(const tk_tensor *tensor) {
+    const tk_f32 *values = tensor->data;
+    for (size_t i = 0; i < tensor->count; i++)
+        if (!__builtin_isfinite(values[i]))
+            return tk_fail("tensor '%.*s' has a value that is not finite", TK_SHOW(tensor->name));
+    return 0;
+}
+
 /* The metadata value of this key, or NULL. */
 static inline const tk_string *tk_metadata(const tk_document *document, const char *key) {
     for (size_t i = 0; i < document->entry_count; i++)
