@@ -85,29 +85,17 @@ static int normalize(const tk_document *in, tk_document *out) {
     const tk_tensor *image = tk_need(in, "image", TK_U8);
     if (!image || tk_image_extent(image, &size) || parse_parameters(in, &size, &to)) return -1;
 
-    size_t row_bytes = (size_t)to.width * size.channels;
+    tk_resizer resizer;
     tk_f32 *values = add_image(out, &size, &to);
-    tk_taps *across_taps = tk_make_taps((int)size.width, to.width, TK_BILINEAR);
-    tk_taps *down_taps = tk_make_taps((int)size.height, to.height, TK_BILINEAR);
-    uint8_t *narrowed = tk_alloc(size.height, row_bytes), *row = tk_alloc(1, row_bytes);
-    int32_t *sums = tk_alloc(row_bytes, sizeof *sums);
-    if (!values || !across_taps || !down_taps || !narrowed || !row || !sums) return -1;
+    if (!values || tk_make_resizer(&size, (size_t)to.height, (size_t)to.width, TK_BILINEAR, &resizer)) return -1;
+    uint8_t *room = tk_alloc(1, resizer.row_bytes);
+    if (!room) return -1;
 
     const uint8_t *pixels = image->data;
     for (size_t n = 0; n < size.images; n++, pixels += size.height * size.width * size.channels) {
-        const uint8_t *rows = pixels;
-        if ((size_t)to.width != size.width) {
-            tk_resize_across(pixels, &size, across_taps, to.width, narrowed);
-            rows = narrowed;
-        }
-        for (int y = 0; y < to.height; y++) {
-            const uint8_t *result = rows + (size_t)y * row_bytes;
-            if ((size_t)to.height != size.height) {
-                tk_resize_down(rows, row_bytes, down_taps[y], sums, row);
-                result = row;
-            }
-            put_row(result, &to, size.channels, y, values);
-        }
+        const uint8_t *rows = tk_resized_rows(&resizer, &size, pixels);
+        for (int y = 0; y < to.height; y++)
+            put_row(tk_resized_row(&resizer, &size, rows, (size_t)y, room), &to, size.channels, y, values);
         values += size.channels * (size_t)to.height * (size_t)to.width;
     }
     return 0;

@@ -102,34 +102,17 @@ static void resize_nearest(const uint8_t *pixels, const tk_extent *size, const p
     }
 }
 
-/* What resizing by weights needs: taps of both axes, and room for the image of the final width. */
-typedef struct {
-    tk_taps *across, *down;
-    uint8_t *narrowed;
-    int32_t *sums;
-} workspace;
-
-static int make_workspace(const tk_extent *size, const plan *to, workspace *work) {
+static int make_resizer(const tk_extent *size, const plan *to, tk_resizer *resizer) {
     static const tk_filter filters[] = {[BILINEAR] = TK_BILINEAR, [AREA] = TK_BOX, [BICUBIC] = TK_BICUBIC};
-    size_t row_bytes = to->picture_width * size->channels;
-    work->across = tk_make_taps((int)size->width, (int)to->picture_width, filters[to->filter]);
-    work->down = tk_make_taps((int)size->height, (int)to->picture_height, filters[to->filter]);
-    work->narrowed = tk_alloc(size->height, row_bytes);
-    work->sums = tk_alloc(row_bytes, sizeof *work->sums);
-    return work->across && work->down && work->narrowed && work->sums ? 0 : -1;
+    return tk_make_resizer(size, to->picture_height, to->picture_width, filters[to->filter], resizer);
 }
 
-static void resize_weighted(const uint8_t *pixels, const tk_extent *size, const plan *to, const workspace *work,
+static void resize_weighted(const uint8_t *pixels, const tk_extent *size, const plan *to, const tk_resizer *resizer,
                             uint8_t *out) {
-    size_t row_bytes = to->picture_width * size->channels;
-    const uint8_t *rows = pixels;
-    if (to->picture_width != size->width) {
-        tk_resize_across(pixels, size, work->across, (int)to->picture_width, work->narrowed);
-        rows = work->narrowed;
-    }
+    const uint8_t *rows = tk_resized_rows(resizer, size, pixels);
     for (size_t y = 0; y < to->picture_height; y++, out += to->width * size->channels) {
-        if (to->picture_height != size->height) tk_resize_down(rows, row_bytes, work->down[y], work->sums, out);
-        else memcpy(out, rows + y * row_bytes, row_bytes);
+        const uint8_t *row = tk_resized_row(resizer, size, rows, y, out);
+        if (row != out) memcpy(out, row, resizer->row_bytes);
     }
 }
 
@@ -144,7 +127,7 @@ static tk_document *add_placed(tk_document *out, const tk_extent *size, const pl
 static int resize(const tk_document *in, tk_document *out) {
     tk_extent size;
     plan to;
-    workspace work;
+    tk_resizer resizer;
     const tk_tensor *image = tk_need(in, "image", TK_U8);
     if (!image || tk_image_extent(image, &size) || make_plan(in, &size, &to)) return -1;
 
@@ -153,14 +136,14 @@ static int resize(const tk_document *in, tk_document *out) {
     size_t first = image->rank == 4, frame_pixels = to.height * to.width;
     shape[first] = to.height, shape[first + 1] = to.width;
     uint8_t *frame = tk_add(out, "image", TK_U8, image->rank, shape);
-    if (!frame || !add_placed(out, &size, &to) || (to.filter != NEAREST && make_workspace(&size, &to, &work)))
+    if (!frame || !add_placed(out, &size, &to) || (to.filter != NEAREST && make_resizer(&size, &to, &resizer)))
         return -1;
     const uint8_t *pixels = image->data;
     for (size_t n = 0; n < size.images; n++, pixels += size.height * size.width * size.channels) {
         uint8_t *picture = frame + (to.top * to.width + to.left) * size.channels;
         if (to.picture_height * to.picture_width < frame_pixels) fill(frame, frame_pixels, size.channels, to.pad);
         if (to.filter == NEAREST) resize_nearest(pixels, &size, &to, picture);
-        else resize_weighted(pixels, &size, &to, &work, picture);
+        else resize_weighted(pixels, &size, &to, &resizer, picture);
         frame += frame_pixels * size.channels;
     }
     return 0;

@@ -136,4 +136,38 @@ static inline void tk_resize_down(const uint8_t *rows, size_t stride, tk_taps ta
     for (size_t x = 0; x < stride; x++) out[x] = tk_rounded_pixel(sums[x]);
 }
 
+/* What resizing images of one size needs: taps of both axes, and room for an image of the final width. */
+typedef struct {
+    size_t height, width, row_bytes; /* of the result */
+    tk_taps *across, *down;
+    uint8_t *narrowed;
+    int32_t *sums;
+} tk_resizer;
+
+static inline int tk_make_resizer(const tk_extent *from, size_t height, size_t width, tk_filter filter,
+                                  tk_resizer *to) {
+    size_t row_bytes = width * from->channels;
+    *to = (tk_resizer){.height = height, .width = width, .row_bytes = row_bytes};
+    to->across = tk_make_taps((int)from->width, (int)width, filter);
+    to->down = tk_make_taps((int)from->height, (int)height, filter);
+    to->narrowed = tk_alloc(from->height, row_bytes);
+    to->sums = tk_alloc(row_bytes, sizeof *to->sums);
+    return to->across && to->down && to->narrowed && to->sums ? 0 : -1;
+}
+
+/* The rows of an image at the final width: its own if it has that, else in the resizer. */
+static inline const uint8_t *tk_resized_rows(const tk_resizer *with, const tk_extent *from, const uint8_t *pixels) {
+    if (with->width == from->width) return pixels;
+    tk_resize_across(pixels, from, with->across, (int)with->width, with->narrowed);
+    return with->narrowed;
+}
+
+/* Row `y` of the result: that of `rows` if the height stays, else made in `out`. */
+static inline const uint8_t *tk_resized_row(const tk_resizer *with, const tk_extent *from, const uint8_t *rows,
+                                            size_t y, uint8_t *out) {
+    if (with->height == from->height) return rows + y * with->row_bytes;
+    tk_resize_down(rows, with->row_bytes, with->down[y], with->sums, out);
+    return out;
+}
+
 #endif
