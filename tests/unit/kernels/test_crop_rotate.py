@@ -11,16 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from pictures import Pixels, noise
 from tradepost.errors import KernelError
 from tradepost.pipeline.tensors import TensorDocument
 
 RunBuiltin = Callable[..., TensorDocument]
-Pixels = npt.NDArray[np.uint8]
 Quad = list[list[float]]
-
-
-def noise(seed: int, *shape: int) -> Pixels:
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
 def rectangle(left: float, top: float, right: float, bottom: float) -> Quad:

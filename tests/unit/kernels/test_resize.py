@@ -7,17 +7,16 @@ from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
+from pictures import Pixels, noise, resized_by_pillow
 from tradepost.errors import KernelError, KernelMemoryExceeded
 from tradepost.pipeline.tensors import TensorDocument
 
 RunBuiltin = Callable[..., TensorDocument]
-Pixels = npt.NDArray[np.uint8]
 
 FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -27,22 +26,6 @@ FILTERS = {
 sides = st.integers(1, 40)
 sizes = st.tuples(sides, sides)
 seeds = st.integers(0, 2**32 - 1)
-
-
-def noise(seed: int, *shape: int) -> Pixels:
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def resized_by_pillow(image: Pixels, height: int, width: int, name: str) -> Pixels:
-    """Across and then down, each channel on its own: [H, W, C] to [h, w, C]."""
-    planes = [Image.fromarray(image[:, :, c]) for c in range(image.shape[2])]
-    return np.stack(
-        [
-            np.asarray(p.resize((width, p.height), FILTERS[name]).resize((width, height), FILTERS[name]))
-            for p in planes
-        ],
-        axis=2,
-    )
 
 
 def nearest(image: Pixels, height: int, width: int) -> Pixels:
@@ -66,7 +49,7 @@ def test_weighted_filters_equal_pillow_bit_for_bit(
 ) -> None:
     image = noise(seed, *size, channels)
     result = run_builtin("resize", {"image": image}, size=f"{to[0]},{to[1]}", filter=name)
-    assert np.array_equal(result["image"], resized_by_pillow(image, *to, name))
+    assert np.array_equal(result["image"], resized_by_pillow(image, *to, FILTERS[name]))
     assert result["placed"].tolist() == [0, 0, *to, *size]
 
 
@@ -74,7 +57,7 @@ def test_extremes_overshoot_and_are_cut_as_pillow_cuts_them(run_builtin: RunBuil
     image = np.where(noise(5, 12, 12, 1) > 127, np.uint8(255), np.uint8(0))
     result = run_builtin("resize", {"image": image}, size="31,45", filter="bicubic")["image"]
     assert {0, 255} <= set(result.ravel().tolist())
-    assert np.array_equal(result, resized_by_pillow(image, 31, 45, "bicubic"))
+    assert np.array_equal(result, resized_by_pillow(image, 31, 45, FILTERS["bicubic"]))
 
 
 @given(seed=seeds, size=sizes, to=sizes)
@@ -107,7 +90,9 @@ def test_a_letterbox_is_the_resized_picture_in_a_frame(
     assert [height, width] == [max(math.floor(side * scale + Fraction(1, 2)), 1) for side in size]
     assert (top, left) == ((0, 0) if place == "corner" else ((to[0] - height) // 2, (to[1] - width) // 2))
     expected = np.tile(np.array([1, 2, 3], np.uint8), (*to, 1))
-    expected[top : top + height, left : left + width] = resized_by_pillow(image, height, width, "bilinear")
+    expected[top : top + height, left : left + width] = resized_by_pillow(
+        image, height, width, FILTERS["bilinear"]
+    )
     assert np.array_equal(result["image"], expected)
 
 
